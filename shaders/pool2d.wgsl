@@ -1,0 +1,161 @@
+// pool2d: max, average and sum pooling, any window, any stride, `valid` or `same` padding.
+//
+//   max      y[n,i,j,c] = max of the window; argmax = its position row*W + column in the input picture, first one on ties
+//   sum      y[n,i,j,c] = sum of the window's cells inside the picture
+//   average  the same divided by the number of those cells (padding is not counted, as in TensorFlow)
+//   max      dx[n,h,w,c] = sum of dy over the windows whose argmax is (h,w)
+//   sum      dx[n,h,w,c] = sum of dy over the windows that hold (h,w);  average: each divided by its window's cells
+//
+// Layout: NHWC, last index fastest. Source: tf.nn.max_pool2d, tf.nn.avg_pool2d and their gradients.
+// Host: src/ops/pool2d.rs   Mirror: src/cpu/pool2d.rs   Test: tests/pool2d.rs
+// The gradients gather: each input cell looks up the windows that hold it, so that nothing is added atomically.
+
+override N: u32 = 1u;    // pictures
+override H: u32 = 1u;    // input rows
+override W: u32 = 1u;    // input columns
+override C: u32 = 1u;    // channels
+override KH: u32 = 1u;   // window rows
+override KW: u32 = 1u;   // window columns
+override SH: u32 = 1u;   // stride down
+override SW: u32 = 1u;   // stride across
+override PT: u32 = 0u;   // padding above
+override PL: u32 = 0u;   // padding to the left
+override HO: u32 = 1u;   // output rows
+override WO: u32 = 1u;   // output columns
+
+@group(0) @binding(0) var<storage, read> x: array<f32>;               // [N, H, W, C]
+@group(0) @binding(1) var<storage, read_write> y: array<f32>;         // [N, HO, WO, C]
+@group(0) @binding(2) var<storage, read_write> argmax_out: array<u32>; // [N, HO, WO, C]
+@group(0) @binding(3) var<storage, read> argmax: array<u32>;          // argmax_out, read
+@group(0) @binding(4) var<storage, read> dy: array<f32>;              // [N, HO, WO, C]
+@group(0) @binding(5) var<storage, read_write> dx: array<f32>;        // [N, H, W, C]
+
+// A position (n, row, column, c) of a picture in NHWC.
+struct Position { n: u32, row: u32, column: u32, c: u32 }
+
+fn output_position(index: u32) -> Position {
+    return Position(index / (C * WO * HO), index / (C * WO) % HO, index / C % WO, index % C);
+}
+
+fn input_position(index: u32) -> Position {
+    return Position(index / (C * W * H), index / (C * W) % H, index / C % W, index % C);
+}
+
+// The input cells of one window along one axis, or the windows that hold one cell: first..end.
+struct Range { first: u32, end: u32 }
+
+fn window_cells(i: u32, stride: u32, padding: u32, window: u32, size: u32) -> Range {
+    let start = i * stride;
+    return Range(max(start, padding) - padding, min(start + window - padding, size));
+}
+
+fn windows_holding(cell: u32, stride: u32, padding: u32, window: u32, count: u32) -> Range {
+    let last = cell + padding;
+    let first = select(0u, (last - window) / stride + 1u, last >= window);
+    return Range(first, min(last / stride + 1u, count));
+}
+
+@compute @workgroup_size(64)
+fn pool2d_max_forward(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let index = id.y * groups.x * 64u + id.x;
+    if (index >= N * HO * WO * C) { return; }
+    let at = output_position(index);
+    let rows = window_cells(at.row, SH, PT, KH, H);
+    let columns = window_cells(at.column, SW, PL, KW, W);
+    var best = x[((at.n * H + rows.first) * W + columns.first) * C + at.c];
+    var best_at = rows.first * W + columns.first;
+    for (var row = rows.first; row < rows.end; row++) {
+        for (var column = columns.first; column < columns.end; column++) {
+            let value = x[((at.n * H + row) * W + column) * C + at.c];
+            if (value > best) {
+                best = value;
+                best_at = row * W + column;
+            }
+        }
+    }
+    y[index] = best;
+    argmax_out[index] = best_at;
+}
+
+@compute @workgroup_size(64)
+fn pool2d_max_backward_x(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let index = id.y * groups.x * 64u + id.x;
+    if (index >= N * H * W * C) { return; }
+    let at = input_position(index);
+    let rows = windows_holding(at.row, SH, PT, KH, HO);
+    let columns = windows_holding(at.column, SW, PL, KW, WO);
+    var sum = 0.0;
+    for (var i = rows.first; i < rows.end; i++) {
+        for (var j = columns.first; j < columns.end; j++) {
+            let window = ((at.n * HO + i) * WO + j) * C + at.c;
+            sum += select(0.0, dy[window], argmax[window] == at.row * W + at.column);
+        }
+    }
+    dx[index] = sum;
+}
+
+@compute @workgroup_size(64)
+fn pool2d_sum_forward(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let index = id.y * groups.x * 64u + id.x;
+    if (index >= N * HO * WO * C) { return; }
+    y[index] = window_sum(output_position(index));
+}
+
+@compute @workgroup_size(64)
+fn pool2d_average_forward(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let index = id.y * groups.x * 64u + id.x;
+    if (index >= N * HO * WO * C) { return; }
+    let at = output_position(index);
+    y[index] = window_sum(at) / window_size(at.row, at.column);
+}
+
+@compute @workgroup_size(64)
+fn pool2d_sum_backward_x(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let index = id.y * groups.x * 64u + id.x;
+    if (index >= N * H * W * C) { return; }
+    let at = input_position(index);
+    let rows = windows_holding(at.row, SH, PT, KH, HO);
+    let columns = windows_holding(at.column, SW, PL, KW, WO);
+    var sum = 0.0;
+    for (var i = rows.first; i < rows.end; i++) {
+        for (var j = columns.first; j < columns.end; j++) {
+            sum += dy[((at.n * HO + i) * WO + j) * C + at.c];
+        }
+    }
+    dx[index] = sum;
+}
+
+@compute @workgroup_size(64)
+fn pool2d_average_backward_x(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let index = id.y * groups.x * 64u + id.x;
+    if (index >= N * H * W * C) { return; }
+    let at = input_position(index);
+    let rows = windows_holding(at.row, SH, PT, KH, HO);
+    let columns = windows_holding(at.column, SW, PL, KW, WO);
+    var sum = 0.0;
+    for (var i = rows.first; i < rows.end; i++) {
+        for (var j = columns.first; j < columns.end; j++) {
+            sum += dy[((at.n * HO + i) * WO + j) * C + at.c] / window_size(i, j);
+        }
+    }
+    dx[index] = sum;
+}
+
+fn window_sum(at: Position) -> f32 {
+    let rows = window_cells(at.row, SH, PT, KH, H);
+    let columns = window_cells(at.column, SW, PL, KW, W);
+    var sum = 0.0;
+    for (var row = rows.first; row < rows.end; row++) {
+        for (var column = columns.first; column < columns.end; column++) {
+            sum += x[((at.n * H + row) * W + column) * C + at.c];
+        }
+    }
+    return sum;
+}
+
+// Cells of window (i, j) that lie inside the picture.
+fn window_size(i: u32, j: u32) -> f32 {
+    let rows = window_cells(i, SH, PT, KH, H);
+    let columns = window_cells(j, SW, PL, KW, W);
+    return f32((rows.end - rows.first) * (columns.end - columns.first));
+}

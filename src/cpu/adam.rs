@@ -1,0 +1,54 @@
+//! Adam in the form that Keras uses. Source: Kingma and Ba, Adam, 2015, end of section 2; keras.optimizers.Adam.
+
+use super::real::Real;
+use serde::{Deserialize, Serialize};
+
+/// Settings of Adam; the defaults are Keras's.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AdamConfig {
+    /// Step size.
+    pub learning_rate: f64,
+    /// Decay of the first moment.
+    pub beta_1: f64,
+    /// Decay of the second moment.
+    pub beta_2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+}
+
+impl Default for AdamConfig {
+    fn default() -> Self {
+        AdamConfig { learning_rate: 1e-3, beta_1: 0.9, beta_2: 0.999, epsilon: 1e-7 }
+    }
+}
+
+impl AdamConfig {
+    /// `learning_rate * sqrt(1 - beta_2^t) / (1 - beta_1^t)` at step t, counted from 1.
+    pub fn step_size(&self, step: u64) -> f64 {
+        let t = step as f64;
+        self.learning_rate * (1.0 - self.beta_2.powf(t)).sqrt() / (1.0 - self.beta_1.powf(t))
+    }
+}
+
+/// One step: `m += (g - m) * (1 - beta_1)`, `v += (g*g - v) * (1 - beta_2)`, `w -= alpha * m / (sqrt(v) + epsilon)`.
+///
+/// g, w, m and v have one length; `alpha` is [`AdamConfig::step_size`].
+#[allow(clippy::too_many_arguments, reason = "one argument a tensor, named as in the formula")]
+pub fn adam_step<T: Real>(
+    beta_1: f64,
+    beta_2: f64,
+    epsilon: f64,
+    alpha: T,
+    g: &[T],
+    w: &mut [T],
+    m: &mut [T],
+    v: &mut [T],
+) {
+    let (first, second) = (T::from_f64(1.0 - beta_1), T::from_f64(1.0 - beta_2));
+    let epsilon = T::from_f64(epsilon);
+    for i in 0..w.len() {
+        m[i] += (g[i] - m[i]) * first;
+        v[i] += (g[i] * g[i] - v[i]) * second;
+        w[i] -= alpha * m[i] / (v[i].sqrt() + epsilon);
+    }
+}

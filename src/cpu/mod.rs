@@ -1,0 +1,83 @@
+//! Every operation as the plainest loops, generic over f32 and f64: the specification of the kernels in `shaders/`.
+//!
+//! A function has the name of the WGSL entry point that it mirrors, and takes the tensors in the order of the bindings. Tensors
+//! are slices, row-major, last index fastest: pictures NHWC, filters HWIO (`[KH, KW, C, O]`), matrices `[rows, columns]`. Outputs
+//! are overwritten whole. Nothing here is optimised or parallel; it is what the fast kernels are compared with, and what
+//! `--device reference` runs.
+
+pub mod adam;
+pub mod batch_gather;
+pub mod bias;
+pub mod conv2d;
+pub mod dense;
+pub mod metrics;
+pub mod pool2d;
+pub mod real;
+pub mod relu;
+pub mod sgd;
+pub mod softmax_xent;
+
+use thiserror::Error;
+
+/// Dimensions that make no operation.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum DimsError {
+    /// A size is zero.
+    #[error("{name} is 0")]
+    Zero {
+        /// Which size.
+        name: &'static str,
+    },
+    /// Without padding the window must fit.
+    #[error("the window of {window} is larger than the input of {input} in {axis}, and `valid` adds no padding; use `same`")]
+    Window {
+        /// Rows or columns.
+        axis: &'static str,
+        /// Size of the window.
+        window: usize,
+        /// Size of the input.
+        input: usize,
+    },
+    /// Kernels index with 32 bits.
+    #[error("{tensor} would have more than {} elements", u32::MAX)]
+    TooLarge {
+        /// Which tensor.
+        tensor: &'static str,
+    },
+}
+
+/// Fails if a size is zero.
+fn check_positive(sizes: &[(&'static str, usize)]) -> Result<(), DimsError> {
+    match sizes.iter().find(|(_, size)| *size == 0) {
+        Some(&(name, _)) => Err(DimsError::Zero { name }),
+        None => Ok(()),
+    }
+}
+
+/// Fails if a tensor of these dimensions could not be indexed with 32 bits.
+fn check_len(tensor: &'static str, shape: &[usize]) -> Result<(), DimsError> {
+    let len = shape.iter().try_fold(1usize, |len, &size| len.checked_mul(size));
+    match len {
+        Some(len) if u32::try_from(len).is_ok() => Ok(()),
+        _ => Err(DimsError::TooLarge { tensor }),
+    }
+}
+
+/// Output size and padding before the first cell, along one axis, by TensorFlow's rules.
+fn window_output(
+    axis: &'static str,
+    input: usize,
+    window: usize,
+    stride: usize,
+    padding: conv2d::Padding,
+) -> Result<(usize, usize), DimsError> {
+    match padding {
+        conv2d::Padding::Valid if window > input => Err(DimsError::Window { axis, window, input }),
+        conv2d::Padding::Valid => Ok(((input - window) / stride + 1, 0)),
+        conv2d::Padding::Same => {
+            let output = input.div_ceil(stride);
+            let total = ((output - 1) * stride + window).saturating_sub(input);
+            Ok((output, total / 2))
+        }
+    }
+}

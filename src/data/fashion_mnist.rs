@@ -1,0 +1,345 @@
+//! The four files of Fashion-MNIST: their sizes and hashes, and how a folder of them is read.
+//!
+//! A file counts only if its SHA-256 is the genuine one, wherever it lies: other data sets (MNIST, KMNIST) use the same
+//! file names, and one of the mirrors is served without TLS.
+//!
+//! Source: <https://github.com/zalandoresearch/fashion-mnist>, MIT licence, Copyright (c) 2017 Zalando SE.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use sha2::{Digest, Sha256};
+
+use super::error::DataError;
+use super::idx::{self, IMAGES_RANK, Idx, LABELS_RANK};
+use super::{IMAGE_SIDE, N_CLASSES, Split};
+
+/// One file of a data set, as it must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataFile {
+    /// Name of the uncompressed file; the compressed one has `.gz` after it.
+    pub name: Cow<'static, str>,
+    /// Size of the compressed file in bytes.
+    pub gz_bytes: u64,
+    /// SHA-256 of the compressed file, in lower-case hexadecimal digits.
+    pub gz_sha256: Cow<'static, str>,
+    /// Size of the uncompressed file in bytes.
+    pub idx_bytes: u64,
+    /// SHA-256 of the uncompressed file, in lower-case hexadecimal digits.
+    pub idx_sha256: Cow<'static, str>,
+}
+
+impl DataFile {
+    /// Name of the compressed file.
+    pub fn gz_name(&self) -> String {
+        format!("{}.gz", self.name)
+    }
+
+    /// The largest file that is read: content packed without any compression, in blocks of any sensible size.
+    fn max_bytes(&self) -> u64 {
+        self.idx_bytes + self.idx_bytes / 100 + 1024
+    }
+}
+
+/// The four files of a data set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileSet {
+    /// Images to train on.
+    pub train_images: DataFile,
+    /// Their labels.
+    pub train_labels: DataFile,
+    /// Images to test on.
+    pub test_images: DataFile,
+    /// Their labels.
+    pub test_labels: DataFile,
+}
+
+impl FileSet {
+    /// Each file with the number of its dimensions.
+    pub(super) fn with_ranks(&self) -> [(&DataFile, usize); 4] {
+        [
+            (&self.train_images, IMAGES_RANK),
+            (&self.train_labels, LABELS_RANK),
+            (&self.test_images, IMAGES_RANK),
+            (&self.test_labels, LABELS_RANK),
+        ]
+    }
+
+    /// Names of the uncompressed files.
+    fn names(&self) -> Vec<String> {
+        let files = self.with_ranks().into_iter();
+        files.map(|(file, _)| file.name.to_string()).collect()
+    }
+}
+
+/// The genuine files of Fashion-MNIST: 60,000 images to train on and 10,000 to test on.
+pub const FILES: FileSet = FileSet {
+    train_images: DataFile {
+        name: Cow::Borrowed("train-images-idx3-ubyte"),
+        gz_bytes: 26_421_880,
+        gz_sha256: Cow::Borrowed(
+            "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+        ),
+        idx_bytes: 47_040_016,
+        idx_sha256: Cow::Borrowed(
+            "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        ),
+    },
+    train_labels: DataFile {
+        name: Cow::Borrowed("train-labels-idx1-ubyte"),
+        gz_bytes: 29_515,
+        gz_sha256: Cow::Borrowed(
+            "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+        ),
+        idx_bytes: 60_008,
+        idx_sha256: Cow::Borrowed(
+            "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        ),
+    },
+    test_images: DataFile {
+        name: Cow::Borrowed("t10k-images-idx3-ubyte"),
+        gz_bytes: 4_422_102,
+        gz_sha256: Cow::Borrowed(
+            "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+        ),
+        idx_bytes: 7_840_016,
+        idx_sha256: Cow::Borrowed(
+            "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        ),
+    },
+    test_labels: DataFile {
+        name: Cow::Borrowed("t10k-labels-idx1-ubyte"),
+        gz_bytes: 5_148,
+        gz_sha256: Cow::Borrowed(
+            "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+        ),
+        idx_bytes: 10_008,
+        idx_sha256: Cow::Borrowed(
+            "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        ),
+    },
+};
+
+/// SHA-256 of MNIST's compressed files, which have the same names: the usual mix-up deserves a plain word.
+const MNIST_GZ_SHA256: [&str; 4] = [
+    "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+    "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+    "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+    "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+];
+
+/// Where the files may lie below a named folder: directly, as torchvision lays them, or in torchvision's own folder.
+const SUBFOLDERS: [&str; 3] = ["", "FashionMNIST/raw", "raw"];
+
+/// Reads Fashion-MNIST from a folder: training set, test set.
+///
+/// Each file may be plain or compressed (`.gz`), directly in the folder or in its subfolders `FashionMNIST/raw` or
+/// `raw`. The SHA-256 of every file is checked. The four files are read in parallel.
+pub fn load_from_dir(dir: &Path) -> Result<(Split, Split), DataError> {
+    load_files_from_dir(dir, &FILES)
+}
+
+/// Like [`load_from_dir`], for any four files of 28 x 28 images and labels 0 to 9.
+pub fn load_files_from_dir(dir: &Path, files: &FileSet) -> Result<(Split, Split), DataError> {
+    if !dir.is_dir() {
+        return Err(DataError::NotAFolder { dir: dir.into() });
+    }
+    let folder = find_folder(dir, files).ok_or_else(|| DataError::NoFiles {
+        dir: dir.into(),
+        expected: files.names(),
+    })?;
+    let missing: Vec<String> = files
+        .names()
+        .into_iter()
+        .filter(|name| !has_file(&folder, name))
+        .collect();
+    if !missing.is_empty() {
+        return Err(DataError::MissingFiles {
+            dir: folder,
+            missing,
+        });
+    }
+    let [train_images, train_labels, test_images, test_labels] =
+        in_parallel(files.with_ranks().map(|(file, rank)| {
+            let folder = &folder;
+            move || load_file(folder, file, rank)
+        }));
+    Ok((
+        split(train_images?, train_labels?)?,
+        split(test_images?, test_labels?)?,
+    ))
+}
+
+/// The folder at or below `dir` that holds most of the files, if any holds one.
+pub(super) fn find_folder(dir: &Path, files: &FileSet) -> Option<PathBuf> {
+    let names = files.names();
+    let mut best = (0, None);
+    for subfolder in SUBFOLDERS {
+        let folder = if subfolder.is_empty() {
+            dir.to_path_buf()
+        } else {
+            dir.join(subfolder)
+        };
+        let n_found = names.iter().filter(|name| has_file(&folder, name)).count();
+        if n_found > best.0 {
+            best = (n_found, Some(folder));
+        }
+    }
+    best.1
+}
+
+fn has_file(folder: &Path, name: &str) -> bool {
+    folder.join(format!("{name}.gz")).exists() || folder.join(name).exists()
+}
+
+/// A file that was read and found genuine.
+pub(super) struct Loaded {
+    /// The path as shown in errors.
+    file: String,
+    idx: Idx,
+}
+
+/// Reads one file from exactly this folder: the compressed one, else the plain one.
+///
+/// The error is that of the first of the two that exists.
+pub(super) fn load_file(folder: &Path, file: &DataFile, rank: usize) -> Result<Loaded, DataError> {
+    let mut first_error = None;
+    for name in [file.gz_name(), file.name.to_string()] {
+        match load_path(&folder.join(name), file, rank) {
+            Ok(loaded) => return Ok(loaded),
+            Err(DataError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                first_error.get_or_insert(error);
+            }
+        }
+    }
+    Err(first_error.unwrap_or_else(|| DataError::MissingFiles {
+        dir: folder.into(),
+        missing: vec![file.name.to_string()],
+    }))
+}
+
+fn load_path(path: &Path, file: &DataFile, rank: usize) -> Result<Loaded, DataError> {
+    let shown = path.display().to_string();
+    let file_bytes = idx::regular_file_size(path)?;
+    if file_bytes > file.max_bytes() {
+        return Err(DataError::TooLarge {
+            file: shown,
+            found: file_bytes,
+            expected: file.gz_bytes,
+            limit: file.max_bytes(),
+        });
+    }
+    let bytes = std::fs::read(path).map_err(DataError::io("read", path))?;
+    // Inflating the training images takes about as long as hashing does without hardware support, so both run at once.
+    let (parsed, hash) = thread::scope(|scope| {
+        let hash = scope.spawn(|| sha256_hex(&[&bytes]));
+        let parsed = idx::parse(&shown, bytes.as_slice(), bytes.len() as u64, rank);
+        (parsed, joined(hash))
+    });
+    let idx = parsed?;
+    check_hash(&shown, &bytes, hash, &idx, file)?;
+    Ok(Loaded { file: shown, idx })
+}
+
+/// Accepts the genuine file, and the genuine content in any other packing.
+fn check_hash(
+    shown: &str,
+    bytes: &[u8],
+    hash: String,
+    idx: &Idx,
+    file: &DataFile,
+) -> Result<(), DataError> {
+    let compressed = idx::is_gzip(bytes);
+    let (expected, expected_bytes) = if compressed {
+        (&file.gz_sha256, file.gz_bytes)
+    } else {
+        (&file.idx_sha256, file.idx_bytes)
+    };
+    let genuine = hash == **expected
+        || (compressed && sha256_hex(&[&idx.header(), &idx.payload]) == *file.idx_sha256);
+    if genuine {
+        return Ok(());
+    }
+    Err(DataError::WrongHash {
+        file: shown.to_string(),
+        shape: idx.shape.as_slice().into(),
+        guess: if MNIST_GZ_SHA256.contains(&hash.as_str()) {
+            "it is MNIST's file of handwritten digits, which has the same name"
+        } else {
+            "it looks like another data set with the same file names (e.g. MNIST), or like an altered copy"
+        },
+        found: hash.into(),
+        found_bytes: bytes.len() as u64,
+        expected: expected.as_ref().into(),
+        expected_bytes,
+    })
+}
+
+/// Joins images and labels, which must be 28 x 28, equally many, and 0 to 9.
+fn split(images: Loaded, labels: Loaded) -> Result<Split, DataError> {
+    let [n_images, rows, cols] = images.idx.shape[..] else {
+        unreachable!("an image file is read with three dimensions or not at all")
+    };
+    if (rows, cols) != (IMAGE_SIDE, IMAGE_SIDE) {
+        return Err(DataError::ImageSize {
+            file: images.file,
+            rows,
+            cols,
+        });
+    }
+    let values = labels.idx.payload;
+    if n_images != values.len() {
+        return Err(DataError::CountMismatch {
+            images_file: images.file,
+            n_images,
+            labels_file: labels.file,
+            n_labels: values.len(),
+        });
+    }
+    let out_of_range = |&label: &u8| usize::from(label) >= N_CLASSES;
+    if let Some(index) = values.iter().position(out_of_range) {
+        return Err(DataError::LabelRange {
+            file: labels.file,
+            index,
+            found: values[index],
+        });
+    }
+    Ok(Split {
+        images: images.idx.payload,
+        labels: values,
+    })
+}
+
+/// SHA-256 of the parts one after the other, in lower-case hexadecimal digits.
+pub(super) fn sha256_hex(parts: &[&[u8]]) -> String {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update(part);
+    }
+    hex(&hasher.finalize())
+}
+
+/// Bytes as lower-case hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Runs each task in its own thread; results in the order of the tasks.
+fn in_parallel<T: Send, const N: usize>(tasks: [impl FnOnce() -> T + Send; N]) -> [T; N] {
+    thread::scope(|scope| tasks.map(|task| scope.spawn(task)).map(joined))
+}
+
+/// The result of a thread; its panic, if it had one, goes on in this thread.
+fn joined<T>(handle: thread::ScopedJoinHandle<'_, T>) -> T {
+    handle
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}

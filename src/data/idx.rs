@@ -1,0 +1,295 @@
+//! IDX files of unsigned bytes, plain or gzip: the format of MNIST and of the data sets made in its likeness.
+//!
+//! A file is `00 00`, the element type, the number of dimensions, each dimension as a big-endian `u32`, then the
+//! elements, row-major. Whether it is compressed is told by the first two bytes, not by the name. A file is read only
+//! if it is exactly what its header says: nothing missing, nothing after the end, gzip's checksum right.
+//!
+//! Format: <http://yann.lecun.com/exdb/mnist/>, section "File formats".
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::Path;
+
+use flate2::bufread::MultiGzDecoder;
+
+use super::error::DataError;
+
+/// The type code of unsigned bytes.
+const UNSIGNED_BYTE: u8 = 0x08;
+/// The first two bytes of a gzip stream.
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+/// Deflate packs at most 258 bytes into 2 bits, so no stream grows by more than this factor.
+const MAX_INFLATION: u64 = 1032;
+/// The most that is reserved on the word of a header alone; beyond it memory grows with the content that arrives.
+/// The largest genuine file (47 MB) fits, so that it is read without a second allocation.
+const MAX_RESERVED: u64 = 64 << 20;
+
+/// Dimensions of an image file: images, rows, columns.
+pub(super) const IMAGES_RANK: usize = 3;
+/// Dimensions of a label file: labels.
+pub(super) const LABELS_RANK: usize = 1;
+
+/// The content of an image file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdxImages {
+    /// Number of images.
+    pub n: usize,
+    /// Rows of each image.
+    pub rows: usize,
+    /// Columns of each image.
+    pub cols: usize,
+    /// `n * rows * cols` pixels, row-major.
+    pub pixels: Vec<u8>,
+}
+
+/// The content of any file of unsigned bytes.
+pub(super) struct Idx {
+    /// Each dimension, at least one, none of them 0.
+    pub(super) shape: Vec<usize>,
+    /// As many elements as the product of the dimensions.
+    pub(super) payload: Vec<u8>,
+}
+
+impl Idx {
+    /// The header of this content, which with the payload after it is the whole of the uncompressed file.
+    pub(super) fn header(&self) -> Vec<u8> {
+        let mut header = vec![0, 0, UNSIGNED_BYTE, self.shape.len() as u8];
+        for &dimension in &self.shape {
+            header.extend_from_slice(&(dimension as u32).to_be_bytes());
+        }
+        header
+    }
+}
+
+/// Reads a file of images (three dimensions), plain or gzip.
+///
+/// Errors name the file, what was found and what was expected.
+pub fn read_images(path: &Path) -> Result<IdxImages, DataError> {
+    images(read(path, IMAGES_RANK)?)
+}
+
+/// Reads a file of labels (one dimension), plain or gzip; the values are not checked.
+///
+/// Errors name the file, what was found and what was expected.
+pub fn read_labels(path: &Path) -> Result<Vec<u8>, DataError> {
+    Ok(read(path, LABELS_RANK)?.payload)
+}
+
+/// Reads images from the bytes of a file, plain or gzip; `name` stands for the file in errors.
+pub fn parse_images(name: &str, bytes: &[u8]) -> Result<IdxImages, DataError> {
+    images(parse(name, bytes, bytes.len() as u64, IMAGES_RANK)?)
+}
+
+/// Reads labels from the bytes of a file, plain or gzip; `name` stands for the file in errors.
+pub fn parse_labels(name: &str, bytes: &[u8]) -> Result<Vec<u8>, DataError> {
+    Ok(parse(name, bytes, bytes.len() as u64, LABELS_RANK)?.payload)
+}
+
+/// Whether these first bytes of a file are those of a gzip stream.
+pub(super) fn is_gzip(bytes: &[u8]) -> bool {
+    bytes.starts_with(&GZIP_MAGIC)
+}
+
+fn images(idx: Idx) -> Result<IdxImages, DataError> {
+    Ok(IdxImages {
+        n: idx.shape[0],
+        rows: idx.shape[1],
+        cols: idx.shape[2],
+        pixels: idx.payload,
+    })
+}
+
+fn read(path: &Path, rank: usize) -> Result<Idx, DataError> {
+    let name = path.display().to_string();
+    let file_bytes = regular_file_size(path)?;
+    let file = File::open(path).map_err(DataError::io("open", path))?;
+    parse(&name, BufReader::new(file), file_bytes, rank)
+}
+
+/// The size of a regular file; opening anything else could block for ever (a named pipe, a terminal).
+pub(super) fn regular_file_size(path: &Path) -> Result<u64, DataError> {
+    let metadata = std::fs::metadata(path).map_err(DataError::io("read", path))?;
+    if metadata.is_file() {
+        Ok(metadata.len())
+    } else {
+        Err(DataError::NotAFile {
+            file: path.display().to_string(),
+        })
+    }
+}
+
+/// Reads a whole file of `file_bytes` bytes and `rank` dimensions.
+pub(super) fn parse(
+    name: &str,
+    mut raw: impl BufRead,
+    file_bytes: u64,
+    rank: usize,
+) -> Result<Idx, DataError> {
+    let start = raw
+        .fill_buf()
+        .map_err(DataError::io("read", Path::new(name)))?;
+    if start.is_empty() {
+        return Err(DataError::EmptyFile { file: name.into() });
+    }
+    let compressed = is_gzip(start);
+    let mut content = Content {
+        name,
+        compressed,
+        file_bytes,
+        position: 0,
+        reader: if compressed {
+            Box::new(MultiGzDecoder::new(raw))
+        } else {
+            Box::new(raw)
+        },
+    };
+    let shape = content.shape(rank)?;
+    let payload = content.payload(&shape)?;
+    Ok(Idx { shape, payload })
+}
+
+/// The uncompressed content of a file, read from front to back.
+struct Content<'a> {
+    name: &'a str,
+    compressed: bool,
+    file_bytes: u64,
+    /// Bytes of content read so far.
+    position: u64,
+    reader: Box<dyn Read + 'a>,
+}
+
+impl Content<'_> {
+    fn shape(&mut self, rank: usize) -> Result<Vec<usize>, DataError> {
+        let magic: [u8; 4] = self.header_word(4)?;
+        let file = || self.name.to_string();
+        if magic[..2] != [0, 0] {
+            return Err(DataError::NotIdx {
+                file: file(),
+                found: magic,
+            });
+        }
+        if magic[2] != UNSIGNED_BYTE {
+            return Err(DataError::ElementType {
+                file: file(),
+                found: magic[2],
+            });
+        }
+        let found = usize::from(magic[3]);
+        if found != rank {
+            return Err(DataError::Rank {
+                file: file(),
+                found,
+                expected: rank,
+            });
+        }
+        let header_bytes = 4 + 4 * rank as u64;
+        let mut shape = Vec::with_capacity(rank);
+        for _ in 0..rank {
+            let dimension = u32::from_be_bytes(self.header_word(header_bytes)?);
+            shape.push(dimension as usize);
+        }
+        match shape.iter().position(|&dimension| dimension == 0) {
+            Some(axis) => Err(DataError::ZeroDimension {
+                file: self.name.to_string(),
+                axis,
+                shape,
+            }),
+            None => Ok(shape),
+        }
+    }
+
+    /// The next four bytes of a header that is `header_bytes` long as far as is known.
+    fn header_word(&mut self, header_bytes: u64) -> Result<[u8; 4], DataError> {
+        let mut word = Vec::with_capacity(4);
+        self.read_up_to(4, &mut word)?;
+        <[u8; 4]>::try_from(word.as_slice()).map_err(|_| DataError::Truncated {
+            file: self.name.to_string(),
+            found: self.position,
+            expected: header_bytes,
+        })
+    }
+
+    fn payload(&mut self, shape: &[usize]) -> Result<Vec<u8>, DataError> {
+        let expected = self.payload_bytes(shape)?;
+        let whole = self.position.saturating_add(expected);
+        let mut payload = Vec::with_capacity(expected.min(MAX_RESERVED) as usize + 1);
+        // One byte more than expected shows trailing bytes, and makes the decoder reach the stream's end and check it.
+        self.read_up_to(expected.saturating_add(1), &mut payload)?;
+        match (payload.len() as u64).cmp(&expected) {
+            std::cmp::Ordering::Equal => Ok(payload),
+            std::cmp::Ordering::Less => Err(DataError::Truncated {
+                file: self.name.to_string(),
+                found: self.position,
+                expected: whole,
+            }),
+            std::cmp::Ordering::Greater => Err(DataError::TrailingBytes {
+                file: self.name.to_string(),
+                // The size of a plain file tells how much there is; a stream was read for one byte only.
+                found: if self.compressed {
+                    self.position
+                } else {
+                    self.position.max(self.file_bytes)
+                },
+                expected: whole,
+            }),
+        }
+    }
+
+    /// The product of the dimensions, if a file of this size can hold so much.
+    fn payload_bytes(&self, shape: &[usize]) -> Result<u64, DataError> {
+        let possible_bytes = if self.compressed {
+            self.file_bytes.saturating_mul(MAX_INFLATION)
+        } else {
+            self.file_bytes
+        };
+        let product = shape
+            .iter()
+            .try_fold(1u64, |product, &n| product.checked_mul(n as u64));
+        match product {
+            Some(bytes) if !self.compressed && bytes > possible_bytes => {
+                Err(DataError::Truncated {
+                    file: self.name.to_string(),
+                    found: self.file_bytes,
+                    expected: bytes.saturating_add(self.position),
+                })
+            }
+            Some(bytes) if bytes <= possible_bytes => Ok(bytes),
+            _ => Err(DataError::ImpossibleShape {
+                file: self.name.to_string(),
+                shape: shape.to_vec(),
+                file_bytes: self.file_bytes,
+                possible_bytes,
+            }),
+        }
+    }
+
+    /// Appends at most `n` bytes to `buffer`; fewer only where the content ends.
+    fn read_up_to(&mut self, n: u64, buffer: &mut Vec<u8>) -> Result<(), DataError> {
+        let before = buffer.len();
+        let result = (&mut self.reader).take(n).read_to_end(buffer);
+        self.position += (buffer.len() - before) as u64;
+        result.map(|_| ()).map_err(|source| self.read_error(source))
+    }
+
+    fn read_error(&self, source: io::Error) -> DataError {
+        let file = self.name.to_string();
+        match source.kind() {
+            io::ErrorKind::UnexpectedEof if self.compressed => DataError::TruncatedGzip {
+                file,
+                found: self.position,
+            },
+            io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData if self.compressed => {
+                DataError::CorruptGzip {
+                    file,
+                    found: self.position,
+                    source,
+                }
+            }
+            _ => DataError::Io {
+                action: "read",
+                path: file.into(),
+                source,
+            },
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Files that appear whole: written aside, synced, renamed.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// A file that could not be written.
+#[derive(Debug, Error)]
+pub enum FileError {
+    /// Something of that name is there.
+    #[error("{path} exists, and nothing is overwritten without --force")]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The system refused.
+    #[error("{path} could not be written: {source}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+/// Writes `bytes` to `path`, which then holds all of them or is as it was before.
+///
+/// # Errors
+/// `path` exists and `overwrite` is off, or the system refuses.
+pub fn write_whole(path: &Path, bytes: &[u8], overwrite: bool) -> Result<(), FileError> {
+    let fail = |source| FileError::Write { path: path.to_path_buf(), source };
+    if !overwrite && path.symlink_metadata().is_ok() {
+        return Err(FileError::Exists { path: path.to_path_buf() });
+    }
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let mut file = tempfile::Builder::new()
+        .prefix(".fmnist-gpu-")
+        .suffix(".part")
+        .permissions_like_a_new_file()
+        .tempfile_in(folder)
+        .map_err(fail)?;
+    file.write_all(bytes).map_err(fail)?;
+    file.as_file().sync_all().map_err(fail)?;
+    if overwrite {
+        file.persist(path).map_err(|error| fail(error.error))?;
+    } else {
+        // Refuses a file that appeared in the meantime.
+        file.persist_noclobber(path).map_err(|error| match error.error.kind() {
+            io::ErrorKind::AlreadyExists => FileError::Exists { path: path.to_path_buf() },
+            _ => fail(error.error),
+        })?;
+    }
+    sync_folder(folder).map_err(fail)
+}
+
+/// Makes the rename itself durable. Windows has no such call and needs none.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+}
+
+/// Temporary files are private to the user by default; what they become should be as any new file.
+trait LikeANewFile {
+    fn permissions_like_a_new_file(&mut self) -> &mut Self;
+}
+
+impl LikeANewFile for tempfile::Builder<'_, '_> {
+    #[cfg(unix)]
+    fn permissions_like_a_new_file(&mut self) -> &mut Self {
+        use std::os::unix::fs::PermissionsExt;
+        // The system takes the user's umask off.
+        self.permissions(std::fs::Permissions::from_mode(0o666))
+    }
+
+    #[cfg(not(unix))]
+    fn permissions_like_a_new_file(&mut self) -> &mut Self {
+        self
+    }
+}

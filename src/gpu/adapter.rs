@@ -1,0 +1,237 @@
+//! Finding and choosing an adapter: strongest hardware first, one entry a card, software last.
+
+use super::GpuError;
+use serde::Serialize;
+use std::fmt;
+use std::str::FromStr;
+
+/// One adapter of this machine, as `fmnist-gpu devices` shows it.
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+pub struct AdapterInfo {
+    /// Position in the list, the number that `--device` takes.
+    pub index: usize,
+    /// The name that the driver gives.
+    pub name: String,
+    /// `vulkan`, `metal` or `dx12`.
+    pub backend: String,
+    /// `discrete`, `integrated`, `virtual`, `software` or `other`.
+    pub device_type: String,
+    /// Driver and version.
+    pub driver: String,
+    /// Whether `--device auto` takes this one.
+    pub default: bool,
+}
+
+/// Which adapter the user wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The first of the list, or the one that `WGPU_ADAPTER_NAME` names.
+    Auto,
+    /// By position in the list.
+    Index(usize),
+    /// By any part of the name, without regard to case.
+    Name(String),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text.parse::<usize>() {
+            _ if text == "auto" => DeviceChoice::Auto,
+            Ok(index) => DeviceChoice::Index(index),
+            Err(_) => DeviceChoice::Name(text.to_string()),
+        })
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeviceChoice::Auto => f.write_str("auto"),
+            DeviceChoice::Index(index) => write!(f, "{index}"),
+            DeviceChoice::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// An adapter with the handle that opens it.
+pub(super) struct Candidate {
+    pub(super) info: AdapterInfo,
+    pub(super) device_type: wgpu::DeviceType,
+    pub(super) adapter: wgpu::Adapter,
+}
+
+/// All adapters of this machine in the order of preference; the first is the default.
+///
+/// # Errors
+/// `WGPU_BACKEND` or `WGPU_ADAPTER_NAME` names something that does not exist. An empty list is not an error here.
+pub fn list() -> Result<Vec<AdapterInfo>, GpuError> {
+    let candidates = enumerate(backends_from_env()?);
+    if candidates.is_empty() {
+        return Ok(Vec::new());
+    }
+    let chosen = position(&candidates, &DeviceChoice::Auto)?;
+    let mut infos: Vec<AdapterInfo> = candidates.into_iter().map(|c| c.info).collect();
+    for (i, info) in infos.iter_mut().enumerate() {
+        info.default = i == chosen;
+    }
+    Ok(infos)
+}
+
+/// The adapter that `choice` means.
+pub(super) fn choose(choice: &DeviceChoice) -> Result<Candidate, GpuError> {
+    let backends = backends_from_env()?;
+    let mut candidates = enumerate(backends);
+    if candidates.is_empty() {
+        return Err(GpuError::NoAdapter { backends: backend_names(backends) });
+    }
+    let index = position(&candidates, choice)?;
+    let default = position(&candidates, &DeviceChoice::Auto).unwrap_or(0);
+    let mut candidate = candidates.swap_remove(index);
+    candidate.info.default = index == default;
+    Ok(candidate)
+}
+
+fn position(candidates: &[Candidate], choice: &DeviceChoice) -> Result<usize, GpuError> {
+    let by_name = |wanted: &str| {
+        let wanted = wanted.to_lowercase();
+        candidates.iter().position(|c| c.info.name.to_lowercase().contains(&wanted))
+    };
+    let (found, wanted, origin) = match choice {
+        DeviceChoice::Index(index) => {
+            ((*index < candidates.len()).then_some(*index), index.to_string(), "")
+        }
+        DeviceChoice::Name(name) => (by_name(name), name.clone(), ""),
+        DeviceChoice::Auto => match std::env::var("WGPU_ADAPTER_NAME") {
+            // An empty value would match every name; it is taken as not set.
+            Ok(name) if !name.is_empty() => (by_name(&name), name, " (from WGPU_ADAPTER_NAME)"),
+            _ => return Ok(0),
+        },
+    };
+    found.ok_or_else(|| GpuError::NoSuchAdapter {
+        wanted,
+        origin: origin.to_string(),
+        available: candidates
+            .iter()
+            .map(|c| format!("  {}: {} ({}, {})", c.info.index, c.info.name, c.info.backend, c.info.device_type))
+            .collect::<Vec<_>>()
+            .join("\n"),
+    })
+}
+
+const COMPILED_IN: wgpu::Backends =
+    wgpu::Backends::VULKAN.union(wgpu::Backends::METAL).union(wgpu::Backends::DX12);
+
+fn backends_from_env() -> Result<wgpu::Backends, GpuError> {
+    let Ok(value) = std::env::var("WGPU_BACKEND") else { return Ok(COMPILED_IN) };
+    if value.trim().is_empty() {
+        return Ok(COMPILED_IN);
+    }
+    let mut backends = wgpu::Backends::empty();
+    for word in value.split(',') {
+        backends |= match word.trim().to_lowercase().as_str() {
+            "vulkan" | "vk" => wgpu::Backends::VULKAN,
+            "metal" | "mtl" => wgpu::Backends::METAL,
+            "dx12" | "d3d12" => wgpu::Backends::DX12,
+            _ => return Err(GpuError::UnknownBackend { value }),
+        };
+    }
+    Ok(backends)
+}
+
+fn backend_names(backends: wgpu::Backends) -> String {
+    let names = [
+        (wgpu::Backends::VULKAN, "vulkan"),
+        (wgpu::Backends::METAL, "metal"),
+        (wgpu::Backends::DX12, "dx12"),
+    ];
+    let built = if cfg!(windows) {
+        wgpu::Backends::VULKAN | wgpu::Backends::DX12
+    } else if cfg!(target_vendor = "apple") {
+        wgpu::Backends::METAL
+    } else {
+        wgpu::Backends::VULKAN
+    };
+    let asked: Vec<&str> =
+        names.iter().filter(|(b, _)| backends.contains(*b) && built.contains(*b)).map(|(_, n)| *n).collect();
+    if asked.is_empty() { "none that this system has".to_string() } else { asked.join(", ") }
+}
+
+fn enumerate(backends: wgpu::Backends) -> Vec<Candidate> {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+    descriptor.backends = backends;
+    let instance = wgpu::Instance::new(descriptor);
+    let adapters = pollster::block_on(instance.enumerate_adapters(backends));
+
+    // One card shows up once per backend. The k-th adapter of a name within one backend is the same card as the
+    // k-th of that name within another, so that two equal cards stay two entries.
+    let mut seen: Vec<(wgpu::Backend, String, usize)> = Vec::new();
+    let mut found: Vec<(usize, wgpu::AdapterInfo, wgpu::Adapter)> = Vec::new();
+    for adapter in adapters {
+        let info = adapter.get_info();
+        let nth = seen.iter().filter(|(b, name, _)| *b == info.backend && *name == info.name).count();
+        seen.push((info.backend, info.name.clone(), nth));
+        found.push((nth, info, adapter));
+    }
+    // The sort is stable: adapters of equal rank stay in the driver's order.
+    found.sort_by_key(|(_, info, _)| (type_rank(device_type(info)), backend_rank(info.backend)));
+    let mut kept: Vec<Candidate> = Vec::new();
+    let mut cards: Vec<(String, usize)> = Vec::new();
+    for (nth, info, adapter) in found {
+        let card = (info.name.clone(), nth);
+        if cards.contains(&card) {
+            continue;
+        }
+        cards.push(card);
+        let device_type = device_type(&info);
+        kept.push(Candidate { info: describe(kept.len(), &info, device_type), device_type, adapter });
+    }
+    kept
+}
+
+/// The device type, with WARP told for what it is: Windows lists it as an integrated GPU on some versions.
+fn device_type(info: &wgpu::AdapterInfo) -> wgpu::DeviceType {
+    if info.name.contains("Microsoft Basic Render Driver") { wgpu::DeviceType::Cpu } else { info.device_type }
+}
+
+fn type_rank(device_type: wgpu::DeviceType) -> u8 {
+    match device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    }
+}
+
+fn backend_rank(backend: wgpu::Backend) -> u8 {
+    match backend {
+        wgpu::Backend::Vulkan | wgpu::Backend::Metal => 0,
+        wgpu::Backend::Dx12 => 1,
+        _ => 2,
+    }
+}
+
+fn describe(index: usize, info: &wgpu::AdapterInfo, device_type: wgpu::DeviceType) -> AdapterInfo {
+    let driver = match (info.driver.as_str(), info.driver_info.as_str()) {
+        ("", "") => "unknown".to_string(),
+        (driver, "") | ("", driver) => driver.to_string(),
+        (driver, version) => format!("{driver} {version}"),
+    };
+    AdapterInfo {
+        index,
+        name: info.name.clone(),
+        backend: info.backend.to_str().to_string(),
+        device_type: match device_type {
+            wgpu::DeviceType::DiscreteGpu => "discrete",
+            wgpu::DeviceType::IntegratedGpu => "integrated",
+            wgpu::DeviceType::VirtualGpu => "virtual",
+            wgpu::DeviceType::Cpu => "software",
+            wgpu::DeviceType::Other => "other",
+        }
+        .to_string(),
+        driver,
+        default: false,
+    }
+}

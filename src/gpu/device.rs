@@ -1,0 +1,443 @@
+//! An opened device: queue, limits, compiled kernels, and the log of faults that no call could return.
+
+use super::adapter::{self, AdapterInfo, DeviceChoice};
+use super::kernel::{self, Constant, Kernel, KernelSpec};
+use super::{Element, GpuError, Plan, Readback, Tensor, Tiling};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// How a device is opened.
+#[derive(Clone, Debug)]
+pub struct GpuOptions {
+    /// Which adapter.
+    pub choice: DeviceChoice,
+    /// Whether wgpu's run-time checks (array bounds, forced loop bounds, integer division, zeroed workgroup memory) are
+    /// compiled into the shaders: on in the tests and with `--safe`, off otherwise.
+    pub checked: bool,
+    /// The tiling of the heavy kernels; `None` takes the one that suits the adapter.
+    pub tiling: Option<Tiling>,
+}
+
+impl Default for GpuOptions {
+    fn default() -> Self {
+        GpuOptions { choice: DeviceChoice::Auto, checked: false, tiling: None }
+    }
+}
+
+/// An opened device.
+#[derive(Debug)]
+pub struct Gpu {
+    info: AdapterInfo,
+    tiling: Tiling,
+    checked: bool,
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    limits: wgpu::Limits,
+    faults: Arc<Mutex<Faults>>,
+    modules: Mutex<HashMap<&'static str, wgpu::ShaderModule>>,
+    kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
+}
+
+/// An entry point with the bits of its constants.
+type KernelKey = (&'static str, Vec<(&'static str, u64)>);
+
+#[derive(Debug, Default)]
+struct Faults {
+    lost: Option<String>,
+    uncaptured: Option<String>,
+}
+
+/// A limit that the kernels need: its name in wgpu, what is needed, and how to read and set it.
+struct Need {
+    name: &'static str,
+    needed: u64,
+    offered: fn(&wgpu::Limits) -> u64,
+}
+
+/// What the kernels need at least. The largest buffer of the built-in models is the training set as bytes (47 MB).
+const NEEDS: [Need; 6] = [
+    Need {
+        name: "max_storage_buffers_per_shader_stage",
+        needed: 8,
+        offered: |l| l.max_storage_buffers_per_shader_stage as u64,
+    },
+    Need {
+        name: "max_storage_buffer_binding_size",
+        needed: 64 << 20,
+        offered: |l| l.max_storage_buffer_binding_size,
+    },
+    Need { name: "max_buffer_size", needed: 64 << 20, offered: |l| l.max_buffer_size },
+    Need {
+        name: "max_compute_invocations_per_workgroup",
+        needed: 256,
+        offered: |l| l.max_compute_invocations_per_workgroup as u64,
+    },
+    Need {
+        name: "max_compute_workgroup_storage_size",
+        needed: 16_384,
+        offered: |l| l.max_compute_workgroup_storage_size as u64,
+    },
+    Need {
+        name: "max_compute_workgroups_per_dimension",
+        needed: 65_535,
+        offered: |l| l.max_compute_workgroups_per_dimension as u64,
+    },
+];
+
+/// The limits to ask for: what [`NEEDS`] lists, and for the buffer sizes what the adapter has, as a larger batch may use it.
+fn limits_to_ask(adapter: &str, offered: &wgpu::Limits) -> Result<wgpu::Limits, GpuError> {
+    for need in &NEEDS {
+        let found = (need.offered)(offered);
+        if found < need.needed {
+            return Err(GpuError::Limit { adapter: adapter.to_string(), limit: need.name, found, needed: need.needed });
+        }
+    }
+    // Offsets in shaders are 32-bit counts of four-byte elements; 2 GiB keeps every driver's own arithmetic safe too.
+    const CAP: u64 = (1 << 31) - 4;
+    let base = wgpu::Limits::downlevel_defaults();
+    Ok(wgpu::Limits {
+        max_storage_buffers_per_shader_stage: 8,
+        max_storage_buffer_binding_size: offered.max_storage_buffer_binding_size.min(CAP),
+        max_buffer_size: offered.max_buffer_size.min(CAP),
+        max_compute_workgroup_storage_size: 16_384,
+        max_compute_invocations_per_workgroup: 256,
+        max_compute_workgroups_per_dimension: 65_535,
+        ..base
+    })
+}
+
+impl Gpu {
+    /// Opens the adapter that `options.choice` means.
+    ///
+    /// # Errors
+    /// No adapter, no such adapter, a missing limit (named), or a driver that refuses.
+    pub fn open(options: &GpuOptions) -> Result<Self, GpuError> {
+        let candidate = adapter::choose(&options.choice)?;
+        let info = candidate.info;
+        let limits = limits_to_ask(&info.name, &candidate.adapter.limits())?;
+        let (device, queue) =
+            pollster::block_on(candidate.adapter.request_device(&wgpu::DeviceDescriptor {
+                label: Some("fmnist-gpu"),
+                required_limits: limits.clone(),
+                memory_hints: wgpu::MemoryHints::Performance,
+                ..Default::default()
+            }))
+            .map_err(|error| GpuError::OpenDevice { adapter: info.name.clone(), reason: error.to_string() })?;
+
+        let faults = Arc::new(Mutex::new(Faults::default()));
+        let log = Arc::clone(&faults);
+        device.set_device_lost_callback(move |reason, message| {
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                lock(&log).lost.get_or_insert(format!("{reason:?}: {message}"));
+            }
+        });
+        let log = Arc::clone(&faults);
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            // The first error is the cause; what follows are mostly its consequences.
+            lock(&log).uncaptured.get_or_insert(error.to_string());
+        }));
+        Ok(Gpu {
+            tiling: options.tiling.unwrap_or(Tiling::for_device(candidate.device_type)),
+            info,
+            checked: options.checked,
+            device,
+            queue,
+            limits,
+            faults,
+            modules: Mutex::default(),
+            kernels: Mutex::default(),
+        })
+    }
+
+    /// The adapter.
+    pub fn info(&self) -> &AdapterInfo {
+        &self.info
+    }
+
+    /// Whether the adapter is a processor that plays GPU.
+    pub fn is_software(&self) -> bool {
+        self.info.device_type == "software"
+    }
+
+    /// The tiling of the heavy kernels on this device.
+    pub fn tiling(&self) -> Tiling {
+        self.tiling
+    }
+
+    /// Whether wgpu's run-time checks are compiled into the shaders.
+    pub fn checked(&self) -> bool {
+        self.checked
+    }
+
+    /// The limits that the device was opened with.
+    pub fn limits(&self) -> &wgpu::Limits {
+        &self.limits
+    }
+
+    pub(super) fn device(&self) -> &wgpu::Device {
+        &self.device
+    }
+
+    /// An uninitialised tensor with a buffer of its own (wgpu hands out zeroed memory).
+    ///
+    /// # Errors
+    /// The tensor exceeds the device's binding limit, or memory runs out.
+    pub fn tensor(&self, name: &str, shape: &[usize], element: Element) -> Result<Tensor, GpuError> {
+        let len: usize = shape.iter().product();
+        // A binding of no bytes is not allowed; an empty tensor gets one element of room.
+        let bytes = (len as u64 * 4).max(4);
+        let allowed = self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size);
+        if bytes > allowed {
+            return Err(GpuError::TensorTooLarge {
+                name: name.to_string(),
+                bytes,
+                allowed,
+                adapter: self.info.name.clone(),
+            });
+        }
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        let buffer = self.buffer(name, bytes, usage)?;
+        Ok(Tensor { name: name.to_string(), buffer, offset: 0, shape: shape.to_vec(), element })
+    }
+
+    /// A tensor of floats, filled from `data`.
+    ///
+    /// # Errors
+    /// As [`Gpu::tensor`].
+    pub fn tensor_from(&self, name: &str, shape: &[usize], data: &[f32]) -> Result<Tensor, GpuError> {
+        let tensor = self.tensor(name, shape, Element::F32)?;
+        self.write(&tensor, data);
+        Ok(tensor)
+    }
+
+    /// A tensor of unsigned integers, filled from `data`.
+    ///
+    /// # Errors
+    /// As [`Gpu::tensor`].
+    pub fn tensor_from_u32(&self, name: &str, shape: &[usize], data: &[u32]) -> Result<Tensor, GpuError> {
+        let tensor = self.tensor(name, shape, Element::U32)?;
+        self.write_u32(&tensor, data);
+        Ok(tensor)
+    }
+
+    /// Tensors of the given names and shapes side by side in one buffer, each at an offset that may be bound.
+    ///
+    /// Returns the whole buffer as one tensor (padding included, zeroed) and the parts in order.
+    ///
+    /// # Errors
+    /// As [`Gpu::tensor`].
+    pub fn arena(
+        &self,
+        name: &str,
+        parts: &[(String, Vec<usize>)],
+    ) -> Result<(Tensor, Vec<Tensor>), GpuError> {
+        let align = self.limits.min_storage_buffer_offset_alignment as usize / 4;
+        let mut offsets = Vec::with_capacity(parts.len());
+        let mut total = 0usize;
+        for (_, shape) in parts {
+            offsets.push(total);
+            total += shape.iter().product::<usize>().next_multiple_of(align);
+        }
+        let whole = self.tensor(name, &[total], Element::F32)?;
+        let tensors = parts
+            .iter()
+            .zip(offsets)
+            .map(|((part, shape), first)| whole.slice(format!("{name}.{part}"), first, shape))
+            .collect();
+        Ok((whole, tensors))
+    }
+
+    pub(super) fn buffer(
+        &self,
+        name: &str,
+        bytes: u64,
+        usage: wgpu::BufferUsages,
+    ) -> Result<wgpu::Buffer, GpuError> {
+        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(name),
+            size: bytes,
+            usage,
+            mapped_at_creation: false,
+        });
+        match pollster::block_on(memory.pop()) {
+            None => Ok(buffer),
+            Some(error) => Err(GpuError::OutOfMemory {
+                adapter: self.info.name.clone(),
+                what: format!("making the buffer `{name}`"),
+                bytes,
+                reason: error.to_string(),
+            }),
+        }
+    }
+
+    /// Queues the upload of `data` into `tensor`, ahead of the next submission.
+    ///
+    /// # Panics
+    /// If the lengths differ, which is an error of the caller's arithmetic.
+    pub fn write(&self, tensor: &Tensor, data: &[f32]) {
+        assert!(tensor.is(Element::F32) && data.len() <= tensor.len(), "write {} into `{}`", data.len(), tensor.name);
+        self.queue.write_buffer(&tensor.buffer, tensor.offset, bytemuck::cast_slice(data));
+    }
+
+    /// As [`Gpu::write`], for unsigned integers.
+    ///
+    /// # Panics
+    /// If the lengths differ, which is an error of the caller's arithmetic.
+    pub fn write_u32(&self, tensor: &Tensor, data: &[u32]) {
+        assert!(tensor.is(Element::U32) && data.len() <= tensor.len(), "write {} into `{}`", data.len(), tensor.name);
+        self.queue.write_buffer(&tensor.buffer, tensor.offset, bytemuck::cast_slice(data));
+    }
+
+    /// As [`Gpu::write`], for bytes packed four to an element; their number is a multiple of four.
+    ///
+    /// # Panics
+    /// If the lengths differ, which is an error of the caller's arithmetic.
+    pub fn write_bytes(&self, tensor: &Tensor, bytes: &[u8]) {
+        assert!(bytes.len() as u64 == tensor.size_bytes(), "write {} bytes into `{}`", bytes.len(), tensor.name);
+        self.queue.write_buffer(&tensor.buffer, tensor.offset, bytes);
+    }
+
+    /// As [`Gpu::write`], as bits of elements of either kind.
+    ///
+    /// # Panics
+    /// If there are more words than elements, which is an error of the caller's arithmetic.
+    pub fn write_words(&self, tensor: &Tensor, words: &[u32]) {
+        assert!(words.len() <= tensor.len(), "write {} into `{}`", words.len(), tensor.name);
+        self.queue.write_buffer(&tensor.buffer, tensor.offset, bytemuck::cast_slice(words));
+    }
+
+    /// Reads a tensor back as the bits of its elements and waits for it.
+    ///
+    /// # Errors
+    /// The device was lost or reported an error.
+    pub fn read_bits(&self, tensor: &Tensor) -> Result<Vec<u32>, GpuError> {
+        self.read_words(tensor)
+    }
+
+    /// Reads a tensor of floats back and waits for it.
+    ///
+    /// # Errors
+    /// The device was lost or reported an error.
+    pub fn read(&self, tensor: &Tensor) -> Result<Vec<f32>, GpuError> {
+        debug_assert!(tensor.is(Element::F32));
+        Ok(self.read_words(tensor)?.into_iter().map(f32::from_bits).collect())
+    }
+
+    /// Reads a tensor of unsigned integers back and waits for it.
+    ///
+    /// # Errors
+    /// The device was lost or reported an error.
+    pub fn read_u32(&self, tensor: &Tensor) -> Result<Vec<u32>, GpuError> {
+        debug_assert!(tensor.is(Element::U32));
+        self.read_words(tensor)
+    }
+
+    fn read_words(&self, tensor: &Tensor) -> Result<Vec<u32>, GpuError> {
+        let mut readback = Readback::new(self, &tensor.name, tensor.len())?;
+        let mut encoder = self.encoder("read back");
+        readback.record(&mut encoder, &[tensor]);
+        let submission = self.submit(encoder)?;
+        readback.begin();
+        readback.wait(self, submission)
+    }
+
+    /// A new command encoder.
+    pub fn encoder(&self, label: &str) -> wgpu::CommandEncoder {
+        self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(label) })
+    }
+
+    /// Replays `plan` `times` times into one compute pass of `encoder`.
+    pub fn encode(&self, encoder: &mut wgpu::CommandEncoder, label: &str, plan: &Plan, times: usize) {
+        let mut pass =
+            encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some(label), timestamp_writes: None });
+        for _ in 0..times {
+            plan.replay(&mut pass);
+        }
+    }
+
+    /// Submits the commands.
+    ///
+    /// # Errors
+    /// The device was lost or reported an error, now or before.
+    pub fn submit(&self, encoder: wgpu::CommandEncoder) -> Result<wgpu::SubmissionIndex, GpuError> {
+        let index = self.queue.submit([encoder.finish()]);
+        self.check()?;
+        Ok(index)
+    }
+
+    /// Runs a plan once and waits for it.
+    ///
+    /// # Errors
+    /// The device was lost or reported an error.
+    pub fn run(&self, plan: &Plan) -> Result<(), GpuError> {
+        let mut encoder = self.encoder("run");
+        self.encode(&mut encoder, "run", plan, 1);
+        let submission = self.submit(encoder)?;
+        self.wait(submission)
+    }
+
+    /// Waits until a submission has finished.
+    ///
+    /// # Errors
+    /// The device was lost or reported an error.
+    pub fn wait(&self, submission: wgpu::SubmissionIndex) -> Result<(), GpuError> {
+        let polled = self.device.poll(wgpu::PollType::Wait { submission_index: Some(submission), timeout: None });
+        self.check()?;
+        polled.map(drop).map_err(|error| GpuError::Uncaptured {
+            adapter: self.info.name.clone(),
+            driver: self.info.driver.clone(),
+            reason: error.to_string(),
+        })
+    }
+
+    /// Surfaces a loss of the device or an error that no call could return.
+    ///
+    /// # Errors
+    /// If there was one since the device was opened.
+    pub fn check(&self) -> Result<(), GpuError> {
+        let faults = lock(&self.faults);
+        let (adapter, driver) = (self.info.name.clone(), self.info.driver.clone());
+        if let Some(reason) = faults.lost.clone() {
+            return Err(GpuError::DeviceLost { adapter, driver, reason });
+        }
+        match faults.uncaptured.clone() {
+            Some(reason) => Err(GpuError::Uncaptured { adapter, driver, reason }),
+            None => Ok(()),
+        }
+    }
+
+    /// Destroys the device, as a driver reset would: every later call fails. For tests of that case.
+    pub fn destroy(&self) {
+        lock(&self.faults).lost.get_or_insert("destroyed on request".to_string());
+        self.device.destroy();
+    }
+
+    /// The compiled kernel for `spec` and `constants`, from the cache where it was compiled before.
+    pub(super) fn kernel(
+        &self,
+        spec: &'static KernelSpec,
+        constants: &[Constant],
+    ) -> Result<Arc<Kernel>, GpuError> {
+        let key = (spec.entry, constants.iter().map(|(name, value)| (*name, value.to_bits())).collect());
+        if let Some(kernel) = lock(&self.kernels).get(&key) {
+            return Ok(Arc::clone(kernel));
+        }
+        let kernel = Arc::new(Kernel::new(self, spec, constants)?);
+        lock(&self.kernels).insert(key, Arc::clone(&kernel));
+        Ok(kernel)
+    }
+
+    /// The compiled file of `spec`; each file is parsed once.
+    pub(super) fn shader_module(&self, spec: &'static KernelSpec) -> wgpu::ShaderModule {
+        lock(&self.modules)
+            .entry(spec.op)
+            .or_insert_with(|| kernel::compile_module(&self.device, spec, self.checked))
+            .clone()
+    }
+}
+
+/// Locks without regard to poison: the guarded values are valid after any panic, as each is replaced whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,133 @@
+use thiserror::Error;
+
+/// What can go wrong between the program and the graphics driver.
+#[derive(Debug, Error)]
+pub enum GpuError {
+    /// No adapter at all was found.
+    #[error(
+        "no graphics adapter was found (backends tried: {backends}).\n\
+         On Linux without a GPU a software adapter runs everything: install Mesa's lavapipe\n\
+         (Debian, Ubuntu: apt-get install libvulkan1 mesa-vulkan-drivers; Fedora: dnf install mesa-vulkan-drivers vulkan-loader;\n\
+         Arch: pacman -S vulkan-swrast; Alpine: apk add mesa-vulkan-swrast vulkan-loader), or run scripts/setup.sh.\n\
+         Windows brings WARP and macOS Metal by themselves."
+    )]
+    NoAdapter {
+        /// The backends that were asked.
+        backends: String,
+    },
+    /// The named adapter does not exist.
+    #[error("no adapter matches `{wanted}`{origin}; this machine has:\n{available}\nChoose one by its index or by a part of its name.")]
+    NoSuchAdapter {
+        /// What was asked for.
+        wanted: String,
+        /// Where the wish came from, when it was not the command line.
+        origin: String,
+        /// One line an adapter that exists.
+        available: String,
+    },
+    /// `WGPU_BACKEND` names something unknown.
+    #[error("WGPU_BACKEND is `{value}`, which names no backend; use vulkan, metal, dx12 or a list of them separated by commas")]
+    UnknownBackend {
+        /// The value found.
+        value: String,
+    },
+    /// The adapter offers less than the kernels need.
+    #[error("adapter `{adapter}` offers {limit} = {found}, and {needed} is needed; choose another adapter with --device (see `fmnist-gpu devices`)")]
+    Limit {
+        /// The adapter's name.
+        adapter: String,
+        /// Name of the limit, as in wgpu.
+        limit: &'static str,
+        /// What the adapter offers.
+        found: u64,
+        /// What is needed.
+        needed: u64,
+    },
+    /// The driver refused to open the device.
+    #[error("adapter `{adapter}` could not be opened: {reason}")]
+    OpenDevice {
+        /// The adapter's name.
+        adapter: String,
+        /// The driver's words.
+        reason: String,
+    },
+    /// A shader did not compile.
+    #[error("shader entry point `{entry}` (shaders/{op}.wgsl) did not compile on `{adapter}`:\n{message}")]
+    Shader {
+        /// The operation, which is the stem of the file.
+        op: &'static str,
+        /// The entry point.
+        entry: &'static str,
+        /// The adapter's name.
+        adapter: String,
+        /// The compiler's text.
+        message: String,
+    },
+    /// A dispatch was recorded with the wrong tensors.
+    #[error("dispatch of `{entry}`: {message}")]
+    Record {
+        /// The entry point.
+        entry: &'static str,
+        /// What does not fit, with names and numbers.
+        message: String,
+    },
+    /// A tensor does not fit the adapter.
+    #[error(
+        "tensor `{name}` needs {bytes} bytes, and `{adapter}` allows {allowed} bytes in one binding; use a smaller --batch-size"
+    )]
+    TensorTooLarge {
+        /// The tensor.
+        name: String,
+        /// Its size.
+        bytes: u64,
+        /// The adapter's limit.
+        allowed: u64,
+        /// The adapter's name.
+        adapter: String,
+    },
+    /// Memory ran out on the adapter.
+    #[error("adapter `{adapter}` ran out of memory while {what} ({bytes} bytes): {reason}; use a smaller --batch-size")]
+    OutOfMemory {
+        /// The adapter's name.
+        adapter: String,
+        /// What was going on.
+        what: String,
+        /// The bytes asked for.
+        bytes: u64,
+        /// The driver's words.
+        reason: String,
+    },
+    /// The device went away, by a driver reset, a time-out or being unplugged.
+    #[error(
+        "the device `{adapter}` ({driver}) was lost: {reason}. What was computed since the last saved file is gone; \
+         start again, with a smaller --batch-size if it happens repeatedly"
+    )]
+    DeviceLost {
+        /// The adapter's name.
+        adapter: String,
+        /// The driver and its version.
+        driver: String,
+        /// The driver's words.
+        reason: String,
+    },
+    /// The driver or wgpu reported an error outside any call that could return it.
+    #[error("`{adapter}` ({driver}) reported an error: {reason}")]
+    Uncaptured {
+        /// The adapter's name.
+        adapter: String,
+        /// The driver and its version.
+        driver: String,
+        /// The text of the error.
+        reason: String,
+    },
+    /// Results could not be read back.
+    #[error("reading `{name}` back from `{adapter}` failed: {reason}")]
+    Readback {
+        /// The tensor.
+        name: String,
+        /// The adapter's name.
+        adapter: String,
+        /// What was reported.
+        reason: String,
+    },
+}

@@ -1,0 +1,48 @@
+//! Adapter and device, tensors, kernels, plans: everything that touches wgpu, and nothing that knows of layers.
+//!
+//! - [`adapter`] finds the adapters of the machine and chooses one.
+//! - [`Gpu`] is an opened device with its pipeline cache and its fault log.
+//! - [`Tensor`] is a named range of a GPU buffer with a shape.
+//! - [`KernelSpec`] describes one WGSL entry point as plain data.
+//! - [`Plan`] is a list of recorded dispatches that is replayed each step.
+
+pub mod adapter;
+mod device;
+mod error;
+mod kernel;
+mod plan;
+mod readback;
+mod tensor;
+
+pub use adapter::{AdapterInfo, DeviceChoice};
+pub use device::{Gpu, GpuOptions};
+pub use error::GpuError;
+pub use kernel::{Access, Binding, Constant, KernelSpec, read, write};
+pub use plan::{Bound, Plan, PlanBuilder, bind, workgroups_linear};
+pub use readback::Readback;
+pub use tensor::{Element, Tensor};
+
+/// A submitted piece of work that can be waited for.
+pub type Submission = wgpu::SubmissionIndex;
+
+/// Which of the two forms of a heavy kernel runs: chosen once, by the kind of adapter.
+///
+/// A processor that plays GPU (lavapipe, WARP) turns every workgroup barrier into a switch of coroutines and
+/// loses a factor of four by it; a real GPU needs shared memory to be fast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Tiling {
+    /// Large register tiles, no workgroup memory, no barriers: for adapters that are processors.
+    Registers,
+    /// Tiles in workgroup memory shared by 16x16 invocations of 4x4 outputs: for GPUs.
+    Shared,
+}
+
+impl Tiling {
+    /// The tiling that suits a kind of device.
+    pub fn for_device(device_type: wgpu::DeviceType) -> Self {
+        match device_type {
+            wgpu::DeviceType::Cpu => Tiling::Registers,
+            _ => Tiling::Shared,
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Dispatches recorded once and replayed each step.
+
+use super::kernel::{Access, Kernel};
+use super::{Constant, Element, Gpu, GpuError, KernelSpec, Tensor};
+use std::sync::Arc;
+
+/// A tensor bound to a kernel's variable by name, with the number of elements that the kernel expects.
+#[derive(Clone, Copy, Debug)]
+pub struct Bound<'a> {
+    name: &'static str,
+    tensor: &'a Tensor,
+    expected: usize,
+}
+
+/// Binds `tensor` to the variable `name` of a kernel that works on `expected` elements.
+pub fn bind<'a>(name: &'static str, tensor: &'a Tensor, expected: usize) -> Bound<'a> {
+    Bound { name, tensor, expected }
+}
+
+#[derive(Debug)]
+struct Dispatch {
+    entry: &'static str,
+    kernel: Arc<Kernel>,
+    group: wgpu::BindGroup,
+    workgroups: [u32; 3],
+}
+
+/// A list of dispatches with their pipelines, bind groups and workgroup counts: fixed when recorded, replayed each step.
+#[derive(Debug, Default)]
+pub struct Plan {
+    dispatches: Vec<Dispatch>,
+}
+
+impl Plan {
+    /// Number of dispatches.
+    pub fn len(&self) -> usize {
+        self.dispatches.len()
+    }
+
+    /// Whether nothing was recorded.
+    pub fn is_empty(&self) -> bool {
+        self.dispatches.is_empty()
+    }
+
+    /// The entry points in the order of execution.
+    pub fn entries(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.dispatches.iter().map(|d| d.entry)
+    }
+
+    /// Replays the dispatches into a compute pass. Allocates nothing.
+    pub fn replay(&self, pass: &mut wgpu::ComputePass<'_>) {
+        for dispatch in &self.dispatches {
+            pass.set_pipeline(&dispatch.kernel.pipeline);
+            pass.set_bind_group(0, &dispatch.group, &[]);
+            let [x, y, z] = dispatch.workgroups;
+            pass.dispatch_workgroups(x, y, z);
+        }
+    }
+}
+
+/// Records a [`Plan`]: every size, name and access is checked here, so that replaying cannot fail.
+#[derive(Debug)]
+pub struct PlanBuilder<'g> {
+    gpu: &'g Gpu,
+    plan: Plan,
+}
+
+impl<'g> PlanBuilder<'g> {
+    /// An empty plan for `gpu`.
+    pub fn new(gpu: &'g Gpu) -> Self {
+        PlanBuilder { gpu, plan: Plan::default() }
+    }
+
+    /// The device that the plan is for.
+    pub fn gpu(&self) -> &'g Gpu {
+        self.gpu
+    }
+
+    /// Records one dispatch of `spec`, specialised by `constants`.
+    ///
+    /// # Errors
+    /// A binding is missing, unknown or bound twice; a tensor has another number of elements than expected; a buffer is
+    /// both read and written; the workgroup count exceeds the device's limit; the shader does not compile.
+    pub fn push(
+        &mut self,
+        spec: &'static KernelSpec,
+        constants: &[Constant],
+        workgroups: [u32; 3],
+        tensors: &[Bound<'_>],
+    ) -> Result<(), GpuError> {
+        let fail = |message: String| GpuError::Record { entry: spec.entry, message };
+        check_bindings(spec, tensors).map_err(fail)?;
+        let allowed = self.gpu.limits().max_compute_workgroups_per_dimension;
+        if let Some(count) = workgroups.iter().find(|&&count| count > allowed || count == 0) {
+            return Err(fail(format!("{count} workgroups in one dimension, allowed are 1 to {allowed}")));
+        }
+        let kernel = self.gpu.kernel(spec, constants)?;
+        let entries: Vec<wgpu::BindGroupEntry<'_>> = spec
+            .bindings
+            .iter()
+            .zip(ordered(spec, tensors))
+            .map(|(binding, bound)| wgpu::BindGroupEntry {
+                binding: binding.index,
+                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                    buffer: &bound.tensor.buffer,
+                    offset: bound.tensor.offset,
+                    size: wgpu::BufferSize::new(bound.tensor.size_bytes()),
+                }),
+            })
+            .collect();
+        let scope = self.gpu.device().push_error_scope(wgpu::ErrorFilter::Validation);
+        let group = self.gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some(spec.entry),
+            layout: &kernel.layout,
+            entries: &entries,
+        });
+        if let Some(error) = pollster::block_on(scope.pop()) {
+            return Err(fail(error.to_string()));
+        }
+        self.plan.dispatches.push(Dispatch { entry: spec.entry, kernel, group, workgroups });
+        Ok(())
+    }
+
+    /// The finished plan.
+    pub fn finish(self) -> Plan {
+        self.plan
+    }
+}
+
+/// The bound tensors in the order of the spec's bindings. `check_bindings` has seen that each exists.
+fn ordered<'s, 'a>(
+    spec: &'static KernelSpec,
+    tensors: &'s [Bound<'a>],
+) -> impl Iterator<Item = &'s Bound<'a>> + use<'s, 'a> {
+    spec.bindings.iter().filter_map(move |binding| tensors.iter().find(|t| t.name == binding.name))
+}
+
+fn check_bindings(spec: &'static KernelSpec, tensors: &[Bound<'_>]) -> Result<(), String> {
+    for binding in spec.bindings {
+        match tensors.iter().filter(|t| t.name == binding.name).count() {
+            1 => {}
+            0 => return Err(format!("nothing is bound to `{}`", binding.name)),
+            n => return Err(format!("`{}` is bound {n} times", binding.name)),
+        }
+    }
+    for bound in tensors {
+        if !spec.bindings.iter().any(|b| b.name == bound.name) {
+            return Err(format!("the kernel has no binding `{}`", bound.name));
+        }
+        if bound.tensor.len() != bound.expected {
+            return Err(format!(
+                "tensor `{}` bound to `{}` has {} elements (shape {:?}), expected are {}",
+                bound.tensor.name,
+                bound.name,
+                bound.tensor.len(),
+                bound.tensor.shape,
+                bound.expected
+            ));
+        }
+    }
+    let with_access: Vec<(&Bound<'_>, Access)> =
+        ordered(spec, tensors).zip(spec.bindings).map(|(t, b)| (t, b.access)).collect();
+    for (i, (a, access_a)) in with_access.iter().enumerate() {
+        for (b, access_b) in &with_access[i + 1..] {
+            let written = *access_a == Access::ReadWrite || *access_b == Access::ReadWrite;
+            // wgpu tracks whole buffers, so a read of one range and a write of another is refused too. Two writes
+            // are allowed where the ranges do not meet.
+            let same = a.tensor.buffer == b.tensor.buffer;
+            let overlap = a.tensor.offset < b.tensor.offset + b.tensor.size_bytes()
+                && b.tensor.offset < a.tensor.offset + a.tensor.size_bytes();
+            if same && written && (overlap || access_a != access_b) {
+                return Err(format!(
+                    "`{}` and `{}` share a buffer (`{}`, `{}`), and one of them is written",
+                    a.name, b.name, a.tensor.name, b.tensor.name
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Workgroups for `n` invocations in groups of `size`, folded into two dimensions where one would exceed 65,535.
+///
+/// The shaders undo the folding: `i = id.y * (num_workgroups.x * size) + id.x`.
+pub fn workgroups_linear(n: usize, size: usize) -> [u32; 3] {
+    const MAX: usize = 65_535;
+    let groups = n.div_ceil(size).max(1);
+    let rows = groups.div_ceil(MAX);
+    [groups.div_ceil(rows) as u32, rows as u32, 1]
+}
+
+impl Tensor {
+    /// Whether the elements are what `element` says; used by callers that read back.
+    pub(super) fn is(&self, element: Element) -> bool {
+        self.element == element
+    }
+}

@@ -1,0 +1,85 @@
+//! Asynchronous read-back: copy into a staging buffer with the submission, map it when the work is done.
+
+use super::{Gpu, GpuError, Tensor};
+use futures_intrusive::channel::shared::{OneshotReceiver, oneshot_channel};
+
+/// A staging buffer that tensors are copied into and read from, again and again.
+#[derive(Debug)]
+pub struct Readback {
+    name: String,
+    staging: wgpu::Buffer,
+    words: usize,
+    used: usize,
+    pending: Option<OneshotReceiver<Result<(), wgpu::BufferAsyncError>>>,
+}
+
+impl Readback {
+    /// Room for `words` four-byte elements.
+    ///
+    /// # Errors
+    /// Memory runs out.
+    pub fn new(gpu: &Gpu, name: &str, words: usize) -> Result<Self, GpuError> {
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let staging = gpu.buffer(&format!("{name} (read back)"), (words as u64 * 4).max(4), usage)?;
+        Ok(Readback { name: name.to_string(), staging, words, used: 0, pending: None })
+    }
+
+    /// Records copies of `tensors`, one after the other.
+    ///
+    /// # Panics
+    /// If they exceed the room, or an earlier read has not been waited for: errors of the caller.
+    pub fn record(&mut self, encoder: &mut wgpu::CommandEncoder, tensors: &[&Tensor]) {
+        assert!(self.pending.is_none(), "`{}` is still being read", self.name);
+        self.used = 0;
+        for tensor in tensors {
+            assert!(self.used + tensor.len() <= self.words, "`{}` has room for {} words", self.name, self.words);
+            encoder.copy_buffer_to_buffer(
+                &tensor.buffer,
+                tensor.offset,
+                &self.staging,
+                self.used as u64 * 4,
+                tensor.size_bytes(),
+            );
+            self.used += tensor.len();
+        }
+    }
+
+    /// Asks for the mapping; call it after the submission that holds the copies.
+    pub fn begin(&mut self) {
+        let (sender, receiver) = oneshot_channel();
+        self.staging.map_async(wgpu::MapMode::Read, ..self.used as u64 * 4, move |result| {
+            // The receiver is gone only when nobody wants the answer any more.
+            let _ = sender.send(result);
+        });
+        self.pending = Some(receiver);
+    }
+
+    /// Waits for `submission` and returns the words in the order of the recorded tensors.
+    ///
+    /// # Errors
+    /// The device was lost or reported an error.
+    pub fn wait(&mut self, gpu: &Gpu, submission: wgpu::SubmissionIndex) -> Result<Vec<u32>, GpuError> {
+        gpu.wait(submission)?;
+        let fail = |reason: String| GpuError::Readback {
+            name: self.name.clone(),
+            adapter: gpu.info().name.clone(),
+            reason,
+        };
+        let receiver = self.pending.take().ok_or_else(|| fail("nothing was asked for".to_string()))?;
+        let mapped = pollster::block_on(receiver.receive());
+        gpu.check()?;
+        match mapped {
+            Some(Ok(())) => {}
+            Some(Err(error)) => return Err(fail(error.to_string())),
+            None => return Err(fail("the driver dropped the request".to_string())),
+        }
+        let view = self
+            .staging
+            .get_mapped_range(..self.used as u64 * 4)
+            .map_err(|error| fail(error.to_string()))?;
+        let words = bytemuck::pod_collect_to_vec::<u8, u32>(&view);
+        drop(view);
+        self.staging.unmap();
+        Ok(words)
+    }
+}

@@ -1,0 +1,68 @@
+//! Named, shaped ranges of GPU buffers.
+
+/// What the four bytes of an element hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Element {
+    /// 32-bit floating point.
+    F32,
+    /// 32-bit unsigned integer (labels, argmax, packed pixels, counters).
+    U32,
+}
+
+/// A named range of a GPU buffer with a shape. Cloning copies the handle, not the data.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    pub(super) name: String,
+    pub(super) buffer: wgpu::Buffer,
+    pub(super) offset: u64,
+    pub(super) shape: Vec<usize>,
+    pub(super) element: Element,
+}
+
+impl Tensor {
+    /// The name, which is also the label of the buffer.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The dimensions, slowest first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What the elements are.
+    pub fn element(&self) -> Element {
+        self.element
+    }
+
+    /// Size in bytes.
+    pub fn size_bytes(&self) -> u64 {
+        self.len() as u64 * 4
+    }
+
+    /// A range of this tensor under another name: `first` is an offset in elements.
+    ///
+    /// # Panics
+    /// If the range leaves the tensor, which is an error of the caller's arithmetic.
+    pub fn slice(&self, name: impl Into<String>, first: usize, shape: &[usize]) -> Tensor {
+        let len: usize = shape.iter().product();
+        assert!(first + len <= self.len(), "slice {first}..{} of `{}`, which has {}", first + len, self.name, self.len());
+        Tensor {
+            name: name.into(),
+            buffer: self.buffer.clone(),
+            offset: self.offset + first as u64 * 4,
+            shape: shape.to_vec(),
+            element: self.element,
+        }
+    }
+}

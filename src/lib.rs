@@ -1,0 +1,36 @@
+//! Trains, evaluates and explains image classifiers on Fashion-MNIST with hand-written WGSL compute shaders through wgpu:
+//! on Vulkan, Metal and DX12, on any vendor's GPU, and on a software adapter where there is none.
+//!
+//! # How it is laid out
+//!
+//! Data flows one way: [`data`] -> [`model`] -> plan -> [`train`] -> run folder -> evaluation, prediction, [`report`].
+//!
+//! - [`gpu`]: adapter and device, tensors, kernels (pipelines), plans (recorded dispatches). Knows nothing of layers.
+//! - [`cpu`]: every operation as the plainest loops, generic over single and double precision: the specification.
+//! - [`ops`]: the host side of each operation: its kernels as data, how it is recorded, how it is proven.
+//! - [`verify`]: comparing kernels with their mirrors, behind `fmnist-gpu selftest` and the tests.
+//! - [`data`]: IDX files, the Fashion-MNIST download and cache, the generated stand-in set.
+//! - [`model`]: layers as data, the built-in models, initial weights, weight files.
+//! - [`train`]: the engines (GPU, plain loops), the loop over epochs, the run folder.
+//! - [`report`]: pictures for people.
+//!
+//! `gpu` and `cpu` import nothing from the modules above them. An operation has one stem in four places:
+//! `shaders/<op>.wgsl`, `src/ops/<op>.rs`, `src/cpu/<op>.rs`, `tests/<op>.rs`.
+//!
+//! # What a training step does
+//!
+//! Everything stays on the GPU: the data set is uploaded once as bytes, an epoch's permutation and step sizes once an epoch.
+//! A step is a [`gpu::Plan`], recorded once: gather the batch, forward, loss with its gradient, backward, update, metrics.
+//! Many steps go into one submission, sized by measured time; the host only reads the losses back while the next one runs.
+
+#![deny(missing_docs)]
+
+pub mod cpu;
+pub mod data;
+pub mod files;
+pub mod gpu;
+pub mod model;
+pub mod ops;
+// pub mod report;
+pub mod train;
+pub mod verify;

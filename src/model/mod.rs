@@ -1,0 +1,427 @@
+//! Models as data: a list of layers, its shapes and parameters, the built-in models, initial weights, and weight files.
+
+mod init;
+mod summary;
+pub mod weights;
+
+pub use init::{initial_parameters, permutation};
+pub use summary::summary;
+
+use crate::cpu::conv2d::{Conv2dDims, Padding};
+use crate::cpu::pool2d::Pool2dDims;
+use crate::cpu::DimsError;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// What a layer applies to its output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activation {
+    /// Nothing.
+    #[default]
+    None,
+    /// max(y, 0).
+    Relu,
+    /// Probabilities over the classes; only on the last layer, where it is part of the loss.
+    Softmax,
+}
+
+impl Activation {
+    fn is_none(&self) -> bool {
+        *self == Activation::None
+    }
+}
+
+/// A height and a width; in a model file one number stands for both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "PairFile", into = "[usize; 2]")]
+pub struct Pair(pub usize, pub usize);
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "one number, or two as [down, across]")]
+enum PairFile {
+    One(usize),
+    Two([usize; 2]),
+}
+
+impl From<PairFile> for Pair {
+    fn from(file: PairFile) -> Self {
+        match file {
+            PairFile::One(size) => Pair(size, size),
+            PairFile::Two([down, across]) => Pair(down, across),
+        }
+    }
+}
+
+impl From<Pair> for [usize; 2] {
+    fn from(pair: Pair) -> Self {
+        [pair.0, pair.1]
+    }
+}
+
+fn one() -> Pair {
+    Pair(1, 1)
+}
+
+/// One layer of a model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Layer {
+    /// Convolution with bias.
+    Conv2d {
+        /// Output channels.
+        filters: usize,
+        /// Window.
+        kernel_size: Pair,
+        /// Steps of the window.
+        #[serde(default = "one")]
+        stride: Pair,
+        /// Zero padding.
+        #[serde(default)]
+        padding: Padding,
+        /// What follows.
+        #[serde(default, skip_serializing_if = "Activation::is_none")]
+        activation: Activation,
+    },
+    /// Max pooling.
+    MaxPool2d {
+        /// Window.
+        pool_size: Pair,
+        /// Steps of the window; the window itself if not given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stride: Option<Pair>,
+        /// Zero padding, which never wins.
+        #[serde(default)]
+        padding: Padding,
+    },
+    /// Average pooling; padding is not counted.
+    AveragePool2d {
+        /// Window.
+        pool_size: Pair,
+        /// Steps of the window; the window itself if not given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stride: Option<Pair>,
+        /// Padding.
+        #[serde(default)]
+        padding: Padding,
+    },
+    /// Sum pooling.
+    SumPool2d {
+        /// Window.
+        pool_size: Pair,
+        /// Steps of the window; the window itself if not given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stride: Option<Pair>,
+        /// Padding.
+        #[serde(default)]
+        padding: Padding,
+    },
+    /// max(x, 0), standing alone.
+    Relu,
+    /// From [H, W, C] to [H*W*C].
+    Flatten,
+    /// Fully connected, with bias.
+    Dense {
+        /// Outputs.
+        units: usize,
+        /// What follows.
+        #[serde(default, skip_serializing_if = "Activation::is_none")]
+        activation: Activation,
+    },
+}
+
+impl Layer {
+    /// The stem of the layer's name and of its parameters.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Layer::Conv2d { .. } => "conv2d",
+            Layer::MaxPool2d { .. } => "maxpool2d",
+            Layer::AveragePool2d { .. } => "averagepool2d",
+            Layer::SumPool2d { .. } => "sumpool2d",
+            Layer::Relu => "relu",
+            Layer::Flatten => "flatten",
+            Layer::Dense { .. } => "dense",
+        }
+    }
+}
+
+/// A model: a name, the shape of a sample, and the layers in order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// Its name: `mlp`, `cnn`, or what the model file says.
+    pub name: String,
+    /// Shape of a sample, [H, W, C].
+    #[serde(default = "fashion_mnist_input")]
+    pub input: [usize; 3],
+    /// The layers.
+    #[serde(rename = "layer", alias = "layers")]
+    pub layers: Vec<Layer>,
+}
+
+fn fashion_mnist_input() -> [usize; 3] {
+    [28, 28, 1]
+}
+
+/// Classes of the data set, and outputs of every model.
+pub const N_CLASSES: usize = 10;
+
+/// A model that cannot be built.
+#[derive(Debug, Error)]
+pub enum ModelError {
+    /// The name is neither built in nor a file.
+    #[error("no model `{name}`: use `mlp`, `cnn`, or the path of a .toml file that lists layers (see docs/model-files.md)")]
+    Unknown {
+        /// What was asked for.
+        name: String,
+    },
+    /// The file cannot be read.
+    #[error("model file {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The file is not a model.
+    #[error("model file {path}: {reason}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Line and cause, from the parser.
+        reason: String,
+    },
+    /// A layer does not fit its input.
+    #[error("model `{model}`, layer {number} ({layer}): {reason}")]
+    Layer {
+        /// The model.
+        model: String,
+        /// Position of the layer, from 1.
+        number: usize,
+        /// The kind of layer.
+        layer: &'static str,
+        /// What does not fit.
+        reason: String,
+    },
+    /// The list as a whole does not make a classifier.
+    #[error("model `{model}`: {reason}")]
+    Shape {
+        /// The model.
+        model: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// One layer with its name and its shapes worked out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerShape {
+    /// Such as `conv2d_1`.
+    pub name: String,
+    /// The layer.
+    pub layer: Layer,
+    /// Shape of its input, without the batch: [H, W, C] or [I].
+    pub input: Vec<usize>,
+    /// Shape of its output, without the batch.
+    pub output: Vec<usize>,
+    /// Multiply-adds of the forward pass for one sample.
+    pub multiply_adds: usize,
+}
+
+/// One parameter tensor: its name in `model.safetensors` and its shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parameter {
+    /// Such as `conv2d_1.weight`.
+    pub name: String,
+    /// Convolutions `[KH, KW, C, O]`, dense layers `[in, out]`, biases `[out]`.
+    pub shape: Vec<usize>,
+}
+
+impl Model {
+    /// The article's first model, "without CNN": 101,770 parameters.
+    pub fn mlp() -> Self {
+        Model {
+            name: "mlp".to_string(),
+            input: fashion_mnist_input(),
+            layers: vec![
+                Layer::Flatten,
+                Layer::Dense { units: 128, activation: Activation::Relu },
+                Layer::Dense { units: N_CLASSES, activation: Activation::Softmax },
+            ],
+        }
+    }
+
+    /// The article's second model, "with CNN": 421,642 parameters.
+    pub fn cnn() -> Self {
+        let conv = |filters| Layer::Conv2d {
+            filters,
+            kernel_size: Pair(3, 3),
+            stride: one(),
+            padding: Padding::Same,
+            activation: Activation::Relu,
+        };
+        let pool =
+            || Layer::MaxPool2d { pool_size: Pair(2, 2), stride: Some(Pair(2, 2)), padding: Padding::Valid };
+        Model {
+            name: "cnn".to_string(),
+            input: fashion_mnist_input(),
+            layers: vec![
+                conv(32),
+                pool(),
+                conv(64),
+                pool(),
+                Layer::Flatten,
+                Layer::Dense { units: 128, activation: Activation::Relu },
+                Layer::Dense { units: N_CLASSES, activation: Activation::Softmax },
+            ],
+        }
+    }
+
+    /// The built-in model of that name, or the model in the file of that path.
+    ///
+    /// # Errors
+    /// Neither exists, or the file is not a model that can be built.
+    pub fn load(name: &str) -> Result<Self, ModelError> {
+        match name {
+            "mlp" => Ok(Model::mlp()),
+            "cnn" => Ok(Model::cnn()),
+            _ if Path::new(name).exists() || name.ends_with(".toml") => Model::from_file(Path::new(name)),
+            _ => Err(ModelError::Unknown { name: name.to_string() }),
+        }
+    }
+
+    fn from_file(path: &Path) -> Result<Self, ModelError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ModelError::Read { path: path.to_path_buf(), source })?;
+        let model: Model = toml::from_str(&text)
+            .map_err(|error| ModelError::Parse { path: path.to_path_buf(), reason: error.to_string() })?;
+        model.shapes()?;
+        Ok(model)
+    }
+
+    /// The layers with names and shapes.
+    ///
+    /// # Errors
+    /// A layer does not fit its input, or the list does not end in [`N_CLASSES`] outputs.
+    pub fn shapes(&self) -> Result<Vec<LayerShape>, ModelError> {
+        let mut shapes: Vec<LayerShape> = Vec::with_capacity(self.layers.len());
+        let mut input: Vec<usize> = self.input.to_vec();
+        for (i, layer) in self.layers.iter().enumerate() {
+            let fail = |reason: String| ModelError::Layer {
+                model: self.name.clone(),
+                number: i + 1,
+                layer: layer.kind(),
+                reason,
+            };
+            let is_last = i + 1 == self.layers.len();
+            if let Layer::Conv2d { activation: Activation::Softmax, .. } = layer {
+                return Err(fail("softmax belongs to the last layer, which is dense".to_string()));
+            }
+            if !is_last && matches!(layer, Layer::Dense { activation: Activation::Softmax, .. }) {
+                return Err(fail("softmax belongs to the last layer".to_string()));
+            }
+            let (output, multiply_adds) = layer_output(layer, &input).map_err(fail)?;
+            let number = 1 + shapes.iter().filter(|s| s.layer.kind() == layer.kind()).count();
+            shapes.push(LayerShape {
+                name: format!("{}_{number}", layer.kind()),
+                layer: layer.clone(),
+                input: std::mem::replace(&mut input, output.clone()),
+                output,
+                multiply_adds,
+            });
+        }
+        let fail = |reason: String| ModelError::Shape { model: self.name.clone(), reason };
+        if self.input != fashion_mnist_input() {
+            return Err(fail(format!("the input is {:?}, Fashion-MNIST has [28, 28, 1]", self.input)));
+        }
+        match shapes.last().map(|s| &s.layer) {
+            Some(Layer::Dense { units: N_CLASSES, activation: Activation::None | Activation::Softmax }) => Ok(shapes),
+            _ => Err(fail(format!(
+                "the last layer must be dense with {N_CLASSES} units and activation softmax, one a class"
+            ))),
+        }
+    }
+
+    /// The parameters in the order of the layers, weight before bias.
+    ///
+    /// # Errors
+    /// As [`Model::shapes`].
+    pub fn parameters(&self) -> Result<Vec<Parameter>, ModelError> {
+        Ok(self.shapes()?.iter().flat_map(layer_parameters).collect())
+    }
+}
+
+fn layer_parameters(shape: &LayerShape) -> Vec<Parameter> {
+    let weight = match &shape.layer {
+        Layer::Conv2d { filters, kernel_size, .. } => {
+            vec![kernel_size.0, kernel_size.1, shape.input[2], *filters]
+        }
+        Layer::Dense { units, .. } => vec![shape.input[0], *units],
+        _ => return Vec::new(),
+    };
+    let bias = weight[weight.len() - 1..].to_vec();
+    vec![
+        Parameter { name: format!("{}.weight", shape.name), shape: weight },
+        Parameter { name: format!("{}.bias", shape.name), shape: bias },
+    ]
+}
+
+/// Output shape and multiply-adds of a layer for one sample, or why it does not fit.
+fn layer_output(layer: &Layer, input: &[usize]) -> Result<(Vec<usize>, usize), String> {
+    let len: usize = input.iter().product();
+    match layer {
+        Layer::Conv2d { .. } => {
+            let d = conv2d_dims(layer, 1, input)?;
+            Ok((vec![d.ho, d.wo, d.o], d.ho * d.wo * d.o * d.kh * d.kw * d.c))
+        }
+        Layer::MaxPool2d { .. } | Layer::AveragePool2d { .. } | Layer::SumPool2d { .. } => {
+            let d = pool2d_dims(layer, 1, input)?;
+            Ok((vec![d.ho, d.wo, d.c], 0))
+        }
+        Layer::Relu => Ok((input.to_vec(), 0)),
+        Layer::Flatten => Ok((vec![len], 0)),
+        Layer::Dense { units, .. } => match input {
+            [inputs] if *units > 0 => Ok((vec![*units], inputs * units)),
+            [_] => Err("units is 0".to_string()),
+            _ => Err(format!("its input has shape {input:?}; put a flatten layer before it")),
+        },
+    }
+}
+
+fn picture(input: &[usize]) -> Result<[usize; 3], String> {
+    input.try_into().map_err(|_| format!("its input has shape {input:?}, and a picture [H, W, C] is needed"))
+}
+
+/// The dimensions of a convolution layer on a batch of `n`.
+///
+/// # Errors
+/// Why the layer does not fit `input` `[H, W, C]`.
+///
+/// # Panics
+/// If the layer is no convolution.
+pub(crate) fn conv2d_dims(layer: &Layer, n: usize, input: &[usize]) -> Result<Conv2dDims, String> {
+    let Layer::Conv2d { filters, kernel_size, stride, padding, .. } = layer else {
+        panic!("conv2d_dims is for convolutions")
+    };
+    Conv2dDims::new(n, picture(input)?, (*kernel_size).into(), *filters, (*stride).into(), *padding)
+        .map_err(|error: DimsError| error.to_string())
+}
+
+/// The dimensions of a pooling layer on a batch of `n`.
+///
+/// # Errors
+/// Why the layer does not fit `input` `[H, W, C]`.
+///
+/// # Panics
+/// If the layer is no pooling.
+pub(crate) fn pool2d_dims(layer: &Layer, n: usize, input: &[usize]) -> Result<Pool2dDims, String> {
+    let (Layer::MaxPool2d { pool_size, stride, padding }
+    | Layer::AveragePool2d { pool_size, stride, padding }
+    | Layer::SumPool2d { pool_size, stride, padding }) = layer
+    else {
+        panic!("pool2d_dims is for pooling")
+    };
+    Pool2dDims::new(n, picture(input)?, (*pool_size).into(), stride.unwrap_or(*pool_size).into(), *padding)
+        .map_err(|error: DimsError| error.to_string())
+}

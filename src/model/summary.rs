@@ -1,0 +1,82 @@
+use super::{Layer, LayerShape, Model, ModelError, Parameter};
+use std::fmt::Write;
+
+/// The model as a table: layer, output shape, parameters, multiply-adds, and the totals.
+///
+/// # Errors
+/// The model cannot be built.
+pub fn summary(model: &Model) -> Result<String, ModelError> {
+    let shapes = model.shapes()?;
+    let mut text = String::new();
+    let rule = "-".repeat(66);
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "Model: {}", model.name);
+    let _ = writeln!(text, "{rule}");
+    let _ = writeln!(text, "{:<30} {:<16} {:>9} {:>8}", "Layer", "Output shape", "Params", "MFLOP");
+    let _ = writeln!(text, "{rule}");
+    for shape in &shapes {
+        let _ = writeln!(
+            text,
+            "{:<30} {:<16} {:>9} {:>8.3}",
+            describe(shape),
+            format!("{:?}", shape.output),
+            thousands(count(&super::layer_parameters(shape))),
+            2e-6 * shape.multiply_adds as f64
+        );
+    }
+    let total = count(&model.parameters()?);
+    let forward = 2e-6 * shapes.iter().map(|s| s.multiply_adds).sum::<usize>() as f64;
+    let _ = writeln!(text, "{rule}");
+    let _ = writeln!(
+        text,
+        "Parameters: {} ({:.2} MB). Forward pass: {forward:.2} MFLOP an image; training step: {:.1} MFLOP.",
+        thousands(total),
+        total as f64 * 4e-6,
+        training_mflop(&shapes)
+    );
+    Ok(text)
+}
+
+/// Work of a training step for one image: forward, the gradient of each weight, and of each input but the first layer's.
+pub(crate) fn training_mflop(shapes: &[LayerShape]) -> f64 {
+    let heavy: Vec<usize> = shapes.iter().map(|s| s.multiply_adds).filter(|&m| m > 0).collect();
+    let total: usize = heavy.iter().sum();
+    2e-6 * (3 * total - heavy.first().unwrap_or(&0)) as f64
+}
+
+fn count(parameters: &[Parameter]) -> usize {
+    parameters.iter().map(|p| p.shape.iter().product::<usize>()).sum()
+}
+
+fn describe(shape: &LayerShape) -> String {
+    let name = &shape.name;
+    match &shape.layer {
+        Layer::Conv2d { kernel_size: k, stride: s, padding, .. } => {
+            format!("{name} {}x{} stride {} {padding}", k.0, k.1, step(s.0, s.1))
+        }
+        Layer::MaxPool2d { pool_size: k, stride, padding }
+        | Layer::AveragePool2d { pool_size: k, stride, padding }
+        | Layer::SumPool2d { pool_size: k, stride, padding } => {
+            let s = stride.unwrap_or(*k);
+            format!("{name} {}x{} stride {} {padding}", k.0, k.1, step(s.0, s.1))
+        }
+        _ => name.clone(),
+    }
+}
+
+fn step(down: usize, across: usize) -> String {
+    if down == across { down.to_string() } else { format!("{down}x{across}") }
+}
+
+/// A number with its thousands separated: 421,642.
+fn thousands(n: usize) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}

@@ -1,0 +1,331 @@
+//! Convolution with bias: kernels of `shaders/conv2d.wgsl`, mirror in [`crate::cpu::conv2d`].
+
+use super::Form;
+use crate::cpu::{bias, conv2d as cpu};
+use crate::gpu::{Constant, GpuError, KernelSpec, PlanBuilder, Tensor, bind, read, workgroups_linear, write};
+use crate::verify::{Verifier, absolute, widen};
+
+pub use crate::cpu::conv2d::{Conv2dDims, Padding};
+
+const SOURCE: &str = include_str!("../../shaders/conv2d.wgsl");
+
+/// `y = conv(x, w) + b`, one output an invocation.
+pub static FORWARD: KernelSpec = KernelSpec {
+    op: "conv2d",
+    entry: "conv2d_forward",
+    source: SOURCE,
+    bindings: &[read(0, "x"), read(1, "w"), read(2, "b"), write(3, "y")],
+};
+
+/// As [`FORWARD`], in register tiles.
+pub static FORWARD_REGISTERS: KernelSpec = KernelSpec {
+    op: "conv2d",
+    entry: "conv2d_forward_registers",
+    source: SOURCE,
+    bindings: &[read(0, "x"), read(1, "w"), read(2, "b"), write(3, "y")],
+};
+
+/// As [`FORWARD`], in shared-memory tiles.
+pub static FORWARD_SHARED: KernelSpec = KernelSpec {
+    op: "conv2d",
+    entry: "conv2d_forward_shared",
+    source: SOURCE,
+    bindings: &[read(0, "x"), read(1, "w"), read(2, "b"), write(3, "y")],
+};
+
+/// The gradient of the input, one output an invocation.
+pub static BACKWARD_X: KernelSpec = KernelSpec {
+    op: "conv2d",
+    entry: "conv2d_backward_x",
+    source: SOURCE,
+    bindings: &[read(0, "x"), read(1, "w"), read(4, "dy"), write(5, "dx")],
+};
+
+/// As [`BACKWARD_X`], in register tiles.
+pub static BACKWARD_X_REGISTERS: KernelSpec = KernelSpec {
+    op: "conv2d",
+    entry: "conv2d_backward_x_registers",
+    source: SOURCE,
+    bindings: &[read(0, "x"), read(1, "w"), read(4, "dy"), write(5, "dx")],
+};
+
+/// As [`BACKWARD_X`], in shared-memory tiles.
+pub static BACKWARD_X_SHARED: KernelSpec = KernelSpec {
+    op: "conv2d",
+    entry: "conv2d_backward_x_shared",
+    source: SOURCE,
+    bindings: &[read(0, "x"), read(1, "w"), read(4, "dy"), write(5, "dx")],
+};
+
+/// Parts of the gradients of filter and bias, one output an invocation.
+pub static BACKWARD_W: KernelSpec = KernelSpec {
+    op: "conv2d",
+    entry: "conv2d_backward_w",
+    source: SOURCE,
+    bindings: &[read(0, "x"), read(4, "dy"), write(6, "dw_parts")],
+};
+
+/// As [`BACKWARD_W`], in register tiles.
+pub static BACKWARD_W_REGISTERS: KernelSpec = KernelSpec {
+    op: "conv2d",
+    entry: "conv2d_backward_w_registers",
+    source: SOURCE,
+    bindings: &[read(0, "x"), read(4, "dy"), write(6, "dw_parts")],
+};
+
+/// As [`BACKWARD_W`], in shared-memory tiles.
+pub static BACKWARD_W_SHARED: KernelSpec = KernelSpec {
+    op: "conv2d",
+    entry: "conv2d_backward_w_shared",
+    source: SOURCE,
+    bindings: &[read(0, "x"), read(4, "dy"), write(6, "dw_parts")],
+};
+
+/// The sum of the parts.
+pub static BACKWARD_W_SUM: KernelSpec = KernelSpec {
+    op: "conv2d",
+    entry: "conv2d_backward_w_sum",
+    source: SOURCE,
+    bindings: &[read(7, "parts"), write(8, "dw"), write(9, "db")],
+};
+
+/// Every kernel of this operation.
+pub static KERNELS: &[&KernelSpec] = &[
+    &FORWARD,
+    &FORWARD_REGISTERS,
+    &FORWARD_SHARED,
+    &BACKWARD_X,
+    &BACKWARD_X_REGISTERS,
+    &BACKWARD_X_SHARED,
+    &BACKWARD_W,
+    &BACKWARD_W_REGISTERS,
+    &BACKWARD_W_SHARED,
+    &BACKWARD_W_SUM,
+];
+
+fn constants(d: &Conv2dDims) -> Vec<Constant> {
+    [
+        ("N", d.n),
+        ("H", d.h),
+        ("W", d.w),
+        ("C", d.c),
+        ("KH", d.kh),
+        ("KW", d.kw),
+        ("O", d.o),
+        ("SH", d.stride_h),
+        ("SW", d.stride_w),
+        ("PT", d.pad_top),
+        ("PL", d.pad_left),
+        ("HO", d.ho),
+        ("WO", d.wo),
+    ]
+    .map(|(name, value)| (name, value as f64))
+    .to_vec()
+}
+
+/// Records `y = conv(x, w) + b`, with `max(y, 0)` where `relu`.
+///
+/// Shapes: x `[N, H, W, C]`, w `[KH, KW, C, O]`, b `[O]`, y `[N, HO, WO, O]`.
+///
+/// # Errors
+/// A tensor's size does not fit the dimensions, or the shader does not compile.
+#[allow(clippy::too_many_arguments, reason = "one argument a tensor, named as in the formula")]
+pub fn record_forward(
+    plan: &mut PlanBuilder<'_>,
+    form: Form,
+    d: &Conv2dDims,
+    relu: bool,
+    x: &Tensor,
+    w: &Tensor,
+    b: &Tensor,
+    y: &Tensor,
+) -> Result<(), GpuError> {
+    let mut constants = constants(d);
+    constants.push(("RELU", f64::from(relu)));
+    plan.push(
+        form.pick([&FORWARD, &FORWARD_REGISTERS, &FORWARD_SHARED]),
+        &constants,
+        form.workgroups(d.n * d.ho * d.wo, d.o),
+        &[bind("x", x, d.x_len()), bind("w", w, d.w_len()), bind("b", b, d.o), bind("y", y, d.y_len())],
+    )
+}
+
+/// Records the gradient of the input; where `x_is_relu`, dx is zero where x is, which is the backward pass of the ReLU before.
+///
+/// Shapes: x and dx `[N, H, W, C]`, w `[KH, KW, C, O]`, dy `[N, HO, WO, O]`.
+///
+/// # Errors
+/// A tensor's size does not fit the dimensions, or the shader does not compile.
+#[allow(clippy::too_many_arguments, reason = "one argument a tensor, named as in the formula")]
+pub fn record_backward_x(
+    plan: &mut PlanBuilder<'_>,
+    form: Form,
+    d: &Conv2dDims,
+    x_is_relu: bool,
+    x: &Tensor,
+    w: &Tensor,
+    dy: &Tensor,
+    dx: &Tensor,
+) -> Result<(), GpuError> {
+    let mut constants = constants(d);
+    constants.push(("X_IS_RELU", f64::from(x_is_relu)));
+    plan.push(
+        form.pick([&BACKWARD_X, &BACKWARD_X_REGISTERS, &BACKWARD_X_SHARED]),
+        &constants,
+        form.workgroups(d.n * d.h * d.w, d.c),
+        &[bind("x", x, d.x_len()), bind("w", w, d.w_len()), bind("dy", dy, d.y_len()), bind("dx", dx, d.x_len())],
+    )
+}
+
+/// Pictures that one part of the filter gradient sums.
+///
+/// The filter has few cells, so its gradient alone would keep few cores busy: the batch is split until there are some
+/// tens of workgroups (a processor) or hundreds (a GPU). The count depends on the shapes alone, so that results repeat.
+fn images_per_part(form: Form, d: &Conv2dDims) -> usize {
+    let [tile_rows, tile_columns] = form.tile();
+    let tiles = (d.kh * d.kw * d.c + 1).div_ceil(tile_rows) * d.o.div_ceil(tile_columns);
+    let wanted = match form {
+        Form::Shared => 256,
+        Form::Plain | Form::Registers => 32,
+    };
+    d.n.div_ceil(wanted_parts(wanted, tiles, d.n))
+}
+
+fn wanted_parts(wanted: usize, tiles: usize, n: usize) -> usize {
+    wanted.div_ceil(tiles).clamp(1, n)
+}
+
+/// Shape of the scratch tensor of [`record_backward_w`]: `[parts, KH*KW*C + 1, O]`.
+pub fn dw_parts_shape(form: Form, d: &Conv2dDims) -> [usize; 3] {
+    [d.n.div_ceil(images_per_part(form, d)), d.kh * d.kw * d.c + 1, d.o]
+}
+
+/// Records the gradients of filter and bias: parts over groups of pictures, then their sum.
+///
+/// Shapes: x `[N, H, W, C]`, dy `[N, HO, WO, O]`, dw_parts [`dw_parts_shape`], dw `[KH, KW, C, O]`, db `[O]`.
+///
+/// # Errors
+/// A tensor's size does not fit the dimensions, or the shader does not compile.
+#[allow(clippy::too_many_arguments, reason = "one argument a tensor, named as in the formula")]
+pub fn record_backward_w(
+    plan: &mut PlanBuilder<'_>,
+    form: Form,
+    d: &Conv2dDims,
+    x: &Tensor,
+    dy: &Tensor,
+    dw_parts: &Tensor,
+    dw: &Tensor,
+    db: &Tensor,
+) -> Result<(), GpuError> {
+    let mut constants = constants(d);
+    constants.push(("IMAGES_PER_PART", images_per_part(form, d) as f64));
+    let [parts, rows, _] = dw_parts_shape(form, d);
+    let workgroups = match form {
+        Form::Plain => workgroups_linear(parts * rows * d.o, 64),
+        // The filter's rows never need folding, so z is free for the parts.
+        _ => {
+            let [x, y, _] = form.workgroups(rows, d.o);
+            [x, y, parts as u32]
+        }
+    };
+    let parts_len = parts * rows * d.o;
+    plan.push(
+        form.pick([&BACKWARD_W, &BACKWARD_W_REGISTERS, &BACKWARD_W_SHARED]),
+        &constants,
+        workgroups,
+        &[bind("x", x, d.x_len()), bind("dy", dy, d.y_len()), bind("dw_parts", dw_parts, parts_len)],
+    )?;
+    plan.push(
+        &BACKWARD_W_SUM,
+        &constants,
+        workgroups_linear(d.w_len() + d.o, 64),
+        &[bind("parts", dw_parts, parts_len), bind("dw", dw, d.w_len()), bind("db", db, d.o)],
+    )
+}
+
+/// Compares every kernel and form with the mirror on one shape.
+///
+/// # Errors
+/// The device failed; a wrong result is recorded in the verifier instead.
+pub fn verify(v: &mut Verifier<'_>, d: &Conv2dDims) -> Result<(), GpuError> {
+    let case = format!(
+        "{}x{}x{}x{} k{}x{} o{} s{}x{} p{},{}",
+        d.n, d.h, d.w, d.c, d.kh, d.kw, d.o, d.stride_h, d.stride_w, d.pad_top, d.pad_left
+    );
+    let x = v.random(d.x_len());
+    let w = v.random(d.w_len());
+    let b = v.random(d.o);
+    let dy = v.random(d.y_len());
+    let (x64, w64, b64, dy64) = (widen(&x), widen(&w), widen(&b), widen(&dy));
+    let positions = d.n * d.ho * d.wo;
+
+    let mut y64 = vec![0.0; d.y_len()];
+    cpu::conv2d_forward(d, &x64, &w64, &b64, &mut y64);
+    let mut y_scale = vec![0.0; d.y_len()];
+    cpu::conv2d_forward(d, &absolute(&x64), &absolute(&w64), &absolute(&b64), &mut y_scale);
+    for form in Form::all(d.o) {
+        for relu in [false, true] {
+            let expected: Vec<f64> = y64.iter().map(|&y| if relu { y.max(0.0) } else { y }).collect();
+            let mut run = v.run();
+            let (tx, tw, tb) = (run.input(&x)?, run.input(&w)?, run.input(&b)?);
+            let ty = run.output(d.y_len())?;
+            record_forward(&mut run.plan, form, d, relu, &tx, &tw, &tb, &ty)?;
+            let name = form.pick([&FORWARD, &FORWARD_REGISTERS, &FORWARD_SHARED]).entry;
+            run.check_sums(name, &case, &[(&ty, &expected, &y_scale, d.terms() + 1)])?;
+        }
+    }
+
+    let mut dx64 = vec![0.0; d.x_len()];
+    cpu::conv2d_backward_x(d, &w64, &dy64, &mut dx64);
+    let mut dx_scale = vec![0.0; d.x_len()];
+    cpu::conv2d_backward_x(d, &absolute(&w64), &absolute(&dy64), &mut dx_scale);
+    for form in Form::all(d.c) {
+        for x_is_relu in [false, true] {
+            let expected: Vec<f64> =
+                dx64.iter().zip(&x).map(|(&dx, &x)| if x_is_relu && x <= 0.0 { 0.0 } else { dx }).collect();
+            let mut run = v.run();
+            let (tx, tw, tdy) = (run.input(&x)?, run.input(&w)?, run.input(&dy)?);
+            let tdx = run.output(d.x_len())?;
+            record_backward_x(&mut run.plan, form, d, x_is_relu, &tx, &tw, &tdy, &tdx)?;
+            let name = form.pick([&BACKWARD_X, &BACKWARD_X_REGISTERS, &BACKWARD_X_SHARED]).entry;
+            run.check_sums(name, &case, &[(&tdx, &expected, &dx_scale, d.kh * d.kw * d.o)])?;
+        }
+    }
+
+    let bias_dims = bias::BiasDims { n: positions, o: d.o };
+    let (mut dw64, mut db64) = (vec![0.0; d.w_len()], vec![0.0; d.o]);
+    cpu::conv2d_backward_w(d, &x64, &dy64, &mut dw64);
+    bias::bias_backward_b(&bias_dims, &dy64, &mut db64);
+    let (mut dw_scale, mut db_scale) = (vec![0.0; d.w_len()], vec![0.0; d.o]);
+    cpu::conv2d_backward_w(d, &absolute(&x64), &absolute(&dy64), &mut dw_scale);
+    bias::bias_backward_b(&bias_dims, &absolute(&dy64), &mut db_scale);
+    for form in Form::all(d.o) {
+        let mut run = v.run();
+        let (tx, tdy) = (run.input(&x)?, run.input(&dy)?);
+        let parts = run.output(dw_parts_shape(form, d).iter().product())?;
+        let (tdw, tdb) = (run.output(d.w_len())?, run.output(d.o)?);
+        record_backward_w(&mut run.plan, form, d, &tx, &tdy, &parts, &tdw, &tdb)?;
+        let name = form.pick([&BACKWARD_W, &BACKWARD_W_REGISTERS, &BACKWARD_W_SHARED]).entry;
+        run.check_sums(name, &case, &[(&tdw, &dw64, &dw_scale, positions), (&tdb, &db64, &db_scale, positions)])?;
+    }
+    v.covered("conv2d_backward_w_sum");
+    Ok(())
+}
+
+/// The shapes of `fmnist-gpu selftest`: the two layers of the article, and small odd ones.
+///
+/// # Errors
+/// The device failed.
+pub fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
+    let cases = [
+        (2, [28, 28, 1], [3, 3], 32, [1, 1], Padding::Same),
+        (2, [14, 14, 32], [3, 3], 64, [1, 1], Padding::Same),
+        (3, [7, 5, 3], [2, 3], 5, [2, 1], Padding::Valid),
+        (1, [5, 6, 4], [5, 4], 12, [2, 3], Padding::Same),
+    ];
+    for (n, input, window, o, stride, padding) in cases {
+        let d = Conv2dDims::new(n, input, window, o, stride, padding).expect("the shapes above are valid");
+        verify(v, &d)?;
+    }
+    Ok(())
+}

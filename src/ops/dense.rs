@@ -1,0 +1,264 @@
+//! Fully connected layer: kernels of `shaders/dense.wgsl`, mirror in [`crate::cpu::dense`].
+
+use super::Form;
+use crate::cpu::{bias, dense as cpu};
+use crate::gpu::{Constant, GpuError, KernelSpec, PlanBuilder, Tensor, Tiling, bind, read, write};
+use crate::verify::{Verifier, absolute, widen};
+
+pub use crate::cpu::dense::DenseDims;
+
+const SOURCE: &str = include_str!("../../shaders/dense.wgsl");
+
+/// `y = x w + b`, one output an invocation.
+pub static FORWARD: KernelSpec = KernelSpec {
+    op: "dense",
+    entry: "dense_forward",
+    source: SOURCE,
+    bindings: &[read(0, "x"), read(1, "w"), read(2, "b"), write(3, "y")],
+};
+
+/// As [`FORWARD`], in register tiles.
+pub static FORWARD_REGISTERS: KernelSpec = KernelSpec {
+    op: "dense",
+    entry: "dense_forward_registers",
+    source: SOURCE,
+    bindings: &[read(0, "x"), read(1, "w"), read(2, "b"), write(3, "y")],
+};
+
+/// As [`FORWARD`], in shared-memory tiles.
+pub static FORWARD_SHARED: KernelSpec = KernelSpec {
+    op: "dense",
+    entry: "dense_forward_shared",
+    source: SOURCE,
+    bindings: &[read(0, "x"), read(1, "w"), read(2, "b"), write(3, "y")],
+};
+
+/// `dx = dy w^T`, one output an invocation.
+pub static BACKWARD_X: KernelSpec = KernelSpec {
+    op: "dense",
+    entry: "dense_backward_x",
+    source: SOURCE,
+    bindings: &[read(0, "x"), read(1, "w"), read(4, "dy"), write(5, "dx")],
+};
+
+/// As [`BACKWARD_X`], in register tiles.
+pub static BACKWARD_X_REGISTERS: KernelSpec = KernelSpec {
+    op: "dense",
+    entry: "dense_backward_x_registers",
+    source: SOURCE,
+    bindings: &[read(0, "x"), read(1, "w"), read(4, "dy"), write(5, "dx")],
+};
+
+/// As [`BACKWARD_X`], in shared-memory tiles.
+pub static BACKWARD_X_SHARED: KernelSpec = KernelSpec {
+    op: "dense",
+    entry: "dense_backward_x_shared",
+    source: SOURCE,
+    bindings: &[read(0, "x"), read(1, "w"), read(4, "dy"), write(5, "dx")],
+};
+
+/// `dw = x^T dy` and `db`, one output an invocation.
+pub static BACKWARD_W: KernelSpec = KernelSpec {
+    op: "dense",
+    entry: "dense_backward_w",
+    source: SOURCE,
+    bindings: &[read(0, "x"), read(4, "dy"), write(6, "dw"), write(7, "db")],
+};
+
+/// As [`BACKWARD_W`], in register tiles.
+pub static BACKWARD_W_REGISTERS: KernelSpec = KernelSpec {
+    op: "dense",
+    entry: "dense_backward_w_registers",
+    source: SOURCE,
+    bindings: &[read(0, "x"), read(4, "dy"), write(6, "dw"), write(7, "db")],
+};
+
+/// As [`BACKWARD_W`], in shared-memory tiles.
+pub static BACKWARD_W_SHARED: KernelSpec = KernelSpec {
+    op: "dense",
+    entry: "dense_backward_w_shared",
+    source: SOURCE,
+    bindings: &[read(0, "x"), read(4, "dy"), write(6, "dw"), write(7, "db")],
+};
+
+/// Every kernel of this operation.
+pub static KERNELS: &[&KernelSpec] = &[
+    &FORWARD,
+    &FORWARD_REGISTERS,
+    &FORWARD_SHARED,
+    &BACKWARD_X,
+    &BACKWARD_X_REGISTERS,
+    &BACKWARD_X_SHARED,
+    &BACKWARD_W,
+    &BACKWARD_W_REGISTERS,
+    &BACKWARD_W_SHARED,
+];
+
+fn constants(d: &DenseDims) -> Vec<Constant> {
+    [("N", d.n), ("I", d.i), ("O", d.o)].map(|(name, value)| (name, value as f64)).to_vec()
+}
+
+/// Records `y = x w + b`, with `max(y, 0)` where `relu`.
+///
+/// Shapes: x `[N, I]`, w `[I, O]`, b `[O]`, y `[N, O]`.
+///
+/// # Errors
+/// A tensor's size does not fit the dimensions, or the shader does not compile.
+#[allow(clippy::too_many_arguments, reason = "one argument a tensor, named as in the formula")]
+pub fn record_forward(
+    plan: &mut PlanBuilder<'_>,
+    form: Form,
+    d: &DenseDims,
+    relu: bool,
+    x: &Tensor,
+    w: &Tensor,
+    b: &Tensor,
+    y: &Tensor,
+) -> Result<(), GpuError> {
+    let mut constants = constants(d);
+    constants.push(("RELU", f64::from(relu)));
+    let workgroups = match form {
+        // Half as many rows a workgroup: FORWARD_ROWS of the shader.
+        Form::Registers => [d.n.div_ceil(32) as u32, d.o.div_ceil(32) as u32, 1],
+        _ => form.workgroups(d.n, d.o),
+    };
+    plan.push(
+        form.pick([&FORWARD, &FORWARD_REGISTERS, &FORWARD_SHARED]),
+        &constants,
+        workgroups,
+        &[bind("x", x, d.n * d.i), bind("w", w, d.i * d.o), bind("b", b, d.o), bind("y", y, d.n * d.o)],
+    )
+}
+
+/// The form of [`record_backward_x`]: in register tiles it loads nothing four at a time, so it takes any shape.
+pub fn backward_x_form(tiling: Tiling) -> Form {
+    match tiling {
+        Tiling::Registers => Form::Registers,
+        Tiling::Shared => Form::Shared,
+    }
+}
+
+/// Records the gradient of the input; where `x_is_relu`, dx is zero where x is, which is the backward pass of the ReLU before.
+///
+/// Shapes: x and dx `[N, I]`, w `[I, O]`, dy `[N, O]`.
+///
+/// # Errors
+/// A tensor's size does not fit the dimensions, or the shader does not compile.
+#[allow(clippy::too_many_arguments, reason = "one argument a tensor, named as in the formula")]
+pub fn record_backward_x(
+    plan: &mut PlanBuilder<'_>,
+    form: Form,
+    d: &DenseDims,
+    x_is_relu: bool,
+    x: &Tensor,
+    w: &Tensor,
+    dy: &Tensor,
+    dx: &Tensor,
+) -> Result<(), GpuError> {
+    let mut constants = constants(d);
+    constants.push(("X_IS_RELU", f64::from(x_is_relu)));
+    let workgroups = match form {
+        // In register tiles the rows are the inputs, and the samples are the columns.
+        Form::Registers => form.workgroups(d.i, d.n),
+        _ => form.workgroups(d.n, d.i),
+    };
+    plan.push(
+        form.pick([&BACKWARD_X, &BACKWARD_X_REGISTERS, &BACKWARD_X_SHARED]),
+        &constants,
+        workgroups,
+        &[bind("x", x, d.n * d.i), bind("w", w, d.i * d.o), bind("dy", dy, d.n * d.o), bind("dx", dx, d.n * d.i)],
+    )
+}
+
+/// Records the gradients of weights and bias.
+///
+/// Shapes: x `[N, I]`, dy `[N, O]`, dw `[I, O]`, db `[O]`.
+///
+/// # Errors
+/// A tensor's size does not fit the dimensions, or the shader does not compile.
+pub fn record_backward_w(
+    plan: &mut PlanBuilder<'_>,
+    form: Form,
+    d: &DenseDims,
+    x: &Tensor,
+    dy: &Tensor,
+    dw: &Tensor,
+    db: &Tensor,
+) -> Result<(), GpuError> {
+    plan.push(
+        form.pick([&BACKWARD_W, &BACKWARD_W_REGISTERS, &BACKWARD_W_SHARED]),
+        &constants(d),
+        form.workgroups(d.i + 1, d.o),
+        &[bind("x", x, d.n * d.i), bind("dy", dy, d.n * d.o), bind("dw", dw, d.i * d.o), bind("db", db, d.o)],
+    )
+}
+
+/// Compares every kernel and form with the mirror on one shape.
+///
+/// # Errors
+/// The device failed; a wrong result is recorded in the verifier instead.
+pub fn verify(v: &mut Verifier<'_>, d: &DenseDims) -> Result<(), GpuError> {
+    let case = format!("{}x{} o{}", d.n, d.i, d.o);
+    let (x, w) = (v.random(d.n * d.i), v.random(d.i * d.o));
+    let (b, dy) = (v.random(d.o), v.random(d.n * d.o));
+    let (x64, w64, b64, dy64) = (widen(&x), widen(&w), widen(&b), widen(&dy));
+
+    let (mut y64, mut y_scale) = (vec![0.0; d.n * d.o], vec![0.0; d.n * d.o]);
+    cpu::dense_forward(d, &x64, &w64, &b64, &mut y64);
+    cpu::dense_forward(d, &absolute(&x64), &absolute(&w64), &absolute(&b64), &mut y_scale);
+    for form in Form::all(d.o) {
+        for relu in [false, true] {
+            let expected: Vec<f64> = y64.iter().map(|&y| if relu { y.max(0.0) } else { y }).collect();
+            let mut run = v.run();
+            let (tx, tw, tb) = (run.input(&x)?, run.input(&w)?, run.input(&b)?);
+            let ty = run.output(d.n * d.o)?;
+            record_forward(&mut run.plan, form, d, relu, &tx, &tw, &tb, &ty)?;
+            let name = form.pick([&FORWARD, &FORWARD_REGISTERS, &FORWARD_SHARED]).entry;
+            run.check_sums(name, &case, &[(&ty, &expected, &y_scale, d.i + 1)])?;
+        }
+    }
+
+    let (mut dx64, mut dx_scale) = (vec![0.0; d.n * d.i], vec![0.0; d.n * d.i]);
+    cpu::dense_backward_x(d, &w64, &dy64, &mut dx64);
+    cpu::dense_backward_x(d, &absolute(&w64), &absolute(&dy64), &mut dx_scale);
+    for form in [Form::Plain, Form::Registers, Form::Shared] {
+        for x_is_relu in [false, true] {
+            let expected: Vec<f64> =
+                dx64.iter().zip(&x).map(|(&dx, &x)| if x_is_relu && x <= 0.0 { 0.0 } else { dx }).collect();
+            let mut run = v.run();
+            let (tx, tw, tdy) = (run.input(&x)?, run.input(&w)?, run.input(&dy)?);
+            let tdx = run.output(d.n * d.i)?;
+            record_backward_x(&mut run.plan, form, d, x_is_relu, &tx, &tw, &tdy, &tdx)?;
+            let name = form.pick([&BACKWARD_X, &BACKWARD_X_REGISTERS, &BACKWARD_X_SHARED]).entry;
+            run.check_sums(name, &case, &[(&tdx, &expected, &dx_scale, d.o)])?;
+        }
+    }
+
+    let bias_dims = bias::BiasDims { n: d.n, o: d.o };
+    let (mut dw64, mut dw_scale) = (vec![0.0; d.i * d.o], vec![0.0; d.i * d.o]);
+    let (mut db64, mut db_scale) = (vec![0.0; d.o], vec![0.0; d.o]);
+    cpu::dense_backward_w(d, &x64, &dy64, &mut dw64);
+    cpu::dense_backward_w(d, &absolute(&x64), &absolute(&dy64), &mut dw_scale);
+    bias::bias_backward_b(&bias_dims, &dy64, &mut db64);
+    bias::bias_backward_b(&bias_dims, &absolute(&dy64), &mut db_scale);
+    for form in Form::all(d.o) {
+        let mut run = v.run();
+        let (tx, tdy) = (run.input(&x)?, run.input(&dy)?);
+        let (tdw, tdb) = (run.output(d.i * d.o)?, run.output(d.o)?);
+        record_backward_w(&mut run.plan, form, d, &tx, &tdy, &tdw, &tdb)?;
+        let name = form.pick([&BACKWARD_W, &BACKWARD_W_REGISTERS, &BACKWARD_W_SHARED]).entry;
+        run.check_sums(name, &case, &[(&tdw, &dw64, &dw_scale, d.n), (&tdb, &db64, &db_scale, d.n)])?;
+    }
+    Ok(())
+}
+
+/// The shapes of `fmnist-gpu selftest`: the layers of the article, and small odd ones.
+///
+/// # Errors
+/// The device failed.
+pub fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
+    for (n, i, o) in [(32, 3136, 128), (32, 784, 128), (32, 128, 10), (5, 7, 3), (33, 65, 36)] {
+        verify(v, &DenseDims { n, i, o })?;
+    }
+    Ok(())
+}

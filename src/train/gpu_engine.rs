@@ -1,0 +1,305 @@
+//! Training and evaluation on the GPU: one recorded plan a step, many steps a submission, two submissions in flight.
+
+use super::engine::{Engine, EngineError, Epoch, OnProgress, Optimizer, Totals};
+use super::network::{Arena, Network};
+use crate::data::{PIXELS, Split};
+use crate::gpu::{Element, Gpu, Plan, PlanBuilder, Readback, Submission, Tensor};
+use crate::model::{Model, N_CLASSES};
+use crate::ops::adam::AdamTensors;
+use crate::ops::batch_gather::{BatchGatherDims, pack_bytes};
+use crate::ops::softmax_xent::SoftmaxXentDims;
+use crate::ops::{adam, batch_gather, metrics, sgd, softmax_xent};
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+/// What a submission should take: long enough that the host costs nothing, far below the two seconds after which
+/// Windows resets a driver, and often enough for the progress bar.
+const SUBMISSION: Duration = Duration::from_millis(80);
+/// No more steps than this in one submission, however fast they are: it bounds the read-back buffers.
+const MAX_STEPS: usize = 512;
+/// Submissions in flight: the adapter works on one while the host prepares the next.
+const IN_FLIGHT: usize = 2;
+
+/// A model on a GPU, with what is needed to train it if it is to be trained.
+#[derive(Debug)]
+pub struct GpuEngine<'g> {
+    gpu: &'g Gpu,
+    network: Network,
+    parameters: Arena,
+    training: Option<Training>,
+}
+
+#[derive(Debug)]
+struct Training {
+    batch: Batches,
+    step_sizes: Tensor,
+}
+
+/// A split on the GPU and the plan that goes through it batch by batch.
+#[derive(Debug)]
+struct Batches {
+    plan: Plan,
+    batch_size: usize,
+    order: Tensor,
+    progress: Tensor,
+    batch_loss: Tensor,
+    batch_correct: Tensor,
+    readbacks: Vec<Readback>,
+    /// Steps of the next submission, from the time that the last ones took.
+    steps: usize,
+}
+
+/// The tensors of a split on the GPU and of the batch taken from it.
+struct Feed {
+    dims: BatchGatherDims,
+    images: Tensor,
+    labels: Tensor,
+    order: Tensor,
+    progress: Tensor,
+    batch_labels: Tensor,
+    loss: Tensor,
+    correct: Tensor,
+    batch_loss: Tensor,
+    batch_correct: Tensor,
+}
+
+impl Feed {
+    fn new(gpu: &Gpu, name: &str, split: &Split, batch_size: usize) -> Result<Self, EngineError> {
+        let samples = split.len();
+        let batches = samples.div_ceil(batch_size);
+        let tensor = |part: &str, len: usize, element| gpu.tensor(&format!("{name}.{part}"), &[len], element);
+        let images = tensor("images", samples * PIXELS / 4, Element::U32)?;
+        gpu.write_bytes(&images, &split.images);
+        let labels = gpu.tensor_from_u32(&format!("{name}.labels"), &[samples.div_ceil(4)], &pack_bytes(&split.labels))?;
+        Ok(Feed {
+            dims: BatchGatherDims { n: batch_size, pixels: PIXELS, samples },
+            images,
+            labels,
+            order: tensor("order", samples, Element::U32)?,
+            progress: tensor("progress", 2, Element::U32)?,
+            batch_labels: tensor("batch_labels", batch_size, Element::U32)?,
+            loss: tensor("loss", batch_size, Element::F32)?,
+            correct: tensor("correct", batch_size, Element::U32)?,
+            batch_loss: tensor("batch_loss", batches, Element::F32)?,
+            batch_correct: tensor("batch_correct", batches, Element::U32)?,
+        })
+    }
+
+    fn record_gather(&self, plan: &mut PlanBuilder<'_>, x: &Tensor) -> Result<(), EngineError> {
+        let Feed { images, labels, order, progress, batch_labels, .. } = self;
+        Ok(batch_gather::record(plan, &self.dims, images, labels, order, progress, x, batch_labels)?)
+    }
+
+    fn record_metrics(&self, plan: &mut PlanBuilder<'_>) -> Result<(), EngineError> {
+        let Feed { loss, correct, progress, batch_loss, batch_correct, .. } = self;
+        Ok(metrics::record(plan, self.dims.n, loss, correct, progress, batch_loss, batch_correct)?)
+    }
+
+    fn finish(self, gpu: &Gpu, plan: Plan) -> Result<Batches, EngineError> {
+        let room = 2 * MAX_STEPS.min(self.batch_loss.len());
+        let readbacks =
+            (0..IN_FLIGHT).map(|_| Readback::new(gpu, "metrics", room)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Batches {
+            plan,
+            batch_size: self.dims.n,
+            order: self.order,
+            progress: self.progress,
+            batch_loss: self.batch_loss,
+            batch_correct: self.batch_correct,
+            readbacks,
+            steps: 1,
+        })
+    }
+}
+
+impl Batches {
+    /// Goes through `order` once. Stops early, after the work in flight, when `on_progress` breaks.
+    fn run(&mut self, gpu: &Gpu, order: &[u32], on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
+        gpu.write_u32(&self.order, order);
+        gpu.write_u32(&self.progress, &[0, order.len() as u32]);
+        let n_batches = order.len().div_ceil(self.batch_size);
+        let mut totals = Totals::default();
+        let mut submitted = 0;
+        let mut in_flight: VecDeque<(Submission, Readback, usize)> = VecDeque::new();
+        let mut going = true;
+        let mut last = Instant::now();
+        loop {
+            while going && submitted < n_batches {
+                let Some(mut readback) = self.readbacks.pop() else { break };
+                let steps = self.steps.min(n_batches - submitted);
+                let mut encoder = gpu.encoder("steps");
+                gpu.encode(&mut encoder, "steps", &self.plan, steps);
+                let loss = self.batch_loss.slice("batch_loss", submitted, &[steps]);
+                let correct = self.batch_correct.slice("batch_correct", submitted, &[steps]);
+                readback.record(&mut encoder, &[&loss, &correct]);
+                let submission = gpu.submit(encoder)?;
+                readback.begin();
+                submitted += steps;
+                in_flight.push_back((submission, readback, steps));
+            }
+            let Some((submission, mut readback, steps)) = in_flight.pop_front() else { break };
+            let words = readback.wait(gpu, submission)?;
+            self.readbacks.push(readback);
+            let (loss, correct) = words.split_at(steps);
+            for (loss, correct) in loss.iter().zip(correct) {
+                let done = totals.batches * self.batch_size;
+                let samples = self.batch_size.min(order.len() - done);
+                totals.add(f64::from(f32::from_bits(*loss)), u64::from(*correct), samples);
+            }
+            self.steps = next_steps(self.steps, steps, last.elapsed());
+            last = Instant::now();
+            // A break lets what is in flight finish, and is asked no more.
+            if going && on_progress(&totals) == ControlFlow::Break(()) {
+                going = false;
+            }
+        }
+        Ok(totals)
+    }
+}
+
+/// Steps of the next submission when `steps` took `elapsed`: towards [`SUBMISSION`], at most twice the last choice, at least one.
+fn next_steps(current: usize, steps: usize, elapsed: Duration) -> usize {
+    let one = elapsed.as_secs_f64().max(1e-6) / steps as f64;
+    let wanted = (SUBMISSION.as_secs_f64() / one) as usize;
+    wanted.clamp(1, (2 * current).min(MAX_STEPS))
+}
+
+impl<'g> GpuEngine<'g> {
+    /// A model that is only evaluated.
+    ///
+    /// # Errors
+    /// The model cannot be built, or the device failed.
+    pub fn new(gpu: &'g Gpu, model: &Model, parameters: &[Vec<f32>]) -> Result<Self, EngineError> {
+        let network = Network::new(model)?;
+        let arena = Arena::new(gpu, "parameters", model)?;
+        for (tensor, values) in arena.parts.iter().zip(parameters) {
+            gpu.write(tensor, values);
+        }
+        Ok(GpuEngine { gpu, network, parameters: arena, training: None })
+    }
+
+    /// A model with the plan that trains it on `train`.
+    ///
+    /// # Errors
+    /// The model cannot be built, a tensor exceeds the adapter's limits, or the device failed.
+    pub fn with_training(
+        gpu: &'g Gpu,
+        model: &Model,
+        parameters: &[Vec<f32>],
+        train: &Split,
+        batch_size: usize,
+        optimizer: &Optimizer,
+    ) -> Result<Self, EngineError> {
+        let mut engine = GpuEngine::new(gpu, model, parameters)?;
+        let n = batch_size;
+        let feed = Feed::new(gpu, "train", train, n)?;
+        let activations = engine.network.activations(gpu, n)?;
+        let gradients = Arena::new(gpu, "gradients", model)?;
+        let dlogits = gpu.tensor("dlogits", &[n, N_CLASSES], Element::F32)?;
+        let step_sizes = gpu.tensor("step_sizes", &[train.len().div_ceil(n)], Element::F32)?;
+
+        let mut plan = PlanBuilder::new(gpu);
+        feed.record_gather(&mut plan, &activations.x)?;
+        engine.network.record_forward(&mut plan, n, &engine.parameters, &activations)?;
+        let dims = SoftmaxXentDims { n, c: N_CLASSES };
+        let Feed { batch_labels, loss, correct, progress, .. } = &feed;
+        let logits = &activations.logits;
+        softmax_xent::record_backward_x(&mut plan, &dims, logits, batch_labels, loss, correct, &dlogits, progress)?;
+        engine.network.record_backward(&mut plan, n, &engine.parameters, &activations, &dlogits, &gradients)?;
+        let (g, w) = (&gradients.whole, &engine.parameters.whole);
+        match optimizer {
+            Optimizer::Adam(config) => {
+                let m = gpu.tensor("m", w.shape(), Element::F32)?;
+                let v = gpu.tensor("v", w.shape(), Element::F32)?;
+                let tensors = AdamTensors { g, w, m: &m, v: &v, step_sizes: &step_sizes, progress };
+                adam::record(&mut plan, config, &tensors)?;
+            }
+            Optimizer::Sgd(config) => {
+                let velocity = gpu.tensor("velocity", w.shape(), Element::F32)?;
+                sgd::record(&mut plan, config, g, w, &velocity, &step_sizes, progress)?;
+            }
+        }
+        feed.record_metrics(&mut plan)?;
+        let plan = plan.finish();
+        log::debug!("a training step is {} dispatches: {}", plan.len(), plan.entries().collect::<Vec<_>>().join(", "));
+        engine.training = Some(Training { batch: feed.finish(gpu, plan)?, step_sizes });
+        Ok(engine)
+    }
+
+    /// The entry points of a training step in order; empty for a model that is only evaluated.
+    pub fn step_entries(&self) -> Vec<&'static str> {
+        self.training.iter().flat_map(|training| training.batch.plan.entries()).collect()
+    }
+
+    /// Batch size of evaluation and prediction: large enough to fill the adapter, small enough for a processor's cache.
+    fn inference_batch(&self, samples: usize) -> usize {
+        samples.min(if self.gpu.is_software() { 100 } else { 500 })
+    }
+
+    /// The plan that evaluates `split`, and the tensor of its probabilities.
+    fn inference(&self, split: &Split) -> Result<(Batches, Tensor), EngineError> {
+        let n = self.inference_batch(split.len());
+        let feed = Feed::new(self.gpu, "evaluation", split, n)?;
+        let activations = self.network.activations(self.gpu, n)?;
+        let probabilities = self.gpu.tensor("probabilities", &[n, N_CLASSES], Element::F32)?;
+        let mut plan = PlanBuilder::new(self.gpu);
+        feed.record_gather(&mut plan, &activations.x)?;
+        self.network.record_forward(&mut plan, n, &self.parameters, &activations)?;
+        let dims = SoftmaxXentDims { n, c: N_CLASSES };
+        let Feed { batch_labels, loss, correct, .. } = &feed;
+        softmax_xent::record_forward(
+            &mut plan,
+            &dims,
+            &activations.logits,
+            batch_labels,
+            &probabilities,
+            loss,
+            correct,
+        )?;
+        feed.record_metrics(&mut plan)?;
+        let plan = plan.finish();
+        Ok((feed.finish(self.gpu, plan)?, probabilities))
+    }
+}
+
+impl Engine for GpuEngine<'_> {
+    fn train_epoch(&mut self, epoch: &Epoch, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
+        let training = self.training.as_mut().expect("train_epoch is called on engines made by with_training");
+        self.gpu.write(&training.step_sizes, &epoch.step_sizes);
+        training.batch.run(self.gpu, &epoch.order, on_progress)
+    }
+
+    fn evaluate(&mut self, split: &Split, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
+        if split.is_empty() {
+            return Ok(Totals::default());
+        }
+        let order: Vec<u32> = (0..split.len() as u32).collect();
+        let (mut batches, _) = self.inference(split)?;
+        batches.run(self.gpu, &order, on_progress)
+    }
+
+    fn predict(&mut self, images: &[u8]) -> Result<Vec<f32>, EngineError> {
+        let n_images = images.len() / PIXELS;
+        if n_images == 0 {
+            return Ok(Vec::new());
+        }
+        // Labels are not known, and the loss that the plan computes with these is not read.
+        let split = Split { images: images.to_vec(), labels: vec![0; n_images] };
+        let (batches, probabilities) = self.inference(&split)?;
+        let order: Vec<u32> = (0..n_images as u32).collect();
+        self.gpu.write_u32(&batches.order, &order);
+        self.gpu.write_u32(&batches.progress, &[0, n_images as u32]);
+        let mut result = Vec::with_capacity(n_images * N_CLASSES);
+        while result.len() < n_images * N_CLASSES {
+            self.gpu.run(&batches.plan)?;
+            result.extend(self.gpu.read(&probabilities)?);
+        }
+        result.truncate(n_images * N_CLASSES);
+        Ok(result)
+    }
+
+    fn parameters(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {
+        self.parameters.parts.iter().map(|tensor| Ok(self.gpu.read(tensor)?)).collect()
+    }
+}

@@ -1,0 +1,13 @@
+//! Training: the engines, the loop over epochs, and the run folder.
+
+pub mod engine;
+mod gpu_engine;
+mod network;
+mod reference;
+pub mod run;
+mod trainer;
+
+pub use engine::{Engine, EngineError, Epoch, Optimizer, Totals};
+pub use gpu_engine::GpuEngine;
+pub use reference::{Batch, Pass, ReferenceEngine};
+pub use trainer::{EpochRecord, Event, Outcome, TrainOptions, Trained, train};

@@ -1,0 +1,245 @@
+//! A model on the GPU: its parameters, and how its layers are recorded forward and backward.
+
+use super::engine::EngineError;
+use crate::gpu::{Element, Gpu, PlanBuilder, Tensor};
+use crate::model::{Activation, Layer, LayerShape, Model, conv2d_dims, pool2d_dims};
+use crate::ops::dense::DenseDims;
+use crate::ops::pool2d::Mean;
+use crate::ops::{Form, conv2d, dense, pool2d, relu};
+
+/// Tensors of one kind for every parameter, side by side in one buffer, so that one dispatch updates all.
+#[derive(Debug)]
+pub(super) struct Arena {
+    pub(super) whole: Tensor,
+    pub(super) parts: Vec<Tensor>,
+}
+
+impl Arena {
+    pub(super) fn new(gpu: &Gpu, name: &str, model: &Model) -> Result<Self, EngineError> {
+        let parts: Vec<(String, Vec<usize>)> = model.parameters()?.into_iter().map(|p| (p.name, p.shape)).collect();
+        let (whole, parts) = gpu.arena(name, &parts)?;
+        Ok(Arena { whole, parts })
+    }
+}
+
+/// Layers with shapes, and where each one's parameters stand in an [`Arena`].
+#[derive(Debug)]
+pub(super) struct Network {
+    layers: Vec<LayerShape>,
+    /// Index of the layer's weight among the parameters; its bias follows. None for layers without parameters.
+    weights: Vec<Option<usize>>,
+    /// Whether the layer's input came out of a ReLU: then its gradient is zero wherever that input is zero.
+    ///
+    /// The gradient with respect to such a tensor is always kept masked. So a convolution with a fused ReLU gets the
+    /// gradient of its own sum without another pass. Max pooling hands the property on: the maximum of values above
+    /// zero is above zero.
+    input_is_relu: Vec<bool>,
+}
+
+/// The outputs of every layer for one batch.
+#[derive(Debug)]
+pub(super) struct Activations {
+    /// The batch, `[N, 28, 28, 1]`.
+    pub(super) x: Tensor,
+    /// Output of each layer.
+    outputs: Vec<Tensor>,
+    /// Argmax of each max pooling.
+    argmax: Vec<Option<Tensor>>,
+    /// The last layer's output, `[N, 10]`.
+    pub(super) logits: Tensor,
+}
+
+impl Network {
+    pub(super) fn new(model: &Model) -> Result<Self, EngineError> {
+        let layers = model.shapes()?;
+        let mut weights = Vec::new();
+        let mut input_is_relu = Vec::new();
+        let mut next = 0;
+        let mut is_relu = false;
+        for shape in &layers {
+            input_is_relu.push(is_relu);
+            weights.push(matches!(shape.layer, Layer::Conv2d { .. } | Layer::Dense { .. }).then_some(next));
+            is_relu = match &shape.layer {
+                Layer::Conv2d { activation, .. } | Layer::Dense { activation, .. } => {
+                    *activation == Activation::Relu
+                }
+                Layer::Relu => true,
+                Layer::MaxPool2d { .. } | Layer::Flatten => is_relu,
+                Layer::AveragePool2d { .. } | Layer::SumPool2d { .. } => false,
+            };
+            if weights.last().is_some_and(Option::is_some) {
+                next += 2;
+            }
+        }
+        Ok(Network { layers, weights, input_is_relu })
+    }
+
+    /// Tensors for the outputs of a batch of `n`.
+    pub(super) fn activations(&self, gpu: &Gpu, n: usize) -> Result<Activations, EngineError> {
+        let batch = |shape: &[usize]| [&[n], shape].concat();
+        let x = gpu.tensor("x", &batch(&self.layers[0].input), Element::F32)?;
+        let mut outputs: Vec<Tensor> = Vec::new();
+        let mut argmax = Vec::new();
+        for shape in &self.layers {
+            let output = match shape.layer {
+                Layer::Flatten => {
+                    let input = outputs.last().unwrap_or(&x);
+                    input.slice(format!("{}.y", shape.name), 0, &batch(&shape.output))
+                }
+                _ => gpu.tensor(&format!("{}.y", shape.name), &batch(&shape.output), Element::F32)?,
+            };
+            argmax.push(match shape.layer {
+                Layer::MaxPool2d { .. } => {
+                    let name = format!("{}.argmax", shape.name);
+                    Some(gpu.tensor(&name, &batch(&shape.output), Element::U32)?)
+                }
+                _ => None,
+            });
+            outputs.push(output);
+        }
+        let logits = outputs.last().unwrap_or(&x).clone();
+        Ok(Activations { x, outputs, argmax, logits })
+    }
+
+    /// Records the forward pass of a batch of `n`.
+    pub(super) fn record_forward(
+        &self,
+        plan: &mut PlanBuilder<'_>,
+        n: usize,
+        parameters: &Arena,
+        activations: &Activations,
+    ) -> Result<(), EngineError> {
+        let tiling = plan.gpu().tiling();
+        for (i, shape) in self.layers.iter().enumerate() {
+            let x = self.input(activations, i);
+            let y = &activations.outputs[i];
+            let fail = batch_error(shape, n);
+            match &shape.layer {
+                Layer::Conv2d { activation, .. } => {
+                    let d = conv2d_dims(&shape.layer, n, &shape.input).map_err(fail)?;
+                    let (w, b) = self.weight_and_bias(parameters, i);
+                    let form = Form::choose(tiling, d.o);
+                    conv2d::record_forward(plan, form, &d, *activation == Activation::Relu, x, w, b, y)?;
+                }
+                Layer::Dense { activation, .. } => {
+                    let d = dense_dims(shape, n);
+                    let (w, b) = self.weight_and_bias(parameters, i);
+                    let form = Form::choose(tiling, d.o);
+                    dense::record_forward(plan, form, &d, *activation == Activation::Relu, x, w, b, y)?;
+                }
+                Layer::MaxPool2d { .. } => {
+                    let d = pool2d_dims(&shape.layer, n, &shape.input).map_err(fail)?;
+                    pool2d::record_max_forward(plan, &d, x, y, self.argmax(activations, i))?;
+                }
+                Layer::AveragePool2d { .. } | Layer::SumPool2d { .. } => {
+                    let d = pool2d_dims(&shape.layer, n, &shape.input).map_err(fail)?;
+                    pool2d::record_mean_forward(plan, mean(&shape.layer), &d, x, y)?;
+                }
+                Layer::Relu => relu::record_forward(plan, x.len(), x, y)?,
+                Layer::Flatten => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Records the backward pass of a batch of `n`: from the gradient of the logits to the gradients of all parameters.
+    pub(super) fn record_backward(
+        &self,
+        plan: &mut PlanBuilder<'_>,
+        n: usize,
+        parameters: &Arena,
+        activations: &Activations,
+        dlogits: &Tensor,
+        gradients: &Arena,
+    ) -> Result<(), EngineError> {
+        let gpu = plan.gpu();
+        let tiling = gpu.tiling();
+        let first_with_weights = self.weights.iter().position(Option::is_some).unwrap_or(0);
+        let mut dy = dlogits.clone();
+        for (i, shape) in self.layers.iter().enumerate().skip(first_with_weights).rev() {
+            let x = self.input(activations, i);
+            let is_relu = self.input_is_relu[i];
+            let fail = batch_error(shape, n);
+            // The gradient of the pictures themselves is not needed.
+            let needs_dx = i > first_with_weights;
+            let dx = match shape.layer {
+                Layer::Flatten | Layer::Relu => dy.slice(format!("{}.dx", shape.name), 0, x.shape()),
+                _ if needs_dx => gpu.tensor(&format!("{}.dx", shape.name), x.shape(), Element::F32)?,
+                _ => dy.clone(),
+            };
+            match &shape.layer {
+                Layer::Conv2d { .. } => {
+                    let d = conv2d_dims(&shape.layer, n, &shape.input).map_err(fail)?;
+                    let (w, _) = self.weight_and_bias(parameters, i);
+                    let (dw, db) = self.weight_and_bias(gradients, i);
+                    let form = Form::choose(tiling, d.o);
+                    let parts_shape = conv2d::dw_parts_shape(form, &d);
+                    let parts = gpu.tensor(&format!("{}.dw_parts", shape.name), &parts_shape, Element::F32)?;
+                    conv2d::record_backward_w(plan, form, &d, x, &dy, &parts, dw, db)?;
+                    if needs_dx {
+                        let form = Form::choose(tiling, d.c);
+                        conv2d::record_backward_x(plan, form, &d, is_relu, x, w, &dy, &dx)?;
+                    }
+                }
+                Layer::Dense { .. } => {
+                    let d = dense_dims(shape, n);
+                    let (w, _) = self.weight_and_bias(parameters, i);
+                    let (dw, db) = self.weight_and_bias(gradients, i);
+                    dense::record_backward_w(plan, Form::choose(tiling, d.o), &d, x, &dy, dw, db)?;
+                    if needs_dx {
+                        dense::record_backward_x(plan, dense::backward_x_form(tiling), &d, is_relu, x, w, &dy, &dx)?;
+                    }
+                }
+                Layer::MaxPool2d { .. } => {
+                    let d = pool2d_dims(&shape.layer, n, &shape.input).map_err(fail)?;
+                    pool2d::record_max_backward_x(plan, &d, self.argmax(activations, i), &dy, &dx)?;
+                }
+                Layer::AveragePool2d { .. } | Layer::SumPool2d { .. } => {
+                    let d = pool2d_dims(&shape.layer, n, &shape.input).map_err(fail)?;
+                    let unmasked = if is_relu {
+                        gpu.tensor(&format!("{}.dx_unmasked", shape.name), x.shape(), Element::F32)?
+                    } else {
+                        dx.clone()
+                    };
+                    pool2d::record_mean_backward_x(plan, mean(&shape.layer), &d, &dy, &unmasked)?;
+                    if is_relu {
+                        relu::record_backward_x(plan, x.len(), x, &unmasked, &dx)?;
+                    }
+                }
+                // The gradient arrives masked by this layer's output (see `input_is_relu`), which is all a ReLU does.
+                Layer::Relu | Layer::Flatten => {}
+            }
+            dy = dx;
+        }
+        Ok(())
+    }
+
+    fn input<'a>(&self, activations: &'a Activations, i: usize) -> &'a Tensor {
+        if i == 0 { &activations.x } else { &activations.outputs[i - 1] }
+    }
+
+    fn argmax<'a>(&self, activations: &'a Activations, i: usize) -> &'a Tensor {
+        activations.argmax[i].as_ref().expect("`activations` makes an argmax for every max pooling")
+    }
+
+    fn weight_and_bias<'a>(&self, arena: &'a Arena, i: usize) -> (&'a Tensor, &'a Tensor) {
+        let weight = self.weights[i].expect("`new` numbers the weights of every convolution and dense layer");
+        (&arena.parts[weight], &arena.parts[weight + 1])
+    }
+}
+
+fn dense_dims(shape: &LayerShape, n: usize) -> DenseDims {
+    DenseDims { n, i: shape.input[0], o: shape.output[0] }
+}
+
+fn mean(layer: &Layer) -> Mean {
+    match layer {
+        Layer::SumPool2d { .. } => Mean::Sum,
+        _ => Mean::Average,
+    }
+}
+
+fn batch_error(shape: &LayerShape, batch_size: usize) -> impl FnOnce(String) -> EngineError {
+    let layer = shape.name.clone();
+    move |reason| EngineError::Batch { layer, batch_size, reason }
+}

@@ -1,0 +1,300 @@
+//! Training and evaluation by the plain loops of [`crate::cpu`]: `--device reference`, for checking, not for speed.
+//!
+//! Generic over single and double precision: in single it is what a GPU is compared with, in double it is the truth.
+
+use super::engine::{Engine, EngineError, Epoch, OnProgress, Optimizer, Totals};
+use crate::cpu::real::Real;
+use crate::cpu::{adam, batch_gather, bias, conv2d, dense, metrics, pool2d, relu, sgd, softmax_xent};
+use crate::data::{PIXELS, Split};
+use crate::model::{Activation, Layer, LayerShape, Model, N_CLASSES, conv2d_dims, pool2d_dims};
+use std::ops::ControlFlow;
+
+/// A model computed by the plain loops.
+#[derive(Debug)]
+pub struct ReferenceEngine<T> {
+    layers: Vec<LayerShape>,
+    parameters: Vec<Vec<T>>,
+    train: Split,
+    batch_size: usize,
+    optimizer: Optimizer,
+    /// Adam: first and second moments; SGD: velocity and nothing.
+    moments: [Vec<Vec<T>>; 2],
+}
+
+/// Pictures, labels and how many of the batch's rows count.
+#[derive(Debug)]
+pub struct Batch<T> {
+    /// `[N, 784]`.
+    pub x: Vec<T>,
+    /// `[N]`.
+    pub labels: Vec<u32>,
+    /// Rows that count; the others are past the end of the epoch.
+    pub n_valid: usize,
+}
+
+/// What one pass over a batch gives.
+#[derive(Debug)]
+pub struct Pass<T> {
+    /// `[N, 10]`.
+    pub logits: Vec<T>,
+    /// `[N, 10]`.
+    pub probabilities: Vec<T>,
+    /// `[N]`.
+    pub loss: Vec<T>,
+    /// `[N]`.
+    pub correct: Vec<u32>,
+    outputs: Vec<Vec<T>>,
+    argmax: Vec<Vec<u32>>,
+}
+
+impl<T: Real> ReferenceEngine<T> {
+    /// A model with its training set, which is empty for a model that is only evaluated.
+    ///
+    /// # Errors
+    /// The model cannot be built.
+    pub fn new(
+        model: &Model,
+        parameters: &[Vec<f32>],
+        train: &Split,
+        batch_size: usize,
+        optimizer: &Optimizer,
+    ) -> Result<Self, EngineError> {
+        let parameters: Vec<Vec<T>> = parameters
+            .iter()
+            .map(|values| values.iter().map(|&value| T::from_f64(f64::from(value))).collect())
+            .collect();
+        let zeros: Vec<Vec<T>> = parameters.iter().map(|values| vec![T::ZERO; values.len()]).collect();
+        Ok(ReferenceEngine {
+            layers: model.shapes()?,
+            moments: [zeros.clone(), zeros],
+            parameters,
+            train: train.clone(),
+            batch_size,
+            optimizer: *optimizer,
+        })
+    }
+
+    /// Rows `first..first + n` of a split in the given order.
+    pub fn batch(split: &Split, order: &[u32], first: usize, n: usize) -> Batch<T> {
+        let (mut x, mut labels) = (vec![T::ZERO; n * PIXELS], vec![0; n]);
+        batch_gather::batch_gather(PIXELS, &split.images, &split.labels, order, first, &mut x, &mut labels);
+        Batch { x, labels, n_valid: n.min(order.len() - first) }
+    }
+
+    /// The forward pass with loss.
+    ///
+    /// # Errors
+    /// A layer does not fit the batch size.
+    pub fn forward(&self, batch: &Batch<T>) -> Result<Pass<T>, EngineError> {
+        let n = batch.labels.len();
+        let mut outputs: Vec<Vec<T>> = Vec::new();
+        let mut argmax = Vec::new();
+        let mut weights = self.parameters.chunks(2);
+        for shape in &self.layers {
+            let x = outputs.last().unwrap_or(&batch.x);
+            let mut y = vec![T::ZERO; n * shape.output.iter().product::<usize>()];
+            let mut positions = Vec::new();
+            match &shape.layer {
+                Layer::Conv2d { .. } => {
+                    let [w, b] = pair(&mut weights);
+                    conv2d::conv2d_forward(&conv(shape, n)?, x, w, b, &mut y);
+                }
+                Layer::Dense { .. } => {
+                    let [w, b] = pair(&mut weights);
+                    dense::dense_forward(&dense_dims(shape, n), x, w, b, &mut y);
+                }
+                Layer::MaxPool2d { .. } => {
+                    positions = vec![0; y.len()];
+                    pool2d::pool2d_max_forward(&pool(shape, n)?, x, &mut y, &mut positions);
+                }
+                Layer::AveragePool2d { .. } => pool2d::pool2d_average_forward(&pool(shape, n)?, x, &mut y),
+                Layer::SumPool2d { .. } => pool2d::pool2d_sum_forward(&pool(shape, n)?, x, &mut y),
+                Layer::Relu => relu::relu_forward(x, &mut y),
+                Layer::Flatten => y.copy_from_slice(x),
+            }
+            if has_relu(&shape.layer) {
+                let before = y.clone();
+                relu::relu_forward(&before, &mut y);
+            }
+            outputs.push(y);
+            argmax.push(positions);
+        }
+        let logits = outputs.last().cloned().unwrap_or_default();
+        let dims = softmax_xent::SoftmaxXentDims { n, c: N_CLASSES };
+        let (mut probabilities, mut loss, mut correct) = (vec![T::ZERO; logits.len()], vec![T::ZERO; n], vec![0; n]);
+        softmax_xent::softmax_xent_forward(
+            &dims,
+            &logits,
+            &batch.labels,
+            &mut probabilities,
+            &mut loss,
+            &mut correct,
+        );
+        Ok(Pass { logits, probabilities, loss, correct, outputs, argmax })
+    }
+
+    /// The gradients of the mean loss with respect to every parameter.
+    ///
+    /// # Errors
+    /// A layer does not fit the batch size.
+    pub fn backward(&self, batch: &Batch<T>, pass: &Pass<T>) -> Result<Vec<Vec<T>>, EngineError> {
+        let n = batch.labels.len();
+        let dims = softmax_xent::SoftmaxXentDims { n, c: N_CLASSES };
+        let mut dy = vec![T::ZERO; n * N_CLASSES];
+        softmax_xent::softmax_xent_backward_x(&dims, &pass.logits, &batch.labels, batch.n_valid, &mut dy);
+        let mut gradients: Vec<Vec<T>> = self.parameters.iter().map(|values| vec![T::ZERO; values.len()]).collect();
+        let mut next = gradients.len();
+        for (i, shape) in self.layers.iter().enumerate().rev() {
+            let x = if i == 0 { &batch.x } else { &pass.outputs[i - 1] };
+            if has_relu(&shape.layer) {
+                let unmasked = dy.clone();
+                relu::relu_backward_x(&pass.outputs[i], &unmasked, &mut dy);
+            }
+            let mut dx = vec![T::ZERO; x.len()];
+            match &shape.layer {
+                Layer::Conv2d { .. } => {
+                    let d = conv(shape, n)?;
+                    next -= 2;
+                    conv2d::conv2d_backward_w(&d, x, &dy, &mut gradients[next]);
+                    let rows = bias::BiasDims { n: n * d.ho * d.wo, o: d.o };
+                    bias::bias_backward_b(&rows, &dy, &mut gradients[next + 1]);
+                    if i > 0 {
+                        conv2d::conv2d_backward_x(&d, &self.parameters[next], &dy, &mut dx);
+                    }
+                }
+                Layer::Dense { .. } => {
+                    let d = dense_dims(shape, n);
+                    next -= 2;
+                    dense::dense_backward_w(&d, x, &dy, &mut gradients[next]);
+                    bias::bias_backward_b(&bias::BiasDims { n, o: d.o }, &dy, &mut gradients[next + 1]);
+                    if i > 0 {
+                        dense::dense_backward_x(&d, &self.parameters[next], &dy, &mut dx);
+                    }
+                }
+                Layer::MaxPool2d { .. } => {
+                    pool2d::pool2d_max_backward_x(&pool(shape, n)?, &pass.argmax[i], &dy, &mut dx);
+                }
+                Layer::AveragePool2d { .. } => {
+                    pool2d::pool2d_average_backward_x(&pool(shape, n)?, &dy, &mut dx);
+                }
+                Layer::SumPool2d { .. } => pool2d::pool2d_sum_backward_x(&pool(shape, n)?, &dy, &mut dx),
+                Layer::Relu => relu::relu_backward_x(&pass.outputs[i], &dy, &mut dx),
+                Layer::Flatten => dx.copy_from_slice(&dy),
+            }
+            dy = dx;
+        }
+        Ok(gradients)
+    }
+
+    /// One optimizer step with the given factor (see [`Optimizer::step_size`]).
+    pub fn update(&mut self, gradients: &[Vec<T>], step_size: f32) {
+        let alpha = T::from_f64(f64::from(step_size));
+        let [first, second] = &mut self.moments;
+        for (i, g) in gradients.iter().enumerate() {
+            let w = &mut self.parameters[i];
+            match &self.optimizer {
+                Optimizer::Adam(config) => adam::adam_step(
+                    config.beta_1,
+                    config.beta_2,
+                    config.epsilon,
+                    alpha,
+                    g,
+                    w,
+                    &mut first[i],
+                    &mut second[i],
+                ),
+                Optimizer::Sgd(config) => sgd::sgd_step(config.momentum, alpha, g, w, &mut first[i]),
+            }
+        }
+    }
+
+    /// The parameters in their own precision.
+    pub fn exact_parameters(&self) -> &[Vec<T>] {
+        &self.parameters
+    }
+
+    fn through(
+        &mut self,
+        split: &Split,
+        order: &[u32],
+        step_sizes: Option<&[f32]>,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Totals, EngineError> {
+        let mut totals = Totals::default();
+        for (index, first) in (0..order.len()).step_by(self.batch_size).enumerate() {
+            let batch = Self::batch(split, order, first, self.batch_size);
+            let pass = self.forward(&batch)?;
+            let (loss, correct) = metrics::metrics_accumulate(batch.n_valid, &pass.loss, &pass.correct);
+            totals.add(loss.to_f64(), u64::from(correct), batch.n_valid);
+            if let Some(step_sizes) = step_sizes {
+                let gradients = self.backward(&batch, &pass)?;
+                self.update(&gradients, step_sizes[index]);
+            }
+            if on_progress(&totals) == ControlFlow::Break(()) {
+                break;
+            }
+        }
+        Ok(totals)
+    }
+}
+
+impl<T: Real> Engine for ReferenceEngine<T> {
+    fn train_epoch(&mut self, epoch: &Epoch, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
+        let train = std::mem::take(&mut self.train);
+        let totals = self.through(&train, &epoch.order, Some(&epoch.step_sizes), on_progress);
+        self.train = train;
+        totals
+    }
+
+    fn evaluate(&mut self, split: &Split, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
+        let order: Vec<u32> = (0..split.len() as u32).collect();
+        self.through(split, &order, None, on_progress)
+    }
+
+    fn predict(&mut self, images: &[u8]) -> Result<Vec<f32>, EngineError> {
+        let n = images.len() / PIXELS;
+        let split = Split { images: images.to_vec(), labels: vec![0; n] };
+        let order: Vec<u32> = (0..n as u32).collect();
+        let mut probabilities = Vec::with_capacity(n * N_CLASSES);
+        for first in (0..n).step_by(self.batch_size) {
+            let rows = self.batch_size.min(n - first);
+            let pass = self.forward(&Self::batch(&split, &order, first, rows))?;
+            probabilities.extend(pass.probabilities.iter().map(|p| p.to_f64() as f32));
+        }
+        Ok(probabilities)
+    }
+
+    fn parameters(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {
+        Ok(self.parameters.iter().map(|values| values.iter().map(|v| v.to_f64() as f32).collect()).collect())
+    }
+}
+
+fn has_relu(layer: &Layer) -> bool {
+    matches!(
+        layer,
+        Layer::Conv2d { activation: Activation::Relu, .. } | Layer::Dense { activation: Activation::Relu, .. }
+    )
+}
+
+fn pair<'a, T>(weights: &mut std::slice::Chunks<'a, Vec<T>>) -> [&'a [T]; 2] {
+    match weights.next() {
+        Some([w, b]) => [w, b],
+        _ => panic!("a model has a weight and a bias for every convolution and dense layer"),
+    }
+}
+
+fn dense_dims(shape: &LayerShape, n: usize) -> dense::DenseDims {
+    dense::DenseDims { n, i: shape.input[0], o: shape.output[0] }
+}
+
+fn conv(shape: &LayerShape, n: usize) -> Result<conv2d::Conv2dDims, EngineError> {
+    conv2d_dims(&shape.layer, n, &shape.input).map_err(|reason| batch_error(shape, n, reason))
+}
+
+fn pool(shape: &LayerShape, n: usize) -> Result<pool2d::Pool2dDims, EngineError> {
+    pool2d_dims(&shape.layer, n, &shape.input).map_err(|reason| batch_error(shape, n, reason))
+}
+
+fn batch_error(shape: &LayerShape, batch_size: usize, reason: String) -> EngineError {
+    EngineError::Batch { layer: shape.name.clone(), batch_size, reason }
+}

@@ -1,0 +1,270 @@
+//! The run folder: configuration, weights, history, summary, pictures.
+
+use super::engine::Optimizer;
+use super::trainer::EpochRecord;
+use crate::data::DatasetKind;
+use crate::files::{FileError, write_whole};
+use crate::model::Model;
+use crate::model::weights::{self, WeightsError};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// Name of the weight file.
+pub const MODEL_FILE: &str = "model.safetensors";
+/// Name of the configuration.
+pub const CONFIG_FILE: &str = "config.json";
+/// Name of the history, one JSON object an epoch.
+pub const HISTORY_FILE: &str = "history.jsonl";
+/// Name of the summary.
+pub const SUMMARY_FILE: &str = "summary.json";
+
+/// A run folder that cannot be used.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// A file could not be written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The folder exists already.
+    #[error("{path} exists and is not empty; choose another --out, or overwrite its files with --force")]
+    Exists {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The folder could not be made.
+    #[error("the run folder {path} could not be made: {source}")]
+    Make {
+        /// The folder.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// There is no run.
+    #[error("{path} is no run: {reason}. A run is a folder made by `fmnist-gpu train`, or the {MODEL_FILE} in it")]
+    NoRun {
+        /// What was named.
+        path: PathBuf,
+        /// What was looked for.
+        reason: String,
+    },
+    /// A file of the run cannot be read.
+    #[error("{path}: {reason}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        reason: String,
+    },
+    /// The weight file does not hold a model.
+    #[error("{path}: {source}")]
+    Weights {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: WeightsError,
+    },
+}
+
+/// `config.json`: everything that was resolved before training began.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunConfig {
+    /// Version of the program.
+    pub version: String,
+    /// The model, layer by layer.
+    pub model: Model,
+    /// The data set that was used.
+    pub dataset: DatasetKind,
+    /// Where it was found.
+    pub data_source: String,
+    /// Training images used.
+    pub train_images: usize,
+    /// Seed of the weights and the permutations.
+    pub seed: u64,
+    /// Epochs asked for.
+    pub epochs: u64,
+    /// Images a step.
+    pub batch_size: usize,
+    /// Optimizer with its settings.
+    pub optimizer: Optimizer,
+    /// The adapter.
+    pub device: String,
+    /// Its driver and version.
+    pub driver: String,
+    /// `vulkan`, `metal`, `dx12`, or `reference`.
+    pub backend: String,
+    /// Whether wgpu's run-time checks were on.
+    pub safe: bool,
+}
+
+/// `summary.json`: what came out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Name of the model.
+    pub model: String,
+    /// The data set: `fashion-mnist` or `synthetic`.
+    pub dataset: DatasetKind,
+    /// The adapter.
+    pub device: String,
+    /// Its driver and version.
+    pub driver: String,
+    /// Seed of the weights and the permutations.
+    pub seed: u64,
+    /// Epochs asked for.
+    pub epochs: u64,
+    /// Whole epochs that were done.
+    pub epochs_completed: u64,
+    /// `complete`, `interrupted` or `non-finite loss`.
+    pub status: String,
+    /// Images a step.
+    pub batch_size: usize,
+    /// Number of parameters.
+    pub parameters: usize,
+    /// Mean loss on the test set.
+    pub test_loss: Option<f64>,
+    /// Accuracy on the test set, 0 to 1.
+    pub test_accuracy: Option<f64>,
+    /// Time in epochs.
+    pub train_seconds: f64,
+    /// Training speed over all epochs.
+    pub images_per_second: f64,
+    /// Version of the program.
+    pub version: String,
+}
+
+/// A run folder being written.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    overwrite: bool,
+}
+
+impl RunFolder {
+    /// Makes the folder. `overwrite` allows a folder that holds something already; only files of the same name are replaced.
+    ///
+    /// # Errors
+    /// It exists and is not empty, or cannot be made.
+    pub fn create(path: &Path, overwrite: bool) -> Result<Self, RunError> {
+        let fail = |source| RunError::Make { path: path.to_path_buf(), source };
+        std::fs::create_dir_all(path).map_err(fail)?;
+        let is_empty = std::fs::read_dir(path).map_err(fail)?.next().is_none();
+        if !is_empty && !overwrite {
+            return Err(RunError::Exists { path: path.to_path_buf() });
+        }
+        Ok(RunFolder { path: path.to_path_buf(), overwrite })
+    }
+
+    /// The first free folder `runs/<model>-<number>`.
+    pub fn next_free(model: &str) -> PathBuf {
+        // A model file may have any name; the folder keeps its plain characters.
+        let name: String = model.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        (1u32..)
+            .map(|number| Path::new("runs").join(format!("{name}-{number}")))
+            .find(|path| path.symlink_metadata().is_err())
+            .expect("four thousand million run folders do not fit a disk")
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes `config.json`.
+    ///
+    /// # Errors
+    /// The file could not be written.
+    pub fn write_config(&self, config: &RunConfig) -> Result<(), RunError> {
+        self.write_json(CONFIG_FILE, config, self.overwrite)
+    }
+
+    /// Writes `history.jsonl` with all epochs so far; called after each epoch.
+    ///
+    /// # Errors
+    /// The file could not be written.
+    pub fn write_history(&self, history: &[EpochRecord]) -> Result<(), RunError> {
+        let mut text = String::new();
+        for record in history {
+            text.push_str(&to_json(record, false));
+            text.push('\n');
+        }
+        // The folder was empty or may be overwritten, so an older file is one of this run.
+        Ok(write_whole(&self.path.join(HISTORY_FILE), text.as_bytes(), true)?)
+    }
+
+    /// Writes `model.safetensors`; called after each epoch, so that no more than one epoch can be lost.
+    ///
+    /// # Errors
+    /// The file could not be written.
+    pub fn write_model(&self, model: &Model, parameters: &[Vec<f32>]) -> Result<(), RunError> {
+        let path = self.path.join(MODEL_FILE);
+        let bytes = weights::to_bytes(model, parameters)
+            .map_err(|source| RunError::Weights { path: path.clone(), source })?;
+        Ok(write_whole(&path, &bytes, true)?)
+    }
+
+    /// Writes `summary.json`.
+    ///
+    /// # Errors
+    /// The file could not be written.
+    pub fn write_summary(&self, summary: &Summary) -> Result<(), RunError> {
+        self.write_json(SUMMARY_FILE, summary, self.overwrite)
+    }
+
+    /// Writes a picture and returns its path.
+    ///
+    /// # Errors
+    /// The file could not be written.
+    pub fn write_picture(&self, name: &str, png: &[u8]) -> Result<PathBuf, RunError> {
+        let path = self.path.join(name);
+        write_whole(&path, png, self.overwrite)?;
+        Ok(path)
+    }
+
+    fn write_json(&self, name: &str, value: &impl Serialize, overwrite: bool) -> Result<(), RunError> {
+        Ok(write_whole(&self.path.join(name), (to_json(value, true) + "\n").as_bytes(), overwrite)?)
+    }
+}
+
+/// JSON text of one of the structs above.
+fn to_json(value: &impl Serialize, pretty: bool) -> String {
+    let text = if pretty { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) };
+    text.expect("structs of numbers, strings and lists always have a JSON form")
+}
+
+/// A finished run: its folder, its model and its parameters.
+#[derive(Debug)]
+pub struct Run {
+    /// The folder.
+    pub path: PathBuf,
+    /// The model.
+    pub model: Model,
+    /// Its parameters in the order of [`Model::parameters`].
+    pub parameters: Vec<Vec<f32>>,
+    /// The configuration; a weight file alone has none.
+    pub config: Option<RunConfig>,
+}
+
+impl Run {
+    /// Opens a run by its folder or by its model file.
+    ///
+    /// # Errors
+    /// There is no such run, or its files are damaged.
+    pub fn open(path: &Path) -> Result<Self, RunError> {
+        let no_run = |reason: String| RunError::NoRun { path: path.to_path_buf(), reason };
+        let metadata = path.metadata().map_err(|error| no_run(error.to_string()))?;
+        let file = if metadata.is_dir() { path.join(MODEL_FILE) } else { path.to_path_buf() };
+        let folder = file.parent().map(Path::to_path_buf).unwrap_or_default();
+        let bytes = std::fs::read(&file).map_err(|error| no_run(format!("{}: {error}", file.display())))?;
+        let (model, parameters) =
+            weights::from_bytes(&bytes).map_err(|source| RunError::Weights { path: file, source })?;
+        let config = folder.join(CONFIG_FILE);
+        let config = match std::fs::read(&config) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(RunError::Damaged { path: config, reason: error.to_string() }),
+            Ok(bytes) => Some(serde_json::from_slice(&bytes).map_err(|error| RunError::Damaged {
+                path: config.clone(),
+                reason: format!("not a run configuration: {error}"),
+            })?),
+        };
+        Ok(Run { path: folder, model, parameters, config })
+    }
+}

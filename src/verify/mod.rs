@@ -1,0 +1,261 @@
+//! Comparing kernels with their CPU mirrors: the machinery behind `fmnist-gpu selftest` and the tests.
+//!
+//! - Outputs are filled with NaN before each dispatch, so that a cell nobody writes shows.
+//! - Each output is followed by guard cells, which must keep their pattern.
+//! - The bound is derived, not tuned: for a sum of k products `|gpu - cpu64| <= C * k * u * mirror(|x|, |w|)`, elementwise, with one
+//!   `C` for the project and u the unit roundoff of single precision. It holds for any order of summation.
+//! - Comparisons are written so that NaN fails.
+
+mod compare;
+
+pub use compare::{Comparison, compare, compare_exact};
+
+use crate::gpu::{Element, Gpu, GpuError, PlanBuilder, Tensor};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use serde::Serialize;
+
+/// Half the distance from 1 to the next single-precision number: the relative error of one rounding.
+pub const UNIT_ROUNDOFF: f64 = f32::EPSILON as f64 / 2.0;
+
+/// The one constant of every bound on sums: one rounding a product and one an addition, and no slack.
+pub const C: f64 = 2.0;
+
+/// The error that a sum of `k` products may have, where `scale` is the sum of their absolute values.
+///
+/// The smallest normal number is added, since results below it may be flushed to zero.
+pub fn sum_bound(k: usize, scale: f64) -> f64 {
+    C * k as f64 * UNIT_ROUNDOFF * scale + f64::from(f32::MIN_POSITIVE)
+}
+
+/// The same values in double precision.
+pub fn widen(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&value| f64::from(value)).collect()
+}
+
+/// The absolute values.
+pub fn absolute(values: &[f64]) -> Vec<f64> {
+    values.iter().map(|value| value.abs()).collect()
+}
+
+/// The verdict on one kernel over all its cases.
+#[derive(Clone, Debug, Serialize, PartialEq)]
+pub struct Verdict {
+    /// The entry point.
+    pub kernel: &'static str,
+    /// Comparisons made: cases times outputs.
+    pub comparisons: usize,
+    /// Elements compared.
+    pub elements: usize,
+    /// The largest error as a fraction of its bound; above 1 the kernel is wrong. Infinite where a value is NaN.
+    pub worst_ratio: f64,
+    /// What failed, in words; empty where all is well.
+    pub failures: Vec<String>,
+}
+
+impl Verdict {
+    /// Whether every comparison held, and there was one.
+    pub fn passed(&self) -> bool {
+        self.comparisons > 0 && self.failures.is_empty()
+    }
+}
+
+/// Runs kernels on made inputs, compares, and collects the verdicts.
+#[derive(Debug)]
+pub struct Verifier<'g> {
+    gpu: &'g Gpu,
+    random: ChaCha8Rng,
+    verdicts: Vec<Verdict>,
+}
+
+impl<'g> Verifier<'g> {
+    /// A verifier on `gpu` whose inputs come from `seed`.
+    pub fn new(gpu: &'g Gpu, seed: u64) -> Self {
+        Verifier { gpu, random: ChaCha8Rng::seed_from_u64(seed), verdicts: Vec::new() }
+    }
+
+    /// `len` values, uniform in -1..1, asymmetric by a third: sums do not cancel to nothing.
+    pub fn random(&mut self, len: usize) -> Vec<f32> {
+        (0..len).map(|_| (self.random.next_u32() >> 8) as f32 / (1u32 << 24) as f32 * 1.6 - 0.6).collect()
+    }
+
+    /// A new run: tensors, a plan, and the comparison of its outputs.
+    pub fn run(&mut self) -> Run<'_, 'g> {
+        Run { plan: PlanBuilder::new(self.gpu), verifier: self, guarded: Vec::new() }
+    }
+
+    /// Notes that `kernel` was part of a run that was compared under another kernel's name.
+    pub fn covered(&mut self, kernel: &'static str) {
+        let (comparisons, elements) = (1, 0);
+        self.record(kernel, comparisons, elements, 0.0, None);
+    }
+
+    /// The verdicts so far, one a kernel, in the order in which kernels were first compared.
+    pub fn verdicts(&self) -> &[Verdict] {
+        &self.verdicts
+    }
+
+    fn record(
+        &mut self,
+        kernel: &'static str,
+        comparisons: usize,
+        elements: usize,
+        worst_ratio: f64,
+        failure: Option<String>,
+    ) {
+        let verdict = match self.verdicts.iter().position(|v| v.kernel == kernel) {
+            Some(index) => &mut self.verdicts[index],
+            None => {
+                self.verdicts.push(Verdict {
+                    kernel,
+                    comparisons: 0,
+                    elements: 0,
+                    worst_ratio: 0.0,
+                    failures: Vec::new(),
+                });
+                self.verdicts.last_mut().expect("a verdict was pushed just now")
+            }
+        };
+        verdict.comparisons += comparisons;
+        verdict.elements += elements;
+        verdict.worst_ratio = verdict.worst_ratio.max(worst_ratio);
+        verdict.failures.extend(failure);
+    }
+}
+
+/// Guard cells after each output.
+const GUARD: usize = 64;
+/// What guard cells hold: a pattern that no kernel computes.
+const GUARD_PATTERN: u32 = 0x7fa5_c3e1;
+/// What outputs hold before the dispatch: a quiet NaN.
+const UNWRITTEN: u32 = 0x7fc0_dead;
+
+/// One floating-point output with what is expected and the bound on the error.
+pub type Expected<'a> = (&'a Tensor, &'a [f64], &'a [f64]);
+/// One integer output with what is expected, exactly.
+pub type ExpectedExact<'a> = (&'a Tensor, &'a [u32]);
+/// One output that is a sum of products: expected, the sum of absolute values, the number of products.
+pub type ExpectedSum<'a> = (&'a Tensor, &'a [f64], &'a [f64], usize);
+
+/// One run of a plan with guarded tensors.
+#[derive(Debug)]
+pub struct Run<'v, 'g> {
+    /// The plan to record into.
+    pub plan: PlanBuilder<'g>,
+    verifier: &'v mut Verifier<'g>,
+    guarded: Vec<(Tensor, usize)>,
+}
+
+impl<'g> Run<'_, 'g> {
+    /// A tensor that is only read.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn input(&mut self, data: &[f32]) -> Result<Tensor, GpuError> {
+        self.verifier.gpu.tensor_from("input", &[data.len()], data)
+    }
+
+    /// A tensor of integers that is only read.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn input_u32(&mut self, data: &[u32]) -> Result<Tensor, GpuError> {
+        self.verifier.gpu.tensor_from_u32("input", &[data.len()], data)
+    }
+
+    /// A tensor that is written: filled with NaN, followed by guard cells.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn output(&mut self, len: usize) -> Result<Tensor, GpuError> {
+        self.guarded(&vec![UNWRITTEN; len], Element::F32)
+    }
+
+    /// As [`Run::output`], for integers.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn output_u32(&mut self, len: usize) -> Result<Tensor, GpuError> {
+        self.guarded(&vec![UNWRITTEN; len], Element::U32)
+    }
+
+    /// A tensor that is read and written, followed by guard cells.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn in_place(&mut self, data: &[f32]) -> Result<Tensor, GpuError> {
+        let words: Vec<u32> = data.iter().map(|value| value.to_bits()).collect();
+        self.guarded(&words, Element::F32)
+    }
+
+    /// As [`Run::in_place`], for integers.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn in_place_u32(&mut self, data: &[u32]) -> Result<Tensor, GpuError> {
+        self.guarded(data, Element::U32)
+    }
+
+    fn guarded(&mut self, words: &[u32], element: Element) -> Result<Tensor, GpuError> {
+        let gpu = self.verifier.gpu;
+        let whole = gpu.tensor("guarded", &[words.len() + GUARD], element)?;
+        let mut filled = words.to_vec();
+        filled.resize(words.len() + GUARD, GUARD_PATTERN);
+        gpu.write_words(&whole, &filled);
+        let view = whole.slice("guarded", 0, &[words.len()]);
+        self.guarded.push((whole, words.len()));
+        Ok(view)
+    }
+
+    /// Runs the plan and compares sums of products under the project's bound.
+    ///
+    /// # Errors
+    /// The device failed; a wrong result is recorded in the verifier instead.
+    pub fn check_sums(
+        self,
+        kernel: &'static str,
+        case: &str,
+        outputs: &[ExpectedSum<'_>],
+    ) -> Result<(), GpuError> {
+        let bounds: Vec<Vec<f64>> = outputs
+            .iter()
+            .map(|(_, _, scale, terms)| scale.iter().map(|&scale| sum_bound(*terms, scale)).collect())
+            .collect();
+        let expected: Vec<Expected<'_>> =
+            outputs.iter().zip(&bounds).map(|((tensor, values, _, _), bound)| (*tensor, *values, &bound[..])).collect();
+        self.check(kernel, case, &expected, &[])
+    }
+
+    /// Runs the plan and compares floating-point outputs under the given bounds, and integers exactly.
+    ///
+    /// # Errors
+    /// The device failed; a wrong result is recorded in the verifier instead.
+    pub fn check(
+        self,
+        kernel: &'static str,
+        case: &str,
+        outputs: &[Expected<'_>],
+        exact: &[ExpectedExact<'_>],
+    ) -> Result<(), GpuError> {
+        let gpu = self.verifier.gpu;
+        gpu.run(&self.plan.finish())?;
+        for (tensor, expected, bound) in outputs {
+            let result = compare(&gpu.read(tensor)?, expected, bound);
+            let failure = (!result.passed()).then(|| format!("{case}: {result}"));
+            self.verifier.record(kernel, 1, expected.len(), result.worst_ratio, failure);
+        }
+        for (tensor, expected) in exact {
+            let result = compare_exact(&gpu.read_u32(tensor)?, expected);
+            let failure = (!result.passed()).then(|| format!("{case}: {result}"));
+            self.verifier.record(kernel, 1, expected.len(), result.worst_ratio, failure);
+        }
+        for (whole, len) in &self.guarded {
+            let words = gpu.read_bits(whole)?;
+            if let Some(at) = words[*len..].iter().position(|&word| word != GUARD_PATTERN) {
+                let failure = format!("{case}: wrote past the end of an output of {len} elements, at {}", len + at);
+                self.verifier.record(kernel, 0, 0, f64::INFINITY, Some(failure));
+            }
+        }
+        Ok(())
+    }
+}
