@@ -31,14 +31,17 @@ override X_IS_RELU: bool = false;   // backward_x: x came out of a ReLU, so dx i
 override IMAGES_PER_PART: u32 = 1u; // backward_w: pictures summed in one part
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;              // [N, H, W, C]
+@group(0) @binding(0) var<storage, read> x_by_4: array<vec4<f32>>;   // the same, four channels at once
 @group(0) @binding(1) var<storage, read> w: array<f32>;              // [KH, KW, C, O]
 @group(0) @binding(1) var<storage, read> w_by_4: array<vec4<f32>>;   // the same, four output channels at once
 @group(0) @binding(2) var<storage, read> b: array<f32>;              // [O]
+@group(0) @binding(2) var<storage, read> b_by_4: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;        // [N, HO, WO, O]
 @group(0) @binding(3) var<storage, read_write> y_by_4: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read> dy: array<f32>;             // [N, HO, WO, O]
 @group(0) @binding(4) var<storage, read> dy_by_4: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read_write> dx: array<f32>;       // [N, H, W, C]
+@group(0) @binding(5) var<storage, read_write> dx_by_4: array<vec4<f32>>;
 @group(0) @binding(6) var<storage, read_write> dw_parts: array<f32>; // [parts, KH*KW*C + 1, O]; the last row is db
 @group(0) @binding(6) var<storage, read_write> dw_parts_by_4: array<vec4<f32>>;
 @group(0) @binding(7) var<storage, read> parts: array<f32>;          // dw_parts, read
@@ -145,62 +148,110 @@ fn conv2d_backward_w_sum(@builtin(global_invocation_id) id: vec3<u32>, @builtin(
 // For lavapipe, where neighbouring invocations are the lanes of one vector: a load whose address differs between lanes
 // costs as much as some sixty multiply-adds, a load that is uniform over the lanes almost nothing. So the lanes hold
 // different rows, each loads one x for 32 columns, and the filter's row is uniform. Needs O (for backward_x: C) to be a
-// multiple of 4. Every loop below has constant bounds up to 32, so that drivers unroll it and keep `sum` in registers.
+// multiple of 4.
+//
+// The eight rows of an invocation are written out: a driver unrolls a small loop over columns, but not two loops within each
+// other, and then the sums would live in memory (7 GFLOP/s instead of 28, Mesa 22.3).
 
 const LANES = 8u;
-const ROWS = 8u;       // output rows an invocation, LANES apart
-const QUADS = 8u;      // groups of four columns an invocation
+const QUADS = 8u;                           // groups of four columns an invocation
+alias Sums = array<vec4<f32>, QUADS>;       // 32 columns of one row
+
+// The eight rows of an invocation are LANES apart.
+fn invocation_row(group: vec3<u32>, groups: vec3<u32>, lane: u32) -> u32 {
+    return (group.z * groups.x + group.x) * LANES * 8u + lane;
+}
+
+// One row of the left operand: where its values start, and whether they count (else they are 0, or 1 for the bias).
+struct Source { inside: bool, base: u32 }
+
+// Output position `row` under filter cell (p, q): the pixel of x.
+fn x_source(row: u32, p: u32, q: u32) -> Source {
+    // Rows past the end compute the last row again and are not stored.
+    let position = min(row, N * HO * WO - 1u);
+    // Unsigned: a pixel above or left of the picture wraps to a huge number and fails the same test.
+    let top = position / WO % HO * SH + p - PT;
+    let left = position % WO * SW + q - PL;
+    let inside = top < H && left < W;
+    return Source(inside, select(0u, ((position / (HO * WO) * H + top) * W + left) * C, inside));
+}
+
+// Input position `row` under filter cell (p, q): the output that used it.
+fn dy_source(row: u32, p: u32, q: u32) -> Source {
+    let position = min(row, N * H * W - 1u);
+    let bottom = position / W % H + PT - p;
+    let right = position % W + PL - q;
+    // Above or left of the first output the difference wraps; the quotient is then past the last output.
+    let i = bottom / SH;
+    let j = right / SW;
+    let inside = i * SH == bottom && j * SW == right && i < HO && j < WO;
+    return Source(inside, select(0u, ((position / (H * W) * HO + i) * WO + j) * O, inside));
+}
 
 @compute @workgroup_size(8)
 fn conv2d_forward_registers(
     @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32
 ) {
-    let n_rows = N * HO * WO;
-    let first_row = (group.z * groups.x + group.x) * LANES * ROWS + lane;
-    let first_quad = group.y * QUADS;
-    var sum: array<array<vec4<f32>, QUADS>, ROWS>;
-    var n: array<u32, ROWS>;
-    var top: array<u32, ROWS>;
-    var left: array<u32, ROWS>;
-    for (var r = 0u; r < ROWS; r++) {
-        for (var k = 0u; k < QUADS; k++) { sum[r][k] = vec4(0.0); }
-        // Rows past the end compute the last row again and are not stored.
-        let row = min(first_row + r * LANES, n_rows - 1u);
-        n[r] = row / (HO * WO);
-        top[r] = row / WO % HO * SH;
-        left[r] = row % WO * SW;
-    }
+    let row = invocation_row(group, groups, lane);
+    let quad = group.y * QUADS;
+    var sum_0: Sums;
+    for (var k = 0u; k < QUADS; k++) { sum_0[k] = b_by_4[min(quad + k, O / 4u - 1u)]; }
+    var sum_1 = sum_0;
+    var sum_2 = sum_0;
+    var sum_3 = sum_0;
+    var sum_4 = sum_0;
+    var sum_5 = sum_0;
+    var sum_6 = sum_0;
+    var sum_7 = sum_0;
     for (var p = 0u; p < KH; p++) {
         for (var q = 0u; q < KW; q++) {
-            var inside: array<bool, ROWS>;
-            var base: array<u32, ROWS>;
-            for (var r = 0u; r < ROWS; r++) {
-                let row = top[r] + p - PT;
-                let column = left[r] + q - PL;
-                inside[r] = row < H && column < W;
-                base[r] = select(0u, ((n[r] * H + row) * W + column) * C, inside[r]);
-            }
+            let x_0 = x_source(row + 0u * LANES, p, q);
+            let x_1 = x_source(row + 1u * LANES, p, q);
+            let x_2 = x_source(row + 2u * LANES, p, q);
+            let x_3 = x_source(row + 3u * LANES, p, q);
+            let x_4 = x_source(row + 4u * LANES, p, q);
+            let x_5 = x_source(row + 5u * LANES, p, q);
+            let x_6 = x_source(row + 6u * LANES, p, q);
+            let x_7 = x_source(row + 7u * LANES, p, q);
             for (var c = 0u; c < C; c++) {
-                var w_row: array<vec4<f32>, QUADS>;
+                let value_0 = select(0.0, x[x_0.base + c], x_0.inside);
+                let value_1 = select(0.0, x[x_1.base + c], x_1.inside);
+                let value_2 = select(0.0, x[x_2.base + c], x_2.inside);
+                let value_3 = select(0.0, x[x_3.base + c], x_3.inside);
+                let value_4 = select(0.0, x[x_4.base + c], x_4.inside);
+                let value_5 = select(0.0, x[x_5.base + c], x_5.inside);
+                let value_6 = select(0.0, x[x_6.base + c], x_6.inside);
+                let value_7 = select(0.0, x[x_7.base + c], x_7.inside);
+                let w_row = ((p * KW + q) * C + c) * (O / 4u);
                 for (var k = 0u; k < QUADS; k++) {
-                    w_row[k] = w_by_4[((p * KW + q) * C + c) * (O / 4u) + min(first_quad + k, O / 4u - 1u)];
-                }
-                for (var r = 0u; r < ROWS; r++) {
-                    let value = select(0.0, x[base[r] + c], inside[r]);
-                    for (var k = 0u; k < QUADS; k++) { sum[r][k] += value * w_row[k]; }
+                    let weights = w_by_4[w_row + min(quad + k, O / 4u - 1u)];
+                    sum_0[k] += value_0 * weights;
+                    sum_1[k] += value_1 * weights;
+                    sum_2[k] += value_2 * weights;
+                    sum_3[k] += value_3 * weights;
+                    sum_4[k] += value_4 * weights;
+                    sum_5[k] += value_5 * weights;
+                    sum_6[k] += value_6 * weights;
+                    sum_7[k] += value_7 * weights;
                 }
             }
         }
     }
-    for (var r = 0u; r < ROWS; r++) {
-        let row = first_row + r * LANES;
-        for (var k = 0u; k < QUADS; k++) {
-            let quad = first_quad + k;
-            if (row < n_rows && quad < O / 4u) {
-                let value = sum[r][k] + vec4(b[quad * 4u], b[quad * 4u + 1u], b[quad * 4u + 2u], b[quad * 4u + 3u]);
-                y_by_4[row * (O / 4u) + quad] = select(value, max(value, vec4(0.0)), RELU);
-            }
-        }
+    store_y(row + 0u * LANES, quad, sum_0);
+    store_y(row + 1u * LANES, quad, sum_1);
+    store_y(row + 2u * LANES, quad, sum_2);
+    store_y(row + 3u * LANES, quad, sum_3);
+    store_y(row + 4u * LANES, quad, sum_4);
+    store_y(row + 5u * LANES, quad, sum_5);
+    store_y(row + 6u * LANES, quad, sum_6);
+    store_y(row + 7u * LANES, quad, sum_7);
+}
+
+fn store_y(row: u32, quad: u32, sums: Sums) {
+    if (row >= N * HO * WO) { return; }
+    var values = sums;
+    for (var k = 0u; k < QUADS; k++) {
+        if (quad + k < O / 4u) { y_by_4[row * (O / 4u) + quad + k] = select(values[k], max(values[k], vec4(0.0)), RELU); }
     }
 }
 
@@ -208,107 +259,137 @@ fn conv2d_forward_registers(
 fn conv2d_backward_x_registers(
     @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32
 ) {
-    let n_rows = N * H * W;
-    let first_row = (group.z * groups.x + group.x) * LANES * ROWS + lane;
-    let first_quad = group.y * QUADS;
-    var sum: array<array<vec4<f32>, QUADS>, ROWS>;
-    var n: array<u32, ROWS>;
-    var bottom: array<u32, ROWS>;
-    var right: array<u32, ROWS>;
-    for (var r = 0u; r < ROWS; r++) {
-        for (var k = 0u; k < QUADS; k++) { sum[r][k] = vec4(0.0); }
-        let row = min(first_row + r * LANES, n_rows - 1u);
-        n[r] = row / (H * W);
-        bottom[r] = row / W % H + PT;
-        right[r] = row % W + PL;
-    }
+    let row = invocation_row(group, groups, lane);
+    let quad = group.y * QUADS;
+    var sum_0 = Sums();
+    var sum_1 = Sums();
+    var sum_2 = Sums();
+    var sum_3 = Sums();
+    var sum_4 = Sums();
+    var sum_5 = Sums();
+    var sum_6 = Sums();
+    var sum_7 = Sums();
     for (var p = 0u; p < KH; p++) {
         for (var q = 0u; q < KW; q++) {
-            var inside: array<bool, ROWS>;
-            var base: array<u32, ROWS>;
-            for (var r = 0u; r < ROWS; r++) {
-                let i = (bottom[r] - p) / SH;
-                let j = (right[r] - q) / SW;
-                inside[r] = bottom[r] >= p && right[r] >= q && i * SH == bottom[r] - p && j * SW == right[r] - q && i < HO && j < WO;
-                base[r] = select(0u, ((n[r] * HO + i) * WO + j) * O, inside[r]);
-            }
+            let dy_0 = dy_source(row + 0u * LANES, p, q);
+            let dy_1 = dy_source(row + 1u * LANES, p, q);
+            let dy_2 = dy_source(row + 2u * LANES, p, q);
+            let dy_3 = dy_source(row + 3u * LANES, p, q);
+            let dy_4 = dy_source(row + 4u * LANES, p, q);
+            let dy_5 = dy_source(row + 5u * LANES, p, q);
+            let dy_6 = dy_source(row + 6u * LANES, p, q);
+            let dy_7 = dy_source(row + 7u * LANES, p, q);
             for (var o = 0u; o < O; o++) {
-                var w_row: array<vec4<f32>, QUADS>;
+                let value_0 = select(0.0, dy[dy_0.base + o], dy_0.inside);
+                let value_1 = select(0.0, dy[dy_1.base + o], dy_1.inside);
+                let value_2 = select(0.0, dy[dy_2.base + o], dy_2.inside);
+                let value_3 = select(0.0, dy[dy_3.base + o], dy_3.inside);
+                let value_4 = select(0.0, dy[dy_4.base + o], dy_4.inside);
+                let value_5 = select(0.0, dy[dy_5.base + o], dy_5.inside);
+                let value_6 = select(0.0, dy[dy_6.base + o], dy_6.inside);
+                let value_7 = select(0.0, dy[dy_7.base + o], dy_7.inside);
                 for (var k = 0u; k < QUADS; k++) {
-                    let at = ((p * KW + q) * C + min(first_quad + k, C / 4u - 1u) * 4u) * O + o;
-                    w_row[k] = vec4(w[at], w[at + O], w[at + 2u * O], w[at + 3u * O]);
-                }
-                for (var r = 0u; r < ROWS; r++) {
-                    let value = select(0.0, dy[base[r] + o], inside[r]);
-                    for (var k = 0u; k < QUADS; k++) { sum[r][k] += value * w_row[k]; }
+                    // Four input channels lie O apart.
+                    let at = ((p * KW + q) * C + min(quad + k, C / 4u - 1u) * 4u) * O + o;
+                    let weights = vec4(w[at], w[at + O], w[at + 2u * O], w[at + 3u * O]);
+                    sum_0[k] += value_0 * weights;
+                    sum_1[k] += value_1 * weights;
+                    sum_2[k] += value_2 * weights;
+                    sum_3[k] += value_3 * weights;
+                    sum_4[k] += value_4 * weights;
+                    sum_5[k] += value_5 * weights;
+                    sum_6[k] += value_6 * weights;
+                    sum_7[k] += value_7 * weights;
                 }
             }
         }
     }
-    for (var r = 0u; r < ROWS; r++) {
-        let row = first_row + r * LANES;
-        for (var k = 0u; k < QUADS; k++) {
-            let quad = first_quad + k;
-            if (row < n_rows && quad < C / 4u) {
-                let at = row * C + quad * 4u;
-                var value = sum[r][k];
-                if (X_IS_RELU) {
-                    value = select(vec4(0.0), value, vec4(x[at], x[at + 1u], x[at + 2u], x[at + 3u]) > vec4(0.0));
-                }
-                dx[at] = value.x;
-                dx[at + 1u] = value.y;
-                dx[at + 2u] = value.z;
-                dx[at + 3u] = value.w;
-            }
+    store_dx(row + 0u * LANES, quad, sum_0);
+    store_dx(row + 1u * LANES, quad, sum_1);
+    store_dx(row + 2u * LANES, quad, sum_2);
+    store_dx(row + 3u * LANES, quad, sum_3);
+    store_dx(row + 4u * LANES, quad, sum_4);
+    store_dx(row + 5u * LANES, quad, sum_5);
+    store_dx(row + 6u * LANES, quad, sum_6);
+    store_dx(row + 7u * LANES, quad, sum_7);
+}
+
+fn store_dx(row: u32, quad: u32, sums: Sums) {
+    if (row >= N * H * W) { return; }
+    var values = sums;
+    for (var k = 0u; k < QUADS; k++) {
+        if (quad + k < C / 4u) {
+            let at = row * (C / 4u) + quad + k;
+            if (X_IS_RELU) { values[k] = select(vec4(0.0), values[k], x_by_4[at] > vec4(0.0)); }
+            dx_by_4[at] = values[k];
         }
     }
 }
 
+// One filter cell `row` = (p, q, c) at output position (n, i, j): the pixel it saw. The row after the last filter cell sees
+// ones instead of pixels: it collects db.
+fn x_seen(row: u32, n: u32, i: u32, j: u32) -> f32 {
+    let top = i * SH + row / (C * KW) - PT;
+    let left = j * SW + row / C % KW - PL;
+    let inside = row < KH * KW * C && top < H && left < W;
+    let value = x[select(0u, ((n * H + top) * W + left) * C + row % C, inside)];
+    return select(select(0.0, 1.0, row == KH * KW * C), value, inside);
+}
+
 @compute @workgroup_size(8)
 fn conv2d_backward_w_registers(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let n_rows = KH * KW * C + 1u;
-    let first_row = group.x * LANES * ROWS + lane;
-    let first_quad = group.y * QUADS;
+    let row = group.x * LANES * 8u + lane;
+    let quad = group.y * QUADS;
     let first = group.z * IMAGES_PER_PART;
-    var sum: array<array<vec4<f32>, QUADS>, ROWS>;
-    var c: array<u32, ROWS>;
-    var p: array<u32, ROWS>;
-    var q: array<u32, ROWS>;
-    for (var r = 0u; r < ROWS; r++) {
-        for (var k = 0u; k < QUADS; k++) { sum[r][k] = vec4(0.0); }
-        let cell = first_row + r * LANES;
-        c[r] = cell % C;
-        q[r] = cell / C % KW;
-        p[r] = cell / (C * KW);
-    }
+    var sum_0 = Sums();
+    var sum_1 = Sums();
+    var sum_2 = Sums();
+    var sum_3 = Sums();
+    var sum_4 = Sums();
+    var sum_5 = Sums();
+    var sum_6 = Sums();
+    var sum_7 = Sums();
     for (var n = first; n < min(first + IMAGES_PER_PART, N); n++) {
         for (var i = 0u; i < HO; i++) {
             for (var j = 0u; j < WO; j++) {
-                var dy_row: array<vec4<f32>, QUADS>;
+                let value_0 = x_seen(row + 0u * LANES, n, i, j);
+                let value_1 = x_seen(row + 1u * LANES, n, i, j);
+                let value_2 = x_seen(row + 2u * LANES, n, i, j);
+                let value_3 = x_seen(row + 3u * LANES, n, i, j);
+                let value_4 = x_seen(row + 4u * LANES, n, i, j);
+                let value_5 = x_seen(row + 5u * LANES, n, i, j);
+                let value_6 = x_seen(row + 6u * LANES, n, i, j);
+                let value_7 = x_seen(row + 7u * LANES, n, i, j);
+                let dy_row = ((n * HO + i) * WO + j) * (O / 4u);
                 for (var k = 0u; k < QUADS; k++) {
-                    dy_row[k] = dy_by_4[((n * HO + i) * WO + j) * (O / 4u) + min(first_quad + k, O / 4u - 1u)];
-                }
-                for (var r = 0u; r < ROWS; r++) {
-                    let row = i * SH + p[r] - PT;
-                    let column = j * SW + q[r] - PL;
-                    let inside = p[r] < KH && row < H && column < W;
-                    let at = select(0u, ((n * H + row) * W + column) * C + c[r], inside);
-                    // The row after the last filter cell sees ones instead of pixels: it collects db.
-                    let outside = select(0.0, 1.0, first_row + r * LANES == n_rows - 1u);
-                    let value = select(outside, x[at], inside);
-                    for (var k = 0u; k < QUADS; k++) { sum[r][k] += value * dy_row[k]; }
+                    let gradients = dy_by_4[dy_row + min(quad + k, O / 4u - 1u)];
+                    sum_0[k] += value_0 * gradients;
+                    sum_1[k] += value_1 * gradients;
+                    sum_2[k] += value_2 * gradients;
+                    sum_3[k] += value_3 * gradients;
+                    sum_4[k] += value_4 * gradients;
+                    sum_5[k] += value_5 * gradients;
+                    sum_6[k] += value_6 * gradients;
+                    sum_7[k] += value_7 * gradients;
                 }
             }
         }
     }
-    for (var r = 0u; r < ROWS; r++) {
-        let row = first_row + r * LANES;
-        for (var k = 0u; k < QUADS; k++) {
-            let quad = first_quad + k;
-            if (row < n_rows && quad < O / 4u) {
-                dw_parts_by_4[(group.z * n_rows + row) * (O / 4u) + quad] = sum[r][k];
-            }
-        }
+    store_dw(group.z, row + 0u * LANES, quad, sum_0);
+    store_dw(group.z, row + 1u * LANES, quad, sum_1);
+    store_dw(group.z, row + 2u * LANES, quad, sum_2);
+    store_dw(group.z, row + 3u * LANES, quad, sum_3);
+    store_dw(group.z, row + 4u * LANES, quad, sum_4);
+    store_dw(group.z, row + 5u * LANES, quad, sum_5);
+    store_dw(group.z, row + 6u * LANES, quad, sum_6);
+    store_dw(group.z, row + 7u * LANES, quad, sum_7);
+}
+
+fn store_dw(part: u32, row: u32, quad: u32, sums: Sums) {
+    if (row > KH * KW * C) { return; }
+    var values = sums;
+    for (var k = 0u; k < QUADS; k++) {
+        if (quad + k < O / 4u) { dw_parts_by_4[(part * (KH * KW * C + 1u) + row) * (O / 4u) + quad + k] = values[k]; }
     }
 }
 

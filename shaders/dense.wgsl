@@ -18,6 +18,7 @@ override X_IS_RELU: bool = false;   // backward_x: x came out of a ReLU, so dx i
 @group(0) @binding(1) var<storage, read> w: array<f32>;              // [I, O]
 @group(0) @binding(1) var<storage, read> w_by_4: array<vec4<f32>>;   // the same, four outputs at once
 @group(0) @binding(2) var<storage, read> b: array<f32>;              // [O]
+@group(0) @binding(2) var<storage, read> b_by_4: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;        // [N, O]
 @group(0) @binding(3) var<storage, read_write> y_by_4: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read> dy: array<f32>;             // [N, O]
@@ -76,107 +77,183 @@ fn dense_backward_w(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_w
 
 // ------------------------------------------------------------------------------------------------------ registers
 //
-// Rows on the lanes of a vector, columns uniform over them; see conv2d.wgsl. Forward and backward_w need O to be a
-// multiple of 4. A batch has few rows, so forward holds half as many of them as the other two.
+// Rows on the lanes of a vector, 32 columns uniform over them; see conv2d.wgsl. Forward and backward_w need O to be a
+// multiple of 4. A batch has few rows, so forward holds four of them and not eight.
 
 const LANES = 8u;
-const FORWARD_ROWS = 4u;
-const ROWS = 8u;
-const QUADS = 8u;
+const QUADS = 8u;                           // groups of four columns an invocation
+alias Sums = array<vec4<f32>, QUADS>;       // 32 columns of one row
 
 @compute @workgroup_size(8)
 fn dense_forward_registers(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let first_row = group.x * LANES * FORWARD_ROWS + lane;
-    let first_quad = group.y * QUADS;
-    var sum: array<array<vec4<f32>, QUADS>, FORWARD_ROWS>;
-    var base: array<u32, FORWARD_ROWS>;
-    for (var r = 0u; r < FORWARD_ROWS; r++) {
-        for (var k = 0u; k < QUADS; k++) { sum[r][k] = vec4(0.0); }
-        // Rows past the end compute the last row again and are not stored.
-        base[r] = min(first_row + r * LANES, N - 1u) * I;
-    }
+    let n = group.x * LANES * 4u + lane;
+    let quad = group.y * QUADS;
+    // Rows past the end compute the last row again and are not stored.
+    let x_0 = min(n + 0u * LANES, N - 1u) * I;
+    let x_1 = min(n + 1u * LANES, N - 1u) * I;
+    let x_2 = min(n + 2u * LANES, N - 1u) * I;
+    let x_3 = min(n + 3u * LANES, N - 1u) * I;
+    var sum_0: Sums;
+    for (var k = 0u; k < QUADS; k++) { sum_0[k] = b_by_4[min(quad + k, O / 4u - 1u)]; }
+    var sum_1 = sum_0;
+    var sum_2 = sum_0;
+    var sum_3 = sum_0;
     for (var i = 0u; i < I; i++) {
-        var w_row: array<vec4<f32>, QUADS>;
-        for (var k = 0u; k < QUADS; k++) { w_row[k] = w_by_4[i * (O / 4u) + min(first_quad + k, O / 4u - 1u)]; }
-        for (var r = 0u; r < FORWARD_ROWS; r++) {
-            let value = x[base[r] + i];
-            for (var k = 0u; k < QUADS; k++) { sum[r][k] += value * w_row[k]; }
+        let value_0 = x[x_0 + i];
+        let value_1 = x[x_1 + i];
+        let value_2 = x[x_2 + i];
+        let value_3 = x[x_3 + i];
+        for (var k = 0u; k < QUADS; k++) {
+            let weights = w_by_4[i * (O / 4u) + min(quad + k, O / 4u - 1u)];
+            sum_0[k] += value_0 * weights;
+            sum_1[k] += value_1 * weights;
+            sum_2[k] += value_2 * weights;
+            sum_3[k] += value_3 * weights;
         }
     }
-    for (var r = 0u; r < FORWARD_ROWS; r++) {
-        let n = first_row + r * LANES;
-        for (var k = 0u; k < QUADS; k++) {
-            let quad = first_quad + k;
-            if (n < N && quad < O / 4u) {
-                let value = sum[r][k] + vec4(b[quad * 4u], b[quad * 4u + 1u], b[quad * 4u + 2u], b[quad * 4u + 3u]);
-                y_by_4[n * (O / 4u) + quad] = select(value, max(value, vec4(0.0)), RELU);
-            }
-        }
+    store_y(n + 0u * LANES, quad, sum_0);
+    store_y(n + 1u * LANES, quad, sum_1);
+    store_y(n + 2u * LANES, quad, sum_2);
+    store_y(n + 3u * LANES, quad, sum_3);
+}
+
+fn store_y(n: u32, quad: u32, sums: Sums) {
+    if (n >= N) { return; }
+    var values = sums;
+    for (var k = 0u; k < QUADS; k++) {
+        if (quad + k < O / 4u) { y_by_4[n * (O / 4u) + quad + k] = select(values[k], max(values[k], vec4(0.0)), RELU); }
     }
 }
 
 // Rows are inputs and columns are the samples of the batch: w is what differs between lanes, dy is uniform.
 @compute @workgroup_size(8)
 fn dense_backward_x_registers(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let first_row = group.x * LANES * ROWS + lane;
+    let i = group.x * LANES * 8u + lane;
     let first_n = group.y * QUADS * 4u;
-    var sum: array<array<vec4<f32>, QUADS>, ROWS>;
-    var base: array<u32, ROWS>;
-    for (var r = 0u; r < ROWS; r++) {
-        for (var k = 0u; k < QUADS; k++) { sum[r][k] = vec4(0.0); }
-        base[r] = min(first_row + r * LANES, I - 1u) * O;
-    }
+    let w_0 = min(i + 0u * LANES, I - 1u) * O;
+    let w_1 = min(i + 1u * LANES, I - 1u) * O;
+    let w_2 = min(i + 2u * LANES, I - 1u) * O;
+    let w_3 = min(i + 3u * LANES, I - 1u) * O;
+    let w_4 = min(i + 4u * LANES, I - 1u) * O;
+    let w_5 = min(i + 5u * LANES, I - 1u) * O;
+    let w_6 = min(i + 6u * LANES, I - 1u) * O;
+    let w_7 = min(i + 7u * LANES, I - 1u) * O;
+    var sum_0 = Sums();
+    var sum_1 = Sums();
+    var sum_2 = Sums();
+    var sum_3 = Sums();
+    var sum_4 = Sums();
+    var sum_5 = Sums();
+    var sum_6 = Sums();
+    var sum_7 = Sums();
     for (var o = 0u; o < O; o++) {
-        var dy_column: array<vec4<f32>, QUADS>;
+        let value_0 = w[w_0 + o];
+        let value_1 = w[w_1 + o];
+        let value_2 = w[w_2 + o];
+        let value_3 = w[w_3 + o];
+        let value_4 = w[w_4 + o];
+        let value_5 = w[w_5 + o];
+        let value_6 = w[w_6 + o];
+        let value_7 = w[w_7 + o];
         for (var k = 0u; k < QUADS; k++) {
             let n = first_n + k * 4u;
-            dy_column[k] = vec4(dy[min(n, N - 1u) * O + o], dy[min(n + 1u, N - 1u) * O + o],
-                                dy[min(n + 2u, N - 1u) * O + o], dy[min(n + 3u, N - 1u) * O + o]);
-        }
-        for (var r = 0u; r < ROWS; r++) {
-            let value = w[base[r] + o];
-            for (var k = 0u; k < QUADS; k++) { sum[r][k] += value * dy_column[k]; }
+            let gradients = vec4(dy[min(n, N - 1u) * O + o], dy[min(n + 1u, N - 1u) * O + o],
+                                 dy[min(n + 2u, N - 1u) * O + o], dy[min(n + 3u, N - 1u) * O + o]);
+            sum_0[k] += value_0 * gradients;
+            sum_1[k] += value_1 * gradients;
+            sum_2[k] += value_2 * gradients;
+            sum_3[k] += value_3 * gradients;
+            sum_4[k] += value_4 * gradients;
+            sum_5[k] += value_5 * gradients;
+            sum_6[k] += value_6 * gradients;
+            sum_7[k] += value_7 * gradients;
         }
     }
+    store_dx(i + 0u * LANES, first_n, sum_0);
+    store_dx(i + 1u * LANES, first_n, sum_1);
+    store_dx(i + 2u * LANES, first_n, sum_2);
+    store_dx(i + 3u * LANES, first_n, sum_3);
+    store_dx(i + 4u * LANES, first_n, sum_4);
+    store_dx(i + 5u * LANES, first_n, sum_5);
+    store_dx(i + 6u * LANES, first_n, sum_6);
+    store_dx(i + 7u * LANES, first_n, sum_7);
+}
+
+// One input of 32 samples.
+fn store_dx(i: u32, first_n: u32, sums: Sums) {
+    if (i >= I) { return; }
+    var values = sums;
     for (var k = 0u; k < QUADS; k++) {
-        for (var m = 0u; m < 4u; m++) {
-            let n = first_n + k * 4u + m;
-            for (var r = 0u; r < ROWS; r++) {
-                let i = first_row + r * LANES;
-                if (n < N && i < I) {
-                    var value = sum[r][k][m];
-                    if (X_IS_RELU) { value = select(0.0, value, x[n * I + i] > 0.0); }
-                    dx[n * I + i] = value;
-                }
-            }
-        }
+        store_dx_cell(first_n + k * 4u, i, values[k].x);
+        store_dx_cell(first_n + k * 4u + 1u, i, values[k].y);
+        store_dx_cell(first_n + k * 4u + 2u, i, values[k].z);
+        store_dx_cell(first_n + k * 4u + 3u, i, values[k].w);
+    }
+}
+
+fn store_dx_cell(n: u32, i: u32, value: f32) {
+    if (n >= N) { return; }
+    if (X_IS_RELU) {
+        dx[n * I + i] = select(0.0, value, x[n * I + i] > 0.0);
+    } else {
+        dx[n * I + i] = value;
     }
 }
 
 @compute @workgroup_size(8)
 fn dense_backward_w_registers(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let first_row = group.x * LANES * ROWS + lane;
-    let first_quad = group.y * QUADS;
-    var sum: array<array<vec4<f32>, QUADS>, ROWS>;
-    for (var r = 0u; r < ROWS; r++) {
-        for (var k = 0u; k < QUADS; k++) { sum[r][k] = vec4(0.0); }
-    }
+    let i = group.x * LANES * 8u + lane;
+    let quad = group.y * QUADS;
+    var sum_0 = Sums();
+    var sum_1 = Sums();
+    var sum_2 = Sums();
+    var sum_3 = Sums();
+    var sum_4 = Sums();
+    var sum_5 = Sums();
+    var sum_6 = Sums();
+    var sum_7 = Sums();
     for (var n = 0u; n < N; n++) {
-        var dy_row: array<vec4<f32>, QUADS>;
-        for (var k = 0u; k < QUADS; k++) { dy_row[k] = dy_by_4[n * (O / 4u) + min(first_quad + k, O / 4u - 1u)]; }
-        for (var r = 0u; r < ROWS; r++) {
-            let i = first_row + r * LANES;
-            // The row after the last input is the bias, whose input is 1.
-            let value = select(1.0, x[n * I + min(i, I - 1u)], i < I);
-            for (var k = 0u; k < QUADS; k++) { sum[r][k] += value * dy_row[k]; }
+        let value_0 = x_or_one(n, i + 0u * LANES);
+        let value_1 = x_or_one(n, i + 1u * LANES);
+        let value_2 = x_or_one(n, i + 2u * LANES);
+        let value_3 = x_or_one(n, i + 3u * LANES);
+        let value_4 = x_or_one(n, i + 4u * LANES);
+        let value_5 = x_or_one(n, i + 5u * LANES);
+        let value_6 = x_or_one(n, i + 6u * LANES);
+        let value_7 = x_or_one(n, i + 7u * LANES);
+        for (var k = 0u; k < QUADS; k++) {
+            let gradients = dy_by_4[n * (O / 4u) + min(quad + k, O / 4u - 1u)];
+            sum_0[k] += value_0 * gradients;
+            sum_1[k] += value_1 * gradients;
+            sum_2[k] += value_2 * gradients;
+            sum_3[k] += value_3 * gradients;
+            sum_4[k] += value_4 * gradients;
+            sum_5[k] += value_5 * gradients;
+            sum_6[k] += value_6 * gradients;
+            sum_7[k] += value_7 * gradients;
         }
     }
-    for (var r = 0u; r < ROWS; r++) {
-        let i = first_row + r * LANES;
-        for (var k = 0u; k < QUADS; k++) {
-            let quad = first_quad + k;
-            if (i < I && quad < O / 4u) { dw_by_4[i * (O / 4u) + quad] = sum[r][k]; }
-            if (i == I && quad < O / 4u) { db_by_4[quad] = sum[r][k]; }
+    store_dw(i + 0u * LANES, quad, sum_0);
+    store_dw(i + 1u * LANES, quad, sum_1);
+    store_dw(i + 2u * LANES, quad, sum_2);
+    store_dw(i + 3u * LANES, quad, sum_3);
+    store_dw(i + 4u * LANES, quad, sum_4);
+    store_dw(i + 5u * LANES, quad, sum_5);
+    store_dw(i + 6u * LANES, quad, sum_6);
+    store_dw(i + 7u * LANES, quad, sum_7);
+}
+
+// The row after the last input is the bias, whose input is 1.
+fn x_or_one(n: u32, i: u32) -> f32 {
+    return select(1.0, x[n * I + min(i, I - 1u)], i < I);
+}
+
+fn store_dw(i: u32, quad: u32, sums: Sums) {
+    var values = sums;
+    for (var k = 0u; k < QUADS; k++) {
+        if (quad + k < O / 4u) {
+            if (i < I) { dw_by_4[i * (O / 4u) + quad + k] = values[k]; }
+            if (i == I) { db_by_4[quad + k] = values[k]; }
         }
     }
 }

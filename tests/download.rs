@@ -1,0 +1,556 @@
+//! The downloader against servers on this machine that behave well and badly.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime};
+
+use fmnist_gpu::data::{DataError, DataEvent, DatasetChoice, DatasetKind, LoadOptions, load};
+use tempfile::TempDir;
+
+use crate::data::{SmallSet, assert_error, load_with_events, options};
+
+/// How a server answers a request for one of its files.
+#[derive(Clone, Copy)]
+enum Manner {
+    /// As it should.
+    Right,
+    /// With one byte changed.
+    WrongByte,
+    /// By closing the connection after half of the file.
+    Cut,
+    /// With status 404.
+    NotFound,
+    /// With half of the file and then nothing more.
+    StallInBody,
+    /// With nothing at all.
+    StallBeforeHeaders,
+    /// A byte now and then.
+    Drip,
+    /// With a length that is not the file's.
+    WrongLength,
+    /// With bytes after the file, and no word on the length.
+    Oversize,
+    /// With the file but its last byte, and no word on the length.
+    Undersize,
+    /// By sending the client to `/moved/<file>`, which is served right.
+    Redirect,
+}
+
+const FIRST: &str = "train-images-idx3-ubyte.gz";
+
+/// A server of a set's compressed files; it ends when dropped.
+struct Server {
+    address: SocketAddr,
+    requests: Arc<Mutex<Vec<String>>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Answers in this manner from request number `from` on (the first is 0), and rightly before.
+    fn start(set: &SmallSet, manner: Manner, from: usize) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let files: Arc<HashMap<String, Vec<u8>>> = Arc::new(set.served().into_iter().collect());
+        let (log, stopped) = (requests.clone(), stop.clone());
+        let thread = thread::spawn(move || {
+            let mut handlers = Vec::new();
+            for connection in listener.incoming() {
+                if stopped.load(Ordering::Relaxed) {
+                    break;
+                }
+                let (files, log, stopped) = (files.clone(), log.clone(), stopped.clone());
+                handlers.push(thread::spawn(move || {
+                    // A client that has gone away is no failure of the server.
+                    let _ = answer(connection.unwrap(), &files, &log, manner, from, &stopped);
+                }));
+            }
+            for handler in handlers {
+                handler.join().unwrap();
+            }
+        });
+        Self {
+            address,
+            requests,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/files/", self.address)
+    }
+
+    fn requests(&self) -> Vec<String> {
+        self.requests.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // Wakes the accept loop.
+        let _ = TcpStream::connect(self.address);
+        let joined = self.thread.take().map(JoinHandle::join);
+        if !thread::panicking() {
+            joined.unwrap().unwrap();
+        }
+    }
+}
+
+fn answer(
+    mut stream: TcpStream,
+    files: &HashMap<String, Vec<u8>>,
+    log: &Mutex<Vec<String>>,
+    manner: Manner,
+    from: usize,
+    stopped: &AtomicBool,
+) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut request = String::new();
+    reader.read_line(&mut request)?;
+    let mut line = String::new();
+    while reader.read_line(&mut line)? > 2 {
+        line.clear();
+    }
+    let path = request.split(' ').nth(1).unwrap_or("/").to_string();
+    let name = path.rsplit('/').next().unwrap_or_default().to_string();
+    let n_before = {
+        let mut log = log.lock().unwrap();
+        log.push(name.clone());
+        log.len() - 1
+    };
+    let manner = if n_before < from || path.starts_with("/moved/") {
+        Manner::Right
+    } else {
+        manner
+    };
+    let Some(body) = files.get(&name) else {
+        return write!(
+            stream,
+            "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        );
+    };
+    let half = body.len() / 2;
+    let length =
+        |n: usize| format!("HTTP/1.1 200 OK\r\nContent-Length: {n}\r\nConnection: close\r\n\r\n");
+    let no_length = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n";
+    let wait_for_stop = || {
+        while !stopped.load(Ordering::Relaxed) {
+            thread::sleep(Duration::from_millis(5));
+        }
+    };
+    match manner {
+        Manner::Right => {
+            stream.write_all(length(body.len()).as_bytes())?;
+            stream.write_all(body)?;
+        }
+        Manner::WrongByte => {
+            let mut wrong = body.clone();
+            wrong[half] ^= 1;
+            stream.write_all(length(body.len()).as_bytes())?;
+            stream.write_all(&wrong)?;
+        }
+        Manner::Cut => {
+            stream.write_all(length(body.len()).as_bytes())?;
+            stream.write_all(&body[..half])?;
+        }
+        Manner::NotFound => {
+            let page = "<html>not here</html>";
+            let n = page.len();
+            write!(
+                stream,
+                "HTTP/1.1 404 Not Found\r\nContent-Length: {n}\r\nConnection: close\r\n\r\n{page}"
+            )?;
+        }
+        Manner::StallInBody => {
+            stream.write_all(length(body.len()).as_bytes())?;
+            stream.write_all(&body[..half])?;
+            wait_for_stop();
+        }
+        Manner::StallBeforeHeaders => wait_for_stop(),
+        Manner::Drip => {
+            stream.write_all(length(body.len()).as_bytes())?;
+            for byte in body {
+                stream.write_all(&[*byte])?;
+                thread::sleep(Duration::from_millis(20));
+                if stopped.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+        }
+        Manner::WrongLength => {
+            stream.write_all(length(body.len() + 7).as_bytes())?;
+            stream.write_all(body)?;
+            stream.write_all(b"1234567")?;
+        }
+        Manner::Oversize => {
+            stream.write_all(no_length.as_bytes())?;
+            stream.write_all(body)?;
+            // Far more than the client's buffers: writing ends when the client hangs up.
+            for _ in 0..10_000 {
+                stream.write_all(&[0; 64 * 1024])?;
+            }
+        }
+        Manner::Undersize => {
+            stream.write_all(no_length.as_bytes())?;
+            stream.write_all(&body[..body.len() - 1])?;
+        }
+        Manner::Redirect => {
+            write!(
+                stream,
+                "HTTP/1.1 302 Found\r\nLocation: /moved/{name}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            )?;
+        }
+    }
+    stream.flush()
+}
+
+/// Options for these servers, with time-outs that are short but not so short that a busy machine trips over them.
+fn from_mirrors(set: &SmallSet, cache: &Path, servers: &[&Server]) -> LoadOptions {
+    let mut options = options(set, cache);
+    options.download.mirrors = servers.iter().map(|server| server.url()).collect();
+    options.download.stall_timeout = Duration::from_millis(500);
+    options
+}
+
+/// Names of the files in a folder, sorted.
+fn listing(dir: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(dir) else {
+        return Vec::new();
+    };
+    let name = |entry: std::io::Result<fs::DirEntry>| {
+        let name = entry.unwrap().file_name();
+        name.to_string_lossy().into_owned()
+    };
+    let mut names: Vec<String> = entries.map(name).collect();
+    names.sort();
+    names
+}
+
+fn whole_listing(set: &SmallSet) -> Vec<String> {
+    let mut names: Vec<String> = set.served().into_iter().map(|(name, _)| name).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn files_are_downloaded_once_and_kept() {
+    let set = SmallSet::new();
+    let server = Server::start(&set, Manner::Right, 0);
+    let folder = TempDir::new().unwrap();
+    let cache = folder.path().join("not/yet/there");
+    let options = from_mirrors(&set, &cache, &[&server]);
+    let (result, events) = load_with_events(&options);
+    let dataset = result.unwrap();
+    set.assert_is(&dataset);
+    assert_eq!(dataset.source, cache.display().to_string());
+    assert_eq!(
+        listing(&cache),
+        whole_listing(&set),
+        "no partial files stay"
+    );
+    for (name, bytes) in set.served() {
+        assert_eq!(fs::read(cache.join(name)).unwrap(), bytes);
+    }
+    assert_eq!(server.requests().len(), 4);
+
+    // The progress starts at 0, never falls and ends at the whole.
+    let total = set.files.train_images.gz_bytes;
+    let progress: Vec<u64> = events
+        .iter()
+        .filter_map(|event| match event {
+            DataEvent::Downloading {
+                file,
+                received,
+                total: announced,
+                ..
+            } if file == FIRST => {
+                assert_eq!(*announced, total);
+                Some(*received)
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(progress.first(), Some(&0));
+    assert_eq!(progress.last(), Some(&total));
+    assert!(progress.is_sorted(), "{progress:?}");
+
+    set.assert_is(&load_with_events(&options).0.unwrap());
+    assert_eq!(server.requests().len(), 4, "nothing is fetched again");
+
+    // Only what is damaged is fetched again, and replaced.
+    fs::write(cache.join(FIRST), b"damaged").unwrap();
+    set.assert_is(&load_with_events(&options).0.unwrap());
+    assert_eq!(server.requests()[4..], [FIRST]);
+    assert_eq!(listing(&cache), whole_listing(&set));
+}
+
+#[cfg(unix)]
+#[test]
+fn downloaded_files_have_ordinary_permissions() {
+    use std::os::unix::fs::PermissionsExt;
+    let set = SmallSet::new();
+    let server = Server::start(&set, Manner::Right, 0);
+    let folder = TempDir::new().unwrap();
+    load_with_events(&from_mirrors(&set, folder.path(), &[&server]))
+        .0
+        .unwrap();
+    fs::write(folder.path().join("ordinary"), b"").unwrap();
+    let mode = |name: &str| {
+        fs::metadata(folder.path().join(name))
+            .unwrap()
+            .permissions()
+            .mode()
+    };
+    assert_eq!(mode(FIRST), mode("ordinary"));
+}
+
+/// The first mirror fails in this manner, the second serves; the first one's reason must hold `reason`.
+fn assert_second_mirror_serves(manner: Manner, reason: &str) {
+    let set = SmallSet::new();
+    let bad = Server::start(&set, manner, 0);
+    let good = Server::start(&set, Manner::Right, 0);
+    let folder = TempDir::new().unwrap();
+    let mut options = from_mirrors(&set, folder.path(), &[&bad, &good]);
+    if let Manner::Drip = manner {
+        options.download.file_timeout = Duration::from_millis(700);
+    }
+    let (result, events) = load_with_events(&options);
+    set.assert_is(&result.unwrap());
+    assert_eq!(listing(folder.path()), whole_listing(&set));
+    let failures: Vec<&DataEvent> = events
+        .iter()
+        .filter(|event| matches!(event, DataEvent::MirrorFailed { .. }))
+        .collect();
+    let [
+        DataEvent::MirrorFailed {
+            file,
+            mirror,
+            reason: found,
+        },
+    ] = failures[..]
+    else {
+        panic!(
+            "one failure expected, as the mirror that served is asked first for the rest: {failures:?}"
+        );
+    };
+    assert_eq!((file.as_str(), mirror), (FIRST, &bad.url()));
+    assert!(found.contains(reason), "`{reason}` is not in: {found}");
+    assert_eq!(bad.requests(), [FIRST]);
+    assert_eq!(good.requests().len(), 4);
+}
+
+#[test]
+fn a_wrong_hash_leads_to_the_next_mirror() {
+    assert_second_mirror_serves(Manner::WrongByte, "SHA-256");
+}
+
+#[test]
+fn a_cut_connection_leads_to_the_next_mirror() {
+    assert_second_mirror_serves(Manner::Cut, "broke off after");
+}
+
+#[test]
+fn a_missing_file_leads_to_the_next_mirror() {
+    assert_second_mirror_serves(Manner::NotFound, "404");
+}
+
+#[test]
+fn a_stalled_body_leads_to_the_next_mirror() {
+    assert_second_mirror_serves(Manner::StallInBody, "no byte for 0.5 s");
+}
+
+#[test]
+fn a_silent_server_leads_to_the_next_mirror() {
+    assert_second_mirror_serves(Manner::StallBeforeHeaders, "no byte for 0.5 s");
+}
+
+#[test]
+fn a_dripping_server_leads_to_the_next_mirror() {
+    assert_second_mirror_serves(Manner::Drip, "not complete within 0.7 s");
+}
+
+#[test]
+fn a_wrong_length_leads_to_the_next_mirror() {
+    assert_second_mirror_serves(Manner::WrongLength, "bytes announced, expected");
+}
+
+#[test]
+fn an_oversize_body_is_refused() {
+    assert_second_mirror_serves(Manner::Oversize, "more than");
+}
+
+#[test]
+fn an_undersize_body_is_refused() {
+    assert_second_mirror_serves(Manner::Undersize, "bytes received, expected");
+}
+
+#[test]
+fn redirects_are_followed() {
+    let set = SmallSet::new();
+    let server = Server::start(&set, Manner::Redirect, 0);
+    let folder = TempDir::new().unwrap();
+    let (result, _) = load_with_events(&from_mirrors(&set, folder.path(), &[&server]));
+    set.assert_is(&result.unwrap());
+    assert_eq!(server.requests().len(), 8);
+}
+
+#[test]
+fn the_error_lists_every_mirror_with_its_reason() {
+    let set = SmallSet::new();
+    let missing = Server::start(&set, Manner::NotFound, 0);
+    let wrong = Server::start(&set, Manner::WrongByte, 0);
+    let folder = TempDir::new().unwrap();
+    let mut options = from_mirrors(&set, folder.path(), &[&missing, &wrong]);
+    // A port on which nobody listens: it was free a moment ago.
+    let nobody = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    options.download.mirrors.push(format!("http://{nobody}"));
+    // A name that by RFC 6761 never resolves.
+    options
+        .download
+        .mirrors
+        .push("http://nowhere.invalid/x".into());
+    let result = load_with_events(&options).0;
+    if let Err(DataError::DownloadFailed { attempts, .. }) = &result {
+        assert_eq!(attempts.len(), 4);
+    }
+    assert_error!(
+        result,
+        DataError::DownloadFailed { .. },
+        format!("could not download {FIRST}"),
+        format!("{}{FIRST}: HTTP status 404", missing.url()),
+        format!("{}{FIRST}: SHA-256", wrong.url()),
+        format!("http://{nobody}/{FIRST}: "),
+        format!("http://nowhere.invalid/x/{FIRST}: "),
+        "--data-dir",
+        "--dataset synthetic"
+    );
+    assert_eq!(missing.requests(), [FIRST], "the other files are not tried");
+    assert_eq!(wrong.requests(), [FIRST]);
+    assert!(listing(folder.path()).is_empty(), "nothing stays behind");
+
+    options.choice = DatasetChoice::Auto;
+    let (result, events) = load_with_events(&options);
+    assert_eq!(result.unwrap().kind, DatasetKind::Synthetic);
+    let warned = |event: &DataEvent| matches!(event, DataEvent::FallingBack { reason } if reason.contains("404"));
+    assert!(events.iter().any(warned), "{events:?}");
+}
+
+#[test]
+fn an_interrupt_leaves_no_partial_file_and_the_next_load_goes_on() {
+    let set = SmallSet::new();
+    // The first file comes, the second breaks off in the middle of its body.
+    let stalling = Server::start(&set, Manner::StallInBody, 1);
+    let folder = TempDir::new().unwrap();
+    let mut options = from_mirrors(&set, folder.path(), &[&stalling]);
+    options.choice = DatasetChoice::Auto;
+    options.download.stall_timeout = Duration::from_secs(60);
+    let flag = Arc::new(AtomicBool::new(false));
+    options.interrupt = Some(flag.clone());
+    let start = Instant::now();
+    let result = load(&options, &mut |event| {
+        let falls_back = matches!(event, DataEvent::FallingBack { .. });
+        assert!(!falls_back, "an interrupt is not a reason to generate");
+        if let DataEvent::Downloading { file, received, .. } = event
+            && file != FIRST
+            && received > 0
+        {
+            flag.store(true, Ordering::Relaxed);
+        }
+    });
+    assert_error!(result, DataError::Interrupted, "interrupted");
+    assert!(
+        start.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        start.elapsed()
+    );
+    assert_eq!(listing(folder.path()), [FIRST]);
+
+    let good = Server::start(&set, Manner::Right, 0);
+    let options = from_mirrors(&set, folder.path(), &[&good]);
+    set.assert_is(&load_with_events(&options).0.unwrap());
+    assert_eq!(good.requests().len(), 3);
+    assert!(!good.requests().contains(&FIRST.to_string()));
+}
+
+#[test]
+fn an_interrupt_is_heard_while_a_server_is_silent() {
+    let set = SmallSet::new();
+    let silent = Server::start(&set, Manner::StallBeforeHeaders, 0);
+    let folder = TempDir::new().unwrap();
+    let mut options = from_mirrors(&set, folder.path(), &[&silent]);
+    options.download.stall_timeout = Duration::from_secs(60);
+    let flag = Arc::new(AtomicBool::new(false));
+    options.interrupt = Some(flag.clone());
+    let start = Instant::now();
+    let setter = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(200));
+        flag.store(true, Ordering::Relaxed);
+    });
+    assert_error!(
+        load_with_events(&options).0,
+        DataError::Interrupted,
+        "interrupted"
+    );
+    assert!(
+        start.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        start.elapsed()
+    );
+    assert!(listing(folder.path()).is_empty());
+    setter.join().unwrap();
+}
+
+#[test]
+fn only_old_partial_files_of_ours_are_removed() {
+    let set = SmallSet::new();
+    let server = Server::start(&set, Manner::Right, 0);
+    let folder = TempDir::new().unwrap();
+    let day = Duration::from_secs(24 * 60 * 60);
+    let old = format!("{FIRST}.part-1-abc");
+    let young = format!("{FIRST}.part-2-abc");
+    for (name, age) in [
+        (&old[..], 2 * day),
+        (&young, day / 2),
+        ("notes.part-1", 2 * day),
+    ] {
+        let file = fs::File::create(folder.path().join(name)).unwrap();
+        file.set_modified(SystemTime::now() - age).unwrap();
+    }
+    load_with_events(&from_mirrors(&set, folder.path(), &[&server]))
+        .0
+        .unwrap();
+    let names = listing(folder.path());
+    assert!(!names.contains(&old), "{names:?}");
+    assert!(names.contains(&young), "{names:?}");
+    assert!(names.contains(&"notes.part-1".to_string()), "{names:?}");
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_is_named() {
+    let set = SmallSet::new();
+    let server = Server::start(&set, Manner::Right, 0);
+    let folder = TempDir::new().unwrap();
+    let blocked = folder.path().join("file");
+    fs::write(&blocked, b"not a folder").unwrap();
+    let options = from_mirrors(&set, &blocked.join("cache"), &[&server]);
+    assert_error!(
+        load_with_events(&options).0,
+        DataError::Io { .. },
+        "cannot create the folder",
+        blocked.display().to_string()
+    );
+    assert!(server.requests().is_empty());
+}
