@@ -39,6 +39,6 @@ fn main() {
         time(&gpu,&format!("{tag} backward_x"),g,|p| dense::record_backward_x(p,dense::backward_x_form(gpu.tiling()),&d,true,&x,&w,&dy,&dx).unwrap());
         time(&gpu,&format!("{tag} backward_w"),g,|p| dense::record_backward_w(p,f,&d,&x,&dy,&dw,&db).unwrap());
     }
-    let (g,w,m,v)=(r(421642),r(421642),r(421642),r(421642)); let ss=r(4); let pr=gpu.tensor("p",&[2],Element::U32).unwrap();
+    let (g,w,m,v)=(r(421648),r(421648),r(421648),r(421648)); let ss=r(4); let pr=gpu.tensor("p",&[2],Element::U32).unwrap();
     time(&gpu,"adam",0.0,|p| adam::record(p,&Default::default(),&adam::AdamTensors{g:&g,w:&w,m:&m,v:&v,step_sizes:&ss,progress:&pr}).unwrap());
 }

@@ -8,27 +8,27 @@
 // Source: Kingma and Ba, Adam, 2015, end of section 2; keras.optimizers.Adam.
 // Host: src/ops/adam.rs   Mirror: src/cpu/adam.rs   Test: tests/adam.rs
 
-override LEN: u32 = 1u;
+override LEN: u32 = 4u;   // a multiple of four: four parameters an invocation
 override ONE_MINUS_BETA_1: f32 = 0.1;     // computed in double precision: 1 - 0.999 in single precision is off by 1e-5 of itself
 override ONE_MINUS_BETA_2: f32 = 0.001;
 override EPSILON: f32 = 1e-7;
 
-@group(0) @binding(0) var<storage, read> g: array<f32>;              // [LEN] gradients of all parameters
-@group(0) @binding(1) var<storage, read_write> w: array<f32>;        // [LEN] the parameters
-@group(0) @binding(2) var<storage, read_write> m: array<f32>;        // [LEN] first moments
-@group(0) @binding(3) var<storage, read_write> v: array<f32>;        // [LEN] second moments
+@group(0) @binding(0) var<storage, read> g: array<vec4<f32>>;              // [LEN] gradients of all parameters
+@group(0) @binding(1) var<storage, read_write> w: array<vec4<f32>>;        // [LEN] the parameters
+@group(0) @binding(2) var<storage, read_write> m: array<vec4<f32>>;        // [LEN] first moments
+@group(0) @binding(3) var<storage, read_write> v: array<vec4<f32>>;        // [LEN] second moments
 @group(0) @binding(4) var<storage, read> step_sizes: array<f32>;     // [batches of the epoch]
 @group(0) @binding(5) var<storage, read> progress: array<u32>;       // [2]: batches done in this epoch, samples of the epoch
 
 @compute @workgroup_size(64)
 fn adam_step(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = id.y * groups.x * 64u + id.x;
-    if (index >= LEN) { return; }
+    if (index >= LEN / 4u) { return; }
     let alpha = step_sizes[progress[0]];
     let gradient = g[index];
     let first = m[index] + (gradient - m[index]) * ONE_MINUS_BETA_1;
     let second = v[index] + (gradient * gradient - v[index]) * ONE_MINUS_BETA_2;
     m[index] = first;
     v[index] = second;
-    w[index] -= alpha * first / (sqrt(second) + EPSILON);
+    w[index] -= alpha * first / (sqrt(second) + vec4(EPSILON));
 }

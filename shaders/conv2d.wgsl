@@ -157,6 +157,12 @@ const LANES = 8u;
 const QUADS = 8u;                           // groups of four columns an invocation
 alias Sums = array<vec4<f32>, QUADS>;       // 32 columns of one row
 
+// Columns past the end compute the last ones again and are not stored. Where tiles fit exactly, this costs nothing.
+fn clamp_quad(quad: u32, count: u32) -> u32 {
+    if (count % QUADS == 0u) { return quad; }
+    return min(quad, count - 1u);
+}
+
 // The eight rows of an invocation are LANES apart.
 fn invocation_row(group: vec3<u32>, groups: vec3<u32>, lane: u32) -> u32 {
     return (group.z * groups.x + group.x) * LANES * 8u + lane;
@@ -195,7 +201,7 @@ fn conv2d_forward_registers(
     let row = invocation_row(group, groups, lane);
     let quad = group.y * QUADS;
     var sum_0: Sums;
-    for (var k = 0u; k < QUADS; k++) { sum_0[k] = b_by_4[min(quad + k, O / 4u - 1u)]; }
+    for (var k = 0u; k < QUADS; k++) { sum_0[k] = b_by_4[clamp_quad(quad + k, O / 4u)]; }
     var sum_1 = sum_0;
     var sum_2 = sum_0;
     var sum_3 = sum_0;
@@ -224,7 +230,7 @@ fn conv2d_forward_registers(
                 let value_7 = select(0.0, x[x_7.base + c], x_7.inside);
                 let w_row = ((p * KW + q) * C + c) * (O / 4u);
                 for (var k = 0u; k < QUADS; k++) {
-                    let weights = w_by_4[w_row + min(quad + k, O / 4u - 1u)];
+                    let weights = w_by_4[w_row + clamp_quad(quad + k, O / 4u)];
                     sum_0[k] += value_0 * weights;
                     sum_1[k] += value_1 * weights;
                     sum_2[k] += value_2 * weights;
@@ -290,7 +296,7 @@ fn conv2d_backward_x_registers(
                 let value_7 = select(0.0, dy[dy_7.base + o], dy_7.inside);
                 for (var k = 0u; k < QUADS; k++) {
                     // Four input channels lie O apart.
-                    let at = ((p * KW + q) * C + min(quad + k, C / 4u - 1u) * 4u) * O + o;
+                    let at = ((p * KW + q) * C + clamp_quad(quad + k, C / 4u) * 4u) * O + o;
                     let weights = vec4(w[at], w[at + O], w[at + 2u * O], w[at + 3u * O]);
                     sum_0[k] += value_0 * weights;
                     sum_1[k] += value_1 * weights;
@@ -362,15 +368,18 @@ fn conv2d_backward_w_registers(@builtin(workgroup_id) group: vec3<u32>, @builtin
                 let value_7 = x_seen(row + 7u * LANES, n, i, j);
                 let dy_row = ((n * HO + i) * WO + j) * (O / 4u);
                 for (var k = 0u; k < QUADS; k++) {
-                    let gradients = dy_by_4[dy_row + min(quad + k, O / 4u - 1u)];
+                    let gradients = dy_by_4[dy_row + clamp_quad(quad + k, O / 4u)];
                     sum_0[k] += value_0 * gradients;
                     sum_1[k] += value_1 * gradients;
-                    sum_2[k] += value_2 * gradients;
-                    sum_3[k] += value_3 * gradients;
-                    sum_4[k] += value_4 * gradients;
-                    sum_5[k] += value_5 * gradients;
-                    sum_6[k] += value_6 * gradients;
-                    sum_7[k] += value_7 * gradients;
+                    // A filter on one channel has few cells: then six of the rows would be computed for nothing.
+                    if (KH * KW * C >= 2u * LANES) {
+                        sum_2[k] += value_2 * gradients;
+                        sum_3[k] += value_3 * gradients;
+                        sum_4[k] += value_4 * gradients;
+                        sum_5[k] += value_5 * gradients;
+                        sum_6[k] += value_6 * gradients;
+                        sum_7[k] += value_7 * gradients;
+                    }
                 }
             }
         }

@@ -84,6 +84,17 @@ const LANES = 8u;
 const QUADS = 8u;                           // groups of four columns an invocation
 alias Sums = array<vec4<f32>, QUADS>;       // 32 columns of one row
 
+// Columns past the end compute the last ones again and are not stored. Where tiles fit exactly, this costs nothing.
+fn clamp_quad(quad: u32) -> u32 {
+    if (O / 4u % QUADS == 0u) { return quad; }
+    return min(quad, O / 4u - 1u);
+}
+
+fn clamp_row(n: u32) -> u32 {
+    if (N % (QUADS * 4u) == 0u) { return n; }
+    return min(n, N - 1u);
+}
+
 @compute @workgroup_size(8)
 fn dense_forward_registers(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let n = group.x * LANES * 4u + lane;
@@ -94,7 +105,7 @@ fn dense_forward_registers(@builtin(workgroup_id) group: vec3<u32>, @builtin(loc
     let x_2 = min(n + 2u * LANES, N - 1u) * I;
     let x_3 = min(n + 3u * LANES, N - 1u) * I;
     var sum_0: Sums;
-    for (var k = 0u; k < QUADS; k++) { sum_0[k] = b_by_4[min(quad + k, O / 4u - 1u)]; }
+    for (var k = 0u; k < QUADS; k++) { sum_0[k] = b_by_4[clamp_quad(quad + k)]; }
     var sum_1 = sum_0;
     var sum_2 = sum_0;
     var sum_3 = sum_0;
@@ -104,7 +115,7 @@ fn dense_forward_registers(@builtin(workgroup_id) group: vec3<u32>, @builtin(loc
         let value_2 = x[x_2 + i];
         let value_3 = x[x_3 + i];
         for (var k = 0u; k < QUADS; k++) {
-            let weights = w_by_4[i * (O / 4u) + min(quad + k, O / 4u - 1u)];
+            let weights = w_by_4[i * (O / 4u) + clamp_quad(quad + k)];
             sum_0[k] += value_0 * weights;
             sum_1[k] += value_1 * weights;
             sum_2[k] += value_2 * weights;
@@ -157,8 +168,8 @@ fn dense_backward_x_registers(@builtin(workgroup_id) group: vec3<u32>, @builtin(
         let value_7 = w[w_7 + o];
         for (var k = 0u; k < QUADS; k++) {
             let n = first_n + k * 4u;
-            let gradients = vec4(dy[min(n, N - 1u) * O + o], dy[min(n + 1u, N - 1u) * O + o],
-                                 dy[min(n + 2u, N - 1u) * O + o], dy[min(n + 3u, N - 1u) * O + o]);
+            let gradients = vec4(dy[clamp_row(n) * O + o], dy[clamp_row(n + 1u) * O + o],
+                                 dy[clamp_row(n + 2u) * O + o], dy[clamp_row(n + 3u) * O + o]);
             sum_0[k] += value_0 * gradients;
             sum_1[k] += value_1 * gradients;
             sum_2[k] += value_2 * gradients;
@@ -222,7 +233,7 @@ fn dense_backward_w_registers(@builtin(workgroup_id) group: vec3<u32>, @builtin(
         let value_6 = x_or_one(n, i + 6u * LANES);
         let value_7 = x_or_one(n, i + 7u * LANES);
         for (var k = 0u; k < QUADS; k++) {
-            let gradients = dy_by_4[n * (O / 4u) + min(quad + k, O / 4u - 1u)];
+            let gradients = dy_by_4[n * (O / 4u) + clamp_quad(quad + k)];
             sum_0[k] += value_0 * gradients;
             sum_1[k] += value_1 * gradients;
             sum_2[k] += value_2 * gradients;

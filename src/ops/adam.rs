@@ -43,12 +43,15 @@ pub struct AdamTensors<'a> {
     pub progress: &'a Tensor,
 }
 
-/// Records one step.
+/// Records one step. The number of parameters is a multiple of four, as that of an arena ([`crate::gpu::Gpu::arena`]) is.
 ///
 /// # Errors
-/// A tensor's size does not fit, or the shader does not compile.
+/// A tensor's size does not fit or is no multiple of four, or the shader does not compile.
 pub fn record(plan: &mut PlanBuilder<'_>, config: &AdamConfig, tensors: &AdamTensors<'_>) -> Result<(), GpuError> {
     let len = tensors.w.len();
+    if !len.is_multiple_of(4) {
+        return Err(GpuError::Record { entry: STEP.entry, message: format!("{len} parameters, no multiple of four") });
+    }
     plan.push(
         &STEP,
         &[
@@ -57,7 +60,7 @@ pub fn record(plan: &mut PlanBuilder<'_>, config: &AdamConfig, tensors: &AdamTen
             ("ONE_MINUS_BETA_2", 1.0 - config.beta_2),
             ("EPSILON", config.epsilon),
         ],
-        workgroups_linear(len, 64),
+        workgroups_linear(len / 4, 64),
         &[
             bind("g", tensors.g, len),
             bind("w", tensors.w, len),
@@ -120,7 +123,7 @@ pub fn verify(verifier: &mut Verifier<'_>, len: usize) -> Result<(), GpuError> {
 /// # Errors
 /// The device failed.
 pub fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
-    for len in [1, 64, 10_007] {
+    for len in [4, 64, 10_004] {
         verify(v, len)?;
     }
     Ok(())

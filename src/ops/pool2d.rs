@@ -25,6 +25,22 @@ pub static MAX_BACKWARD_X: KernelSpec = KernelSpec {
     bindings: &[read(3, "argmax"), read(4, "dy"), write(5, "dx")],
 };
 
+/// As [`MAX_FORWARD`], four channels an invocation.
+pub static MAX_FORWARD_BY_4: KernelSpec = KernelSpec {
+    op: "pool2d",
+    entry: "pool2d_max_forward_by_4",
+    source: SOURCE,
+    bindings: &[read(0, "x"), write(1, "y"), write(2, "argmax_out")],
+};
+
+/// As [`MAX_BACKWARD_X`], four channels an invocation, for windows that do not overlap.
+pub static MAX_BACKWARD_X_BY_4: KernelSpec = KernelSpec {
+    op: "pool2d",
+    entry: "pool2d_max_backward_x_by_4",
+    source: SOURCE,
+    bindings: &[read(3, "argmax"), read(4, "dy"), write(5, "dx")],
+};
+
 /// Average pooling.
 pub static AVERAGE_FORWARD: KernelSpec = KernelSpec {
     op: "pool2d",
@@ -58,8 +74,33 @@ pub static SUM_BACKWARD_X: KernelSpec = KernelSpec {
 };
 
 /// Every kernel of this operation.
-pub static KERNELS: &[&KernelSpec] =
-    &[&MAX_FORWARD, &MAX_BACKWARD_X, &AVERAGE_FORWARD, &AVERAGE_BACKWARD_X, &SUM_FORWARD, &SUM_BACKWARD_X];
+pub static KERNELS: &[&KernelSpec] = &[
+    &MAX_FORWARD,
+    &MAX_FORWARD_BY_4,
+    &MAX_BACKWARD_X,
+    &MAX_BACKWARD_X_BY_4,
+    &AVERAGE_FORWARD,
+    &AVERAGE_BACKWARD_X,
+    &SUM_FORWARD,
+    &SUM_BACKWARD_X,
+];
+
+/// Whether max pooling takes its form for four channels at once, forward and backward.
+fn by_4(d: &Pool2dDims) -> [bool; 2] {
+    let fours = d.c.is_multiple_of(4);
+    [fours, fours && d.kh <= d.stride_h && d.kw <= d.stride_w]
+}
+
+/// Cells along one axis that one window writes at most, and whether all write as many.
+///
+/// Windows that do not overlap divide the axis among them: each takes its stride, the first one from the edge of the picture and
+/// the last one to the other edge.
+fn cells(outputs: usize, stride: usize, padding: usize, size: usize) -> (usize, bool) {
+    let first = |i: usize| if i == 0 { 0 } else { i * stride - padding };
+    let count = |i: usize| if i + 1 == outputs { size - first(i) } else { first(i + 1) - first(i) };
+    let largest = (0..outputs).map(count).max().unwrap_or(0);
+    (largest, (0..outputs).all(|i| count(i) == largest))
+}
 
 /// Pooling that needs no argmax: average and sum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,10 +149,11 @@ pub fn record_max_forward(
     y: &Tensor,
     argmax: &Tensor,
 ) -> Result<(), GpuError> {
+    let (spec, channels) = if by_4(d)[0] { (&MAX_FORWARD_BY_4, 4) } else { (&MAX_FORWARD, 1) };
     plan.push(
-        &MAX_FORWARD,
+        spec,
         &constants(d),
-        workgroups_linear(y_len(d), 64),
+        workgroups_linear(y_len(d) / channels, 64),
         &[bind("x", x, x_len(d)), bind("y", y, y_len(d)), bind("argmax_out", argmax, y_len(d))],
     )
 }
@@ -127,10 +169,20 @@ pub fn record_max_backward_x(
     dy: &Tensor,
     dx: &Tensor,
 ) -> Result<(), GpuError> {
+    let (spec, invocations) =
+        if by_4(d)[1] { (&MAX_BACKWARD_X_BY_4, y_len(d) / 4) } else { (&MAX_BACKWARD_X, x_len(d)) };
+    let mut constants = constants(d);
+    if by_4(d)[1] {
+        let (rows, equal_rows) = cells(d.ho, d.stride_h, d.pad_top, d.h);
+        let (columns, equal_columns) = cells(d.wo, d.stride_w, d.pad_left, d.w);
+        constants.push(("CELL_ROWS", rows as f64));
+        constants.push(("CELL_COLUMNS", columns as f64));
+        constants.push(("ALL_CELLS_EQUAL", f64::from(equal_rows && equal_columns)));
+    }
     plan.push(
-        &MAX_BACKWARD_X,
-        &constants(d),
-        workgroups_linear(x_len(d), 64),
+        spec,
+        &constants,
+        workgroups_linear(invocations, 64),
         &[bind("argmax", argmax, y_len(d)), bind("dy", dy, y_len(d)), bind("dx", dx, x_len(d))],
     )
 }
@@ -194,7 +246,8 @@ pub fn verify(v: &mut Verifier<'_>, d: &Pool2dDims) -> Result<(), GpuError> {
     let (ty, targmax) = (run.output(y_len(d))?, run.output_u32(y_len(d))?);
     record_max_forward(&mut run.plan, d, &tx, &ty, &targmax)?;
     // A maximum is one of the inputs: no rounding at all.
-    run.check(MAX_FORWARD.entry, &case, &[(&ty, &y64, &vec![0.0; y64.len()])], &[(&targmax, &argmax)])?;
+    let name = if by_4(d)[0] { MAX_FORWARD_BY_4.entry } else { MAX_FORWARD.entry };
+    run.check(name, &case, &[(&ty, &y64, &vec![0.0; y64.len()])], &[(&targmax, &argmax)])?;
 
     let (mut dx64, mut dx_scale) = (vec![0.0; x_len(d)], vec![0.0; x_len(d)]);
     cpu::pool2d_max_backward_x(d, &argmax, &dy64, &mut dx64);
@@ -202,7 +255,8 @@ pub fn verify(v: &mut Verifier<'_>, d: &Pool2dDims) -> Result<(), GpuError> {
     let mut run = v.run();
     let (targmax, tdy, tdx) = (run.input_u32(&argmax)?, run.input(&dy)?, run.output(x_len(d))?);
     record_max_backward_x(&mut run.plan, d, &targmax, &tdy, &tdx)?;
-    run.check_sums(MAX_BACKWARD_X.entry, &case, &[(&tdx, &dx64, &dx_scale, window)])?;
+    let name = if by_4(d)[1] { MAX_BACKWARD_X_BY_4.entry } else { MAX_BACKWARD_X.entry };
+    run.check_sums(name, &case, &[(&tdx, &dx64, &dx_scale, window)])?;
 
     for mean in [Mean::Average, Mean::Sum] {
         let (forward, backward): (fn(&_, &[f64], &mut [f64]), fn(&_, &[f64], &mut [f64])) = match mean {
@@ -243,6 +297,8 @@ pub fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
         (4, [14, 14, 64], [2, 2], [2, 2], Padding::Valid),
         (3, [7, 5, 3], [3, 2], [2, 1], Padding::Same),
         (2, [9, 11, 5], [2, 3], [3, 4], Padding::Valid),
+        (2, [9, 11, 8], [2, 3], [3, 4], Padding::Valid),
+        (2, [7, 5, 12], [2, 2], [2, 2], Padding::Same),
     ];
     for (n, input, window, stride, padding) in cases {
         verify(v, &Pool2dDims::new(n, input, window, stride, padding).expect("the shapes above are valid"))?;
