@@ -31,6 +31,6 @@ pub mod files;
 pub mod gpu;
 pub mod model;
 pub mod ops;
-// pub mod report;
+pub mod report;
 pub mod train;
 pub mod verify;

@@ -5,7 +5,7 @@ mod summary;
 pub mod weights;
 
 pub use init::{initial_parameters, permutation};
-pub use summary::summary;
+pub use summary::{summary, training_mflop};
 
 use crate::cpu::conv2d::{Conv2dDims, Padding};
 use crate::cpu::pool2d::Pool2dDims;
@@ -348,23 +348,26 @@ impl Model {
     /// # Errors
     /// As [`Model::shapes`].
     pub fn parameters(&self) -> Result<Vec<Parameter>, ModelError> {
-        Ok(self.shapes()?.iter().flat_map(layer_parameters).collect())
+        Ok(self.shapes()?.iter().flat_map(LayerShape::parameters).collect())
     }
 }
 
-fn layer_parameters(shape: &LayerShape) -> Vec<Parameter> {
-    let weight = match &shape.layer {
-        Layer::Conv2d { filters, kernel_size, .. } => {
-            vec![kernel_size.0, kernel_size.1, shape.input[2], *filters]
-        }
-        Layer::Dense { units, .. } => vec![shape.input[0], *units],
-        _ => return Vec::new(),
-    };
-    let bias = weight[weight.len() - 1..].to_vec();
-    vec![
-        Parameter { name: format!("{}.weight", shape.name), shape: weight },
-        Parameter { name: format!("{}.bias", shape.name), shape: bias },
-    ]
+impl LayerShape {
+    /// Weight and bias of a convolution or a dense layer; nothing of the others.
+    pub fn parameters(&self) -> Vec<Parameter> {
+        let weight = match &self.layer {
+            Layer::Conv2d { filters, kernel_size, .. } => {
+                vec![kernel_size.0, kernel_size.1, self.input[2], *filters]
+            }
+            Layer::Dense { units, .. } => vec![self.input[0], *units],
+            _ => return Vec::new(),
+        };
+        let bias = weight[weight.len() - 1..].to_vec();
+        vec![
+            Parameter { name: format!("{}.weight", self.name), shape: weight },
+            Parameter { name: format!("{}.bias", self.name), shape: bias },
+        ]
+    }
 }
 
 /// Output shape and multiply-adds of a layer for one sample, or why it does not fit.

@@ -20,7 +20,7 @@ pub fn summary(model: &Model) -> Result<String, ModelError> {
             "{:<30} {:<16} {:>9} {:>8.3}",
             describe(shape),
             format!("{:?}", shape.output),
-            thousands(count(&super::layer_parameters(shape))),
+            thousands(count(&shape.parameters())),
             2e-6 * shape.multiply_adds as f64
         );
     }
@@ -37,8 +37,8 @@ pub fn summary(model: &Model) -> Result<String, ModelError> {
     Ok(text)
 }
 
-/// Work of a training step for one image: forward, the gradient of each weight, and of each input but the first layer's.
-pub(crate) fn training_mflop(shapes: &[LayerShape]) -> f64 {
+/// Work of a training step for one image in millions of floating-point operations: forward, the gradient of each weight, and of each input but the first layer's.
+pub fn training_mflop(shapes: &[LayerShape]) -> f64 {
     let heavy: Vec<usize> = shapes.iter().map(|s| s.multiply_adds).filter(|&m| m > 0).collect();
     let total: usize = heavy.iter().sum();
     2e-6 * (3 * total - heavy.first().unwrap_or(&0)) as f64

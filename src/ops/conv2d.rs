@@ -308,7 +308,7 @@ pub fn verify(v: &mut Verifier<'_>, d: &Conv2dDims) -> Result<(), GpuError> {
         let name = form.pick([&BACKWARD_W, &BACKWARD_W_REGISTERS, &BACKWARD_W_SHARED]).entry;
         run.check_sums(name, &case, &[(&tdw, &dw64, &dw_scale, positions), (&tdb, &db64, &db_scale, positions)])?;
     }
-    v.covered("conv2d_backward_w_sum");
+    v.covered(BACKWARD_W_SUM.entry, BACKWARD_W.entry);
     Ok(())
 }
 

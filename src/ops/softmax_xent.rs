@@ -160,8 +160,9 @@ pub fn verify(v: &mut Verifier<'_>, d: &SoftmaxXentDims, n_valid: usize, scale: 
     cpu::softmax_xent_backward_x(d, &x64, &labels, n_valid, &mut dx64);
     let dx_bound: Vec<f64> = (0..x.len())
         .map(|i| if i / d.c < n_valid {
-            // p - 1 and the division by the number of rows round once and 2.5 units more.
-            (p_bound[i] + 7.0 * UNIT_ROUNDOFF * dx64[i].abs().max(p64[i])) / n_valid as f64 + tiny
+            // The difference p - target rounds once, and the division by the number of rows by 2.5 units.
+            let difference = dx64[i].abs() * n_valid as f64;
+            (p_bound[i] + 6.0 * UNIT_ROUNDOFF * difference) / n_valid as f64 + tiny
         } else {
             0.0
         })

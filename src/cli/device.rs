@@ -1,0 +1,73 @@
+//! `--device` and `--safe`: opening what computes.
+
+use super::Global;
+use anyhow::{Result, bail};
+use clap::Args;
+use fmnist_gpu::gpu::{DeviceChoice, Gpu, GpuOptions};
+
+/// Flags of every command that computes.
+#[derive(Debug, Args)]
+pub struct DeviceArgs {
+    /// auto (the strongest GPU, else a software adapter), an index or part of a name from `fmnist-gpu devices`, or reference
+    /// (plain loops on the processor: for checking, slow)
+    #[arg(long, default_value = "auto", value_name = "auto|reference|INDEX|NAME")]
+    device: String,
+    /// Compile wgpu's run-time checks into the shaders (array bounds, loop bounds, division by zero): slower
+    #[arg(long)]
+    safe: bool,
+}
+
+/// What was chosen.
+pub enum Device {
+    /// An adapter.
+    Gpu(Box<Gpu>),
+    /// The plain loops.
+    Reference,
+}
+
+impl DeviceArgs {
+    /// Opens the device, and says so when it is a software adapter.
+    pub fn open(&self, global: &Global) -> Result<Device> {
+        match self.device.as_str() {
+            "reference" => Ok(Device::Reference),
+            "cpu" => bail!(
+                "--device cpu is kept for a native engine that does not exist yet. Use auto, which takes a software adapter \
+                 where there is no GPU, or reference, the plain loops (slow)"
+            ),
+            _ => Ok(Device::Gpu(Box::new(self.open_gpu(global)?))),
+        }
+    }
+
+    /// As [`DeviceArgs::open`], for commands that are about the adapter.
+    pub fn open_gpu(&self, global: &Global) -> Result<Gpu> {
+        let choice: DeviceChoice = match self.device.parse() {
+            Ok(choice) => choice,
+            Err(never) => match never {},
+        };
+        let gpu = Gpu::open(&GpuOptions { choice, checked: self.safe, tiling: None })?;
+        let info = gpu.info();
+        global.say(format!("Device: {} ({}, {}, {})", info.name, info.backend, info.device_type, info.driver));
+        if gpu.is_software() && self.device == "auto" {
+            global.say("No hardware GPU was found: the shaders run on a software adapter, on the processor.");
+        }
+        Ok(gpu)
+    }
+
+    /// Whether `--safe` was given.
+    pub fn safe(&self) -> bool {
+        self.safe
+    }
+}
+
+impl Device {
+    /// Name, driver and backend, as the run's files have them.
+    pub fn describe(&self) -> [String; 3] {
+        match self {
+            Device::Gpu(gpu) => [gpu.info().name.clone(), gpu.info().driver.clone(), gpu.info().backend.clone()],
+            Device::Reference => {
+                let version = format!("fmnist-gpu {}", env!("CARGO_PKG_VERSION"));
+                ["reference (plain loops)".to_string(), version, "reference".to_string()]
+            }
+        }
+    }
+}

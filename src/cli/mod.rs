@@ -1,0 +1,142 @@
+//! The command line: one file a subcommand. Arguments as typed become validated values before anything is touched.
+
+mod device;
+mod devices;
+mod evaluate;
+mod picture;
+mod predict;
+mod samples;
+mod selftest;
+mod source;
+mod summary;
+mod train;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Train, evaluate and explain Fashion-MNIST classifiers with hand-written WGSL compute shaders, on any GPU.
+///
+/// Start with `fmnist-gpu train`: it finds or downloads Fashion-MNIST, trains a convolutional network for five epochs,
+/// evaluates it on the test set, and writes weights, history and pictures into a run folder. Works without a GPU on a
+/// software adapter.
+#[derive(Debug, Parser)]
+#[command(name = "fmnist-gpu", version, propagate_version = true, max_term_width = 100, after_help = AFTER_HELP)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "Exit codes: 0 done; 1 the work ran and its verdict is negative (a self-test failed, training met a \
+                          loss that is not finite); 2 it could not run (bad input, no adapter, no data); 130 interrupted.";
+
+/// Flags of every command.
+#[derive(Debug, Args)]
+struct Global {
+    /// Say nothing but results and errors
+    #[arg(long, short, global = true)]
+    quiet: bool,
+    /// Say more; twice for the messages of wgpu
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train a model, evaluate it, and write a run folder
+    Train(train::TrainArgs),
+    /// Loss and accuracy of a trained model on the test set
+    Evaluate(evaluate::EvaluateArgs),
+    /// Classes and probabilities for test images
+    Predict(predict::PredictArgs),
+    /// Draw the first images of the data set with their class names
+    Samples(samples::SamplesArgs),
+    /// List the adapters of this machine
+    Devices(devices::DevicesArgs),
+    /// Compare every kernel with its CPU mirror on this machine's adapter
+    Selftest(selftest::SelftestArgs),
+    /// Show the layers, shapes, parameters and work of a model
+    Summary(summary::SummaryArgs),
+}
+
+/// Parses the command line and runs the command.
+pub fn run() -> Result<ExitCode> {
+    quiet_drivers();
+    let Cli { global, command } = Cli::parse();
+    init_log(&global);
+    match command {
+        Command::Train(args) => train::run(args, &global),
+        Command::Evaluate(args) => evaluate::run(args, &global),
+        Command::Predict(args) => predict::run(args, &global),
+        Command::Samples(args) => samples::run(args, &global),
+        Command::Devices(args) => devices::run(args),
+        Command::Selftest(args) => selftest::run(args, &global),
+        Command::Summary(args) => summary::run(args),
+    }
+}
+
+/// Keeps Mesa's device selection layer from complaining about a missing desktop, in containers and over ssh.
+fn quiet_drivers() {
+    let is_set = |name| std::env::var_os(name).is_some();
+    if cfg!(unix) && !is_set("XDG_RUNTIME_DIR") && !is_set("MESA_VK_DEVICE_SELECT") && !is_set("NODEVICE_SELECT") {
+        // SAFETY: this is the first thing that the program does, and no other thread exists yet that could read the environment.
+        unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
+    }
+}
+
+fn init_log(global: &Global) {
+    // Drivers are talkative at start-up; what matters comes back as an error.
+    let filter = match global.verbose {
+        0 => "off",
+        1 => "fmnist_gpu=debug",
+        _ => "fmnist_gpu=debug,wgpu_core=info,wgpu_hal=info,warn",
+    };
+    let environment = env_logger::Env::default().default_filter_or(filter);
+    // A second initialisation could only happen in a test of this function.
+    let _ = env_logger::Builder::from_env(environment).try_init();
+}
+
+impl Global {
+    /// A line for people, on standard error; not with `--quiet`.
+    fn say(&self, line: impl std::fmt::Display) {
+        if !self.quiet {
+            eprintln!("{line}");
+        }
+    }
+}
+
+/// Prints a result on standard output. A reader that went away (`| head`) is no error.
+fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("writing to standard output"),
+    }
+}
+
+/// Prints a result as JSON.
+fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    print(&serde_json::to_string_pretty(value).context("making JSON")?)
+}
+
+/// A flag that Ctrl-C sets. The second Ctrl-C leaves at once: files appear whole or not at all, so nothing breaks.
+fn interrupt_flag() -> Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let set = Arc::clone(&flag);
+    ctrlc::set_handler(move || {
+        if set.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+        eprintln!("\nstopping after the work in flight (Ctrl-C again to leave at once)");
+    })
+    .context("installing the Ctrl-C handler")?;
+    Ok(flag)
+}
+
+/// The exit code after Ctrl-C, as shells have it.
+const INTERRUPTED: u8 = 130;

@@ -1,0 +1,51 @@
+//! The two pictures of the article, from data and predictions.
+
+use anyhow::{Context, Result};
+use fmnist_gpu::data::{CLASS_NAMES, N_CLASSES, Split};
+use fmnist_gpu::files::write_whole;
+use fmnist_gpu::report::{GridItem, Tone, columns_for, draw_grid, prediction_caption};
+use std::path::Path;
+
+/// The first `count` images with their class names, as PNG.
+pub fn samples_png(split: &Split, count: usize) -> Result<Vec<u8>> {
+    let items: Vec<GridItem<'_>> = (0..count)
+        .map(|i| GridItem {
+            image: split.image(i),
+            caption: CLASS_NAMES[usize::from(split.labels[i])].to_string(),
+            tone: Tone::Neutral,
+        })
+        .collect();
+    png(&items)
+}
+
+/// The images at `indices` with `Predicted 97% (Original)` under each, as PNG; `probabilities` is `[indices, 10]`.
+pub fn predictions_png(split: &Split, indices: &[usize], probabilities: &[f32]) -> Result<Vec<u8>> {
+    let items: Vec<GridItem<'_>> = indices
+        .iter()
+        .zip(probabilities.chunks(N_CLASSES))
+        .map(|(&index, row)| {
+            let (class, label) = (argmax(row), usize::from(split.labels[index]));
+            GridItem {
+                image: split.image(index),
+                caption: prediction_caption(CLASS_NAMES[class], row[class], CLASS_NAMES[label]),
+                tone: if class == label { Tone::Right } else { Tone::Wrong },
+            }
+        })
+        .collect();
+    png(&items)
+}
+
+fn png(items: &[GridItem<'_>]) -> Result<Vec<u8>> {
+    let picture = draw_grid(items, columns_for(items.len()), None).context("drawing the grid")?;
+    picture.encode_png().context("encoding the picture")
+}
+
+/// Writes a picture where the user asked for it.
+pub fn write_png(path: &Path, png: &[u8], force: bool) -> Result<()> {
+    write_whole(path, png, force).context("writing the picture")
+}
+
+/// The position of the largest value, the first on ties.
+pub fn argmax(row: &[f32]) -> usize {
+    (1..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best })
+}

@@ -1,0 +1,66 @@
+//! `fmnist-gpu samples`
+
+use super::source::SourceArgs;
+use super::{Global, interrupt_flag, picture, print, print_json};
+use anyhow::{Result, bail};
+use clap::Args;
+use fmnist_gpu::data::{CLASS_NAMES, DatasetKind};
+use serde::Serialize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Flags of `samples`.
+#[derive(Debug, Args)]
+pub struct SamplesArgs {
+    /// How many training images, from the first on
+    #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..=2_500))]
+    count: u32,
+    /// Where to draw them
+    #[arg(long, default_value = "samples.png", value_name = "FILE.png")]
+    grid: PathBuf,
+    #[command(flatten)]
+    source: SourceArgs,
+    /// Replace an existing picture
+    #[arg(long)]
+    force: bool,
+    /// Print the list as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `samples --json` prints.
+#[derive(Debug, Serialize)]
+struct Samples {
+    dataset: DatasetKind,
+    grid: PathBuf,
+    samples: Vec<Sample>,
+}
+
+#[derive(Debug, Serialize)]
+struct Sample {
+    index: usize,
+    label: u8,
+    class: &'static str,
+}
+
+/// Draws the first training images.
+pub fn run(args: SamplesArgs, global: &Global) -> Result<ExitCode> {
+    let dataset = args.source.load(global, None, Some(interrupt_flag()?))?;
+    let count = args.count as usize;
+    if count > dataset.train.len() {
+        bail!("--count is {count}, and the training set has {} images", dataset.train.len());
+    }
+    picture::write_png(&args.grid, &picture::samples_png(&dataset.train, count)?, args.force)?;
+    let samples: Vec<Sample> = (0..count)
+        .map(|index| {
+            let label = dataset.train.labels[index];
+            Sample { index, label, class: CLASS_NAMES[usize::from(label)] }
+        })
+        .collect();
+    if args.json {
+        print_json(&Samples { dataset: dataset.kind, grid: args.grid, samples })?;
+    } else {
+        print(&format!("{count} images drawn to {} (dataset: {})", args.grid.display(), dataset.kind))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,86 @@
+//! `fmnist-gpu selftest`
+
+use super::device::DeviceArgs;
+use super::{Global, print, print_json};
+use anyhow::Result;
+use clap::Args;
+use fmnist_gpu::ops::OPS;
+use fmnist_gpu::verify::{Verdict, Verifier, gradients};
+use serde::Serialize;
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// Flags of `selftest`.
+#[derive(Debug, Args)]
+pub struct SelftestArgs {
+    /// Seed of the made inputs
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Print the table as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `selftest --json` prints.
+#[derive(Debug, Serialize)]
+struct Report {
+    device: String,
+    driver: String,
+    passed: bool,
+    seconds: f64,
+    kernels: Vec<Verdict>,
+    gradients: Vec<Verdict>,
+}
+
+/// Compares every kernel with its mirror, and every mirror's gradient with finite differences.
+pub fn run(args: SelftestArgs, global: &Global) -> Result<ExitCode> {
+    let start = Instant::now();
+    let gpu = args.device.open_gpu(global)?;
+    let mut verifier = Verifier::new(&gpu, args.seed);
+    for op in OPS {
+        global.say(format!("Testing {}", op.name));
+        (op.selftest)(&mut verifier)?;
+    }
+    global.say("Testing the mirrors' gradients against finite differences");
+    let gradients = gradients::check_all(args.seed);
+    let kernels = verifier.verdicts().to_vec();
+    let passed = kernels.iter().chain(&gradients).all(Verdict::passed);
+    let report = Report {
+        device: gpu.info().name.clone(),
+        driver: gpu.info().driver.clone(),
+        passed,
+        seconds: start.elapsed().as_secs_f64(),
+        kernels,
+        gradients,
+    };
+    if args.json {
+        print_json(&report)?;
+    } else {
+        print(&table(&report))?;
+    }
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn table(report: &Report) -> String {
+    let mut lines = Vec::new();
+    for (title, verdicts) in [
+        ("Kernel, against its mirror in double precision", &report.kernels),
+        ("Gradient of a mirror, against finite differences", &report.gradients),
+    ] {
+        lines.push(format!("{title:<50} {:>11} {:>12}", "elements", "error/bound"));
+        for v in verdicts {
+            let mark = if v.passed() { "ok" } else { "FAILED" };
+            lines.push(format!("  {:<48} {:>11} {:>12.4}  {mark}", v.kernel, v.elements, v.worst_ratio));
+            lines.extend(v.failures.iter().take(5).map(|failure| format!("      {failure}")));
+        }
+    }
+    let failed = report.kernels.iter().chain(&report.gradients).filter(|v| !v.passed()).count();
+    lines.push(if report.passed {
+        format!("All kernels are right on {} ({}), {:.1} s", report.device, report.driver, report.seconds)
+    } else {
+        format!("{failed} FAILED on {} ({}), {:.1} s", report.device, report.driver, report.seconds)
+    });
+    lines.join("\n")
+}

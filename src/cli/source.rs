@@ -1,0 +1,111 @@
+//! `--dataset` and `--data-dir`: finding, downloading or generating the data, with a word on each step.
+
+use super::Global;
+use anyhow::Result;
+use clap::Args;
+use fmnist_gpu::data::{self, DataEvent, Dataset, DatasetChoice, DatasetKind, LoadOptions};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// Flags of every command that reads the data.
+#[derive(Debug, Args)]
+pub struct SourceArgs {
+    /// auto (Fashion-MNIST, or the generated set if it can neither be found nor downloaded), fashion-mnist, or synthetic
+    /// [default: auto; for a trained model, what it was trained on]
+    #[arg(long, value_name = "auto|fashion-mnist|synthetic")]
+    dataset: Option<DatasetChoice>,
+    /// Folder that holds the four files of Fashion-MNIST, gzipped or plain
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+impl SourceArgs {
+    /// Loads the data; `trained_on` is the data set of a run that is evaluated.
+    pub fn load(
+        &self,
+        global: &Global,
+        trained_on: Option<DatasetKind>,
+        interrupt: Option<Arc<AtomicBool>>,
+    ) -> Result<Dataset> {
+        let choice = self.dataset.unwrap_or(match trained_on {
+            // A named folder holds the genuine set, whatever the model was trained on.
+            _ if self.data_dir.is_some() => DatasetChoice::Auto,
+            Some(DatasetKind::FashionMnist) => DatasetChoice::FashionMnist,
+            Some(DatasetKind::Synthetic) => DatasetChoice::Synthetic,
+            None => DatasetChoice::Auto,
+        });
+        let options = LoadOptions { choice, data_dir: self.data_dir.clone(), interrupt, ..LoadOptions::default() };
+        let mut bar = DownloadBar { bar: None, quiet: global.quiet };
+        let dataset = data::load(&options, &mut |event| report(&event, global, &mut bar))?;
+        bar.finish();
+        global.say(format!(
+            "Data: {}, {} training and {} test images ({})",
+            dataset.kind,
+            dataset.train.len(),
+            dataset.test.len(),
+            dataset.source
+        ));
+        Ok(dataset)
+    }
+}
+
+fn report(event: &DataEvent, global: &Global, bar: &mut DownloadBar) {
+    match event {
+        DataEvent::Skipped { place, reason } => {
+            global.say(format!("Skipped {}: {reason}", place.display()));
+        }
+        DataEvent::Connecting { file, mirror } => global.say(format!("Downloading {file} from {mirror}")),
+        DataEvent::Downloading { file, received, total, .. } => bar.update(file, *received, *total),
+        DataEvent::MirrorFailed { file, mirror, reason } => {
+            bar.finish();
+            global.say(format!("{mirror} did not give {file}: {reason}"));
+        }
+        DataEvent::Downloaded { .. } => bar.finish(),
+        DataEvent::FallingBack { reason } => {
+            bar.finish();
+            // Not silenced by --quiet: results on another data set must not pass for results on Fashion-MNIST.
+            eprintln!("{}", warning(&reason.to_string()));
+        }
+        DataEvent::Generating { n_train, n_test, .. } => {
+            global.say(format!("Generating {n_train} training and {n_test} test images"));
+        }
+        _ => {}
+    }
+}
+
+fn warning(reason: &str) -> String {
+    let rule = "!".repeat(96);
+    format!(
+        "{rule}\n\
+         WARNING: Fashion-MNIST could not be found or downloaded. Going on with GENERATED pictures.\n\
+         Accuracies on them say nothing about Fashion-MNIST; every result is marked `dataset: synthetic`.\n\
+         For the genuine set, put its four files into a folder and pass --data-dir DIR.\n\n{reason}\n{rule}"
+    )
+}
+
+struct DownloadBar {
+    bar: Option<ProgressBar>,
+    quiet: bool,
+}
+
+impl DownloadBar {
+    fn update(&mut self, file: &str, received: u64, total: u64) {
+        if self.quiet {
+            return;
+        }
+        let bar = self.bar.get_or_insert_with(|| {
+            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+            let style = ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
+            bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())).with_message(file.to_string())
+        });
+        bar.set_position(received);
+    }
+
+    fn finish(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! `fmnist-gpu summary`
+
+use super::{print, print_json};
+use anyhow::Result;
+use clap::Args;
+use fmnist_gpu::model::{LayerShape, Model, summary, training_mflop};
+use serde::Serialize;
+use std::process::ExitCode;
+
+/// Flags of `summary`.
+#[derive(Debug, Args)]
+pub struct SummaryArgs {
+    /// mlp, cnn, or a .toml file that lists layers
+    #[arg(long, default_value = "cnn", value_name = "mlp|cnn|FILE.toml")]
+    model: String,
+    /// Print the table as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `summary --json` prints.
+#[derive(Debug, Serialize)]
+struct Report {
+    model: String,
+    parameters: usize,
+    forward_mflop: f64,
+    training_mflop: f64,
+    layers: Vec<LayerReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct LayerReport {
+    name: String,
+    output_shape: Vec<usize>,
+    parameters: usize,
+    forward_mflop: f64,
+}
+
+/// Shows a model.
+pub fn run(args: SummaryArgs) -> Result<ExitCode> {
+    let model = Model::load(&args.model)?;
+    if args.json {
+        let shapes = model.shapes()?;
+        let layers: Vec<LayerReport> = shapes.iter().map(layer_report).collect();
+        print_json(&Report {
+            model: model.name.clone(),
+            parameters: layers.iter().map(|layer| layer.parameters).sum(),
+            forward_mflop: layers.iter().map(|layer| layer.forward_mflop).sum(),
+            training_mflop: training_mflop(&shapes),
+            layers,
+        })?;
+    } else {
+        print(summary(&model)?.trim_end())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn layer_report(shape: &LayerShape) -> LayerReport {
+    LayerReport {
+        name: shape.name.clone(),
+        output_shape: shape.output.clone(),
+        parameters: shape.parameters().iter().map(|p| p.shape.iter().product::<usize>()).sum(),
+        forward_mflop: 2e-6 * shape.multiply_adds as f64,
+    }
+}

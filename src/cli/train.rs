@@ -1,0 +1,349 @@
+//! `fmnist-gpu train`
+
+use super::device::{Device, DeviceArgs};
+use super::source::SourceArgs;
+use super::{Global, INTERRUPTED, interrupt_flag, picture, print, print_json};
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use fmnist_gpu::data::{CLASS_NAMES, Dataset, N_CLASSES};
+use fmnist_gpu::model::{Model, initial_parameters, summary};
+use fmnist_gpu::ops::adam::AdamConfig;
+use fmnist_gpu::ops::sgd::SgdConfig;
+use fmnist_gpu::train::run::{RunConfig, RunFolder, Summary};
+use fmnist_gpu::train::{
+    Engine, Event, GpuEngine, Optimizer, Outcome, ReferenceEngine, Totals, TrainOptions, Trained, train,
+};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::IsTerminal;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// Flags of `train`.
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    /// mlp (the article's "without CNN"), cnn ("with CNN"), or a .toml file that lists layers
+    #[arg(long, default_value = "cnn", value_name = "mlp|cnn|FILE.toml")]
+    model: String,
+    /// Passes over the training set; 0 writes the initial weights
+    #[arg(long, default_value_t = 5)]
+    epochs: u64,
+    /// Images a step
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    batch_size: u32,
+    /// How weights follow their gradients
+    #[arg(long, value_enum, default_value_t = OptimizerName::Adam)]
+    optimizer: OptimizerName,
+    /// Step size of the optimizer
+    #[arg(long, default_value_t = 0.001)]
+    learning_rate: f64,
+    /// Share of the last change that sgd keeps [default: 0]
+    #[arg(long)]
+    momentum: Option<f64>,
+    /// Seed of the initial weights and of every epoch's order; the same seed on the same device gives the same bits
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Use only the first N training images
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    train_limit: Option<u64>,
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Run folder to write [default: the first free runs/MODEL-NUMBER]
+    #[arg(long, value_name = "RUN")]
+    out: Option<PathBuf>,
+    /// Replace files of the same name in an existing run folder
+    #[arg(long)]
+    force: bool,
+    /// Print the summary as JSON on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum OptimizerName {
+    /// Adam in Keras's form
+    Adam,
+    /// Gradient descent with momentum
+    Sgd,
+}
+
+impl TrainArgs {
+    fn optimizer(&self) -> Result<Optimizer> {
+        if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
+            bail!("--learning-rate is {}; it must be a number above 0, such as 0.001", self.learning_rate);
+        }
+        let momentum = self.momentum.unwrap_or(0.0);
+        if !(0.0..1.0).contains(&momentum) {
+            bail!("--momentum is {momentum}; it must be at least 0 and below 1, such as 0.9");
+        }
+        Ok(match self.optimizer {
+            OptimizerName::Adam if self.momentum.is_some() => bail!("--momentum belongs to --optimizer sgd"),
+            OptimizerName::Adam => Optimizer::Adam(AdamConfig { learning_rate: self.learning_rate, ..AdamConfig::default() }),
+            OptimizerName::Sgd => Optimizer::Sgd(SgdConfig { learning_rate: self.learning_rate, momentum }),
+        })
+    }
+}
+
+/// Trains, evaluates, and writes the run folder.
+pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
+    let optimizer = args.optimizer()?;
+    let model = Model::load(&args.model)?;
+    let parameters = model.parameters()?;
+    let out = args.out.clone().unwrap_or_else(|| RunFolder::next_free(&model.name));
+    let interrupt = interrupt_flag()?;
+    // The folder is made before the work, so that a bad --out costs no training.
+    let folder = RunFolder::create(&out, args.force)?;
+    let device = args.device.open(global).inspect_err(|_| remove_if_empty(&out))?;
+    let mut dataset = args
+        .source
+        .load(global, None, Some(interrupt.clone()))
+        .inspect_err(|_| remove_if_empty(&out))?;
+    if let Some(limit) = args.train_limit {
+        limit_training(&mut dataset, limit)?;
+    }
+    let batch_size = args.batch_size as usize;
+    let [device_name, driver, backend] = device.describe();
+    let config = RunConfig {
+        version: env!("CARGO_PKG_VERSION").to_string(),
+        model: model.clone(),
+        dataset: dataset.kind,
+        data_source: dataset.source.clone(),
+        train_images: dataset.train.len(),
+        seed: args.seed,
+        epochs: args.epochs,
+        batch_size,
+        optimizer,
+        device: device_name,
+        driver,
+        backend,
+        safe: args.device.safe(),
+    };
+    global.say(format!("\n{}", summary(&model)?));
+    let initial = initial_parameters(&parameters, args.seed);
+    let mut engine: Box<dyn Engine> = match &device {
+        Device::Gpu(gpu) => {
+            Box::new(GpuEngine::with_training(gpu, &model, &initial, &dataset.train, batch_size, &optimizer)?)
+        }
+        Device::Reference => {
+            Box::new(ReferenceEngine::<f32>::new(&model, &initial, &dataset.train, batch_size, &optimizer)?)
+        }
+    };
+    folder.write_config(&config)?;
+
+    let options =
+        TrainOptions { epochs: args.epochs, samples: dataset.train.len(), batch_size, seed: args.seed, optimizer };
+    let mut display = Display::new(global.quiet, args.epochs);
+    let mut history = Vec::new();
+    let mut history_error = None;
+    let trained = train(&mut *engine, &options, &interrupt, &mut |event| {
+        if let Event::EpochFinished(record) = &event {
+            history.push((*record).clone());
+            if let Err(error) = folder.write_history(&history) {
+                // Training goes on: the weights are worth more than the history, and are tried at the end.
+                history_error.get_or_insert(error);
+            }
+        }
+        display.show(&event);
+    })?;
+    display.clear();
+    if let Some(error) = history_error {
+        return Err(error.into());
+    }
+    if trained.history.is_empty() {
+        folder.write_history(&[])?;
+    }
+    let weights = engine.parameters()?;
+    folder.write_model(&model, &weights)?;
+
+    if let Outcome::NonFinite { epoch, step } = trained.outcome {
+        folder.write_summary(&summarise(&config, &trained, &weights, None))?;
+        eprintln!(
+            "fmnist-gpu: the training loss stopped being finite in epoch {epoch}, by step {step}. \
+             A smaller --learning-rate usually helps (it was {}). What was reached is in {}",
+            args.learning_rate,
+            out.display()
+        );
+        return Ok(ExitCode::from(1));
+    }
+    let test = if trained.outcome == Outcome::Interrupted {
+        None
+    } else {
+        global.say("Evaluating on the test set");
+        let totals = engine.evaluate(&dataset.test, &mut |_| {
+            if interrupt.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        (totals.samples as usize == dataset.test.len()).then_some(totals)
+    };
+    let summary = summarise(&config, &trained, &weights, test.as_ref());
+    folder.write_summary(&summary)?;
+    let pictures = if test.is_some() { write_pictures(&folder, &dataset, &mut *engine)? } else { Vec::new() };
+    report(&args, global, &dataset, &mut *engine, &summary, &pictures, &folder)?;
+    Ok(if summary.status == "interrupted" { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
+}
+
+/// A folder that was made for a run which never began is taken away again; one with anything in it stays.
+fn remove_if_empty(path: &std::path::Path) {
+    let _ = std::fs::remove_dir(path);
+}
+
+fn limit_training(dataset: &mut Dataset, limit: u64) -> Result<()> {
+    let available = dataset.train.len();
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    if limit > available {
+        bail!("--train-limit is {limit}, and the training set has {available} images");
+    }
+    dataset.train.labels.truncate(limit);
+    dataset.train.images.truncate(limit * fmnist_gpu::data::PIXELS);
+    Ok(())
+}
+
+fn summarise(config: &RunConfig, trained: &Trained, weights: &[Vec<f32>], test: Option<&Totals>) -> Summary {
+    let status = match trained.outcome {
+        Outcome::NonFinite { .. } => "non-finite loss",
+        Outcome::Complete if test.is_some() => "complete",
+        Outcome::Complete | Outcome::Interrupted => "interrupted",
+    };
+    Summary {
+        model: config.model.name.clone(),
+        dataset: config.dataset,
+        device: config.device.clone(),
+        driver: config.driver.clone(),
+        seed: config.seed,
+        epochs: config.epochs,
+        epochs_completed: trained.history.len() as u64,
+        status: status.to_string(),
+        batch_size: config.batch_size,
+        parameters: weights.iter().map(Vec::len).sum(),
+        test_loss: test.map(Totals::mean_loss),
+        test_accuracy: test.map(Totals::accuracy),
+        train_seconds: trained.seconds,
+        images_per_second: if trained.seconds > 0.0 { trained.images as f64 / trained.seconds } else { 0.0 },
+        version: config.version.clone(),
+    }
+}
+
+/// The article's two pictures: 25 training images with their classes, 25 test images with predictions.
+fn write_pictures(folder: &RunFolder, dataset: &Dataset, engine: &mut dyn Engine) -> Result<Vec<PathBuf>> {
+    let n_samples = dataset.train.len().min(25);
+    let indices: Vec<usize> = (0..dataset.test.len().min(25)).collect();
+    let images: Vec<u8> = indices.iter().flat_map(|&i| dataset.test.image(i)).copied().collect();
+    let probabilities = engine.predict(&images)?;
+    Ok(vec![
+        folder.write_picture("samples.png", &picture::samples_png(&dataset.train, n_samples)?)?,
+        folder
+            .write_picture("predictions.png", &picture::predictions_png(&dataset.test, &indices, &probabilities)?)?,
+    ])
+}
+
+fn report(
+    args: &TrainArgs,
+    global: &Global,
+    dataset: &Dataset,
+    engine: &mut dyn Engine,
+    summary: &Summary,
+    pictures: &[PathBuf],
+    folder: &RunFolder,
+) -> Result<()> {
+    if args.json {
+        print_json(summary)?;
+    } else if let (Some(loss), Some(accuracy)) = (summary.test_loss, summary.test_accuracy) {
+        let row = engine.predict(dataset.test.image(0)).context("predicting the first test image")?;
+        let (predicted, original) = (picture::argmax(&row[..N_CLASSES]), usize::from(dataset.test.labels[0]));
+        print(&format!(
+            "Test loss {loss:.4}, test accuracy {accuracy:.4} (dataset: {})\n\
+             First test image: original class {original} ({}), predicted class {predicted} ({})",
+            summary.dataset, CLASS_NAMES[original], CLASS_NAMES[predicted]
+        ))?;
+    } else {
+        print(&format!(
+            "Interrupted after {} of {} epochs; the weights reached are saved, no evaluation was made",
+            summary.epochs_completed, summary.epochs
+        ))?;
+    }
+    for path in pictures {
+        global.say(format!("Picture: {}", path.display()));
+    }
+    global.say(format!("Run: {}", folder.path().display()));
+    Ok(())
+}
+
+/// The progress of training: a bar in a terminal, plain lines in a pipe, nothing with `--quiet`.
+struct Display {
+    style: Style,
+    epochs: u64,
+    bar: Option<ProgressBar>,
+    batches: usize,
+    last_line: Instant,
+}
+
+#[derive(PartialEq)]
+enum Style {
+    Bar,
+    Lines,
+    Nothing,
+}
+
+/// How often a pipe gets a line.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+impl Display {
+    fn new(quiet: bool, epochs: u64) -> Self {
+        let style = match (quiet, std::io::stderr().is_terminal()) {
+            (true, _) => Style::Nothing,
+            (false, true) => Style::Bar,
+            (false, false) => Style::Lines,
+        };
+        Display { style, epochs, bar: None, batches: 0, last_line: Instant::now() }
+    }
+
+    fn show(&mut self, event: &Event<'_>) {
+        match event {
+            _ if self.style == Style::Nothing => {}
+            Event::EpochStarted { epoch, batches } => {
+                self.batches = *batches;
+                self.last_line = Instant::now();
+                if self.style == Style::Bar {
+                    let bar = ProgressBar::with_draw_target(Some(*batches as u64), ProgressDrawTarget::stderr());
+                    let style = ProgressStyle::with_template("{prefix} {pos}/{len} {bar:25} {msg}, {eta} left");
+                    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+                    bar.set_prefix(format!("Epoch {epoch}/{}", self.epochs));
+                    self.bar = Some(bar);
+                }
+            }
+            Event::Progress { epoch, totals, seconds } => {
+                let speed = totals.samples as f64 / seconds;
+                let state = format!(
+                    "loss {:.4}, accuracy {:.4}, {speed:.0} images/s",
+                    totals.mean_loss(),
+                    totals.accuracy()
+                );
+                if let Some(bar) = &self.bar {
+                    bar.set_message(state);
+                    bar.set_position(totals.batches as u64);
+                } else if self.last_line.elapsed() >= LINE_EVERY && totals.batches < self.batches {
+                    self.last_line = Instant::now();
+                    let left = (self.batches - totals.batches) as f64 * seconds / totals.batches as f64;
+                    let (done, all) = (totals.batches, self.batches);
+                    eprintln!("Epoch {epoch}/{} {done}/{all}: {state}, {left:.0} s left", self.epochs);
+                }
+            }
+            Event::EpochFinished(record) => {
+                self.clear();
+                eprintln!(
+                    "Epoch {}/{}: loss {:.4}, accuracy {:.4}, {:.1} s, {:.0} images/s",
+                    record.epoch, self.epochs, record.loss, record.accuracy, record.seconds, record.images_per_second
+                );
+            }
+        }
+    }
+
+    fn clear(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
