@@ -50,6 +50,11 @@ impl Tensor {
         self.len() as u64 * 4
     }
 
+    /// Whether two tensors are ranges of one buffer.
+    pub fn shares_buffer(&self, other: &Tensor) -> bool {
+        self.buffer == other.buffer
+    }
+
     /// A range of this tensor under another name: `first` is an offset in elements.
     ///
     /// # Panics

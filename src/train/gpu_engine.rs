@@ -34,6 +34,8 @@ pub struct GpuEngine<'g> {
 struct Training {
     batch: Batches,
     step_sizes: Tensor,
+    logits: Tensor,
+    gradients: Arena,
 }
 
 /// A split on the GPU and the plan that goes through it batch by batch.
@@ -223,8 +225,27 @@ impl<'g> GpuEngine<'g> {
         feed.record_metrics(&mut plan)?;
         let plan = plan.finish();
         log::debug!("a training step is {} dispatches: {}", plan.len(), plan.entries().collect::<Vec<_>>().join(", "));
-        engine.training = Some(Training { batch: feed.finish(gpu, plan)?, step_sizes });
+        let logits = activations.logits;
+        engine.training = Some(Training { batch: feed.finish(gpu, plan)?, step_sizes, logits, gradients });
         Ok(engine)
+    }
+
+    /// The logits `[N, 10]` of the last training step, for checking; empty for a model that is only evaluated.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn last_logits(&self) -> Result<Vec<f32>, EngineError> {
+        self.training.as_ref().map_or(Ok(Vec::new()), |training| Ok(self.gpu.read(&training.logits)?))
+    }
+
+    /// The gradients of the last training step in the order of the parameters, for checking; none for a model that is only
+    /// evaluated.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn last_gradients(&self) -> Result<Vec<Vec<f32>>, EngineError> {
+        let parts = self.training.iter().flat_map(|training| &training.gradients.parts);
+        parts.map(|tensor| Ok(self.gpu.read(tensor)?)).collect()
     }
 
     /// The entry points of a training step in order; empty for a model that is only evaluated.

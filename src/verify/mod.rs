@@ -200,6 +200,13 @@ impl<'g> Run<'_, 'g> {
         self.guarded(data, Element::U32)
     }
 
+    /// `output` with the first `cells` of its guard cells, for proving that a write into them is found.
+    pub fn with_guard_cells(&self, output: &Tensor, cells: usize) -> Tensor {
+        let whole = self.guarded.iter().find(|(whole, len)| *len == output.len() && whole.shares_buffer(output));
+        let (whole, len) = whole.expect("`output` was made by this run");
+        whole.slice("guarded", 0, &[len + cells])
+    }
+
     fn guarded(&mut self, words: &[u32], element: Element) -> Result<Tensor, GpuError> {
         let gpu = self.verifier.gpu;
         let whole = gpu.tensor("guarded", &[words.len() + GUARD], element)?;

@@ -1,0 +1,81 @@
+use crate::support::{assert_all_right, gpu};
+use fmnist_gpu::ops::conv2d::{Conv2dDims, Padding, verify};
+use fmnist_gpu::verify::Verifier;
+
+type Case = (usize, [usize; 3], [usize; 2], usize, [usize; 2], Padding);
+
+fn check(cases: &[Case]) {
+    let mut verifier = Verifier::new(gpu(), 1);
+    for &(n, input, window, o, stride, padding) in cases {
+        verify(&mut verifier, &Conv2dDims::new(n, input, window, o, stride, padding).unwrap()).unwrap();
+    }
+    assert_all_right(&verifier);
+}
+
+use Padding::{Same, Valid};
+
+#[test]
+fn conv2d_matches_cpu_on_sizes_of_one() {
+    check(&[
+        (1, [1, 1, 1], [1, 1], 1, [1, 1], Valid),
+        (1, [1, 1, 1], [1, 1], 4, [1, 1], Same),
+        (1, [1, 9, 1], [1, 3], 4, [1, 1], Same),
+        (3, [1, 1, 7], [3, 3], 8, [1, 1], Same),
+    ]);
+}
+
+#[test]
+fn conv2d_matches_cpu_on_odd_sizes() {
+    check(&[
+        (3, [7, 5, 3], [3, 2], 5, [1, 1], Same),
+        (2, [11, 13, 2], [5, 3], 7, [1, 1], Valid),
+        (5, [5, 7, 11], [2, 2], 13, [1, 1], Same),
+        (1, [17, 3, 6], [1, 3], 12, [1, 1], Valid),
+    ]);
+}
+
+#[test]
+fn conv2d_matches_cpu_with_strides() {
+    check(&[
+        (2, [9, 8, 4], [3, 3], 8, [2, 2], Same),
+        (2, [9, 8, 4], [3, 3], 8, [2, 2], Valid),
+        (1, [10, 7, 3], [2, 4], 4, [3, 2], Valid),
+        (3, [6, 11, 5], [3, 2], 6, [1, 3], Same),
+        // Strides beyond the window leave pixels that no output sees: their gradient is zero, not unwritten.
+        (2, [7, 7, 4], [2, 2], 4, [3, 4], Valid),
+    ]);
+}
+
+#[test]
+fn conv2d_matches_cpu_where_the_window_exceeds_the_picture() {
+    check(&[(2, [3, 2, 4], [5, 7], 4, [1, 1], Same), (1, [2, 4, 3], [6, 5], 4, [2, 3], Same)]);
+}
+
+#[test]
+fn conv2d_matches_cpu_around_the_tile_sizes() {
+    check(&[
+        // Rows: 63, 64 and 65 output positions; columns: 28, 32 and 36 channels.
+        (1, [9, 7, 4], [1, 1], 28, [1, 1], Valid),
+        (1, [8, 8, 4], [1, 1], 32, [1, 1], Valid),
+        (1, [5, 13, 4], [1, 1], 36, [1, 1], Valid),
+        // 63, 64 and 65 channels, and as many inputs, for the tiles of 64.
+        (1, [3, 3, 63], [1, 1], 63, [1, 1], Valid),
+        (1, [3, 3, 64], [1, 1], 64, [1, 1], Valid),
+        (1, [3, 3, 65], [1, 1], 65, [1, 1], Valid),
+        // Filter cells with the bias row: 63 + 1, 64 + 1.
+        (2, [5, 5, 7], [3, 3], 8, [1, 1], Same),
+        (2, [5, 5, 16], [2, 2], 8, [1, 1], Same),
+        // 15 and 16 filter cells: the bound below which six of eight rows are skipped.
+        (2, [6, 6, 3], [5, 1], 8, [1, 1], Same),
+        (2, [6, 6, 4], [2, 2], 8, [1, 1], Same),
+    ]);
+}
+
+#[test]
+fn conv2d_matches_cpu_on_the_layers_of_the_article() {
+    check(&[
+        (32, [28, 28, 1], [3, 3], 32, [1, 1], Same),
+        (32, [14, 14, 32], [3, 3], 64, [1, 1], Same),
+        (7, [28, 28, 1], [3, 3], 32, [1, 1], Same),
+    ]);
+}

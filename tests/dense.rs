@@ -1,0 +1,35 @@
+use crate::support::{assert_all_right, gpu};
+use fmnist_gpu::ops::dense::{DenseDims, verify};
+use fmnist_gpu::verify::Verifier;
+
+fn check(cases: &[(usize, usize, usize)]) {
+    let mut verifier = Verifier::new(gpu(), 2);
+    for &(n, i, o) in cases {
+        verify(&mut verifier, &DenseDims { n, i, o }).unwrap();
+    }
+    assert_all_right(&verifier);
+}
+
+#[test]
+fn dense_matches_cpu_on_small_and_odd_sizes() {
+    check(&[(1, 1, 1), (1, 1, 4), (2, 3, 5), (3, 7, 8), (5, 1, 12), (13, 11, 7)]);
+}
+
+#[test]
+fn dense_matches_cpu_around_the_tile_sizes() {
+    check(&[
+        (31, 63, 28),
+        (32, 64, 32),
+        (33, 65, 36),
+        (63, 15, 63),
+        (64, 16, 64),
+        (65, 17, 65),
+        (7, 62, 4),
+        (7, 63, 4),
+    ]);
+}
+
+#[test]
+fn dense_matches_cpu_on_the_layers_of_the_article() {
+    check(&[(32, 3136, 128), (32, 784, 128), (32, 128, 10), (100, 784, 128), (1, 784, 128)]);
+}

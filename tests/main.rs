@@ -1,0 +1,49 @@
+//! All tests of the project: one binary, one module an operation, then the parts above them.
+//!
+//! A test without an adapter fails, and says how to get one. Tests on the genuine data run where `../shared/fashion-mnist` or
+//! `$FMNIST_TEST_DATA` has it, and say so where not.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+/// The shared adapter, case tables, temporary folders.
+mod support;
+
+/// Kernels against their mirrors, operation by operation.
+mod adam;
+mod batch_gather;
+mod bias;
+mod conv2d;
+mod dense;
+mod metrics;
+mod pool2d;
+mod relu;
+mod sgd;
+mod softmax_xent;
+
+/// The mirrors against finite differences and hand-made examples.
+mod gradients;
+/// Proof that the comparisons can fail.
+mod negative;
+/// Conventions as tests: every entry point has its spec, mirror, test and header.
+mod registry;
+/// Every shader through the writers for Vulkan, Metal and DX12; needs no GPU.
+mod shaders;
+
+/// The device layer: choice of adapter, wrong dispatches, a lost device.
+mod gpu;
+/// Layers as data, weight files.
+mod model;
+/// Training as a whole: against Keras, against the mirrors, the same seed twice, a batch learnt by heart.
+mod training;
+
+/// Files of the data set: every way in which they can be wrong.
+mod data;
+/// The downloader against a local server.
+mod download;
+/// The pictures.
+mod report;
+/// The generated set.
+mod synthetic;
+
+/// The program from outside: commands, files, errors, exit codes.
+mod cli;

@@ -1,0 +1,111 @@
+use fmnist_gpu::gpu::Access;
+use fmnist_gpu::ops::OPS;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn text(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn parse(op: &str, source: &str) -> naga::Module {
+    naga::front::wgsl::parse_str(source).unwrap_or_else(|error| panic!("shaders/{op}.wgsl: {error}"))
+}
+
+fn stems(folder: &Path, extension: &str) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let wanted = paths.filter(|path| path.extension().is_some_and(|e| e == extension));
+    wanted.map(|path| path.file_stem().unwrap().to_str().unwrap().to_string()).collect()
+}
+
+#[test]
+fn every_shader_file_has_its_three_twins() {
+    let ops: BTreeSet<String> = OPS.iter().map(|op| op.name.to_string()).collect();
+    assert_eq!(ops.len(), OPS.len(), "an operation is registered twice");
+    assert_eq!(stems(&root().join("shaders"), "wgsl"), ops, "shaders/ and OPS differ");
+    for op in &ops {
+        for path in [format!("src/ops/{op}.rs"), format!("src/cpu/{op}.rs"), format!("tests/{op}.rs")] {
+            assert!(root().join(&path).exists(), "{path} is missing");
+        }
+        assert!(text("tests/main.rs").contains(&format!("mod {op};")), "tests/{op}.rs is not run");
+    }
+}
+
+#[test]
+fn every_entry_point_has_a_spec_and_a_mirror() {
+    for op in OPS {
+        let module = parse(op.name, op.kernels[0].source);
+        let entries: BTreeSet<&str> = module.entry_points.iter().map(|e| e.name.as_str()).collect();
+        let specs: BTreeSet<&str> = op.kernels.iter().map(|k| k.entry).collect();
+        assert_eq!(entries, specs, "entry points of shaders/{}.wgsl and specs of src/ops/{}.rs", op.name, op.name);
+        let mirror = text(&format!("src/cpu/{}.rs", op.name));
+        for entry in entries {
+            assert!(entry.starts_with(op.name), "`{entry}` does not begin with `{}`", op.name);
+            // The forms of one pass share a mirror.
+            let forms = ["_registers", "_shared", "_by_4", "_sum"];
+            let pass = forms.iter().fold(entry, |name, form| name.strip_suffix(form).unwrap_or(name));
+            assert!(mirror.contains(&format!("pub fn {pass}<")), "src/cpu/{}.rs has no `{pass}`", op.name);
+        }
+    }
+}
+
+/// The bindings are written twice, in the shader and in the spec; here they must agree.
+#[test]
+fn every_spec_agrees_with_its_shader() {
+    for kernel in OPS.iter().flat_map(|op| op.kernels) {
+        let module = parse(kernel.op, kernel.source);
+        let info = naga::valid::Validator::new(Default::default(), Default::default()).validate(&module).unwrap();
+        let index = module.entry_points.iter().position(|e| e.name == kernel.entry).unwrap();
+        let entry = info.get_entry_point(index);
+        let mut used = BTreeSet::new();
+        for (handle, variable) in module.global_variables.iter() {
+            let Some(binding) = variable.binding.as_ref().filter(|_| !entry[handle].is_empty()) else { continue };
+            assert_eq!(binding.group, 0, "{}", kernel.entry);
+            let writes = match variable.space {
+                naga::AddressSpace::Storage { access } => access.contains(naga::StorageAccess::STORE),
+                other => panic!("{}: {other:?} is not a storage buffer", kernel.entry),
+            };
+            let name = variable.name.clone().unwrap();
+            used.insert((binding.binding, name.trim_end_matches("_by_4").to_string(), writes));
+        }
+        let declared: BTreeSet<(u32, String, bool)> = kernel
+            .bindings
+            .iter()
+            .map(|b| (b.index, b.name.to_string(), b.access == Access::ReadWrite))
+            .collect();
+        assert_eq!(used, declared, "{}: shader and spec", kernel.entry);
+        // Eight is what every adapter has.
+        assert!(declared.len() <= 8, "{}", kernel.entry);
+    }
+}
+
+#[test]
+fn every_shader_opens_with_its_formula_and_names_its_twins() {
+    for op in OPS {
+        let source = op.kernels[0].source;
+        assert!(source.starts_with(&format!("// {}: ", op.name)), "shaders/{}.wgsl", op.name);
+        let header: String = source.lines().take_while(|line| line.starts_with("//")).collect();
+        let wanted = format!("Host: src/ops/{0}.rs   Mirror: src/cpu/{0}.rs   Test: tests/{0}.rs", op.name);
+        assert!(header.contains(&wanted), "shaders/{}.wgsl does not say `{wanted}`", op.name);
+        assert!(header.contains(" = ") || header.contains(" += "), "shaders/{}.wgsl has no formula", op.name);
+        for line in source.lines().filter(|line| line.contains("@binding(") && !line.contains("_by_4")) {
+            assert!(line.contains("// [") || line.contains("//"), "no shape on its line: {line}");
+        }
+    }
+}
+
+#[test]
+fn the_lower_modules_import_nothing_from_above() {
+    for folder in ["src/gpu", "src/cpu"] {
+        for stem in stems(&root().join(folder), "rs") {
+            let source = text(&format!("{folder}/{stem}.rs"));
+            for above in ["ops", "model", "train", "data", "report", "verify"] {
+                assert!(!source.contains(&format!("crate::{above}")), "{folder}/{stem}.rs imports crate::{above}");
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+use fmnist_gpu::gpu::KernelSpec;
+use fmnist_gpu::ops::OPS;
+use naga::back::pipeline_constants::process_overrides;
+use naga::back::{PipelineConstants, hlsl, msl, spv};
+use naga::valid::{Capabilities, ValidationFlags, Validator};
+
+/// Values of the article's layers, for those override constants that a shader has.
+const REAL: &[(&str, f64)] = &[
+    ("N", 32.0),
+    ("H", 14.0),
+    ("W", 14.0),
+    ("C", 32.0),
+    ("KH", 3.0),
+    ("KW", 3.0),
+    ("I", 3136.0),
+    ("O", 64.0),
+    ("PT", 1.0),
+    ("PL", 1.0),
+    ("HO", 14.0),
+    ("WO", 14.0),
+    ("RELU", 1.0),
+    ("X_IS_RELU", 1.0),
+    ("IMAGES_PER_PART", 8.0),
+    ("PIXELS", 784.0),
+    ("LEN", 421_888.0),
+];
+
+fn parse(spec: &KernelSpec) -> (naga::Module, naga::valid::ModuleInfo) {
+    let module = naga::front::wgsl::parse_str(spec.source)
+        .unwrap_or_else(|error| panic!("shaders/{}.wgsl: {}", spec.op, error.emit_to_string(spec.source)));
+    let info = Validator::new(ValidationFlags::all(), Capabilities::default())
+        .validate(&module)
+        .unwrap_or_else(|error| panic!("shaders/{}.wgsl: {}", spec.op, error.emit_to_string(spec.source)));
+    (module, info)
+}
+
+fn for_every_entry_point(mut write: impl FnMut(&KernelSpec, &naga::Module, &naga::valid::ModuleInfo)) {
+    let mut written = 0;
+    for spec in OPS.iter().flat_map(|op| op.kernels) {
+        let (module, info) = parse(spec);
+        let known = |name: &str| module.overrides.iter().any(|(_, o)| o.name.as_deref() == Some(name));
+        for constants in [&[], REAL] {
+            let constants: PipelineConstants =
+                constants.iter().filter(|(name, _)| known(name)).map(|(name, value)| (name.to_string(), *value)).collect();
+            let entry = Some((naga::ShaderStage::Compute, spec.entry));
+            let (module, info) = process_overrides(&module, &info, entry, &constants).unwrap();
+            write(spec, &module, &info);
+            written += 1;
+        }
+    }
+    assert_eq!(written, 2 * OPS.iter().map(|op| op.kernels.len()).sum::<usize>());
+    assert!(written >= 60, "only {written} shaders were written");
+}
+
+#[test]
+fn every_shader_can_be_written_for_vulkan() {
+    for_every_entry_point(|spec, module, info| {
+        let options =
+            spv::PipelineOptions { shader_stage: naga::ShaderStage::Compute, entry_point: spec.entry.to_string() };
+        let words = spv::write_vec(module, info, &spv::Options::default(), Some(&options))
+            .unwrap_or_else(|error| panic!("{}: {error}", spec.entry));
+        assert_eq!(words[0], 0x0723_0203, "{}", spec.entry);
+    });
+}
+
+#[test]
+fn every_shader_can_be_written_for_metal() {
+    for_every_entry_point(|spec, module, info| {
+        let entry_point = Some((naga::ShaderStage::Compute, spec.entry.to_string()));
+        let pipeline = msl::PipelineOptions { entry_point, ..Default::default() };
+        let options = msl::Options { lang_version: (2, 0), ..Default::default() };
+        let (text, _) = msl::write_string(module, info, &options, &pipeline)
+            .unwrap_or_else(|error| panic!("{}: {error}", spec.entry));
+        assert!(text.contains("kernel void"), "{}", spec.entry);
+    });
+}
+
+#[test]
+fn every_shader_can_be_written_for_dx12() {
+    for_every_entry_point(|spec, module, info| {
+        let pipeline =
+            hlsl::PipelineOptions { entry_point: Some((naga::ShaderStage::Compute, spec.entry.to_string())) };
+        let options = hlsl::Options::default();
+        let mut text = String::new();
+        hlsl::Writer::new(&mut text, &options, &pipeline)
+            .write(module, info, None)
+            .unwrap_or_else(|error| panic!("{}: {error}", spec.entry));
+        assert!(text.contains("numthreads"), "{}", spec.entry);
+    });
+}

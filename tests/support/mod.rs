@@ -1,0 +1,53 @@
+//! What several tests share.
+
+pub mod fixture;
+
+use fmnist_gpu::gpu::{Gpu, GpuOptions};
+use fmnist_gpu::verify::Verifier;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+/// The one device of all tests, with wgpu's run-time checks on.
+///
+/// # Panics
+/// Without an adapter: that is a failure, never a skip. `FMNIST_EXPECT_ADAPTER=llvmpipe` also demands a name, so that a
+/// continuous integration cannot quietly run elsewhere; `FMNIST_GPU_TEST_LOG` names a file that gets a line a GPU test.
+pub fn gpu() -> &'static Gpu {
+    static GPU: OnceLock<Gpu> = OnceLock::new();
+    let gpu = GPU.get_or_init(|| {
+        let options = GpuOptions { checked: true, ..GpuOptions::default() };
+        let gpu = Gpu::open(&options).unwrap_or_else(|error| panic!("the tests need an adapter: {error}"));
+        if let Ok(expected) = std::env::var("FMNIST_EXPECT_ADAPTER") {
+            let name = &gpu.info().name;
+            assert!(name.contains(&expected), "the adapter is `{name}`, FMNIST_EXPECT_ADAPTER wants `{expected}`");
+        }
+        gpu
+    });
+    if let Ok(path) = std::env::var("FMNIST_GPU_TEST_LOG") {
+        let mut log = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+        let name = std::thread::current().name().unwrap_or("unnamed").to_string();
+        // One write, so that lines of parallel tests stay whole.
+        log.write_all(format!("{name}\n").as_bytes()).unwrap();
+    }
+    gpu
+}
+
+/// Fails unless every comparison held and there was at least one.
+pub fn assert_all_right(verifier: &Verifier<'_>) {
+    assert!(!verifier.verdicts().is_empty(), "nothing was compared");
+    for verdict in verifier.verdicts() {
+        assert!(verdict.passed(), "{}: {:#?}", verdict.kernel, &verdict.failures[..verdict.failures.len().min(10)]);
+    }
+}
+
+/// The folder of the genuine data, if this machine has it.
+pub fn genuine_data() -> Option<PathBuf> {
+    let named = std::env::var_os("FMNIST_TEST_DATA").map(PathBuf::from);
+    let folder = named.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/fashion-mnist"));
+    let found = folder.join("train-images-idx3-ubyte.gz").exists();
+    if !found {
+        eprintln!("not run: the genuine data is not at {} (FMNIST_TEST_DATA names another place)", folder.display());
+    }
+    found.then_some(folder)
+}
