@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use fmnist_gpu::data::{
-    DataError, DataEvent, DataFile, Dataset, DatasetChoice, DatasetKind, DownloadOptions, FileSet,
-    LoadOptions, PIXELS, Places, fashion_mnist, idx, load,
+    DataError, DataEvent, DataFile, Dataset, DatasetChoice, DatasetKind, DownloadOptions, FileSet, LoadOptions, PIXELS,
+    Places, fashion_mnist, idx, load,
 };
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -42,9 +42,7 @@ fn sha256(bytes: &[u8]) -> String {
 fn noise(n: usize, seed: u64) -> Vec<u8> {
     let mut state = seed;
     let next = |_| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 56) as u8
     };
     (0..n).map(next).collect()
@@ -57,12 +55,8 @@ pub(crate) struct SmallSet {
     pub(crate) files: FileSet,
 }
 
-const NAMES: [&str; 4] = [
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-];
+const NAMES: [&str; 4] =
+    ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"];
 
 impl SmallSet {
     /// Five images to train on and three to test on.
@@ -86,21 +80,15 @@ impl SmallSet {
                 idx_sha256: sha256(&plain[i]).into(),
             }
         };
-        let files = FileSet {
-            train_images: file(0),
-            train_labels: file(1),
-            test_images: file(2),
-            test_labels: file(3),
-        };
+        let files =
+            FileSet { train_images: file(0), train_labels: file(1), test_images: file(2), test_labels: file(3) };
         Self { plain, files }
     }
 
     /// The compressed files by the names they are served under.
     pub(crate) fn served(&self) -> Vec<(String, Vec<u8>)> {
         let pairs = NAMES.iter().zip(&self.plain);
-        pairs
-            .map(|(name, plain)| (format!("{name}.gz"), gz(plain)))
-            .collect()
+        pairs.map(|(name, plain)| (format!("{name}.gz"), gz(plain))).collect()
     }
 
     pub(crate) fn write_gz(&self, dir: &Path) {
@@ -132,15 +120,9 @@ pub(crate) fn options(set: &SmallSet, cache_dir: &Path) -> LoadOptions {
     LoadOptions {
         choice: DatasetChoice::FashionMnist,
         data_dir: None,
-        places: Places {
-            cache_dir: Some(cache_dir.into()),
-            ..Places::default()
-        },
+        places: Places { cache_dir: Some(cache_dir.into()), ..Places::default() },
         files: set.files.clone(),
-        download: DownloadOptions {
-            mirrors: Vec::new(),
-            ..DownloadOptions::default()
-        },
+        download: DownloadOptions { mirrors: Vec::new(), ..DownloadOptions::default() },
         synthetic_n_train: 20,
         synthetic_n_test: 10,
         synthetic_seed: 4,
@@ -148,9 +130,7 @@ pub(crate) fn options(set: &SmallSet, cache_dir: &Path) -> LoadOptions {
     }
 }
 
-pub(crate) fn load_with_events(
-    options: &LoadOptions,
-) -> (Result<Dataset, DataError>, Vec<DataEvent>) {
+pub(crate) fn load_with_events(options: &LoadOptions) -> (Result<Dataset, DataError>, Vec<DataEvent>) {
     let mut events = Vec::new();
     let result = load(options, &mut |event| events.push(event));
     (result, events)
@@ -175,11 +155,7 @@ fn three_by_two() -> Vec<u8> {
 fn images_are_read_plain_and_compressed() {
     let plain = three_by_two();
     let from_plain = idx::parse_images("a", &plain).unwrap();
-    assert_eq!(
-        (from_plain.n, from_plain.rows, from_plain.cols),
-        (2, 3, 2),
-        "the dimensions keep their order"
-    );
+    assert_eq!((from_plain.n, from_plain.rows, from_plain.cols), (2, 3, 2), "the dimensions keep their order");
     assert_eq!(from_plain.pixels, noise(12, 3));
     assert_eq!(idx::parse_images("a", &gz(&plain)).unwrap(), from_plain);
 
@@ -202,13 +178,7 @@ fn headers_that_are_wrong_are_refused() {
     use DataError as E;
     let images = |bytes: Vec<u8>| idx::parse_images("some-file", &bytes);
     assert_error!(images(vec![]), E::EmptyFile { .. }, "some-file", "0 bytes");
-    assert_error!(
-        images(b"<html><body>".to_vec()),
-        E::NotIdx { .. },
-        "some-file",
-        "3c, 68, 74, 6d",
-        "expected 00 00"
-    );
+    assert_error!(images(b"<html><body>".to_vec()), E::NotIdx { .. }, "some-file", "3c, 68, 74, 6d", "expected 00 00");
     assert_error!(
         images(idx_bytes(0x0d, &[1, 1, 1], &[1, 2, 3, 4])),
         E::ElementType { found: 0x0d, .. },
@@ -218,41 +188,16 @@ fn headers_that_are_wrong_are_refused() {
     );
     assert_error!(
         images(idx_bytes(8, &[3], &[1, 2, 3])),
-        E::Rank {
-            found: 1,
-            expected: 3,
-            ..
-        },
+        E::Rank { found: 1, expected: 3, .. },
         "some-file",
         "1 dimensions found, expected 3"
     );
-    assert_error!(
-        idx::parse_labels("some-file", &three_by_two()),
-        E::Rank {
-            found: 3,
-            expected: 1,
-            ..
-        },
-        "some-file"
-    );
+    assert_error!(idx::parse_labels("some-file", &three_by_two()), E::Rank { found: 3, expected: 1, .. }, "some-file");
     for (shape, axis) in [([0, 28, 28], 0), ([2, 0, 28], 1), ([2, 28, 0], 2)] {
         let result = images(idx_bytes(8, &shape, &[]));
-        assert_error!(
-            result,
-            E::ZeroDimension { .. },
-            format!("dimension {axis}"),
-            "some-file"
-        );
+        assert_error!(result, E::ZeroDimension { .. }, format!("dimension {axis}"), "some-file");
     }
-    assert_error!(
-        images(vec![0, 0, 8, 3, 0, 0, 0]),
-        E::Truncated {
-            found: 7,
-            expected: 16,
-            ..
-        },
-        "some-file"
-    );
+    assert_error!(images(vec![0, 0, 8, 3, 0, 0, 0]), E::Truncated { found: 7, expected: 16, .. }, "some-file");
 }
 
 #[test]
@@ -265,41 +210,17 @@ fn payloads_of_another_length_are_refused() {
     for bytes in [short.clone(), gz(&short)] {
         assert_error!(
             idx::parse_images("f", &bytes),
-            E::Truncated {
-                found: 27,
-                expected: 28,
-                ..
-            },
+            E::Truncated { found: 27, expected: 28, .. },
             "27 bytes",
             "expected 28"
         );
     }
-    assert_error!(
-        idx::parse_images("f", &long),
-        E::TrailingBytes {
-            found: 30,
-            expected: 28,
-            ..
-        },
-        "expected 28"
-    );
-    assert_error!(
-        idx::parse_images("f", &gz(&long)),
-        E::TrailingBytes {
-            found: 29,
-            expected: 28,
-            ..
-        },
-        "at least 29"
-    );
+    assert_error!(idx::parse_images("f", &long), E::TrailingBytes { found: 30, expected: 28, .. }, "expected 28");
+    assert_error!(idx::parse_images("f", &gz(&long)), E::TrailingBytes { found: 29, expected: 28, .. }, "at least 29");
     // Bytes after the gzip stream itself.
     let mut after = gz(&three_by_two());
     after.extend(b"more");
-    assert_error!(
-        idx::parse_images("f", &after),
-        E::CorruptGzip { .. } | E::TruncatedGzip { .. },
-        "f"
-    );
+    assert_error!(idx::parse_images("f", &after), E::CorruptGzip { .. } | E::TruncatedGzip { .. }, "f");
 }
 
 #[test]
@@ -314,12 +235,7 @@ fn damaged_gzip_is_refused() {
     let mut wrong_sum = packed.clone();
     let checksum = wrong_sum.len() - 8;
     wrong_sum[checksum] ^= 1;
-    assert_error!(
-        idx::parse_images("f.gz", &wrong_sum),
-        DataError::CorruptGzip { .. },
-        "f.gz",
-        "damaged"
-    );
+    assert_error!(idx::parse_images("f.gz", &wrong_sum), DataError::CorruptGzip { .. }, "f.gz", "damaged");
 }
 
 #[test]
@@ -341,24 +257,12 @@ fn a_header_is_not_believed_beyond_what_the_file_can_hold() {
     );
     assert_error!(
         idx::parse_images("f", &idx_bytes(8, &[60_000, 28, 28], &[0; 64])),
-        DataError::Truncated {
-            found: 80,
-            expected: 47_040_016,
-            ..
-        },
+        DataError::Truncated { found: 80, expected: 47_040_016, .. },
         "f"
     );
     // A stream that inflates to far more than its header says is read for one byte more, not to its end.
     let bomb = gz(&idx_bytes(8, &[1, 28, 28], &vec![0; 50_000_000]));
-    assert_error!(
-        idx::parse_images("f", &bomb),
-        DataError::TrailingBytes {
-            found: 801,
-            expected: 800,
-            ..
-        },
-        "f"
-    );
+    assert_error!(idx::parse_images("f", &bomb), DataError::TrailingBytes { found: 801, expected: 800, .. }, "f");
 }
 
 #[test]
@@ -413,11 +317,7 @@ fn no_changed_byte_panics_or_passes_unseen() {
     }
     for seed in 0..2_000 {
         let mut bytes = noise(200, seed);
-        let start: &[u8] = if seed % 2 == 0 {
-            &[0x1f, 0x8b, 8, 0]
-        } else {
-            &[0, 0, 8, 3]
-        };
+        let start: &[u8] = if seed % 2 == 0 { &[0x1f, 0x8b, 8, 0] } else { &[0, 0, 8, 3] };
         bytes[..4].copy_from_slice(start);
         assert!(idx::parse_images("f", &bytes).is_err());
     }
@@ -430,11 +330,7 @@ fn paths_that_are_no_files_are_refused() {
     let error = idx::read_images(&absent).unwrap_err();
     assert!(matches!(error, DataError::Io { .. }), "{error:?}");
     assert!(error.to_string().contains("absent"), "{error}");
-    assert_error!(
-        idx::read_labels(folder.path()),
-        DataError::NotAFile { .. },
-        "not a regular file"
-    );
+    assert_error!(idx::read_labels(folder.path()), DataError::NotAFile { .. }, "not a regular file");
 }
 
 #[test]
@@ -454,14 +350,7 @@ fn a_folder_may_be_plain_compressed_mixed_or_torchvisions() {
     set.write_plain(&root.join("repaired"));
     set.write_gz(&root.join("repaired"));
     fs::write(root.join("repaired/train-images-idx3-ubyte.gz"), b"").unwrap();
-    for name in [
-        "compressed",
-        "plain",
-        "mixed",
-        "torchvision",
-        "torchvision/FashionMNIST",
-        "repaired",
-    ] {
+    for name in ["compressed", "plain", "mixed", "torchvision", "torchvision/FashionMNIST", "repaired"] {
         let mut options = options(&set, &root.join("cache"));
         options.data_dir = Some(root.join(name));
         set.assert_is(&load_with_events(&options).0.unwrap());
@@ -555,11 +444,7 @@ fn missing_files_are_listed() {
         "t10k-labels-idx1-ubyte",
         "FashionMNIST/raw"
     );
-    assert_error!(
-        load(folder.path().join("absent")),
-        DataError::NotAFolder { .. },
-        "absent"
-    );
+    assert_error!(load(folder.path().join("absent")), DataError::NotAFolder { .. }, "absent");
     set.write_gz(folder.path());
     for name in ["train-labels-idx1-ubyte.gz", "t10k-images-idx3-ubyte.gz"] {
         fs::remove_file(folder.path().join(name)).unwrap();
@@ -587,11 +472,7 @@ fn content_that_does_not_belong_together_is_refused() {
     plain[3] = idx_bytes(8, &[2], &[2, 8]);
     assert_error!(
         Err::<(), _>(error_of_content(plain)),
-        DataError::CountMismatch {
-            n_images: 3,
-            n_labels: 2,
-            ..
-        },
+        DataError::CountMismatch { n_images: 3, n_labels: 2, .. },
         "t10k-images-idx3-ubyte.gz holds 3 images",
         "t10k-labels-idx1-ubyte.gz holds 2 labels"
     );
@@ -600,11 +481,7 @@ fn content_that_does_not_belong_together_is_refused() {
     plain[1] = idx_bytes(8, &[5], &[9, 0, 3, 10, 255]);
     assert_error!(
         Err::<(), _>(error_of_content(plain)),
-        DataError::LabelRange {
-            index: 3,
-            found: 10,
-            ..
-        },
+        DataError::LabelRange { index: 3, found: 10, .. },
         "train-labels-idx1-ubyte.gz: label 3 is 10, expected 0 to 9"
     );
 
@@ -612,11 +489,7 @@ fn content_that_does_not_belong_together_is_refused() {
     plain[2] = idx_bytes(8, &[3, 27, 28], &noise(3 * 27 * 28, 8));
     assert_error!(
         Err::<(), _>(error_of_content(plain)),
-        DataError::ImageSize {
-            rows: 27,
-            cols: 28,
-            ..
-        },
+        DataError::ImageSize { rows: 27, cols: 28, .. },
         "t10k-images-idx3-ubyte.gz",
         "27x28",
         "expected 28x28"
@@ -684,16 +557,12 @@ fn places_are_searched_in_order_and_broken_ones_reported() {
 
     let searching = |name| DataEvent::Searching { place: place(name) };
     assert_eq!(events[0], searching("cache"));
-    assert!(
-        matches!(&events[1], DataEvent::Skipped { place: at, reason }
-            if *at == place("cache") && reason.contains("t10k-labels-idx1-ubyte"))
-    );
+    assert!(matches!(&events[1], DataEvent::Skipped { place: at, reason }
+            if *at == place("cache") && reason.contains("t10k-labels-idx1-ubyte")));
     assert_eq!(events[2], searching("absent"));
     assert_eq!(events[3], searching("damaged"));
-    assert!(
-        matches!(&events[4], DataEvent::Skipped { place: at, reason }
-            if *at == place("damaged") && reason.contains("t10k-images-idx3-ubyte.gz"))
-    );
+    assert!(matches!(&events[4], DataEvent::Skipped { place: at, reason }
+            if *at == place("damaged") && reason.contains("t10k-images-idx3-ubyte.gz")));
     assert_eq!(events[5], searching("good"));
     let found = place("good");
     assert_eq!(events[6], DataEvent::Found { place: found });
@@ -727,11 +596,7 @@ fn only_auto_takes_the_generated_set() {
     options.choice = DatasetChoice::Synthetic;
     let (result, events) = load_with_events(&options);
     assert_eq!(result.unwrap(), dataset, "the same seed, the same set");
-    let generating = DataEvent::Generating {
-        n_train: 20,
-        n_test: 10,
-        seed: 4,
-    };
+    let generating = DataEvent::Generating { n_train: 20, n_test: 10, seed: 4 };
     assert_eq!(events, [generating], "no warning where it was asked for");
 
     options.data_dir = Some(folder.path().into());
@@ -745,12 +610,7 @@ fn only_auto_takes_the_generated_set() {
     options.data_dir = None;
     options.choice = DatasetChoice::FashionMnist;
     options.places.cache_dir = None;
-    assert_error!(
-        load_with_events(&options).0,
-        DataError::NoCacheFolder,
-        "XDG_CACHE_HOME",
-        "--data-dir"
-    );
+    assert_error!(load_with_events(&options).0, DataError::NoCacheFolder, "XDG_CACHE_HOME", "--data-dir");
 }
 
 #[test]
@@ -818,8 +678,7 @@ fn the_genuine_files_are_read_uncompressed() {
     let Some(dir) = genuine_dir() else { return };
     let folder = TempDir::new().unwrap();
     for name in NAMES {
-        let mut decoder =
-            flate2::read::GzDecoder::new(fs::File::open(dir.join(format!("{name}.gz"))).unwrap());
+        let mut decoder = flate2::read::GzDecoder::new(fs::File::open(dir.join(format!("{name}.gz"))).unwrap());
         let mut file = fs::File::create(folder.path().join(name)).unwrap();
         std::io::copy(&mut decoder, &mut file).unwrap();
     }

@@ -77,12 +77,7 @@ impl Server {
                 handler.join().unwrap();
             }
         });
-        Self {
-            address,
-            requests,
-            stop,
-            thread: Some(thread),
-        }
+        Self { address, requests, stop, thread: Some(thread) }
     }
 
     fn url(&self) -> String {
@@ -128,20 +123,12 @@ fn answer(
         log.push(name.clone());
         log.len() - 1
     };
-    let manner = if n_before < from || path.starts_with("/moved/") {
-        Manner::Right
-    } else {
-        manner
-    };
+    let manner = if n_before < from || path.starts_with("/moved/") { Manner::Right } else { manner };
     let Some(body) = files.get(&name) else {
-        return write!(
-            stream,
-            "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-        );
+        return write!(stream, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     };
     let half = body.len() / 2;
-    let length =
-        |n: usize| format!("HTTP/1.1 200 OK\r\nContent-Length: {n}\r\nConnection: close\r\n\r\n");
+    let length = |n: usize| format!("HTTP/1.1 200 OK\r\nContent-Length: {n}\r\nConnection: close\r\n\r\n");
     let no_length = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n";
     let wait_for_stop = || {
         while !stopped.load(Ordering::Relaxed) {
@@ -166,10 +153,7 @@ fn answer(
         Manner::NotFound => {
             let page = "<html>not here</html>";
             let n = page.len();
-            write!(
-                stream,
-                "HTTP/1.1 404 Not Found\r\nContent-Length: {n}\r\nConnection: close\r\n\r\n{page}"
-            )?;
+            write!(stream, "HTTP/1.1 404 Not Found\r\nContent-Length: {n}\r\nConnection: close\r\n\r\n{page}")?;
         }
         Manner::StallInBody => {
             stream.write_all(length(body.len()).as_bytes())?;
@@ -253,11 +237,7 @@ fn files_are_downloaded_once_and_kept() {
     let dataset = result.unwrap();
     set.assert_is(&dataset);
     assert_eq!(dataset.source, cache.display().to_string());
-    assert_eq!(
-        listing(&cache),
-        whole_listing(&set),
-        "no partial files stay"
-    );
+    assert_eq!(listing(&cache), whole_listing(&set), "no partial files stay");
     for (name, bytes) in set.served() {
         assert_eq!(fs::read(cache.join(name)).unwrap(), bytes);
     }
@@ -268,12 +248,7 @@ fn files_are_downloaded_once_and_kept() {
     let progress: Vec<u64> = events
         .iter()
         .filter_map(|event| match event {
-            DataEvent::Downloading {
-                file,
-                received,
-                total: announced,
-                ..
-            } if file == FIRST => {
+            DataEvent::Downloading { file, received, total: announced, .. } if file == FIRST => {
                 assert_eq!(*announced, total);
                 Some(*received)
             }
@@ -301,16 +276,9 @@ fn downloaded_files_have_ordinary_permissions() {
     let set = SmallSet::new();
     let server = Server::start(&set, Manner::Right, 0);
     let folder = TempDir::new().unwrap();
-    load_with_events(&from_mirrors(&set, folder.path(), &[&server]))
-        .0
-        .unwrap();
+    load_with_events(&from_mirrors(&set, folder.path(), &[&server])).0.unwrap();
     fs::write(folder.path().join("ordinary"), b"").unwrap();
-    let mode = |name: &str| {
-        fs::metadata(folder.path().join(name))
-            .unwrap()
-            .permissions()
-            .mode()
-    };
+    let mode = |name: &str| fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
     assert_eq!(mode(FIRST), mode("ordinary"));
 }
 
@@ -327,21 +295,10 @@ fn assert_second_mirror_serves(manner: Manner, reason: &str) {
     let (result, events) = load_with_events(&options);
     set.assert_is(&result.unwrap());
     assert_eq!(listing(folder.path()), whole_listing(&set));
-    let failures: Vec<&DataEvent> = events
-        .iter()
-        .filter(|event| matches!(event, DataEvent::MirrorFailed { .. }))
-        .collect();
-    let [
-        DataEvent::MirrorFailed {
-            file,
-            mirror,
-            reason: found,
-        },
-    ] = failures[..]
-    else {
-        panic!(
-            "one failure expected, as the mirror that served is asked first for the rest: {failures:?}"
-        );
+    let failures: Vec<&DataEvent> =
+        events.iter().filter(|event| matches!(event, DataEvent::MirrorFailed { .. })).collect();
+    let [DataEvent::MirrorFailed { file, mirror, reason: found }] = failures[..] else {
+        panic!("one failure expected, as the mirror that served is asked first for the rest: {failures:?}");
     };
     assert_eq!((file.as_str(), mirror), (FIRST, &bad.url()));
     assert!(found.contains(reason), "`{reason}` is not in: {found}");
@@ -412,16 +369,10 @@ fn the_error_lists_every_mirror_with_its_reason() {
     let folder = TempDir::new().unwrap();
     let mut options = from_mirrors(&set, folder.path(), &[&missing, &wrong]);
     // A port on which nobody listens: it was free a moment ago.
-    let nobody = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     options.download.mirrors.push(format!("http://{nobody}"));
     // A name that by RFC 6761 never resolves.
-    options
-        .download
-        .mirrors
-        .push("http://nowhere.invalid/x".into());
+    options.download.mirrors.push("http://nowhere.invalid/x".into());
     let result = load_with_events(&options).0;
     if let Err(DataError::DownloadFailed { attempts, .. }) = &result {
         assert_eq!(attempts.len(), 4);
@@ -471,11 +422,7 @@ fn an_interrupt_leaves_no_partial_file_and_the_next_load_goes_on() {
         }
     });
     assert_error!(result, DataError::Interrupted, "interrupted");
-    assert!(
-        start.elapsed() < Duration::from_secs(20),
-        "{:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     assert_eq!(listing(folder.path()), [FIRST]);
 
     let good = Server::start(&set, Manner::Right, 0);
@@ -499,16 +446,8 @@ fn an_interrupt_is_heard_while_a_server_is_silent() {
         thread::sleep(Duration::from_millis(200));
         flag.store(true, Ordering::Relaxed);
     });
-    assert_error!(
-        load_with_events(&options).0,
-        DataError::Interrupted,
-        "interrupted"
-    );
-    assert!(
-        start.elapsed() < Duration::from_secs(20),
-        "{:?}",
-        start.elapsed()
-    );
+    assert_error!(load_with_events(&options).0, DataError::Interrupted, "interrupted");
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     assert!(listing(folder.path()).is_empty());
     setter.join().unwrap();
 }
@@ -521,17 +460,11 @@ fn only_old_partial_files_of_ours_are_removed() {
     let day = Duration::from_secs(24 * 60 * 60);
     let old = format!("{FIRST}.part-1-abc");
     let young = format!("{FIRST}.part-2-abc");
-    for (name, age) in [
-        (&old[..], 2 * day),
-        (&young, day / 2),
-        ("notes.part-1", 2 * day),
-    ] {
+    for (name, age) in [(&old[..], 2 * day), (&young, day / 2), ("notes.part-1", 2 * day)] {
         let file = fs::File::create(folder.path().join(name)).unwrap();
         file.set_modified(SystemTime::now() - age).unwrap();
     }
-    load_with_events(&from_mirrors(&set, folder.path(), &[&server]))
-        .0
-        .unwrap();
+    load_with_events(&from_mirrors(&set, folder.path(), &[&server])).0.unwrap();
     let names = listing(folder.path());
     assert!(!names.contains(&old), "{names:?}");
     assert!(names.contains(&young), "{names:?}");

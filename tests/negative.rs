@@ -74,12 +74,8 @@ const SOURCE: &str = "
 
 macro_rules! kernel {
     ($name:ident, $entry:literal) => {
-        static $name: KernelSpec = KernelSpec {
-            op: "negative",
-            entry: $entry,
-            source: SOURCE,
-            bindings: &[read(0, "x"), write(1, "y")],
-        };
+        static $name: KernelSpec =
+            KernelSpec { op: "negative", entry: $entry, source: SOURCE, bindings: &[read(0, "x"), write(1, "y")] };
     };
 }
 

@@ -72,11 +72,8 @@ fn every_spec_agrees_with_its_shader() {
             let name = variable.name.clone().unwrap();
             used.insert((binding.binding, name.trim_end_matches("_by_4").to_string(), writes));
         }
-        let declared: BTreeSet<(u32, String, bool)> = kernel
-            .bindings
-            .iter()
-            .map(|b| (b.index, b.name.to_string(), b.access == Access::ReadWrite))
-            .collect();
+        let declared: BTreeSet<(u32, String, bool)> =
+            kernel.bindings.iter().map(|b| (b.index, b.name.to_string(), b.access == Access::ReadWrite)).collect();
         assert_eq!(used, declared, "{}: shader and spec", kernel.entry);
         // Eight is what every adapter has.
         assert!(declared.len() <= 8, "{}", kernel.entry);

@@ -40,8 +40,11 @@ fn for_every_entry_point(mut write: impl FnMut(&KernelSpec, &naga::Module, &naga
         let (module, info) = parse(spec);
         let known = |name: &str| module.overrides.iter().any(|(_, o)| o.name.as_deref() == Some(name));
         for constants in [&[], REAL] {
-            let constants: PipelineConstants =
-                constants.iter().filter(|(name, _)| known(name)).map(|(name, value)| (name.to_string(), *value)).collect();
+            let constants: PipelineConstants = constants
+                .iter()
+                .filter(|(name, _)| known(name))
+                .map(|(name, value)| (name.to_string(), *value))
+                .collect();
             let entry = Some((naga::ShaderStage::Compute, spec.entry));
             let (module, info) = process_overrides(&module, &info, entry, &constants).unwrap();
             write(spec, &module, &info);

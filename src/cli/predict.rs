@@ -127,7 +127,9 @@ fn table(predictions: &[Prediction]) -> String {
         let mark = if p.predicted == usize::from(p.label) { "" } else { "wrong" };
         let percent = format!("{:.0} %", p.probability * 100.0);
         let original = CLASS_NAMES[usize::from(p.label)];
-        lines.push(format!("{:>6}  {:<12} {percent:>6}  {original:<12} {mark}", p.index, p.class).trim_end().to_string());
+        lines.push(
+            format!("{:>6}  {:<12} {percent:>6}  {original:<12} {mark}", p.index, p.class).trim_end().to_string(),
+        );
     }
     let right = predictions.iter().filter(|p| p.predicted == usize::from(p.label)).count();
     lines.push(format!("{right} of {} right", predictions.len()));

@@ -1,9 +1,9 @@
 //! `--dataset` and `--data-dir`: finding, downloading or generating the data, with a word on each step.
 
 use super::Global;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
-use fmnist_gpu::data::{self, DataEvent, Dataset, DatasetChoice, DatasetKind, LoadOptions};
+use fmnist_gpu::data::{self, DataEvent, Dataset, DatasetChoice, DatasetKind, LoadOptions, PIXELS};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,6 +29,17 @@ impl SourceArgs {
         trained_on: Option<DatasetKind>,
         interrupt: Option<Arc<AtomicBool>>,
     ) -> Result<Dataset> {
+        self.load_limited(global, trained_on, interrupt, None)
+    }
+
+    /// As [`SourceArgs::load`], with no more than `train_limit` training images.
+    pub fn load_limited(
+        &self,
+        global: &Global,
+        trained_on: Option<DatasetKind>,
+        interrupt: Option<Arc<AtomicBool>>,
+        train_limit: Option<usize>,
+    ) -> Result<Dataset> {
         let choice = self.dataset.unwrap_or(match trained_on {
             // A named folder holds the genuine set, whatever the model was trained on.
             _ if self.data_dir.is_some() => DatasetChoice::Auto,
@@ -36,10 +47,20 @@ impl SourceArgs {
             Some(DatasetKind::Synthetic) => DatasetChoice::Synthetic,
             None => DatasetChoice::Auto,
         });
-        let options = LoadOptions { choice, data_dir: self.data_dir.clone(), interrupt, ..LoadOptions::default() };
+        let mut options = LoadOptions { choice, data_dir: self.data_dir.clone(), interrupt, ..LoadOptions::default() };
+        let available = options.synthetic_n_train;
+        if let Some(limit) = train_limit.filter(|&limit| limit > available) {
+            bail!("--train-limit is {limit}, and the training set has {available} images");
+        }
+        // A generated image does not depend on how many there are, so no more are made than are used.
+        options.synthetic_n_train = train_limit.unwrap_or(available);
         let mut bar = DownloadBar { bar: None, quiet: global.quiet };
-        let dataset = data::load(&options, &mut |event| report(&event, global, &mut bar))?;
+        let mut dataset = data::load(&options, &mut |event| report(&event, global, &mut bar))?;
         bar.finish();
+        if let Some(limit) = train_limit {
+            dataset.train.labels.truncate(limit);
+            dataset.train.images.truncate(limit * PIXELS);
+        }
         global.say(format!(
             "Data: {}, {} training and {} test images ({})",
             dataset.kind,

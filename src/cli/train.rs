@@ -82,7 +82,9 @@ impl TrainArgs {
         }
         Ok(match self.optimizer {
             OptimizerName::Adam if self.momentum.is_some() => bail!("--momentum belongs to --optimizer sgd"),
-            OptimizerName::Adam => Optimizer::Adam(AdamConfig { learning_rate: self.learning_rate, ..AdamConfig::default() }),
+            OptimizerName::Adam => {
+                Optimizer::Adam(AdamConfig { learning_rate: self.learning_rate, ..AdamConfig::default() })
+            }
             OptimizerName::Sgd => Optimizer::Sgd(SgdConfig { learning_rate: self.learning_rate, momentum }),
         })
     }
@@ -98,13 +100,11 @@ pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
     // The folder is made before the work, so that a bad --out costs no training.
     let folder = RunFolder::create(&out, args.force)?;
     let device = args.device.open(global).inspect_err(|_| remove_if_empty(&out))?;
-    let mut dataset = args
+    let limit = args.train_limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let dataset = args
         .source
-        .load(global, None, Some(interrupt.clone()))
+        .load_limited(global, None, Some(interrupt.clone()), limit)
         .inspect_err(|_| remove_if_empty(&out))?;
-    if let Some(limit) = args.train_limit {
-        limit_training(&mut dataset, limit)?;
-    }
     let batch_size = args.batch_size as usize;
     let [device_name, driver, backend] = device.describe();
     let config = RunConfig {
@@ -190,17 +190,6 @@ fn remove_if_empty(path: &std::path::Path) {
     let _ = std::fs::remove_dir(path);
 }
 
-fn limit_training(dataset: &mut Dataset, limit: u64) -> Result<()> {
-    let available = dataset.train.len();
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    if limit > available {
-        bail!("--train-limit is {limit}, and the training set has {available} images");
-    }
-    dataset.train.labels.truncate(limit);
-    dataset.train.images.truncate(limit * fmnist_gpu::data::PIXELS);
-    Ok(())
-}
-
 fn summarise(config: &RunConfig, trained: &Trained, weights: &[Vec<f32>], test: Option<&Totals>) -> Summary {
     let status = match trained.outcome {
         Outcome::NonFinite { .. } => "non-finite loss",
@@ -234,8 +223,7 @@ fn write_pictures(folder: &RunFolder, dataset: &Dataset, engine: &mut dyn Engine
     let probabilities = engine.predict(&images)?;
     Ok(vec![
         folder.write_picture("samples.png", &picture::samples_png(&dataset.train, n_samples)?)?,
-        folder
-            .write_picture("predictions.png", &picture::predictions_png(&dataset.test, &indices, &probabilities)?)?,
+        folder.write_picture("predictions.png", &picture::predictions_png(&dataset.test, &indices, &probabilities)?)?,
     ])
 }
 
@@ -316,11 +304,8 @@ impl Display {
             }
             Event::Progress { epoch, totals, seconds } => {
                 let speed = totals.samples as f64 / seconds;
-                let state = format!(
-                    "loss {:.4}, accuracy {:.4}, {speed:.0} images/s",
-                    totals.mean_loss(),
-                    totals.accuracy()
-                );
+                let state =
+                    format!("loss {:.4}, accuracy {:.4}, {speed:.0} images/s", totals.mean_loss(), totals.accuracy());
                 if let Some(bar) = &self.bar {
                     bar.set_message(state);
                     bar.set_position(totals.batches as u64);

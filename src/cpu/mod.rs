@@ -29,7 +29,9 @@ pub enum DimsError {
         name: &'static str,
     },
     /// Without padding the window must fit.
-    #[error("the window of {window} is larger than the input of {input} in {axis}, and `valid` adds no padding; use `same`")]
+    #[error(
+        "the window of {window} is larger than the input of {input} in {axis}, and `valid` adds no padding; use `same`"
+    )]
     Window {
         /// Rows or columns.
         axis: &'static str,

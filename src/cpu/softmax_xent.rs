@@ -51,13 +51,7 @@ pub fn softmax_xent_forward<T: Real>(
 /// The gradient of the mean loss over the first `n_valid` rows; zero in the rows after them.
 ///
 /// Shapes: logits x and dx `[N, C]`, labels `[N]`.
-pub fn softmax_xent_backward_x<T: Real>(
-    d: &SoftmaxXentDims,
-    x: &[T],
-    labels: &[u32],
-    n_valid: usize,
-    dx: &mut [T],
-) {
+pub fn softmax_xent_backward_x<T: Real>(d: &SoftmaxXentDims, x: &[T], labels: &[u32], n_valid: usize, dx: &mut [T]) {
     dx.fill(T::ZERO);
     for n in 0..n_valid.min(d.n) {
         let row = &x[n * d.c..(n + 1) * d.c];

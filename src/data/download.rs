@@ -122,10 +122,7 @@ fn fetch_file(
     let mut attempts = Vec::new();
     for (i_mirror, mirror) in mirrors.iter().enumerate() {
         let url = format!("{}/{}", mirror.trim_end_matches('/'), file.gz_name());
-        events(DataEvent::Connecting {
-            file: file.gz_name(),
-            mirror: mirror.clone(),
-        });
+        events(DataEvent::Connecting { file: file.gz_name(), mirror: mirror.clone() });
         let messages = request(agent.clone(), url.clone(), file.gz_bytes, options.clone());
         let mut progress = |received| {
             events(DataEvent::Downloading {
@@ -137,10 +134,7 @@ fn fetch_file(
         };
         match receive_file(file, dir, &messages, interrupted, &mut progress) {
             Ok(()) => {
-                events(DataEvent::Downloaded {
-                    file: file.gz_name(),
-                    path: dir.join(file.gz_name()),
-                });
+                events(DataEvent::Downloaded { file: file.gz_name(), path: dir.join(file.gz_name()) });
                 return Ok(i_mirror);
             }
             Err(Failure::Fatal(error)) => return Err(error),
@@ -154,10 +148,7 @@ fn fetch_file(
             }
         }
     }
-    Err(DataError::DownloadFailed {
-        file: file.gz_name(),
-        attempts,
-    })
+    Err(DataError::DownloadFailed { file: file.gz_name(), attempts })
 }
 
 /// Writes what arrives under a temporary name, checks it and gives it its name.
@@ -186,9 +177,7 @@ fn receive_file(
                     )));
                 }
                 hasher.update(&chunk);
-                part.as_file_mut()
-                    .write_all(&chunk)
-                    .map_err(DataError::io("write", &path))?;
+                part.as_file_mut().write_all(&chunk).map_err(DataError::io("write", &path))?;
                 progress(received);
             }
             Message::End => break,
@@ -196,9 +185,7 @@ fn receive_file(
         }
     }
     check_received(file, received, &fashion_mnist::hex(&hasher.finalize()))?;
-    part.as_file()
-        .sync_all()
-        .map_err(DataError::io("sync", &path))?;
+    part.as_file().sync_all().map_err(DataError::io("sync", &path))?;
     let target = dir.join(file.gz_name());
     part.persist(&target).map_err(|error| {
         let to_error = DataError::io("move the finished download to", &target);
@@ -209,16 +196,10 @@ fn receive_file(
 
 fn check_received(file: &DataFile, received: u64, hash: &str) -> Result<(), Failure> {
     if received != file.gz_bytes {
-        return Err(Failure::Mirror(format!(
-            "{received} bytes received, expected {}",
-            file.gz_bytes
-        )));
+        return Err(Failure::Mirror(format!("{received} bytes received, expected {}", file.gz_bytes)));
     }
     if hash != file.gz_sha256 {
-        return Err(Failure::Mirror(format!(
-            "SHA-256 {hash} received, expected {}",
-            file.gz_sha256
-        )));
+        return Err(Failure::Mirror(format!("SHA-256 {hash} received, expected {}", file.gz_sha256)));
     }
     Ok(())
 }
@@ -235,9 +216,7 @@ fn create_part(file: &DataFile, dir: &Path) -> Result<NamedTempFile, DataError> 
     // Temporary files are private by default, but this one becomes an ordinary file: the umask shall decide.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder
-        .tempfile_in(dir)
-        .map_err(DataError::io("create a file in", dir))
+    builder.tempfile_in(dir).map_err(DataError::io("create a file in", dir))
 }
 
 /// Removes partial files that a killed program left behind; failing to is no harm.
@@ -250,10 +229,8 @@ fn remove_stale_parts(dir: &Path, files: &FileSet) {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         let is_part = prefixes.iter().any(|prefix| name.starts_with(prefix));
-        let age = entry
-            .metadata()
-            .and_then(|metadata| metadata.modified())
-            .map(|time| time.elapsed().unwrap_or_default());
+        let age =
+            entry.metadata().and_then(|metadata| metadata.modified()).map(|time| time.elapsed().unwrap_or_default());
         if is_part && age.is_ok_and(|age| age > STALE_AGE) {
             let _ = fs::remove_file(entry.path());
         }
@@ -273,10 +250,7 @@ enum Message {
 }
 
 /// Waits for the next message, looking now and then whether the user wants to stop.
-fn next_message(
-    messages: &Receiver<Message>,
-    interrupted: &dyn Fn() -> bool,
-) -> Result<Message, Failure> {
+fn next_message(messages: &Receiver<Message>, interrupted: &dyn Fn() -> bool) -> Result<Message, Failure> {
     loop {
         if interrupted() {
             return Err(Failure::Fatal(DataError::Interrupted));
@@ -294,24 +268,17 @@ fn next_message(
 /// Asks for `url` in a thread of its own, because a connection that blocks cannot look at the wish to stop.
 ///
 /// The thread ends by itself: by one of the time-outs, or when the other end of the channel is dropped.
-fn request(
-    agent: Agent,
-    url: String,
-    expected_bytes: u64,
-    options: DownloadOptions,
-) -> Receiver<Message> {
+fn request(agent: Agent, url: String, expected_bytes: u64, options: DownloadOptions) -> Receiver<Message> {
     let (sender, receiver) = mpsc::sync_channel(MAX_WAITING_CHUNKS);
     let failure_sender = sender.clone();
-    let spawned = thread::Builder::new()
-        .name("download".into())
-        .spawn(move || {
-            let end = match send_body(&agent, &url, expected_bytes, &options, &sender) {
-                Ok(()) => Message::End,
-                Err(reason) => Message::Failed(reason),
-            };
-            // Nobody listens any more after an interrupt or a failed write.
-            let _ = sender.send(end);
-        });
+    let spawned = thread::Builder::new().name("download".into()).spawn(move || {
+        let end = match send_body(&agent, &url, expected_bytes, &options, &sender) {
+            Ok(()) => Message::End,
+            Err(reason) => Message::Failed(reason),
+        };
+        // Nobody listens any more after an interrupt or a failed write.
+        let _ = sender.send(end);
+    });
     if let Err(error) = spawned {
         let reason = format!("cannot start the receiving thread: {error}");
         // The channel is empty and its receiver is held here, so this neither blocks nor fails.
@@ -328,21 +295,13 @@ fn send_body(
     options: &DownloadOptions,
     sender: &SyncSender<Message>,
 ) -> Result<(), String> {
-    let response = agent
-        .get(url)
-        .call()
-        .map_err(|error| reason(&error, options))?;
+    let response = agent.get(url).call().map_err(|error| reason(&error, options))?;
     if response.status() != 200 {
-        return Err(format!(
-            "HTTP status {} received, expected 200",
-            response.status()
-        ));
+        return Err(format!("HTTP status {} received, expected 200", response.status()));
     }
     let body = response.into_body();
     if let Some(announced) = body.content_length().filter(|&n| n != expected_bytes) {
-        return Err(format!(
-            "{announced} bytes announced, expected {expected_bytes}"
-        ));
+        return Err(format!("{announced} bytes announced, expected {expected_bytes}"));
     }
     let mut reader = body.into_reader().take(expected_bytes.saturating_add(1));
     if sender.send(Message::Started).is_err() {
@@ -375,10 +334,9 @@ fn reason(error: &ureq::Error, options: &DownloadOptions) -> String {
     let seconds = |time: Duration| format!("{} s", time.as_secs_f64());
     match error {
         ureq::Error::Timeout(timeout) => match timeout {
-            ureq::Timeout::Resolve => format!(
-                "the host name was not resolved within {}",
-                seconds(options.resolve_timeout)
-            ),
+            ureq::Timeout::Resolve => {
+                format!("the host name was not resolved within {}", seconds(options.resolve_timeout))
+            }
             ureq::Timeout::Connect => {
                 format!("no connection within {}", seconds(options.connect_timeout))
             }
@@ -408,19 +366,13 @@ fn io_reason(error: &io::Error, options: &DownloadOptions) -> String {
 fn agent(options: &DownloadOptions) -> Agent {
     // On Windows and Apple systems the system's own TLS is used, with the system's certificates.
     let tls = if cfg!(any(windows, target_vendor = "apple")) {
-        TlsConfig::builder()
-            .provider(TlsProvider::NativeTls)
-            .root_certs(RootCerts::PlatformVerifier)
+        TlsConfig::builder().provider(TlsProvider::NativeTls).root_certs(RootCerts::PlatformVerifier)
     } else {
         TlsConfig::builder().provider(TlsProvider::Rustls)
     };
     Agent::config_builder()
         .tls_config(tls.build())
-        .user_agent(concat!(
-            env!("CARGO_PKG_NAME"),
-            "/",
-            env!("CARGO_PKG_VERSION")
-        ))
+        .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
         // The hash is that of the file as it lies, so no server may pack it once more.
         .accept_encoding("identity")
         .http_status_as_error(false)

@@ -37,9 +37,7 @@ pub enum DataError {
         file: String,
     },
     /// A file of no bytes.
-    #[error(
-        "{file} is empty (0 bytes); expected an IDX file, plain or gzip: copy or download it again"
-    )]
+    #[error("{file} is empty (0 bytes); expected an IDX file, plain or gzip: copy or download it again")]
     EmptyFile {
         /// The file's name.
         file: String,
@@ -214,9 +212,7 @@ pub enum DataError {
         n_labels: usize,
     },
     /// A label that names no class.
-    #[error(
-        "{file}: label {index} is {found}, expected 0 to 9; the file is not a Fashion-MNIST label file"
-    )]
+    #[error("{file}: label {index} is {found}, expected 0 to 9; the file is not a Fashion-MNIST label file")]
     LabelRange {
         /// The file's name.
         file: String,
@@ -318,11 +314,7 @@ impl DataError {
     /// A closure for `map_err` on input and output.
     pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
-        move |source| Self::Io {
-            action,
-            path,
-            source,
-        }
+        move |source| Self::Io { action, path, source }
     }
 }
 

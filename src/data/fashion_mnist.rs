@@ -80,46 +80,30 @@ pub const FILES: FileSet = FileSet {
     train_images: DataFile {
         name: Cow::Borrowed("train-images-idx3-ubyte"),
         gz_bytes: 26_421_880,
-        gz_sha256: Cow::Borrowed(
-            "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
-        ),
+        gz_sha256: Cow::Borrowed("3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"),
         idx_bytes: 47_040_016,
-        idx_sha256: Cow::Borrowed(
-            "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-        ),
+        idx_sha256: Cow::Borrowed("c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"),
     },
     train_labels: DataFile {
         name: Cow::Borrowed("train-labels-idx1-ubyte"),
         gz_bytes: 29_515,
-        gz_sha256: Cow::Borrowed(
-            "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
-        ),
+        gz_sha256: Cow::Borrowed("a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"),
         idx_bytes: 60_008,
-        idx_sha256: Cow::Borrowed(
-            "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-        ),
+        idx_sha256: Cow::Borrowed("bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"),
     },
     test_images: DataFile {
         name: Cow::Borrowed("t10k-images-idx3-ubyte"),
         gz_bytes: 4_422_102,
-        gz_sha256: Cow::Borrowed(
-            "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
-        ),
+        gz_sha256: Cow::Borrowed("346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"),
         idx_bytes: 7_840_016,
-        idx_sha256: Cow::Borrowed(
-            "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-        ),
+        idx_sha256: Cow::Borrowed("5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"),
     },
     test_labels: DataFile {
         name: Cow::Borrowed("t10k-labels-idx1-ubyte"),
         gz_bytes: 5_148,
-        gz_sha256: Cow::Borrowed(
-            "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
-        ),
+        gz_sha256: Cow::Borrowed("67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
         idx_bytes: 10_008,
-        idx_sha256: Cow::Borrowed(
-            "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-        ),
+        idx_sha256: Cow::Borrowed("0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
     },
 };
 
@@ -147,30 +131,17 @@ pub fn load_files_from_dir(dir: &Path, files: &FileSet) -> Result<(Split, Split)
     if !dir.is_dir() {
         return Err(DataError::NotAFolder { dir: dir.into() });
     }
-    let folder = find_folder(dir, files).ok_or_else(|| DataError::NoFiles {
-        dir: dir.into(),
-        expected: files.names(),
-    })?;
-    let missing: Vec<String> = files
-        .names()
-        .into_iter()
-        .filter(|name| !has_file(&folder, name))
-        .collect();
+    let folder =
+        find_folder(dir, files).ok_or_else(|| DataError::NoFiles { dir: dir.into(), expected: files.names() })?;
+    let missing: Vec<String> = files.names().into_iter().filter(|name| !has_file(&folder, name)).collect();
     if !missing.is_empty() {
-        return Err(DataError::MissingFiles {
-            dir: folder,
-            missing,
-        });
+        return Err(DataError::MissingFiles { dir: folder, missing });
     }
-    let [train_images, train_labels, test_images, test_labels] =
-        in_parallel(files.with_ranks().map(|(file, rank)| {
-            let folder = &folder;
-            move || load_file(folder, file, rank)
-        }));
-    Ok((
-        split(train_images?, train_labels?)?,
-        split(test_images?, test_labels?)?,
-    ))
+    let [train_images, train_labels, test_images, test_labels] = in_parallel(files.with_ranks().map(|(file, rank)| {
+        let folder = &folder;
+        move || load_file(folder, file, rank)
+    }));
+    Ok((split(train_images?, train_labels?)?, split(test_images?, test_labels?)?))
 }
 
 /// The folder at or below `dir` that holds most of the files, if any holds one.
@@ -178,11 +149,7 @@ pub(super) fn find_folder(dir: &Path, files: &FileSet) -> Option<PathBuf> {
     let names = files.names();
     let mut best = (0, None);
     for subfolder in SUBFOLDERS {
-        let folder = if subfolder.is_empty() {
-            dir.to_path_buf()
-        } else {
-            dir.join(subfolder)
-        };
+        let folder = if subfolder.is_empty() { dir.to_path_buf() } else { dir.join(subfolder) };
         let n_found = names.iter().filter(|name| has_file(&folder, name)).count();
         if n_found > best.0 {
             best = (n_found, Some(folder));
@@ -216,10 +183,8 @@ pub(super) fn load_file(folder: &Path, file: &DataFile, rank: usize) -> Result<L
             }
         }
     }
-    Err(first_error.unwrap_or_else(|| DataError::MissingFiles {
-        dir: folder.into(),
-        missing: vec![file.name.to_string()],
-    }))
+    Err(first_error
+        .unwrap_or_else(|| DataError::MissingFiles { dir: folder.into(), missing: vec![file.name.to_string()] }))
 }
 
 fn load_path(path: &Path, file: &DataFile, rank: usize) -> Result<Loaded, DataError> {
@@ -246,21 +211,11 @@ fn load_path(path: &Path, file: &DataFile, rank: usize) -> Result<Loaded, DataEr
 }
 
 /// Accepts the genuine file, and the genuine content in any other packing.
-fn check_hash(
-    shown: &str,
-    bytes: &[u8],
-    hash: String,
-    idx: &Idx,
-    file: &DataFile,
-) -> Result<(), DataError> {
+fn check_hash(shown: &str, bytes: &[u8], hash: String, idx: &Idx, file: &DataFile) -> Result<(), DataError> {
     let compressed = idx::is_gzip(bytes);
-    let (expected, expected_bytes) = if compressed {
-        (&file.gz_sha256, file.gz_bytes)
-    } else {
-        (&file.idx_sha256, file.idx_bytes)
-    };
-    let genuine = hash == **expected
-        || (compressed && sha256_hex(&[&idx.header(), &idx.payload]) == *file.idx_sha256);
+    let (expected, expected_bytes) =
+        if compressed { (&file.gz_sha256, file.gz_bytes) } else { (&file.idx_sha256, file.idx_bytes) };
+    let genuine = hash == **expected || (compressed && sha256_hex(&[&idx.header(), &idx.payload]) == *file.idx_sha256);
     if genuine {
         return Ok(());
     }
@@ -285,11 +240,7 @@ fn split(images: Loaded, labels: Loaded) -> Result<Split, DataError> {
         unreachable!("an image file is read with three dimensions or not at all")
     };
     if (rows, cols) != (IMAGE_SIDE, IMAGE_SIDE) {
-        return Err(DataError::ImageSize {
-            file: images.file,
-            rows,
-            cols,
-        });
+        return Err(DataError::ImageSize { file: images.file, rows, cols });
     }
     let values = labels.idx.payload;
     if n_images != values.len() {
@@ -302,16 +253,9 @@ fn split(images: Loaded, labels: Loaded) -> Result<Split, DataError> {
     }
     let out_of_range = |&label: &u8| usize::from(label) >= N_CLASSES;
     if let Some(index) = values.iter().position(out_of_range) {
-        return Err(DataError::LabelRange {
-            file: labels.file,
-            index,
-            found: values[index],
-        });
+        return Err(DataError::LabelRange { file: labels.file, index, found: values[index] });
     }
-    Ok(Split {
-        images: images.idx.payload,
-        labels: values,
-    })
+    Ok(Split { images: images.idx.payload, labels: values })
 }
 
 /// SHA-256 of the parts one after the other, in lower-case hexadecimal digits.
@@ -339,7 +283,5 @@ fn in_parallel<T: Send, const N: usize>(tasks: [impl FnOnce() -> T + Send; N]) -
 
 /// The result of a thread; its panic, if it had one, goes on in this thread.
 fn joined<T>(handle: thread::ScopedJoinHandle<'_, T>) -> T {
-    handle
-        .join()
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

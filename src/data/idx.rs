@@ -91,12 +91,7 @@ pub(super) fn is_gzip(bytes: &[u8]) -> bool {
 }
 
 fn images(idx: Idx) -> Result<IdxImages, DataError> {
-    Ok(IdxImages {
-        n: idx.shape[0],
-        rows: idx.shape[1],
-        cols: idx.shape[2],
-        pixels: idx.payload,
-    })
+    Ok(IdxImages { n: idx.shape[0], rows: idx.shape[1], cols: idx.shape[2], pixels: idx.payload })
 }
 
 fn read(path: &Path, rank: usize) -> Result<Idx, DataError> {
@@ -109,25 +104,12 @@ fn read(path: &Path, rank: usize) -> Result<Idx, DataError> {
 /// The size of a regular file; opening anything else could block for ever (a named pipe, a terminal).
 pub(super) fn regular_file_size(path: &Path) -> Result<u64, DataError> {
     let metadata = std::fs::metadata(path).map_err(DataError::io("read", path))?;
-    if metadata.is_file() {
-        Ok(metadata.len())
-    } else {
-        Err(DataError::NotAFile {
-            file: path.display().to_string(),
-        })
-    }
+    if metadata.is_file() { Ok(metadata.len()) } else { Err(DataError::NotAFile { file: path.display().to_string() }) }
 }
 
 /// Reads a whole file of `file_bytes` bytes and `rank` dimensions.
-pub(super) fn parse(
-    name: &str,
-    mut raw: impl BufRead,
-    file_bytes: u64,
-    rank: usize,
-) -> Result<Idx, DataError> {
-    let start = raw
-        .fill_buf()
-        .map_err(DataError::io("read", Path::new(name)))?;
+pub(super) fn parse(name: &str, mut raw: impl BufRead, file_bytes: u64, rank: usize) -> Result<Idx, DataError> {
+    let start = raw.fill_buf().map_err(DataError::io("read", Path::new(name)))?;
     if start.is_empty() {
         return Err(DataError::EmptyFile { file: name.into() });
     }
@@ -137,11 +119,7 @@ pub(super) fn parse(
         compressed,
         file_bytes,
         position: 0,
-        reader: if compressed {
-            Box::new(MultiGzDecoder::new(raw))
-        } else {
-            Box::new(raw)
-        },
+        reader: if compressed { Box::new(MultiGzDecoder::new(raw)) } else { Box::new(raw) },
     };
     let shape = content.shape(rank)?;
     let payload = content.payload(&shape)?;
@@ -163,24 +141,14 @@ impl Content<'_> {
         let magic: [u8; 4] = self.header_word(4)?;
         let file = || self.name.to_string();
         if magic[..2] != [0, 0] {
-            return Err(DataError::NotIdx {
-                file: file(),
-                found: magic,
-            });
+            return Err(DataError::NotIdx { file: file(), found: magic });
         }
         if magic[2] != UNSIGNED_BYTE {
-            return Err(DataError::ElementType {
-                file: file(),
-                found: magic[2],
-            });
+            return Err(DataError::ElementType { file: file(), found: magic[2] });
         }
         let found = usize::from(magic[3]);
         if found != rank {
-            return Err(DataError::Rank {
-                file: file(),
-                found,
-                expected: rank,
-            });
+            return Err(DataError::Rank { file: file(), found, expected: rank });
         }
         let header_bytes = 4 + 4 * rank as u64;
         let mut shape = Vec::with_capacity(rank);
@@ -189,11 +157,7 @@ impl Content<'_> {
             shape.push(dimension as usize);
         }
         match shape.iter().position(|&dimension| dimension == 0) {
-            Some(axis) => Err(DataError::ZeroDimension {
-                file: self.name.to_string(),
-                axis,
-                shape,
-            }),
+            Some(axis) => Err(DataError::ZeroDimension { file: self.name.to_string(), axis, shape }),
             None => Ok(shape),
         }
     }
@@ -217,19 +181,13 @@ impl Content<'_> {
         self.read_up_to(expected.saturating_add(1), &mut payload)?;
         match (payload.len() as u64).cmp(&expected) {
             std::cmp::Ordering::Equal => Ok(payload),
-            std::cmp::Ordering::Less => Err(DataError::Truncated {
-                file: self.name.to_string(),
-                found: self.position,
-                expected: whole,
-            }),
+            std::cmp::Ordering::Less => {
+                Err(DataError::Truncated { file: self.name.to_string(), found: self.position, expected: whole })
+            }
             std::cmp::Ordering::Greater => Err(DataError::TrailingBytes {
                 file: self.name.to_string(),
                 // The size of a plain file tells how much there is; a stream was read for one byte only.
-                found: if self.compressed {
-                    self.position
-                } else {
-                    self.position.max(self.file_bytes)
-                },
+                found: if self.compressed { self.position } else { self.position.max(self.file_bytes) },
                 expected: whole,
             }),
         }
@@ -237,22 +195,15 @@ impl Content<'_> {
 
     /// The product of the dimensions, if a file of this size can hold so much.
     fn payload_bytes(&self, shape: &[usize]) -> Result<u64, DataError> {
-        let possible_bytes = if self.compressed {
-            self.file_bytes.saturating_mul(MAX_INFLATION)
-        } else {
-            self.file_bytes
-        };
-        let product = shape
-            .iter()
-            .try_fold(1u64, |product, &n| product.checked_mul(n as u64));
+        let possible_bytes =
+            if self.compressed { self.file_bytes.saturating_mul(MAX_INFLATION) } else { self.file_bytes };
+        let product = shape.iter().try_fold(1u64, |product, &n| product.checked_mul(n as u64));
         match product {
-            Some(bytes) if !self.compressed && bytes > possible_bytes => {
-                Err(DataError::Truncated {
-                    file: self.name.to_string(),
-                    found: self.file_bytes,
-                    expected: bytes.saturating_add(self.position),
-                })
-            }
+            Some(bytes) if !self.compressed && bytes > possible_bytes => Err(DataError::Truncated {
+                file: self.name.to_string(),
+                found: self.file_bytes,
+                expected: bytes.saturating_add(self.position),
+            }),
             Some(bytes) if bytes <= possible_bytes => Ok(bytes),
             _ => Err(DataError::ImpossibleShape {
                 file: self.name.to_string(),
@@ -274,22 +225,11 @@ impl Content<'_> {
     fn read_error(&self, source: io::Error) -> DataError {
         let file = self.name.to_string();
         match source.kind() {
-            io::ErrorKind::UnexpectedEof if self.compressed => DataError::TruncatedGzip {
-                file,
-                found: self.position,
-            },
+            io::ErrorKind::UnexpectedEof if self.compressed => DataError::TruncatedGzip { file, found: self.position },
             io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData if self.compressed => {
-                DataError::CorruptGzip {
-                    file,
-                    found: self.position,
-                    source,
-                }
+                DataError::CorruptGzip { file, found: self.position, source }
             }
-            _ => DataError::Io {
-                action: "read",
-                path: file.into(),
-                source,
-            },
+            _ => DataError::Io { action: "read", path: file.into(), source },
         }
     }
 }

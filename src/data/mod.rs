@@ -31,18 +31,8 @@ pub const PIXELS: usize = IMAGE_SIDE * IMAGE_SIDE;
 /// Number of classes.
 pub const N_CLASSES: usize = 10;
 /// Names of the classes, in the order of their labels.
-pub const CLASS_NAMES: [&str; N_CLASSES] = [
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-];
+pub const CLASS_NAMES: [&str; N_CLASSES] =
+    ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"];
 
 /// Images with their labels.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -165,10 +155,7 @@ impl Places {
         };
         let keras_default = etcetera::home_dir().ok().map(|home| home.join(".keras"));
         let mut others: Vec<PathBuf> = Vec::new();
-        for keras in [variable("KERAS_HOME"), keras_default]
-            .into_iter()
-            .flatten()
-        {
+        for keras in [variable("KERAS_HOME"), keras_default].into_iter().flatten() {
             let folder = keras.join("datasets").join("fashion-mnist");
             if !others.contains(&folder) {
                 others.push(folder);
@@ -177,9 +164,7 @@ impl Places {
         others.push(["data", "FashionMNIST", "raw"].iter().collect());
         Self {
             env_dir: variable("FMNIST_DATA_DIR"),
-            cache_dir: etcetera::choose_base_strategy()
-                .ok()
-                .map(|base| base.cache_dir().join("fmnist-gpu")),
+            cache_dir: etcetera::choose_base_strategy().ok().map(|base| base.cache_dir().join("fmnist-gpu")),
             others,
         }
     }
@@ -300,10 +285,7 @@ pub enum DataEvent {
 /// A folder named by `data_dir` or by `$FMNIST_DATA_DIR` is used alone: if it is unusable, that is an error whatever
 /// the choice. A damaged copy in one of the other places is reported by an event, and the search goes on. `events` is
 /// called in this thread.
-pub fn load(
-    options: &LoadOptions,
-    events: &mut dyn FnMut(DataEvent),
-) -> Result<Dataset, DataError> {
+pub fn load(options: &LoadOptions, events: &mut dyn FnMut(DataEvent)) -> Result<Dataset, DataError> {
     if options.choice == DatasetChoice::Synthetic {
         if let Some(dir) = &options.data_dir {
             return Err(DataError::FolderForSynthetic { dir: dir.clone() });
@@ -317,13 +299,8 @@ pub fn load(
         return Ok(dataset);
     }
     match downloaded(options, events) {
-        Err(error)
-            if options.choice == DatasetChoice::Auto
-                && !matches!(error, DataError::Interrupted) =>
-        {
-            events(DataEvent::FallingBack {
-                reason: error.full_message(),
-            });
+        Err(error) if options.choice == DatasetChoice::Auto && !matches!(error, DataError::Interrupted) => {
+            events(DataEvent::FallingBack { reason: error.full_message() });
             generated(options, events)
         }
         result => result,
@@ -331,10 +308,7 @@ pub fn load(
 }
 
 /// The data set of the folder that the user named, if any was named.
-fn named(
-    options: &LoadOptions,
-    events: &mut dyn FnMut(DataEvent),
-) -> Result<Option<Dataset>, DataError> {
+fn named(options: &LoadOptions, events: &mut dyn FnMut(DataEvent)) -> Result<Option<Dataset>, DataError> {
     let (origin, dir) = match (&options.data_dir, &options.places.env_dir) {
         (Some(dir), _) => ("--data-dir", dir),
         (None, Some(dir)) => ("$FMNIST_DATA_DIR", dir),
@@ -343,93 +317,49 @@ fn named(
     events(DataEvent::Searching { place: dir.clone() });
     match read_folder(dir, &options.files, events) {
         Ok(dataset) => Ok(Some(dataset)),
-        Err(error) => Err(DataError::NamedFolder {
-            origin,
-            dir: dir.clone(),
-            source: Box::new(error),
-        }),
+        Err(error) => Err(DataError::NamedFolder { origin, dir: dir.clone(), source: Box::new(error) }),
     }
 }
 
 /// The data set of the first usable one of the usual places.
 fn searched(options: &LoadOptions, events: &mut dyn FnMut(DataEvent)) -> Option<Dataset> {
-    for place in options
-        .places
-        .cache_dir
-        .iter()
-        .chain(&options.places.others)
-    {
-        events(DataEvent::Searching {
-            place: place.clone(),
-        });
+    for place in options.places.cache_dir.iter().chain(&options.places.others) {
+        events(DataEvent::Searching { place: place.clone() });
         if fashion_mnist::find_folder(place, &options.files).is_none() {
             continue;
         }
         match read_folder(place, &options.files, events) {
             Ok(dataset) => return Some(dataset),
-            Err(error) => events(DataEvent::Skipped {
-                place: place.clone(),
-                reason: error.full_message(),
-            }),
+            Err(error) => events(DataEvent::Skipped { place: place.clone(), reason: error.full_message() }),
         }
     }
     None
 }
 
 /// The data set as downloaded into the cache.
-fn downloaded(
-    options: &LoadOptions,
-    events: &mut dyn FnMut(DataEvent),
-) -> Result<Dataset, DataError> {
+fn downloaded(options: &LoadOptions, events: &mut dyn FnMut(DataEvent)) -> Result<Dataset, DataError> {
     let cache_dir = options.places.cache_dir.as_deref();
     let cache_dir = cache_dir.ok_or(DataError::NoCacheFolder)?;
     let interrupted = || is_interrupted(options);
-    download::fetch(
-        &options.files,
-        cache_dir,
-        &options.download,
-        &interrupted,
-        events,
-    )?;
+    download::fetch(&options.files, cache_dir, &options.download, &interrupted, events)?;
     read_folder(cache_dir, &options.files, events)
 }
 
-fn read_folder(
-    dir: &Path,
-    files: &FileSet,
-    events: &mut dyn FnMut(DataEvent),
-) -> Result<Dataset, DataError> {
+fn read_folder(dir: &Path, files: &FileSet, events: &mut dyn FnMut(DataEvent)) -> Result<Dataset, DataError> {
     let (train, test) = fashion_mnist::load_files_from_dir(dir, files)?;
     events(DataEvent::Found { place: dir.into() });
-    Ok(Dataset {
-        train,
-        test,
-        kind: DatasetKind::FashionMnist,
-        source: dir.display().to_string(),
-    })
+    Ok(Dataset { train, test, kind: DatasetKind::FashionMnist, source: dir.display().to_string() })
 }
 
-fn generated(
-    options: &LoadOptions,
-    events: &mut dyn FnMut(DataEvent),
-) -> Result<Dataset, DataError> {
+fn generated(options: &LoadOptions, events: &mut dyn FnMut(DataEvent)) -> Result<Dataset, DataError> {
     let (n_train, n_test) = (options.synthetic_n_train, options.synthetic_n_test);
     let seed = options.synthetic_seed;
-    events(DataEvent::Generating {
-        n_train,
-        n_test,
-        seed,
-    });
+    events(DataEvent::Generating { n_train, n_test, seed });
     let (train, test) = synthetic::generate(n_train, n_test, seed);
     if is_interrupted(options) {
         return Err(DataError::Interrupted);
     }
-    Ok(Dataset {
-        train,
-        test,
-        kind: DatasetKind::Synthetic,
-        source: format!("generated with seed {seed}"),
-    })
+    Ok(Dataset { train, test, kind: DatasetKind::Synthetic, source: format!("generated with seed {seed}") })
 }
 
 fn is_interrupted(options: &LoadOptions) -> bool {

@@ -99,9 +99,7 @@ fn position(candidates: &[Candidate], choice: &DeviceChoice) -> Result<usize, Gp
         candidates.iter().position(|c| c.info.name.to_lowercase().contains(&wanted))
     };
     let (found, wanted, origin) = match choice {
-        DeviceChoice::Index(index) => {
-            ((*index < candidates.len()).then_some(*index), index.to_string(), "")
-        }
+        DeviceChoice::Index(index) => ((*index < candidates.len()).then_some(*index), index.to_string(), ""),
         DeviceChoice::Name(name) => (by_name(name), name.clone(), ""),
         DeviceChoice::Auto => match std::env::var("WGPU_ADAPTER_NAME") {
             // An empty value would match every name; it is taken as not set.
@@ -120,8 +118,7 @@ fn position(candidates: &[Candidate], choice: &DeviceChoice) -> Result<usize, Gp
     })
 }
 
-const COMPILED_IN: wgpu::Backends =
-    wgpu::Backends::VULKAN.union(wgpu::Backends::METAL).union(wgpu::Backends::DX12);
+const COMPILED_IN: wgpu::Backends = wgpu::Backends::VULKAN.union(wgpu::Backends::METAL).union(wgpu::Backends::DX12);
 
 fn backends_from_env() -> Result<wgpu::Backends, GpuError> {
     let Ok(value) = std::env::var("WGPU_BACKEND") else { return Ok(COMPILED_IN) };
@@ -141,11 +138,7 @@ fn backends_from_env() -> Result<wgpu::Backends, GpuError> {
 }
 
 fn backend_names(backends: wgpu::Backends) -> String {
-    let names = [
-        (wgpu::Backends::VULKAN, "vulkan"),
-        (wgpu::Backends::METAL, "metal"),
-        (wgpu::Backends::DX12, "dx12"),
-    ];
+    let names = [(wgpu::Backends::VULKAN, "vulkan"), (wgpu::Backends::METAL, "metal"), (wgpu::Backends::DX12, "dx12")];
     let built = if cfg!(windows) {
         wgpu::Backends::VULKAN | wgpu::Backends::DX12
     } else if cfg!(target_vendor = "apple") {

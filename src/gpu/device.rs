@@ -61,11 +61,7 @@ const NEEDS: [Need; 6] = [
         needed: 8,
         offered: |l| l.max_storage_buffers_per_shader_stage as u64,
     },
-    Need {
-        name: "max_storage_buffer_binding_size",
-        needed: 64 << 20,
-        offered: |l| l.max_storage_buffer_binding_size,
-    },
+    Need { name: "max_storage_buffer_binding_size", needed: 64 << 20, offered: |l| l.max_storage_buffer_binding_size },
     Need { name: "max_buffer_size", needed: 64 << 20, offered: |l| l.max_buffer_size },
     Need {
         name: "max_compute_invocations_per_workgroup",
@@ -115,14 +111,13 @@ impl Gpu {
         let candidate = adapter::choose(&options.choice)?;
         let info = candidate.info;
         let limits = limits_to_ask(&info.name, &candidate.adapter.limits())?;
-        let (device, queue) =
-            pollster::block_on(candidate.adapter.request_device(&wgpu::DeviceDescriptor {
-                label: Some("fmnist-gpu"),
-                required_limits: limits.clone(),
-                memory_hints: wgpu::MemoryHints::Performance,
-                ..Default::default()
-            }))
-            .map_err(|error| GpuError::OpenDevice { adapter: info.name.clone(), reason: error.to_string() })?;
+        let (device, queue) = pollster::block_on(candidate.adapter.request_device(&wgpu::DeviceDescriptor {
+            label: Some("fmnist-gpu"),
+            required_limits: limits.clone(),
+            memory_hints: wgpu::MemoryHints::Performance,
+            ..Default::default()
+        }))
+        .map_err(|error| GpuError::OpenDevice { adapter: info.name.clone(), reason: error.to_string() })?;
 
         let faults = Arc::new(Mutex::new(Faults::default()));
         let log = Arc::clone(&faults);
@@ -226,11 +221,7 @@ impl Gpu {
     ///
     /// # Errors
     /// As [`Gpu::tensor`].
-    pub fn arena(
-        &self,
-        name: &str,
-        parts: &[(String, Vec<usize>)],
-    ) -> Result<(Tensor, Vec<Tensor>), GpuError> {
+    pub fn arena(&self, name: &str, parts: &[(String, Vec<usize>)]) -> Result<(Tensor, Vec<Tensor>), GpuError> {
         let align = self.limits.min_storage_buffer_offset_alignment as usize / 4;
         let mut offsets = Vec::with_capacity(parts.len());
         let mut total = 0usize;
@@ -247,12 +238,7 @@ impl Gpu {
         Ok((whole, tensors))
     }
 
-    pub(super) fn buffer(
-        &self,
-        name: &str,
-        bytes: u64,
-        usage: wgpu::BufferUsages,
-    ) -> Result<wgpu::Buffer, GpuError> {
+    pub(super) fn buffer(&self, name: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer, GpuError> {
         let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(name),
@@ -414,11 +400,7 @@ impl Gpu {
     }
 
     /// The compiled kernel for `spec` and `constants`, from the cache where it was compiled before.
-    pub(super) fn kernel(
-        &self,
-        spec: &'static KernelSpec,
-        constants: &[Constant],
-    ) -> Result<Arc<Kernel>, GpuError> {
+    pub(super) fn kernel(&self, spec: &'static KernelSpec, constants: &[Constant]) -> Result<Arc<Kernel>, GpuError> {
         let key = (spec.entry, constants.iter().map(|(name, value)| (*name, value.to_bits())).collect());
         if let Some(kernel) = lock(&self.kernels).get(&key) {
             return Ok(Arc::clone(kernel));

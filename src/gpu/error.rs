@@ -16,7 +16,9 @@ pub enum GpuError {
         backends: String,
     },
     /// The named adapter does not exist.
-    #[error("no adapter matches `{wanted}`{origin}; this machine has:\n{available}\nChoose one by its index or by a part of its name.")]
+    #[error(
+        "no adapter matches `{wanted}`{origin}; this machine has:\n{available}\nChoose one by its index or by a part of its name."
+    )]
     NoSuchAdapter {
         /// What was asked for.
         wanted: String,
@@ -26,13 +28,17 @@ pub enum GpuError {
         available: String,
     },
     /// `WGPU_BACKEND` names something unknown.
-    #[error("WGPU_BACKEND is `{value}`, which names no backend; use vulkan, metal, dx12 or a list of them separated by commas")]
+    #[error(
+        "WGPU_BACKEND is `{value}`, which names no backend; use vulkan, metal, dx12 or a list of them separated by commas"
+    )]
     UnknownBackend {
         /// The value found.
         value: String,
     },
     /// The adapter offers less than the kernels need.
-    #[error("adapter `{adapter}` offers {limit} = {found}, and {needed} is needed; choose another adapter with --device (see `fmnist-gpu devices`)")]
+    #[error(
+        "adapter `{adapter}` offers {limit} = {found}, and {needed} is needed; choose another adapter with --device (see `fmnist-gpu devices`)"
+    )]
     Limit {
         /// The adapter's name.
         adapter: String,

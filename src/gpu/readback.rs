@@ -60,11 +60,8 @@ impl Readback {
     /// The device was lost or reported an error.
     pub fn wait(&mut self, gpu: &Gpu, submission: wgpu::SubmissionIndex) -> Result<Vec<u32>, GpuError> {
         gpu.wait(submission)?;
-        let fail = |reason: String| GpuError::Readback {
-            name: self.name.clone(),
-            adapter: gpu.info().name.clone(),
-            reason,
-        };
+        let fail =
+            |reason: String| GpuError::Readback { name: self.name.clone(), adapter: gpu.info().name.clone(), reason };
         let receiver = self.pending.take().ok_or_else(|| fail("nothing was asked for".to_string()))?;
         let mapped = pollster::block_on(receiver.receive());
         gpu.check()?;
@@ -73,10 +70,7 @@ impl Readback {
             Some(Err(error)) => return Err(fail(error.to_string())),
             None => return Err(fail("the driver dropped the request".to_string())),
         }
-        let view = self
-            .staging
-            .get_mapped_range(..self.used as u64 * 4)
-            .map_err(|error| fail(error.to_string()))?;
+        let view = self.staging.get_mapped_range(..self.used as u64 * 4).map_err(|error| fail(error.to_string()))?;
         let words = bytemuck::pod_collect_to_vec::<u8, u32>(&view);
         drop(view);
         self.staging.unmap();

@@ -61,7 +61,13 @@ impl Tensor {
     /// If the range leaves the tensor, which is an error of the caller's arithmetic.
     pub fn slice(&self, name: impl Into<String>, first: usize, shape: &[usize]) -> Tensor {
         let len: usize = shape.iter().product();
-        assert!(first + len <= self.len(), "slice {first}..{} of `{}`, which has {}", first + len, self.name, self.len());
+        assert!(
+            first + len <= self.len(),
+            "slice {first}..{} of `{}`, which has {}",
+            first + len,
+            self.name,
+            self.len()
+        );
         Tensor {
             name: name.into(),
             buffer: self.buffer.clone(),

@@ -7,9 +7,9 @@ pub mod weights;
 pub use init::{initial_parameters, permutation};
 pub use summary::{summary, training_mflop};
 
+use crate::cpu::DimsError;
 use crate::cpu::conv2d::{Conv2dDims, Padding};
 use crate::cpu::pool2d::Pool2dDims;
-use crate::cpu::DimsError;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -171,7 +171,9 @@ pub const N_CLASSES: usize = 10;
 #[derive(Debug, Error)]
 pub enum ModelError {
     /// The name is neither built in nor a file.
-    #[error("no model `{name}`: use `mlp`, `cnn`, or the path of a .toml file that lists layers (see docs/model-files.md)")]
+    #[error(
+        "no model `{name}`: use `mlp`, `cnn`, or the path of a .toml file that lists layers (see docs/model-files.md)"
+    )]
     Unknown {
         /// What was asked for.
         name: String,
@@ -261,8 +263,7 @@ impl Model {
             padding: Padding::Same,
             activation: Activation::Relu,
         };
-        let pool =
-            || Layer::MaxPool2d { pool_size: Pair(2, 2), stride: Some(Pair(2, 2)), padding: Padding::Valid };
+        let pool = || Layer::MaxPool2d { pool_size: Pair(2, 2), stride: Some(Pair(2, 2)), padding: Padding::Valid };
         Model {
             name: "cnn".to_string(),
             input: fashion_mnist_input(),
@@ -292,8 +293,8 @@ impl Model {
     }
 
     fn from_file(path: &Path) -> Result<Self, ModelError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ModelError::Read { path: path.to_path_buf(), source })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ModelError::Read { path: path.to_path_buf(), source })?;
         let model: Model = toml::from_str(&text)
             .map_err(|error| ModelError::Parse { path: path.to_path_buf(), reason: error.to_string() })?;
         model.shapes()?;

@@ -100,11 +100,8 @@ fn sort_header(bytes: Vec<u8>) -> Result<Vec<u8>, WeightsError> {
 /// The bytes are no safetensors file, or their tensors do not fit the model in the metadata.
 pub fn from_bytes(bytes: &[u8]) -> Result<(Model, Vec<Vec<f32>>), WeightsError> {
     let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| WeightsError::Format(e.to_string()))?;
-    let description = metadata
-        .metadata()
-        .as_ref()
-        .and_then(|map| map.get("model"))
-        .ok_or(WeightsError::Metadata { key: "model" })?;
+    let description =
+        metadata.metadata().as_ref().and_then(|map| map.get("model")).ok_or(WeightsError::Metadata { key: "model" })?;
     let model: Model = serde_json::from_str(description).map_err(|e| WeightsError::Model(e.to_string()))?;
     let tensors = SafeTensors::deserialize(bytes).map_err(|e| WeightsError::Format(e.to_string()))?;
     let expected = model.parameters()?;
@@ -115,10 +112,9 @@ pub fn from_bytes(bytes: &[u8]) -> Result<(Model, Vec<Vec<f32>>), WeightsError> 
     }
     let mut parameters = Vec::with_capacity(expected.len());
     for parameter in &expected {
-        let tensor = tensors.tensor(&parameter.name).map_err(|_| WeightsError::Missing {
-            name: parameter.name.clone(),
-            found: tensors.names().join(", "),
-        })?;
+        let tensor = tensors
+            .tensor(&parameter.name)
+            .map_err(|_| WeightsError::Missing { name: parameter.name.clone(), found: tensors.names().join(", ") })?;
         if tensor.dtype() != Dtype::F32 || tensor.shape() != parameter.shape {
             return Err(WeightsError::Shape {
                 name: parameter.name.clone(),

@@ -13,14 +13,7 @@ pub static STEP: KernelSpec = KernelSpec {
     op: "adam",
     entry: "adam_step",
     source: SOURCE,
-    bindings: &[
-        read(0, "g"),
-        write(1, "w"),
-        write(2, "m"),
-        write(3, "v"),
-        read(4, "step_sizes"),
-        read(5, "progress"),
-    ],
+    bindings: &[read(0, "g"), write(1, "w"), write(2, "m"), write(3, "v"), read(4, "step_sizes"), read(5, "progress")],
 };
 
 /// Every kernel of this operation.

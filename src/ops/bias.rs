@@ -17,12 +17,8 @@ pub static FORWARD: KernelSpec = KernelSpec {
 };
 
 /// `db`: the sums of the columns of dy.
-pub static BACKWARD_B: KernelSpec = KernelSpec {
-    op: "bias",
-    entry: "bias_backward_b",
-    source: SOURCE,
-    bindings: &[read(3, "dy"), write(4, "db")],
-};
+pub static BACKWARD_B: KernelSpec =
+    KernelSpec { op: "bias", entry: "bias_backward_b", source: SOURCE, bindings: &[read(3, "dy"), write(4, "db")] };
 
 /// Every kernel of this operation.
 pub static KERNELS: &[&KernelSpec] = &[&FORWARD, &BACKWARD_B];
@@ -50,12 +46,7 @@ pub fn record_forward(
 ///
 /// # Errors
 /// A tensor's size does not fit the dimensions, or the shader does not compile.
-pub fn record_backward_b(
-    plan: &mut PlanBuilder<'_>,
-    d: &BiasDims,
-    dy: &Tensor,
-    db: &Tensor,
-) -> Result<(), GpuError> {
+pub fn record_backward_b(plan: &mut PlanBuilder<'_>, d: &BiasDims, dy: &Tensor, db: &Tensor) -> Result<(), GpuError> {
     plan.push(
         &BACKWARD_B,
         &[("N", d.n as f64), ("O", d.o as f64)],

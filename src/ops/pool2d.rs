@@ -58,12 +58,8 @@ pub static AVERAGE_BACKWARD_X: KernelSpec = KernelSpec {
 };
 
 /// Sum pooling.
-pub static SUM_FORWARD: KernelSpec = KernelSpec {
-    op: "pool2d",
-    entry: "pool2d_sum_forward",
-    source: SOURCE,
-    bindings: &[read(0, "x"), write(1, "y")],
-};
+pub static SUM_FORWARD: KernelSpec =
+    KernelSpec { op: "pool2d", entry: "pool2d_sum_forward", source: SOURCE, bindings: &[read(0, "x"), write(1, "y")] };
 
 /// The gradient of sum pooling.
 pub static SUM_BACKWARD_X: KernelSpec = KernelSpec {

@@ -7,12 +7,8 @@ use crate::verify::{Verifier, widen};
 const SOURCE: &str = include_str!("../../shaders/relu.wgsl");
 
 /// `y = max(x, 0)`.
-pub static FORWARD: KernelSpec = KernelSpec {
-    op: "relu",
-    entry: "relu_forward",
-    source: SOURCE,
-    bindings: &[read(0, "x"), write(1, "y")],
-};
+pub static FORWARD: KernelSpec =
+    KernelSpec { op: "relu", entry: "relu_forward", source: SOURCE, bindings: &[read(0, "x"), write(1, "y")] };
 
 /// `dx = dy` where y is above zero.
 pub static BACKWARD_X: KernelSpec = KernelSpec {
@@ -30,12 +26,7 @@ pub static KERNELS: &[&KernelSpec] = &[&FORWARD, &BACKWARD_X];
 /// # Errors
 /// A tensor's size does not fit, or the shader does not compile.
 pub fn record_forward(plan: &mut PlanBuilder<'_>, len: usize, x: &Tensor, y: &Tensor) -> Result<(), GpuError> {
-    plan.push(
-        &FORWARD,
-        &[("LEN", len as f64)],
-        workgroups_linear(len, 64),
-        &[bind("x", x, len), bind("y", y, len)],
-    )
+    plan.push(&FORWARD, &[("LEN", len as f64)], workgroups_linear(len, 64), &[bind("x", x, len), bind("y", y, len)])
 }
 
 /// Records `dx = dy` where the output y is above zero, else 0; all have `len` elements.

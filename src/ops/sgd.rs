@@ -64,8 +64,9 @@ pub fn verify(v: &mut Verifier<'_>, len: usize, momentum: f64) -> Result<(), Gpu
     let velocity_bound: Vec<f64> = (0..len)
         .map(|i| 3.0 * UNIT_ROUNDOFF * (momentum * f64::from(velocity[i]).abs() + f64::from(alpha) * g64[i].abs()))
         .collect();
-    let w_bound: Vec<f64> =
-        (0..len).map(|i| velocity_bound[i] + 2.0 * UNIT_ROUNDOFF * (f64::from(w[i]).abs() + velocity64[i].abs())).collect();
+    let w_bound: Vec<f64> = (0..len)
+        .map(|i| velocity_bound[i] + 2.0 * UNIT_ROUNDOFF * (f64::from(w[i]).abs() + velocity64[i].abs()))
+        .collect();
     let mut run = v.run();
     let tg = run.input(&g)?;
     let (tw, tvelocity) = (run.in_place(&w)?, run.in_place(&velocity)?);

@@ -141,8 +141,7 @@ pub fn verify(v: &mut Verifier<'_>, d: &SoftmaxXentDims, n_valid: usize, scale: 
     cpu::softmax_xent_forward(d, &x64, &labels, &mut p64, &mut loss64, &mut correct);
     // Probabilities below the smallest normal number may be flushed to zero.
     let tiny = f64::from(f32::MIN_POSITIVE);
-    let p_bound: Vec<f64> =
-        p64.iter().enumerate().map(|(i, p)| p.abs() * bounds[i / d.c].probability + tiny).collect();
+    let p_bound: Vec<f64> = p64.iter().enumerate().map(|(i, p)| p.abs() * bounds[i / d.c].probability + tiny).collect();
     let loss_bound: Vec<f64> = bounds.iter().map(|b| b.loss).collect();
 
     let mut run = v.run();
@@ -159,12 +158,14 @@ pub fn verify(v: &mut Verifier<'_>, d: &SoftmaxXentDims, n_valid: usize, scale: 
     let mut dx64 = vec![0.0; x.len()];
     cpu::softmax_xent_backward_x(d, &x64, &labels, n_valid, &mut dx64);
     let dx_bound: Vec<f64> = (0..x.len())
-        .map(|i| if i / d.c < n_valid {
-            // The difference p - target rounds once, and the division by the number of rows by 2.5 units.
-            let difference = dx64[i].abs() * n_valid as f64;
-            (p_bound[i] + 6.0 * UNIT_ROUNDOFF * difference) / n_valid as f64 + tiny
-        } else {
-            0.0
+        .map(|i| {
+            if i / d.c < n_valid {
+                // The difference p - target rounds once, and the division by the number of rows by 2.5 units.
+                let difference = dx64[i].abs() * n_valid as f64;
+                (p_bound[i] + 6.0 * UNIT_ROUNDOFF * difference) / n_valid as f64 + tiny
+            } else {
+                0.0
+            }
         })
         .collect();
     let mut run = v.run();

@@ -73,7 +73,8 @@ impl Feed {
         let tensor = |part: &str, len: usize, element| gpu.tensor(&format!("{name}.{part}"), &[len], element);
         let images = tensor("images", samples * PIXELS / 4, Element::U32)?;
         gpu.write_bytes(&images, &split.images);
-        let labels = gpu.tensor_from_u32(&format!("{name}.labels"), &[samples.div_ceil(4)], &pack_bytes(&split.labels))?;
+        let labels =
+            gpu.tensor_from_u32(&format!("{name}.labels"), &[samples.div_ceil(4)], &pack_bytes(&split.labels))?;
         Ok(Feed {
             dims: BatchGatherDims { n: batch_size, pixels: PIXELS, samples },
             images,
@@ -100,8 +101,7 @@ impl Feed {
 
     fn finish(self, gpu: &Gpu, plan: Plan) -> Result<Batches, EngineError> {
         let room = 2 * MAX_STEPS.min(self.batch_loss.len());
-        let readbacks =
-            (0..IN_FLIGHT).map(|_| Readback::new(gpu, "metrics", room)).collect::<Result<Vec<_>, _>>()?;
+        let readbacks = (0..IN_FLIGHT).map(|_| Readback::new(gpu, "metrics", room)).collect::<Result<Vec<_>, _>>()?;
         Ok(Batches {
             plan,
             batch_size: self.dims.n,

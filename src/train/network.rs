@@ -60,9 +60,7 @@ impl Network {
             input_is_relu.push(is_relu);
             weights.push(matches!(shape.layer, Layer::Conv2d { .. } | Layer::Dense { .. }).then_some(next));
             is_relu = match &shape.layer {
-                Layer::Conv2d { activation, .. } | Layer::Dense { activation, .. } => {
-                    *activation == Activation::Relu
-                }
+                Layer::Conv2d { activation, .. } | Layer::Dense { activation, .. } => *activation == Activation::Relu,
                 Layer::Relu => true,
                 Layer::MaxPool2d { .. } | Layer::Flatten => is_relu,
                 Layer::AveragePool2d { .. } | Layer::SumPool2d { .. } => false,

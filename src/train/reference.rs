@@ -122,14 +122,7 @@ impl<T: Real> ReferenceEngine<T> {
         let logits = outputs.last().cloned().unwrap_or_default();
         let dims = softmax_xent::SoftmaxXentDims { n, c: N_CLASSES };
         let (mut probabilities, mut loss, mut correct) = (vec![T::ZERO; logits.len()], vec![T::ZERO; n], vec![0; n]);
-        softmax_xent::softmax_xent_forward(
-            &dims,
-            &logits,
-            &batch.labels,
-            &mut probabilities,
-            &mut loss,
-            &mut correct,
-        );
+        softmax_xent::softmax_xent_forward(&dims, &logits, &batch.labels, &mut probabilities, &mut loss, &mut correct);
         Ok(Pass { logits, probabilities, loss, correct, outputs, argmax })
     }
 

@@ -196,8 +196,8 @@ impl RunFolder {
     /// The file could not be written.
     pub fn write_model(&self, model: &Model, parameters: &[Vec<f32>]) -> Result<(), RunError> {
         let path = self.path.join(MODEL_FILE);
-        let bytes = weights::to_bytes(model, parameters)
-            .map_err(|source| RunError::Weights { path: path.clone(), source })?;
+        let bytes =
+            weights::to_bytes(model, parameters).map_err(|source| RunError::Weights { path: path.clone(), source })?;
         Ok(write_whole(&path, &bytes, true)?)
     }
 

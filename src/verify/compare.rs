@@ -46,7 +46,8 @@ pub fn compare(actual: &[f32], expected: &[f64], bound: &[f64]) -> Comparison {
         }
         if ratio > result.worst_ratio {
             result.worst_ratio = ratio;
-            result.worst = format!("element {i}: {actual:e}, expected {expected:e}, off by {error:.3e}, allowed {bound:.3e}");
+            result.worst =
+                format!("element {i}: {actual:e}, expected {expected:e}, off by {error:.3e}, allowed {bound:.3e}");
         }
     }
     result

@@ -27,8 +27,7 @@ pub fn check(
     gradient: &[f64],
     mut loss: impl FnMut(&[f64]) -> f64,
 ) -> Verdict {
-    let mut verdict =
-        Verdict { kernel, comparisons: 1, elements: x.len(), worst_ratio: 0.0, failures: Vec::new() };
+    let mut verdict = Verdict { kernel, comparisons: 1, elements: x.len(), worst_ratio: 0.0, failures: Vec::new() };
     let mut moved = x.to_vec();
     for i in 0..x.len() {
         moved[i] = x[i] + H;

@@ -222,12 +222,7 @@ impl<'g> Run<'_, 'g> {
     ///
     /// # Errors
     /// The device failed; a wrong result is recorded in the verifier instead.
-    pub fn check_sums(
-        self,
-        kernel: &'static str,
-        case: &str,
-        outputs: &[ExpectedSum<'_>],
-    ) -> Result<(), GpuError> {
+    pub fn check_sums(self, kernel: &'static str, case: &str, outputs: &[ExpectedSum<'_>]) -> Result<(), GpuError> {
         let bounds: Vec<Vec<f64>> = outputs
             .iter()
             .map(|(_, _, scale, terms)| scale.iter().map(|&scale| sum_bound(*terms, scale)).collect())

@@ -58,9 +58,8 @@ impl Fixture {
             "cnn" => include_str!("../fixtures/cnn.json"),
             _ => panic!("no fixture for the model `{model}`: there are `mlp` and `cnn`"),
         };
-        serde_json::from_str(text).unwrap_or_else(|error| {
-            panic!("tests/fixtures/{model}.json: {error}; make it again with make_fixtures.py")
-        })
+        serde_json::from_str(text)
+            .unwrap_or_else(|error| panic!("tests/fixtures/{model}.json: {error}; make it again with make_fixtures.py"))
     }
 
     /// Name, shape and values of each parameter before training, in the model's order.
@@ -70,9 +69,7 @@ impl Fixture {
         let parameter = |tensor: &ExpectedTensor| {
             let limit = limit(&tensor.shape);
             let stream = format!("{}/{}/{}", self.seed, self.model, tensor.name);
-            let values = signed_units(&stream)
-                .take(tensor.len())
-                .map(|unit| limit * unit);
+            let values = signed_units(&stream).take(tensor.len()).map(|unit| limit * unit);
             (tensor.name.clone(), tensor.shape.clone(), values.collect())
         };
         self.gradients.iter().map(parameter).collect()
@@ -96,12 +93,7 @@ impl Fixture {
 }
 
 fn find<'a>(tensors: &'a [ExpectedTensor], name: &str) -> &'a ExpectedTensor {
-    let names = || {
-        tensors
-            .iter()
-            .map(|tensor| tensor.name.as_str())
-            .collect::<Vec<_>>()
-    };
+    let names = || tensors.iter().map(|tensor| tensor.name.as_str()).collect::<Vec<_>>();
     tensors
         .iter()
         .find(|tensor| tensor.name == name)
@@ -144,21 +136,14 @@ impl ExpectedTensor {
             self.len()
         );
         let (mut squares, mut sum, mut dot) = (0.0, 0.0, 0.0);
-        for (&value, unit) in actual
-            .iter()
-            .zip(signed_units(&format!("dot/{}", self.name)))
-        {
+        for (&value, unit) in actual.iter().zip(signed_units(&format!("dot/{}", self.name))) {
             let value: f64 = value.into();
             squares += value * value;
             sum += value;
             dot += value * f64::from(unit);
         }
         let (mut element, mut i_element) = (0.0, 0);
-        for (&expected, i) in self
-            .values
-            .iter()
-            .zip(sampled_indices(&self.name, self.len()))
-        {
+        for (&expected, i) in self.values.iter().zip(sampled_indices(&self.name, self.len())) {
             let error = relative(actual[i].into(), expected, self.max_abs);
             if error > element {
                 (element, i_element) = (error, i);
@@ -200,17 +185,8 @@ impl Discrepancy {
 
 impl fmt::Display for Discrepancy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            element,
-            i_element,
-            norm,
-            sum,
-            dot,
-        } = self;
-        write!(
-            f,
-            "element {element:.1e} (at {i_element}), norm {norm:.1e}, sum {sum:.1e}, dot {dot:.1e}"
-        )
+        let Self { element, i_element, norm, sum, dot } = self;
+        write!(f, "element {element:.1e} (at {i_element}), norm {norm:.1e}, sum {sum:.1e}, dot {dot:.1e}")
     }
 }
 
@@ -219,18 +195,9 @@ impl fmt::Display for Discrepancy {
 /// # Panics
 /// If the lengths differ.
 pub fn worst_error<T: Copy + Into<f64>>(actual: &[T], expected: &[f64]) -> f64 {
-    assert_eq!(
-        actual.len(),
-        expected.len(),
-        "found and expected number of values"
-    );
-    let scale = expected
-        .iter()
-        .fold(0.0, |scale: f64, value| scale.max(value.abs()));
-    let errors = actual
-        .iter()
-        .zip(expected)
-        .map(|(&a, &e)| relative(a.into(), e, scale));
+    assert_eq!(actual.len(), expected.len(), "found and expected number of values");
+    let scale = expected.iter().fold(0.0, |scale: f64, value| scale.max(value.abs()));
+    let errors = actual.iter().zip(expected).map(|(&a, &e)| relative(a.into(), e, scale));
     errors.fold(0.0, f64::max)
 }
 
@@ -247,11 +214,7 @@ pub fn images() -> Vec<u8> {
     let mut out = Vec::with_capacity(N_SAMPLES * SIDE * SIDE);
     for draw in draws.chunks_exact(16) {
         let n_blobs = 2 + (draw[0] % 2) as usize;
-        let blobs: Vec<Blob> = draw[1..]
-            .chunks_exact(5)
-            .take(n_blobs)
-            .map(Blob::new)
-            .collect();
+        let blobs: Vec<Blob> = draw[1..].chunks_exact(5).take(n_blobs).map(Blob::new).collect();
         for y in 0..SIDE as u64 {
             for x in 0..SIDE as u64 {
                 let light: u64 = blobs.iter().map(|blob| blob.light(x, y)).sum();
@@ -266,10 +229,7 @@ pub fn images() -> Vec<u8> {
 
 /// The images as the models take them, `[32, 28, 28, 1]`: byte / 255, rounded once.
 pub fn pixels() -> Vec<f32> {
-    images()
-        .into_iter()
-        .map(|byte| f32::from(byte) / 255.0)
-        .collect()
+    images().into_iter().map(|byte| f32::from(byte) / 255.0).collect()
 }
 
 /// The 32 labels, each below 10.
@@ -303,11 +263,7 @@ impl Blob {
         let down = y.abs_diff(self.cy) * self.rx;
         let distance = across * across + down * down;
         let radius = (self.rx * self.ry).pow(2);
-        if distance < radius {
-            self.peak - self.peak * distance / (2 * radius)
-        } else {
-            0
-        }
+        if distance < radius { self.peak - self.peak * distance / (2 * radius) } else { 0 }
     }
 }
 
@@ -328,12 +284,8 @@ fn sampled_indices(name: &str, n: usize) -> Vec<usize> {
         return (0..n).collect();
     }
     let start = |i: usize| i * n / N_SAMPLED;
-    let slices = hashes(&format!("sample/{name}"))
-        .take(N_SAMPLED)
-        .enumerate();
-    slices
-        .map(|(i, hash)| start(i) + (hash % (start(i + 1) - start(i)) as u64) as usize)
-        .collect()
+    let slices = hashes(&format!("sample/{name}")).take(N_SAMPLED).enumerate();
+    slices.map(|(i, hash)| start(i) + (hash % (start(i + 1) - start(i)) as u64) as usize).collect()
 }
 
 /// Values in [-1, 1), multiples of 2^-23, hence exact in `f32`.
@@ -358,9 +310,7 @@ fn splitmix64(mut state: u64) -> impl Iterator<Item = u64> {
 
 /// FNV-1a, 64 bits: names a stream, and is the checksum.
 fn fnv1a(bytes: impl IntoIterator<Item = u8>) -> u64 {
-    bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]
@@ -375,20 +325,11 @@ mod tests {
         ExpectedTensor {
             name: name.to_owned(),
             shape: vec![values.len()],
-            max_abs: values
-                .iter()
-                .fold(0.0, |max: f64, value| max.max(value.abs())),
+            max_abs: values.iter().fold(0.0, |max: f64, value| max.max(value.abs())),
             norm: values.iter().map(|value| value * value).sum::<f64>().sqrt(),
             sum: values.iter().sum(),
-            dot: values
-                .iter()
-                .zip(units)
-                .map(|(value, unit)| value * f64::from(unit))
-                .sum(),
-            values: sampled_indices(name, values.len())
-                .into_iter()
-                .map(|i| values[i])
-                .collect(),
+            dot: values.iter().zip(units).map(|(value, unit)| value * f64::from(unit)).sum(),
+            values: sampled_indices(name, values.len()).into_iter().map(|i| values[i]).collect(),
         }
     }
 
@@ -400,11 +341,7 @@ mod tests {
     fn hashes_are_the_published_ones() {
         assert_eq!(fnv1a(*b""), 0xcbf2_9ce4_8422_2325);
         assert_eq!(fnv1a(*b"foobar"), 0x8594_4171_f739_67e8);
-        let published = [
-            6457827717110365317,
-            3203168211198807973,
-            9817491932198370423,
-        ];
+        let published = [6457827717110365317, 3203168211198807973, 9817491932198370423];
         assert!(splitmix64(1234567).take(3).eq(published));
     }
 
@@ -412,27 +349,13 @@ mod tests {
     fn images_and_labels_have_the_stored_checksums() {
         for model in MODELS {
             let checksums = Fixture::load(model).checksums;
-            assert_eq!(
-                format!("{:016x}", fnv1a(images())),
-                checksums["images"],
-                "{model}: images"
-            );
-            assert_eq!(
-                format!("{:016x}", fnv1a(labels())),
-                checksums["labels"],
-                "{model}: labels"
-            );
+            assert_eq!(format!("{:016x}", fnv1a(images())), checksums["images"], "{model}: images");
+            assert_eq!(format!("{:016x}", fnv1a(labels())), checksums["labels"], "{model}: labels");
         }
         assert_eq!(images().len(), N_SAMPLES * SIDE * SIDE);
         assert_eq!(labels().len(), N_SAMPLES);
-        let (dark, full) = (
-            pixels().iter().filter(|&&p| p == 0.0).count(),
-            images().len(),
-        );
-        assert!(
-            dark > full / 2 && dark < full,
-            "{dark} of {full} pixels are zero"
-        );
+        let (dark, full) = (pixels().iter().filter(|&&p| p == 0.0).count(), images().len());
+        assert!(dark > full / 2 && dark < full, "{dark} of {full} pixels are zero");
         assert!(pixels().contains(&1.0), "no pixel is 1.0");
     }
 
@@ -442,18 +365,11 @@ mod tests {
             let fixture = Fixture::load(model);
             let weights = fixture.initial_weights();
             for (name, shape, values) in &weights {
-                assert_eq!(
-                    shape.iter().product::<usize>(),
-                    values.len(),
-                    "{model}: {name}"
-                );
+                assert_eq!(shape.iter().product::<usize>(), values.len(), "{model}: {name}");
                 let bytes = values.iter().flat_map(|value| value.to_le_bytes());
                 let found = format!("{:016x}", fnv1a(bytes));
                 assert_eq!(found, fixture.checksums[name], "{model}: {name}");
-                assert!(
-                    !name.ends_with("bias") || !values.contains(&0.0),
-                    "{model}: {name}"
-                );
+                assert!(!name.ends_with("bias") || !values.contains(&0.0), "{model}: {name}");
             }
             let n: usize = weights.iter().map(|(_, _, values)| values.len()).sum();
             assert_eq!(n, n_parameters, "{model}");
@@ -466,22 +382,14 @@ mod tests {
             let fixture = Fixture::load(model);
             assert_eq!(fixture.model, model);
             assert_eq!(fixture.learning_rate, 1e-3);
-            assert_eq!(
-                (fixture.step_losses.len(), fixture.sample_losses.len()),
-                (10, N_SAMPLES)
-            );
-            assert_eq!(
-                (fixture.logits.len(), fixture.trained_logits.len()),
-                (320, 320)
-            );
+            assert_eq!((fixture.step_losses.len(), fixture.sample_losses.len()), (10, N_SAMPLES));
+            assert_eq!((fixture.logits.len(), fixture.trained_logits.len()), (320, 320));
             let losses: Vec<f64> = (fixture.logits.chunks_exact(10).zip(labels()))
                 .map(|(z, label)| z.iter().map(|z| z.exp()).sum::<f64>().ln() - z[label as usize])
                 .collect();
             assert!(worst_error(&losses, &fixture.sample_losses) < 1e-14);
             let mean = losses.iter().sum::<f64>() / N_SAMPLES as f64;
-            assert!(
-                worst_error(&[mean, mean], &[fixture.mean_loss, fixture.step_losses[0]]) < 1e-14
-            );
+            assert!(worst_error(&[mean, mean], &[fixture.mean_loss, fixture.step_losses[0]]) < 1e-14);
             for (name, shape, initial) in fixture.initial_weights() {
                 assert_eq!(fixture.gradient(&name).shape, shape);
                 // Ten steps of about the learning rate at most: near the start, yet visibly away.
@@ -509,9 +417,7 @@ mod tests {
         let values = noise(4099);
         let tensor = expected("t", &values);
         let sampled = sampled_indices("t", values.len());
-        let left_out = (0..values.len())
-            .find(|i| !sampled.contains(i))
-            .expect("256 of 4099");
+        let left_out = (0..values.len()).find(|i| !sampled.contains(i)).expect("256 of 4099");
         for i in [sampled[0], sampled[255], left_out, 4098] {
             let mut changed = values.clone();
             changed[i] += 0.01;
@@ -522,11 +428,7 @@ mod tests {
                 assert!(found.element > 0.009, "element {i}: {found}");
             }
             changed[i] = f64::NAN;
-            assert_eq!(
-                tensor.compare(&changed).worst(),
-                f64::INFINITY,
-                "element {i}"
-            );
+            assert_eq!(tensor.compare(&changed).worst(), f64::INFINITY, "element {i}");
         }
         let mut swapped = values.clone();
         swapped.swap(left_out, left_out + 1);

@@ -1,0 +1,95 @@
+//! A picture in memory, and the two ways of putting ink on it.
+
+use super::ReportError;
+
+/// A colour: red, green, blue, 0 to 255, sRGB.
+pub(super) type Rgb = [u8; 3];
+
+/// Most pixels of a picture (805 MB in memory).
+pub(super) const MAX_PIXELS: u64 = 1 << 28;
+
+/// A colour picture, row by row from the top left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Picture {
+    /// Pixels from left to right.
+    pub width: u32,
+    /// Pixels from top to bottom.
+    pub height: u32,
+    /// `[height, width, 3]`: red, green, blue of every pixel, sRGB.
+    pub rgb: Vec<u8>,
+}
+
+/// Pixels from `left` and `top` on, `width` to the right and `height` down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rect {
+    pub left: u32,
+    pub top: u32,
+    pub width: u32,
+    pub height: u32,
+}
+
+impl Rect {
+    /// The rectangle with a border of `by` pixels added on each side; the border must lie in the picture.
+    pub(super) fn grown(self, by: u32) -> Self {
+        Self { left: self.left - by, top: self.top - by, width: self.width + 2 * by, height: self.height + 2 * by }
+    }
+}
+
+impl Picture {
+    /// A white picture; the caller has checked `width * height` against [`MAX_PIXELS`].
+    pub(super) fn white(width: u32, height: u32) -> Self {
+        Self { width, height, rgb: vec![255; width as usize * height as usize * 3] }
+    }
+
+    /// Paints a rectangle in one colour; what lies outside the picture is left out.
+    pub(super) fn fill(&mut self, rect: Rect, colour: Rgb) {
+        let right = rect.left.saturating_add(rect.width).min(self.width);
+        let bottom = rect.top.saturating_add(rect.height).min(self.height);
+        for y in rect.top..bottom {
+            let (first, end) = (self.offset(rect.left.min(right), y), self.offset(right, y));
+            self.rgb[first..end].as_chunks_mut().0.fill(colour);
+        }
+    }
+
+    /// Mixes `coverage` (0 to 1) of a colour into one pixel; a pixel outside the picture is left out.
+    pub(super) fn blend(&mut self, x: i32, y: i32, colour: Rgb, coverage: f32) {
+        let (Ok(x), Ok(y)) = (u32::try_from(x), u32::try_from(y)) else { return };
+        if x >= self.width || y >= self.height {
+            return;
+        }
+        let first = self.offset(x, y);
+        let coverage = coverage.clamp(0.0, 1.0);
+        for (old, new) in self.rgb[first..first + 3].iter_mut().zip(colour) {
+            *old = (f32::from(*old) * (1.0 - coverage) + f32::from(new) * coverage).round() as u8;
+        }
+    }
+
+    /// Where a pixel begins in `rgb`.
+    fn offset(&self, x: u32, y: u32) -> usize {
+        (y as usize * self.width as usize + x as usize) * 3
+    }
+
+    /// The picture as a PNG file: 8 bits a channel, sRGB.
+    ///
+    /// # Errors
+    /// `rgb` has not `3 * width * height` bytes, or the picture has no pixels.
+    pub fn encode_png(&self) -> Result<Vec<u8>, ReportError> {
+        let Self { width, height, .. } = *self;
+        if u64::from(width) * u64::from(height) * 3 != self.rgb.len() as u64 {
+            return Err(ReportError::PictureLength { width, height, found: self.rgb.len() });
+        }
+        self.encode().map_err(|source| ReportError::Encode { width, height, source })
+    }
+
+    fn encode(&self) -> Result<Vec<u8>, png::EncodingError> {
+        let mut file = Vec::new();
+        let mut encoder = png::Encoder::new(&mut file, self.width, self.height);
+        encoder.set_color(png::ColorType::Rgb);
+        encoder.set_depth(png::BitDepth::Eight);
+        encoder.set_source_srgb(png::SrgbRenderingIntent::Perceptual);
+        let mut writer = encoder.write_header()?;
+        writer.write_image_data(&self.rgb)?;
+        writer.finish()?;
+        Ok(file)
+    }
+}

@@ -1,0 +1,107 @@
+//! Lines of text in the embedded typeface: measured, broken, drawn with smooth edges.
+
+use super::canvas::{Picture, Rgb};
+use ab_glyph::{Font, FontRef, GlyphId, PxScale, PxScaleFont, ScaleFont, point};
+
+/// DejaVu Sans, Latin-1 and a few signs; origin and licence in `assets/README.md`.
+static TYPEFACE: &[u8] = include_bytes!("../../assets/DejaVuSans-subset.ttf");
+
+/// Replaces what is cut off.
+const ELLIPSIS: char = '…';
+
+/// The typeface at one size.
+pub(super) struct Typesetter {
+    font: PxScaleFont<FontRef<'static>>,
+}
+
+impl Typesetter {
+    /// The typeface with an em square of `em` pixels.
+    pub(super) fn new(em: f32) -> Self {
+        let font = FontRef::try_from_slice(TYPEFACE).expect("the embedded typeface parses: the tests draw with it");
+        let units = font.units_per_em().expect("the embedded typeface states its em square");
+        // The crate's scale is the height from descender to ascender, not the em square.
+        let scale = PxScale::from(em * font.height_unscaled() / units);
+        Self { font: font.into_scaled(scale) }
+    }
+
+    /// Pixels from one baseline to the next.
+    pub(super) fn line_height(&self) -> u32 {
+        (self.font.height() + self.font.line_gap()).ceil() as u32
+    }
+
+    /// Width of a line, pixels.
+    pub(super) fn width(&self, line: &str) -> f32 {
+        let mut width = 0.0;
+        self.place(line, |_, x, advance| width = x + advance);
+        width
+    }
+
+    /// Breaks `text` at spaces into at most `max_lines` lines of at most `max_width` pixels; what does not fit ends in `…`.
+    pub(super) fn lines(&self, text: &str, max_width: f32, max_lines: usize) -> Vec<String> {
+        let mut lines: Vec<String> = Vec::new();
+        for paragraph in text.lines() {
+            // A line that fits keeps its spaces: `Shirt  7% (Coat)` has two on purpose.
+            if self.width(paragraph) <= max_width {
+                lines.push(paragraph.to_string());
+                continue;
+            }
+            let mut line = String::new();
+            for word in paragraph.split_whitespace() {
+                let longer = if line.is_empty() { word.to_string() } else { format!("{line} {word}") };
+                if line.is_empty() || self.width(&longer) <= max_width {
+                    line = longer;
+                } else {
+                    lines.push(std::mem::replace(&mut line, word.to_string()));
+                }
+            }
+            lines.push(line);
+        }
+        let cut_off = lines.len() > max_lines;
+        lines.truncate(max_lines);
+        if cut_off && let Some(last) = lines.last_mut() {
+            last.push(ELLIPSIS);
+        }
+        lines.into_iter().map(|line| self.shortened(line, max_width)).collect()
+    }
+
+    /// The line, or as much of it as fits before a `…`.
+    fn shortened(&self, line: String, max_width: f32) -> String {
+        if self.width(&line) <= max_width {
+            return line;
+        }
+        let room = max_width - self.width(ELLIPSIS.encode_utf8(&mut [0; 4]));
+        let mut n_fitting = 0;
+        self.place(&line, |_, x, advance| n_fitting += usize::from(x + advance <= room));
+        let fitting: String = line.chars().take(n_fitting).collect();
+        format!("{}{ELLIPSIS}", fitting.trim_end())
+    }
+
+    /// Draws one line: `left` may fall between pixels, `top` is that of the line's box.
+    pub(super) fn draw(&self, picture: &mut Picture, line: &str, left: f32, top: u32, colour: Rgb) {
+        // A baseline on a pixel's edge keeps the feet of the letters sharp.
+        let baseline = top as f32 + self.font.ascent().round();
+        self.place(line, |id, x, _| {
+            let glyph = id.with_scale_and_position(self.font.scale(), point(left + x, baseline));
+            let Some(outline) = self.font.font.outline_glyph(glyph) else { return };
+            let corner = outline.px_bounds().min;
+            let (x0, y0) = (corner.x as i32, corner.y as i32);
+            outline.draw(|dx, dy, coverage| picture.blend(x0 + dx as i32, y0 + dy as i32, colour, coverage));
+        });
+    }
+
+    /// Calls `each` with every glyph of a line, its position and its width, pixels from the line's beginning.
+    fn place(&self, line: &str, mut each: impl FnMut(GlyphId, f32, f32)) {
+        let mut x = 0.0;
+        let mut previous = None;
+        for c in line.chars() {
+            let id = self.font.glyph_id(if c.is_control() { ' ' } else { c });
+            if let Some(previous) = previous {
+                x += self.font.kern(previous, id);
+            }
+            let advance = self.font.h_advance(id);
+            each(id, x, advance);
+            x += advance;
+            previous = Some(id);
+        }
+    }
+}

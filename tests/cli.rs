@@ -1,0 +1,413 @@
+use crate::support::gpu;
+use fmnist_gpu::model::weights;
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use tempfile::TempDir;
+
+/// A folder to work in, and the program with nothing of this machine's data or network.
+struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Place { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn command(&self, line: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fmnist-gpu"));
+        command.args(line.split_whitespace()).current_dir(self.folder.path());
+        for name in ["FMNIST_DATA_DIR", "KERAS_HOME", "WGPU_BACKEND", "WGPU_ADAPTER_NAME", "RUST_LOG"] {
+            command.env_remove(name);
+        }
+        for name in ["HOME", "XDG_CACHE_HOME", "APPDATA", "LOCALAPPDATA", "USERPROFILE"] {
+            command.env(name, self.folder.path().join("home"));
+        }
+        // Nothing listens there: the mirrors cannot be reached, with a network or without.
+        for name in ["ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "http_proxy", "https_proxy"] {
+            command.env(name, "http://127.0.0.1:9");
+        }
+        command
+    }
+
+    fn run(&self, line: &str) -> Ran {
+        Ran::from(self.command(line).output().unwrap(), line)
+    }
+}
+
+/// What the program did.
+struct Ran {
+    line: String,
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Ran {
+    fn from(output: Output, line: &str) -> Self {
+        Ran {
+            line: line.to_string(),
+            code: output.status.code(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    #[track_caller]
+    fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "fmnist-gpu {}\n{}\n{}", self.line, self.out, self.err);
+        assert!(!self.err.contains("panicked"), "{}", self.err);
+        self
+    }
+
+    #[track_caller]
+    fn says(self, parts: &[&str]) -> Self {
+        for part in parts {
+            assert!(self.err.contains(part), "fmnist-gpu {}: no `{part}` in\n{}", self.line, self.err);
+        }
+        self
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error} in\n{}", self.out))
+    }
+}
+
+fn json_file(path: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+const SMALL: &str = "train --model mlp --dataset synthetic --train-limit 320 --epochs 1";
+
+#[test]
+fn help_and_version_are_there_for_every_command() {
+    let place = Place::new();
+    let help = place.run("--help").exits(0).out;
+    for command in ["train", "evaluate", "predict", "samples", "devices", "selftest", "summary"] {
+        assert!(help.contains(command), "{help}");
+        assert!(place.run(&format!("{command} --help")).exits(0).out.contains("Usage:"));
+    }
+    assert!(place.run("--version").exits(0).out.contains(env!("CARGO_PKG_VERSION")));
+    place.run("no-such-command").exits(2).says(&["no-such-command"]);
+    place.run("").exits(2);
+}
+
+#[test]
+fn bad_values_are_refused_before_anything_is_touched() {
+    let place = Place::new();
+    for (flags, parts) in [
+        ("--batch-size 0", vec!["--batch-size", "0"]),
+        ("--batch-size 100000", vec!["--batch-size", "65536"]),
+        ("--epochs -1", vec!["-1"]),
+        ("--epochs many", vec!["many"]),
+        ("--learning-rate 0", vec!["--learning-rate is 0", "0.001"]),
+        ("--learning-rate NaN", vec!["--learning-rate"]),
+        ("--momentum 0.9", vec!["--momentum", "sgd"]),
+        ("--optimizer sgd --momentum 1", vec!["--momentum is 1", "below 1"]),
+        ("--train-limit 0", vec!["--train-limit"]),
+        ("--seed -1", vec!["-1"]),
+        ("--model no-such-model", vec!["no-such-model", "mlp", "cnn", ".toml"]),
+        ("--model no-such-file.toml", vec!["no-such-file.toml"]),
+        ("--dataset mnist", vec!["mnist", "synthetic"]),
+        ("--device cpu", vec!["native engine", "reference"]),
+        ("--device 99", vec!["`99`", "index"]),
+        ("--device no-such-card", vec!["no-such-card"]),
+        ("--data-dir no-such-folder", vec!["no-such-folder"]),
+        ("--dataset synthetic --train-limit 60001", vec!["60001", "60000"]),
+    ] {
+        place.run(&format!("train {flags}")).exits(2).says(&parts);
+    }
+    let left: Vec<_> = fs::read_dir(place.folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let only_empty = left.iter().all(|path| path.is_dir() && fs::read_dir(path).unwrap().next().is_none());
+    assert!(only_empty, "left behind: {left:?}");
+}
+
+#[test]
+fn environment_variables_that_name_nothing_are_named() {
+    gpu();
+    let place = Place::new();
+    let with =
+        |name: &str, value: &str, line: &str| Ran::from(place.command(line).env(name, value).output().unwrap(), line);
+    with("WGPU_BACKEND", "glide", "devices").exits(2).says(&["WGPU_BACKEND", "glide", "vulkan"]);
+    with("WGPU_ADAPTER_NAME", "no-such-card", "devices").exits(2).says(&["WGPU_ADAPTER_NAME", "no-such-card"]);
+    with("FMNIST_DATA_DIR", "no-such-folder", SMALL.replace("--dataset synthetic", "").as_str())
+        .exits(2)
+        .says(&["FMNIST_DATA_DIR", "no-such-folder"]);
+    // A backend that this system does not have: no adapter, and which package brings one.
+    let foreign = if cfg!(target_vendor = "apple") { "dx12" } else { "metal" };
+    with("WGPU_BACKEND", foreign, "train --dataset synthetic").exits(2).says(&["no graphics adapter", "lavapipe"]);
+    let list = with("WGPU_BACKEND", foreign, "devices --json").exits(2);
+    assert_eq!(list.json(), Value::Array(vec![]));
+}
+
+#[test]
+fn devices_lists_each_adapter_with_its_fields() {
+    gpu();
+    let list = Place::new().run("devices --json").exits(0).json();
+    let list = list.as_array().unwrap();
+    assert_eq!(list.iter().filter(|a| a["default"] == true).count(), 1);
+    for (i, adapter) in list.iter().enumerate() {
+        assert_eq!(adapter["index"], i);
+        for field in ["name", "backend", "device_type", "driver"] {
+            assert!(adapter[field].is_string(), "{adapter}");
+        }
+    }
+}
+
+#[test]
+fn training_writes_a_run_that_evaluate_and_predict_open() {
+    gpu();
+    let place = Place::new();
+    let summary = place.run(&format!("{SMALL} --out run --json")).exits(0).json();
+    for field in [
+        "model",
+        "dataset",
+        "device",
+        "driver",
+        "seed",
+        "epochs",
+        "batch_size",
+        "parameters",
+        "test_loss",
+        "test_accuracy",
+    ] {
+        assert!(!summary[field].is_null(), "no {field} in {summary}");
+    }
+    assert_eq!((&summary["dataset"], &summary["parameters"]), (&"synthetic".into(), &101_770.into()));
+    assert_eq!(summary["status"], "complete");
+    assert_eq!(json_file(&place.path("run/summary.json")), summary);
+    let config = json_file(&place.path("run/config.json"));
+    assert_eq!((&config["train_images"], &config["optimizer"]["name"]), (&320.into(), &"adam".into()));
+    let history = fs::read_to_string(place.path("run/history.jsonl")).unwrap();
+    let lines: Vec<Value> = history.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 1);
+    for field in ["epoch", "loss", "accuracy", "seconds", "images_per_second"] {
+        assert!(lines[0][field].is_number(), "no {field} in {history}");
+    }
+    for picture in ["samples.png", "predictions.png"] {
+        let mut reader = png::Decoder::new(std::io::Cursor::new(fs::read(place.path("run").join(picture)).unwrap()))
+            .read_info()
+            .unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        let info = reader.next_frame(&mut pixels).unwrap();
+        assert!(info.width > 500 && info.height > 500, "{picture}");
+    }
+    let (model, parameters) = weights::from_bytes(&fs::read(place.path("run/model.safetensors")).unwrap()).unwrap();
+    assert_eq!((model.name.as_str(), parameters.len()), ("mlp", 4));
+
+    // The folder and the file in it are the same run, and evaluate agrees with what training measured.
+    for run in ["run", "run/model.safetensors"] {
+        let evaluation = place.run(&format!("evaluate {run} --json")).exits(0).json();
+        assert_eq!(evaluation["test_accuracy"], summary["test_accuracy"]);
+        assert_eq!(evaluation["dataset"], "synthetic");
+        assert_eq!(evaluation["images"], 10_000);
+    }
+
+    let predictions = place.run("predict run --test-index 3,0..2 --json").exits(0).json();
+    let predictions = predictions.as_array().unwrap();
+    assert_eq!(predictions.iter().map(|p| p["index"].as_u64().unwrap()).collect::<Vec<_>>(), [3, 0, 1]);
+    for p in predictions {
+        let probabilities: Vec<f64> =
+            p["probabilities"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+        assert_eq!(probabilities.len(), 10);
+        assert!((probabilities.iter().sum::<f64>() - 1.0).abs() < 1e-5);
+        let predicted = p["predicted"].as_u64().unwrap() as usize;
+        assert_eq!(p["probability"].as_f64().unwrap(), probabilities[predicted]);
+        assert!(probabilities.iter().all(|&q| q <= probabilities[predicted]));
+        assert_eq!(p["class"], fmnist_gpu::data::CLASS_NAMES[predicted]);
+        assert!(p["label"].as_u64().unwrap() < 10);
+    }
+    let table = place.run("predict run --grid grid.png").exits(0).out;
+    assert!(table.contains("of 25 right"), "{table}");
+    assert!(place.path("grid.png").exists());
+    place.run("predict run --grid grid.png").exits(2).says(&["grid.png", "--force"]);
+    place.run("predict run --grid grid.png --force").exits(0);
+    place.run("predict run --test-index 9999..10001").exits(2).says(&["10000 images"]);
+    place.run("predict run --test-index 5..5").exits(2).says(&["empty"]);
+    place.run("predict run --test-index first").exits(2).says(&["first"]);
+    place.run("predict run --test-index 0..18446744073709551615").exits(2).says(&["10000 images"]);
+
+    // Nothing is overwritten, unless it is asked for.
+    let before = fs::read(place.path("run/model.safetensors")).unwrap();
+    place.run(&format!("{SMALL} --out run --seed 9")).exits(2).says(&["run", "--force"]);
+    assert!(before == fs::read(place.path("run/model.safetensors")).unwrap());
+    place.run(&format!("{SMALL} --out run --seed 9 --force")).exits(0);
+    assert!(before != fs::read(place.path("run/model.safetensors")).unwrap());
+}
+
+#[test]
+fn the_same_command_gives_the_same_file() {
+    gpu();
+    let place = Place::new();
+    for (run, seed) in [("a", 4), ("b", 4), ("c", 5)] {
+        place.run(&format!("{SMALL} --seed {seed} --out {run}")).exits(0);
+    }
+    let file = |run: &str| fs::read(place.path(run).join("model.safetensors")).unwrap();
+    assert!(file("a") == file("b"), "the same seed gave different files");
+    assert!(file("a") != file("c"), "another seed gave the same file");
+}
+
+#[test]
+fn no_epochs_write_the_initial_weights() {
+    gpu();
+    let place = Place::new();
+    let line = "train --model cnn --dataset synthetic --train-limit 32 --epochs 0 --seed 7 --json";
+    let summary = place.run(line).exits(0).json();
+    assert_eq!(summary["epochs_completed"], 0);
+    // Without --out the first free folder is taken, and then the next.
+    place.run(line).exits(0);
+    let file = |run: &str| fs::read(place.path(run).join("model.safetensors")).unwrap();
+    assert!(file("runs/cnn-1") == file("runs/cnn-2"));
+    let (model, parameters) = weights::from_bytes(&file("runs/cnn-1")).unwrap();
+    assert_eq!(parameters, fmnist_gpu::model::initial_parameters(&model.parameters().unwrap(), 7));
+}
+
+/// Without data and network, `auto` says loudly that it generates, and `fashion-mnist` stops.
+#[test]
+fn without_data_auto_generates_and_says_so_and_fashion_mnist_stops() {
+    gpu();
+    let place = Place::new();
+    let ran = place.run("train --model mlp --train-limit 64 --epochs 1 --json").exits(0);
+    assert_eq!(ran.json()["dataset"], "synthetic");
+    ran.says(&["WARNING", "GENERATED", "--data-dir"]);
+    let quiet = place.run("train --model mlp --train-limit 64 --epochs 1 --json --quiet").exits(0);
+    assert_eq!(quiet.json()["dataset"], "synthetic");
+    quiet.says(&["WARNING"]);
+    place.run("train --dataset fashion-mnist").exits(2).says(&[
+        "storage.googleapis.com",
+        "githubusercontent",
+        "amazonaws",
+        "--data-dir",
+    ]);
+}
+
+#[test]
+fn runs_that_are_none_are_refused() {
+    gpu();
+    let place = Place::new();
+    place.run("evaluate no-such-run").exits(2).says(&["no-such-run", "fmnist-gpu train"]);
+    fs::create_dir(place.path("empty")).unwrap();
+    place.run("evaluate empty").exits(2).says(&["empty", "model.safetensors"]);
+    fs::write(place.path("model.safetensors"), b"nonsense").unwrap();
+    place.run("predict model.safetensors").exits(2).says(&["model.safetensors", "safetensors"]);
+    // A configuration that cannot be read is not passed over.
+    place.run(&format!("{SMALL} --epochs 0 --out run").replace("--epochs 1 ", "")).exits(0);
+    fs::write(place.path("run/config.json"), b"{").unwrap();
+    place.run("evaluate run").exits(2).says(&["config.json"]);
+}
+
+#[test]
+fn a_loss_that_is_not_finite_exits_1_with_epoch_and_step() {
+    gpu();
+    let place = Place::new();
+    place.run(&format!("{SMALL} --optimizer sgd --learning-rate 1e20 --out run")).exits(1).says(&[
+        "epoch 1",
+        "step",
+        "--learning-rate",
+    ]);
+    assert_eq!(json_file(&place.path("run/summary.json"))["status"], "non-finite loss");
+}
+
+#[test]
+fn samples_draws_the_grid_and_lists_the_classes() {
+    let place = Place::new();
+    let list = place.run("samples --dataset synthetic --count 9 --json").exits(0).json();
+    assert_eq!(list["dataset"], "synthetic");
+    let samples = list["samples"].as_array().unwrap();
+    assert_eq!(samples.len(), 9);
+    assert!(samples.iter().all(|s| s["class"] == fmnist_gpu::data::CLASS_NAMES[s["label"].as_u64().unwrap() as usize]));
+    assert!(place.path("samples.png").exists());
+    place.run("samples --dataset synthetic").exits(2).says(&["samples.png", "--force"]);
+    place.run("samples --dataset synthetic --count 0").exits(2).says(&["--count"]);
+    place.run("samples --dataset synthetic --grid no-such-folder/a.png").exits(2).says(&["no-such-folder"]);
+}
+
+#[test]
+fn summary_shows_the_models() {
+    let place = Place::new();
+    let cnn = place.run("summary --json").exits(0).json();
+    assert_eq!((&cnn["parameters"], cnn["layers"].as_array().unwrap().len()), (&421_642.into(), 7));
+    assert!((cnn["training_mflop"].as_f64().unwrap() - 25.0).abs() < 0.1, "{cnn}");
+    assert!(place.run("summary --model mlp").exits(0).out.contains("101,770"));
+}
+
+#[test]
+fn selftest_passes_on_this_adapter_and_covers_every_kernel() {
+    gpu();
+    let report = Place::new().run("selftest --json").exits(0).json();
+    assert_eq!(report["passed"], true);
+    let tested = report["kernels"].as_array().unwrap();
+    for kernel in fmnist_gpu::ops::OPS.iter().flat_map(|op| op.kernels) {
+        let verdict = tested.iter().find(|v| v["kernel"] == kernel.entry);
+        let verdict = verdict.unwrap_or_else(|| panic!("selftest does not run {}", kernel.entry));
+        assert!(verdict["elements"].as_u64().unwrap() > 0, "{verdict}");
+    }
+    assert!(report["gradients"].as_array().unwrap().len() >= 10);
+}
+
+#[test]
+fn the_plain_loops_train_like_the_gpu() {
+    gpu();
+    let place = Place::new();
+    let line = "train --model mlp --dataset synthetic --train-limit 64 --epochs 2 --batch-size 16";
+    place.run(&format!("{line} --out gpu")).exits(0);
+    place.run(&format!("{line} --out plain --device reference")).exits(0);
+    let loss = |run: &str| -> Vec<f64> {
+        let history = fs::read_to_string(place.path(run).join("history.jsonl")).unwrap();
+        history.lines().map(|l| serde_json::from_str::<Value>(l).unwrap()["loss"].as_f64().unwrap()).collect()
+    };
+    for (a, b) in loss("gpu").iter().zip(loss("plain")) {
+        assert!((a - b).abs() <= 1e-5 * b, "{a} and {b}");
+    }
+    assert_eq!(json_file(&place.path("plain/summary.json"))["device"], "reference (plain loops)");
+}
+
+#[test]
+fn quiet_says_nothing_but_the_result() {
+    gpu();
+    let place = Place::new();
+    let ran = place.run(&format!("{SMALL} --quiet")).exits(0);
+    assert_eq!(ran.err, "");
+    assert!(ran.out.starts_with("Test loss"), "{}", ran.out);
+    assert!(ran.out.contains("original class"), "{}", ran.out);
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_with_what_was_reached_saved() {
+    use std::io::{BufRead, BufReader};
+    gpu();
+    let place = Place::new();
+    let mut child = place
+        .command("train --model mlp --dataset synthetic --train-limit 3200 --epochs 100000 --out run")
+        .stderr(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    // The first finished epoch: training is under way.
+    assert!(lines.by_ref().map(|line| line.unwrap()).any(|line| line.starts_with("Epoch 1/100000:")));
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let rest: Vec<String> = lines.map(|line| line.unwrap()).collect();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{rest:#?}");
+    assert_eq!(json_file(&place.path("run/summary.json"))["status"], "interrupted");
+    let (_, parameters) = weights::from_bytes(&fs::read(place.path("run/model.safetensors")).unwrap()).unwrap();
+    assert!(parameters.iter().flatten().all(|w| w.is_finite()));
+    let history = fs::read_to_string(place.path("run/history.jsonl")).unwrap();
+    assert!(history.lines().count() >= 1);
+    let left: Vec<_> = fs::read_dir(place.path("run"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.contains(".part"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+    place.run("evaluate run").exits(0);
+}

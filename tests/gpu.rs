@@ -1,0 +1,139 @@
+use crate::support::gpu;
+use fmnist_gpu::gpu::{
+    DeviceChoice, Element, Gpu, GpuError, GpuOptions, KernelSpec, PlanBuilder, adapter, bind, read, workgroups_linear,
+    write,
+};
+use fmnist_gpu::ops::relu;
+
+fn record(tensors: &[(&'static str, &fmnist_gpu::gpu::Tensor, usize)]) -> Result<(), GpuError> {
+    let bound: Vec<_> = tensors.iter().map(|(name, tensor, len)| bind(name, tensor, *len)).collect();
+    PlanBuilder::new(gpu()).push(&relu::FORWARD, &[("LEN", 8.0)], [1, 1, 1], &bound)
+}
+
+fn message(result: Result<(), GpuError>) -> String {
+    match result {
+        Err(error @ GpuError::Record { .. }) => error.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_dispatch_with_wrong_tensors_is_refused_with_names_and_numbers() {
+    let gpu = gpu();
+    let x = gpu.tensor("x", &[8], Element::F32).unwrap();
+    let y = gpu.tensor("y", &[8], Element::F32).unwrap();
+    record(&[("x", &x, 8), ("y", &y, 8)]).unwrap();
+    assert!(message(record(&[("x", &x, 8)])).contains("nothing is bound to `y`"));
+    assert!(message(record(&[("x", &x, 8), ("y", &y, 8), ("y", &x, 8)])).contains("`y` is bound 2 times"));
+    assert!(message(record(&[("x", &x, 8), ("y", &y, 8), ("z", &x, 8)])).contains("no binding `z`"));
+    let short = message(record(&[("x", &x, 9), ("y", &y, 8)]));
+    assert!(short.contains("8 elements") && short.contains("expected are 9"), "{short}");
+    // A buffer that is read and written by one dispatch, in one range or in two.
+    assert!(message(record(&[("x", &x, 8), ("y", &x, 8)])).contains("share a buffer"));
+    let both = gpu.tensor("both", &[128], Element::F32).unwrap();
+    let (first, second) = (both.slice("first", 0, &[8]), both.slice("second", 64, &[8]));
+    assert!(message(record(&[("x", &first, 8), ("y", &second, 8)])).contains("share a buffer"));
+}
+
+#[test]
+fn too_many_workgroups_are_refused() {
+    let gpu = gpu();
+    let x = gpu.tensor("x", &[8], Element::F32).unwrap();
+    let y = gpu.tensor("y", &[8], Element::F32).unwrap();
+    let tensors = [bind("x", &x, 8), bind("y", &y, 8)];
+    let result = PlanBuilder::new(gpu).push(&relu::FORWARD, &[("LEN", 8.0)], [65_536, 1, 1], &tensors);
+    assert!(message(result).contains("65536 workgroups"));
+    assert_eq!(workgroups_linear(65_535 * 64, 64), [65_535, 1, 1]);
+    let [x, y, z] = workgroups_linear(65_535 * 64 + 1, 64);
+    assert!(y == 2 && z == 1 && x * y >= 65_536);
+}
+
+static BROKEN: KernelSpec = KernelSpec {
+    op: "broken",
+    entry: "broken_forward",
+    source: "@group(0) @binding(0) var<storage, read_write> y: array<f32>;
+             @compute @workgroup_size(64) fn broken_forward() { y[0] = missing_function(1.0); }",
+    bindings: &[write(0, "y")],
+};
+
+static MISDECLARED: KernelSpec = KernelSpec {
+    op: "misdeclared",
+    entry: "misdeclared_forward",
+    source: "@group(0) @binding(0) var<storage, read_write> y: array<f32>;
+             @compute @workgroup_size(64) fn misdeclared_forward() { y[0] = 1.0; }",
+    bindings: &[read(0, "y")],
+};
+
+#[test]
+fn a_shader_error_shows_entry_point_and_compiler_text() {
+    let gpu = gpu();
+    let y = gpu.tensor("y", &[8], Element::F32).unwrap();
+    for (spec, text) in [(&BROKEN, "missing_function"), (&MISDECLARED, "misdeclared_forward")] {
+        let error = PlanBuilder::new(gpu).push(spec, &[], [1, 1, 1], &[bind("y", &y, 8)]).unwrap_err();
+        assert!(matches!(error, GpuError::Shader { .. }), "{error:?}");
+        let shown = error.to_string();
+        assert!(shown.contains(spec.entry) && shown.contains(text), "{shown}");
+    }
+}
+
+#[test]
+fn a_tensor_beyond_the_adapter_is_refused_before_anything_is_allocated() {
+    let error = gpu().tensor("huge", &[1 << 20, 1 << 12], Element::F32).unwrap_err();
+    assert!(matches!(error, GpuError::TensorTooLarge { .. }), "{error:?}");
+    assert!(error.to_string().contains("huge") && error.to_string().contains("17179869184"), "{error}");
+}
+
+#[test]
+fn an_adapter_that_does_not_exist_is_named_with_those_that_do() {
+    let existing = &gpu().info().name;
+    for choice in [DeviceChoice::Index(99), DeviceChoice::Name("no such card".to_string())] {
+        let error = Gpu::open(&GpuOptions { choice, ..GpuOptions::default() }).unwrap_err();
+        assert!(matches!(error, GpuError::NoSuchAdapter { .. }), "{error:?}");
+        assert!(error.to_string().contains(existing.as_str()), "{error}");
+    }
+}
+
+#[test]
+fn an_adapter_is_found_by_index_and_by_any_part_of_its_name() {
+    let list = adapter::list().unwrap();
+    let info = gpu().info();
+    assert_eq!(list.iter().filter(|a| a.default).count(), 1);
+    assert!(list.iter().enumerate().all(|(i, a)| a.index == i));
+    let part: String = info.name.to_uppercase().chars().take(5).collect();
+    for choice in [DeviceChoice::Name(part), DeviceChoice::Index(info.index)] {
+        let found = Gpu::open(&GpuOptions { choice, ..GpuOptions::default() }).unwrap();
+        assert_eq!(found.info().index, info.index);
+    }
+    // Software comes after every piece of hardware.
+    let software = |a: &fmnist_gpu::gpu::AdapterInfo| a.device_type == "software";
+    assert!(list.windows(2).all(|pair| !software(&pair[0]) || software(&pair[1])), "{list:?}");
+}
+
+#[test]
+fn a_lost_device_is_an_error_and_not_a_panic() {
+    gpu();
+    let lost = Gpu::open(&GpuOptions::default()).unwrap();
+    let tensor = lost.tensor_from("t", &[4], &[1.0; 4]).unwrap();
+    lost.destroy();
+    let error = lost.read(&tensor).unwrap_err();
+    assert!(matches!(error, GpuError::DeviceLost { .. }), "{error:?}");
+    let shown = error.to_string();
+    assert!(shown.contains(&lost.info().name) && shown.contains(&lost.info().driver), "{shown}");
+}
+
+#[test]
+fn tensors_come_back_as_they_went() {
+    let gpu = gpu();
+    let values: Vec<f32> = (0..1000).map(|i| i as f32 * 0.1).collect();
+    let tensor = gpu.tensor_from("t", &[10, 100], &values).unwrap();
+    assert_eq!(gpu.read(&tensor).unwrap(), values);
+    assert_eq!(gpu.read(&tensor.slice("part", 64, &[7])).unwrap(), values[64..71]);
+    let (whole, parts) = gpu.arena("arena", &[("a".to_string(), vec![3]), ("b".to_string(), vec![2, 5])]).unwrap();
+    gpu.write(&parts[0], &[1.0, 2.0, 3.0]);
+    gpu.write(&parts[1], &[4.0; 10]);
+    assert_eq!(gpu.read(&parts[0]).unwrap(), [1.0, 2.0, 3.0]);
+    // What lies between the parts stays zero, so that an optimizer over the whole changes nothing there.
+    let sum: f32 = gpu.read(&whole).unwrap().iter().sum();
+    assert_eq!(sum, 46.0);
+    assert!(whole.len().is_multiple_of(4));
+}

@@ -1,0 +1,176 @@
+use fmnist_gpu::model::weights::{WeightsError, from_bytes, to_bytes};
+use fmnist_gpu::model::{Model, ModelError, initial_parameters, summary};
+
+fn load(text: &str) -> Result<Model, ModelError> {
+    let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    Model::load(file.path().to_str().unwrap())
+}
+
+fn count(model: &Model) -> usize {
+    model.parameters().unwrap().iter().map(|p| p.shape.iter().product::<usize>()).sum()
+}
+
+#[test]
+fn the_models_of_the_article_have_their_parameters() {
+    assert_eq!(count(&Model::mlp()), 101_770);
+    assert_eq!(count(&Model::cnn()), 421_642);
+    let names: Vec<String> = Model::cnn().parameters().unwrap().into_iter().map(|p| p.name).collect();
+    let layers = ["conv2d_1", "conv2d_2", "dense_1", "dense_2"];
+    let expected: Vec<String> =
+        layers.iter().flat_map(|layer| [format!("{layer}.weight"), format!("{layer}.bias")]).collect();
+    assert_eq!(names, expected);
+    let shapes: Vec<Vec<usize>> = Model::cnn().parameters().unwrap().into_iter().map(|p| p.shape).collect();
+    assert_eq!(shapes[0], [3, 3, 1, 32]);
+    assert_eq!(shapes[2], [3, 3, 32, 64]);
+    assert_eq!(shapes[4], [3136, 128]);
+}
+
+#[test]
+fn the_summary_shows_layers_shapes_parameters_and_work() {
+    let text = summary(&Model::cnn()).unwrap();
+    for part in ["conv2d_2 3x3 stride 1 same", "[14, 14, 64]", "18,496", "421,642", "8.48 MFLOP", "25.0 MFLOP"] {
+        assert!(text.contains(part), "no `{part}` in\n{text}");
+    }
+}
+
+#[test]
+fn a_model_file_lists_layers() {
+    let model = load(
+        r#"
+        name = "small"
+        [[layer]]
+        type = "conv2d"
+        filters = 8
+        kernel_size = 3
+        activation = "relu"
+        [[layer]]
+        type = "flatten"
+        [[layer]]
+        type = "dense"
+        units = 10
+        activation = "softmax"
+        "#,
+    )
+    .unwrap();
+    assert_eq!(count(&model), 9 * 8 + 8 + 26 * 26 * 8 * 10 + 10);
+}
+
+#[test]
+fn a_model_that_cannot_be_built_is_refused_with_layer_and_reason() {
+    let dense = "{ type = \"dense\", units = 10 }";
+    for (layers, parts) in [
+        (dense.to_string(), vec!["layer 1 (dense)", "flatten"]),
+        ("{ type = \"flatten\" }".to_string(), vec!["last layer must be dense with 10 units"]),
+        (format!("{{ type = \"flatten\" }}, {}", dense.replace("10", "11")), vec!["last layer must be dense"]),
+        (
+            format!("{{ type = \"conv2d\", filters = 4, kernel_size = 30 }}, {{ type = \"flatten\" }}, {dense}"),
+            vec!["layer 1 (conv2d)", "30", "28", "same"],
+        ),
+        (
+            format!("{{ type = \"maxpool2d\", pool_size = 2, stride = 0 }}, {{ type = \"flatten\" }}, {dense}"),
+            vec!["layer 1 (maxpool2d)", "stride"],
+        ),
+        (
+            format!("{{ type = \"flatten\" }}, {{ type = \"maxpool2d\", pool_size = 2 }}, {dense}"),
+            vec!["layer 2 (maxpool2d)", "[784]"],
+        ),
+        (
+            format!("{{ type = \"flatten\" }}, {{ type = \"dense\", units = 3, activation = \"softmax\" }}, {dense}"),
+            vec!["layer 2 (dense)", "softmax"],
+        ),
+        (String::new(), vec!["last layer must be dense"]),
+    ] {
+        let error = load(&format!("name = \"x\"\nlayer = [{layers}]")).unwrap_err().to_string();
+        assert!(parts.iter().all(|part| error.contains(part)), "{error}\nshould contain {parts:?}");
+    }
+}
+
+#[test]
+fn a_model_file_with_a_typing_error_is_refused_with_its_line() {
+    for (text, part) in [
+        ("name = \"x\"\nlayer = [{ type = \"convolution\" }]", "convolution"),
+        ("name = \"x\"\nlayer = [{ type = \"dense\", unit = 10 }]", "unit"),
+        ("name = \"x\"\nlayers_ = []", "layers_"),
+        ("name = ", "1"),
+        ("name = \"x\"\nlayer = [{ type = \"conv2d\", filters = 1, kernel_size = [1, 2, 3] }]", "one number, or two"),
+    ] {
+        let error = load(text).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+    assert!(matches!(Model::load("no-such-model"), Err(ModelError::Unknown { .. })));
+    assert!(matches!(Model::load("no-such-file.toml"), Err(ModelError::Read { .. })));
+}
+
+#[test]
+fn weight_files_are_the_same_bytes_each_time_and_come_back_as_they_went() {
+    for model in [Model::mlp(), Model::cnn()] {
+        let parameters = initial_parameters(&model.parameters().unwrap(), 9);
+        let bytes = to_bytes(&model, &parameters).unwrap();
+        for _ in 0..5 {
+            assert!(bytes == to_bytes(&model, &parameters).unwrap(), "equal models gave different files");
+        }
+        assert_eq!(from_bytes(&bytes).unwrap(), (model, parameters));
+    }
+}
+
+#[test]
+fn weight_files_open_with_the_crate_and_say_their_layout() {
+    let model = Model::cnn();
+    let bytes = to_bytes(&model, &initial_parameters(&model.parameters().unwrap(), 9)).unwrap();
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let metadata = header.metadata().clone().unwrap();
+    assert!(metadata["layout"].contains("[KH, KW, C, O]"));
+    assert_eq!(serde_json::from_str::<Model>(&metadata["model"]).unwrap(), model);
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(tensors.tensor("conv2d_2.weight").unwrap().shape(), [3, 3, 32, 64]);
+    assert_eq!(tensors.len(), 8);
+}
+
+#[test]
+fn damaged_weight_files_are_refused_and_never_panic() {
+    let model = Model::mlp();
+    let bytes = to_bytes(&model, &initial_parameters(&model.parameters().unwrap(), 9)).unwrap();
+    for len in (0..1000).chain([bytes.len() / 2, bytes.len() - 1]) {
+        assert!(from_bytes(&bytes[..len]).is_err(), "cut to {len} bytes");
+    }
+    for at in 0..600 {
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 0x15;
+        let _ = from_bytes(&flipped);
+    }
+}
+
+#[test]
+fn weight_files_of_another_model_are_refused_with_the_tensor() {
+    let model = Model::mlp();
+    let view = |shape: Vec<usize>, data: &'static [u8]| {
+        safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, data).unwrap()
+    };
+    let with = |names: &[(&str, Vec<usize>)], key: &str| {
+        let zeros: &'static [u8] = &[0; 401_408];
+        let views: Vec<(String, _)> = names
+            .iter()
+            .map(|(name, shape)| (name.to_string(), view(shape.clone(), &zeros[..4 * shape.iter().product::<usize>()])))
+            .collect();
+        let description = serde_json::to_string(&model).unwrap();
+        let metadata = std::collections::HashMap::from([(key.to_string(), description)]);
+        from_bytes(&safetensors::serialize(views, Some(metadata)).unwrap()).unwrap_err()
+    };
+    let right = [
+        ("dense_1.weight", vec![784, 128]),
+        ("dense_1.bias", vec![128]),
+        ("dense_2.weight", vec![128, 10]),
+        ("dense_2.bias", vec![10]),
+    ];
+    assert!(matches!(with(&right, "other"), WeightsError::Metadata { key: "model" }));
+    let missing = with(&right[..3], "model");
+    assert!(matches!(&missing, WeightsError::Missing { name, .. } if name == "dense_2.bias"), "{missing}");
+    let mut swapped = right.clone();
+    swapped[2].1 = vec![10, 128];
+    let shape = with(&swapped, "model");
+    assert!(matches!(&shape, WeightsError::Shape { name, .. } if name == "dense_2.weight"), "{shape}");
+    let mut extra = right.to_vec();
+    extra.push(("dense_3.bias", vec![10]));
+    assert!(matches!(with(&extra, "model"), WeightsError::Unknown { .. }));
+}

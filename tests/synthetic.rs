@@ -1,0 +1,130 @@
+//! The generated stand-in set: reproducible, balanced, never blank, neither trivial nor hopeless.
+
+use std::time::Instant;
+
+use fmnist_gpu::data::synthetic::generate;
+use fmnist_gpu::data::{N_CLASSES, PIXELS, Split};
+
+/// The first `n` images of a split, with their labels.
+fn prefix(split: &Split, n: usize) -> Split {
+    Split { images: split.images[..n * PIXELS].to_vec(), labels: split.labels[..n].to_vec() }
+}
+
+#[test]
+fn same_seed_same_images() {
+    assert_eq!(generate(200, 50, 7), generate(200, 50, 7));
+}
+
+#[test]
+fn seeds_and_splits_differ() {
+    let (train, test) = generate(100, 100, 7);
+    let (other_train, other_test) = generate(100, 100, 8);
+    for (a, b) in [(&train, &other_train), (&test, &other_test), (&train, &test)] {
+        assert_ne!(a.labels, b.labels);
+        let n_equal = (0..100).filter(|&i| a.image(i) == b.image(i)).count();
+        assert_eq!(n_equal, 0, "images shared by two seeds or splits");
+    }
+}
+
+#[test]
+fn images_within_a_split_differ() {
+    let (train, _) = generate(1000, 0, 0);
+    let mut images: Vec<&[u8]> = (0..train.len()).map(|i| train.image(i)).collect();
+    images.sort_unstable();
+    images.dedup();
+    assert_eq!(images.len(), 1000);
+}
+
+/// The number of images decides how they are spread over threads, too: 7 and 101 divide them unevenly.
+#[test]
+fn an_image_does_not_depend_on_how_many_there_are() {
+    let (train, test) = generate(101, 53, 3);
+    for n in [0, 1, 7, 50] {
+        let (few_train, few_test) = generate(n, n, 3);
+        assert_eq!(few_train, prefix(&train, n), "{n} training images");
+        assert_eq!(few_test, prefix(&test, n), "{n} test images");
+    }
+}
+
+#[test]
+fn every_ten_images_hold_each_class_once_in_varying_order() {
+    let (train, test) = generate(1000, 500, 1);
+    for split in [&train, &test] {
+        assert_eq!(split.images.len(), split.len() * PIXELS);
+        let mut orders: Vec<&[u8]> = split.labels.chunks_exact(N_CLASSES).collect();
+        for order in &orders {
+            let mut sorted = order.to_vec();
+            sorted.sort_unstable();
+            assert!((0..N_CLASSES as u8).eq(sorted), "{order:?}");
+        }
+        let n_groups = orders.len();
+        orders.sort_unstable();
+        orders.dedup();
+        assert_eq!(orders.len(), n_groups, "orders repeat");
+    }
+}
+
+/// A garment on black: enough of it, enough background, and neither all dark nor even.
+#[test]
+fn no_image_is_blank_or_full() {
+    let (train, test) = generate(2000, 500, 5);
+    for split in [&train, &test] {
+        for i in 0..split.len() {
+            let image = split.image(i);
+            let n_ink = image.iter().filter(|&&pixel| pixel > 20).count();
+            let n_background = image.iter().filter(|&&pixel| pixel == 0).count();
+            let place = format!("image {i} of class {}", split.labels[i]);
+            assert!(n_ink >= 20, "{place}: only {n_ink} pixels above 20");
+            assert!(n_background >= 100, "{place}: only {n_background} pixels of background");
+            let brightest = image.iter().max();
+            assert!(brightest > Some(&40), "{place}: brightest pixel {brightest:?}");
+        }
+    }
+}
+
+/// The share of test images whose nearest class mean is that of their class.
+fn nearest_centroid_accuracy(train: &Split, test: &Split) -> f64 {
+    let mut means = vec![vec![0.0_f64; PIXELS]; N_CLASSES];
+    let mut counts = [0.0_f64; N_CLASSES];
+    for (i, &label) in train.labels.iter().enumerate() {
+        counts[usize::from(label)] += 1.0;
+        for (mean, &pixel) in means[usize::from(label)].iter_mut().zip(train.image(i)) {
+            *mean += f64::from(pixel);
+        }
+    }
+    for (mean, count) in means.iter_mut().zip(counts) {
+        mean.iter_mut().for_each(|sum| *sum /= count);
+    }
+    let distance = |mean: &[f64], image: &[u8]| -> f64 {
+        let pairs = mean.iter().zip(image);
+        pairs.map(|(mean, &pixel)| (mean - f64::from(pixel)).powi(2)).sum()
+    };
+    let is_right = |&i: &usize| {
+        let image = test.image(i);
+        let nearest = (0..N_CLASSES).min_by(|&a, &b| distance(&means[a], image).total_cmp(&distance(&means[b], image)));
+        nearest == Some(usize::from(test.labels[i]))
+    };
+    (0..test.len()).filter(is_right).count() as f64 / test.len() as f64
+}
+
+/// A linear rule gets about two thirds right, as on the genuine set.
+#[test]
+fn classes_are_distinguishable_but_not_trivial() {
+    let (train, test) = generate(2000, 1000, 0);
+    let accuracy = nearest_centroid_accuracy(&train, &test);
+    println!("nearest centroid: {:.1} %", 100.0 * accuracy);
+    assert!(accuracy > 0.4 && accuracy < 0.9, "nearest centroid: {accuracy}");
+}
+
+/// The full set when optimised, a tenth of it when not.
+#[test]
+fn a_full_set_takes_seconds() {
+    let divisor = if cfg!(debug_assertions) { 10 } else { 1 };
+    let (n_train, n_test) = (60_000 / divisor, 10_000 / divisor);
+    let start = Instant::now();
+    let (train, test) = generate(n_train, n_test, 0);
+    let seconds = start.elapsed().as_secs_f64();
+    println!("{} images in {seconds:.2} s", n_train + n_test);
+    assert_eq!((train.len(), test.len()), (n_train, n_test));
+    assert!(seconds < 30.0, "took {seconds:.1} s, expected less than 30");
+}

@@ -1,0 +1,346 @@
+use crate::support::fixture::{self, Fixture, worst_error};
+use crate::support::{genuine_data, gpu};
+use fmnist_gpu::data::{Split, fashion_mnist, synthetic};
+use fmnist_gpu::gpu::{Gpu, GpuOptions, Tiling};
+use fmnist_gpu::model::{Model, initial_parameters, permutation};
+use fmnist_gpu::ops::adam::AdamConfig;
+use fmnist_gpu::ops::sgd::SgdConfig;
+use fmnist_gpu::train::{
+    Batch, Engine, Epoch, Event, GpuEngine, Optimizer, Outcome, ReferenceEngine, Totals, TrainOptions, train,
+};
+use std::ops::ControlFlow;
+use std::sync::atomic::AtomicBool;
+
+const ADAM: Optimizer = Optimizer::Adam(AdamConfig { learning_rate: 1e-3, beta_1: 0.9, beta_2: 0.999, epsilon: 1e-7 });
+
+fn go(_: &Totals) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+/// One epoch over the samples in their order, with the step sizes that follow step `first`.
+fn epoch(samples: usize, batch_size: usize, optimizer: &Optimizer, first: u64) -> Epoch {
+    let batches = samples.div_ceil(batch_size) as u64;
+    Epoch {
+        order: (0..samples as u32).collect(),
+        step_sizes: (0..batches).map(|i| optimizer.step_size(first + i)).collect(),
+    }
+}
+
+fn fixture_split() -> Split {
+    Split { images: fixture::images(), labels: fixture::labels() }
+}
+
+fn made_data(n: usize) -> Split {
+    synthetic::generate(n, 1, 3).0
+}
+
+fn initial(model: &Model, seed: u64) -> Vec<Vec<f32>> {
+    initial_parameters(&model.parameters().unwrap(), seed)
+}
+
+/// The largest difference relative to the largest value.
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let b: Vec<f64> = b.iter().map(|&b| f64::from(b)).collect();
+    worst_error(a, &b)
+}
+
+/// The whole against an outside truth: Keras in double precision. What single precision may differ by was measured with Keras
+/// itself in single precision (see tests/fixtures/make_fixtures.py --float32), and is allowed some five times over.
+fn agrees_with_keras(name: &str, gpu: &Gpu) {
+    let truth = Fixture::load(name);
+    let model = Model::load(name).unwrap();
+    let parameters: Vec<Vec<f32>> = truth.initial_weights().into_iter().map(|(_, _, values)| values).collect();
+    let split = fixture_split();
+    let mut engine = GpuEngine::with_training(gpu, &model, &parameters, &split, 32, &ADAM).unwrap();
+    for step in 1..=10u64 {
+        let totals = engine.train_epoch(&epoch(32, 32, &ADAM, step), &mut go).unwrap();
+        let expected = truth.step_losses[step as usize - 1];
+        let error = (totals.mean_loss() - expected).abs() / expected;
+        assert!(error <= 2e-5, "{name}: loss of step {step}: {}, Keras {expected}", totals.mean_loss());
+        if step == 1 {
+            let error = worst_error(&engine.last_logits().unwrap(), &truth.logits);
+            assert!(error <= 5e-6, "{name}: logits off by {error:e}");
+            let gradients = engine.last_gradients().unwrap();
+            for (parameter, gradient) in model.parameters().unwrap().iter().zip(&gradients) {
+                let difference = truth.gradient(&parameter.name).compare(gradient);
+                assert!(difference.worst() <= 1e-5, "{name}: gradient of {}: {difference}", parameter.name);
+            }
+        }
+    }
+    let trained = engine.parameters().unwrap();
+    for (parameter, values) in model.parameters().unwrap().iter().zip(&trained) {
+        let difference = truth.trained_weight(&parameter.name).compare(values);
+        assert!(difference.worst() <= 5e-5, "{name}: {} after ten steps: {difference}", parameter.name);
+    }
+    // Predictions of the trained model, by the plan of evaluation.
+    let probabilities = engine.predict(&split.images).unwrap();
+    for (row, logits) in probabilities.chunks(10).zip(truth.trained_logits.chunks(10)) {
+        let sum: f64 = logits.iter().map(|x| x.exp()).sum();
+        let expected: Vec<f64> = logits.iter().map(|x| x.exp() / sum).collect();
+        assert!(worst_error(row, &expected) <= 1e-4, "{name}: {row:?}, Keras {expected:?}");
+    }
+}
+
+#[test]
+fn mlp_agrees_with_keras() {
+    agrees_with_keras("mlp", gpu());
+}
+
+#[test]
+fn cnn_agrees_with_keras() {
+    agrees_with_keras("cnn", gpu());
+}
+
+/// The kernels for real GPUs, here on whatever adapter there is.
+#[test]
+fn cnn_agrees_with_keras_in_shared_memory_tiles() {
+    gpu();
+    let options = GpuOptions { checked: true, tiling: Some(Tiling::Shared), ..GpuOptions::default() };
+    agrees_with_keras("cnn", &Gpu::open(&options).unwrap());
+}
+
+#[test]
+fn cnn_agrees_with_keras_without_run_time_checks() {
+    gpu();
+    agrees_with_keras("cnn", &Gpu::open(&GpuOptions::default()).unwrap());
+}
+
+/// The mirrors in double precision against the same truth, almost to the last digit.
+#[test]
+fn reference_agrees_with_keras() {
+    for name in ["mlp", "cnn"] {
+        let truth = Fixture::load(name);
+        let model = Model::load(name).unwrap();
+        let parameters: Vec<Vec<f32>> = truth.initial_weights().into_iter().map(|(_, _, values)| values).collect();
+        let split = fixture_split();
+        let engine = ReferenceEngine::<f64>::new(&model, &parameters, &split, 32, &ADAM).unwrap();
+        let order: Vec<u32> = (0..32).collect();
+        let mut batch: Batch<f64> = ReferenceEngine::batch(&split, &order, 0, 32);
+        // Keras was given pixels divided in single precision.
+        batch.x = fixture::pixels().into_iter().map(f64::from).collect();
+        let pass = engine.forward(&batch).unwrap();
+        assert!(worst_error(&pass.logits, &truth.logits) <= 1e-12, "{name}: logits");
+        assert!(worst_error(&pass.loss, &truth.sample_losses) <= 1e-12, "{name}: losses");
+        let gradients = engine.backward(&batch, &pass).unwrap();
+        for (parameter, gradient) in model.parameters().unwrap().iter().zip(&gradients) {
+            let difference = truth.gradient(&parameter.name).compare(gradient);
+            assert!(difference.worst() <= 1e-12, "{name}: gradient of {}: {difference}", parameter.name);
+        }
+    }
+}
+
+/// Loss by loss, the GPU and the mirrors in double precision walk the same way.
+fn curves_agree(model: &Model, samples: usize, batch_size: usize, epochs: u64, optimizer: &Optimizer, tolerance: f64) {
+    let split = made_data(samples);
+    let parameters = initial(model, 5);
+    let mut on_gpu = GpuEngine::with_training(gpu(), model, &parameters, &split, batch_size, optimizer).unwrap();
+    let mut on_cpu = ReferenceEngine::<f64>::new(model, &parameters, &split, batch_size, optimizer).unwrap();
+    let batches = samples.div_ceil(batch_size) as u64;
+    for number in 0..epochs {
+        let work = epoch(samples, batch_size, optimizer, number * batches + 1);
+        let a = on_gpu.train_epoch(&work, &mut go).unwrap();
+        let b = on_cpu.train_epoch(&work, &mut go).unwrap();
+        let error = (a.loss - b.loss).abs() / b.loss;
+        assert!(error <= tolerance, "{}, epoch {number}: {} and {}", model.name, a.mean_loss(), b.mean_loss());
+        assert_eq!((a.samples, a.batches), (b.samples, b.batches));
+    }
+    for (i, (a, b)) in on_gpu.parameters().unwrap().iter().zip(&on_cpu.parameters().unwrap()).enumerate() {
+        assert!(distance(a, b) <= 20.0 * tolerance, "{}: parameter {i} off by {:e}", model.name, distance(a, b));
+    }
+}
+
+#[test]
+fn loss_curves_of_gpu_and_mirror_agree_over_20_steps() {
+    // One batch an epoch, so that every step is compared.
+    curves_agree(&Model::cnn(), 8, 8, 20, &ADAM, 1e-4);
+    curves_agree(&Model::mlp(), 32, 32, 20, &ADAM, 1e-4);
+}
+
+/// 37 samples in batches of 16: the last batch has five, trained exactly, neither dropped nor filled up.
+#[test]
+fn the_short_last_batch_is_trained_exactly() {
+    curves_agree(&Model::mlp(), 37, 16, 4, &ADAM, 1e-5);
+    curves_agree(&Model::cnn(), 11, 8, 2, &ADAM, 1e-5);
+    // A batch larger than the set.
+    curves_agree(&Model::mlp(), 5, 16, 3, &ADAM, 1e-5);
+}
+
+#[test]
+fn sgd_with_momentum_walks_like_its_mirror() {
+    let sgd = Optimizer::Sgd(SgdConfig { learning_rate: 0.05, momentum: 0.9 });
+    curves_agree(&Model::mlp(), 64, 16, 3, &sgd, 1e-5);
+}
+
+fn from_toml(text: &str) -> Model {
+    let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    Model::load(file.path().to_str().unwrap()).unwrap()
+}
+
+/// Everything that the two built-in models do not use: other windows and strides, average and sum pooling, ReLU alone, odd channels.
+#[test]
+fn models_of_every_layer_walk_like_their_mirrors() {
+    let average = from_toml(
+        r#"
+        name = "average"
+        layer = [
+            { type = "conv2d", filters = 6, kernel_size = [5, 3], stride = 2, padding = "same", activation = "relu" },
+            { type = "averagepool2d", pool_size = 3, stride = 2, padding = "same" },
+            { type = "conv2d", filters = 8, kernel_size = 2, padding = "valid" },
+            { type = "relu" },
+            { type = "maxpool2d", pool_size = 3, stride = 1, padding = "same" },
+            { type = "flatten" },
+            { type = "dense", units = 10, activation = "softmax" },
+        ]
+        "#,
+    );
+    curves_agree(&average, 24, 8, 3, &ADAM, 1e-4);
+    let sum = from_toml(
+        r#"
+        name = "sum"
+        layer = [
+            { type = "sumpool2d", pool_size = [2, 3] },
+            { type = "conv2d", filters = 5, kernel_size = 3, stride = [1, 2], activation = "relu" },
+            { type = "sumpool2d", pool_size = 2, stride = 3 },
+            { type = "flatten" },
+            { type = "dense", units = 7 },
+            { type = "relu" },
+            { type = "dense", units = 10 },
+        ]
+        "#,
+    );
+    curves_agree(&sum, 24, 8, 3, &ADAM, 1e-4);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bits() {
+    let split = made_data(200);
+    let model = Model::cnn();
+    let mut runs = Vec::new();
+    for seed in [1, 1, 2] {
+        let mut engine = GpuEngine::with_training(gpu(), &model, &initial(&model, seed), &split, 32, &ADAM).unwrap();
+        let options = TrainOptions { epochs: 2, samples: 200, batch_size: 32, seed, optimizer: ADAM };
+        train(&mut engine, &options, &AtomicBool::new(false), &mut |_| {}).unwrap();
+        let bits = |values: &Vec<f32>| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        runs.push(engine.parameters().unwrap().iter().map(bits).collect::<Vec<_>>());
+    }
+    assert!(runs[0] == runs[1], "the same seed gave different weights");
+    assert!(runs[0] != runs[2], "another seed gave the same weights");
+}
+
+#[test]
+fn one_batch_is_learnt_by_heart() {
+    let split = made_data(32);
+    let model = Model::cnn();
+    let mut engine = GpuEngine::with_training(gpu(), &model, &initial(&model, 1), &split, 32, &ADAM).unwrap();
+    let options = TrainOptions { epochs: 60, samples: 32, batch_size: 32, seed: 1, optimizer: ADAM };
+    let trained = train(&mut engine, &options, &AtomicBool::new(false), &mut |_| {}).unwrap();
+    let last = trained.history.last().unwrap();
+    assert_eq!(last.accuracy, 1.0, "{last:?}");
+    assert!(last.loss < 0.05, "{last:?}");
+    let evaluated = engine.evaluate(&split, &mut go).unwrap();
+    assert_eq!((evaluated.correct, evaluated.samples), (32, 32));
+}
+
+/// The design allows 25 dispatches a step.
+#[test]
+fn a_step_of_the_cnn_is_few_dispatches() {
+    let model = Model::cnn();
+    let engine = GpuEngine::with_training(gpu(), &model, &initial(&model, 1), &made_data(32), 32, &ADAM).unwrap();
+    let entries = engine.step_entries();
+    assert!(entries.len() <= 25, "{}: {entries:?}", entries.len());
+    assert_eq!(entries.last(), Some(&"metrics_accumulate"));
+}
+
+#[test]
+fn each_epoch_is_a_new_permutation_of_all_samples() {
+    let one = permutation(1000, 7, 1);
+    assert_eq!(one, permutation(1000, 7, 1));
+    assert_ne!(one, permutation(1000, 7, 2));
+    assert_ne!(one, permutation(1000, 8, 1));
+    let mut sorted = one;
+    sorted.sort_unstable();
+    assert_eq!(sorted, (0..1000).collect::<Vec<u32>>());
+    assert_eq!(permutation(1, 0, 1), [0]);
+    assert!(permutation(0, 0, 1).is_empty());
+}
+
+/// Every one of the 24 orders of four samples comes up about as often as the others.
+#[test]
+fn permutations_are_uniform() {
+    let mut counts = std::collections::HashMap::new();
+    for epoch in 0..24_000 {
+        *counts.entry(permutation(4, 1, epoch)).or_insert(0) += 1;
+    }
+    assert_eq!(counts.len(), 24);
+    // 1,000 expected, standard deviation 31: five of them.
+    assert!(counts.values().all(|&count| (845..=1155).contains(&count)), "{counts:?}");
+}
+
+#[test]
+fn glorot_limits_are_those_of_keras() {
+    let parameters = Model::cnn().parameters().unwrap();
+    let values = initial_parameters(&parameters, 3);
+    for (parameter, values) in parameters.iter().zip(&values) {
+        let limit = match parameter.name.as_str() {
+            "conv2d_1.weight" => (6.0 / (9.0 * 33.0f64)).sqrt(),
+            "conv2d_2.weight" => (6.0 / (9.0 * 96.0f64)).sqrt(),
+            "dense_1.weight" => (6.0 / (3136.0 + 128.0f64)).sqrt(),
+            "dense_2.weight" => (6.0 / 138.0f64).sqrt(),
+            _ => 0.0,
+        };
+        let largest = values.iter().fold(0.0, |m: f64, v| m.max(f64::from(v.abs())));
+        assert!(largest <= limit + 1e-7, "{}: {largest} above {limit}", parameter.name);
+        assert!(limit == 0.0 || largest > 0.95 * limit, "{}: {largest} far below {limit}", parameter.name);
+    }
+}
+
+#[test]
+fn an_interrupt_ends_after_the_work_in_flight() {
+    let split = made_data(320);
+    let model = Model::mlp();
+    let mut engine = GpuEngine::with_training(gpu(), &model, &initial(&model, 1), &split, 1, &ADAM).unwrap();
+    let interrupt = AtomicBool::new(false);
+    let options = TrainOptions { epochs: 1000, samples: 320, batch_size: 1, seed: 1, optimizer: ADAM };
+    let trained = train(&mut engine, &options, &interrupt, &mut |event| {
+        if let Event::Progress { .. } = event {
+            interrupt.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+    })
+    .unwrap();
+    assert_eq!(trained.outcome, Outcome::Interrupted);
+    assert!(trained.history.len() <= 1);
+    assert!(engine.parameters().unwrap().iter().flatten().all(|w| w.is_finite()));
+}
+
+#[test]
+fn a_loss_that_is_not_finite_stops_training() {
+    let split = made_data(64);
+    let model = Model::mlp();
+    let optimizer = Optimizer::Sgd(SgdConfig { learning_rate: 1e20, momentum: 0.0 });
+    let mut engine = GpuEngine::with_training(gpu(), &model, &initial(&model, 1), &split, 8, &optimizer).unwrap();
+    let options = TrainOptions { epochs: 5, samples: 64, batch_size: 8, seed: 1, optimizer };
+    let trained = train(&mut engine, &options, &AtomicBool::new(false), &mut |_| {}).unwrap();
+    assert!(matches!(trained.outcome, Outcome::NonFinite { .. }), "{:?}", trained.outcome);
+}
+
+/// The genuine images: the article's first model for two epochs, its second for a sixth of one.
+#[test]
+fn genuine_fashion_mnist_is_learnt() {
+    let gpu = gpu();
+    let Some(folder) = genuine_data() else { return };
+    let (train_split, test) = fashion_mnist::load_from_dir(&folder).unwrap();
+    for (model, samples, epochs, wanted) in [(Model::mlp(), 60_000, 2, 0.84), (Model::cnn(), 10_016, 1, 0.78)] {
+        let split = Split {
+            images: train_split.images[..samples * 784].to_vec(),
+            labels: train_split.labels[..samples].to_vec(),
+        };
+        let mut engine = GpuEngine::with_training(gpu, &model, &initial(&model, 1), &split, 32, &ADAM).unwrap();
+        let options = TrainOptions { epochs, samples, batch_size: 32, seed: 1, optimizer: ADAM };
+        train(&mut engine, &options, &AtomicBool::new(false), &mut |_| {}).unwrap();
+        let totals = engine.evaluate(&test, &mut go).unwrap();
+        assert_eq!(totals.samples, 10_000);
+        assert!(totals.accuracy() >= wanted, "{}: {:.4}, wanted {wanted}", model.name, totals.accuracy());
+    }
+}
