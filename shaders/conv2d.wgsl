@@ -154,8 +154,8 @@ fn conv2d_backward_w_sum(@builtin(global_invocation_id) id: vec3<u32>, @builtin(
 // other, and then the sums would live in memory (7 GFLOP/s instead of 28, Mesa 22.3).
 
 const LANES = 8u;
-const QUADS = 8u;                           // groups of four columns an invocation
-alias Sums = array<vec4<f32>, QUADS>;       // 32 columns of one row
+const QUADS = 4u;                           // groups of four columns an invocation
+alias Sums = array<vec4<f32>, QUADS>;       // 16 columns of one row
 
 // Columns past the end compute the last ones again and are not stored. Where tiles fit exactly, this costs nothing.
 fn clamp_quad(quad: u32, count: u32) -> u32 {
@@ -163,9 +163,9 @@ fn clamp_quad(quad: u32, count: u32) -> u32 {
     return min(quad, count - 1u);
 }
 
-// The eight rows of an invocation are LANES apart.
-fn invocation_row(group: vec3<u32>, groups: vec3<u32>, lane: u32) -> u32 {
-    return (group.z * groups.x + group.x) * LANES * 8u + lane;
+// The first of the `n_rows` rows of an invocation; they are LANES apart.
+fn invocation_row(group: vec3<u32>, groups: vec3<u32>, lane: u32, n_rows: u32) -> u32 {
+    return (group.z * groups.x + group.x) * LANES * n_rows + lane;
 }
 
 // One row of the left operand: where its values start, and whether they count (else they are 0, or 1 for the bias).
@@ -198,7 +198,7 @@ fn dy_source(row: u32, p: u32, q: u32) -> Source {
 fn conv2d_forward_registers(
     @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32
 ) {
-    let row = invocation_row(group, groups, lane);
+    let row = invocation_row(group, groups, lane, 8u);
     let quad = group.y * QUADS;
     var sum_0: Sums;
     for (var k = 0u; k < QUADS; k++) { sum_0[k] = b_by_4[clamp_quad(quad + k, O / 4u)]; }
@@ -265,7 +265,7 @@ fn store_y(row: u32, quad: u32, sums: Sums) {
 fn conv2d_backward_x_registers(
     @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32
 ) {
-    let row = invocation_row(group, groups, lane);
+    let row = invocation_row(group, groups, lane, 8u);
     let quad = group.y * QUADS;
     var sum_0 = Sums();
     var sum_1 = Sums();
@@ -371,6 +371,12 @@ fn conv2d_backward_w_registers(@builtin(workgroup_id) group: vec3<u32>, @builtin
                     let gradients = dy_by_4[dy_row + clamp_quad(quad + k, O / 4u)];
                     sum_0[k] += value_0 * gradients;
                     sum_1[k] += value_1 * gradients;
+                    sum_2[k] += value_2 * gradients;
+                    sum_3[k] += value_3 * gradients;
+                    sum_4[k] += value_4 * gradients;
+                    sum_5[k] += value_5 * gradients;
+                    sum_6[k] += value_6 * gradients;
+                    sum_7[k] += value_7 * gradients;
                     // A filter on one channel has few cells: then six of the rows would be computed for nothing.
                     if (KH * KW * C >= 2u * LANES) {
                         sum_2[k] += value_2 * gradients;

@@ -15,7 +15,7 @@
 override N: u32 = 1u;    // pictures
 override H: u32 = 1u;    // input rows
 override W: u32 = 1u;    // input columns
-override C: u32 = 1u;    // channels
+override C: u32 = 4u;   // channels
 override KH: u32 = 1u;   // window rows
 override KW: u32 = 1u;   // window columns
 override SH: u32 = 1u;   // stride down

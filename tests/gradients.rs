@@ -50,7 +50,7 @@ fn conv2d_computes_the_example_of_the_book() {
 #[test]
 fn conv2d_backward_x_is_the_adjoint_of_forward() {
     let d = Conv2dDims::new(2, [5, 7, 3], [3, 2], 4, [2, 1], Padding::Same).unwrap();
-    let values = |len: usize, step: f64| (0..len).map(|i| ((i as f64 * step).sin())).collect::<Vec<_>>();
+    let values = |len: usize, step: f64| (0..len).map(|i| (i as f64 * step).sin()).collect::<Vec<_>>();
     let (x, w, dy) = (values(d.x_len(), 0.7), values(d.w_len(), 1.3), values(d.y_len(), 2.1));
     let (mut y, mut dx) = (vec![0.0; d.y_len()], vec![0.0; d.x_len()]);
     conv2d_forward(&d, &x, &w, &[0.0; 4], &mut y);

@@ -9,6 +9,11 @@ pub use crate::cpu::conv2d::{Conv2dDims, Padding};
 
 const SOURCE: &str = include_str!("../../shaders/conv2d.wgsl");
 
+/// Rows and columns of outputs of a workgroup in register tiles: 8 lanes of 16 rows (8 for the filter), 4 groups of 4 columns.
+const FORWARD_TILE: [usize; 2] = [64, 16];
+const BACKWARD_X_TILE: [usize; 2] = [64, 16];
+const BACKWARD_W_TILE: [usize; 2] = [64, 16];
+
 /// `y = conv(x, w) + b`, one output an invocation.
 pub static FORWARD: KernelSpec = KernelSpec {
     op: "conv2d",
@@ -145,7 +150,7 @@ pub fn record_forward(
     plan.push(
         form.pick([&FORWARD, &FORWARD_REGISTERS, &FORWARD_SHARED]),
         &constants,
-        form.workgroups(d.n * d.ho * d.wo, d.o),
+        form.workgroups(d.n * d.ho * d.wo, d.o, FORWARD_TILE),
         &[bind("x", x, d.x_len()), bind("w", w, d.w_len()), bind("b", b, d.o), bind("y", y, d.y_len())],
     )
 }
@@ -172,7 +177,7 @@ pub fn record_backward_x(
     plan.push(
         form.pick([&BACKWARD_X, &BACKWARD_X_REGISTERS, &BACKWARD_X_SHARED]),
         &constants,
-        form.workgroups(d.n * d.h * d.w, d.c),
+        form.workgroups(d.n * d.h * d.w, d.c, BACKWARD_X_TILE),
         &[bind("x", x, d.x_len()), bind("w", w, d.w_len()), bind("dy", dy, d.y_len()), bind("dx", dx, d.x_len())],
     )
 }
@@ -182,7 +187,7 @@ pub fn record_backward_x(
 /// The filter has few cells, so its gradient alone would keep few cores busy: the batch is split until there are some
 /// tens of workgroups (a processor) or hundreds (a GPU). The count depends on the shapes alone, so that results repeat.
 fn images_per_part(form: Form, d: &Conv2dDims) -> usize {
-    let [tile_rows, tile_columns] = form.tile();
+    let [tile_rows, tile_columns] = form.tile(BACKWARD_W_TILE);
     let tiles = (d.kh * d.kw * d.c + 1).div_ceil(tile_rows) * d.o.div_ceil(tile_columns);
     let wanted = match form {
         Form::Shared => 256,
@@ -224,7 +229,7 @@ pub fn record_backward_w(
         Form::Plain => workgroups_linear(parts * rows * d.o, 64),
         // The filter's rows never need folding, so z is free for the parts.
         _ => {
-            let [x, y, _] = form.workgroups(rows, d.o);
+            let [x, y, _] = form.workgroups(rows, d.o, BACKWARD_W_TILE);
             [x, y, parts as u32]
         }
     };

@@ -9,6 +9,11 @@ pub use crate::cpu::dense::DenseDims;
 
 const SOURCE: &str = include_str!("../../shaders/dense.wgsl");
 
+/// Rows and columns of outputs of a workgroup in register tiles: 8 lanes of 4 or 8 rows, 8 groups of 4 columns.
+const FORWARD_TILE: [usize; 2] = [32, 32];
+const BACKWARD_X_TILE: [usize; 2] = [64, 32];
+const BACKWARD_W_TILE: [usize; 2] = [64, 32];
+
 /// `y = x w + b`, one output an invocation.
 pub static FORWARD: KernelSpec = KernelSpec {
     op: "dense",
@@ -117,15 +122,10 @@ pub fn record_forward(
 ) -> Result<(), GpuError> {
     let mut constants = constants(d);
     constants.push(("RELU", f64::from(relu)));
-    let workgroups = match form {
-        // Half as many rows a workgroup: FORWARD_ROWS of the shader.
-        Form::Registers => [d.n.div_ceil(32) as u32, d.o.div_ceil(32) as u32, 1],
-        _ => form.workgroups(d.n, d.o),
-    };
     plan.push(
         form.pick([&FORWARD, &FORWARD_REGISTERS, &FORWARD_SHARED]),
         &constants,
-        workgroups,
+        form.workgroups(d.n, d.o, FORWARD_TILE),
         &[bind("x", x, d.n * d.i), bind("w", w, d.i * d.o), bind("b", b, d.o), bind("y", y, d.n * d.o)],
     )
 }
@@ -159,8 +159,8 @@ pub fn record_backward_x(
     constants.push(("X_IS_RELU", f64::from(x_is_relu)));
     let workgroups = match form {
         // In register tiles the rows are the inputs, and the samples are the columns.
-        Form::Registers => form.workgroups(d.i, d.n),
-        _ => form.workgroups(d.n, d.i),
+        Form::Registers => form.workgroups(d.i, d.n, BACKWARD_X_TILE),
+        _ => form.workgroups(d.n, d.i, BACKWARD_X_TILE),
     };
     plan.push(
         form.pick([&BACKWARD_X, &BACKWARD_X_REGISTERS, &BACKWARD_X_SHARED]),
@@ -188,7 +188,7 @@ pub fn record_backward_w(
     plan.push(
         form.pick([&BACKWARD_W, &BACKWARD_W_REGISTERS, &BACKWARD_W_SHARED]),
         &constants(d),
-        form.workgroups(d.i + 1, d.o),
+        form.workgroups(d.i + 1, d.o, BACKWARD_W_TILE),
         &[bind("x", x, d.n * d.i), bind("dy", dy, d.n * d.o), bind("dw", dw, d.i * d.o), bind("db", db, d.o)],
     )
 }

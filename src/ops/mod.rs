@@ -82,20 +82,19 @@ impl Form {
         }
     }
 
-    /// Rows and columns of outputs that one workgroup of this form computes.
-    fn tile(self) -> [usize; 2] {
+    /// Rows and columns of outputs that one workgroup computes, where `registers` is the tile of the kernel's register form.
+    fn tile(self, registers: [usize; 2]) -> [usize; 2] {
         match self {
             Form::Plain => [64, 1],
-            // 8 lanes of 8 rows, 8 groups of 4 columns: LANES, ROWS and QUADS of the shaders.
-            Form::Registers => [64, 32],
+            Form::Registers => registers,
             // TILE of the shaders.
             Form::Shared => [64, 64],
         }
     }
 
     /// Workgroups for a product of `rows` x `columns`: row tiles in x (folded into z), column tiles in y.
-    fn workgroups(self, rows: usize, columns: usize) -> [u32; 3] {
-        let [tile_rows, tile_columns] = self.tile();
+    fn workgroups(self, rows: usize, columns: usize, registers: [usize; 2]) -> [u32; 3] {
+        let [tile_rows, tile_columns] = self.tile(registers);
         match self {
             Form::Plain => crate::gpu::workgroups_linear(rows * columns, 64),
             _ => {
