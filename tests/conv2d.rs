@@ -1,13 +1,14 @@
 use crate::support::{assert_all_right, gpu};
 use fmnist_gpu::ops::conv2d::{Conv2dDims, Padding, verify};
-use fmnist_gpu::verify::Verifier;
+use fmnist_gpu::verify::{Breadth, Verifier};
 
 type Case = (usize, [usize; 3], [usize; 2], usize, [usize; 2], Padding);
 
 fn check(cases: &[Case]) {
     let mut verifier = Verifier::new(gpu(), 1);
     for &(n, input, window, o, stride, padding) in cases {
-        verify(&mut verifier, &Conv2dDims::new(n, input, window, o, stride, padding).unwrap()).unwrap();
+        verify(&mut verifier, &Conv2dDims::new(n, input, window, o, stride, padding).unwrap(), Breadth::Everything)
+            .unwrap();
     }
     assert_all_right(&verifier);
 }
@@ -65,7 +66,7 @@ fn conv2d_matches_cpu_around_the_tile_sizes() {
         // Filter cells with the bias row: 63 + 1, 64 + 1.
         (2, [5, 5, 7], [3, 3], 8, [1, 1], Same),
         (2, [5, 5, 16], [2, 2], 8, [1, 1], Same),
-        // 15 and 16 filter cells: the bound below which six of eight rows are skipped.
+        // 15 and 16 filter cells: fewer than the rows of one tile, with and without the row of the bias.
         (2, [6, 6, 3], [5, 1], 8, [1, 1], Same),
         (2, [6, 6, 4], [2, 2], 8, [1, 1], Same),
     ]);

@@ -1,11 +1,11 @@
 use crate::support::{assert_all_right, gpu};
 use fmnist_gpu::ops::dense::{DenseDims, verify};
-use fmnist_gpu::verify::Verifier;
+use fmnist_gpu::verify::{Breadth, Verifier};
 
 fn check(cases: &[(usize, usize, usize)]) {
     let mut verifier = Verifier::new(gpu(), 2);
     for &(n, i, o) in cases {
-        verify(&mut verifier, &DenseDims { n, i, o }).unwrap();
+        verify(&mut verifier, &DenseDims { n, i, o }, Breadth::Everything).unwrap();
     }
     assert_all_right(&verifier);
 }

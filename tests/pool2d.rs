@@ -4,7 +4,10 @@ use fmnist_gpu::verify::Verifier;
 
 use Padding::{Same, Valid};
 
-fn check(cases: &[(usize, [usize; 3], [usize; 2], [usize; 2], Padding)]) {
+/// N, [H, W, C], window, stride, padding.
+type Case = (usize, [usize; 3], [usize; 2], [usize; 2], Padding);
+
+fn check(cases: &[Case]) {
     let mut verifier = Verifier::new(gpu(), 3);
     for &(n, input, window, stride, padding) in cases {
         verify(&mut verifier, &Pool2dDims::new(n, input, window, stride, padding).unwrap()).unwrap();

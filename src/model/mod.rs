@@ -119,7 +119,7 @@ pub enum Layer {
     },
     /// max(x, 0), standing alone.
     Relu,
-    /// From [H, W, C] to [H*W*C].
+    /// From `[H, W, C]` to `[H*W*C]`.
     Flatten,
     /// Fully connected, with bias.
     Dense {
@@ -223,7 +223,7 @@ pub struct LayerShape {
     pub name: String,
     /// The layer.
     pub layer: Layer,
-    /// Shape of its input, without the batch: [H, W, C] or [I].
+    /// Shape of its input, without the batch: `[H, W, C]` or `[I]`.
     pub input: Vec<usize>,
     /// Shape of its output, without the batch.
     pub output: Vec<usize>,

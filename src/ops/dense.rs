@@ -2,17 +2,20 @@
 
 use super::Form;
 use crate::cpu::{bias, dense as cpu};
-use crate::gpu::{Constant, GpuError, KernelSpec, PlanBuilder, Tensor, Tiling, bind, read, write};
-use crate::verify::{Verifier, absolute, widen};
+use crate::gpu::{Constant, GpuError, KernelSpec, PlanBuilder, Tensor, bind, read, write};
+use crate::verify::{Breadth, Verifier, absolute, widen};
 
 pub use crate::cpu::dense::DenseDims;
 
 const SOURCE: &str = include_str!("../../shaders/dense.wgsl");
 
-/// Rows and columns of outputs of a workgroup in register tiles: 8 lanes of 4 or 8 rows, 8 groups of 4 columns.
-const FORWARD_TILE: [usize; 2] = [32, 32];
-const BACKWARD_X_TILE: [usize; 2] = [64, 32];
-const BACKWARD_W_TILE: [usize; 2] = [64, 32];
+/// Rows and columns of outputs of a workgroup in register tiles: 8 lanes of 4 or 8 rows, 4 groups of 4 columns.
+const FORWARD_TILE: [usize; 2] = [32, 16];
+const BACKWARD_X_TILE: [usize; 2] = [32, 16];
+const BACKWARD_W_TILE: [usize; 2] = [64, 16];
+
+/// What [`Form::choose`] is given for [`record_backward_x`]: its register form loads nothing four at a time, so any shape will do.
+pub const BACKWARD_X_COLUMNS: usize = 4;
 
 /// `y = x w + b`, one output an invocation.
 pub static FORWARD: KernelSpec = KernelSpec {
@@ -130,14 +133,6 @@ pub fn record_forward(
     )
 }
 
-/// The form of [`record_backward_x`]: in register tiles it loads nothing four at a time, so it takes any shape.
-pub fn backward_x_form(tiling: Tiling) -> Form {
-    match tiling {
-        Tiling::Registers => Form::Registers,
-        Tiling::Shared => Form::Shared,
-    }
-}
-
 /// Records the gradient of the input; where `x_is_relu`, dx is zero where x is, which is the backward pass of the ReLU before.
 ///
 /// Shapes: x and dx `[N, I]`, w `[I, O]`, dy `[N, O]`.
@@ -197,7 +192,7 @@ pub fn record_backward_w(
 ///
 /// # Errors
 /// The device failed; a wrong result is recorded in the verifier instead.
-pub fn verify(v: &mut Verifier<'_>, d: &DenseDims) -> Result<(), GpuError> {
+pub fn verify(v: &mut Verifier<'_>, d: &DenseDims, breadth: Breadth) -> Result<(), GpuError> {
     let case = format!("{}x{} o{}", d.n, d.i, d.o);
     let (x, w) = (v.random(d.n * d.i), v.random(d.i * d.o));
     let (b, dy) = (v.random(d.o), v.random(d.n * d.o));
@@ -206,8 +201,8 @@ pub fn verify(v: &mut Verifier<'_>, d: &DenseDims) -> Result<(), GpuError> {
     let (mut y64, mut y_scale) = (vec![0.0; d.n * d.o], vec![0.0; d.n * d.o]);
     cpu::dense_forward(d, &x64, &w64, &b64, &mut y64);
     cpu::dense_forward(d, &absolute(&x64), &absolute(&w64), &absolute(&b64), &mut y_scale);
-    for form in Form::all(d.o) {
-        for relu in [false, true] {
+    for form in v.forms(breadth, d.o) {
+        for &relu in breadth.relu() {
             let expected: Vec<f64> = y64.iter().map(|&y| if relu { y.max(0.0) } else { y }).collect();
             let mut run = v.run();
             let (tx, tw, tb) = (run.input(&x)?, run.input(&w)?, run.input(&b)?);
@@ -221,8 +216,8 @@ pub fn verify(v: &mut Verifier<'_>, d: &DenseDims) -> Result<(), GpuError> {
     let (mut dx64, mut dx_scale) = (vec![0.0; d.n * d.i], vec![0.0; d.n * d.i]);
     cpu::dense_backward_x(d, &w64, &dy64, &mut dx64);
     cpu::dense_backward_x(d, &absolute(&w64), &absolute(&dy64), &mut dx_scale);
-    for form in [Form::Plain, Form::Registers, Form::Shared] {
-        for x_is_relu in [false, true] {
+    for form in v.forms(breadth, BACKWARD_X_COLUMNS) {
+        for &x_is_relu in breadth.relu() {
             let expected: Vec<f64> =
                 dx64.iter().zip(&x).map(|(&dx, &x)| if x_is_relu && x <= 0.0 { 0.0 } else { dx }).collect();
             let mut run = v.run();
@@ -241,7 +236,7 @@ pub fn verify(v: &mut Verifier<'_>, d: &DenseDims) -> Result<(), GpuError> {
     cpu::dense_backward_w(d, &absolute(&x64), &absolute(&dy64), &mut dw_scale);
     bias::bias_backward_b(&bias_dims, &dy64, &mut db64);
     bias::bias_backward_b(&bias_dims, &absolute(&dy64), &mut db_scale);
-    for form in Form::all(d.o) {
+    for form in v.forms(breadth, d.o) {
         let mut run = v.run();
         let (tx, tdy) = (run.input(&x)?, run.input(&dy)?);
         let (tdw, tdb) = (run.output(d.i * d.o)?, run.output(d.o)?);
@@ -252,13 +247,20 @@ pub fn verify(v: &mut Verifier<'_>, d: &DenseDims) -> Result<(), GpuError> {
     Ok(())
 }
 
-/// The shapes of `fmnist-gpu selftest`: the layers of the article, and small odd ones.
+/// The shapes of `fmnist-gpu selftest`: the layers of the article as this device trains them, and odd ones in every form (above 32,
+/// for the reason given at the convolution's).
 ///
 /// # Errors
 /// The device failed.
 pub fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
-    for (n, i, o) in [(32, 3136, 128), (32, 784, 128), (32, 128, 10), (5, 7, 3), (33, 65, 36)] {
-        verify(v, &DenseDims { n, i, o })?;
+    let cases = [
+        (32, 3136, 128, Breadth::AsTrained),
+        (32, 128, 10, Breadth::AsTrained),
+        (33, 35, 33, Breadth::Forms),
+        (33, 65, 36, Breadth::Forms),
+    ];
+    for (n, i, o, breadth) in cases {
+        verify(v, &DenseDims { n, i, o }, breadth)?;
     }
     Ok(())
 }

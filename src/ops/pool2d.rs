@@ -255,7 +255,8 @@ pub fn verify(v: &mut Verifier<'_>, d: &Pool2dDims) -> Result<(), GpuError> {
     run.check_sums(name, &case, &[(&tdx, &dx64, &dx_scale, window)])?;
 
     for mean in [Mean::Average, Mean::Sum] {
-        let (forward, backward): (fn(&_, &[f64], &mut [f64]), fn(&_, &[f64], &mut [f64])) = match mean {
+        type Mirror = fn(&Pool2dDims, &[f64], &mut [f64]);
+        let (forward, backward): (Mirror, Mirror) = match mean {
             Mean::Average => (cpu::pool2d_average_forward, cpu::pool2d_average_backward_x),
             Mean::Sum => (cpu::pool2d_sum_forward, cpu::pool2d_sum_backward_x),
         };

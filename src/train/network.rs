@@ -185,7 +185,8 @@ impl Network {
                     let (dw, db) = self.weight_and_bias(gradients, i);
                     dense::record_backward_w(plan, Form::choose(tiling, d.o), &d, x, &dy, dw, db)?;
                     if needs_dx {
-                        dense::record_backward_x(plan, dense::backward_x_form(tiling), &d, is_relu, x, w, &dy, &dx)?;
+                        let form = Form::choose(tiling, dense::BACKWARD_X_COLUMNS);
+                        dense::record_backward_x(plan, form, &d, is_relu, x, w, &dy, &dx)?;
                     }
                 }
                 Layer::MaxPool2d { .. } => {

@@ -12,9 +12,11 @@ pub mod gradients;
 pub use compare::{Comparison, compare, compare_exact};
 
 use crate::gpu::{Element, Gpu, GpuError, PlanBuilder, Tensor};
+use crate::ops::Form;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::Serialize;
+use std::time::Instant;
 
 /// Half the distance from 1 to the next single-precision number: the relative error of one rounding.
 pub const UNIT_ROUNDOFF: f64 = f32::EPSILON as f64 / 2.0;
@@ -61,6 +63,28 @@ impl Verdict {
     }
 }
 
+/// How much of an operation is compared on one shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Breadth {
+    /// Every form that takes the shape, each with and without ReLU.
+    Everything,
+    /// Every form that takes the shape, without ReLU.
+    Forms,
+    /// The form in which this device trains, with ReLU.
+    AsTrained,
+}
+
+impl Breadth {
+    /// Whether the passes with and without ReLU are compared.
+    pub fn relu(self) -> &'static [bool] {
+        match self {
+            Breadth::Everything => &[false, true],
+            Breadth::Forms => &[false],
+            Breadth::AsTrained => &[true],
+        }
+    }
+}
+
 /// Runs kernels on made inputs, compares, and collects the verdicts.
 #[derive(Debug)]
 pub struct Verifier<'g> {
@@ -80,9 +104,17 @@ impl<'g> Verifier<'g> {
         (0..len).map(|_| (self.random.next_u32() >> 8) as f32 / (1u32 << 24) as f32 * 1.6 - 0.6).collect()
     }
 
+    /// The forms to compare for a matrix product with that many columns.
+    pub fn forms(&self, breadth: Breadth, columns: usize) -> Vec<Form> {
+        match breadth {
+            Breadth::Everything | Breadth::Forms => Form::all(columns).collect(),
+            Breadth::AsTrained => vec![Form::choose(self.gpu.tiling(), columns)],
+        }
+    }
+
     /// A new run: tensors, a plan, and the comparison of its outputs.
     pub fn run(&mut self) -> Run<'_, 'g> {
-        Run { plan: PlanBuilder::new(self.gpu), verifier: self, guarded: Vec::new() }
+        Run { plan: PlanBuilder::new(self.gpu), verifier: self, guarded: Vec::new(), started: Instant::now() }
     }
 
     /// Notes that `kernel` made the results that were compared under the name of `compared`.
@@ -148,6 +180,7 @@ pub struct Run<'v, 'g> {
     pub plan: PlanBuilder<'g>,
     verifier: &'v mut Verifier<'g>,
     guarded: Vec<(Tensor, usize)>,
+    started: Instant,
 }
 
 impl<'g> Run<'_, 'g> {
@@ -245,6 +278,7 @@ impl<'g> Run<'_, 'g> {
     ) -> Result<(), GpuError> {
         let gpu = self.verifier.gpu;
         gpu.run(&self.plan.finish())?;
+        log::debug!("{kernel}, {case}: {:.2} s to compile and run", self.started.elapsed().as_secs_f64());
         for (tensor, expected, bound) in outputs {
             let result = compare(&gpu.read(tensor)?, expected, bound);
             let failure = (!result.passed()).then(|| format!("{case}: {result}"));
