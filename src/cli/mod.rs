@@ -39,10 +39,10 @@ const AFTER_HELP: &str = "Exit codes: 0 done; 1 the work ran and its verdict is 
 #[derive(Debug, Args)]
 struct Global {
     /// Say nothing but results and errors
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, display_order = 900)]
     quiet: bool,
     /// Say more; twice for the messages of wgpu
-    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    #[arg(long, short, global = true, action = clap::ArgAction::Count, display_order = 901)]
     verbose: u8,
 }
 
