@@ -1,5 +1,5 @@
 use fmnist_gpu::gpu::Access;
-use fmnist_gpu::ops::OPS;
+use fmnist_gpu::ops::{OPS, Op};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,11 @@ fn parse(op: &str, source: &str) -> naga::Module {
     naga::front::wgsl::parse_str(source).unwrap_or_else(|error| panic!("shaders/{op}.wgsl: {error}"))
 }
 
+/// The shader files of an operation.
+fn sources(op: &Op) -> impl Iterator<Item = &'static str> {
+    op.kernels.iter().map(|kernel| kernel.source).collect::<BTreeSet<_>>().into_iter()
+}
+
 fn stems(folder: &Path, extension: &str) -> BTreeSet<String> {
     let entries = std::fs::read_dir(folder).unwrap();
     let paths = entries.map(|entry| entry.unwrap().path());
@@ -26,7 +31,9 @@ fn stems(folder: &Path, extension: &str) -> BTreeSet<String> {
 fn every_shader_file_has_its_three_twins() {
     let ops: BTreeSet<String> = OPS.iter().map(|op| op.name.to_string()).collect();
     assert_eq!(ops.len(), OPS.len(), "an operation is registered twice");
-    assert_eq!(stems(&root().join("shaders"), "wgsl"), ops, "shaders/ and OPS differ");
+    let files = stems(&root().join("shaders"), "wgsl");
+    let stems: BTreeSet<String> = files.iter().map(|f| f.strip_suffix("_subgroup").unwrap_or(f).to_string()).collect();
+    assert_eq!(stems, ops, "shaders/ and OPS differ");
     for op in &ops {
         for path in [format!("src/ops/{op}.rs"), format!("src/cpu/{op}.rs"), format!("tests/{op}.rs")] {
             assert!(root().join(&path).exists(), "{path} is missing");
@@ -38,15 +45,15 @@ fn every_shader_file_has_its_three_twins() {
 #[test]
 fn every_entry_point_has_a_spec_and_a_mirror() {
     for op in OPS {
-        let module = parse(op.name, op.kernels[0].source);
-        let entries: BTreeSet<&str> = module.entry_points.iter().map(|e| e.name.as_str()).collect();
+        let modules: Vec<naga::Module> = sources(op).map(|source| parse(op.name, source)).collect();
+        let entries: BTreeSet<&str> = modules.iter().flat_map(|m| &m.entry_points).map(|e| e.name.as_str()).collect();
         let specs: BTreeSet<&str> = op.kernels.iter().map(|k| k.entry).collect();
         assert_eq!(entries, specs, "entry points of shaders/{}.wgsl and specs of src/ops/{}.rs", op.name, op.name);
         let mirror = text(&format!("src/cpu/{}.rs", op.name));
         for entry in entries {
             assert!(entry.starts_with(op.name), "`{entry}` does not begin with `{}`", op.name);
             // The forms of one pass share a mirror.
-            let forms = ["_3x3", "_registers", "_shared", "_by_4", "_sum"];
+            let forms = ["_any", "_subgroup", "_shared", "_by_4", "_sum"];
             let pass = forms.iter().fold(entry, |name, form| name.strip_suffix(form).unwrap_or(name));
             assert!(mirror.contains(&format!("pub fn {pass}<")), "src/cpu/{}.rs has no `{pass}`", op.name);
         }
@@ -58,7 +65,7 @@ fn every_entry_point_has_a_spec_and_a_mirror() {
 fn every_spec_agrees_with_its_shader() {
     for kernel in OPS.iter().flat_map(|op| op.kernels) {
         let module = parse(kernel.op, kernel.source);
-        let info = naga::valid::Validator::new(Default::default(), Default::default()).validate(&module).unwrap();
+        let info = crate::shaders::validator().validate(&module).unwrap();
         let index = module.entry_points.iter().position(|e| e.name == kernel.entry).unwrap();
         let entry = info.get_entry_point(index);
         let mut used = BTreeSet::new();
@@ -82,9 +89,9 @@ fn every_spec_agrees_with_its_shader() {
 
 #[test]
 fn every_shader_opens_with_its_formula_and_names_its_twins() {
-    for op in OPS {
-        let source = op.kernels[0].source;
-        assert!(source.starts_with(&format!("// {}: ", op.name)), "shaders/{}.wgsl", op.name);
+    for (op, source) in OPS.iter().flat_map(|op| sources(op).map(move |source| (op, source))) {
+        let titles = [format!("// {}: ", op.name), format!("// {}, in subgroup tiles: ", op.name)];
+        assert!(titles.iter().any(|title| source.starts_with(title)), "shaders/{}.wgsl", op.name);
         let header: String = source.lines().take_while(|line| line.starts_with("//")).collect();
         let wanted = format!("Host: src/ops/{0}.rs   Mirror: src/cpu/{0}.rs   Test: tests/{0}.rs", op.name);
         assert!(header.contains(&wanted), "shaders/{}.wgsl does not say `{wanted}`", op.name);

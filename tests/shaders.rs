@@ -2,7 +2,7 @@ use fmnist_gpu::gpu::KernelSpec;
 use fmnist_gpu::ops::OPS;
 use naga::back::pipeline_constants::process_overrides;
 use naga::back::{PipelineConstants, hlsl, msl, spv};
-use naga::valid::{Capabilities, ValidationFlags, Validator};
+use naga::valid::{Capabilities, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
 
 /// Values of the article's layers, for those override constants that a shader has.
 const REAL: &[(&str, f64)] = &[
@@ -25,10 +25,17 @@ const REAL: &[(&str, f64)] = &[
     ("LEN", 421_888.0),
 ];
 
+/// A validator that knows subgroup operations.
+pub fn validator() -> Validator {
+    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP);
+    validator.subgroup_stages(ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());
+    validator
+}
+
 fn parse(spec: &KernelSpec) -> (naga::Module, naga::valid::ModuleInfo) {
     let module = naga::front::wgsl::parse_str(spec.source)
         .unwrap_or_else(|error| panic!("shaders/{}.wgsl: {}", spec.op, error.emit_to_string(spec.source)));
-    let info = Validator::new(ValidationFlags::all(), Capabilities::default())
+    let info = validator()
         .validate(&module)
         .unwrap_or_else(|error| panic!("shaders/{}.wgsl: {}", spec.op, error.emit_to_string(spec.source)));
     (module, info)
@@ -71,7 +78,7 @@ fn every_shader_can_be_written_for_metal() {
     for_every_entry_point(|spec, module, info| {
         let entry_point = Some((naga::ShaderStage::Compute, spec.entry.to_string()));
         let pipeline = msl::PipelineOptions { entry_point, ..Default::default() };
-        let options = msl::Options { lang_version: (2, 0), ..Default::default() };
+        let options = msl::Options { lang_version: (2, 1), ..Default::default() };
         let (text, _) = msl::write_string(module, info, &options, &pipeline)
             .unwrap_or_else(|error| panic!("{}: {error}", spec.entry));
         assert!(text.contains("kernel void"), "{}", spec.entry);
@@ -83,7 +90,13 @@ fn every_shader_can_be_written_for_dx12() {
     for_every_entry_point(|spec, module, info| {
         let pipeline =
             hlsl::PipelineOptions { entry_point: Some((naga::ShaderStage::Compute, spec.entry.to_string())) };
-        let options = hlsl::Options::default();
+        // Subgroup operations need shader model 6; without them, 5.1 will do.
+        let shader_model = if spec.source.contains("subgroup_invocation_id") {
+            hlsl::ShaderModel::V6_0
+        } else {
+            hlsl::ShaderModel::V5_1
+        };
+        let options = hlsl::Options { shader_model, ..Default::default() };
         let mut text = String::new();
         hlsl::Writer::new(&mut text, &options, &pipeline)
             .write(module, info, None)

@@ -100,6 +100,14 @@ fn cnn_agrees_with_keras_in_shared_memory_tiles() {
     agrees_with_keras("cnn", &Gpu::open(&options).unwrap());
 }
 
+/// The kernels for adapters without subgroup operations, here on whatever adapter there is.
+#[test]
+fn cnn_agrees_with_keras_in_plain_kernels() {
+    gpu();
+    let options = GpuOptions { checked: true, tiling: Some(Tiling::Plain), ..GpuOptions::default() };
+    agrees_with_keras("cnn", &Gpu::open(&options).unwrap());
+}
+
 #[test]
 fn cnn_agrees_with_keras_without_run_time_checks() {
     gpu();

@@ -14,7 +14,8 @@ pub struct GpuOptions {
     /// Whether wgpu's run-time checks (array bounds, forced loop bounds, integer division, zeroed workgroup memory) are
     /// compiled into the shaders: on in the tests and with `--safe`, off otherwise.
     pub checked: bool,
-    /// The tiling of the heavy kernels; `None` takes the one that suits the adapter.
+    /// The tiling of the heavy kernels; `None` takes the one that suits the adapter. [`Tiling::Subgroup`] on a device
+    /// without subgroup operations runs the plain kernels.
     pub tiling: Option<Tiling>,
 }
 
@@ -29,6 +30,7 @@ impl Default for GpuOptions {
 pub struct Gpu {
     info: AdapterInfo,
     tiling: Tiling,
+    lanes: Option<usize>,
     checked: bool,
     device: wgpu::Device,
     queue: wgpu::Queue,
@@ -102,6 +104,14 @@ fn limits_to_ask(adapter: &str, offered: &wgpu::Limits) -> Result<wgpu::Limits, 
     })
 }
 
+/// The widths that subgroup tiles have: that of an AVX2 register, and that of an SSE or NEON register.
+pub const LANES: [usize; 2] = [8, 4];
+
+/// The widest subgroup tile that fits the smallest subgroup.
+fn lanes(info: &wgpu::AdapterInfo) -> Option<usize> {
+    LANES.into_iter().find(|&lanes| info.subgroup_min_size as usize >= lanes)
+}
+
 impl Gpu {
     /// Opens the adapter that `options.choice` means.
     ///
@@ -111,8 +121,12 @@ impl Gpu {
         let candidate = adapter::choose(&options.choice)?;
         let info = candidate.info;
         let limits = limits_to_ask(&info.name, &candidate.adapter.limits())?;
+        // Subgroup operations are used where they are offered; everything runs without them too.
+        let features = candidate.adapter.features() & wgpu::Features::SUBGROUP;
+        let lanes = if features.is_empty() { None } else { lanes(&candidate.adapter.get_info()) };
         let (device, queue) = pollster::block_on(candidate.adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("fmnist-gpu"),
+            required_features: features,
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::Performance,
             ..Default::default()
@@ -132,7 +146,8 @@ impl Gpu {
             lock(&log).uncaptured.get_or_insert(error.to_string());
         }));
         Ok(Gpu {
-            tiling: options.tiling.unwrap_or(Tiling::for_device(candidate.device_type)),
+            tiling: options.tiling.unwrap_or(Tiling::for_device(candidate.device_type, lanes)),
+            lanes,
             info,
             checked: options.checked,
             device,
@@ -157,6 +172,11 @@ impl Gpu {
     /// The tiling of the heavy kernels on this device.
     pub fn tiling(&self) -> Tiling {
         self.tiling
+    }
+
+    /// Invocations of a workgroup in subgroup tiles, where the device has subgroup operations and large enough subgroups.
+    pub fn lanes(&self) -> Option<usize> {
+        self.lanes
     }
 
     /// Whether wgpu's run-time checks are compiled into the shaders.
@@ -413,7 +433,7 @@ impl Gpu {
     /// The compiled file of `spec`; each file is parsed once.
     pub(super) fn shader_module(&self, spec: &'static KernelSpec) -> wgpu::ShaderModule {
         lock(&self.modules)
-            .entry(spec.op)
+            .entry(spec.source)
             .or_insert_with(|| kernel::compile_module(&self.device, spec, self.checked))
             .clone()
     }

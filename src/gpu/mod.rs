@@ -15,7 +15,7 @@ mod readback;
 mod tensor;
 
 pub use adapter::{AdapterInfo, DeviceChoice};
-pub use device::{Gpu, GpuOptions};
+pub use device::{Gpu, GpuOptions, LANES};
 pub use error::GpuError;
 pub use kernel::{Access, Binding, Constant, KernelSpec, read, write};
 pub use plan::{Bound, Plan, PlanBuilder, bind, workgroups_linear};
@@ -25,23 +25,26 @@ pub use tensor::{Element, Tensor};
 /// A submitted piece of work that can be waited for.
 pub type Submission = wgpu::SubmissionIndex;
 
-/// Which of the two forms of a heavy kernel runs: chosen once, by the kind of adapter.
+/// Which form of a heavy kernel runs: chosen once, by the kind of adapter.
 ///
 /// A processor that plays GPU (lavapipe, WARP) turns every workgroup barrier into a switch of coroutines and
 /// loses a factor of four by it; a real GPU needs shared memory to be fast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Tiling {
-    /// Large register tiles, no workgroup memory, no barriers: for adapters that are processors.
-    Registers,
+    /// One output an invocation: for adapters that are processors and have no subgroup operations.
+    Plain,
+    /// Tiles in the registers of one subgroup, no workgroup memory, no barriers: for adapters that are processors.
+    Subgroup,
     /// Tiles in workgroup memory shared by 16x16 invocations of 4x4 outputs: for GPUs.
     Shared,
 }
 
 impl Tiling {
-    /// The tiling that suits a kind of device.
-    pub fn for_device(device_type: wgpu::DeviceType) -> Self {
-        match device_type {
-            wgpu::DeviceType::Cpu => Tiling::Registers,
+    /// The tiling that suits a kind of device with that many lanes for subgroup tiles.
+    fn for_device(device_type: wgpu::DeviceType, lanes: Option<usize>) -> Self {
+        match (device_type, lanes) {
+            (wgpu::DeviceType::Cpu, Some(_)) => Tiling::Subgroup,
+            (wgpu::DeviceType::Cpu, None) => Tiling::Plain,
             _ => Tiling::Shared,
         }
     }

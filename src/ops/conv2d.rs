@@ -1,4 +1,4 @@
-//! Convolution with bias: kernels of `shaders/conv2d.wgsl`, mirror in [`crate::cpu::conv2d`].
+//! Convolution with bias: kernels of `shaders/conv2d.wgsl` and `shaders/conv2d_subgroup.wgsl`, mirror in [`crate::cpu::conv2d`].
 
 use super::Form;
 use crate::cpu::{bias, conv2d as cpu};
@@ -8,11 +8,11 @@ use crate::verify::{Breadth, Verifier, absolute, widen};
 pub use crate::cpu::conv2d::{Conv2dDims, Padding};
 
 const SOURCE: &str = include_str!("../../shaders/conv2d.wgsl");
+const SOURCE_SUBGROUP: &str = include_str!("../../shaders/conv2d_subgroup.wgsl");
 
-/// Rows and columns of outputs of a workgroup in register tiles: 8 lanes of 8 rows, 4 groups of 4 columns.
-const FORWARD_TILE: [usize; 2] = [64, 16];
-const BACKWARD_X_TILE: [usize; 2] = [64, 16];
-const BACKWARD_W_TILE: [usize; 2] = [64, 16];
+/// Rows of outputs of a workgroup in subgroup tiles, for each lane: positions for y and dx, filter cells for dw.
+const POSITIONS_PER_LANE: usize = 4;
+const CELLS_PER_LANE: usize = 8;
 
 /// `y = conv(x, w) + b`, one output an invocation.
 pub static FORWARD: KernelSpec = KernelSpec {
@@ -22,11 +22,19 @@ pub static FORWARD: KernelSpec = KernelSpec {
     bindings: &[read(0, "x"), read(1, "w"), read(2, "b"), write(3, "y")],
 };
 
-/// As [`FORWARD`], in register tiles.
-pub static FORWARD_REGISTERS: KernelSpec = KernelSpec {
+/// As [`FORWARD`], in subgroup tiles.
+pub static FORWARD_SUBGROUP: KernelSpec = KernelSpec {
     op: "conv2d",
-    entry: "conv2d_forward_registers",
-    source: SOURCE,
+    entry: "conv2d_forward_subgroup",
+    source: SOURCE_SUBGROUP,
+    bindings: &[read(0, "x"), read(1, "w"), read(2, "b"), write(3, "y")],
+};
+
+/// As [`FORWARD_SUBGROUP`], for any number of input channels.
+pub static FORWARD_SUBGROUP_ANY: KernelSpec = KernelSpec {
+    op: "conv2d",
+    entry: "conv2d_forward_subgroup_any",
+    source: SOURCE_SUBGROUP,
     bindings: &[read(0, "x"), read(1, "w"), read(2, "b"), write(3, "y")],
 };
 
@@ -46,11 +54,11 @@ pub static BACKWARD_X: KernelSpec = KernelSpec {
     bindings: &[read(0, "x"), read(1, "w"), read(4, "dy"), write(5, "dx")],
 };
 
-/// As [`BACKWARD_X`], in register tiles.
-pub static BACKWARD_X_REGISTERS: KernelSpec = KernelSpec {
+/// As [`BACKWARD_X`], in subgroup tiles.
+pub static BACKWARD_X_SUBGROUP: KernelSpec = KernelSpec {
     op: "conv2d",
-    entry: "conv2d_backward_x_registers",
-    source: SOURCE,
+    entry: "conv2d_backward_x_subgroup",
+    source: SOURCE_SUBGROUP,
     bindings: &[read(0, "x"), read(1, "w"), read(4, "dy"), write(5, "dx")],
 };
 
@@ -70,19 +78,19 @@ pub static BACKWARD_W: KernelSpec = KernelSpec {
     bindings: &[read(0, "x"), read(4, "dy"), write(6, "dw_parts")],
 };
 
-/// As [`BACKWARD_W`], in register tiles.
-pub static BACKWARD_W_REGISTERS: KernelSpec = KernelSpec {
+/// As [`BACKWARD_W`], in subgroup tiles.
+pub static BACKWARD_W_SUBGROUP: KernelSpec = KernelSpec {
     op: "conv2d",
-    entry: "conv2d_backward_w_registers",
-    source: SOURCE,
+    entry: "conv2d_backward_w_subgroup",
+    source: SOURCE_SUBGROUP,
     bindings: &[read(0, "x"), read(4, "dy"), write(6, "dw_parts")],
 };
 
-/// As [`BACKWARD_W_REGISTERS`], for windows of 3x3 with stride 1.
-pub static BACKWARD_W_REGISTERS_3X3: KernelSpec = KernelSpec {
+/// As [`BACKWARD_W_SUBGROUP`], for any number of input channels.
+pub static BACKWARD_W_SUBGROUP_ANY: KernelSpec = KernelSpec {
     op: "conv2d",
-    entry: "conv2d_backward_w_registers_3x3",
-    source: SOURCE,
+    entry: "conv2d_backward_w_subgroup_any",
+    source: SOURCE_SUBGROUP,
     bindings: &[read(0, "x"), read(4, "dy"), write(6, "dw_parts")],
 };
 
@@ -105,14 +113,15 @@ pub static BACKWARD_W_SUM: KernelSpec = KernelSpec {
 /// Every kernel of this operation.
 pub static KERNELS: &[&KernelSpec] = &[
     &FORWARD,
-    &FORWARD_REGISTERS,
+    &FORWARD_SUBGROUP,
+    &FORWARD_SUBGROUP_ANY,
     &FORWARD_SHARED,
     &BACKWARD_X,
-    &BACKWARD_X_REGISTERS,
+    &BACKWARD_X_SUBGROUP,
     &BACKWARD_X_SHARED,
     &BACKWARD_W,
-    &BACKWARD_W_REGISTERS,
-    &BACKWARD_W_REGISTERS_3X3,
+    &BACKWARD_W_SUBGROUP,
+    &BACKWARD_W_SUBGROUP_ANY,
     &BACKWARD_W_SHARED,
     &BACKWARD_W_SUM,
 ];
@@ -137,6 +146,12 @@ fn constants(d: &Conv2dDims) -> Vec<Constant> {
     .to_vec()
 }
 
+/// The kernel for the forward pass.
+fn forward_kernel(form: Form, d: &Conv2dDims) -> &'static KernelSpec {
+    let subgroup = if d.c.is_multiple_of(4) { &FORWARD_SUBGROUP } else { &FORWARD_SUBGROUP_ANY };
+    form.pick([&FORWARD, subgroup, &FORWARD_SHARED])
+}
+
 /// Records `y = conv(x, w) + b`, with `max(y, 0)` where `relu`.
 ///
 /// Shapes: x `[N, H, W, C]`, w `[KH, KW, C, O]`, b `[O]`, y `[N, HO, WO, O]`.
@@ -157,9 +172,9 @@ pub fn record_forward(
     let mut constants = constants(d);
     constants.push(("RELU", f64::from(relu)));
     plan.push(
-        form.pick([&FORWARD, &FORWARD_REGISTERS, &FORWARD_SHARED]),
-        &constants,
-        form.workgroups(d.n * d.ho * d.wo, d.o, FORWARD_TILE),
+        forward_kernel(form, d),
+        &form.constants(constants),
+        form.workgroups(d.n * d.ho * d.wo, d.o, POSITIONS_PER_LANE),
         &[bind("x", x, d.x_len()), bind("w", w, d.w_len()), bind("b", b, d.o), bind("y", y, d.y_len())],
     )
 }
@@ -184,33 +199,25 @@ pub fn record_backward_x(
     let mut constants = constants(d);
     constants.push(("X_IS_RELU", f64::from(x_is_relu)));
     plan.push(
-        form.pick([&BACKWARD_X, &BACKWARD_X_REGISTERS, &BACKWARD_X_SHARED]),
-        &constants,
-        form.workgroups(d.n * d.h * d.w, d.c, BACKWARD_X_TILE),
+        form.pick([&BACKWARD_X, &BACKWARD_X_SUBGROUP, &BACKWARD_X_SHARED]),
+        &form.constants(constants),
+        form.workgroups(d.n * d.h * d.w, d.c, POSITIONS_PER_LANE),
         &[bind("x", x, d.x_len()), bind("w", w, d.w_len()), bind("dy", dy, d.y_len()), bind("dx", dx, d.x_len())],
     )
 }
 
-/// Whether the window is 3x3 and moves by one: then the register form has a kernel of its own for the filter's gradient.
-fn slides_3x3(d: &Conv2dDims) -> bool {
-    [d.kh, d.kw, d.stride_h, d.stride_w] == [3, 3, 1, 1]
-}
-
 /// The kernel for the filter's gradient.
 fn backward_w_kernel(form: Form, d: &Conv2dDims) -> &'static KernelSpec {
-    let registers = if slides_3x3(d) { &BACKWARD_W_REGISTERS_3X3 } else { &BACKWARD_W_REGISTERS };
-    form.pick([&BACKWARD_W, registers, &BACKWARD_W_SHARED])
+    let subgroup = if d.c.is_multiple_of(4) { &BACKWARD_W_SUBGROUP } else { &BACKWARD_W_SUBGROUP_ANY };
+    form.pick([&BACKWARD_W, subgroup, &BACKWARD_W_SHARED])
 }
 
 /// Tiles of the filter's gradient along its rows and its columns: what one part takes in workgroups.
 fn backward_w_tiles(form: Form, d: &Conv2dDims) -> [usize; 2] {
-    let [tile_rows, tile_columns] = form.tile(BACKWARD_W_TILE);
-    let rows = match form {
-        // Eight channels a workgroup, with all nine cells of each.
-        Form::Registers if slides_3x3(d) => d.c.div_ceil(8),
-        _ => (d.kh * d.kw * d.c + 1).div_ceil(tile_rows),
-    };
-    [rows, d.o.div_ceil(tile_columns)]
+    let [tile_rows, tile_columns] = form.tile(CELLS_PER_LANE);
+    // The bias is a row of its own, except in subgroup tiles, where its gradient comes along.
+    let rows = d.kh * d.kw * d.c + usize::from(!matches!(form, Form::Subgroup(_)));
+    [rows.div_ceil(tile_rows), d.o.div_ceil(tile_columns)]
 }
 
 /// Pictures that one part of the filter gradient sums.
@@ -220,7 +227,7 @@ fn backward_w_tiles(form: Form, d: &Conv2dDims) -> [usize; 2] {
 fn images_per_part(form: Form, d: &Conv2dDims) -> usize {
     let wanted: usize = match form {
         Form::Shared => 256,
-        Form::Plain | Form::Registers => 32,
+        Form::Plain | Form::Subgroup(_) => 32,
     };
     let parts = wanted.div_ceil(backward_w_tiles(form, d).iter().product()).clamp(1, d.n);
     d.n.div_ceil(parts)
@@ -261,7 +268,7 @@ pub fn record_backward_w(
     let parts_len = parts * rows * d.o;
     plan.push(
         backward_w_kernel(form, d),
-        &constants,
+        &form.constants(constants.clone()),
         workgroups,
         &[bind("x", x, d.x_len()), bind("dy", dy, d.y_len()), bind("dw_parts", dw_parts, parts_len)],
     )?;
@@ -293,14 +300,14 @@ pub fn verify(v: &mut Verifier<'_>, d: &Conv2dDims, breadth: Breadth) -> Result<
     cpu::conv2d_forward(d, &x64, &w64, &b64, &mut y64);
     let mut y_scale = vec![0.0; d.y_len()];
     cpu::conv2d_forward(d, &absolute(&x64), &absolute(&w64), &absolute(&b64), &mut y_scale);
-    for form in v.forms(breadth, d.o) {
+    for form in v.forms(breadth, &[d.o]) {
         for &relu in breadth.relu() {
             let expected: Vec<f64> = y64.iter().map(|&y| if relu { y.max(0.0) } else { y }).collect();
             let mut run = v.run();
             let (tx, tw, tb) = (run.input(&x)?, run.input(&w)?, run.input(&b)?);
             let ty = run.output(d.y_len())?;
             record_forward(&mut run.plan, form, d, relu, &tx, &tw, &tb, &ty)?;
-            let name = form.pick([&FORWARD, &FORWARD_REGISTERS, &FORWARD_SHARED]).entry;
+            let name = forward_kernel(form, d).entry;
             run.check_sums(name, &case, &[(&ty, &expected, &y_scale, d.terms() + 1)])?;
         }
     }
@@ -309,7 +316,7 @@ pub fn verify(v: &mut Verifier<'_>, d: &Conv2dDims, breadth: Breadth) -> Result<
     cpu::conv2d_backward_x(d, &w64, &dy64, &mut dx64);
     let mut dx_scale = vec![0.0; d.x_len()];
     cpu::conv2d_backward_x(d, &absolute(&w64), &absolute(&dy64), &mut dx_scale);
-    for form in v.forms(breadth, d.c) {
+    for form in v.forms(breadth, &[d.c, d.o]) {
         for &x_is_relu in breadth.relu() {
             let expected: Vec<f64> =
                 dx64.iter().zip(&x).map(|(&dx, &x)| if x_is_relu && x <= 0.0 { 0.0 } else { dx }).collect();
@@ -317,7 +324,7 @@ pub fn verify(v: &mut Verifier<'_>, d: &Conv2dDims, breadth: Breadth) -> Result<
             let (tx, tw, tdy) = (run.input(&x)?, run.input(&w)?, run.input(&dy)?);
             let tdx = run.output(d.x_len())?;
             record_backward_x(&mut run.plan, form, d, x_is_relu, &tx, &tw, &tdy, &tdx)?;
-            let name = form.pick([&BACKWARD_X, &BACKWARD_X_REGISTERS, &BACKWARD_X_SHARED]).entry;
+            let name = form.pick([&BACKWARD_X, &BACKWARD_X_SUBGROUP, &BACKWARD_X_SHARED]).entry;
             run.check_sums(name, &case, &[(&tdx, &expected, &dx_scale, d.kh * d.kw * d.o)])?;
         }
     }
@@ -329,7 +336,7 @@ pub fn verify(v: &mut Verifier<'_>, d: &Conv2dDims, breadth: Breadth) -> Result<
     let (mut dw_scale, mut db_scale) = (vec![0.0; d.w_len()], vec![0.0; d.o]);
     cpu::conv2d_backward_w(d, &absolute(&x64), &absolute(&dy64), &mut dw_scale);
     bias::bias_backward_b(&bias_dims, &absolute(&dy64), &mut db_scale);
-    for form in v.forms(breadth, d.o) {
+    for form in v.forms(breadth, &[d.o]) {
         let mut run = v.run();
         let (tx, tdy) = (run.input(&x)?, run.input(&dy)?);
         let parts = run.output(dw_parts_shape(form, d).iter().product())?;

@@ -1,4 +1,4 @@
-//! Fully connected layer: kernels of `shaders/dense.wgsl`, mirror in [`crate::cpu::dense`].
+//! Fully connected layer: kernels of `shaders/dense.wgsl` and `shaders/dense_subgroup.wgsl`, mirror in [`crate::cpu::dense`].
 
 use super::Form;
 use crate::cpu::{bias, dense as cpu};
@@ -8,14 +8,11 @@ use crate::verify::{Breadth, Verifier, absolute, widen};
 pub use crate::cpu::dense::DenseDims;
 
 const SOURCE: &str = include_str!("../../shaders/dense.wgsl");
+const SOURCE_SUBGROUP: &str = include_str!("../../shaders/dense_subgroup.wgsl");
 
-/// Rows and columns of outputs of a workgroup in register tiles: 8 lanes of 4 or 8 rows, 4 groups of 4 columns.
-const FORWARD_TILE: [usize; 2] = [32, 16];
-const BACKWARD_X_TILE: [usize; 2] = [32, 16];
-const BACKWARD_W_TILE: [usize; 2] = [64, 16];
-
-/// What [`Form::choose`] is given for [`record_backward_x`]: its register form loads nothing four at a time, so any shape will do.
-pub const BACKWARD_X_COLUMNS: usize = 4;
+/// Rows of outputs of a workgroup in subgroup tiles, for each lane: samples for y and dx, of which a batch has few, inputs for dw.
+const SAMPLES_PER_LANE: usize = 4;
+const INPUTS_PER_LANE: usize = 8;
 
 /// `y = x w + b`, one output an invocation.
 pub static FORWARD: KernelSpec = KernelSpec {
@@ -25,11 +22,11 @@ pub static FORWARD: KernelSpec = KernelSpec {
     bindings: &[read(0, "x"), read(1, "w"), read(2, "b"), write(3, "y")],
 };
 
-/// As [`FORWARD`], in register tiles.
-pub static FORWARD_REGISTERS: KernelSpec = KernelSpec {
+/// As [`FORWARD`], in subgroup tiles.
+pub static FORWARD_SUBGROUP: KernelSpec = KernelSpec {
     op: "dense",
-    entry: "dense_forward_registers",
-    source: SOURCE,
+    entry: "dense_forward_subgroup",
+    source: SOURCE_SUBGROUP,
     bindings: &[read(0, "x"), read(1, "w"), read(2, "b"), write(3, "y")],
 };
 
@@ -49,11 +46,11 @@ pub static BACKWARD_X: KernelSpec = KernelSpec {
     bindings: &[read(0, "x"), read(1, "w"), read(4, "dy"), write(5, "dx")],
 };
 
-/// As [`BACKWARD_X`], in register tiles.
-pub static BACKWARD_X_REGISTERS: KernelSpec = KernelSpec {
+/// As [`BACKWARD_X`], in subgroup tiles.
+pub static BACKWARD_X_SUBGROUP: KernelSpec = KernelSpec {
     op: "dense",
-    entry: "dense_backward_x_registers",
-    source: SOURCE,
+    entry: "dense_backward_x_subgroup",
+    source: SOURCE_SUBGROUP,
     bindings: &[read(0, "x"), read(1, "w"), read(4, "dy"), write(5, "dx")],
 };
 
@@ -73,11 +70,11 @@ pub static BACKWARD_W: KernelSpec = KernelSpec {
     bindings: &[read(0, "x"), read(4, "dy"), write(6, "dw"), write(7, "db")],
 };
 
-/// As [`BACKWARD_W`], in register tiles.
-pub static BACKWARD_W_REGISTERS: KernelSpec = KernelSpec {
+/// As [`BACKWARD_W`], in subgroup tiles.
+pub static BACKWARD_W_SUBGROUP: KernelSpec = KernelSpec {
     op: "dense",
-    entry: "dense_backward_w_registers",
-    source: SOURCE,
+    entry: "dense_backward_w_subgroup",
+    source: SOURCE_SUBGROUP,
     bindings: &[read(0, "x"), read(4, "dy"), write(6, "dw"), write(7, "db")],
 };
 
@@ -92,13 +89,13 @@ pub static BACKWARD_W_SHARED: KernelSpec = KernelSpec {
 /// Every kernel of this operation.
 pub static KERNELS: &[&KernelSpec] = &[
     &FORWARD,
-    &FORWARD_REGISTERS,
+    &FORWARD_SUBGROUP,
     &FORWARD_SHARED,
     &BACKWARD_X,
-    &BACKWARD_X_REGISTERS,
+    &BACKWARD_X_SUBGROUP,
     &BACKWARD_X_SHARED,
     &BACKWARD_W,
-    &BACKWARD_W_REGISTERS,
+    &BACKWARD_W_SUBGROUP,
     &BACKWARD_W_SHARED,
 ];
 
@@ -126,9 +123,9 @@ pub fn record_forward(
     let mut constants = constants(d);
     constants.push(("RELU", f64::from(relu)));
     plan.push(
-        form.pick([&FORWARD, &FORWARD_REGISTERS, &FORWARD_SHARED]),
-        &constants,
-        form.workgroups(d.n, d.o, FORWARD_TILE),
+        form.pick([&FORWARD, &FORWARD_SUBGROUP, &FORWARD_SHARED]),
+        &form.constants(constants),
+        form.workgroups(d.n, d.o, SAMPLES_PER_LANE),
         &[bind("x", x, d.n * d.i), bind("w", w, d.i * d.o), bind("b", b, d.o), bind("y", y, d.n * d.o)],
     )
 }
@@ -152,15 +149,10 @@ pub fn record_backward_x(
 ) -> Result<(), GpuError> {
     let mut constants = constants(d);
     constants.push(("X_IS_RELU", f64::from(x_is_relu)));
-    let workgroups = match form {
-        // In register tiles the rows are the inputs, and the samples are the columns.
-        Form::Registers => form.workgroups(d.i, d.n, BACKWARD_X_TILE),
-        _ => form.workgroups(d.n, d.i, BACKWARD_X_TILE),
-    };
     plan.push(
-        form.pick([&BACKWARD_X, &BACKWARD_X_REGISTERS, &BACKWARD_X_SHARED]),
-        &constants,
-        workgroups,
+        form.pick([&BACKWARD_X, &BACKWARD_X_SUBGROUP, &BACKWARD_X_SHARED]),
+        &form.constants(constants),
+        form.workgroups(d.n, d.i, SAMPLES_PER_LANE),
         &[bind("x", x, d.n * d.i), bind("w", w, d.i * d.o), bind("dy", dy, d.n * d.o), bind("dx", dx, d.n * d.i)],
     )
 }
@@ -180,10 +172,12 @@ pub fn record_backward_w(
     dw: &Tensor,
     db: &Tensor,
 ) -> Result<(), GpuError> {
+    // The bias is a row of its own, except in subgroup tiles, where its gradient comes along.
+    let rows = d.i + usize::from(!matches!(form, Form::Subgroup(_)));
     plan.push(
-        form.pick([&BACKWARD_W, &BACKWARD_W_REGISTERS, &BACKWARD_W_SHARED]),
-        &constants(d),
-        form.workgroups(d.i + 1, d.o, BACKWARD_W_TILE),
+        form.pick([&BACKWARD_W, &BACKWARD_W_SUBGROUP, &BACKWARD_W_SHARED]),
+        &form.constants(constants(d)),
+        form.workgroups(rows, d.o, INPUTS_PER_LANE),
         &[bind("x", x, d.n * d.i), bind("dy", dy, d.n * d.o), bind("dw", dw, d.i * d.o), bind("db", db, d.o)],
     )
 }
@@ -201,14 +195,14 @@ pub fn verify(v: &mut Verifier<'_>, d: &DenseDims, breadth: Breadth) -> Result<(
     let (mut y64, mut y_scale) = (vec![0.0; d.n * d.o], vec![0.0; d.n * d.o]);
     cpu::dense_forward(d, &x64, &w64, &b64, &mut y64);
     cpu::dense_forward(d, &absolute(&x64), &absolute(&w64), &absolute(&b64), &mut y_scale);
-    for form in v.forms(breadth, d.o) {
+    for form in v.forms(breadth, &[d.i, d.o]) {
         for &relu in breadth.relu() {
             let expected: Vec<f64> = y64.iter().map(|&y| if relu { y.max(0.0) } else { y }).collect();
             let mut run = v.run();
             let (tx, tw, tb) = (run.input(&x)?, run.input(&w)?, run.input(&b)?);
             let ty = run.output(d.n * d.o)?;
             record_forward(&mut run.plan, form, d, relu, &tx, &tw, &tb, &ty)?;
-            let name = form.pick([&FORWARD, &FORWARD_REGISTERS, &FORWARD_SHARED]).entry;
+            let name = form.pick([&FORWARD, &FORWARD_SUBGROUP, &FORWARD_SHARED]).entry;
             run.check_sums(name, &case, &[(&ty, &expected, &y_scale, d.i + 1)])?;
         }
     }
@@ -216,7 +210,7 @@ pub fn verify(v: &mut Verifier<'_>, d: &DenseDims, breadth: Breadth) -> Result<(
     let (mut dx64, mut dx_scale) = (vec![0.0; d.n * d.i], vec![0.0; d.n * d.i]);
     cpu::dense_backward_x(d, &w64, &dy64, &mut dx64);
     cpu::dense_backward_x(d, &absolute(&w64), &absolute(&dy64), &mut dx_scale);
-    for form in v.forms(breadth, BACKWARD_X_COLUMNS) {
+    for form in v.forms(breadth, &[d.i, d.o]) {
         for &x_is_relu in breadth.relu() {
             let expected: Vec<f64> =
                 dx64.iter().zip(&x).map(|(&dx, &x)| if x_is_relu && x <= 0.0 { 0.0 } else { dx }).collect();
@@ -224,7 +218,7 @@ pub fn verify(v: &mut Verifier<'_>, d: &DenseDims, breadth: Breadth) -> Result<(
             let (tx, tw, tdy) = (run.input(&x)?, run.input(&w)?, run.input(&dy)?);
             let tdx = run.output(d.n * d.i)?;
             record_backward_x(&mut run.plan, form, d, x_is_relu, &tx, &tw, &tdy, &tdx)?;
-            let name = form.pick([&BACKWARD_X, &BACKWARD_X_REGISTERS, &BACKWARD_X_SHARED]).entry;
+            let name = form.pick([&BACKWARD_X, &BACKWARD_X_SUBGROUP, &BACKWARD_X_SHARED]).entry;
             run.check_sums(name, &case, &[(&tdx, &expected, &dx_scale, d.o)])?;
         }
     }
@@ -236,12 +230,12 @@ pub fn verify(v: &mut Verifier<'_>, d: &DenseDims, breadth: Breadth) -> Result<(
     cpu::dense_backward_w(d, &absolute(&x64), &absolute(&dy64), &mut dw_scale);
     bias::bias_backward_b(&bias_dims, &dy64, &mut db64);
     bias::bias_backward_b(&bias_dims, &absolute(&dy64), &mut db_scale);
-    for form in v.forms(breadth, d.o) {
+    for form in v.forms(breadth, &[d.i, d.o]) {
         let mut run = v.run();
         let (tx, tdy) = (run.input(&x)?, run.input(&dy)?);
         let (tdw, tdb) = (run.output(d.i * d.o)?, run.output(d.o)?);
         record_backward_w(&mut run.plan, form, d, &tx, &tdy, &tdw, &tdb)?;
-        let name = form.pick([&BACKWARD_W, &BACKWARD_W_REGISTERS, &BACKWARD_W_SHARED]).entry;
+        let name = form.pick([&BACKWARD_W, &BACKWARD_W_SUBGROUP, &BACKWARD_W_SHARED]).entry;
         run.check_sums(name, &case, &[(&tdw, &dw64, &dw_scale, d.n), (&tdb, &db64, &db_scale, d.n)])?;
     }
     Ok(())

@@ -14,7 +14,7 @@ pub mod relu;
 pub mod sgd;
 pub mod softmax_xent;
 
-use crate::gpu::{GpuError, KernelSpec, Tiling};
+use crate::gpu::{Constant, Gpu, GpuError, KernelSpec, LANES, Tiling};
 use crate::verify::Verifier;
 
 /// One operation in the registry.
@@ -22,7 +22,7 @@ use crate::verify::Verifier;
 pub struct Op {
     /// The stem of its four files.
     pub name: &'static str,
-    /// Every entry point of `shaders/<name>.wgsl`.
+    /// Every entry point of `shaders/<name>.wgsl`, and of `shaders/<name>_subgroup.wgsl` where there is one.
     pub kernels: &'static [&'static KernelSpec],
     /// Compares every kernel with its CPU mirror on the shapes that `fmnist-gpu selftest` uses.
     pub selftest: fn(&mut Verifier<'_>) -> Result<(), GpuError>,
@@ -47,54 +47,65 @@ pub static OPS: &[Op] = &[
 pub enum Form {
     /// One output an invocation: any shape, the one to read first.
     Plain,
-    /// Register tiles without barriers, for adapters that are processors; needs columns in multiples of four.
-    Registers,
+    /// Tiles in the registers of a subgroup of that many lanes, for adapters that are processors; needs sizes in multiples
+    /// of four.
+    Subgroup(usize),
     /// Tiles in workgroup memory, for GPUs; any shape.
     Shared,
 }
 
 impl Form {
-    /// The form for a device's tiling and the number of columns of the matrix product. This is the one place that chooses.
-    pub fn choose(tiling: Tiling, columns: usize) -> Form {
-        match tiling {
-            Tiling::Shared => Form::Shared,
-            Tiling::Registers if Form::Registers.takes(columns) => Form::Registers,
-            Tiling::Registers => Form::Plain,
+    /// The form of a heavy kernel on a device; `by_4` are the sizes that the subgroup form loads four at a time. This is the
+    /// one place that chooses.
+    pub fn choose(gpu: &Gpu, by_4: &[usize]) -> Form {
+        match (gpu.tiling(), gpu.lanes()) {
+            (Tiling::Shared, _) => Form::Shared,
+            (Tiling::Subgroup, Some(lanes)) if Form::Subgroup(lanes).takes(by_4) => Form::Subgroup(lanes),
+            (Tiling::Subgroup | Tiling::Plain, _) => Form::Plain,
         }
     }
 
-    /// Whether this form can compute a product with that many columns.
-    pub fn takes(self, columns: usize) -> bool {
-        self != Form::Registers || columns.is_multiple_of(4)
+    /// Every form that the device can run with those sizes.
+    pub fn all(gpu: &Gpu, by_4: &[usize]) -> Vec<Form> {
+        let lanes = LANES.into_iter().filter(|&lanes| gpu.lanes().is_some_and(|has| lanes <= has));
+        let forms = [Form::Plain, Form::Shared].into_iter().chain(lanes.map(Form::Subgroup));
+        forms.filter(|form| form.takes(by_4)).collect()
     }
 
-    /// Every form that can compute a product with that many columns.
-    pub fn all(columns: usize) -> impl Iterator<Item = Form> {
-        [Form::Plain, Form::Registers, Form::Shared].into_iter().filter(move |form| form.takes(columns))
+    fn takes(self, by_4: &[usize]) -> bool {
+        !matches!(self, Form::Subgroup(_)) || by_4.iter().all(|size| size.is_multiple_of(4))
     }
 
-    /// The one of three kernels that has this form.
+    /// The one of three kernels that has this form: plain, subgroup, shared.
     fn pick(self, kernels: [&'static KernelSpec; 3]) -> &'static KernelSpec {
         match self {
             Form::Plain => kernels[0],
-            Form::Registers => kernels[1],
+            Form::Subgroup(_) => kernels[1],
             Form::Shared => kernels[2],
         }
     }
 
-    /// Rows and columns of outputs that one workgroup computes, where `registers` is the tile of the kernel's register form.
-    fn tile(self, registers: [usize; 2]) -> [usize; 2] {
+    /// The constants of a kernel of this form, from those of the operation.
+    fn constants(self, mut of_op: Vec<Constant>) -> Vec<Constant> {
+        if let Form::Subgroup(lanes) = self {
+            of_op.push(("LANES", lanes as f64));
+        }
+        of_op
+    }
+
+    /// Rows and columns of outputs that one workgroup computes; in the subgroup form `rows_per_lane` times the lanes.
+    fn tile(self, rows_per_lane: usize) -> [usize; 2] {
         match self {
             Form::Plain => [64, 1],
-            Form::Registers => registers,
+            Form::Subgroup(lanes) => [rows_per_lane * lanes, 4 * lanes],
             // TILE of the shaders.
             Form::Shared => [64, 64],
         }
     }
 
     /// Workgroups for a product of `rows` x `columns`: row tiles in x (folded into z), column tiles in y.
-    fn workgroups(self, rows: usize, columns: usize, registers: [usize; 2]) -> [u32; 3] {
-        let [tile_rows, tile_columns] = self.tile(registers);
+    fn workgroups(self, rows: usize, columns: usize, rows_per_lane: usize) -> [u32; 3] {
+        let [tile_rows, tile_columns] = self.tile(rows_per_lane);
         match self {
             Form::Plain => crate::gpu::workgroups_linear(rows * columns, 64),
             _ => {

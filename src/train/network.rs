@@ -107,7 +107,7 @@ impl Network {
         parameters: &Arena,
         activations: &Activations,
     ) -> Result<(), EngineError> {
-        let tiling = plan.gpu().tiling();
+        let gpu = plan.gpu();
         for (i, shape) in self.layers.iter().enumerate() {
             let x = self.input(activations, i);
             let y = &activations.outputs[i];
@@ -116,13 +116,13 @@ impl Network {
                 Layer::Conv2d { activation, .. } => {
                     let d = conv2d_dims(&shape.layer, n, &shape.input).map_err(fail)?;
                     let (w, b) = self.weight_and_bias(parameters, i);
-                    let form = Form::choose(tiling, d.o);
+                    let form = Form::choose(gpu, &[d.o]);
                     conv2d::record_forward(plan, form, &d, *activation == Activation::Relu, x, w, b, y)?;
                 }
                 Layer::Dense { activation, .. } => {
                     let d = dense_dims(shape, n);
                     let (w, b) = self.weight_and_bias(parameters, i);
-                    let form = Form::choose(tiling, d.o);
+                    let form = Form::choose(gpu, &[d.i, d.o]);
                     dense::record_forward(plan, form, &d, *activation == Activation::Relu, x, w, b, y)?;
                 }
                 Layer::MaxPool2d { .. } => {
@@ -151,7 +151,6 @@ impl Network {
         gradients: &Arena,
     ) -> Result<(), EngineError> {
         let gpu = plan.gpu();
-        let tiling = gpu.tiling();
         let first_with_weights = self.weights.iter().position(Option::is_some).unwrap_or(0);
         let mut dy = dlogits.clone();
         for (i, shape) in self.layers.iter().enumerate().skip(first_with_weights).rev() {
@@ -170,12 +169,12 @@ impl Network {
                     let d = conv2d_dims(&shape.layer, n, &shape.input).map_err(fail)?;
                     let (w, _) = self.weight_and_bias(parameters, i);
                     let (dw, db) = self.weight_and_bias(gradients, i);
-                    let form = Form::choose(tiling, d.o);
+                    let form = Form::choose(gpu, &[d.o]);
                     let parts_shape = conv2d::dw_parts_shape(form, &d);
                     let parts = gpu.tensor(&format!("{}.dw_parts", shape.name), &parts_shape, Element::F32)?;
                     conv2d::record_backward_w(plan, form, &d, x, &dy, &parts, dw, db)?;
                     if needs_dx {
-                        let form = Form::choose(tiling, d.c);
+                        let form = Form::choose(gpu, &[d.c, d.o]);
                         conv2d::record_backward_x(plan, form, &d, is_relu, x, w, &dy, &dx)?;
                     }
                 }
@@ -183,9 +182,9 @@ impl Network {
                     let d = dense_dims(shape, n);
                     let (w, _) = self.weight_and_bias(parameters, i);
                     let (dw, db) = self.weight_and_bias(gradients, i);
-                    dense::record_backward_w(plan, Form::choose(tiling, d.o), &d, x, &dy, dw, db)?;
+                    dense::record_backward_w(plan, Form::choose(gpu, &[d.i, d.o]), &d, x, &dy, dw, db)?;
                     if needs_dx {
-                        let form = Form::choose(tiling, dense::BACKWARD_X_COLUMNS);
+                        let form = Form::choose(gpu, &[d.i, d.o]);
                         dense::record_backward_x(plan, form, &d, is_relu, x, w, &dy, &dx)?;
                     }
                 }

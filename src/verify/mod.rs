@@ -66,9 +66,9 @@ impl Verdict {
 /// How much of an operation is compared on one shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Breadth {
-    /// Every form that takes the shape, each with and without ReLU.
+    /// Every form that takes the shape, subgroup tiles of every width that the device can run, each with and without ReLU.
     Everything,
-    /// Every form that takes the shape, without ReLU.
+    /// Every form that takes the shape, subgroup tiles in the device's own width, without ReLU.
     Forms,
     /// The form in which this device trains, with ReLU.
     AsTrained,
@@ -104,11 +104,15 @@ impl<'g> Verifier<'g> {
         (0..len).map(|_| (self.random.next_u32() >> 8) as f32 / (1u32 << 24) as f32 * 1.6 - 0.6).collect()
     }
 
-    /// The forms to compare for a matrix product with that many columns.
-    pub fn forms(&self, breadth: Breadth, columns: usize) -> Vec<Form> {
+    /// The forms to compare; `by_4` are the sizes that the subgroup form loads four at a time.
+    pub fn forms(&self, breadth: Breadth, by_4: &[usize]) -> Vec<Form> {
         match breadth {
-            Breadth::Everything | Breadth::Forms => Form::all(columns).collect(),
-            Breadth::AsTrained => vec![Form::choose(self.gpu.tiling(), columns)],
+            Breadth::Everything => Form::all(self.gpu, by_4),
+            Breadth::Forms => {
+                let narrower = |form: &Form| matches!(form, Form::Subgroup(lanes) if Some(*lanes) != self.gpu.lanes());
+                Form::all(self.gpu, by_4).into_iter().filter(|form| !narrower(form)).collect()
+            }
+            Breadth::AsTrained => vec![Form::choose(self.gpu, by_4)],
         }
     }
 

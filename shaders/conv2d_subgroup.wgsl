@@ -1,0 +1,378 @@
+// conv2d, in subgroup tiles: the passes of conv2d.wgsl for adapters that are processors. Same formulas, layout and bindings.
+//
+//   y[n,i,j,o] = b[o] + sum over p,q,c of x[n, i*SH+p-PT, j*SW+q-PL, c] * w[p,q,c,o]        (x outside its bounds is 0)
+//
+// Host: src/ops/conv2d.rs   Mirror: src/cpu/conv2d.rs   Test: tests/conv2d.rs
+//
+// On such an adapter (lavapipe) the invocations of a subgroup are the lanes of one vector register. A load goes through the lanes
+// one by one, and costs as much as a hundred multiply-adds whether the lanes read the same address or not (27 ns for a vec4, Mesa
+// 22.3 and 25.0). Passing a value from one lane to all others is one instruction. So nothing is loaded twice: a workgroup is one
+// subgroup, each lane loads its own rows of the left operand and its own columns of the right one, four values at a time, and the
+// lanes lend each other their rows. 18 GFLOP/s without this, 43 with it (second layer of the CNN, batch 32, two cores, Mesa 22.3).
+//
+// As a matrix product: rows are positions (backward_w: filter cells), columns are channels. A workgroup computes 4 LANES rows (of
+// cells 8 LANES) by 4 LANES columns; twice as many rows would halve the loads of w, and lose more by sums that no longer fit the
+// registers. The loads of a round come before its sums, weights first: 5.5 instead of 7.7 ms on Mesa 25.0.
+//
+// Rows and columns past the end are the last ones once more. Columns are then not stored; rows are stored again with the same
+// values, because a branch around each store costs seconds of compile time. O (for backward_x: also C) is a multiple of 4.
+// This is a file of its own because a device without subgroup operations must not even parse it.
+
+override N: u32 = 1u;      // pictures
+override H: u32 = 1u;      // input rows
+override W: u32 = 1u;      // input columns
+override C: u32 = 4u;      // input channels
+override KH: u32 = 1u;     // filter rows
+override KW: u32 = 1u;     // filter columns
+override O: u32 = 4u;      // output channels
+override SH: u32 = 1u;     // stride down
+override SW: u32 = 1u;     // stride across
+override PT: u32 = 0u;     // padding above
+override PL: u32 = 0u;     // padding to the left
+override HO: u32 = 1u;     // output rows
+override WO: u32 = 1u;     // output columns
+override RELU: bool = false;        // forward: y = max(y, 0)
+override X_IS_RELU: bool = false;   // backward_x: x came out of a ReLU, so dx is 0 where x is 0
+override IMAGES_PER_PART: u32 = 1u; // backward_w: pictures summed in one part
+override LANES: u32 = 8u;           // 8, or 4: invocations of a workgroup, no more than a subgroup has
+
+@group(0) @binding(0) var<storage, read> x: array<f32>;              // [N, H, W, C]
+@group(0) @binding(0) var<storage, read> x_by_4: array<vec4<f32>>;   // the same, four channels at once
+@group(0) @binding(1) var<storage, read> w_by_4: array<vec4<f32>>;   // [KH, KW, C, O] four output channels at once
+@group(0) @binding(2) var<storage, read> b_by_4: array<vec4<f32>>;   // [O]
+@group(0) @binding(3) var<storage, read_write> y_by_4: array<vec4<f32>>;        // [N, HO, WO, O]
+@group(0) @binding(4) var<storage, read> dy_by_4: array<vec4<f32>>;  // [N, HO, WO, O]
+@group(0) @binding(5) var<storage, read_write> dx_by_4: array<vec4<f32>>;       // [N, H, W, C]
+@group(0) @binding(6) var<storage, read_write> dw_parts_by_4: array<vec4<f32>>; // [parts, KH*KW*C + 1, O]; the last row is db
+
+// LANES rows by four columns of each lane.
+alias Sums = array<vec4<f32>, 8>;
+
+// sums += (x of every lane) times (w of this lane). Written out, so that the sums are registers.
+fn add(sums: ptr<function, Sums>, x: f32, w: vec4<f32>) {
+    (*sums)[0] += subgroupBroadcast(x, 0u) * w;
+    (*sums)[1] += subgroupBroadcast(x, 1u) * w;
+    (*sums)[2] += subgroupBroadcast(x, 2u) * w;
+    (*sums)[3] += subgroupBroadcast(x, 3u) * w;
+    if (LANES > 4u) {
+        (*sums)[4] += subgroupBroadcast(x, 4u) * w;
+        (*sums)[5] += subgroupBroadcast(x, 5u) * w;
+        (*sums)[6] += subgroupBroadcast(x, 6u) * w;
+        (*sums)[7] += subgroupBroadcast(x, 7u) * w;
+    }
+}
+
+// The same for four steps of the inner dimension: x has one of each, w has a row of each.
+fn add_4(sums: ptr<function, Sums>, x: vec4<f32>, w_0: vec4<f32>, w_1: vec4<f32>, w_2: vec4<f32>, w_3: vec4<f32>) {
+    add(sums, x.x, w_0);
+    add(sums, x.y, w_1);
+    add(sums, x.z, w_2);
+    add(sums, x.w, w_3);
+}
+
+// One row of the left operand: where its values start, and whether they count (else they are 0).
+struct Source { inside: bool, base: u32 }
+
+// Output position `row` under filter cell (p, q): the pixel of x.
+fn x_source(row: u32, p: u32, q: u32) -> Source {
+    let position = min(row, N * HO * WO - 1u);
+    // Unsigned: a pixel above or left of the picture wraps to a huge number and fails the same test.
+    let top = position / WO % HO * SH + p - PT;
+    let left = position % WO * SW + q - PL;
+    let inside = top < H && left < W;
+    return Source(inside, select(0u, ((position / (HO * WO) * H + top) * W + left) * C, inside));
+}
+
+// Input position `row` under filter cell (p, q): the output that used it.
+fn dy_source(row: u32, p: u32, q: u32) -> Source {
+    let position = min(row, N * H * W - 1u);
+    let bottom = position / W % H + PT - p;
+    let right = position % W + PL - q;
+    // Above or left of the first output the difference wraps; the quotient is then past the last output.
+    let i = bottom / SH;
+    let j = right / SW;
+    let inside = i * SH == bottom && j * SW == right && i < HO && j < WO;
+    return Source(inside, select(0u, ((position / (H * W) * HO + i) * WO + j) * O, inside));
+}
+
+fn x_value(source: Source, c: u32) -> f32 {
+    return select(0.0, x[source.base + c], source.inside);
+}
+
+fn x_value_by_4(source: Source, c: u32) -> vec4<f32> {
+    return select(vec4(0.0), x_by_4[source.base / 4u + c], source.inside);
+}
+
+fn dy_value_by_4(source: Source, o: u32) -> vec4<f32> {
+    return select(vec4(0.0), dy_by_4[source.base / 4u + o], source.inside);
+}
+
+@compute @workgroup_size(LANES)
+fn conv2d_forward_subgroup(
+    @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(subgroup_invocation_id) lane: u32
+) {
+    let row = (group.z * groups.x + group.x) * 4u * LANES;
+    let quad = min(group.y * LANES + lane, O / 4u - 1u);
+    var sum_0 = filled(b_by_4[quad]);
+    var sum_1 = sum_0;
+    var sum_2 = sum_0;
+    var sum_3 = sum_0;
+    for (var p = 0u; p < KH; p++) {
+        for (var q = 0u; q < KW; q++) {
+            let x_0 = x_source(row + 0u * LANES + lane, p, q);
+            let x_1 = x_source(row + 1u * LANES + lane, p, q);
+            let x_2 = x_source(row + 2u * LANES + lane, p, q);
+            let x_3 = x_source(row + 3u * LANES + lane, p, q);
+            let w_row = (p * KW + q) * C;
+            for (var c = 0u; c < C / 4u; c++) {
+                let w_0 = w_by_4[(w_row + c * 4u + 0u) * (O / 4u) + quad];
+                let w_1 = w_by_4[(w_row + c * 4u + 1u) * (O / 4u) + quad];
+                let w_2 = w_by_4[(w_row + c * 4u + 2u) * (O / 4u) + quad];
+                let w_3 = w_by_4[(w_row + c * 4u + 3u) * (O / 4u) + quad];
+                let value_0 = x_value_by_4(x_0, c);
+                let value_1 = x_value_by_4(x_1, c);
+                let value_2 = x_value_by_4(x_2, c);
+                let value_3 = x_value_by_4(x_3, c);
+                add_4(&sum_0, value_0, w_0, w_1, w_2, w_3);
+                add_4(&sum_1, value_1, w_0, w_1, w_2, w_3);
+                add_4(&sum_2, value_2, w_0, w_1, w_2, w_3);
+                add_4(&sum_3, value_3, w_0, w_1, w_2, w_3);
+            }
+        }
+    }
+    if (group.y * LANES + lane >= O / 4u) { return; }
+    store_y(row + 0u * LANES, quad, &sum_0);
+    store_y(row + 1u * LANES, quad, &sum_1);
+    store_y(row + 2u * LANES, quad, &sum_2);
+    store_y(row + 3u * LANES, quad, &sum_3);
+}
+
+// For C that is not a multiple of 4.
+@compute @workgroup_size(LANES)
+fn conv2d_forward_subgroup_any(
+    @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(subgroup_invocation_id) lane: u32
+) {
+    let row = (group.z * groups.x + group.x) * 4u * LANES;
+    let quad = min(group.y * LANES + lane, O / 4u - 1u);
+    var sum_0 = filled(b_by_4[quad]);
+    var sum_1 = sum_0;
+    var sum_2 = sum_0;
+    var sum_3 = sum_0;
+    for (var p = 0u; p < KH; p++) {
+        for (var q = 0u; q < KW; q++) {
+            let x_0 = x_source(row + 0u * LANES + lane, p, q);
+            let x_1 = x_source(row + 1u * LANES + lane, p, q);
+            let x_2 = x_source(row + 2u * LANES + lane, p, q);
+            let x_3 = x_source(row + 3u * LANES + lane, p, q);
+            let w_row = (p * KW + q) * C;
+            for (var c = 0u; c < C; c++) {
+                let w_0 = w_by_4[(w_row + c) * (O / 4u) + quad];
+                let value_0 = x_value(x_0, c);
+                let value_1 = x_value(x_1, c);
+                let value_2 = x_value(x_2, c);
+                let value_3 = x_value(x_3, c);
+                add(&sum_0, value_0, w_0);
+                add(&sum_1, value_1, w_0);
+                add(&sum_2, value_2, w_0);
+                add(&sum_3, value_3, w_0);
+            }
+        }
+    }
+    if (group.y * LANES + lane >= O / 4u) { return; }
+    store_y(row + 0u * LANES, quad, &sum_0);
+    store_y(row + 1u * LANES, quad, &sum_1);
+    store_y(row + 2u * LANES, quad, &sum_2);
+    store_y(row + 3u * LANES, quad, &sum_3);
+}
+
+fn filled(value: vec4<f32>) -> Sums {
+    return Sums(value, value, value, value, value, value, value, value);
+}
+
+fn store_y(row: u32, quad: u32, sums: ptr<function, Sums>) {
+    for (var k = 0u; k < LANES; k++) {
+        let value = (*sums)[k];
+        y_by_4[min(row + k, N * HO * WO - 1u) * (O / 4u) + quad] = select(value, max(value, vec4(0.0)), RELU);
+    }
+}
+
+@compute @workgroup_size(LANES)
+fn conv2d_backward_x_subgroup(
+    @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(subgroup_invocation_id) lane: u32
+) {
+    let row = (group.z * groups.x + group.x) * 4u * LANES;
+    let quad = min(group.y * LANES + lane, C / 4u - 1u);
+    var sum_0 = Sums();
+    var sum_1 = Sums();
+    var sum_2 = Sums();
+    var sum_3 = Sums();
+    for (var p = 0u; p < KH; p++) {
+        for (var q = 0u; q < KW; q++) {
+            let dy_0 = dy_source(row + 0u * LANES + lane, p, q);
+            let dy_1 = dy_source(row + 1u * LANES + lane, p, q);
+            let dy_2 = dy_source(row + 2u * LANES + lane, p, q);
+            let dy_3 = dy_source(row + 3u * LANES + lane, p, q);
+            let w_row = (p * KW + q) * C + quad * 4u;
+            for (var o = 0u; o < O / 4u; o++) {
+                // Four input channels by four output channels; turned round, so that w_0 is four inputs of the first output.
+                let w = transpose(mat4x4(
+                    w_by_4[(w_row + 0u) * (O / 4u) + o], w_by_4[(w_row + 1u) * (O / 4u) + o],
+                    w_by_4[(w_row + 2u) * (O / 4u) + o], w_by_4[(w_row + 3u) * (O / 4u) + o]
+                ));
+                let value_0 = dy_value_by_4(dy_0, o);
+                let value_1 = dy_value_by_4(dy_1, o);
+                let value_2 = dy_value_by_4(dy_2, o);
+                let value_3 = dy_value_by_4(dy_3, o);
+                add_4(&sum_0, value_0, w[0], w[1], w[2], w[3]);
+                add_4(&sum_1, value_1, w[0], w[1], w[2], w[3]);
+                add_4(&sum_2, value_2, w[0], w[1], w[2], w[3]);
+                add_4(&sum_3, value_3, w[0], w[1], w[2], w[3]);
+            }
+        }
+    }
+    if (group.y * LANES + lane >= C / 4u) { return; }
+    store_dx(row + 0u * LANES, quad, &sum_0);
+    store_dx(row + 1u * LANES, quad, &sum_1);
+    store_dx(row + 2u * LANES, quad, &sum_2);
+    store_dx(row + 3u * LANES, quad, &sum_3);
+}
+
+fn store_dx(row: u32, quad: u32, sums: ptr<function, Sums>) {
+    for (var k = 0u; k < LANES; k++) {
+        let at = min(row + k, N * H * W - 1u) * (C / 4u) + quad;
+        var value = (*sums)[k];
+        if (X_IS_RELU) { value = select(vec4(0.0), value, x_by_4[at] > vec4(0.0)); }
+        dx_by_4[at] = value;
+    }
+}
+
+// Rows are filter cells, columns output channels; the inner dimension is every position of the pictures of one part.
+// The gradient of the bias comes along: it is the sum of the right operand.
+@compute @workgroup_size(LANES)
+fn conv2d_backward_w_subgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id) lane: u32) {
+    let quad = min(group.y * LANES + lane, O / 4u - 1u);
+    let first = group.z * IMAGES_PER_PART;
+    let last = min(first + IMAGES_PER_PART, N);
+    var sum_0 = Sums();
+    var sum_1 = Sums();
+    var sum_2 = Sums();
+    var sum_3 = Sums();
+    var sum_4 = Sums();
+    var sum_5 = Sums();
+    var sum_6 = Sums();
+    var sum_7 = Sums();
+    var sum_bias = vec4(0.0);
+    // Each lane has two quads of cells, which are four channels under one cell of the window: eight rows.
+    let cells = group.x * 2u * LANES;
+    let cell_0 = window_cell((cells + lane) * 4u);
+    let cell_1 = window_cell((cells + LANES + lane) * 4u);
+    for (var n = first; n < last; n++) {
+        for (var i = 0u; i < HO; i++) {
+            for (var j = 0u; j < WO; j++) {
+                let x_0 = x_value_by_4(cell_source(cell_0, n, i, j), 0u);
+                let x_1 = x_value_by_4(cell_source(cell_1, n, i, j), 0u);
+                let gradients = dy_by_4[((n * HO + i) * WO + j) * (O / 4u) + quad];
+                add(&sum_0, x_0.x, gradients);
+                add(&sum_1, x_0.y, gradients);
+                add(&sum_2, x_0.z, gradients);
+                add(&sum_3, x_0.w, gradients);
+                add(&sum_4, x_1.x, gradients);
+                add(&sum_5, x_1.y, gradients);
+                add(&sum_6, x_1.z, gradients);
+                add(&sum_7, x_1.w, gradients);
+                sum_bias += gradients;
+            }
+        }
+    }
+    if (group.y * LANES + lane >= O / 4u) { return; }
+    store_dw(group.z, cells, 4u, 0u, quad, &sum_0);
+    store_dw(group.z, cells, 4u, 1u, quad, &sum_1);
+    store_dw(group.z, cells, 4u, 2u, quad, &sum_2);
+    store_dw(group.z, cells, 4u, 3u, quad, &sum_3);
+    store_dw(group.z, cells + LANES, 4u, 0u, quad, &sum_4);
+    store_dw(group.z, cells + LANES, 4u, 1u, quad, &sum_5);
+    store_dw(group.z, cells + LANES, 4u, 2u, quad, &sum_6);
+    store_dw(group.z, cells + LANES, 4u, 3u, quad, &sum_7);
+    if (group.x == 0u) { dw_parts_by_4[(group.z * (KH * KW * C + 1u) + KH * KW * C) * (O / 4u) + quad] = sum_bias; }
+}
+
+// For C that is not a multiple of 4.
+@compute @workgroup_size(LANES)
+fn conv2d_backward_w_subgroup_any(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id) lane: u32) {
+    let quad = min(group.y * LANES + lane, O / 4u - 1u);
+    let first = group.z * IMAGES_PER_PART;
+    let last = min(first + IMAGES_PER_PART, N);
+    var sum_0 = Sums();
+    var sum_1 = Sums();
+    var sum_2 = Sums();
+    var sum_3 = Sums();
+    var sum_4 = Sums();
+    var sum_5 = Sums();
+    var sum_6 = Sums();
+    var sum_7 = Sums();
+    var sum_bias = vec4(0.0);
+    // Each lane has up to eight single cells. A filter on one channel has few: what it does not have is left out.
+    let cells = group.x * 8u * LANES;
+    let cell_0 = window_cell(cells + 0u * LANES + lane);
+    let cell_1 = window_cell(cells + 1u * LANES + lane);
+    let cell_2 = window_cell(cells + 2u * LANES + lane);
+    let cell_3 = window_cell(cells + 3u * LANES + lane);
+    let cell_4 = window_cell(cells + 4u * LANES + lane);
+    let cell_5 = window_cell(cells + 5u * LANES + lane);
+    let cell_6 = window_cell(cells + 6u * LANES + lane);
+    let cell_7 = window_cell(cells + 7u * LANES + lane);
+    for (var n = first; n < last; n++) {
+        for (var i = 0u; i < HO; i++) {
+            for (var j = 0u; j < WO; j++) {
+                let gradients = dy_by_4[((n * HO + i) * WO + j) * (O / 4u) + quad];
+                add(&sum_0, x_value(cell_source(cell_0, n, i, j), 0u), gradients);
+                if (KH * KW * C > 1u * LANES) { add(&sum_1, x_value(cell_source(cell_1, n, i, j), 0u), gradients); }
+                if (KH * KW * C > 2u * LANES) { add(&sum_2, x_value(cell_source(cell_2, n, i, j), 0u), gradients); }
+                if (KH * KW * C > 3u * LANES) { add(&sum_3, x_value(cell_source(cell_3, n, i, j), 0u), gradients); }
+                if (KH * KW * C > 4u * LANES) { add(&sum_4, x_value(cell_source(cell_4, n, i, j), 0u), gradients); }
+                if (KH * KW * C > 5u * LANES) { add(&sum_5, x_value(cell_source(cell_5, n, i, j), 0u), gradients); }
+                if (KH * KW * C > 6u * LANES) { add(&sum_6, x_value(cell_source(cell_6, n, i, j), 0u), gradients); }
+                if (KH * KW * C > 7u * LANES) { add(&sum_7, x_value(cell_source(cell_7, n, i, j), 0u), gradients); }
+                sum_bias += gradients;
+            }
+        }
+    }
+    if (group.y * LANES + lane >= O / 4u) { return; }
+    store_dw(group.z, cells + 0u * LANES, 1u, 0u, quad, &sum_0);
+    if (KH * KW * C > 1u * LANES) { store_dw(group.z, cells + 1u * LANES, 1u, 0u, quad, &sum_1); }
+    if (KH * KW * C > 2u * LANES) { store_dw(group.z, cells + 2u * LANES, 1u, 0u, quad, &sum_2); }
+    if (KH * KW * C > 3u * LANES) { store_dw(group.z, cells + 3u * LANES, 1u, 0u, quad, &sum_3); }
+    if (KH * KW * C > 4u * LANES) { store_dw(group.z, cells + 4u * LANES, 1u, 0u, quad, &sum_4); }
+    if (KH * KW * C > 5u * LANES) { store_dw(group.z, cells + 5u * LANES, 1u, 0u, quad, &sum_5); }
+    if (KH * KW * C > 6u * LANES) { store_dw(group.z, cells + 6u * LANES, 1u, 0u, quad, &sum_6); }
+    if (KH * KW * C > 7u * LANES) { store_dw(group.z, cells + 7u * LANES, 1u, 0u, quad, &sum_7); }
+    if (group.x == 0u) { dw_parts_by_4[(group.z * (KH * KW * C + 1u) + KH * KW * C) * (O / 4u) + quad] = sum_bias; }
+}
+
+// Where a filter cell lies in the window, and its channel.
+struct WindowCell { p: u32, q: u32, c: u32 }
+
+// Cells past the end are the last one (or the last four).
+fn window_cell(cell: u32) -> WindowCell {
+    let at = min(cell, select(KH * KW * C - 1u, KH * KW * C - 4u, C % 4u == 0u));
+    return WindowCell(at / C / KW, at / C % KW, at % C);
+}
+
+// The pixel and channel under a filter cell at output position (i, j).
+fn cell_source(cell: WindowCell, n: u32, i: u32, j: u32) -> Source {
+    let top = i * SH + cell.p - PT;
+    let left = j * SW + cell.q - PL;
+    let inside = top < H && left < W;
+    return Source(inside, select(0u, ((n * H + top) * W + left) * C + cell.c, inside));
+}
+
+// Rows of dw: the cells `first` and following, counted in units of 1 or 4 cells, of which `part_of_unit` is meant.
+fn store_dw(part: u32, first: u32, unit: u32, part_of_unit: u32, quad: u32, sums: ptr<function, Sums>) {
+    for (var k = 0u; k < LANES; k++) {
+        let cell = min(first + k, KH * KW * C / unit - 1u) * unit + part_of_unit;
+        dw_parts_by_4[(part * (KH * KW * C + 1u) + cell) * (O / 4u) + quad] = (*sums)[k];
+    }
+}
