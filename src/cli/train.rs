@@ -150,14 +150,14 @@ pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
         display.show(&event);
     })?;
     display.clear();
+    let weights = engine.parameters()?;
+    folder.write_model(&model, &weights)?;
     if let Some(error) = history_error {
         return Err(error.into());
     }
     if trained.history.is_empty() {
         folder.write_history(&[])?;
     }
-    let weights = engine.parameters()?;
-    folder.write_model(&model, &weights)?;
 
     if let Outcome::NonFinite { epoch, step } = trained.outcome {
         folder.write_summary(&summarise(&config, &trained, &weights, None))?;
