@@ -91,7 +91,7 @@ const SMALL: &str = "train --model mlp --dataset synthetic --train-limit 320 --e
 fn help_and_version_are_there_for_every_command() {
     let place = Place::new();
     let help = place.run("--help").exits(0).out;
-    for command in ["train", "evaluate", "predict", "samples", "devices", "selftest", "summary"] {
+    for command in ["train", "evaluate", "predict", "samples", "devices", "selftest", "bench", "profile", "summary"] {
         assert!(help.contains(command), "{help}");
         assert!(place.run(&format!("{command} --help")).exits(0).out.contains("Usage:"));
     }

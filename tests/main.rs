@@ -20,6 +20,8 @@ mod relu;
 mod sgd;
 mod softmax_xent;
 
+/// Speeds, peaks and timings: that they are measured, not how high they are.
+mod bench;
 /// The mirrors against finite differences and hand-made examples.
 mod gradients;
 /// Proof that the comparisons can fail.

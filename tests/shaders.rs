@@ -1,4 +1,4 @@
-use fmnist_gpu::gpu::KernelSpec;
+use fmnist_gpu::gpu::{KernelSpec, peak};
 use fmnist_gpu::ops::OPS;
 use naga::back::pipeline_constants::process_overrides;
 use naga::back::{PipelineConstants, hlsl, msl, spv};
@@ -41,9 +41,14 @@ fn parse(spec: &KernelSpec) -> (naga::Module, naga::valid::ModuleInfo) {
     (module, info)
 }
 
+/// Every kernel of the operations, and those that measure.
+fn all() -> impl Iterator<Item = &'static KernelSpec> {
+    OPS.iter().flat_map(|op| op.kernels).chain(peak::KERNELS).copied()
+}
+
 fn for_every_entry_point(mut write: impl FnMut(&KernelSpec, &naga::Module, &naga::valid::ModuleInfo)) {
     let mut written = 0;
-    for spec in OPS.iter().flat_map(|op| op.kernels) {
+    for spec in all() {
         let (module, info) = parse(spec);
         let known = |name: &str| module.overrides.iter().any(|(_, o)| o.name.as_deref() == Some(name));
         for constants in [&[], REAL] {
@@ -58,7 +63,7 @@ fn for_every_entry_point(mut write: impl FnMut(&KernelSpec, &naga::Module, &naga
             written += 1;
         }
     }
-    assert_eq!(written, 2 * OPS.iter().map(|op| op.kernels.len()).sum::<usize>());
+    assert_eq!(written, 2 * all().count());
     assert!(written >= 60, "only {written} shaders were written");
 }
 

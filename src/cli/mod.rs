@@ -1,10 +1,12 @@
 //! The command line: one file a subcommand. Arguments as typed become validated values before anything is touched.
 
+mod bench;
 mod device;
 mod devices;
 mod evaluate;
 mod picture;
 mod predict;
+mod profile;
 mod samples;
 mod selftest;
 mod source;
@@ -60,6 +62,10 @@ enum Command {
     Devices(devices::DevicesArgs),
     /// Compare every kernel with its CPU mirror on this machine's adapter
     Selftest(selftest::SelftestArgs),
+    /// Measure the speed of training and inference
+    Bench(bench::BenchArgs),
+    /// Show how long each kernel of a training step takes, beside what the adapter can do
+    Profile(profile::ProfileArgs),
     /// Show the layers, shapes, parameters and work of a model
     Summary(summary::SummaryArgs),
 }
@@ -76,6 +82,8 @@ pub fn run() -> Result<ExitCode> {
         Command::Samples(args) => samples::run(args, &global),
         Command::Devices(args) => devices::run(args),
         Command::Selftest(args) => selftest::run(args, &global),
+        Command::Bench(args) => bench::run(args, &global),
+        Command::Profile(args) => profile::run(args, &global),
         Command::Summary(args) => summary::run(args),
     }
 }

@@ -121,9 +121,11 @@ impl Gpu {
         let candidate = adapter::choose(&options.choice)?;
         let info = candidate.info;
         let limits = limits_to_ask(&info.name, &candidate.adapter.limits())?;
-        // Subgroup operations are used where they are offered; everything runs without them too.
-        let features = candidate.adapter.features() & wgpu::Features::SUBGROUP;
-        let lanes = if features.is_empty() { None } else { lanes(&candidate.adapter.get_info()) };
+        // Used where they are offered; everything runs without them too.
+        let wanted = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
+        let features = candidate.adapter.features() & wanted;
+        let has_subgroups = features.contains(wgpu::Features::SUBGROUP);
+        let lanes = if has_subgroups { lanes(&candidate.adapter.get_info()) } else { None };
         let (device, queue) = pollster::block_on(candidate.adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("fmnist-gpu"),
             required_features: features,
@@ -177,6 +179,16 @@ impl Gpu {
     /// Invocations of a workgroup in subgroup tiles, where the device has subgroup operations and large enough subgroups.
     pub fn lanes(&self) -> Option<usize> {
         self.lanes
+    }
+
+    /// Whether the adapter's clock can be read between passes.
+    pub fn has_timestamps(&self) -> bool {
+        self.device.features().contains(wgpu::Features::TIMESTAMP_QUERY)
+    }
+
+    /// Nanoseconds of one tick of the adapter's clock.
+    pub(super) fn timestamp_period(&self) -> f32 {
+        self.queue.get_timestamp_period()
     }
 
     /// Whether wgpu's run-time checks are compiled into the shaders.
@@ -343,7 +355,7 @@ impl Gpu {
         let mut readback = Readback::new(self, &tensor.name, tensor.len())?;
         let mut encoder = self.encoder("read back");
         readback.record(&mut encoder, &[tensor]);
-        let submission = self.submit(encoder)?;
+        let submission = self.submit(encoder.finish())?;
         readback.begin();
         readback.wait(self, submission)
     }
@@ -366,8 +378,8 @@ impl Gpu {
     ///
     /// # Errors
     /// The device was lost or reported an error, now or before.
-    pub fn submit(&self, encoder: wgpu::CommandEncoder) -> Result<wgpu::SubmissionIndex, GpuError> {
-        let index = self.queue.submit([encoder.finish()]);
+    pub fn submit(&self, commands: wgpu::CommandBuffer) -> Result<wgpu::SubmissionIndex, GpuError> {
+        let index = self.queue.submit([commands]);
         self.check()?;
         Ok(index)
     }
@@ -379,7 +391,7 @@ impl Gpu {
     pub fn run(&self, plan: &Plan) -> Result<(), GpuError> {
         let mut encoder = self.encoder("run");
         self.encode(&mut encoder, "run", plan, 1);
-        let submission = self.submit(encoder)?;
+        let submission = self.submit(encoder.finish())?;
         self.wait(submission)
     }
 

@@ -5,20 +5,23 @@
 //! - [`Tensor`] is a named range of a GPU buffer with a shape.
 //! - [`KernelSpec`] describes one WGSL entry point as plain data.
 //! - [`Plan`] is a list of recorded dispatches that is replayed each step.
+//! - [`peak::Peak`] and [`timing::Timings`] measure what the adapter can do and what each dispatch takes.
 
 pub mod adapter;
 mod device;
 mod error;
 mod kernel;
+pub mod peak;
 mod plan;
 mod readback;
 mod tensor;
+pub mod timing;
 
 pub use adapter::{AdapterInfo, DeviceChoice};
 pub use device::{Gpu, GpuOptions, LANES};
 pub use error::GpuError;
 pub use kernel::{Access, Binding, Constant, KernelSpec, read, write};
-pub use plan::{Bound, Plan, PlanBuilder, bind, workgroups_linear};
+pub use plan::{Bound, DispatchInfo, Plan, PlanBuilder, bind, workgroups_linear};
 pub use readback::Readback;
 pub use tensor::{Element, Tensor};
 

@@ -2,6 +2,7 @@
 
 use super::kernel::{Access, Kernel};
 use super::{Constant, Element, Gpu, GpuError, KernelSpec, Tensor};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// A tensor bound to a kernel's variable by name, with the number of elements that the kernel expects.
@@ -23,6 +24,24 @@ struct Dispatch {
     kernel: Arc<Kernel>,
     group: wgpu::BindGroup,
     workgroups: [u32; 3],
+    barrier: bool,
+    bytes: u64,
+    flop: f64,
+}
+
+/// What one dispatch of a plan is and how much work it does.
+#[derive(Clone, Copy, Debug)]
+pub struct DispatchInfo {
+    /// The entry point.
+    pub entry: &'static str,
+    /// Workgroups.
+    pub workgroups: [u32; 3],
+    /// Whether it waits for the dispatches before: it uses a buffer that was written since, or writes one that was used.
+    pub barrier: bool,
+    /// Bytes that must move at least: each bound tensor once, unless noted otherwise.
+    pub bytes: u64,
+    /// Floating-point operations of its sums of products, two a multiply-add; 0 where memory is all that counts.
+    pub flop: f64,
 }
 
 /// A list of dispatches with their pipelines, bind groups and workgroup counts: fixed when recorded, replayed each step.
@@ -47,14 +66,31 @@ impl Plan {
         self.dispatches.iter().map(|d| d.entry)
     }
 
+    /// Each dispatch in the order of execution.
+    pub fn dispatches(&self) -> impl Iterator<Item = DispatchInfo> + '_ {
+        self.dispatches.iter().map(|d| DispatchInfo {
+            entry: d.entry,
+            workgroups: d.workgroups,
+            barrier: d.barrier,
+            bytes: d.bytes,
+            flop: d.flop,
+        })
+    }
+
     /// Replays the dispatches into a compute pass. Allocates nothing.
     pub fn replay(&self, pass: &mut wgpu::ComputePass<'_>) {
-        for dispatch in &self.dispatches {
-            pass.set_pipeline(&dispatch.kernel.pipeline);
-            pass.set_bind_group(0, &dispatch.group, &[]);
-            let [x, y, z] = dispatch.workgroups;
-            pass.dispatch_workgroups(x, y, z);
+        for i in 0..self.dispatches.len() {
+            self.replay_one(pass, i);
         }
+    }
+
+    /// Replays the dispatch of that number.
+    pub(super) fn replay_one(&self, pass: &mut wgpu::ComputePass<'_>, i: usize) {
+        let dispatch = &self.dispatches[i];
+        pass.set_pipeline(&dispatch.kernel.pipeline);
+        pass.set_bind_group(0, &dispatch.group, &[]);
+        let [x, y, z] = dispatch.workgroups;
+        pass.dispatch_workgroups(x, y, z);
     }
 }
 
@@ -63,12 +99,14 @@ impl Plan {
 pub struct PlanBuilder<'g> {
     gpu: &'g Gpu,
     plan: Plan,
+    /// How each buffer was last used.
+    last_use: HashMap<wgpu::Buffer, Access>,
 }
 
 impl<'g> PlanBuilder<'g> {
     /// An empty plan for `gpu`.
     pub fn new(gpu: &'g Gpu) -> Self {
-        PlanBuilder { gpu, plan: Plan::default() }
+        PlanBuilder { gpu, plan: Plan::default(), last_use: HashMap::new() }
     }
 
     /// The device that the plan is for.
@@ -117,8 +155,28 @@ impl<'g> PlanBuilder<'g> {
         if let Some(error) = pollster::block_on(scope.pop()) {
             return Err(fail(error.to_string()));
         }
-        self.plan.dispatches.push(Dispatch { entry: spec.entry, kernel, group, workgroups });
+        let bytes = tensors.iter().map(|bound| bound.tensor.size_bytes()).sum();
+        let mut barrier = false;
+        for (bound, binding) in ordered(spec, tensors).zip(spec.bindings) {
+            let before = self.last_use.insert(bound.tensor.buffer.clone(), binding.access);
+            barrier |= before.is_some_and(|before| before != binding.access || before == Access::ReadWrite);
+        }
+        self.plan.dispatches.push(Dispatch { entry: spec.entry, kernel, group, workgroups, barrier, bytes, flop: 0.0 });
         Ok(())
+    }
+
+    /// Notes how many multiply-adds the last dispatch does, for `fmnist-gpu profile`.
+    pub fn note_multiply_adds(&mut self, count: usize) {
+        if let Some(last) = self.plan.dispatches.last_mut() {
+            last.flop = 2.0 * count as f64;
+        }
+    }
+
+    /// Notes how many bytes the last dispatch moves, where it does not go through its tensors whole.
+    pub fn note_bytes(&mut self, bytes: usize) {
+        if let Some(last) = self.plan.dispatches.last_mut() {
+            last.bytes = bytes as u64;
+        }
     }
 
     /// The finished plan.

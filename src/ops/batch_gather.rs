@@ -77,7 +77,10 @@ pub fn record(
             bind("x", x, d.n * d.pixels),
             bind("batch_labels", batch_labels, d.n),
         ],
-    )
+    )?;
+    // A batch of the data set: a byte read and a float written, of each pixel.
+    plan.note_bytes(5 * d.n * d.pixels);
+    Ok(())
 }
 
 /// Compares the kernel with the mirror: batch number `batch` of an epoch of `epoch` samples in a scrambled order.

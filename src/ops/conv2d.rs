@@ -146,6 +146,11 @@ fn constants(d: &Conv2dDims) -> Vec<Constant> {
     .to_vec()
 }
 
+/// Of each of the three passes.
+fn multiply_adds(d: &Conv2dDims) -> usize {
+    d.n * d.ho * d.wo * d.o * d.kh * d.kw * d.c
+}
+
 /// The kernel for the forward pass.
 fn forward_kernel(form: Form, d: &Conv2dDims) -> &'static KernelSpec {
     let subgroup = if d.c.is_multiple_of(4) { &FORWARD_SUBGROUP } else { &FORWARD_SUBGROUP_ANY };
@@ -176,7 +181,9 @@ pub fn record_forward(
         &form.constants(constants),
         form.workgroups(d.n * d.ho * d.wo, d.o, POSITIONS_PER_LANE),
         &[bind("x", x, d.x_len()), bind("w", w, d.w_len()), bind("b", b, d.o), bind("y", y, d.y_len())],
-    )
+    )?;
+    plan.note_multiply_adds(multiply_adds(d));
+    Ok(())
 }
 
 /// Records the gradient of the input; where `x_is_relu`, dx is zero where x is, which is the backward pass of the ReLU before.
@@ -203,7 +210,9 @@ pub fn record_backward_x(
         &form.constants(constants),
         form.workgroups(d.n * d.h * d.w, d.c, POSITIONS_PER_LANE),
         &[bind("x", x, d.x_len()), bind("w", w, d.w_len()), bind("dy", dy, d.y_len()), bind("dx", dx, d.x_len())],
-    )
+    )?;
+    plan.note_multiply_adds(multiply_adds(d));
+    Ok(())
 }
 
 /// The kernel for the filter's gradient.
@@ -272,6 +281,7 @@ pub fn record_backward_w(
         workgroups,
         &[bind("x", x, d.x_len()), bind("dy", dy, d.y_len()), bind("dw_parts", dw_parts, parts_len)],
     )?;
+    plan.note_multiply_adds(multiply_adds(d));
     plan.push(
         &BACKWARD_W_SUM,
         &constants,

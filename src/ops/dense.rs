@@ -127,7 +127,9 @@ pub fn record_forward(
         &form.constants(constants),
         form.workgroups(d.n, d.o, SAMPLES_PER_LANE),
         &[bind("x", x, d.n * d.i), bind("w", w, d.i * d.o), bind("b", b, d.o), bind("y", y, d.n * d.o)],
-    )
+    )?;
+    plan.note_multiply_adds(d.n * d.i * d.o);
+    Ok(())
 }
 
 /// Records the gradient of the input; where `x_is_relu`, dx is zero where x is, which is the backward pass of the ReLU before.
@@ -154,7 +156,9 @@ pub fn record_backward_x(
         &form.constants(constants),
         form.workgroups(d.n, d.i, SAMPLES_PER_LANE),
         &[bind("x", x, d.n * d.i), bind("w", w, d.i * d.o), bind("dy", dy, d.n * d.o), bind("dx", dx, d.n * d.i)],
-    )
+    )?;
+    plan.note_multiply_adds(d.n * d.i * d.o);
+    Ok(())
 }
 
 /// Records the gradients of weights and bias.
@@ -179,7 +183,9 @@ pub fn record_backward_w(
         &form.constants(constants(d)),
         form.workgroups(rows, d.o, INPUTS_PER_LANE),
         &[bind("x", x, d.n * d.i), bind("dy", dy, d.n * d.o), bind("dw", dw, d.i * d.o), bind("db", db, d.o)],
-    )
+    )?;
+    plan.note_multiply_adds(d.n * d.i * d.o);
+    Ok(())
 }
 
 /// Compares every kernel and form with the mirror on one shape.

@@ -3,7 +3,8 @@
 use super::engine::{Engine, EngineError, Epoch, OnProgress, Optimizer, Totals};
 use super::network::{Arena, Network};
 use crate::data::{PIXELS, Split};
-use crate::gpu::{Element, Gpu, Plan, PlanBuilder, Readback, Submission, Tensor};
+use crate::gpu::timing::Timings;
+use crate::gpu::{DispatchInfo, Element, Gpu, Plan, PlanBuilder, Readback, Submission, Tensor};
 use crate::model::{Model, N_CLASSES};
 use crate::ops::adam::AdamTensors;
 use crate::ops::batch_gather::{BatchGatherDims, pack_bytes};
@@ -50,6 +51,8 @@ struct Batches {
     readbacks: Vec<Readback>,
     /// Steps of the next submission, from the time that the last ones took.
     steps: usize,
+    /// What the host spent so far on recording (on hardware also on submitting), and for how many steps.
+    host: (Duration, usize),
 }
 
 /// The tensors of a split on the GPU and of the batch taken from it.
@@ -111,6 +114,7 @@ impl Feed {
             batch_correct: self.batch_correct,
             readbacks,
             steps: 1,
+            host: (Duration::ZERO, 0),
         })
     }
 }
@@ -130,12 +134,18 @@ impl Batches {
             while going && submitted < n_batches {
                 let Some(mut readback) = self.readbacks.pop() else { break };
                 let steps = self.steps.min(n_batches - submitted);
+                let begin = Instant::now();
                 let mut encoder = gpu.encoder("steps");
                 gpu.encode(&mut encoder, "steps", &self.plan, steps);
                 let loss = self.batch_loss.slice("batch_loss", submitted, &[steps]);
                 let correct = self.batch_correct.slice("batch_correct", submitted, &[steps]);
                 readback.record(&mut encoder, &[&loss, &correct]);
-                let submission = gpu.submit(encoder)?;
+                let commands = encoder.finish();
+                let recorded = begin.elapsed();
+                let submission = gpu.submit(commands)?;
+                // A software adapter does the work inside the call; that is not the host's part in it.
+                let host = if gpu.is_software() { recorded } else { begin.elapsed() };
+                self.host = (self.host.0 + host, self.host.1 + steps);
                 readback.begin();
                 submitted += steps;
                 in_flight.push_back((submission, readback, steps));
@@ -157,6 +167,41 @@ impl Batches {
             }
         }
         Ok(totals)
+    }
+}
+
+impl Batches {
+    fn host_seconds_per_step(&self) -> f64 {
+        self.host.0.as_secs_f64() / self.host.1.max(1) as f64
+    }
+}
+
+/// A split on the GPU with the plan that evaluates it.
+#[derive(Debug)]
+pub struct Evaluator<'g> {
+    gpu: &'g Gpu,
+    batches: Batches,
+    samples: usize,
+}
+
+impl Evaluator<'_> {
+    /// Evaluates the whole split; stops early, after the work in flight, when `on_progress` breaks.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn run(&mut self, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
+        let order: Vec<u32> = (0..self.samples as u32).collect();
+        self.batches.run(self.gpu, &order, on_progress)
+    }
+
+    /// Dispatches a batch.
+    pub fn dispatches_per_step(&self) -> usize {
+        self.batches.plan.len()
+    }
+
+    /// What the host spends on recording a batch (on hardware also on submitting it), in seconds, over the batches so far.
+    pub fn host_seconds_per_step(&self) -> f64 {
+        self.batches.host_seconds_per_step()
     }
 }
 
@@ -253,14 +298,45 @@ impl<'g> GpuEngine<'g> {
         self.training.iter().flat_map(|training| training.batch.plan.entries()).collect()
     }
 
+    /// Makes room to evaluate `split` again and again in batches of `batch_size`, for measuring.
+    ///
+    /// # Errors
+    /// A tensor exceeds the adapter's limits, or the device failed.
+    pub fn evaluator(&self, split: &Split, batch_size: usize) -> Result<Evaluator<'g>, EngineError> {
+        let (batches, _) = self.inference(split, batch_size)?;
+        Ok(Evaluator { gpu: self.gpu, batches, samples: split.len() })
+    }
+
+    /// Each dispatch of a training step; none for a model that is only evaluated.
+    pub fn step_dispatches(&self) -> Vec<DispatchInfo> {
+        self.training.iter().flat_map(|training| training.batch.plan.dispatches()).collect()
+    }
+
+    /// What the host spends on recording a training step (on hardware also on submitting it), in seconds, over the steps so far.
+    pub fn host_seconds_per_step(&self) -> f64 {
+        self.training.as_ref().map_or(0.0, |training| training.batch.host_seconds_per_step())
+    }
+
+    /// Trains on the first batches, `rounds` steps and one before, and times each dispatch.
+    ///
+    /// # Errors
+    /// The device failed, or there are fewer batches than that.
+    pub fn time_step(&mut self, rounds: usize) -> Result<Timings, EngineError> {
+        let training = self.training.as_ref().expect("time_step is called on engines made by with_training");
+        let batch = &training.batch;
+        let samples = batch.order.len().min((rounds + 1) * batch.batch_size) as u32;
+        self.gpu.write_u32(&batch.order.slice("order", 0, &[samples as usize]), &(0..samples).collect::<Vec<_>>());
+        self.gpu.write_u32(&batch.progress, &[0, samples]);
+        Ok(Timings::measure(self.gpu, &batch.plan, rounds)?)
+    }
+
     /// Batch size of evaluation and prediction: large enough to fill the adapter, small enough for a processor's cache.
     fn inference_batch(&self, samples: usize) -> usize {
         samples.min(if self.gpu.is_software() { 100 } else { 500 })
     }
 
     /// The plan that evaluates `split`, and the tensor of its probabilities.
-    fn inference(&self, split: &Split) -> Result<(Batches, Tensor), EngineError> {
-        let n = self.inference_batch(split.len());
+    fn inference(&self, split: &Split, n: usize) -> Result<(Batches, Tensor), EngineError> {
         let feed = Feed::new(self.gpu, "evaluation", split, n)?;
         let activations = self.network.activations(self.gpu, n)?;
         let probabilities = self.gpu.tensor("probabilities", &[n, N_CLASSES], Element::F32)?;
@@ -296,7 +372,7 @@ impl Engine for GpuEngine<'_> {
             return Ok(Totals::default());
         }
         let order: Vec<u32> = (0..split.len() as u32).collect();
-        let (mut batches, _) = self.inference(split)?;
+        let (mut batches, _) = self.inference(split, self.inference_batch(split.len()))?;
         batches.run(self.gpu, &order, on_progress)
     }
 
@@ -307,7 +383,7 @@ impl Engine for GpuEngine<'_> {
         }
         // Labels are not known, and the loss that the plan computes with these is not read.
         let split = Split { images: images.to_vec(), labels: vec![0; n_images] };
-        let (batches, probabilities) = self.inference(&split)?;
+        let (batches, probabilities) = self.inference(&split, self.inference_batch(n_images))?;
         let order: Vec<u32> = (0..n_images as u32).collect();
         self.gpu.write_u32(&batches.order, &order);
         self.gpu.write_u32(&batches.progress, &[0, n_images as u32]);

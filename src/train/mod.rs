@@ -8,6 +8,6 @@ pub mod run;
 mod trainer;
 
 pub use engine::{Engine, EngineError, Epoch, Optimizer, Totals};
-pub use gpu_engine::GpuEngine;
+pub use gpu_engine::{Evaluator, GpuEngine};
 pub use reference::{Batch, Pass, ReferenceEngine};
 pub use trainer::{EpochRecord, Event, Outcome, TrainOptions, Trained, train};

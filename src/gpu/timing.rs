@@ -1,0 +1,99 @@
+//! How long each dispatch of a plan takes.
+
+use super::{Element, Gpu, GpuError, Plan, Readback, Tensor};
+use std::time::Instant;
+
+/// How durations were taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// The adapter's own clock, before and after each dispatch.
+    Timestamps,
+    /// The host's clock around a submission of each dispatch alone; the cost of a submission is part of it.
+    Submissions,
+}
+
+/// Seconds of each dispatch of a plan, round by round.
+#[derive(Clone, Debug)]
+pub struct Timings {
+    /// How they were taken.
+    pub clock: Clock,
+    /// `[dispatch][round]`.
+    pub seconds: Vec<Vec<f64>>,
+}
+
+impl Timings {
+    /// Runs `plan` `rounds` times and times each dispatch; one round before does not count.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn measure(gpu: &Gpu, plan: &Plan, rounds: usize) -> Result<Timings, GpuError> {
+        gpu.run(plan)?;
+        let mut seconds = vec![Vec::with_capacity(rounds); plan.len()];
+        let clock = if gpu.has_timestamps() { Clock::Timestamps } else { Clock::Submissions };
+        for _ in 0..rounds {
+            let round = match clock {
+                Clock::Timestamps => by_timestamps(gpu, plan)?,
+                Clock::Submissions => by_submissions(gpu, plan)?,
+            };
+            for (all, one) in seconds.iter_mut().zip(round) {
+                all.push(one);
+            }
+        }
+        Ok(Timings { clock, seconds })
+    }
+}
+
+/// One pass a dispatch, with the adapter's clock read at its beginning and its end.
+fn by_timestamps(gpu: &Gpu, plan: &Plan) -> Result<Vec<f64>, GpuError> {
+    let count = 2 * plan.len() as u32;
+    let queries = gpu.device().create_query_set(&wgpu::QuerySetDescriptor {
+        label: Some("timestamps"),
+        ty: wgpu::QueryType::Timestamp,
+        count,
+    });
+    // Two words a timestamp.
+    let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
+    let words = Tensor {
+        name: "timestamps".to_string(),
+        buffer: gpu.buffer("timestamps", u64::from(count) * 8, usage)?,
+        offset: 0,
+        shape: vec![2 * count as usize],
+        element: Element::U32,
+    };
+    let mut readback = Readback::new(gpu, "timestamps", 2 * count as usize)?;
+    let mut encoder = gpu.encoder("timed dispatches");
+    for i in 0..plan.len() {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+            label: Some("timed dispatch"),
+            timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
+                query_set: &queries,
+                beginning_of_pass_write_index: Some(2 * i as u32),
+                end_of_pass_write_index: Some(2 * i as u32 + 1),
+            }),
+        });
+        plan.replay_one(&mut pass, i);
+    }
+    encoder.resolve_query_set(&queries, 0..count, &words.buffer, 0);
+    readback.record(&mut encoder, &[&words]);
+    let submission = gpu.submit(encoder.finish())?;
+    readback.begin();
+    let words = readback.wait(gpu, submission)?;
+    let ticks: Vec<u64> = words.chunks_exact(2).map(|w| u64::from(w[0]) | u64::from(w[1]) << 32).collect();
+    let period = f64::from(gpu.timestamp_period()) * 1e-9;
+    Ok(ticks.chunks_exact(2).map(|pair| pair[1].saturating_sub(pair[0]) as f64 * period).collect())
+}
+
+fn by_submissions(gpu: &Gpu, plan: &Plan) -> Result<Vec<f64>, GpuError> {
+    let mut seconds = Vec::with_capacity(plan.len());
+    for i in 0..plan.len() {
+        let mut encoder = gpu.encoder("timed dispatch");
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        plan.replay_one(&mut pass, i);
+        drop(pass);
+        let start = Instant::now();
+        let submission = gpu.submit(encoder.finish())?;
+        gpu.wait(submission)?;
+        seconds.push(start.elapsed().as_secs_f64());
+    }
+    Ok(seconds)
+}
