@@ -43,6 +43,7 @@ override LANES: u32 = 8u;           // 8, or 4: invocations of a workgroup, no m
 @group(0) @binding(3) var<storage, read_write> y_by_4: array<vec4<f32>>;        // [N, HO, WO, O]
 @group(0) @binding(4) var<storage, read> dy_by_4: array<vec4<f32>>;  // [N, HO, WO, O]
 @group(0) @binding(5) var<storage, read_write> dx_by_4: array<vec4<f32>>;       // [N, H, W, C]
+@group(0) @binding(10) var<storage, read_write> argmax_by_4: array<vec4<u32>>;  // [N, HO/2, WO/2, O]; see pool2d.wgsl
 @group(0) @binding(6) var<storage, read_write> dw_parts_by_4: array<vec4<f32>>; // [parts, KH*KW*C + 1, O]; the last row is db
 
 // LANES rows by four columns of each lane.
@@ -73,9 +74,18 @@ fn add_4(sums: ptr<function, Sums>, x: vec4<f32>, w_0: vec4<f32>, w_1: vec4<f32>
 // One row of the left operand: where its values start, and whether they count (else they are 0).
 struct Source { inside: bool, base: u32 }
 
-// Output position `row` under filter cell (p, q): the pixel of x.
-fn x_source(row: u32, p: u32, q: u32) -> Source {
-    let position = min(row, N * HO * WO - 1u);
+// The output position of a row. With pooling, four rows are the four cells of a window of 2x2, so that a window is in one tile.
+fn output_position(row: u32, pooled: bool) -> u32 {
+    if (!pooled) { return min(row, N * HO * WO - 1u); }
+    let window = min(row / 4u, N * HO * WO / 4u - 1u);
+    let cell = row % 4u;
+    let i = window / (WO / 2u) * 2u + cell / 2u;    // counted over all pictures: HO is even
+    let j = window % (WO / 2u) * 2u + cell % 2u;
+    return i * WO + j;
+}
+
+// An output position under filter cell (p, q): the pixel of x.
+fn x_source(position: u32, p: u32, q: u32) -> Source {
     // Unsigned: a pixel above or left of the picture wraps to a huge number and fails the same test.
     let top = position / WO % HO * SH + p - PT;
     let left = position % WO * SW + q - PL;
@@ -107,6 +117,40 @@ fn dy_value_by_4(source: Source, o: u32) -> vec4<f32> {
     return select(vec4(0.0), dy_by_4[source.base / 4u + o], source.inside);
 }
 
+// The sums of four rows of a lane's tile; they come with the bias.
+fn forward_sums(
+    row: u32, lane: u32, quad: u32, pooled: bool,
+    sum_0: ptr<function, Sums>, sum_1: ptr<function, Sums>, sum_2: ptr<function, Sums>, sum_3: ptr<function, Sums>
+) {
+    let position_0 = output_position(row + 0u * LANES + lane, pooled);
+    let position_1 = output_position(row + 1u * LANES + lane, pooled);
+    let position_2 = output_position(row + 2u * LANES + lane, pooled);
+    let position_3 = output_position(row + 3u * LANES + lane, pooled);
+    for (var p = 0u; p < KH; p++) {
+        for (var q = 0u; q < KW; q++) {
+            let x_0 = x_source(position_0, p, q);
+            let x_1 = x_source(position_1, p, q);
+            let x_2 = x_source(position_2, p, q);
+            let x_3 = x_source(position_3, p, q);
+            let w_row = (p * KW + q) * C;
+            for (var c = 0u; c < C / 4u; c++) {
+                let w_0 = w_by_4[(w_row + c * 4u + 0u) * (O / 4u) + quad];
+                let w_1 = w_by_4[(w_row + c * 4u + 1u) * (O / 4u) + quad];
+                let w_2 = w_by_4[(w_row + c * 4u + 2u) * (O / 4u) + quad];
+                let w_3 = w_by_4[(w_row + c * 4u + 3u) * (O / 4u) + quad];
+                let value_0 = x_value_by_4(x_0, c);
+                let value_1 = x_value_by_4(x_1, c);
+                let value_2 = x_value_by_4(x_2, c);
+                let value_3 = x_value_by_4(x_3, c);
+                add_4(sum_0, value_0, w_0, w_1, w_2, w_3);
+                add_4(sum_1, value_1, w_0, w_1, w_2, w_3);
+                add_4(sum_2, value_2, w_0, w_1, w_2, w_3);
+                add_4(sum_3, value_3, w_0, w_1, w_2, w_3);
+            }
+        }
+    }
+}
+
 @compute @workgroup_size(LANES)
 fn conv2d_forward_subgroup(
     @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -118,29 +162,7 @@ fn conv2d_forward_subgroup(
     var sum_1 = sum_0;
     var sum_2 = sum_0;
     var sum_3 = sum_0;
-    for (var p = 0u; p < KH; p++) {
-        for (var q = 0u; q < KW; q++) {
-            let x_0 = x_source(row + 0u * LANES + lane, p, q);
-            let x_1 = x_source(row + 1u * LANES + lane, p, q);
-            let x_2 = x_source(row + 2u * LANES + lane, p, q);
-            let x_3 = x_source(row + 3u * LANES + lane, p, q);
-            let w_row = (p * KW + q) * C;
-            for (var c = 0u; c < C / 4u; c++) {
-                let w_0 = w_by_4[(w_row + c * 4u + 0u) * (O / 4u) + quad];
-                let w_1 = w_by_4[(w_row + c * 4u + 1u) * (O / 4u) + quad];
-                let w_2 = w_by_4[(w_row + c * 4u + 2u) * (O / 4u) + quad];
-                let w_3 = w_by_4[(w_row + c * 4u + 3u) * (O / 4u) + quad];
-                let value_0 = x_value_by_4(x_0, c);
-                let value_1 = x_value_by_4(x_1, c);
-                let value_2 = x_value_by_4(x_2, c);
-                let value_3 = x_value_by_4(x_3, c);
-                add_4(&sum_0, value_0, w_0, w_1, w_2, w_3);
-                add_4(&sum_1, value_1, w_0, w_1, w_2, w_3);
-                add_4(&sum_2, value_2, w_0, w_1, w_2, w_3);
-                add_4(&sum_3, value_3, w_0, w_1, w_2, w_3);
-            }
-        }
-    }
+    forward_sums(row, lane, quad, false, &sum_0, &sum_1, &sum_2, &sum_3);
     if (group.y * LANES + lane >= O / 4u) { return; }
     store_y(row + 0u * LANES, quad, &sum_0);
     store_y(row + 1u * LANES, quad, &sum_1);
@@ -148,7 +170,57 @@ fn conv2d_forward_subgroup(
     store_y(row + 3u * LANES, quad, &sum_3);
 }
 
-// For C that is not a multiple of 4.
+// The same, and then ReLU and max pooling by windows of 2x2 with stride 2: four times fewer stores. HO and WO are even.
+@compute @workgroup_size(LANES)
+fn conv2d_forward_subgroup_pool(
+    @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(subgroup_invocation_id) lane: u32
+) {
+    let row = (group.z * groups.x + group.x) * 4u * LANES;
+    let quad = min(group.y * LANES + lane, O / 4u - 1u);
+    var sum_0 = filled(b_by_4[quad]);
+    var sum_1 = sum_0;
+    var sum_2 = sum_0;
+    var sum_3 = sum_0;
+    forward_sums(row, lane, quad, true, &sum_0, &sum_1, &sum_2, &sum_3);
+    if (group.y * LANES + lane >= O / 4u) { return; }
+    store_pooled(row + 0u * LANES, quad, &sum_0);
+    store_pooled(row + 1u * LANES, quad, &sum_1);
+    store_pooled(row + 2u * LANES, quad, &sum_2);
+    store_pooled(row + 3u * LANES, quad, &sum_3);
+}
+
+// The same for C that is not a multiple of 4.
+fn forward_sums_any(
+    row: u32, lane: u32, quad: u32, pooled: bool,
+    sum_0: ptr<function, Sums>, sum_1: ptr<function, Sums>, sum_2: ptr<function, Sums>, sum_3: ptr<function, Sums>
+) {
+    let position_0 = output_position(row + 0u * LANES + lane, pooled);
+    let position_1 = output_position(row + 1u * LANES + lane, pooled);
+    let position_2 = output_position(row + 2u * LANES + lane, pooled);
+    let position_3 = output_position(row + 3u * LANES + lane, pooled);
+    for (var p = 0u; p < KH; p++) {
+        for (var q = 0u; q < KW; q++) {
+            let x_0 = x_source(position_0, p, q);
+            let x_1 = x_source(position_1, p, q);
+            let x_2 = x_source(position_2, p, q);
+            let x_3 = x_source(position_3, p, q);
+            let w_row = (p * KW + q) * C;
+            for (var c = 0u; c < C; c++) {
+                let w_0 = w_by_4[(w_row + c) * (O / 4u) + quad];
+                let value_0 = x_value(x_0, c);
+                let value_1 = x_value(x_1, c);
+                let value_2 = x_value(x_2, c);
+                let value_3 = x_value(x_3, c);
+                add(sum_0, value_0, w_0);
+                add(sum_1, value_1, w_0);
+                add(sum_2, value_2, w_0);
+                add(sum_3, value_3, w_0);
+            }
+        }
+    }
+}
+
 @compute @workgroup_size(LANES)
 fn conv2d_forward_subgroup_any(
     @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -160,31 +232,32 @@ fn conv2d_forward_subgroup_any(
     var sum_1 = sum_0;
     var sum_2 = sum_0;
     var sum_3 = sum_0;
-    for (var p = 0u; p < KH; p++) {
-        for (var q = 0u; q < KW; q++) {
-            let x_0 = x_source(row + 0u * LANES + lane, p, q);
-            let x_1 = x_source(row + 1u * LANES + lane, p, q);
-            let x_2 = x_source(row + 2u * LANES + lane, p, q);
-            let x_3 = x_source(row + 3u * LANES + lane, p, q);
-            let w_row = (p * KW + q) * C;
-            for (var c = 0u; c < C; c++) {
-                let w_0 = w_by_4[(w_row + c) * (O / 4u) + quad];
-                let value_0 = x_value(x_0, c);
-                let value_1 = x_value(x_1, c);
-                let value_2 = x_value(x_2, c);
-                let value_3 = x_value(x_3, c);
-                add(&sum_0, value_0, w_0);
-                add(&sum_1, value_1, w_0);
-                add(&sum_2, value_2, w_0);
-                add(&sum_3, value_3, w_0);
-            }
-        }
-    }
+    forward_sums_any(row, lane, quad, false, &sum_0, &sum_1, &sum_2, &sum_3);
     if (group.y * LANES + lane >= O / 4u) { return; }
     store_y(row + 0u * LANES, quad, &sum_0);
     store_y(row + 1u * LANES, quad, &sum_1);
     store_y(row + 2u * LANES, quad, &sum_2);
     store_y(row + 3u * LANES, quad, &sum_3);
+}
+
+// The same, and then ReLU and max pooling by windows of 2x2 with stride 2: four times fewer stores. HO and WO are even.
+@compute @workgroup_size(LANES)
+fn conv2d_forward_subgroup_any_pool(
+    @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(subgroup_invocation_id) lane: u32
+) {
+    let row = (group.z * groups.x + group.x) * 4u * LANES;
+    let quad = min(group.y * LANES + lane, O / 4u - 1u);
+    var sum_0 = filled(b_by_4[quad]);
+    var sum_1 = sum_0;
+    var sum_2 = sum_0;
+    var sum_3 = sum_0;
+    forward_sums_any(row, lane, quad, true, &sum_0, &sum_1, &sum_2, &sum_3);
+    if (group.y * LANES + lane >= O / 4u) { return; }
+    store_pooled(row + 0u * LANES, quad, &sum_0);
+    store_pooled(row + 1u * LANES, quad, &sum_1);
+    store_pooled(row + 2u * LANES, quad, &sum_2);
+    store_pooled(row + 3u * LANES, quad, &sum_3);
 }
 
 fn filled(value: vec4<f32>) -> Sums {
@@ -193,9 +266,33 @@ fn filled(value: vec4<f32>) -> Sums {
 
 fn store_y(row: u32, quad: u32, sums: ptr<function, Sums>) {
     for (var k = 0u; k < LANES; k++) {
-        let value = (*sums)[k];
-        y_by_4[min(row + k, N * HO * WO - 1u) * (O / 4u) + quad] = select(value, max(value, vec4(0.0)), RELU);
+        y_by_4[min(row + k, N * HO * WO - 1u) * (O / 4u) + quad] = rectified((*sums)[k]);
     }
+}
+
+// The largest of each four rows and its position in the picture, the first one on ties.
+fn store_pooled(row: u32, quad: u32, sums: ptr<function, Sums>) {
+    for (var k = 0u; k < LANES / 4u; k++) {
+        let window = min(row / 4u + k, N * HO * WO / 4u - 1u);
+        let value_1 = rectified((*sums)[4u * k + 1u]);
+        let value_2 = rectified((*sums)[4u * k + 2u]);
+        let value_3 = rectified((*sums)[4u * k + 3u]);
+        var best = rectified((*sums)[4u * k]);
+        var cell = select(vec4(0u), vec4(1u), value_1 > best);
+        best = max(best, value_1);
+        cell = select(cell, vec4(2u), value_2 > best);
+        best = max(best, value_2);
+        cell = select(cell, vec4(3u), value_3 > best);
+        best = max(best, value_3);
+        let i = window / (WO / 2u) % (HO / 2u) * 2u;
+        let j = window % (WO / 2u) * 2u;
+        y_by_4[window * (O / 4u) + quad] = best;
+        argmax_by_4[window * (O / 4u) + quad] = (i + cell / 2u) * WO + j + cell % 2u;
+    }
+}
+
+fn rectified(value: vec4<f32>) -> vec4<f32> {
+    return select(value, max(value, vec4(0.0)), RELU);
 }
 
 @compute @workgroup_size(LANES)

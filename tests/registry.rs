@@ -53,7 +53,7 @@ fn every_entry_point_has_a_spec_and_a_mirror() {
         for entry in entries {
             assert!(entry.starts_with(op.name), "`{entry}` does not begin with `{}`", op.name);
             // The forms of one pass share a mirror.
-            let forms = ["_any", "_subgroup", "_shared", "_by_4", "_sum"];
+            let forms = ["_pool", "_any", "_subgroup", "_shared", "_by_4", "_sum"];
             let pass = forms.iter().fold(entry, |name, form| name.strip_suffix(form).unwrap_or(name));
             assert!(mirror.contains(&format!("pub fn {pass}<")), "src/cpu/{}.rs has no `{pass}`", op.name);
         }

@@ -1,6 +1,7 @@
 //! Convolution with bias: kernels of `shaders/conv2d.wgsl` and `shaders/conv2d_subgroup.wgsl`, mirror in [`crate::cpu::conv2d`].
 
 use super::Form;
+use crate::cpu::pool2d::{Pool2dDims, pool2d_max_forward};
 use crate::cpu::{bias, conv2d as cpu};
 use crate::gpu::{Constant, GpuError, KernelSpec, PlanBuilder, Tensor, bind, read, workgroups_linear, write};
 use crate::verify::{Breadth, Verifier, absolute, widen};
@@ -36,6 +37,22 @@ pub static FORWARD_SUBGROUP_ANY: KernelSpec = KernelSpec {
     entry: "conv2d_forward_subgroup_any",
     source: SOURCE_SUBGROUP,
     bindings: &[read(0, "x"), read(1, "w"), read(2, "b"), write(3, "y")],
+};
+
+/// As [`FORWARD_SUBGROUP`], followed by max pooling.
+pub static FORWARD_SUBGROUP_POOL: KernelSpec = KernelSpec {
+    op: "conv2d",
+    entry: "conv2d_forward_subgroup_pool",
+    source: SOURCE_SUBGROUP,
+    bindings: &[read(0, "x"), read(1, "w"), read(2, "b"), write(3, "y"), write(10, "argmax")],
+};
+
+/// As [`FORWARD_SUBGROUP_ANY`], followed by max pooling.
+pub static FORWARD_SUBGROUP_ANY_POOL: KernelSpec = KernelSpec {
+    op: "conv2d",
+    entry: "conv2d_forward_subgroup_any_pool",
+    source: SOURCE_SUBGROUP,
+    bindings: &[read(0, "x"), read(1, "w"), read(2, "b"), write(3, "y"), write(10, "argmax")],
 };
 
 /// As [`FORWARD`], in shared-memory tiles.
@@ -115,6 +132,8 @@ pub static KERNELS: &[&KernelSpec] = &[
     &FORWARD,
     &FORWARD_SUBGROUP,
     &FORWARD_SUBGROUP_ANY,
+    &FORWARD_SUBGROUP_POOL,
+    &FORWARD_SUBGROUP_ANY_POOL,
     &FORWARD_SHARED,
     &BACKWARD_X,
     &BACKWARD_X_SUBGROUP,
@@ -184,6 +203,67 @@ pub fn record_forward(
     )?;
     plan.note_multiply_adds(multiply_adds(d));
     Ok(())
+}
+
+/// Whether [`record_forward_pool`] can compute this convolution and the max pooling after it at once: windows of 2x2 with
+/// stride 2 that fill the picture, in subgroup tiles.
+pub fn pools(form: Form, d: &Conv2dDims, pool: &Pool2dDims) -> bool {
+    let halves = Pool2dDims {
+        n: d.n,
+        h: d.ho,
+        w: d.wo,
+        c: d.o,
+        kh: 2,
+        kw: 2,
+        stride_h: 2,
+        stride_w: 2,
+        pad_top: 0,
+        pad_left: 0,
+        ho: d.ho / 2,
+        wo: d.wo / 2,
+    };
+    matches!(form, Form::Subgroup(_)) && d.ho.is_multiple_of(2) && d.wo.is_multiple_of(2) && *pool == halves
+}
+
+/// Records [`record_forward`] and then max pooling, for what [`pools`] says.
+///
+/// Shapes: x `[N, H, W, C]`, w `[KH, KW, C, O]`, b `[O]`, y and argmax `[N, HO/2, WO/2, O]`.
+///
+/// # Errors
+/// A tensor's size does not fit the dimensions, or the shader does not compile.
+#[allow(clippy::too_many_arguments, reason = "one argument a tensor, named as in the formula")]
+pub fn record_forward_pool(
+    plan: &mut PlanBuilder<'_>,
+    form: Form,
+    d: &Conv2dDims,
+    relu: bool,
+    x: &Tensor,
+    w: &Tensor,
+    b: &Tensor,
+    y: &Tensor,
+    argmax: &Tensor,
+) -> Result<(), GpuError> {
+    let mut constants = constants(d);
+    constants.push(("RELU", f64::from(relu)));
+    let pooled = d.y_len() / 4;
+    plan.push(
+        forward_pool_kernel(d),
+        &form.constants(constants),
+        form.workgroups(d.n * d.ho * d.wo, d.o, POSITIONS_PER_LANE),
+        &[
+            bind("x", x, d.x_len()),
+            bind("w", w, d.w_len()),
+            bind("b", b, d.o),
+            bind("y", y, pooled),
+            bind("argmax", argmax, pooled),
+        ],
+    )?;
+    plan.note_multiply_adds(multiply_adds(d));
+    Ok(())
+}
+
+fn forward_pool_kernel(d: &Conv2dDims) -> &'static KernelSpec {
+    if d.c.is_multiple_of(4) { &FORWARD_SUBGROUP_POOL } else { &FORWARD_SUBGROUP_ANY_POOL }
 }
 
 /// Records the gradient of the input; where `x_is_relu`, dx is zero where x is, which is the backward pass of the ReLU before.
@@ -322,6 +402,8 @@ pub fn verify(v: &mut Verifier<'_>, d: &Conv2dDims, breadth: Breadth) -> Result<
         }
     }
 
+    verify_forward_pool(v, d, breadth, &case)?;
+
     let mut dx64 = vec![0.0; d.x_len()];
     cpu::conv2d_backward_x(d, &w64, &dy64, &mut dx64);
     let mut dx_scale = vec![0.0; d.x_len()];
@@ -356,6 +438,31 @@ pub fn verify(v: &mut Verifier<'_>, d: &Conv2dDims, breadth: Breadth) -> Result<
         run.check_sums(name, &case, &[(&tdw, &dw64, &dw_scale, positions), (&tdb, &db64, &db_scale, positions)])?;
     }
     v.covered(BACKWARD_W_SUM.entry, BACKWARD_W.entry);
+    Ok(())
+}
+
+/// Convolution and pooling at once. The inputs are small whole numbers: then every sum is exact, and so is the position of the
+/// largest, of which there are often several.
+fn verify_forward_pool(v: &mut Verifier<'_>, d: &Conv2dDims, breadth: Breadth, case: &str) -> Result<(), GpuError> {
+    let whole = |values: Vec<f32>| -> Vec<f32> { values.into_iter().map(|value| (value * 3.0).round()).collect() };
+    let (x, w, b) = (whole(v.random(d.x_len())), whole(v.random(d.w_len())), whole(v.random(d.o)));
+    let Ok(pool) = Pool2dDims::new(d.n, [d.ho, d.wo, d.o], [2, 2], [2, 2], Padding::Valid) else { return Ok(()) };
+    let mut y64 = vec![0.0; d.y_len()];
+    cpu::conv2d_forward(d, &widen(&x), &widen(&w), &widen(&b), &mut y64);
+    for form in v.forms(breadth, &[d.o]).into_iter().filter(|&form| pools(form, d, &pool)) {
+        for &relu in breadth.relu() {
+            let before: Vec<f64> = y64.iter().map(|&y| if relu { y.max(0.0) } else { y }).collect();
+            let mut expected = vec![0.0; d.y_len() / 4];
+            let mut argmax = vec![0; d.y_len() / 4];
+            pool2d_max_forward(&pool, &before, &mut expected, &mut argmax);
+            let mut run = v.run();
+            let (tx, tw, tb) = (run.input(&x)?, run.input(&w)?, run.input(&b)?);
+            let (ty, targmax) = (run.output(expected.len())?, run.output_u32(argmax.len())?);
+            record_forward_pool(&mut run.plan, form, d, relu, &tx, &tw, &tb, &ty, &targmax)?;
+            let exact = vec![0.0; expected.len()];
+            run.check(forward_pool_kernel(d).entry, case, &[(&ty, &expected, &exact)], &[(&targmax, &argmax)])?;
+        }
+    }
     Ok(())
 }
 

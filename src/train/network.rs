@@ -108,7 +108,8 @@ impl Network {
         activations: &Activations,
     ) -> Result<(), EngineError> {
         let gpu = plan.gpu();
-        for (i, shape) in self.layers.iter().enumerate() {
+        let mut layers = self.layers.iter().enumerate().peekable();
+        while let Some((i, shape)) = layers.next() {
             let x = self.input(activations, i);
             let y = &activations.outputs[i];
             let fail = batch_error(shape, n);
@@ -117,7 +118,20 @@ impl Network {
                     let d = conv2d_dims(&shape.layer, n, &shape.input).map_err(fail)?;
                     let (w, b) = self.weight_and_bias(parameters, i);
                     let form = Form::choose(gpu, &[d.o]);
-                    conv2d::record_forward(plan, form, &d, *activation == Activation::Relu, x, w, b, y)?;
+                    let relu = *activation == Activation::Relu;
+                    // The pooling after it in the same dispatch, where that can be: what was not pooled is never needed again,
+                    // as the gradient of the pooling goes by argmax.
+                    let pooled = layers.next_if(|(_, next)| {
+                        matches!(next.layer, Layer::MaxPool2d { .. })
+                            && pool2d_dims(&next.layer, n, &next.input).is_ok_and(|pool| conv2d::pools(form, &d, &pool))
+                    });
+                    match pooled {
+                        Some((next, _)) => {
+                            let (y, argmax) = (&activations.outputs[next], self.argmax(activations, next));
+                            conv2d::record_forward_pool(plan, form, &d, relu, x, w, b, y, argmax)?;
+                        }
+                        None => conv2d::record_forward(plan, form, &d, relu, x, w, b, y)?,
+                    }
                 }
                 Layer::Dense { activation, .. } => {
                     let d = dense_dims(shape, n);
