@@ -7,10 +7,10 @@
 // Layout: row-major, last index fastest; pictures NHWC, filters HWIO. Source: tf.nn.conv2d and its gradients (Keras Conv2D).
 // Host: src/ops/conv2d.rs   Mirror: src/cpu/conv2d.rs   Test: tests/conv2d.rs
 //
-// Each pass exists three times, and all three compute the same sums:
+// Each pass exists in three forms, and all compute the same sums:
 //   <name>            plain: one output an invocation; any shape; the one to read first
 //   <name>_shared     for GPUs: 64x64 outputs a workgroup, operands staged in workgroup memory, 4x4 an invocation
-//   <name>_subgroup   for adapters that are processors: 32x32 outputs a subgroup of 8, no barriers; in conv2d_subgroup.wgsl
+//   <name>_subgroup   for adapters that are processors: 32x32 outputs or more a subgroup of 8, no barriers; in conv2d_subgroup.wgsl
 // The fast forms see the convolution as a matrix product: rows are output positions (for dw: filter cells), columns are channels.
 
 override N: u32 = 1u;      // pictures
@@ -37,7 +37,7 @@ override IMAGES_PER_PART: u32 = 1u; // backward_w: pictures summed in one part
 @group(0) @binding(4) var<storage, read> dy: array<f32>;             // [N, HO, WO, O]
 @group(0) @binding(5) var<storage, read_write> dx: array<f32>;       // [N, H, W, C]
 @group(0) @binding(6) var<storage, read_write> dw_parts: array<f32>; // [parts, KH*KW*C + 1, O]; the last row is db
-@group(0) @binding(7) var<storage, read> parts: array<f32>;          // dw_parts, read
+@group(0) @binding(7) var<storage, read> parts: array<f32>;          // [parts, KH*KW*C + 1, O]: dw_parts, read
 @group(0) @binding(8) var<storage, read_write> dw: array<f32>;       // [KH, KW, C, O]
 @group(0) @binding(9) var<storage, read_write> db: array<f32>;       // [O]
 

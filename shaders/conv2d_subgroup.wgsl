@@ -1,21 +1,23 @@
-// conv2d, in subgroup tiles: the passes of conv2d.wgsl for adapters that are processors. Same formulas, layout and bindings.
+// conv2d, in subgroup tiles: the passes of conv2d.wgsl for adapters that are processors. Same formulas and layout; the entry points
+// `_pool` also do the max pooling of pool2d.wgsl.
 //
 //   y[n,i,j,o] = b[o] + sum over p,q,c of x[n, i*SH+p-PT, j*SW+q-PL, c] * w[p,q,c,o]        (x outside its bounds is 0)
 //
 // Host: src/ops/conv2d.rs   Mirror: src/cpu/conv2d.rs   Test: tests/conv2d.rs
 //
 // On such an adapter (lavapipe) the invocations of a subgroup are the lanes of one vector register. A load goes through the lanes
-// one by one, and costs as much as a hundred multiply-adds whether the lanes read the same address or not (27 ns for a vec4, Mesa
-// 22.3 and 25.0). Passing a value from one lane to all others is one instruction. So nothing is loaded twice: a workgroup is one
+// one by one, and costs as much as ninety multiply-adds whether the lanes read the same address or not (27 ns for a vec4, Mesa
+// 22.3; 20 to 30 on 25.0). Passing a value from one lane to all others is one instruction. So nothing is loaded twice: a workgroup is one
 // subgroup, each lane loads its own rows of the left operand and its own columns of the right one, four values at a time, and the
 // lanes lend each other their rows. 18 GFLOP/s without this, 43 with it (second layer of the CNN, batch 32, two cores, Mesa 22.3).
 //
 // As a matrix product: rows are positions (backward_w: filter cells), columns are channels. A workgroup computes 4 LANES rows (of
 // cells 8 LANES) by 4 LANES columns; twice as many rows would halve the loads of w, and lose more by sums that no longer fit the
-// registers. The loads of a round come before its sums, weights first: 5.5 instead of 7.7 ms on Mesa 25.0.
+// registers. The loads of a round come before its sums, weights first: 4.5 instead of 7.7 ms on Mesa 25.0.
 //
 // Rows and columns past the end are the last ones once more. Columns are then not stored; rows are stored again with the same
-// values, because a branch around each store costs seconds of compile time. O (for backward_x: also C) is a multiple of 4.
+// values, because a branch around each store costs seconds of compile time. C and O are multiples of 4, for the
+// entry points `_any` O alone.
 // This is a file of its own because a device without subgroup operations must not even parse it.
 
 override N: u32 = 1u;      // pictures
@@ -40,11 +42,11 @@ override LANES: u32 = 8u;           // 8, or 4: invocations of a workgroup, no m
 @group(0) @binding(0) var<storage, read> x_by_4: array<vec4<f32>>;   // the same, four channels at once
 @group(0) @binding(1) var<storage, read> w_by_4: array<vec4<f32>>;   // [KH, KW, C, O] four output channels at once
 @group(0) @binding(2) var<storage, read> b_by_4: array<vec4<f32>>;   // [O]
-@group(0) @binding(3) var<storage, read_write> y_by_4: array<vec4<f32>>;        // [N, HO, WO, O]
+@group(0) @binding(3) var<storage, read_write> y_by_4: array<vec4<f32>>;        // [N, HO, WO, O]; with pooling [N, HO/2, WO/2, O]
 @group(0) @binding(4) var<storage, read> dy_by_4: array<vec4<f32>>;  // [N, HO, WO, O]
 @group(0) @binding(5) var<storage, read_write> dx_by_4: array<vec4<f32>>;       // [N, H, W, C]
-@group(0) @binding(10) var<storage, read_write> argmax_by_4: array<vec4<u32>>;  // [N, HO/2, WO/2, O]; see pool2d.wgsl
 @group(0) @binding(6) var<storage, read_write> dw_parts_by_4: array<vec4<f32>>; // [parts, KH*KW*C + 1, O]; the last row is db
+@group(0) @binding(10) var<storage, read_write> argmax_by_4: array<vec4<u32>>;  // [N, HO/2, WO/2, O]; see pool2d.wgsl
 
 // LANES rows by four columns of each lane.
 alias Sums = array<vec4<f32>, 8>;
@@ -79,9 +81,14 @@ fn output_position(row: u32, pooled: bool) -> u32 {
     if (!pooled) { return min(row, N * HO * WO - 1u); }
     let window = min(row / 4u, N * HO * WO / 4u - 1u);
     let cell = row % 4u;
-    let i = window / (WO / 2u) * 2u + cell / 2u;    // counted over all pictures: HO is even
-    let j = window % (WO / 2u) * 2u + cell % 2u;
+    let i = window / half(WO) * 2u + cell / 2u;    // counted over all pictures: HO is even
+    let j = window % half(WO) * 2u + cell % 2u;
     return i * WO + j;
+}
+
+// Half an even size; never 0, so that the entry points without pooling compile for any size.
+fn half(size: u32) -> u32 {
+    return max(size / 2u, 1u);
 }
 
 // An output position under filter cell (p, q): the pixel of x.
@@ -117,7 +124,7 @@ fn dy_value_by_4(source: Source, o: u32) -> vec4<f32> {
     return select(vec4(0.0), dy_by_4[source.base / 4u + o], source.inside);
 }
 
-// The sums of four rows of a lane's tile; they come with the bias.
+// Adds the products of four blocks of LANES rows to their sums.
 fn forward_sums(
     row: u32, lane: u32, quad: u32, pooled: bool,
     sum_0: ptr<function, Sums>, sum_1: ptr<function, Sums>, sum_2: ptr<function, Sums>, sum_3: ptr<function, Sums>
@@ -274,18 +281,23 @@ fn store_y(row: u32, quad: u32, sums: ptr<function, Sums>) {
 fn store_pooled(row: u32, quad: u32, sums: ptr<function, Sums>) {
     for (var k = 0u; k < LANES / 4u; k++) {
         let window = min(row / 4u + k, N * HO * WO / 4u - 1u);
-        let value_1 = rectified((*sums)[4u * k + 1u]);
-        let value_2 = rectified((*sums)[4u * k + 2u]);
-        let value_3 = rectified((*sums)[4u * k + 3u]);
+        // By `>` and not by max(), which may lose a NaN.
         var best = rectified((*sums)[4u * k]);
-        var cell = select(vec4(0u), vec4(1u), value_1 > best);
-        best = max(best, value_1);
-        cell = select(cell, vec4(2u), value_2 > best);
-        best = max(best, value_2);
-        cell = select(cell, vec4(3u), value_3 > best);
-        best = max(best, value_3);
-        let i = window / (WO / 2u) % (HO / 2u) * 2u;
-        let j = window % (WO / 2u) * 2u;
+        var cell = vec4(0u);
+        let value_1 = rectified((*sums)[4u * k + 1u]);
+        let better_1 = value_1 > best;
+        best = select(best, value_1, better_1);
+        cell = select(cell, vec4(1u), better_1);
+        let value_2 = rectified((*sums)[4u * k + 2u]);
+        let better_2 = value_2 > best;
+        best = select(best, value_2, better_2);
+        cell = select(cell, vec4(2u), better_2);
+        let value_3 = rectified((*sums)[4u * k + 3u]);
+        let better_3 = value_3 > best;
+        best = select(best, value_3, better_3);
+        cell = select(cell, vec4(3u), better_3);
+        let i = window / half(WO) % half(HO) * 2u;
+        let j = window % half(WO) * 2u;
         y_by_4[window * (O / 4u) + quad] = best;
         argmax_by_4[window * (O / 4u) + quad] = (i + cell / 2u) * WO + j + cell % 2u;
     }
@@ -452,9 +464,9 @@ fn conv2d_backward_w_subgroup_any(@builtin(workgroup_id) group: vec3<u32>, @buil
 // Where a filter cell lies in the window, and its channel.
 struct WindowCell { p: u32, q: u32, c: u32 }
 
-// Cells past the end are the last one (or the last four).
+// Cells past the end are the last one; of quads the last four, as loads of quads round down.
 fn window_cell(cell: u32) -> WindowCell {
-    let at = min(cell, select(KH * KW * C - 1u, KH * KW * C - 4u, C % 4u == 0u));
+    let at = min(cell, KH * KW * C - 1u);
     return WindowCell(at / C / KW, at / C % KW, at % C);
 }
 

@@ -106,9 +106,10 @@ fn multiply_tiles(local: vec3<u32>, sums: ptr<function, array<vec4<f32>, 4>>) {
 
 @compute @workgroup_size(16, 16)
 fn dense_forward_shared(
-    @builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>, @builtin(local_invocation_index) lane: u32
+    @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_id) local: vec3<u32>, @builtin(local_invocation_index) lane: u32
 ) {
-    let first_row = group.x * TILE;
+    let first_row = (group.z * groups.x + group.x) * TILE;
     let first_column = group.y * TILE;
     var sums: array<vec4<f32>, 4>;
     for (var k = 0u; k < I; k += STEPS) {
@@ -137,9 +138,10 @@ fn dense_forward_shared(
 
 @compute @workgroup_size(16, 16)
 fn dense_backward_x_shared(
-    @builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>, @builtin(local_invocation_index) lane: u32
+    @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_id) local: vec3<u32>, @builtin(local_invocation_index) lane: u32
 ) {
-    let first_row = group.x * TILE;
+    let first_row = (group.z * groups.x + group.x) * TILE;
     let first_column = group.y * TILE;
     var sums: array<vec4<f32>, 4>;
     for (var k = 0u; k < O; k += STEPS) {
@@ -168,9 +170,10 @@ fn dense_backward_x_shared(
 
 @compute @workgroup_size(16, 16)
 fn dense_backward_w_shared(
-    @builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>, @builtin(local_invocation_index) lane: u32
+    @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_id) local: vec3<u32>, @builtin(local_invocation_index) lane: u32
 ) {
-    let first_row = group.x * TILE;
+    let first_row = (group.z * groups.x + group.x) * TILE;
     let first_column = group.y * TILE;
     var sums: array<vec4<f32>, 4>;
     for (var k = 0u; k < N; k += STEPS) {

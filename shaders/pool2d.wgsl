@@ -34,7 +34,7 @@ override ALL_CELLS_EQUAL: bool = false;  // whether every window writes just as 
 @group(0) @binding(1) var<storage, read_write> y_by_4: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> argmax_out: array<u32>; // [N, HO, WO, C]
 @group(0) @binding(2) var<storage, read_write> argmax_out_by_4: array<vec4<u32>>;
-@group(0) @binding(3) var<storage, read> argmax: array<u32>;          // argmax_out, read
+@group(0) @binding(3) var<storage, read> argmax: array<u32>;          // [N, HO, WO, C]: argmax_out, read
 @group(0) @binding(3) var<storage, read> argmax_by_4: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read> dy: array<f32>;              // [N, HO, WO, C]
 @group(0) @binding(4) var<storage, read> dy_by_4: array<vec4<f32>>;

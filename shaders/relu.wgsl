@@ -10,7 +10,7 @@ override LEN: u32 = 1u;
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;         // [LEN]
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;   // [LEN]
-@group(0) @binding(2) var<storage, read> y_in: array<f32>;      // y, read
+@group(0) @binding(2) var<storage, read> y_in: array<f32>;      // [LEN]: y, read
 @group(0) @binding(3) var<storage, read> dy: array<f32>;        // [LEN]
 @group(0) @binding(4) var<storage, read_write> dx: array<f32>;  // [LEN]
 

@@ -105,7 +105,7 @@ fn bad_values_are_refused_before_anything_is_touched() {
     let place = Place::new();
     for (flags, parts) in [
         ("--batch-size 0", vec!["--batch-size", "0"]),
-        ("--batch-size 100000", vec!["--batch-size", "65536"]),
+        ("--batch-size 100000", vec!["--batch-size", "32768"]),
         ("--epochs -1", vec!["-1"]),
         ("--epochs many", vec!["many"]),
         ("--learning-rate 0", vec!["--learning-rate is 0", "0.001"]),
@@ -347,6 +347,9 @@ fn selftest_passes_on_this_adapter_and_covers_every_kernel() {
     assert_eq!(report["passed"], true);
     let tested = report["kernels"].as_array().unwrap();
     for kernel in fmnist_gpu::ops::OPS.iter().flat_map(|op| op.kernels) {
+        if kernel.entry.contains("_subgroup") && gpu().lanes().is_none() {
+            continue;
+        }
         let verdict = tested.iter().find(|v| v["kernel"] == kernel.entry);
         let verdict = verdict.unwrap_or_else(|| panic!("selftest does not run {}", kernel.entry));
         assert!(verdict["elements"].as_u64().unwrap() > 0, "{verdict}");

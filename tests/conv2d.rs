@@ -47,6 +47,18 @@ fn conv2d_matches_cpu_with_strides() {
     ]);
 }
 
+/// More tiles of rows than one dimension of workgroups holds: they go on in the next.
+#[test]
+fn conv2d_matches_cpu_where_tiles_are_folded() {
+    check(&[(1050, [32, 32, 4], [1, 1], 4, [1, 1], Valid)]);
+}
+
+/// lavapipe ends an invocation's loops after 65,535 rounds: a large batch must be summed in more parts.
+#[test]
+fn conv2d_matches_cpu_on_a_batch_of_thousands() {
+    check(&[(2700, [28, 28, 1], [1, 1], 4, [1, 1], Valid)]);
+}
+
 #[test]
 fn conv2d_matches_cpu_where_the_window_exceeds_the_picture() {
     check(&[(2, [3, 2, 4], [5, 7], 4, [1, 1], Same), (1, [2, 4, 3], [6, 5], 4, [2, 3], Same)]);
@@ -66,6 +78,13 @@ fn conv2d_matches_cpu_around_the_tile_sizes() {
         // Filter cells with the bias row: 63 + 1, 64 + 1.
         (2, [5, 5, 7], [3, 3], 8, [1, 1], Same),
         (2, [5, 5, 16], [2, 2], 8, [1, 1], Same),
+        // More input channels than one tile of columns, with a tail; more output channels than one, pooled and not.
+        (1, [5, 13, 36], [1, 1], 36, [1, 1], Valid),
+        (2, [6, 8, 7], [3, 4], 36, [1, 1], Same),
+        (2, [6, 8, 8], [3, 4], 36, [1, 1], Same),
+        // Parts of the filter's gradient: the last one has fewer pictures.
+        (65, [2, 2, 32], [3, 3], 64, [1, 1], Same),
+        (7, [3, 3, 8], [3, 3], 32, [1, 1], Same),
         // 15 and 16 filter cells: fewer than the rows of one tile, with and without the row of the bias.
         (2, [6, 6, 3], [5, 1], 8, [1, 1], Same),
         (2, [6, 6, 4], [2, 2], 8, [1, 1], Same),

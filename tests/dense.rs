@@ -26,6 +26,13 @@ fn dense_matches_cpu_around_the_tile_sizes() {
         (65, 17, 65),
         (7, 62, 4),
         (7, 63, 4),
+        // Multiples of four around the tiles of 16 and 32: tails of columns, odd batches.
+        (1, 4, 4),
+        (7, 64, 4),
+        (15, 12, 12),
+        (17, 20, 20),
+        (31, 60, 28),
+        (33, 68, 36),
     ]);
 }
 

@@ -51,11 +51,12 @@ fn for_every_entry_point(mut write: impl FnMut(&KernelSpec, &naga::Module, &naga
     for spec in all() {
         let (module, info) = parse(spec);
         let known = |name: &str| module.overrides.iter().any(|(_, o)| o.name.as_deref() == Some(name));
-        for constants in [&[], REAL] {
+        for (constants, lanes) in [(&[][..], 8.0), (REAL, 8.0), (REAL, 4.0)] {
             let constants: PipelineConstants = constants
                 .iter()
                 .filter(|(name, _)| known(name))
                 .map(|(name, value)| (name.to_string(), *value))
+                .chain(known("LANES").then(|| ("LANES".to_string(), lanes)))
                 .collect();
             let entry = Some((naga::ShaderStage::Compute, spec.entry));
             let (module, info) = process_overrides(&module, &info, entry, &constants).unwrap();
@@ -63,7 +64,7 @@ fn for_every_entry_point(mut write: impl FnMut(&KernelSpec, &naga::Module, &naga
             written += 1;
         }
     }
-    assert_eq!(written, 2 * all().count());
+    assert_eq!(written, 3 * all().count());
     assert!(written >= 60, "only {written} shaders were written");
 }
 

@@ -31,7 +31,7 @@ pub struct TrainArgs {
     #[arg(long, default_value_t = 5)]
     epochs: u64,
     /// Images a step
-    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=32_768))]
     batch_size: u32,
     /// How weights follow their gradients
     #[arg(long, value_enum, default_value_t = OptimizerName::Adam)]

@@ -58,10 +58,10 @@ pub enum GpuError {
         reason: String,
     },
     /// A shader did not compile.
-    #[error("shader entry point `{entry}` (shaders/{op}.wgsl) did not compile on `{adapter}`:\n{message}")]
+    #[error("shader entry point `{entry}` ({file}) did not compile on `{adapter}`:\n{message}")]
     Shader {
-        /// The operation, which is the stem of the file.
-        op: &'static str,
+        /// The shader file.
+        file: String,
         /// The entry point.
         entry: &'static str,
         /// The adapter's name.

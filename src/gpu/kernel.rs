@@ -48,6 +48,14 @@ pub struct KernelSpec {
     pub bindings: &'static [Binding],
 }
 
+impl KernelSpec {
+    /// The shader file, from the root of the repository.
+    pub fn file(&self) -> String {
+        let form = if self.entry.contains("_subgroup") { "_subgroup" } else { "" };
+        format!("shaders/{}{form}.wgsl", self.op)
+    }
+}
+
 /// The value of one `override` constant of a shader: its name and its value.
 pub type Constant = (&'static str, f64);
 
@@ -103,7 +111,7 @@ impl Kernel {
         match error {
             None => Ok(Kernel { pipeline, layout }),
             Some(error) => Err(GpuError::Shader {
-                op: spec.op,
+                file: spec.file(),
                 entry: spec.entry,
                 adapter: gpu.info().name.clone(),
                 message: error.to_string(),
@@ -115,14 +123,16 @@ impl Kernel {
 /// Compiles a shader file, with or without wgpu's run-time checks.
 pub(super) fn compile_module(device: &wgpu::Device, spec: &KernelSpec, checked: bool) -> wgpu::ShaderModule {
     let descriptor = wgpu::ShaderModuleDescriptor {
-        label: Some(spec.op),
+        label: Some(&spec.file()),
         source: wgpu::ShaderSource::Wgsl(Cow::Borrowed(spec.source)),
     };
     if checked {
         return device.create_shader_module(descriptor);
     }
-    // SAFETY: the shaders are the project's own. Each guards its indices against the constants that the same code
+    // SAFETY: the shaders are the project's own. Each guards or clamps its indices by the constants that the same code
     // used to size the buffers (`PlanBuilder::push` checks the sizes), every loop has a bound that is a constant, and
-    // divisors are constants above zero. The tests and `--safe` run the same shaders with the checks on.
+    // divisors are constants above zero. Indices that are data are kept in range by who writes them: the order of the
+    // samples and the labels by `GpuEngine`, which checks them, and the number of the batch, which counts up to the
+    // batches of the order. The tests and `--safe` run the same shaders with the checks on.
     unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
 }

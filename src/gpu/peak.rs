@@ -1,4 +1,4 @@
-//! What an adapter can do at most, measured by two tiny kernels of `shaders/measure/peak.wgsl`: arithmetic and bytes.
+//! What an adapter can do at most, measured by tiny kernels of `shaders/measure/peak.wgsl`: arithmetic and bytes.
 
 use super::plan::workgroups_linear;
 use super::{Element, Gpu, GpuError, KernelSpec, Plan, PlanBuilder, Tensor, bind, read, write};
@@ -8,11 +8,13 @@ const SOURCE: &str = include_str!("../../shaders/measure/peak.wgsl");
 const BINDINGS: &[super::Binding] = &[read(0, "x"), write(1, "y")];
 
 /// Twelve chains of multiply-adds an invocation.
-pub static SCALARS: KernelSpec = KernelSpec { op: "peak", entry: "peak_scalars", source: SOURCE, bindings: BINDINGS };
+pub static SCALARS: KernelSpec =
+    KernelSpec { op: "measure/peak", entry: "peak_scalars", source: SOURCE, bindings: BINDINGS };
 /// Six chains of four multiply-adds an invocation.
-pub static VECTORS: KernelSpec = KernelSpec { op: "peak", entry: "peak_vectors", source: SOURCE, bindings: BINDINGS };
+pub static VECTORS: KernelSpec =
+    KernelSpec { op: "measure/peak", entry: "peak_vectors", source: SOURCE, bindings: BINDINGS };
 /// A copy.
-pub static COPY: KernelSpec = KernelSpec { op: "peak", entry: "peak_copy", source: SOURCE, bindings: BINDINGS };
+pub static COPY: KernelSpec = KernelSpec { op: "measure/peak", entry: "peak_copy", source: SOURCE, bindings: BINDINGS };
 
 /// All of them.
 pub static KERNELS: &[&KernelSpec] = &[&SCALARS, &VECTORS, &COPY];
@@ -28,6 +30,8 @@ pub struct Peak {
 
 /// Bytes that are copied: more than the caches of a GPU hold, and a processor is through with them in some milliseconds.
 const COPY_BYTES: usize = 64 << 20;
+/// Multiply-adds of each chain.
+const ROUNDS: u32 = 1024;
 /// How long one form is measured.
 const WINDOW: Duration = Duration::from_millis(300);
 
@@ -44,9 +48,9 @@ impl Peak {
         let mut gflops: f64 = 0.0;
         for (spec, chains) in [(&SCALARS, 12), (&VECTORS, 24)] {
             // A processor is busy with few invocations, a GPU needs many.
-            let (groups, rounds) = if gpu.is_software() { (64, 1024) } else { (8192, 1024) };
-            let plan = plan(gpu, spec, Some(rounds), [groups, 1, 1], &x, &y)?;
-            let flop = 2.0 * f64::from(groups) * 64.0 * f64::from(rounds) * f64::from(chains);
+            let groups = if gpu.is_software() { 64 } else { 8192 };
+            let plan = plan(gpu, spec, Some(ROUNDS), [groups, 1, 1], &x, &y)?;
+            let flop = 2.0 * f64::from(groups) * 64.0 * f64::from(ROUNDS) * f64::from(chains);
             gflops = gflops.max(flop / fastest(gpu, &plan)? / 1e9);
         }
         let plan = plan(gpu, &COPY, None, workgroups_linear(COPY_BYTES / 16, 64), &x, &y)?;

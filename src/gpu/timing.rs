@@ -87,7 +87,8 @@ fn by_submissions(gpu: &Gpu, plan: &Plan) -> Result<Vec<f64>, GpuError> {
     let mut seconds = Vec::with_capacity(plan.len());
     for i in 0..plan.len() {
         let mut encoder = gpu.encoder("timed dispatch");
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        let mut pass = encoder
+            .begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some("timed dispatch"), timestamp_writes: None });
         plan.replay_one(&mut pass, i);
         drop(pass);
         let start = Instant::now();

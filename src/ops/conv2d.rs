@@ -193,6 +193,7 @@ pub fn record_forward(
     b: &Tensor,
     y: &Tensor,
 ) -> Result<(), GpuError> {
+    form.check(forward_kernel(form, d), &[d.o])?;
     let mut constants = constants(d);
     constants.push(("RELU", f64::from(relu)));
     plan.push(
@@ -243,6 +244,11 @@ pub fn record_forward_pool(
     y: &Tensor,
     argmax: &Tensor,
 ) -> Result<(), GpuError> {
+    form.check(forward_pool_kernel(d), &[d.o])?;
+    if !matches!(form, Form::Subgroup(_)) || !d.ho.is_multiple_of(2) || !d.wo.is_multiple_of(2) {
+        let message = format!("{form:?} tiles of {}x{} outputs cannot be pooled by 2x2", d.ho, d.wo);
+        return Err(GpuError::Record { entry: forward_pool_kernel(d).entry, message });
+    }
     let mut constants = constants(d);
     constants.push(("RELU", f64::from(relu)));
     let pooled = d.y_len() / 4;
@@ -283,6 +289,7 @@ pub fn record_backward_x(
     dy: &Tensor,
     dx: &Tensor,
 ) -> Result<(), GpuError> {
+    form.check(form.pick([&BACKWARD_X, &BACKWARD_X_SUBGROUP, &BACKWARD_X_SHARED]), &[d.c, d.o])?;
     let mut constants = constants(d);
     constants.push(("X_IS_RELU", f64::from(x_is_relu)));
     plan.push(
@@ -303,6 +310,9 @@ fn backward_w_kernel(form: Form, d: &Conv2dDims) -> &'static KernelSpec {
 
 /// Tiles of the filter's gradient along its rows and its columns: what one part takes in workgroups.
 fn backward_w_tiles(form: Form, d: &Conv2dDims) -> [usize; 2] {
+    if form == Form::Plain {
+        return [((d.kh * d.kw * d.c + 1) * d.o).div_ceil(64), 1];
+    }
     let [tile_rows, tile_columns] = form.tile(CELLS_PER_LANE);
     // The bias is a row of its own, except in subgroup tiles, where its gradient comes along.
     let rows = d.kh * d.kw * d.c + usize::from(!matches!(form, Form::Subgroup(_)));
@@ -319,7 +329,9 @@ fn images_per_part(form: Form, d: &Conv2dDims) -> usize {
         Form::Plain | Form::Subgroup(_) => 32,
     };
     let parts = wanted.div_ceil(backward_w_tiles(form, d).iter().product()).clamp(1, d.n);
-    d.n.div_ceil(parts)
+    // lavapipe ends an invocation's loops after 65,535 rounds in all, and the sum would be short without a word.
+    let rounds_per_image = d.ho * (d.wo + 1) + 1;
+    d.n.div_ceil(parts).min((65_535 / rounds_per_image).max(1))
 }
 
 /// Shape of the scratch tensor of [`record_backward_w`]: `[parts, KH*KW*C + 1, O]`.
@@ -344,6 +356,7 @@ pub fn record_backward_w(
     dw: &Tensor,
     db: &Tensor,
 ) -> Result<(), GpuError> {
+    form.check(backward_w_kernel(form, d), &[d.o])?;
     let mut constants = constants(d);
     constants.push(("IMAGES_PER_PART", images_per_part(form, d) as f64));
     let [parts, rows, _] = dw_parts_shape(form, d);
@@ -447,9 +460,13 @@ fn verify_forward_pool(v: &mut Verifier<'_>, d: &Conv2dDims, breadth: Breadth, c
     let whole = |values: Vec<f32>| -> Vec<f32> { values.into_iter().map(|value| (value * 3.0).round()).collect() };
     let (x, w, b) = (whole(v.random(d.x_len())), whole(v.random(d.w_len())), whole(v.random(d.o)));
     let Ok(pool) = Pool2dDims::new(d.n, [d.ho, d.wo, d.o], [2, 2], [2, 2], Padding::Valid) else { return Ok(()) };
+    let forms: Vec<Form> = v.forms(breadth, &[d.o]).into_iter().filter(|&form| pools(form, d, &pool)).collect();
+    if forms.is_empty() {
+        return Ok(());
+    }
     let mut y64 = vec![0.0; d.y_len()];
     cpu::conv2d_forward(d, &widen(&x), &widen(&w), &widen(&b), &mut y64);
-    for form in v.forms(breadth, &[d.o]).into_iter().filter(|&form| pools(form, d, &pool)) {
+    for form in forms {
         for &relu in breadth.relu() {
             let before: Vec<f64> = y64.iter().map(|&y| if relu { y.max(0.0) } else { y }).collect();
             let mut expected = vec![0.0; d.y_len() / 4];
@@ -478,7 +495,8 @@ pub fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
         (2, [28, 28, 1], [3, 3], 32, [1, 1], Padding::Same, Breadth::AsTrained),
         (2, [14, 14, 32], [3, 3], 64, [1, 1], Padding::Same, Breadth::AsTrained),
         (3, [7, 5, 6], [2, 3], 37, [2, 1], Padding::Valid, Breadth::Forms),
-        (1, [5, 6, 4], [3, 4], 36, [2, 3], Padding::Same, Breadth::Forms),
+        (3, [9, 6, 6], [2, 3], 36, [2, 1], Padding::Valid, Breadth::Forms),
+        (1, [7, 6, 4], [3, 4], 36, [2, 3], Padding::Same, Breadth::Forms),
     ];
     for (n, input, window, o, stride, padding, breadth) in cases {
         let d = Conv2dDims::new(n, input, window, o, stride, padding).expect("the shapes above are valid");

@@ -120,6 +120,7 @@ pub fn record_forward(
     b: &Tensor,
     y: &Tensor,
 ) -> Result<(), GpuError> {
+    form.check(form.pick([&FORWARD, &FORWARD_SUBGROUP, &FORWARD_SHARED]), &[d.i, d.o])?;
     let mut constants = constants(d);
     constants.push(("RELU", f64::from(relu)));
     plan.push(
@@ -149,6 +150,7 @@ pub fn record_backward_x(
     dy: &Tensor,
     dx: &Tensor,
 ) -> Result<(), GpuError> {
+    form.check(form.pick([&BACKWARD_X, &BACKWARD_X_SUBGROUP, &BACKWARD_X_SHARED]), &[d.i, d.o])?;
     let mut constants = constants(d);
     constants.push(("X_IS_RELU", f64::from(x_is_relu)));
     plan.push(
@@ -176,6 +178,7 @@ pub fn record_backward_w(
     dw: &Tensor,
     db: &Tensor,
 ) -> Result<(), GpuError> {
+    form.check(form.pick([&BACKWARD_W, &BACKWARD_W_SUBGROUP, &BACKWARD_W_SHARED]), &[d.i, d.o])?;
     // The bias is a row of its own, except in subgroup tiles, where its gradient comes along.
     let rows = d.i + usize::from(!matches!(form, Form::Subgroup(_)));
     plan.push(
@@ -257,7 +260,7 @@ pub fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
         (32, 3136, 128, Breadth::AsTrained),
         (32, 128, 10, Breadth::AsTrained),
         (33, 35, 33, Breadth::Forms),
-        (33, 65, 36, Breadth::Forms),
+        (33, 68, 36, Breadth::Forms),
     ];
     for (n, i, o, breadth) in cases {
         verify(v, &DenseDims { n, i, o }, breadth)?;

@@ -47,8 +47,8 @@ pub static OPS: &[Op] = &[
 pub enum Form {
     /// One output an invocation: any shape, the one to read first.
     Plain,
-    /// Tiles in the registers of a subgroup of that many lanes, for adapters that are processors; needs sizes in multiples
-    /// of four.
+    /// Tiles in the registers of a subgroup of that many lanes, one of [`LANES`], for adapters that are processors; needs sizes
+    /// in multiples of four.
     Subgroup(usize),
     /// Tiles in workgroup memory, for GPUs; any shape.
     Shared,
@@ -56,7 +56,7 @@ pub enum Form {
 
 impl Form {
     /// The form of a heavy kernel on a device; `by_4` are the sizes that the subgroup form loads four at a time. This is the
-    /// one place that chooses.
+    /// one place that chooses by the device; what follows from the sizes alone is chosen beside each operation.
     pub fn choose(gpu: &Gpu, by_4: &[usize]) -> Form {
         match (gpu.tiling(), gpu.lanes()) {
             (Tiling::Shared, _) => Form::Shared,
@@ -70,6 +70,16 @@ impl Form {
         let lanes = LANES.into_iter().filter(|&lanes| gpu.lanes().is_some_and(|has| lanes <= has));
         let forms = [Form::Plain, Form::Shared].into_iter().chain(lanes.map(Form::Subgroup));
         forms.filter(|form| form.takes(by_4)).collect()
+    }
+
+    /// Refuses sizes that a kernel of this form cannot compute; `by_4` as for [`Form::choose`].
+    fn check(self, spec: &KernelSpec, by_4: &[usize]) -> Result<(), GpuError> {
+        let message = match self {
+            Form::Subgroup(lanes) if !LANES.contains(&lanes) => format!("{lanes} lanes, which are none of {LANES:?}"),
+            Form::Subgroup(_) if !self.takes(by_4) => format!("sizes {by_4:?}, which are not all multiples of four"),
+            _ => return Ok(()),
+        };
+        Err(GpuError::Record { entry: spec.entry, message })
     }
 
     fn takes(self, by_4: &[usize]) -> bool {

@@ -18,6 +18,12 @@ pub enum EngineError {
     /// The model cannot be built.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// Images, labels or their order are not what the kernels may index by.
+    #[error("the samples cannot be used: {reason}")]
+    Samples {
+        /// What is wrong.
+        reason: String,
+    },
     /// A layer does not fit the batch size.
     #[error("layer `{layer}` at batch size {batch_size}: {reason}")]
     Batch {

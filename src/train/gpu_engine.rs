@@ -44,6 +44,7 @@ struct Training {
 struct Batches {
     plan: Plan,
     batch_size: usize,
+    samples: usize,
     order: Tensor,
     progress: Tensor,
     batch_loss: Tensor,
@@ -72,6 +73,15 @@ struct Feed {
 impl Feed {
     fn new(gpu: &Gpu, name: &str, split: &Split, batch_size: usize) -> Result<Self, EngineError> {
         let samples = split.len();
+        if split.images.len() != samples * PIXELS {
+            let reason = format!("{} bytes of images for {samples} labels", split.images.len());
+            return Err(EngineError::Samples { reason });
+        }
+        // The kernels index by labels without a check.
+        if let Some(i) = split.labels.iter().position(|&label| usize::from(label) >= N_CLASSES) {
+            let reason = format!("sample {i} has the label {}, above {}", split.labels[i], N_CLASSES - 1);
+            return Err(EngineError::Samples { reason });
+        }
         let batches = samples.div_ceil(batch_size);
         let tensor = |part: &str, len: usize, element| gpu.tensor(&format!("{name}.{part}"), &[len], element);
         let images = tensor("images", samples * PIXELS / 4, Element::U32)?;
@@ -108,6 +118,7 @@ impl Feed {
         Ok(Batches {
             plan,
             batch_size: self.dims.n,
+            samples: self.dims.samples,
             order: self.order,
             progress: self.progress,
             batch_loss: self.batch_loss,
@@ -122,6 +133,15 @@ impl Feed {
 impl Batches {
     /// Goes through `order` once. Stops early, after the work in flight, when `on_progress` breaks.
     fn run(&mut self, gpu: &Gpu, order: &[u32], on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
+        // The kernels index by the order without a check.
+        if let Some(index) = order.iter().find(|&&index| index as usize >= self.samples) {
+            let reason = format!("the order names sample {index}, and there are {}", self.samples);
+            return Err(EngineError::Samples { reason });
+        }
+        if order.len() > self.order.len() {
+            let reason = format!("the order has {} samples, and there is room for {}", order.len(), self.order.len());
+            return Err(EngineError::Samples { reason });
+        }
         gpu.write_u32(&self.order, order);
         gpu.write_u32(&self.progress, &[0, order.len() as u32]);
         let n_batches = order.len().div_ceil(self.batch_size);
@@ -320,10 +340,15 @@ impl<'g> GpuEngine<'g> {
     /// Trains on the first batches, `rounds` steps and one before, and times each dispatch.
     ///
     /// # Errors
-    /// The device failed, or there are fewer batches than that.
+    /// The device failed.
+    ///
+    /// # Panics
+    /// If there are fewer batches than that, or the engine was not made by [`GpuEngine::with_training`].
     pub fn time_step(&mut self, rounds: usize) -> Result<Timings, EngineError> {
         let training = self.training.as_ref().expect("time_step is called on engines made by with_training");
         let batch = &training.batch;
+        let batches = batch.order.len().div_ceil(batch.batch_size);
+        assert!(rounds < batches, "{rounds} timed steps and one before need more than {batches} batches");
         let samples = batch.order.len().min((rounds + 1) * batch.batch_size) as u32;
         self.gpu.write_u32(&batch.order.slice("order", 0, &[samples as usize]), &(0..samples).collect::<Vec<_>>());
         self.gpu.write_u32(&batch.progress, &[0, samples]);
