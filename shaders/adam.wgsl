@@ -18,13 +18,13 @@ override EPSILON: f32 = 1e-7;
 @group(0) @binding(2) var<storage, read_write> m: array<vec4<f32>>;        // [LEN] first moments
 @group(0) @binding(3) var<storage, read_write> v: array<vec4<f32>>;        // [LEN] second moments
 @group(0) @binding(4) var<storage, read> step_sizes: array<f32>;     // [batches of the epoch]
-@group(0) @binding(5) var<storage, read> progress: array<u32>;       // [2]: batches done in this epoch, samples of the epoch
+@group(0) @binding(5) var<storage, read> progress: array<u32>;       // [2]: batches of this epoch whose loss is known, this one too; samples
 
 @compute @workgroup_size(64)
 fn adam_step(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = id.y * groups.x * 64u + id.x;
     if (index >= LEN / 4u) { return; }
-    let alpha = step_sizes[progress[0]];
+    let alpha = step_sizes[progress[0] - 1u];
     let gradient = g[index];
     let first = m[index] + (gradient - m[index]) * ONE_MINUS_BETA_1;
     let second = v[index] + (gradient * gradient - v[index]) * ONE_MINUS_BETA_2;

@@ -12,13 +12,13 @@ override MOMENTUM: f32 = 0.0;
 @group(0) @binding(1) var<storage, read_write> w: array<f32>;         // [LEN] the parameters
 @group(0) @binding(2) var<storage, read_write> velocity: array<f32>;  // [LEN]
 @group(0) @binding(3) var<storage, read> step_sizes: array<f32>;      // [batches of the epoch] learning rates
-@group(0) @binding(4) var<storage, read> progress: array<u32>;        // [2]: batches done in this epoch, samples of the epoch
+@group(0) @binding(4) var<storage, read> progress: array<u32>;        // [2]: batches of this epoch whose loss is known, this one too; samples
 
 @compute @workgroup_size(64)
 fn sgd_step(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = id.y * groups.x * 64u + id.x;
     if (index >= LEN) { return; }
-    let change = MOMENTUM * velocity[index] - step_sizes[progress[0]] * g[index];
+    let change = MOMENTUM * velocity[index] - step_sizes[progress[0] - 1u] * g[index];
     velocity[index] = change;
     w[index] += change;
 }

@@ -1,8 +1,10 @@
-// softmax_xent: softmax over the classes with the cross-entropy of the true class, and the gradient of the batch's mean loss.
+// softmax_xent: softmax over the classes with the cross-entropy of the true class, the gradient of the batch's mean loss, and the end
+// of the batch: its loss and its right answers.
 //
 //   m = max over c of x[n,c]          s = sum over c of exp(x[n,c] - m)
 //   probabilities[n,c] = exp(x[n,c] - m) / s
 //   loss[n] = log(s) - (x[n,label] - m)           correct[n] = 1 where the largest x (the first on ties) is at the label
+//   batch_loss[batch] = sum of loss[n], batch_correct[batch] = sum of correct[n] over the valid rows;  progress[0] = batch + 1
 //   dx[n,c] = (probabilities[n,c] - [c = label]) / valid rows of the batch;  0 in rows past the end of the epoch
 //
 // Subtracting the maximum keeps exp in range for any logits. Layout: row-major. Source: sparse categorical cross-entropy of Keras.
@@ -10,6 +12,10 @@
 //
 // The last batch of an epoch may be short. Its rows past the end have dx = 0, and all later gradients are linear in dx, so these
 // rows add exactly nothing: the short batch is trained exactly, by the same plan.
+//
+// One slot a batch instead of one running total: 1,875 sums of an epoch lose no digits, and the host sees every step. The counter
+// of the batches lives on the GPU, so that many steps run without a word from the host. All rows are one workgroup: sums in a fixed
+// order, and one dispatch for what would be two.
 
 override N: u32 = 1u;   // rows, the batch
 override C: u32 = 1u;   // classes
@@ -17,10 +23,14 @@ override C: u32 = 1u;   // classes
 @group(0) @binding(0) var<storage, read> x: array<f32>;                     // [N, C] logits
 @group(0) @binding(1) var<storage, read> labels: array<u32>;                // [N]
 @group(0) @binding(2) var<storage, read_write> probabilities: array<f32>;   // [N, C]
-@group(0) @binding(3) var<storage, read_write> loss: array<f32>;            // [N]
-@group(0) @binding(4) var<storage, read_write> correct: array<u32>;         // [N]
-@group(0) @binding(5) var<storage, read_write> dx: array<f32>;              // [N, C]
-@group(0) @binding(6) var<storage, read> progress: array<u32>;              // [2]: batches done in this epoch, samples of the epoch
+@group(0) @binding(3) var<storage, read_write> dx: array<f32>;              // [N, C]
+@group(0) @binding(4) var<storage, read_write> progress: array<u32>;        // [2]: batches done in this epoch, samples of the epoch
+@group(0) @binding(5) var<storage, read_write> batch_loss: array<f32>;      // [batches]
+@group(0) @binding(6) var<storage, read_write> batch_correct: array<u32>;   // [batches]
+
+const LANES = 256u;
+var<workgroup> tile_loss: array<f32, LANES>;
+var<workgroup> tile_correct: array<u32, LANES>;
 
 struct Row { highest: f32, highest_at: u32, sum: f32 }
 
@@ -37,32 +47,67 @@ fn row_parts(n: u32) -> Row {
     return row;
 }
 
-fn store_loss(n: u32, row: Row) {
-    loss[n] = log(row.sum) - (x[n * C + labels[n]] - row.highest);
-    correct[n] = select(0u, 1u, row.highest_at == labels[n]);
+fn probability(n: u32, c: u32, row: Row) -> f32 {
+    return exp(x[n * C + c] - row.highest) / row.sum;
 }
 
-// For evaluation and prediction.
-@compute @workgroup_size(64)
-fn softmax_xent_forward(@builtin(global_invocation_id) id: vec3<u32>) {
-    let n = id.x;
-    if (n >= N) { return; }
-    let row = row_parts(n);
-    store_loss(n, row);
-    for (var c = 0u; c < C; c++) { probabilities[n * C + c] = exp(x[n * C + c] - row.highest) / row.sum; }
+// What a lane has summed over its rows.
+struct Totals { loss: f32, correct: u32 }
+
+fn add_row(totals: ptr<function, Totals>, n: u32, row: Row) {
+    (*totals).loss += log(row.sum) - (x[n * C + labels[n]] - row.highest);
+    (*totals).correct += select(0u, 1u, row.highest_at == labels[n]);
 }
 
-// For training: loss, correct flag and gradient in one pass.
-@compute @workgroup_size(64)
-fn softmax_xent_backward_x(@builtin(global_invocation_id) id: vec3<u32>) {
-    let n = id.x;
-    if (n >= N) { return; }
-    let row = row_parts(n);
-    store_loss(n, row);
-    let n_valid = min(progress[1] - progress[0] * N, N);
-    for (var c = 0u; c < C; c++) {
-        let target_value = select(0.0, 1.0, c == labels[n]);
-        let gradient = (exp(x[n * C + c] - row.highest) / row.sum - target_value) / f32(n_valid);
-        dx[n * C + c] = select(0.0, gradient, n < n_valid);
+// The sums of all lanes into the batch's slot, and on to the next batch.
+fn finish_batch(totals: Totals, lane: u32) {
+    tile_loss[lane] = totals.loss;
+    tile_correct[lane] = totals.correct;
+    workgroupBarrier();
+    for (var half = LANES / 2u; half > 0u; half /= 2u) {
+        if (lane < half) {
+            tile_loss[lane] += tile_loss[lane + half];
+            tile_correct[lane] += tile_correct[lane + half];
+        }
+        workgroupBarrier();
     }
+    if (lane != 0u) { return; }
+    let batch = progress[0];
+    batch_loss[batch] = tile_loss[0];
+    batch_correct[batch] = tile_correct[0];
+    progress[0] = batch + 1u;
+}
+
+fn valid_rows() -> u32 {
+    return min(progress[1] - progress[0] * N, N);
+}
+
+// For evaluation and prediction. Lane l takes the rows l, l + LANES, ...
+@compute @workgroup_size(LANES)
+fn softmax_xent_forward(@builtin(local_invocation_index) lane: u32) {
+    let n_valid = valid_rows();
+    var totals: Totals;
+    for (var n = lane; n < N; n += LANES) {
+        let row = row_parts(n);
+        if (n < n_valid) { add_row(&totals, n, row); }
+        for (var c = 0u; c < C; c++) { probabilities[n * C + c] = probability(n, c, row); }
+    }
+    finish_batch(totals, lane);
+}
+
+// For training.
+@compute @workgroup_size(LANES)
+fn softmax_xent_backward_x(@builtin(local_invocation_index) lane: u32) {
+    let n_valid = valid_rows();
+    var totals: Totals;
+    for (var n = lane; n < N; n += LANES) {
+        let row = row_parts(n);
+        if (n < n_valid) { add_row(&totals, n, row); }
+        for (var c = 0u; c < C; c++) {
+            let target_value = select(0.0, 1.0, c == labels[n]);
+            let gradient = (probability(n, c, row) - target_value) / f32(n_valid);
+            dx[n * C + c] = select(0.0, gradient, n < n_valid);
+        }
+    }
+    finish_batch(totals, lane);
 }

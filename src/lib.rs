@@ -20,7 +20,7 @@
 //! # What a training step does
 //!
 //! Everything stays on the GPU: the data set is uploaded once as bytes, an epoch's permutation and step sizes once an epoch.
-//! A step is a [`gpu::Plan`], recorded once: gather the batch, forward, loss with its gradient, backward, update, metrics.
+//! A step is a [`gpu::Plan`], recorded once: gather the batch, forward, loss with its gradient, backward, update.
 //! Many steps go into one submission, sized by measured time; the host only reads the losses back while the next one runs.
 
 #![deny(missing_docs)]

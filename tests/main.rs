@@ -14,7 +14,6 @@ mod batch_gather;
 mod bias;
 mod conv2d;
 mod dense;
-mod metrics;
 mod pool2d;
 mod relu;
 mod sgd;

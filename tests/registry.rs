@@ -32,7 +32,8 @@ fn every_shader_file_has_its_three_twins() {
     let ops: BTreeSet<String> = OPS.iter().map(|op| op.name.to_string()).collect();
     assert_eq!(ops.len(), OPS.len(), "an operation is registered twice");
     let files = stems(&root().join("shaders"), "wgsl");
-    let stems: BTreeSet<String> = files.iter().map(|f| f.strip_suffix("_subgroup").unwrap_or(f).to_string()).collect();
+    let stem = |file: &str| file.trim_end_matches("_subgroup").trim_end_matches("_shared").to_string();
+    let stems: BTreeSet<String> = files.iter().map(|file| stem(file)).collect();
     assert_eq!(stems, ops, "shaders/ and OPS differ");
     for op in &ops {
         for path in [format!("src/ops/{op}.rs"), format!("src/cpu/{op}.rs"), format!("tests/{op}.rs")] {
@@ -53,7 +54,7 @@ fn every_entry_point_has_a_spec_and_a_mirror() {
         for entry in entries {
             assert!(entry.starts_with(op.name), "`{entry}` does not begin with `{}`", op.name);
             // The forms of one pass share a mirror.
-            let forms = ["_pool", "_any", "_subgroup", "_shared", "_by_4", "_sum"];
+            let forms = ["_parts", "_pool", "_any", "_subgroup", "_shared", "_by_4", "_sum", "_and_w"];
             let pass = forms.iter().fold(entry, |name, form| name.strip_suffix(form).unwrap_or(name));
             assert!(mirror.contains(&format!("pub fn {pass}<")), "src/cpu/{}.rs has no `{pass}`", op.name);
         }
@@ -90,7 +91,8 @@ fn every_spec_agrees_with_its_shader() {
 #[test]
 fn every_shader_opens_with_its_formula_and_names_its_twins() {
     for (op, source) in OPS.iter().flat_map(|op| sources(op).map(move |source| (op, source))) {
-        let titles = [format!("// {}: ", op.name), format!("// {}, in subgroup tiles: ", op.name)];
+        let kinds = [": ", ", in tiles of workgroup memory: ", ", in subgroup tiles: "];
+        let titles = kinds.map(|kind| format!("// {}{kind}", op.name));
         assert!(titles.iter().any(|title| source.starts_with(title)), "shaders/{}.wgsl", op.name);
         let header: String = source.lines().take_while(|line| line.starts_with("//")).collect();
         let wanted = format!("Host: src/ops/{0}.rs   Mirror: src/cpu/{0}.rs   Test: tests/{0}.rs", op.name);

@@ -10,7 +10,6 @@ pub mod batch_gather;
 pub mod bias;
 pub mod conv2d;
 pub mod dense;
-pub mod metrics;
 pub mod pool2d;
 pub mod real;
 pub mod relu;

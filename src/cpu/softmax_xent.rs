@@ -48,6 +48,15 @@ pub fn softmax_xent_forward<T: Real>(
     }
 }
 
+/// The sums of loss and correct flags over the first `n_valid` rows.
+pub fn softmax_xent_totals<T: Real>(n_valid: usize, loss: &[T], correct: &[u32]) -> (T, u32) {
+    let mut sum = T::ZERO;
+    for &loss in &loss[..n_valid] {
+        sum += loss;
+    }
+    (sum, correct[..n_valid].iter().sum())
+}
+
 /// The gradient of the mean loss over the first `n_valid` rows; zero in the rows after them.
 ///
 /// Shapes: logits x and dx `[N, C]`, labels `[N]`.

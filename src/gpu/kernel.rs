@@ -51,7 +51,8 @@ pub struct KernelSpec {
 impl KernelSpec {
     /// The shader file, from the root of the repository.
     pub fn file(&self) -> String {
-        let form = if self.entry.contains("_subgroup") { "_subgroup" } else { "" };
+        let forms = ["_shared", "_subgroup"];
+        let form = forms.into_iter().find(|form| self.entry.contains(form)).unwrap_or("");
         format!("shaders/{}{form}.wgsl", self.op)
     }
 }

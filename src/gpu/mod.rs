@@ -21,6 +21,7 @@ pub use adapter::{AdapterInfo, DeviceChoice};
 pub use device::{Gpu, GpuOptions, LANES};
 pub use error::GpuError;
 pub use kernel::{Access, Binding, Constant, KernelSpec, read, write};
+pub(crate) use plan::Guard;
 pub use plan::{Bound, DispatchInfo, Plan, PlanBuilder, bind, workgroups_linear};
 pub use readback::Readback;
 pub use tensor::{Element, Tensor};
@@ -38,7 +39,7 @@ pub enum Tiling {
     Plain,
     /// Tiles in the registers of one subgroup, no workgroup memory, no barriers: for adapters that are processors.
     Subgroup,
-    /// Tiles in workgroup memory shared by 16x16 invocations of 4x4 outputs: for GPUs.
+    /// Tiles in workgroup memory shared by 256 invocations: for GPUs.
     Shared,
 }
 

@@ -101,12 +101,63 @@ pub struct PlanBuilder<'g> {
     plan: Plan,
     /// How each buffer was last used.
     last_use: HashMap<wgpu::Buffer, Access>,
+    guard: Option<Guard>,
+    scratch: Vec<(Tensor, usize)>,
+}
+
+/// What surrounds a tensor that is to be watched: cells after its end, and what stands in it and in them beforehand.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Guard {
+    pub(crate) cells: usize,
+    pub(crate) pattern: u32,
+    pub(crate) unwritten: u32,
+}
+
+impl Guard {
+    /// A tensor that holds `words`, with the guard cells after them, and its part without these.
+    pub(crate) fn around(
+        self,
+        gpu: &Gpu,
+        name: &str,
+        words: &[u32],
+        shape: &[usize],
+        element: Element,
+    ) -> Result<[Tensor; 2], GpuError> {
+        let whole = gpu.tensor(name, &[words.len() + self.cells], element)?;
+        let mut filled = words.to_vec();
+        filled.resize(words.len() + self.cells, self.pattern);
+        gpu.write_words(&whole, &filled);
+        let view = whole.slice(name, 0, shape);
+        Ok([whole, view])
+    }
 }
 
 impl<'g> PlanBuilder<'g> {
     /// An empty plan for `gpu`.
     pub fn new(gpu: &'g Gpu) -> Self {
-        PlanBuilder { gpu, plan: Plan::default(), last_use: HashMap::new() }
+        PlanBuilder { gpu, plan: Plan::default(), last_use: HashMap::new(), guard: None, scratch: Vec::new() }
+    }
+
+    /// As [`PlanBuilder::new`], where each scratch tensor is watched.
+    pub(crate) fn guarded(gpu: &'g Gpu, guard: Guard) -> Self {
+        PlanBuilder { guard: Some(guard), ..PlanBuilder::new(gpu) }
+    }
+
+    /// A tensor of floats for the dispatches of this plan alone: one writes it, and a later one reads it.
+    ///
+    /// # Errors
+    /// It exceeds the device's limits, or memory runs out.
+    pub fn scratch(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, GpuError> {
+        let Some(guard) = self.guard else { return self.gpu.tensor(name, shape, Element::F32) };
+        let len = shape.iter().product();
+        let [whole, view] = guard.around(self.gpu, name, &vec![guard.unwritten; len], shape, Element::F32)?;
+        self.scratch.push((whole, len));
+        Ok(view)
+    }
+
+    /// The watched scratch tensors with their guard cells, and their lengths without.
+    pub(crate) fn watched_scratch(&self) -> &[(Tensor, usize)] {
+        &self.scratch
     }
 
     /// The device that the plan is for.

@@ -32,7 +32,7 @@ pub struct AdamTensors<'a> {
     pub v: &'a Tensor,
     /// [`AdamConfig::step_size`] of each batch of the epoch.
     pub step_sizes: &'a Tensor,
-    /// `[batches done, samples of the epoch]`.
+    /// `[batches of the epoch whose loss is known, with this one; samples of the epoch]`.
     pub progress: &'a Tensor,
 }
 
@@ -101,7 +101,7 @@ pub fn verify(verifier: &mut Verifier<'_>, len: usize) -> Result<(), GpuError> {
         let tg = run.input(&g)?;
         let (tw, tm, tv) = (run.in_place(&w)?, run.in_place(&m)?, run.in_place(&v)?);
         // The size of this step stands at the slot of the batch; the others would show.
-        let (step_sizes, progress) = (run.input(&[9.0, alpha, 9.0])?, run.input_u32(&[1, 3])?);
+        let (step_sizes, progress) = (run.input(&[9.0, alpha, 9.0])?, run.input_u32(&[2, 3])?);
         let tensors = AdamTensors { g: &tg, w: &tw, m: &tm, v: &tv, step_sizes: &step_sizes, progress: &progress };
         record(&mut run.plan, &config, &tensors)?;
         run.check(STEP.entry, &case, &[(&tw, &w64, &w_bound), (&tm, &m64, &m_bound), (&tv, &v64, &v_bound)], &[])?;

@@ -1,14 +1,17 @@
-//! Convolution with bias: kernels of `shaders/conv2d.wgsl` and `shaders/conv2d_subgroup.wgsl`, mirror in [`crate::cpu::conv2d`].
+//! Convolution with bias: kernels of `shaders/conv2d.wgsl`, `conv2d_shared.wgsl` and `conv2d_subgroup.wgsl`, mirror in
+//! [`crate::cpu::conv2d`].
 
-use super::Form;
-use crate::cpu::pool2d::{Pool2dDims, pool2d_max_forward};
+use super::{Form, SharedTiles};
+use crate::cpu::pool2d::{Pool2dDims, pool2d_max_backward_x, pool2d_max_forward};
 use crate::cpu::{bias, conv2d as cpu};
-use crate::gpu::{Constant, GpuError, KernelSpec, PlanBuilder, Tensor, bind, read, workgroups_linear, write};
+use crate::gpu::{Bound, Constant, Element, GpuError, KernelSpec, PlanBuilder, Tensor};
+use crate::gpu::{bind, read, workgroups_linear, write};
 use crate::verify::{Breadth, Verifier, absolute, widen};
 
 pub use crate::cpu::conv2d::{Conv2dDims, Padding};
 
 const SOURCE: &str = include_str!("../../shaders/conv2d.wgsl");
+const SOURCE_SHARED: &str = include_str!("../../shaders/conv2d_shared.wgsl");
 const SOURCE_SUBGROUP: &str = include_str!("../../shaders/conv2d_subgroup.wgsl");
 
 /// Rows of outputs of a workgroup in subgroup tiles, for each lane: positions for y and dx, filter cells for dw.
@@ -59,8 +62,16 @@ pub static FORWARD_SUBGROUP_ANY_POOL: KernelSpec = KernelSpec {
 pub static FORWARD_SHARED: KernelSpec = KernelSpec {
     op: "conv2d",
     entry: "conv2d_forward_shared",
-    source: SOURCE,
+    source: SOURCE_SHARED,
     bindings: &[read(0, "x"), read(1, "w"), read(2, "b"), write(3, "y")],
+};
+
+/// As [`FORWARD_SHARED`], followed by max pooling.
+pub static FORWARD_SHARED_POOL: KernelSpec = KernelSpec {
+    op: "conv2d",
+    entry: "conv2d_forward_shared_pool",
+    source: SOURCE_SHARED,
+    bindings: &[read(0, "x"), read(1, "w"), read(2, "b"), write(3, "y"), write(8, "argmax_out")],
 };
 
 /// The gradient of the input, one output an invocation.
@@ -83,8 +94,8 @@ pub static BACKWARD_X_SUBGROUP: KernelSpec = KernelSpec {
 pub static BACKWARD_X_SHARED: KernelSpec = KernelSpec {
     op: "conv2d",
     entry: "conv2d_backward_x_shared",
-    source: SOURCE,
-    bindings: &[read(0, "x"), read(1, "w"), read(4, "dy"), write(5, "dx")],
+    source: SOURCE_SHARED,
+    bindings: &[read(0, "x"), read(1, "w"), read(4, "dy"), write(5, "dx"), read(7, "argmax")],
 };
 
 /// Parts of the gradients of filter and bias, one output an invocation.
@@ -115,8 +126,16 @@ pub static BACKWARD_W_SUBGROUP_ANY: KernelSpec = KernelSpec {
 pub static BACKWARD_W_SHARED: KernelSpec = KernelSpec {
     op: "conv2d",
     entry: "conv2d_backward_w_shared",
-    source: SOURCE,
-    bindings: &[read(0, "x"), read(4, "dy"), write(6, "dw_parts")],
+    source: SOURCE_SHARED,
+    bindings: &[read(0, "x"), read(4, "dy"), write(6, "dw_parts"), read(7, "argmax")],
+};
+
+/// [`BACKWARD_X_SHARED`] and [`BACKWARD_W_SHARED`] at once.
+pub static BACKWARD_X_AND_W_SHARED: KernelSpec = KernelSpec {
+    op: "conv2d",
+    entry: "conv2d_backward_x_and_w_shared",
+    source: SOURCE_SHARED,
+    bindings: &[read(0, "x"), read(1, "w"), read(4, "dy"), write(5, "dx"), write(6, "dw_parts"), read(7, "argmax")],
 };
 
 /// The sum of the parts.
@@ -135,6 +154,7 @@ pub static KERNELS: &[&KernelSpec] = &[
     &FORWARD_SUBGROUP_POOL,
     &FORWARD_SUBGROUP_ANY_POOL,
     &FORWARD_SHARED,
+    &FORWARD_SHARED_POOL,
     &BACKWARD_X,
     &BACKWARD_X_SUBGROUP,
     &BACKWARD_X_SHARED,
@@ -142,6 +162,7 @@ pub static KERNELS: &[&KernelSpec] = &[
     &BACKWARD_W_SUBGROUP,
     &BACKWARD_W_SUBGROUP_ANY,
     &BACKWARD_W_SHARED,
+    &BACKWARD_X_AND_W_SHARED,
     &BACKWARD_W_SUM,
 ];
 
@@ -198,7 +219,7 @@ pub fn record_forward(
     constants.push(("RELU", f64::from(relu)));
     plan.push(
         forward_kernel(form, d),
-        &form.constants(constants),
+        &form.constants(constants, d.o),
         form.workgroups(d.n * d.ho * d.wo, d.o, POSITIONS_PER_LANE),
         &[bind("x", x, d.x_len()), bind("w", w, d.w_len()), bind("b", b, d.o), bind("y", y, d.y_len())],
     )?;
@@ -206,9 +227,8 @@ pub fn record_forward(
     Ok(())
 }
 
-/// Whether [`record_forward_pool`] can compute this convolution and the max pooling after it at once: windows of 2x2 with
-/// stride 2 that fill the picture, in subgroup tiles.
-pub fn pools(form: Form, d: &Conv2dDims, pool: &Pool2dDims) -> bool {
+/// Whether the max pooling takes windows of 2x2 with stride 2 that fill the outputs of this convolution.
+fn halves(d: &Conv2dDims, pool: &Pool2dDims) -> bool {
     let halves = Pool2dDims {
         n: d.n,
         h: d.ho,
@@ -223,7 +243,13 @@ pub fn pools(form: Form, d: &Conv2dDims, pool: &Pool2dDims) -> bool {
         ho: d.ho / 2,
         wo: d.wo / 2,
     };
-    matches!(form, Form::Subgroup(_)) && d.ho.is_multiple_of(2) && d.wo.is_multiple_of(2) && *pool == halves
+    d.ho.is_multiple_of(2) && d.wo.is_multiple_of(2) && *pool == halves
+}
+
+/// Whether [`record_forward_pool`] can compute this convolution and the max pooling after it at once: windows of 2x2 with
+/// stride 2 that fill the picture, in tiles.
+pub fn pools(form: Form, d: &Conv2dDims, pool: &Pool2dDims) -> bool {
+    form != Form::Plain && halves(d, pool)
 }
 
 /// Records [`record_forward`] and then max pooling, for what [`pools`] says.
@@ -244,40 +270,100 @@ pub fn record_forward_pool(
     y: &Tensor,
     argmax: &Tensor,
 ) -> Result<(), GpuError> {
-    form.check(forward_pool_kernel(d), &[d.o])?;
-    if !matches!(form, Form::Subgroup(_)) || !d.ho.is_multiple_of(2) || !d.wo.is_multiple_of(2) {
+    let spec = forward_pool_kernel(form, d);
+    form.check(spec, &[d.o])?;
+    if form == Form::Plain || !d.ho.is_multiple_of(2) || !d.wo.is_multiple_of(2) {
         let message = format!("{form:?} tiles of {}x{} outputs cannot be pooled by 2x2", d.ho, d.wo);
-        return Err(GpuError::Record { entry: forward_pool_kernel(d).entry, message });
+        return Err(GpuError::Record { entry: spec.entry, message });
     }
     let mut constants = constants(d);
     constants.push(("RELU", f64::from(relu)));
     let pooled = d.y_len() / 4;
     plan.push(
-        forward_pool_kernel(d),
-        &form.constants(constants),
+        spec,
+        &form.constants(constants, d.o),
         form.workgroups(d.n * d.ho * d.wo, d.o, POSITIONS_PER_LANE),
         &[
             bind("x", x, d.x_len()),
             bind("w", w, d.w_len()),
             bind("b", b, d.o),
             bind("y", y, pooled),
-            bind("argmax", argmax, pooled),
+            bind(if matches!(form, Form::Shared(_)) { "argmax_out" } else { "argmax" }, argmax, pooled),
         ],
     )?;
     plan.note_multiply_adds(multiply_adds(d));
     Ok(())
 }
 
-fn forward_pool_kernel(d: &Conv2dDims) -> &'static KernelSpec {
-    if d.c.is_multiple_of(4) { &FORWARD_SUBGROUP_POOL } else { &FORWARD_SUBGROUP_ANY_POOL }
+fn forward_pool_kernel(form: Form, d: &Conv2dDims) -> &'static KernelSpec {
+    let subgroup = if d.c.is_multiple_of(4) { &FORWARD_SUBGROUP_POOL } else { &FORWARD_SUBGROUP_ANY_POOL };
+    form.pick([subgroup, subgroup, &FORWARD_SHARED_POOL])
+}
+
+/// The gradient that reaches a convolution.
+#[derive(Clone, Copy, Debug)]
+pub enum Upstream<'a> {
+    /// Of its outputs, `[N, HO, WO, O]`.
+    Direct(&'a Tensor),
+    /// Of what a max pooling by 2x2 left of its outputs, and where each maximum stood: both `[N, HO/2, WO/2, O]`.
+    Pooled(&'a Tensor, &'a Tensor),
+}
+
+/// Whether the backward pass can take the gradient from behind the max pooling after this convolution ([`Upstream::Pooled`]),
+/// so that the pooling needs no backward pass of its own.
+pub fn unpools(form: Form, d: &Conv2dDims, pool: &Pool2dDims) -> bool {
+    matches!(form, Form::Shared(_)) && halves(d, pool)
+}
+
+/// The gradient and its argmax, as tiles in workgroup memory bind them.
+struct Upstreams {
+    dy: Tensor,
+    dy_len: usize,
+    argmax: Tensor,
+    argmax_len: usize,
+}
+
+impl Upstreams {
+    fn new(plan: &PlanBuilder<'_>, d: &Conv2dDims, upstream: Upstream<'_>) -> Result<Self, GpuError> {
+        Ok(match upstream {
+            Upstream::Direct(dy) => {
+                // The binding must be something, and is not read.
+                let argmax = plan.gpu().tensor("no argmax", &[1], Element::U32)?;
+                Upstreams { dy: dy.clone(), dy_len: d.y_len(), argmax, argmax_len: 1 }
+            }
+            Upstream::Pooled(dy, argmax) => {
+                let pooled = d.y_len() / 4;
+                Upstreams { dy: dy.clone(), dy_len: pooled, argmax: argmax.clone(), argmax_len: pooled }
+            }
+        })
+    }
+
+    fn bind(&self) -> [Bound<'_>; 2] {
+        [bind("dy", &self.dy, self.dy_len), bind("argmax", &self.argmax, self.argmax_len)]
+    }
+
+    fn constant(upstream: Upstream<'_>) -> Constant {
+        ("POOLED", f64::from(matches!(upstream, Upstream::Pooled(..))))
+    }
+}
+
+/// The gradient itself, for forms that take no pooled one.
+fn direct<'a>(upstream: Upstream<'a>, spec: &KernelSpec) -> Result<&'a Tensor, GpuError> {
+    match upstream {
+        Upstream::Direct(dy) => Ok(dy),
+        Upstream::Pooled(..) => {
+            let message = "this form does not take a gradient from behind a pooling".to_string();
+            Err(GpuError::Record { entry: spec.entry, message })
+        }
+    }
 }
 
 /// Records the gradient of the input; where `x_is_relu`, dx is zero where x is, which is the backward pass of the ReLU before.
 ///
-/// Shapes: x and dx `[N, H, W, C]`, w `[KH, KW, C, O]`, dy `[N, HO, WO, O]`.
+/// Shapes: x and dx `[N, H, W, C]`, w `[KH, KW, C, O]`, dy as [`Upstream`] says.
 ///
 /// # Errors
-/// A tensor's size does not fit the dimensions, or the shader does not compile.
+/// A tensor's size does not fit the dimensions, the form does not take a pooled gradient, or the shader does not compile.
 #[allow(clippy::too_many_arguments, reason = "one argument a tensor, named as in the formula")]
 pub fn record_backward_x(
     plan: &mut PlanBuilder<'_>,
@@ -286,18 +372,24 @@ pub fn record_backward_x(
     x_is_relu: bool,
     x: &Tensor,
     w: &Tensor,
-    dy: &Tensor,
+    dy: Upstream<'_>,
     dx: &Tensor,
 ) -> Result<(), GpuError> {
-    form.check(form.pick([&BACKWARD_X, &BACKWARD_X_SUBGROUP, &BACKWARD_X_SHARED]), &[d.c, d.o])?;
+    let spec = form.pick([&BACKWARD_X, &BACKWARD_X_SUBGROUP, &BACKWARD_X_SHARED]);
+    form.check(spec, &[d.c, d.o])?;
     let mut constants = constants(d);
     constants.push(("X_IS_RELU", f64::from(x_is_relu)));
-    plan.push(
-        form.pick([&BACKWARD_X, &BACKWARD_X_SUBGROUP, &BACKWARD_X_SHARED]),
-        &form.constants(constants),
-        form.workgroups(d.n * d.h * d.w, d.c, POSITIONS_PER_LANE),
-        &[bind("x", x, d.x_len()), bind("w", w, d.w_len()), bind("dy", dy, d.y_len()), bind("dx", dx, d.x_len())],
-    )?;
+    let workgroups = form.workgroups(d.n * d.h * d.w, d.c, POSITIONS_PER_LANE);
+    let [x, w, dx] = [bind("x", x, d.x_len()), bind("w", w, d.w_len()), bind("dx", dx, d.x_len())];
+    if let Form::Shared(_) = form {
+        constants.push(Upstreams::constant(dy));
+        let upstreams = Upstreams::new(plan, d, dy)?;
+        let [dy, argmax] = upstreams.bind();
+        plan.push(spec, &form.constants(constants, d.c), workgroups, &[x, w, dy, argmax, dx])?;
+    } else {
+        let dy = bind("dy", direct(dy, spec)?, d.y_len());
+        plan.push(spec, &form.constants(constants, d.c), workgroups, &[x, w, dy, dx])?;
+    }
     plan.note_multiply_adds(multiply_adds(d));
     Ok(())
 }
@@ -308,79 +400,154 @@ fn backward_w_kernel(form: Form, d: &Conv2dDims) -> &'static KernelSpec {
     form.pick([&BACKWARD_W, subgroup, &BACKWARD_W_SHARED])
 }
 
-/// Tiles of the filter's gradient along its rows and its columns: what one part takes in workgroups.
-fn backward_w_tiles(form: Form, d: &Conv2dDims) -> [usize; 2] {
-    if form == Form::Plain {
-        return [((d.kh * d.kw * d.c + 1) * d.o).div_ceil(64), 1];
-    }
-    let [tile_rows, tile_columns] = form.tile(CELLS_PER_LANE);
-    // The bias is a row of its own, except in subgroup tiles, where its gradient comes along.
-    let rows = d.kh * d.kw * d.c + usize::from(!matches!(form, Form::Subgroup(_)));
-    [rows.div_ceil(tile_rows), d.o.div_ceil(tile_columns)]
+/// Rows of the filter's gradient: its cells and the bias.
+fn dw_rows(d: &Conv2dDims) -> usize {
+    d.kh * d.kw * d.c + 1
 }
 
-/// Pictures that one part of the filter gradient sums.
+/// How the filter's gradient is cut: its sum over all positions of the batch into parts, each a dispatch of tiles.
 ///
 /// The filter has few cells, so its gradient alone would keep few cores busy: the batch is split until there are some
-/// tens of workgroups (a processor) or hundreds (a GPU). The count depends on the shapes alone, so that results repeat.
-fn images_per_part(form: Form, d: &Conv2dDims) -> usize {
-    let wanted: usize = match form {
-        Form::Shared => 256,
-        Form::Plain | Form::Subgroup(_) => 32,
-    };
-    let parts = wanted.div_ceil(backward_w_tiles(form, d).iter().product()).clamp(1, d.n);
-    // lavapipe ends an invocation's loops after 65,535 rounds in all, and the sum would be short without a word.
-    let rounds_per_image = d.ho * (d.wo + 1) + 1;
-    d.n.div_ceil(parts).min((65_535 / rounds_per_image).max(1))
+/// tens of workgroups (a processor) or hundreds (a GPU). The count depends on the shapes and the form alone, so that results repeat.
+struct Split {
+    parts: usize,
+    constant: Constant,
+    workgroups: [u32; 3],
 }
 
-/// Shape of the scratch tensor of [`record_backward_w`]: `[parts, KH*KW*C + 1, O]`.
-pub fn dw_parts_shape(form: Form, d: &Conv2dDims) -> [usize; 3] {
-    [d.n.div_ceil(images_per_part(form, d)), d.kh * d.kw * d.c + 1, d.o]
+impl Split {
+    /// In the plain and the subgroup form, parts are whole pictures.
+    fn by_images(form: Form, d: &Conv2dDims) -> Split {
+        let tiles = match form {
+            Form::Subgroup(lanes) => [(d.kh * d.kw * d.c).div_ceil(CELLS_PER_LANE * lanes), d.o.div_ceil(4 * lanes)],
+            _ => [(dw_rows(d) * d.o).div_ceil(64), 1],
+        };
+        let parts = 32usize.div_ceil(tiles[0] * tiles[1]).clamp(1, d.n);
+        // lavapipe ends an invocation's loops after 65,535 rounds in all, and the sum would be short without a word.
+        let rounds_per_image = d.ho * (d.wo + 1) + 1;
+        let images_per_part = d.n.div_ceil(parts).min((65_535 / rounds_per_image).max(1));
+        let parts = d.n.div_ceil(images_per_part);
+        let workgroups = match form {
+            Form::Subgroup(_) => [tiles[0] as u32, tiles[1] as u32, parts as u32],
+            _ => workgroups_linear(parts * dw_rows(d) * d.o, 64),
+        };
+        Split { parts, constant: ("IMAGES_PER_PART", images_per_part as f64), workgroups }
+    }
+
+    /// In workgroup memory, parts are positions; `width` are the columns that the tiles are made for, and `more` workgroups
+    /// do something else in the same dispatch.
+    fn by_positions(tiles: SharedTiles, d: &Conv2dDims, width: usize, more: usize) -> Split {
+        let n_tiles = tiles.tiles_as(width, dw_rows(d), d.o);
+        let positions = d.n * d.ho * d.wo;
+        let positions_per_part = tiles.steps_per_part(n_tiles, positions);
+        let parts = positions.div_ceil(positions_per_part);
+        let workgroups = workgroups_linear(n_tiles * parts + more, 1);
+        Split { parts, constant: ("POSITIONS_PER_PART", positions_per_part as f64), workgroups }
+    }
 }
 
 /// Records the gradients of filter and bias: parts over groups of pictures, then their sum.
 ///
-/// Shapes: x `[N, H, W, C]`, dy `[N, HO, WO, O]`, dw_parts [`dw_parts_shape`], dw `[KH, KW, C, O]`, db `[O]`.
+/// Shapes: x `[N, H, W, C]`, dy as [`Upstream`] says, dw `[KH, KW, C, O]`, db `[O]`.
 ///
 /// # Errors
-/// A tensor's size does not fit the dimensions, or the shader does not compile.
-#[allow(clippy::too_many_arguments, reason = "one argument a tensor, named as in the formula")]
+/// A tensor's size does not fit the dimensions, the form does not take a pooled gradient, or the shader does not compile.
 pub fn record_backward_w(
     plan: &mut PlanBuilder<'_>,
     form: Form,
     d: &Conv2dDims,
     x: &Tensor,
-    dy: &Tensor,
-    dw_parts: &Tensor,
+    dy: Upstream<'_>,
     dw: &Tensor,
     db: &Tensor,
 ) -> Result<(), GpuError> {
-    form.check(backward_w_kernel(form, d), &[d.o])?;
-    let mut constants = constants(d);
-    constants.push(("IMAGES_PER_PART", images_per_part(form, d) as f64));
-    let [parts, rows, _] = dw_parts_shape(form, d);
-    let workgroups = match form {
-        Form::Plain => workgroups_linear(parts * rows * d.o, 64),
-        _ => {
-            let [x, y] = backward_w_tiles(form, d);
-            [x as u32, y as u32, parts as u32]
-        }
+    let spec = backward_w_kernel(form, d);
+    form.check(spec, &[d.o])?;
+    let split = match form {
+        Form::Shared(tiles) => Split::by_positions(tiles, d, d.o, 0),
+        _ => Split::by_images(form, d),
     };
-    let parts_len = parts * rows * d.o;
-    plan.push(
-        backward_w_kernel(form, d),
-        &form.constants(constants.clone()),
-        workgroups,
-        &[bind("x", x, d.x_len()), bind("dy", dy, d.y_len()), bind("dw_parts", dw_parts, parts_len)],
-    )?;
+    let parts = plan.scratch("dw_parts", &[split.parts, dw_rows(d), d.o])?;
+    let mut constants = constants(d);
+    constants.push(split.constant);
+    let (x, dw_parts) = (bind("x", x, d.x_len()), bind("dw_parts", &parts, parts.len()));
+    if let Form::Shared(_) = form {
+        constants.push(Upstreams::constant(dy));
+        let upstreams = Upstreams::new(plan, d, dy)?;
+        let [dy, argmax] = upstreams.bind();
+        plan.push(spec, &form.constants(constants, d.o), split.workgroups, &[x, dy, argmax, dw_parts])?;
+    } else {
+        let dy = bind("dy", direct(dy, spec)?, d.y_len());
+        plan.push(spec, &form.constants(constants, d.o), split.workgroups, &[x, dy, dw_parts])?;
+    }
     plan.note_multiply_adds(multiply_adds(d));
+    record_backward_w_sum(plan, d, &parts, dw, db)
+}
+
+/// Records the sum of the parts `[parts, KH*KW*C + 1, O]`.
+fn record_backward_w_sum(
+    plan: &mut PlanBuilder<'_>,
+    d: &Conv2dDims,
+    parts: &Tensor,
+    dw: &Tensor,
+    db: &Tensor,
+) -> Result<(), GpuError> {
+    let mut constants = constants(d);
+    constants.push(("PARTS", parts.shape()[0] as f64));
     plan.push(
         &BACKWARD_W_SUM,
         &constants,
         workgroups_linear(d.w_len() + d.o, 64),
-        &[bind("parts", dw_parts, parts_len), bind("dw", dw, d.w_len()), bind("db", db, d.o)],
+        &[bind("parts", parts, parts.len()), bind("dw", dw, d.w_len()), bind("db", db, d.o)],
     )
+}
+
+/// Records [`record_backward_w`] and [`record_backward_x`]; in workgroup memory both are one dispatch.
+///
+/// # Errors
+/// A tensor's size does not fit the dimensions, the form does not take a pooled gradient, or the shader does not compile.
+#[allow(clippy::too_many_arguments, reason = "one argument a tensor, named as in the formula")]
+pub fn record_backward(
+    plan: &mut PlanBuilder<'_>,
+    forms: [Form; 2],
+    d: &Conv2dDims,
+    x_is_relu: bool,
+    x: &Tensor,
+    w: &Tensor,
+    dy: Upstream<'_>,
+    dx: &Tensor,
+    dw: &Tensor,
+    db: &Tensor,
+) -> Result<(), GpuError> {
+    let [form_w, form_x] = forms;
+    let Form::Shared(tiles) = form_w else {
+        record_backward_w(plan, form_w, d, x, dy, dw, db)?;
+        return record_backward_x(plan, form_x, d, x_is_relu, x, w, dy, dx);
+    };
+    form_w.check(&BACKWARD_X_AND_W_SHARED, &[])?;
+    let width = d.c.min(d.o);
+    let x_tiles = tiles.tiles_as(width, d.n * d.h * d.w, d.c);
+    let split = Split::by_positions(tiles, d, width, x_tiles);
+    let parts = plan.scratch("dw_parts", &[split.parts, dw_rows(d), d.o])?;
+    let mut constants = constants(d);
+    constants.extend([split.constant, Upstreams::constant(dy), ("X_IS_RELU", f64::from(x_is_relu))]);
+    let upstreams = Upstreams::new(plan, d, dy)?;
+    let [dy, argmax] = upstreams.bind();
+    plan.push(
+        &BACKWARD_X_AND_W_SHARED,
+        &form_w.constants(constants, width),
+        split.workgroups,
+        &[
+            bind("x", x, d.x_len()),
+            bind("w", w, d.w_len()),
+            dy,
+            argmax,
+            bind("dx", dx, d.x_len()),
+            bind("dw_parts", &parts, parts.len()),
+        ],
+    )?;
+    plan.note_multiply_adds(2 * multiply_adds(d));
+    record_backward_w_sum(plan, d, &parts, dw, db)
 }
 
 /// Compares the kernels with the mirror on one shape.
@@ -396,14 +563,13 @@ pub fn verify(v: &mut Verifier<'_>, d: &Conv2dDims, breadth: Breadth) -> Result<
     let w = v.random(d.w_len());
     let b = v.random(d.o);
     let dy = v.random(d.y_len());
-    let (x64, w64, b64, dy64) = (widen(&x), widen(&w), widen(&b), widen(&dy));
-    let positions = d.n * d.ho * d.wo;
+    let (x64, w64, b64) = (widen(&x), widen(&w), widen(&b));
 
     let mut y64 = vec![0.0; d.y_len()];
     cpu::conv2d_forward(d, &x64, &w64, &b64, &mut y64);
     let mut y_scale = vec![0.0; d.y_len()];
     cpu::conv2d_forward(d, &absolute(&x64), &absolute(&w64), &absolute(&b64), &mut y_scale);
-    for form in v.forms(breadth, &[d.o]) {
+    for form in v.forms(breadth, d.o, &[d.o]) {
         for &relu in breadth.relu() {
             let expected: Vec<f64> = y64.iter().map(|&y| if relu { y.max(0.0) } else { y }).collect();
             let mut run = v.run();
@@ -416,42 +582,115 @@ pub fn verify(v: &mut Verifier<'_>, d: &Conv2dDims, breadth: Breadth) -> Result<
     }
 
     verify_forward_pool(v, d, breadth, &case)?;
-
-    let mut dx64 = vec![0.0; d.x_len()];
-    cpu::conv2d_backward_x(d, &w64, &dy64, &mut dx64);
-    let mut dx_scale = vec![0.0; d.x_len()];
-    cpu::conv2d_backward_x(d, &absolute(&w64), &absolute(&dy64), &mut dx_scale);
-    for form in v.forms(breadth, &[d.c, d.o]) {
-        for &x_is_relu in breadth.relu() {
-            let expected: Vec<f64> =
-                dx64.iter().zip(&x).map(|(&dx, &x)| if x_is_relu && x <= 0.0 { 0.0 } else { dx }).collect();
-            let mut run = v.run();
-            let (tx, tw, tdy) = (run.input(&x)?, run.input(&w)?, run.input(&dy)?);
-            let tdx = run.output(d.x_len())?;
-            record_backward_x(&mut run.plan, form, d, x_is_relu, &tx, &tw, &tdy, &tdx)?;
-            let name = form.pick([&BACKWARD_X, &BACKWARD_X_SUBGROUP, &BACKWARD_X_SHARED]).entry;
-            run.check_sums(name, &case, &[(&tdx, &expected, &dx_scale, d.kh * d.kw * d.o)])?;
-        }
-    }
-
-    let bias_dims = bias::BiasDims { n: positions, o: d.o };
-    let (mut dw64, mut db64) = (vec![0.0; d.w_len()], vec![0.0; d.o]);
-    cpu::conv2d_backward_w(d, &x64, &dy64, &mut dw64);
-    bias::bias_backward_b(&bias_dims, &dy64, &mut db64);
-    let (mut dw_scale, mut db_scale) = (vec![0.0; d.w_len()], vec![0.0; d.o]);
-    cpu::conv2d_backward_w(d, &absolute(&x64), &absolute(&dy64), &mut dw_scale);
-    bias::bias_backward_b(&bias_dims, &absolute(&dy64), &mut db_scale);
-    for form in v.forms(breadth, &[d.o]) {
-        let mut run = v.run();
-        let (tx, tdy) = (run.input(&x)?, run.input(&dy)?);
-        let parts = run.output(dw_parts_shape(form, d).iter().product())?;
-        let (tdw, tdb) = (run.output(d.w_len())?, run.output(d.o)?);
-        record_backward_w(&mut run.plan, form, d, &tx, &tdy, &parts, &tdw, &tdb)?;
-        let name = backward_w_kernel(form, d).entry;
-        run.check_sums(name, &case, &[(&tdw, &dw64, &dw_scale, positions), (&tdb, &db64, &db_scale, positions)])?;
-    }
+    verify_backward(v, d, breadth, &case, &x, &w, &dy)?;
     v.covered(BACKWARD_W_SUM.entry, BACKWARD_W.entry);
     Ok(())
+}
+
+/// The gradients, each alone and both at once, and from behind a pooling where that can be.
+fn verify_backward(
+    v: &mut Verifier<'_>,
+    d: &Conv2dDims,
+    breadth: Breadth,
+    case: &str,
+    x: &[f32],
+    w: &[f32],
+    dy: &[f32],
+) -> Result<(), GpuError> {
+    let pool = Pool2dDims::new(d.n, [d.ho, d.wo, d.o], [2, 2], [2, 2], Padding::Valid).ok();
+    let pool = pool.filter(|pool| halves(d, pool));
+    for pooled in [false, true] {
+        // The gradient of the pooled outputs, and what it is in front of the pooling.
+        let (given, argmax, whole) = match (&pool, pooled) {
+            (_, false) => (dy.to_vec(), vec![0], widen(dy)),
+            (None, true) => continue,
+            (Some(pool), true) => {
+                let given = v.random(d.y_len() / 4);
+                let before = widen(&v.random(d.y_len()));
+                let (mut y, mut argmax) = (vec![0.0; given.len()], vec![0; given.len()]);
+                pool2d_max_forward(pool, &before, &mut y, &mut argmax);
+                let mut whole = vec![0.0; d.y_len()];
+                pool2d_max_backward_x(pool, &argmax, &widen(&given), &mut whole);
+                (given, argmax, whole)
+            }
+        };
+        let truth = Truth::new(d, &widen(x), &widen(w), &whole);
+        let forms = |v: &Verifier<'_>, columns: usize, by_4: &[usize]| -> Vec<Form> {
+            let takes = |form: &Form| pool.as_ref().filter(|_| pooled).is_none_or(|pool| unpools(*form, d, pool));
+            v.forms(breadth, columns, by_4).into_iter().filter(takes).collect()
+        };
+        for form in forms(v, d.c, &[d.c, d.o]) {
+            for &x_is_relu in breadth.relu() {
+                let dx = truth.dx(x, x_is_relu);
+                let mut run = v.run();
+                let (tx, tw, tdy, targmax) =
+                    (run.input(x)?, run.input(w)?, run.input(&given)?, run.input_u32(&argmax)?);
+                let upstream = if pooled { Upstream::Pooled(&tdy, &targmax) } else { Upstream::Direct(&tdy) };
+                let tdx = run.output(d.x_len())?;
+                record_backward_x(&mut run.plan, form, d, x_is_relu, &tx, &tw, upstream, &tdx)?;
+                let name = form.pick([&BACKWARD_X, &BACKWARD_X_SUBGROUP, &BACKWARD_X_SHARED]).entry;
+                run.check_sums(name, case, &[(&tdx, &dx, &truth.dx_scale, d.kh * d.kw * d.o)])?;
+            }
+        }
+        // Both at once, where that is one dispatch.
+        for form in forms(v, d.c.min(d.o), &[]).into_iter().filter(|form| matches!(form, Form::Shared(_))) {
+            let dx = truth.dx(x, true);
+            let mut run = v.run();
+            let (tx, tw, tdy, targmax) = (run.input(x)?, run.input(w)?, run.input(&given)?, run.input_u32(&argmax)?);
+            let upstream = if pooled { Upstream::Pooled(&tdy, &targmax) } else { Upstream::Direct(&tdy) };
+            let (tdx, tdw, tdb) = (run.output(d.x_len())?, run.output(d.w_len())?, run.output(d.o)?);
+            record_backward(&mut run.plan, [form, form], d, true, &tx, &tw, upstream, &tdx, &tdw, &tdb)?;
+            let sums = [(&tdx, &dx[..], &truth.dx_scale[..], d.kh * d.kw * d.o)];
+            run.check_sums(BACKWARD_X_AND_W_SHARED.entry, case, &[&sums[..], &truth.dw(d, &tdw, &tdb)].concat())?;
+        }
+        for form in forms(v, d.o, &[d.o]) {
+            let mut run = v.run();
+            let (tx, tdy, targmax) = (run.input(x)?, run.input(&given)?, run.input_u32(&argmax)?);
+            let upstream = if pooled { Upstream::Pooled(&tdy, &targmax) } else { Upstream::Direct(&tdy) };
+            let (tdw, tdb) = (run.output(d.w_len())?, run.output(d.o)?);
+            record_backward_w(&mut run.plan, form, d, &tx, upstream, &tdw, &tdb)?;
+            run.check_sums(backward_w_kernel(form, d).entry, case, &truth.dw(d, &tdw, &tdb))?;
+        }
+    }
+    Ok(())
+}
+
+/// The gradients in double precision, and the sums of absolute values that bound their errors.
+struct Truth {
+    dx: Vec<f64>,
+    dx_scale: Vec<f64>,
+    dw: [Vec<f64>; 2],
+    db: [Vec<f64>; 2],
+}
+
+impl Truth {
+    fn new(d: &Conv2dDims, x: &[f64], w: &[f64], dy: &[f64]) -> Truth {
+        let bias_dims = bias::BiasDims { n: d.n * d.ho * d.wo, o: d.o };
+        let gradients = |x: &[f64], w: &[f64], dy: &[f64]| {
+            let (mut dx, mut dw, mut db) = (vec![0.0; d.x_len()], vec![0.0; d.w_len()], vec![0.0; d.o]);
+            cpu::conv2d_backward_x(d, w, dy, &mut dx);
+            cpu::conv2d_backward_w(d, x, dy, &mut dw);
+            bias::bias_backward_b(&bias_dims, dy, &mut db);
+            (dx, dw, db)
+        };
+        let (dx, dw, db) = gradients(x, w, dy);
+        let (dx_scale, dw_scale, db_scale) = gradients(&absolute(x), &absolute(w), &absolute(dy));
+        Truth { dx, dx_scale, dw: [dw, dw_scale], db: [db, db_scale] }
+    }
+
+    fn dx(&self, x: &[f32], x_is_relu: bool) -> Vec<f64> {
+        self.dx.iter().zip(x).map(|(&dx, &x)| if x_is_relu && x <= 0.0 { 0.0 } else { dx }).collect()
+    }
+
+    fn dw<'a>(
+        &'a self,
+        d: &Conv2dDims,
+        dw: &'a Tensor,
+        db: &'a Tensor,
+    ) -> [(&'a Tensor, &'a [f64], &'a [f64], usize); 2] {
+        let positions = d.n * d.ho * d.wo;
+        [(dw, &self.dw[0], &self.dw[1], positions), (db, &self.db[0], &self.db[1], positions)]
+    }
 }
 
 /// Convolution and pooling at once. The inputs are small whole numbers: then every sum is exact, and so is the position of the
@@ -460,7 +699,7 @@ fn verify_forward_pool(v: &mut Verifier<'_>, d: &Conv2dDims, breadth: Breadth, c
     let whole = |values: Vec<f32>| -> Vec<f32> { values.into_iter().map(|value| (value * 3.0).round()).collect() };
     let (x, w, b) = (whole(v.random(d.x_len())), whole(v.random(d.w_len())), whole(v.random(d.o)));
     let Ok(pool) = Pool2dDims::new(d.n, [d.ho, d.wo, d.o], [2, 2], [2, 2], Padding::Valid) else { return Ok(()) };
-    let forms: Vec<Form> = v.forms(breadth, &[d.o]).into_iter().filter(|&form| pools(form, d, &pool)).collect();
+    let forms: Vec<Form> = v.forms(breadth, d.o, &[d.o]).into_iter().filter(|&form| pools(form, d, &pool)).collect();
     if forms.is_empty() {
         return Ok(());
     }
@@ -477,7 +716,7 @@ fn verify_forward_pool(v: &mut Verifier<'_>, d: &Conv2dDims, breadth: Breadth, c
             let (ty, targmax) = (run.output(expected.len())?, run.output_u32(argmax.len())?);
             record_forward_pool(&mut run.plan, form, d, relu, &tx, &tw, &tb, &ty, &targmax)?;
             let exact = vec![0.0; expected.len()];
-            run.check(forward_pool_kernel(d).entry, case, &[(&ty, &expected, &exact)], &[(&targmax, &argmax)])?;
+            run.check(forward_pool_kernel(form, d).entry, case, &[(&ty, &expected, &exact)], &[(&targmax, &argmax)])?;
         }
     }
     Ok(())

@@ -1,13 +1,15 @@
-//! Fully connected layer: kernels of `shaders/dense.wgsl` and `shaders/dense_subgroup.wgsl`, mirror in [`crate::cpu::dense`].
+//! Fully connected layer: kernels of `shaders/dense.wgsl`, `dense_shared.wgsl` and `dense_subgroup.wgsl`, mirror in
+//! [`crate::cpu::dense`].
 
-use super::Form;
+use super::{Form, SharedTiles};
 use crate::cpu::{bias, dense as cpu};
-use crate::gpu::{Constant, GpuError, KernelSpec, PlanBuilder, Tensor, bind, read, write};
+use crate::gpu::{Constant, GpuError, KernelSpec, PlanBuilder, Tensor, bind, read, workgroups_linear, write};
 use crate::verify::{Breadth, Verifier, absolute, widen};
 
 pub use crate::cpu::dense::DenseDims;
 
 const SOURCE: &str = include_str!("../../shaders/dense.wgsl");
+const SOURCE_SHARED: &str = include_str!("../../shaders/dense_shared.wgsl");
 const SOURCE_SUBGROUP: &str = include_str!("../../shaders/dense_subgroup.wgsl");
 
 /// Rows of outputs of a workgroup in subgroup tiles, for each lane: samples for y and dx, of which a batch has few, inputs for dw.
@@ -34,8 +36,24 @@ pub static FORWARD_SUBGROUP: KernelSpec = KernelSpec {
 pub static FORWARD_SHARED: KernelSpec = KernelSpec {
     op: "dense",
     entry: "dense_forward_shared",
-    source: SOURCE,
+    source: SOURCE_SHARED,
     bindings: &[read(0, "x"), read(1, "w"), read(2, "b"), write(3, "y")],
+};
+
+/// As [`FORWARD_SHARED`], where each workgroup sums a part of the inputs.
+pub static FORWARD_SHARED_PARTS: KernelSpec = KernelSpec {
+    op: "dense",
+    entry: "dense_forward_shared_parts",
+    source: SOURCE_SHARED,
+    bindings: &[read(0, "x"), read(1, "w"), write(8, "y_parts")],
+};
+
+/// The sum of these parts and of the bias.
+pub static FORWARD_SUM: KernelSpec = KernelSpec {
+    op: "dense",
+    entry: "dense_forward_sum",
+    source: SOURCE,
+    bindings: &[read(8, "parts"), read(2, "b"), write(3, "y")],
 };
 
 /// `dx = dy w^T`, one output an invocation.
@@ -58,7 +76,7 @@ pub static BACKWARD_X_SUBGROUP: KernelSpec = KernelSpec {
 pub static BACKWARD_X_SHARED: KernelSpec = KernelSpec {
     op: "dense",
     entry: "dense_backward_x_shared",
-    source: SOURCE,
+    source: SOURCE_SHARED,
     bindings: &[read(0, "x"), read(1, "w"), read(4, "dy"), write(5, "dx")],
 };
 
@@ -82,8 +100,16 @@ pub static BACKWARD_W_SUBGROUP: KernelSpec = KernelSpec {
 pub static BACKWARD_W_SHARED: KernelSpec = KernelSpec {
     op: "dense",
     entry: "dense_backward_w_shared",
-    source: SOURCE,
+    source: SOURCE_SHARED,
     bindings: &[read(0, "x"), read(4, "dy"), write(6, "dw"), write(7, "db")],
+};
+
+/// [`BACKWARD_X_SHARED`] and [`BACKWARD_W_SHARED`] at once.
+pub static BACKWARD_X_AND_W_SHARED: KernelSpec = KernelSpec {
+    op: "dense",
+    entry: "dense_backward_x_and_w_shared",
+    source: SOURCE_SHARED,
+    bindings: &[read(0, "x"), read(1, "w"), read(4, "dy"), write(5, "dx"), write(6, "dw"), write(7, "db")],
 };
 
 /// Every kernel of this operation.
@@ -91,12 +117,15 @@ pub static KERNELS: &[&KernelSpec] = &[
     &FORWARD,
     &FORWARD_SUBGROUP,
     &FORWARD_SHARED,
+    &FORWARD_SHARED_PARTS,
+    &FORWARD_SUM,
     &BACKWARD_X,
     &BACKWARD_X_SUBGROUP,
     &BACKWARD_X_SHARED,
     &BACKWARD_W,
     &BACKWARD_W_SUBGROUP,
     &BACKWARD_W_SHARED,
+    &BACKWARD_X_AND_W_SHARED,
 ];
 
 fn constants(d: &DenseDims) -> Vec<Constant> {
@@ -123,14 +152,56 @@ pub fn record_forward(
     form.check(form.pick([&FORWARD, &FORWARD_SUBGROUP, &FORWARD_SHARED]), &[d.i, d.o])?;
     let mut constants = constants(d);
     constants.push(("RELU", f64::from(relu)));
+    if let Form::Shared(tiles) = form
+        && inputs_per_part(tiles, d) < d.i
+    {
+        return record_forward_parts(plan, tiles, d, constants, x, w, b, y);
+    }
     plan.push(
         form.pick([&FORWARD, &FORWARD_SUBGROUP, &FORWARD_SHARED]),
-        &form.constants(constants),
+        &form.constants(constants, d.o),
         form.workgroups(d.n, d.o, SAMPLES_PER_LANE),
         &[bind("x", x, d.n * d.i), bind("w", w, d.i * d.o), bind("b", b, d.o), bind("y", y, d.n * d.o)],
     )?;
     plan.note_multiply_adds(d.n * d.i * d.o);
     Ok(())
+}
+
+/// Inputs that one workgroup of tiles in workgroup memory sums in the forward pass; all of them where the outputs alone keep a GPU busy.
+fn inputs_per_part(tiles: SharedTiles, d: &DenseDims) -> usize {
+    tiles.steps_per_part(tiles.tiles(d.n, d.o), d.i)
+}
+
+/// The forward pass in parts, and their sum.
+#[allow(clippy::too_many_arguments, reason = "one argument a tensor, named as in the formula")]
+fn record_forward_parts(
+    plan: &mut PlanBuilder<'_>,
+    tiles: SharedTiles,
+    d: &DenseDims,
+    constants: Vec<Constant>,
+    x: &Tensor,
+    w: &Tensor,
+    b: &Tensor,
+    y: &Tensor,
+) -> Result<(), GpuError> {
+    let inputs_per_part = inputs_per_part(tiles, d);
+    let parts = d.i.div_ceil(inputs_per_part);
+    let y_parts = plan.scratch("y_parts", &[parts, d.n, d.o])?;
+    let mut of_parts = self::constants(d);
+    of_parts.push(("INPUTS_PER_PART", inputs_per_part as f64));
+    plan.push(
+        &FORWARD_SHARED_PARTS,
+        &Form::Shared(tiles).constants(of_parts, d.o),
+        workgroups_linear(tiles.tiles(d.n, d.o) * parts, 1),
+        &[bind("x", x, d.n * d.i), bind("w", w, d.i * d.o), bind("y_parts", &y_parts, y_parts.len())],
+    )?;
+    plan.note_multiply_adds(d.n * d.i * d.o);
+    plan.push(
+        &FORWARD_SUM,
+        &[constants, vec![("PARTS", parts as f64)]].concat(),
+        workgroups_linear(d.n * d.o, 64),
+        &[bind("parts", &y_parts, y_parts.len()), bind("b", b, d.o), bind("y", y, d.n * d.o)],
+    )
 }
 
 /// Records the gradient of the input; where `x_is_relu`, dx is zero where x is, which is the backward pass of the ReLU before.
@@ -155,7 +226,7 @@ pub fn record_backward_x(
     constants.push(("X_IS_RELU", f64::from(x_is_relu)));
     plan.push(
         form.pick([&BACKWARD_X, &BACKWARD_X_SUBGROUP, &BACKWARD_X_SHARED]),
-        &form.constants(constants),
+        &form.constants(constants, d.i),
         form.workgroups(d.n, d.i, SAMPLES_PER_LANE),
         &[bind("x", x, d.n * d.i), bind("w", w, d.i * d.o), bind("dy", dy, d.n * d.o), bind("dx", dx, d.n * d.i)],
     )?;
@@ -183,11 +254,54 @@ pub fn record_backward_w(
     let rows = d.i + usize::from(!matches!(form, Form::Subgroup(_)));
     plan.push(
         form.pick([&BACKWARD_W, &BACKWARD_W_SUBGROUP, &BACKWARD_W_SHARED]),
-        &form.constants(constants(d)),
+        &form.constants(constants(d), d.o),
         form.workgroups(rows, d.o, INPUTS_PER_LANE),
         &[bind("x", x, d.n * d.i), bind("dy", dy, d.n * d.o), bind("dw", dw, d.i * d.o), bind("db", db, d.o)],
     )?;
     plan.note_multiply_adds(d.n * d.i * d.o);
+    Ok(())
+}
+
+/// Records [`record_backward_w`] and [`record_backward_x`]; in workgroup memory both are one dispatch.
+///
+/// # Errors
+/// A tensor's size does not fit the dimensions, or the shader does not compile.
+#[allow(clippy::too_many_arguments, reason = "one argument a tensor, named as in the formula")]
+pub fn record_backward(
+    plan: &mut PlanBuilder<'_>,
+    form: Form,
+    d: &DenseDims,
+    x_is_relu: bool,
+    x: &Tensor,
+    w: &Tensor,
+    dy: &Tensor,
+    dx: &Tensor,
+    dw: &Tensor,
+    db: &Tensor,
+) -> Result<(), GpuError> {
+    let Form::Shared(tiles) = form else {
+        record_backward_w(plan, form, d, x, dy, dw, db)?;
+        return record_backward_x(plan, form, d, x_is_relu, x, w, dy, dx);
+    };
+    form.check(&BACKWARD_X_AND_W_SHARED, &[])?;
+    let width = d.i.min(d.o);
+    let n_tiles = tiles.tiles_as(width, d.i + 1, d.o) + tiles.tiles_as(width, d.n, d.i);
+    let mut constants = constants(d);
+    constants.push(("X_IS_RELU", f64::from(x_is_relu)));
+    plan.push(
+        &BACKWARD_X_AND_W_SHARED,
+        &form.constants(constants, width),
+        workgroups_linear(n_tiles, 1),
+        &[
+            bind("x", x, d.n * d.i),
+            bind("w", w, d.i * d.o),
+            bind("dy", dy, d.n * d.o),
+            bind("dx", dx, d.n * d.i),
+            bind("dw", dw, d.i * d.o),
+            bind("db", db, d.o),
+        ],
+    )?;
+    plan.note_multiply_adds(2 * d.n * d.i * d.o);
     Ok(())
 }
 
@@ -204,14 +318,16 @@ pub fn verify(v: &mut Verifier<'_>, d: &DenseDims, breadth: Breadth) -> Result<(
     let (mut y64, mut y_scale) = (vec![0.0; d.n * d.o], vec![0.0; d.n * d.o]);
     cpu::dense_forward(d, &x64, &w64, &b64, &mut y64);
     cpu::dense_forward(d, &absolute(&x64), &absolute(&w64), &absolute(&b64), &mut y_scale);
-    for form in v.forms(breadth, &[d.i, d.o]) {
+    for form in v.forms(breadth, d.o, &[d.i, d.o]) {
         for &relu in breadth.relu() {
             let expected: Vec<f64> = y64.iter().map(|&y| if relu { y.max(0.0) } else { y }).collect();
             let mut run = v.run();
             let (tx, tw, tb) = (run.input(&x)?, run.input(&w)?, run.input(&b)?);
             let ty = run.output(d.n * d.o)?;
             record_forward(&mut run.plan, form, d, relu, &tx, &tw, &tb, &ty)?;
-            let name = form.pick([&FORWARD, &FORWARD_SUBGROUP, &FORWARD_SHARED]).entry;
+            let split = matches!(form, Form::Shared(tiles) if inputs_per_part(tiles, d) < d.i);
+            let shared = if split { &FORWARD_SHARED_PARTS } else { &FORWARD_SHARED };
+            let name = form.pick([&FORWARD, &FORWARD_SUBGROUP, shared]).entry;
             run.check_sums(name, &case, &[(&ty, &expected, &y_scale, d.i + 1)])?;
         }
     }
@@ -219,16 +335,16 @@ pub fn verify(v: &mut Verifier<'_>, d: &DenseDims, breadth: Breadth) -> Result<(
     let (mut dx64, mut dx_scale) = (vec![0.0; d.n * d.i], vec![0.0; d.n * d.i]);
     cpu::dense_backward_x(d, &w64, &dy64, &mut dx64);
     cpu::dense_backward_x(d, &absolute(&w64), &absolute(&dy64), &mut dx_scale);
-    for form in v.forms(breadth, &[d.i, d.o]) {
+    let dx64_of_relu: Vec<f64> = dx64.iter().zip(&x).map(|(&dx, &x)| if x <= 0.0 { 0.0 } else { dx }).collect();
+    for form in v.forms(breadth, d.i, &[d.i, d.o]) {
         for &x_is_relu in breadth.relu() {
-            let expected: Vec<f64> =
-                dx64.iter().zip(&x).map(|(&dx, &x)| if x_is_relu && x <= 0.0 { 0.0 } else { dx }).collect();
+            let expected = if x_is_relu { &dx64_of_relu } else { &dx64 };
             let mut run = v.run();
             let (tx, tw, tdy) = (run.input(&x)?, run.input(&w)?, run.input(&dy)?);
             let tdx = run.output(d.n * d.i)?;
             record_backward_x(&mut run.plan, form, d, x_is_relu, &tx, &tw, &tdy, &tdx)?;
             let name = form.pick([&BACKWARD_X, &BACKWARD_X_SUBGROUP, &BACKWARD_X_SHARED]).entry;
-            run.check_sums(name, &case, &[(&tdx, &expected, &dx_scale, d.o)])?;
+            run.check_sums(name, &case, &[(&tdx, expected, &dx_scale, d.o)])?;
         }
     }
 
@@ -239,7 +355,7 @@ pub fn verify(v: &mut Verifier<'_>, d: &DenseDims, breadth: Breadth) -> Result<(
     cpu::dense_backward_w(d, &absolute(&x64), &absolute(&dy64), &mut dw_scale);
     bias::bias_backward_b(&bias_dims, &dy64, &mut db64);
     bias::bias_backward_b(&bias_dims, &absolute(&dy64), &mut db_scale);
-    for form in v.forms(breadth, &[d.i, d.o]) {
+    for form in v.forms(breadth, d.o, &[d.i, d.o]) {
         let mut run = v.run();
         let (tx, tdy) = (run.input(&x)?, run.input(&dy)?);
         let (tdw, tdb) = (run.output(d.i * d.o)?, run.output(d.o)?);
@@ -247,6 +363,20 @@ pub fn verify(v: &mut Verifier<'_>, d: &DenseDims, breadth: Breadth) -> Result<(
         let name = form.pick([&BACKWARD_W, &BACKWARD_W_SUBGROUP, &BACKWARD_W_SHARED]).entry;
         run.check_sums(name, &case, &[(&tdw, &dw64, &dw_scale, d.n), (&tdb, &db64, &db_scale, d.n)])?;
     }
+    // Both at once, where that is one dispatch.
+    for form in v.forms(breadth, d.i.min(d.o), &[]).into_iter().filter(|form| matches!(form, Form::Shared(_))) {
+        let mut run = v.run();
+        let (tx, tw, tdy) = (run.input(&x)?, run.input(&w)?, run.input(&dy)?);
+        let (tdx, tdw, tdb) = (run.output(d.n * d.i)?, run.output(d.i * d.o)?, run.output(d.o)?);
+        record_backward(&mut run.plan, form, d, true, &tx, &tw, &tdy, &tdx, &tdw, &tdb)?;
+        let outputs = [
+            (&tdx, &dx64_of_relu[..], &dx_scale[..], d.o),
+            (&tdw, &dw64, &dw_scale, d.n),
+            (&tdb, &db64, &db_scale, d.n),
+        ];
+        run.check_sums(BACKWARD_X_AND_W_SHARED.entry, &case, &outputs)?;
+    }
+    v.covered(FORWARD_SUM.entry, FORWARD_SHARED_PARTS.entry);
     Ok(())
 }
 

@@ -8,21 +8,21 @@ pub mod batch_gather;
 pub mod bias;
 pub mod conv2d;
 pub mod dense;
-pub mod metrics;
 pub mod pool2d;
 pub mod relu;
 pub mod sgd;
 pub mod softmax_xent;
 
-use crate::gpu::{Constant, Gpu, GpuError, KernelSpec, LANES, Tiling};
+use crate::gpu::{Constant, Gpu, GpuError, KernelSpec, LANES, Tiling, workgroups_linear};
 use crate::verify::Verifier;
+use serde::{Deserialize, Serialize};
 
 /// One operation in the registry.
 #[derive(Debug)]
 pub struct Op {
     /// The stem of its four files.
     pub name: &'static str,
-    /// Every entry point of `shaders/<name>.wgsl`, and of `shaders/<name>_subgroup.wgsl` where there is one.
+    /// Every entry point of `shaders/<name>.wgsl`, and of `shaders/<name>_shared.wgsl` and `_subgroup.wgsl` where they are.
     pub kernels: &'static [&'static KernelSpec],
     /// Compares every kernel with its CPU mirror on the shapes that `fmnist-gpu selftest` uses.
     pub selftest: fn(&mut Verifier<'_>) -> Result<(), GpuError>,
@@ -37,7 +37,6 @@ pub static OPS: &[Op] = &[
     Op { name: "relu", kernels: relu::KERNELS, selftest: relu::selftest },
     Op { name: "softmax_xent", kernels: softmax_xent::KERNELS, selftest: softmax_xent::selftest },
     Op { name: "batch_gather", kernels: batch_gather::KERNELS, selftest: batch_gather::selftest },
-    Op { name: "metrics", kernels: metrics::KERNELS, selftest: metrics::selftest },
     Op { name: "adam", kernels: adam::KERNELS, selftest: adam::selftest },
     Op { name: "sgd", kernels: sgd::KERNELS, selftest: sgd::selftest },
 ];
@@ -51,24 +50,86 @@ pub enum Form {
     /// in multiples of four.
     Subgroup(usize),
     /// Tiles in workgroup memory, for GPUs; any shape.
-    Shared,
+    Shared(SharedTiles),
+}
+
+/// How the tiles in workgroup memory are cut: what suits one GPU does not suit another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SharedTiles {
+    /// Rows that an invocation sums, 4 or 8. Eight need fewer reads of workgroup memory, and leave half as many workgroups.
+    pub rows_each: usize,
+    /// Workgroups below which sums over a long inner dimension are split into parts, to keep the whole GPU busy.
+    pub workgroups: usize,
+}
+
+impl Default for SharedTiles {
+    fn default() -> Self {
+        SharedTiles { rows_each: 4, workgroups: 128 }
+    }
+}
+
+/// Steps of the inner dimension that tiles in workgroup memory stage at once: `STEPS` of the shaders.
+const SHARED_STEPS: usize = 16;
+
+impl SharedTiles {
+    /// Tiles whose invocations sum eight rows.
+    const TALL: SharedTiles = SharedTiles { rows_each: 8, workgroups: 128 };
+
+    /// Rows and columns of a tile of outputs that have so many columns at least: `TILE_ROWS` and `TILE_COLUMNS` of the shaders.
+    fn tile(self, columns: usize) -> [usize; 2] {
+        match (columns <= 32, self.rows_each) {
+            (true, _) => [128, 32],
+            (false, 8) => [128, 64],
+            (false, _) => [64, 64],
+        }
+    }
+
+    /// Tiles of `rows` x `columns` outputs.
+    fn tiles(self, rows: usize, columns: usize) -> usize {
+        self.tiles_as(columns, rows, columns)
+    }
+
+    /// The same, in tiles that are made for `width` columns: where two products share a dispatch, they share its tiles.
+    fn tiles_as(self, width: usize, rows: usize, columns: usize) -> usize {
+        let [tile_rows, tile_columns] = self.tile(width);
+        rows.div_ceil(tile_rows) * columns.div_ceil(tile_columns)
+    }
+
+    /// Into how many steps a sum over `inner` of them is cut where the outputs make `tiles`: a multiple of [`SHARED_STEPS`].
+    fn steps_per_part(self, tiles: usize, inner: usize) -> usize {
+        let parts = self.workgroups.div_ceil(tiles);
+        inner.div_ceil(parts).next_multiple_of(SHARED_STEPS)
+    }
+
+    /// Adds the constants of the shaders.
+    fn push_constants(self, columns: usize, constants: &mut Vec<Constant>) {
+        let [_, tile_columns] = self.tile(columns);
+        let rows_each = if tile_columns == 32 { 4 } else { self.rows_each };
+        constants.push(("TILE_COLUMNS", tile_columns as f64));
+        constants.push(("ROWS_EACH", rows_each as f64));
+    }
 }
 
 impl Form {
     /// The form of a heavy kernel on a device; `by_4` are the sizes that the subgroup form loads four at a time. This is the
     /// one place that chooses by the device; what follows from the sizes alone is chosen beside each operation.
-    pub fn choose(gpu: &Gpu, by_4: &[usize]) -> Form {
+    pub fn choose(gpu: &Gpu, tiles: SharedTiles, by_4: &[usize]) -> Form {
         match (gpu.tiling(), gpu.lanes()) {
-            (Tiling::Shared, _) => Form::Shared,
+            (Tiling::Shared, _) => Form::Shared(tiles),
             (Tiling::Subgroup, Some(lanes)) if Form::Subgroup(lanes).takes(by_4) => Form::Subgroup(lanes),
             (Tiling::Subgroup | Tiling::Plain, _) => Form::Plain,
         }
     }
 
-    /// Every form that the device can run with those sizes.
-    pub fn all(gpu: &Gpu, by_4: &[usize]) -> Vec<Form> {
+    /// Every form that the device can run with those sizes and so many columns.
+    pub fn all(gpu: &Gpu, columns: usize, by_4: &[usize]) -> Vec<Form> {
         let lanes = LANES.into_iter().filter(|&lanes| gpu.lanes().is_some_and(|has| lanes <= has));
-        let forms = [Form::Plain, Form::Shared].into_iter().chain(lanes.map(Form::Subgroup));
+        let mut shared = vec![Form::Shared(SharedTiles::default())];
+        // With few columns, tiles have one height.
+        if SharedTiles::TALL.tile(columns) != SharedTiles::default().tile(columns) {
+            shared.push(Form::Shared(SharedTiles::TALL));
+        }
+        let forms = [Form::Plain].into_iter().chain(shared).chain(lanes.map(Form::Subgroup));
         forms.filter(|form| form.takes(by_4)).collect()
     }
 
@@ -77,6 +138,10 @@ impl Form {
         let message = match self {
             Form::Subgroup(lanes) if !LANES.contains(&lanes) => format!("{lanes} lanes, which are none of {LANES:?}"),
             Form::Subgroup(_) if !self.takes(by_4) => format!("sizes {by_4:?}, which are not all multiples of four"),
+            Form::Shared(SharedTiles { rows_each, .. }) if !matches!(rows_each, 4 | 8) => {
+                format!("{rows_each} rows an invocation, which are neither 4 nor 8")
+            }
+            Form::Shared(SharedTiles { workgroups: 0, .. }) => "no workgroups".to_string(),
             _ => return Ok(()),
         };
         Err(GpuError::Record { entry: spec.entry, message })
@@ -91,37 +156,30 @@ impl Form {
         match self {
             Form::Plain => kernels[0],
             Form::Subgroup(_) => kernels[1],
-            Form::Shared => kernels[2],
+            Form::Shared(_) => kernels[2],
         }
     }
 
-    /// The constants of a kernel of this form, from those of the operation.
-    fn constants(self, mut of_op: Vec<Constant>) -> Vec<Constant> {
-        if let Form::Subgroup(lanes) = self {
-            of_op.push(("LANES", lanes as f64));
+    /// The constants of a kernel of this form with so many columns, from those of the operation.
+    fn constants(self, mut of_op: Vec<Constant>, columns: usize) -> Vec<Constant> {
+        match self {
+            Form::Plain => {}
+            Form::Subgroup(lanes) => of_op.push(("LANES", lanes as f64)),
+            Form::Shared(tiles) => tiles.push_constants(columns, &mut of_op),
         }
         of_op
     }
 
-    /// Rows and columns of outputs that one workgroup computes; in the subgroup form `rows_per_lane` times the lanes.
-    fn tile(self, rows_per_lane: usize) -> [usize; 2] {
-        match self {
-            Form::Plain => [64, 1],
-            Form::Subgroup(lanes) => [rows_per_lane * lanes, 4 * lanes],
-            // TILE of the shaders.
-            Form::Shared => [64, 64],
-        }
-    }
-
-    /// Workgroups for a product of `rows` x `columns`: row tiles in x (folded into z), column tiles in y.
+    /// Workgroups for a product of `rows` x `columns`. In the subgroup form, row tiles of `rows_per_lane` times the lanes stand in x
+    /// (folded into z) and column tiles in y; in the others all is counted in x (folded into y).
     fn workgroups(self, rows: usize, columns: usize, rows_per_lane: usize) -> [u32; 3] {
-        let [tile_rows, tile_columns] = self.tile(rows_per_lane);
         match self {
-            Form::Plain => crate::gpu::workgroups_linear(rows * columns, 64),
-            _ => {
-                let [x, z, _] = crate::gpu::workgroups_linear(rows, tile_rows);
-                [x, columns.div_ceil(tile_columns) as u32, z]
+            Form::Plain => workgroups_linear(rows * columns, 64),
+            Form::Subgroup(lanes) => {
+                let [x, z, _] = workgroups_linear(rows, rows_per_lane * lanes);
+                [x, columns.div_ceil(4 * lanes) as u32, z]
             }
+            Form::Shared(tiles) => workgroups_linear(tiles.tiles(rows, columns), 1),
         }
     }
 }

@@ -20,7 +20,7 @@ pub static STEP: KernelSpec = KernelSpec {
 pub static KERNELS: &[&KernelSpec] = &[&STEP];
 
 /// Records one step: gradients g, parameters w and velocity of one length, one learning rate a batch of the epoch in
-/// `step_sizes`, progress `[batches done, samples of the epoch]`.
+/// `step_sizes`, progress `[batches of the epoch whose loss is known, with this one; samples of the epoch]`.
 ///
 /// # Errors
 /// A tensor's size does not fit, or the shader does not compile.
@@ -70,7 +70,7 @@ pub fn verify(v: &mut Verifier<'_>, len: usize, momentum: f64) -> Result<(), Gpu
     let mut run = v.run();
     let tg = run.input(&g)?;
     let (tw, tvelocity) = (run.in_place(&w)?, run.in_place(&velocity)?);
-    let (step_sizes, progress) = (run.input(&[9.0, alpha, 9.0])?, run.input_u32(&[1, 3])?);
+    let (step_sizes, progress) = (run.input(&[9.0, alpha, 9.0])?, run.input_u32(&[2, 3])?);
     record(&mut run.plan, &config, &tg, &tw, &tvelocity, &step_sizes, &progress)?;
     run.check(STEP.entry, &case, &[(&tw, &w64, &w_bound), (&tvelocity, &velocity64, &velocity_bound)], &[])
 }

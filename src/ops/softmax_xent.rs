@@ -1,22 +1,29 @@
 //! Softmax with cross-entropy: kernels of `shaders/softmax_xent.wgsl`, mirror in [`crate::cpu::softmax_xent`].
 
 use crate::cpu::softmax_xent as cpu;
-use crate::gpu::{Constant, GpuError, KernelSpec, PlanBuilder, Tensor, bind, read, workgroups_linear, write};
-use crate::verify::{UNIT_ROUNDOFF, Verifier, widen};
+use crate::gpu::{Bound, Constant, GpuError, KernelSpec, PlanBuilder, Tensor, bind, read, write};
+use crate::verify::{UNIT_ROUNDOFF, Verifier, sum_bound, widen};
 
 pub use crate::cpu::softmax_xent::SoftmaxXentDims;
 
 const SOURCE: &str = include_str!("../../shaders/softmax_xent.wgsl");
 
-/// Probabilities, loss and correct flag, for evaluation and prediction.
+/// Probabilities and the batch's loss and right answers, for evaluation and prediction.
 pub static FORWARD: KernelSpec = KernelSpec {
     op: "softmax_xent",
     entry: "softmax_xent_forward",
     source: SOURCE,
-    bindings: &[read(0, "x"), read(1, "labels"), write(2, "probabilities"), write(3, "loss"), write(4, "correct")],
+    bindings: &[
+        read(0, "x"),
+        read(1, "labels"),
+        write(2, "probabilities"),
+        write(4, "progress"),
+        write(5, "batch_loss"),
+        write(6, "batch_correct"),
+    ],
 };
 
-/// Loss, correct flag and the gradient of the logits, for training.
+/// The gradient of the logits and the batch's loss and right answers, for training.
 pub static BACKWARD_X: KernelSpec = KernelSpec {
     op: "softmax_xent",
     entry: "softmax_xent_backward_x",
@@ -24,10 +31,10 @@ pub static BACKWARD_X: KernelSpec = KernelSpec {
     bindings: &[
         read(0, "x"),
         read(1, "labels"),
-        write(3, "loss"),
-        write(4, "correct"),
-        write(5, "dx"),
-        read(6, "progress"),
+        write(3, "dx"),
+        write(4, "progress"),
+        write(5, "batch_loss"),
+        write(6, "batch_correct"),
     ],
 };
 
@@ -38,7 +45,28 @@ fn constants(d: &SoftmaxXentDims) -> [Constant; 2] {
     [("N", d.n as f64), ("C", d.c as f64)]
 }
 
-/// Records probabilities `[N, C]`, loss `[N]` and correct flags `[N]` of logits x `[N, C]` with labels `[N]`.
+/// Where loss and right answers of the batches of an epoch go.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchTotals<'a> {
+    /// `[batches done, samples of the epoch]`; the first is advanced by one.
+    pub progress: &'a Tensor,
+    /// Sum of the losses of each batch, `[batches]`.
+    pub batch_loss: &'a Tensor,
+    /// Right answers of each batch, `[batches]`.
+    pub batch_correct: &'a Tensor,
+}
+
+impl<'a> BatchTotals<'a> {
+    fn bind(&self) -> [Bound<'a>; 3] {
+        [
+            bind("progress", self.progress, 2),
+            bind("batch_loss", self.batch_loss, self.batch_correct.len()),
+            bind("batch_correct", self.batch_correct, self.batch_loss.len()),
+        ]
+    }
+}
+
+/// Records probabilities `[N, C]` of logits x `[N, C]` with labels `[N]`, and the totals of the batch over its valid rows.
 ///
 /// # Errors
 /// A tensor's size does not fit the dimensions, or the shader does not compile.
@@ -48,53 +76,32 @@ pub fn record_forward(
     x: &Tensor,
     labels: &Tensor,
     probabilities: &Tensor,
-    loss: &Tensor,
-    correct: &Tensor,
+    totals: &BatchTotals<'_>,
 ) -> Result<(), GpuError> {
-    plan.push(
-        &FORWARD,
-        &constants(d),
-        workgroups_linear(d.n, 64),
-        &[
-            bind("x", x, d.n * d.c),
-            bind("labels", labels, d.n),
-            bind("probabilities", probabilities, d.n * d.c),
-            bind("loss", loss, d.n),
-            bind("correct", correct, d.n),
-        ],
-    )
+    let [progress, loss, correct] = totals.bind();
+    let (x, probabilities) = (bind("x", x, d.n * d.c), bind("probabilities", probabilities, d.n * d.c));
+    let bound = [x, bind("labels", labels, d.n), probabilities, progress, loss, correct];
+    plan.push(&FORWARD, &constants(d), [1, 1, 1], &bound)
 }
 
-/// Records loss `[N]`, correct flags `[N]` and the gradient dx `[N, C]` of the mean loss over the valid rows of the batch.
+/// Records the gradient dx `[N, C]` of the mean loss over the valid rows of the batch, and the batch's totals.
 ///
-/// `progress` is `[batches done, samples of the epoch]`: rows past the end of the epoch get a gradient of zero.
+/// Rows past the end of the epoch get a gradient of zero.
 ///
 /// # Errors
 /// A tensor's size does not fit the dimensions, or the shader does not compile.
-#[allow(clippy::too_many_arguments, reason = "one argument a tensor, named as in the formula")]
 pub fn record_backward_x(
     plan: &mut PlanBuilder<'_>,
     d: &SoftmaxXentDims,
     x: &Tensor,
     labels: &Tensor,
-    loss: &Tensor,
-    correct: &Tensor,
     dx: &Tensor,
-    progress: &Tensor,
+    totals: &BatchTotals<'_>,
 ) -> Result<(), GpuError> {
-    plan.push(
-        &BACKWARD_X,
-        &constants(d),
-        workgroups_linear(d.n, 64),
-        &[
-            bind("x", x, d.n * d.c),
-            bind("labels", labels, d.n),
-            bind("loss", loss, d.n),
-            bind("correct", correct, d.n),
-            bind("dx", dx, d.n * d.c),
-            bind("progress", progress, 2),
-        ],
-    )
+    let [progress, loss, correct] = totals.bind();
+    let (x, dx) = (bind("x", x, d.n * d.c), bind("dx", dx, d.n * d.c));
+    let bound = [x, bind("labels", labels, d.n), dx, progress, loss, correct];
+    plan.push(&BACKWARD_X, &constants(d), [1, 1, 1], &bound)
 }
 
 /// Error bounds of one row, from what the WGSL specification promises of `exp`, `log` and division.
@@ -142,17 +149,26 @@ pub fn verify(v: &mut Verifier<'_>, d: &SoftmaxXentDims, n_valid: usize, scale: 
     // Probabilities below the smallest normal number may be flushed to zero.
     let tiny = f64::from(f32::MIN_POSITIVE);
     let p_bound: Vec<f64> = p64.iter().enumerate().map(|(i, p)| p.abs() * bounds[i / d.c].probability + tiny).collect();
-    let loss_bound: Vec<f64> = bounds.iter().map(|b| b.loss).collect();
+    let (loss, n_correct) = cpu::softmax_xent_totals(n_valid, &loss64, &correct);
+    // The error of each row's loss, and of their sum.
+    let loss_bound = bounds[..n_valid].iter().map(|b| b.loss).sum::<f64>()
+        + sum_bound(n_valid, loss64[..n_valid].iter().map(|loss| loss.abs()).sum());
+    // The last batch of an epoch: two whole batches were done, n_valid samples are left. Other slots keep what they held.
+    let progress = [2, (2 * d.n + n_valid) as u32];
+    let (expected_loss, slot_bound) = ([5.0, 5.0, loss, 5.0], [0.0, 0.0, loss_bound, 0.0]);
+    let (expected_correct, expected_progress) = ([7, 7, n_correct, 7], [3, progress[1]]);
 
     let mut run = v.run();
-    let (tx, tlabels) = (run.input(&x)?, run.input_u32(&labels)?);
-    let (tp, tloss, tcorrect) = (run.output(x.len())?, run.output(d.n)?, run.output_u32(d.n)?);
-    record_forward(&mut run.plan, d, &tx, &tlabels, &tp, &tloss, &tcorrect)?;
+    let (tx, tlabels, tp) = (run.input(&x)?, run.input_u32(&labels)?, run.output(x.len())?);
+    let tprogress = run.in_place_u32(&progress)?;
+    let (tloss, tcorrect) = (run.in_place(&[5.0; 4])?, run.in_place_u32(&[7; 4])?);
+    let totals = BatchTotals { progress: &tprogress, batch_loss: &tloss, batch_correct: &tcorrect };
+    record_forward(&mut run.plan, d, &tx, &tlabels, &tp, &totals)?;
     run.check(
         FORWARD.entry,
         &case,
-        &[(&tp, &p64, &p_bound), (&tloss, &loss64, &loss_bound)],
-        &[(&tcorrect, &correct)],
+        &[(&tp, &p64, &p_bound), (&tloss, &expected_loss, &slot_bound)],
+        &[(&tcorrect, &expected_correct), (&tprogress, &expected_progress)],
     )?;
 
     let mut dx64 = vec![0.0; x.len()];
@@ -169,16 +185,16 @@ pub fn verify(v: &mut Verifier<'_>, d: &SoftmaxXentDims, n_valid: usize, scale: 
         })
         .collect();
     let mut run = v.run();
-    let (tx, tlabels) = (run.input(&x)?, run.input_u32(&labels)?);
-    // The last batch of an epoch: two whole batches were done, n_valid samples are left.
-    let tprogress = run.input_u32(&[2, (2 * d.n + n_valid) as u32])?;
-    let (tloss, tcorrect, tdx) = (run.output(d.n)?, run.output_u32(d.n)?, run.output(x.len())?);
-    record_backward_x(&mut run.plan, d, &tx, &tlabels, &tloss, &tcorrect, &tdx, &tprogress)?;
+    let (tx, tlabels, tdx) = (run.input(&x)?, run.input_u32(&labels)?, run.output(x.len())?);
+    let tprogress = run.in_place_u32(&progress)?;
+    let (tloss, tcorrect) = (run.in_place(&[5.0; 4])?, run.in_place_u32(&[7; 4])?);
+    let totals = BatchTotals { progress: &tprogress, batch_loss: &tloss, batch_correct: &tcorrect };
+    record_backward_x(&mut run.plan, d, &tx, &tlabels, &tdx, &totals)?;
     run.check(
         BACKWARD_X.entry,
         &case,
-        &[(&tdx, &dx64, &dx_bound), (&tloss, &loss64, &loss_bound)],
-        &[(&tcorrect, &correct)],
+        &[(&tdx, &dx64, &dx_bound), (&tloss, &expected_loss, &slot_bound)],
+        &[(&tcorrect, &expected_correct), (&tprogress, &expected_progress)],
     )
 }
 
@@ -187,7 +203,7 @@ pub fn verify(v: &mut Verifier<'_>, d: &SoftmaxXentDims, n_valid: usize, scale: 
 /// # Errors
 /// The device failed.
 pub fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
-    for (n, c, n_valid, scale) in [(32, 10, 32, 4.0), (32, 10, 7, 30.0), (65, 3, 64, 1000.0), (1, 1, 1, 1.0)] {
+    for (n, c, n_valid, scale) in [(32, 10, 32, 4.0), (32, 10, 7, 30.0), (300, 3, 257, 1000.0), (1, 1, 1, 1.0)] {
         verify(v, &SoftmaxXentDims { n, c }, n_valid, scale)?;
     }
     Ok(())

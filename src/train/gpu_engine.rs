@@ -8,8 +8,8 @@ use crate::gpu::{DispatchInfo, Element, Gpu, Plan, PlanBuilder, Readback, Submis
 use crate::model::{Model, N_CLASSES};
 use crate::ops::adam::AdamTensors;
 use crate::ops::batch_gather::{BatchGatherDims, pack_bytes};
-use crate::ops::softmax_xent::SoftmaxXentDims;
-use crate::ops::{adam, batch_gather, metrics, sgd, softmax_xent};
+use crate::ops::softmax_xent::{BatchTotals, SoftmaxXentDims};
+use crate::ops::{SharedTiles, adam, batch_gather, sgd, softmax_xent};
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -64,8 +64,6 @@ struct Feed {
     order: Tensor,
     progress: Tensor,
     batch_labels: Tensor,
-    loss: Tensor,
-    correct: Tensor,
     batch_loss: Tensor,
     batch_correct: Tensor,
 }
@@ -95,8 +93,6 @@ impl Feed {
             order: tensor("order", samples, Element::U32)?,
             progress: tensor("progress", 2, Element::U32)?,
             batch_labels: tensor("batch_labels", batch_size, Element::U32)?,
-            loss: tensor("loss", batch_size, Element::F32)?,
-            correct: tensor("correct", batch_size, Element::U32)?,
             batch_loss: tensor("batch_loss", batches, Element::F32)?,
             batch_correct: tensor("batch_correct", batches, Element::U32)?,
         })
@@ -107,9 +103,9 @@ impl Feed {
         Ok(batch_gather::record(plan, &self.dims, images, labels, order, progress, x, batch_labels)?)
     }
 
-    fn record_metrics(&self, plan: &mut PlanBuilder<'_>) -> Result<(), EngineError> {
-        let Feed { loss, correct, progress, batch_loss, batch_correct, .. } = self;
-        Ok(metrics::record(plan, self.dims.n, loss, correct, progress, batch_loss, batch_correct)?)
+    fn totals(&self) -> BatchTotals<'_> {
+        let Feed { progress, batch_loss, batch_correct, .. } = self;
+        BatchTotals { progress, batch_loss, batch_correct }
     }
 
     fn finish(self, gpu: &Gpu, plan: Plan) -> Result<Batches, EngineError> {
@@ -238,7 +234,7 @@ impl<'g> GpuEngine<'g> {
     /// # Errors
     /// The model cannot be built, or the device failed.
     pub fn new(gpu: &'g Gpu, model: &Model, parameters: &[Vec<f32>]) -> Result<Self, EngineError> {
-        let network = Network::new(model)?;
+        let network = Network::new(model, SharedTiles::default())?;
         let arena = Arena::new(gpu, "parameters", model)?;
         for (tensor, values) in arena.parts.iter().zip(parameters) {
             gpu.write(tensor, values);
@@ -270,9 +266,9 @@ impl<'g> GpuEngine<'g> {
         feed.record_gather(&mut plan, &activations.x)?;
         engine.network.record_forward(&mut plan, n, &engine.parameters, &activations)?;
         let dims = SoftmaxXentDims { n, c: N_CLASSES };
-        let Feed { batch_labels, loss, correct, progress, .. } = &feed;
+        let Feed { batch_labels, progress, .. } = &feed;
         let logits = &activations.logits;
-        softmax_xent::record_backward_x(&mut plan, &dims, logits, batch_labels, loss, correct, &dlogits, progress)?;
+        softmax_xent::record_backward_x(&mut plan, &dims, logits, batch_labels, &dlogits, &feed.totals())?;
         engine.network.record_backward(&mut plan, n, &engine.parameters, &activations, &dlogits, &gradients)?;
         let (g, w) = (&gradients.whole, &engine.parameters.whole);
         match optimizer {
@@ -287,7 +283,6 @@ impl<'g> GpuEngine<'g> {
                 sgd::record(&mut plan, config, g, w, &velocity, &step_sizes, progress)?;
             }
         }
-        feed.record_metrics(&mut plan)?;
         let plan = plan.finish();
         log::debug!("a training step is {} dispatches: {}", plan.len(), plan.entries().collect::<Vec<_>>().join(", "));
         let logits = activations.logits;
@@ -369,17 +364,8 @@ impl<'g> GpuEngine<'g> {
         feed.record_gather(&mut plan, &activations.x)?;
         self.network.record_forward(&mut plan, n, &self.parameters, &activations)?;
         let dims = SoftmaxXentDims { n, c: N_CLASSES };
-        let Feed { batch_labels, loss, correct, .. } = &feed;
-        softmax_xent::record_forward(
-            &mut plan,
-            &dims,
-            &activations.logits,
-            batch_labels,
-            &probabilities,
-            loss,
-            correct,
-        )?;
-        feed.record_metrics(&mut plan)?;
+        let (logits, totals) = (&activations.logits, feed.totals());
+        softmax_xent::record_forward(&mut plan, &dims, logits, &feed.batch_labels, &probabilities, &totals)?;
         let plan = plan.finish();
         Ok((feed.finish(self.gpu, plan)?, probabilities))
     }

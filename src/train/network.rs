@@ -3,9 +3,10 @@
 use super::engine::EngineError;
 use crate::gpu::{Element, Gpu, PlanBuilder, Tensor};
 use crate::model::{Activation, Layer, LayerShape, Model, conv2d_dims, pool2d_dims};
+use crate::ops::conv2d::Upstream;
 use crate::ops::dense::DenseDims;
 use crate::ops::pool2d::Mean;
-use crate::ops::{Form, conv2d, dense, pool2d, relu};
+use crate::ops::{Form, SharedTiles, conv2d, dense, pool2d, relu};
 
 /// Tensors of one kind for every parameter, side by side in one buffer, so that one dispatch updates all.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub(super) struct Network {
     /// gradient of its own sum without another pass. Max pooling hands the property on: the maximum of values above
     /// zero is above zero.
     input_is_relu: Vec<bool>,
+    /// How tiles in workgroup memory are cut, on devices that use them.
+    tiles: SharedTiles,
 }
 
 /// The outputs of every layer for one batch.
@@ -50,7 +53,7 @@ pub(super) struct Activations {
 }
 
 impl Network {
-    pub(super) fn new(model: &Model) -> Result<Self, EngineError> {
+    pub(super) fn new(model: &Model, tiles: SharedTiles) -> Result<Self, EngineError> {
         let layers = model.shapes()?;
         let mut weights = Vec::new();
         let mut input_is_relu = Vec::new();
@@ -69,7 +72,7 @@ impl Network {
                 next += 2;
             }
         }
-        Ok(Network { layers, weights, input_is_relu })
+        Ok(Network { layers, weights, input_is_relu, tiles })
     }
 
     /// Tensors for the outputs of a batch of `n`.
@@ -117,7 +120,7 @@ impl Network {
                 Layer::Conv2d { activation, .. } => {
                     let d = conv2d_dims(&shape.layer, n, &shape.input).map_err(fail)?;
                     let (w, b) = self.weight_and_bias(parameters, i);
-                    let form = Form::choose(gpu, &[d.o]);
+                    let form = Form::choose(gpu, self.tiles, &[d.o]);
                     let relu = *activation == Activation::Relu;
                     // The pooling after it in the same dispatch, where that can be: what was not pooled is never needed again,
                     // as the gradient of the pooling goes by argmax.
@@ -136,7 +139,7 @@ impl Network {
                 Layer::Dense { activation, .. } => {
                     let d = dense_dims(shape, n);
                     let (w, b) = self.weight_and_bias(parameters, i);
-                    let form = Form::choose(gpu, &[d.i, d.o]);
+                    let form = Form::choose(gpu, self.tiles, &[d.i, d.o]);
                     dense::record_forward(plan, form, &d, *activation == Activation::Relu, x, w, b, y)?;
                 }
                 Layer::MaxPool2d { .. } => {
@@ -167,7 +170,14 @@ impl Network {
         let gpu = plan.gpu();
         let first_with_weights = self.weights.iter().position(Option::is_some).unwrap_or(0);
         let mut dy = dlogits.clone();
+        // The argmax of a pooling whose gradient the convolution before it takes as it is.
+        let mut pooled = None;
         for (i, shape) in self.layers.iter().enumerate().skip(first_with_weights).rev() {
+            if self.unpools(gpu, i, n) {
+                pooled = Some(self.argmax(activations, i));
+                continue;
+            }
+            let pooled = pooled.take();
             let x = self.input(activations, i);
             let is_relu = self.input_is_relu[i];
             let fail = batch_error(shape, n);
@@ -183,23 +193,27 @@ impl Network {
                     let d = conv2d_dims(&shape.layer, n, &shape.input).map_err(fail)?;
                     let (w, _) = self.weight_and_bias(parameters, i);
                     let (dw, db) = self.weight_and_bias(gradients, i);
-                    let form = Form::choose(gpu, &[d.o]);
-                    let parts_shape = conv2d::dw_parts_shape(form, &d);
-                    let parts = gpu.tensor(&format!("{}.dw_parts", shape.name), &parts_shape, Element::F32)?;
-                    conv2d::record_backward_w(plan, form, &d, x, &dy, &parts, dw, db)?;
+                    let form_w = Form::choose(gpu, self.tiles, &[d.o]);
+                    let upstream = match pooled {
+                        Some(argmax) => Upstream::Pooled(&dy, argmax),
+                        None => Upstream::Direct(&dy),
+                    };
                     if needs_dx {
-                        let form = Form::choose(gpu, &[d.c, d.o]);
-                        conv2d::record_backward_x(plan, form, &d, is_relu, x, w, &dy, &dx)?;
+                        let forms = [form_w, Form::choose(gpu, self.tiles, &[d.c, d.o])];
+                        conv2d::record_backward(plan, forms, &d, is_relu, x, w, upstream, &dx, dw, db)?;
+                    } else {
+                        conv2d::record_backward_w(plan, form_w, &d, x, upstream, dw, db)?;
                     }
                 }
                 Layer::Dense { .. } => {
                     let d = dense_dims(shape, n);
                     let (w, _) = self.weight_and_bias(parameters, i);
                     let (dw, db) = self.weight_and_bias(gradients, i);
-                    dense::record_backward_w(plan, Form::choose(gpu, &[d.i, d.o]), &d, x, &dy, dw, db)?;
+                    let form = Form::choose(gpu, self.tiles, &[d.i, d.o]);
                     if needs_dx {
-                        let form = Form::choose(gpu, &[d.i, d.o]);
-                        dense::record_backward_x(plan, form, &d, is_relu, x, w, &dy, &dx)?;
+                        dense::record_backward(plan, form, &d, is_relu, x, w, &dy, &dx, dw, db)?;
+                    } else {
+                        dense::record_backward_w(plan, form, &d, x, &dy, dw, db)?;
                     }
                 }
                 Layer::MaxPool2d { .. } => {
@@ -224,6 +238,21 @@ impl Network {
             dy = dx;
         }
         Ok(())
+    }
+
+    /// Whether layer `i` is a max pooling that the convolution before it undoes in its own backward pass.
+    fn unpools(&self, gpu: &Gpu, i: usize, n: usize) -> bool {
+        let Some(before) = i.checked_sub(1).map(|i| &self.layers[i]) else { return false };
+        let (Layer::Conv2d { .. }, Layer::MaxPool2d { .. }) = (&before.layer, &self.layers[i].layer) else {
+            return false;
+        };
+        let (conv, pool) = (
+            conv2d_dims(&before.layer, n, &before.input),
+            pool2d_dims(&self.layers[i].layer, n, &self.layers[i].input),
+        );
+        conv.is_ok_and(|d| {
+            pool.is_ok_and(|pool| conv2d::unpools(Form::choose(gpu, self.tiles, &[d.c, d.o]), &d, &pool))
+        })
     }
 
     fn input<'a>(&self, activations: &'a Activations, i: usize) -> &'a Tensor {

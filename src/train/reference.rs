@@ -4,7 +4,7 @@
 
 use super::engine::{Engine, EngineError, Epoch, OnProgress, Optimizer, Totals};
 use crate::cpu::real::Real;
-use crate::cpu::{adam, batch_gather, bias, conv2d, dense, metrics, pool2d, relu, sgd, softmax_xent};
+use crate::cpu::{adam, batch_gather, bias, conv2d, dense, pool2d, relu, sgd, softmax_xent};
 use crate::data::{PIXELS, Split};
 use crate::model::{Activation, Layer, LayerShape, Model, N_CLASSES, conv2d_dims, pool2d_dims};
 use std::ops::ControlFlow;
@@ -217,7 +217,7 @@ impl<T: Real> ReferenceEngine<T> {
         for (index, first) in (0..order.len()).step_by(self.batch_size).enumerate() {
             let batch = Self::batch(split, order, first, self.batch_size);
             let pass = self.forward(&batch)?;
-            let (loss, correct) = metrics::metrics_accumulate(batch.n_valid, &pass.loss, &pass.correct);
+            let (loss, correct) = softmax_xent::softmax_xent_totals(batch.n_valid, &pass.loss, &pass.correct);
             totals.add(loss.to_f64(), u64::from(correct), batch.n_valid);
             if let Some(step_sizes) = step_sizes {
                 let gradients = self.backward(&batch, &pass)?;

@@ -11,8 +11,8 @@ pub mod gradients;
 
 pub use compare::{Comparison, compare, compare_exact};
 
-use crate::gpu::{Element, Gpu, GpuError, PlanBuilder, Tensor};
-use crate::ops::Form;
+use crate::gpu::{Element, Gpu, GpuError, Guard, PlanBuilder, Tensor};
+use crate::ops::{Form, SharedTiles};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::Serialize;
@@ -104,21 +104,26 @@ impl<'g> Verifier<'g> {
         (0..len).map(|_| (self.random.next_u32() >> 8) as f32 / (1u32 << 24) as f32 * 1.6 - 0.6).collect()
     }
 
-    /// The forms to compare; `by_4` are the sizes that the subgroup form loads four at a time.
-    pub fn forms(&self, breadth: Breadth, by_4: &[usize]) -> Vec<Form> {
+    /// The forms to compare for a product with so many columns; `by_4` are the sizes that the subgroup form loads four at a time.
+    pub fn forms(&self, breadth: Breadth, columns: usize, by_4: &[usize]) -> Vec<Form> {
         match breadth {
-            Breadth::Everything => Form::all(self.gpu, by_4),
+            Breadth::Everything => Form::all(self.gpu, columns, by_4),
             Breadth::Forms => {
                 let narrower = |form: &Form| matches!(form, Form::Subgroup(lanes) if Some(*lanes) != self.gpu.lanes());
-                Form::all(self.gpu, by_4).into_iter().filter(|form| !narrower(form)).collect()
+                Form::all(self.gpu, columns, by_4).into_iter().filter(|form| !narrower(form)).collect()
             }
-            Breadth::AsTrained => vec![Form::choose(self.gpu, by_4)],
+            Breadth::AsTrained => vec![Form::choose(self.gpu, SharedTiles::default(), by_4)],
         }
     }
 
     /// A new run: tensors, a plan, and the comparison of its outputs.
     pub fn run(&mut self) -> Run<'_, 'g> {
-        Run { plan: PlanBuilder::new(self.gpu), verifier: self, guarded: Vec::new(), started: Instant::now() }
+        Run {
+            plan: PlanBuilder::guarded(self.gpu, GUARD),
+            verifier: self,
+            guarded: Vec::new(),
+            started: Instant::now(),
+        }
     }
 
     /// Notes that `kernel` made the results that were compared under the name of `compared`.
@@ -163,12 +168,8 @@ impl<'g> Verifier<'g> {
     }
 }
 
-/// Guard cells after each output.
-const GUARD: usize = 64;
-/// What guard cells hold: a pattern that no kernel computes.
-const GUARD_PATTERN: u32 = 0x7fa5_c3e1;
-/// What outputs hold before the dispatch: a quiet NaN.
-const UNWRITTEN: u32 = 0x7fc0_dead;
+/// Around outputs and scratch tensors: guard cells with a pattern that no kernel computes, and a quiet NaN for what nobody wrote.
+const GUARD: Guard = Guard { cells: 64, pattern: 0x7fa5_c3e1, unwritten: 0x7fc0_dead };
 
 /// One floating-point output with what is expected and the bound on the error.
 pub type Expected<'a> = (&'a Tensor, &'a [f64], &'a [f64]);
@@ -209,7 +210,7 @@ impl<'g> Run<'_, 'g> {
     /// # Errors
     /// The device failed.
     pub fn output(&mut self, len: usize) -> Result<Tensor, GpuError> {
-        self.guarded(&vec![UNWRITTEN; len], Element::F32)
+        self.guarded(&vec![GUARD.unwritten; len], Element::F32)
     }
 
     /// As [`Run::output`], for integers.
@@ -217,7 +218,7 @@ impl<'g> Run<'_, 'g> {
     /// # Errors
     /// The device failed.
     pub fn output_u32(&mut self, len: usize) -> Result<Tensor, GpuError> {
-        self.guarded(&vec![UNWRITTEN; len], Element::U32)
+        self.guarded(&vec![GUARD.unwritten; len], Element::U32)
     }
 
     /// A tensor that is read and written, followed by guard cells.
@@ -245,12 +246,7 @@ impl<'g> Run<'_, 'g> {
     }
 
     fn guarded(&mut self, words: &[u32], element: Element) -> Result<Tensor, GpuError> {
-        let gpu = self.verifier.gpu;
-        let whole = gpu.tensor("guarded", &[words.len() + GUARD], element)?;
-        let mut filled = words.to_vec();
-        filled.resize(words.len() + GUARD, GUARD_PATTERN);
-        gpu.write_words(&whole, &filled);
-        let view = whole.slice("guarded", 0, &[words.len()]);
+        let [whole, view] = GUARD.around(self.verifier.gpu, "guarded", words, &[words.len()], element)?;
         self.guarded.push((whole, words.len()));
         Ok(view)
     }
@@ -281,6 +277,7 @@ impl<'g> Run<'_, 'g> {
         exact: &[ExpectedExact<'_>],
     ) -> Result<(), GpuError> {
         let gpu = self.verifier.gpu;
+        let watched = [&self.guarded[..], self.plan.watched_scratch()].concat();
         gpu.run(&self.plan.finish())?;
         log::debug!("{kernel}, {case}: {:.2} s to compile and run", self.started.elapsed().as_secs_f64());
         for (tensor, expected, bound) in outputs {
@@ -293,10 +290,11 @@ impl<'g> Run<'_, 'g> {
             let failure = (!result.passed()).then(|| format!("{case}: {result}"));
             self.verifier.record(kernel, 1, expected.len(), result.worst_ratio, failure);
         }
-        for (whole, len) in &self.guarded {
+        for (whole, len) in &watched {
             let words = gpu.read_bits(whole)?;
-            if let Some(at) = words[*len..].iter().position(|&word| word != GUARD_PATTERN) {
-                let failure = format!("{case}: wrote past the end of an output of {len} elements, at {}", len + at);
+            if let Some(at) = words[*len..].iter().position(|&word| word != GUARD.pattern) {
+                let name = whole.name();
+                let failure = format!("{case}: wrote past the end of `{name}` of {len} elements, at {}", len + at);
                 self.verifier.record(kernel, 0, 0, f64::INFINITY, Some(failure));
             }
         }

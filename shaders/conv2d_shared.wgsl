@@ -1,0 +1,379 @@
+// conv2d, in tiles of workgroup memory: the passes of conv2d.wgsl for GPUs. Same formulas and layout; any shape. `_pool` also does the max
+// pooling of pool2d.wgsl, and POOLED undoes it on the way back.
+//
+//   y[n,i,j,o] = b[o] + sum over p,q,c of x[n, i*SH+p-PT, j*SW+q-PL, c] * w[p,q,c,o]        (x outside its bounds is 0)
+//
+// Host: src/ops/conv2d.rs   Mirror: src/cpu/conv2d.rs   Test: tests/conv2d.rs
+//
+// As a matrix product: rows are positions (backward_w: filter cells), columns are channels. A workgroup of 256 invocations computes a
+// tile of them. Per round, 16 steps of the inner dimension of both operands are staged in workgroup memory: a value read once
+// from memory serves 32 or 64 columns, or as many rows as the tile has. Each invocation sums four columns of four rows, or of eight: one more read
+// of workgroup memory for twice as many multiply-adds, where there are rows enough to keep the whole GPU busy.
+// The values of the next round are fetched while this one multiplies. Cells outside the operands are staged as zeros, outputs
+// outside are not stored.
+
+override N: u32 = 1u;      // pictures
+override H: u32 = 1u;      // input rows
+override W: u32 = 1u;      // input columns
+override C: u32 = 1u;      // input channels
+override KH: u32 = 1u;     // filter rows
+override KW: u32 = 1u;     // filter columns
+override O: u32 = 1u;      // output channels
+override SH: u32 = 1u;     // stride down
+override SW: u32 = 1u;     // stride across
+override PT: u32 = 0u;     // padding above
+override PL: u32 = 0u;     // padding to the left
+override HO: u32 = 1u;     // output rows
+override WO: u32 = 1u;     // output columns
+override RELU: bool = false;          // forward: y = max(y, 0)
+override X_IS_RELU: bool = false;     // backward_x: x came out of a ReLU, so dx is 0 where x is 0
+override POOLED: bool = false;        // backward: dy is the gradient after max pooling by 2x2, argmax says where it goes
+override POSITIONS_PER_PART: u32 = 1u; // backward_w: output positions summed in one part
+override TILE_COLUMNS: u32 = 64u;     // 64 or 32
+override ROWS_EACH: u32 = 4u;         // rows of an invocation: 4, or 8 where TILE_COLUMNS is 64
+
+@group(0) @binding(0) var<storage, read> x: array<f32>;              // [N, H, W, C]
+@group(0) @binding(1) var<storage, read> w: array<f32>;              // [KH, KW, C, O]
+@group(0) @binding(2) var<storage, read> b: array<f32>;              // [O]
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;        // [N, HO, WO, O]; with pooling [N, HO/2, WO/2, O]
+@group(0) @binding(4) var<storage, read> dy: array<f32>;             // [N, HO, WO, O]; where POOLED [N, HO/2, WO/2, O]
+@group(0) @binding(5) var<storage, read_write> dx: array<f32>;       // [N, H, W, C]
+@group(0) @binding(6) var<storage, read_write> dw_parts: array<f32>; // [parts, KH*KW*C + 1, O]; the last row is db
+@group(0) @binding(7) var<storage, read> argmax: array<u32>;         // [N, HO/2, WO/2, O] where POOLED, else one that is not read
+@group(0) @binding(8) var<storage, read_write> argmax_out: array<u32>; // [N, HO/2, WO/2, O]; see pool2d.wgsl
+
+const STEPS = 16u;
+override COLUMN_QUADS: u32 = TILE_COLUMNS / 4u;             // invocations across, four columns each
+override ROW_QUADS: u32 = 256u / COLUMN_QUADS * (ROWS_EACH / 4u);
+override TILE_ROWS: u32 = 4u * ROW_QUADS;
+// One more in each line than there are quads, so that the steps of a column of quads lie in different banks.
+var<workgroup> tile_a: array<vec4<f32>, STEPS * (ROW_QUADS + 1u)>;      // [STEPS][ROW_QUADS + 1]
+var<workgroup> tile_b: array<vec4<f32>, STEPS * (COLUMN_QUADS + 1u)>;   // [STEPS][COLUMN_QUADS + 1]
+
+// Of an invocation: four columns of four rows and of four more, if there are more.
+alias Sums = array<vec4<f32>, 8>;
+
+// What an invocation fetches for a round: four rows or eight of one step, and four columns of one step.
+struct Fetched { a_0: vec4<f32>, a_1: vec4<f32>, b: vec4<f32> }
+
+// Half an even size; never 0, so that everything compiles for any size.
+fn half(size: u32) -> u32 {
+    return max(size / 2u, 1u);
+}
+
+// The output position of a row. With pooling, four rows are the four cells of a window of 2x2, so that one invocation has them.
+fn output_position(row: u32, pooled: bool) -> u32 {
+    if (!pooled) { return row; }
+    let window = row / 4u;
+    let cell = row % 4u;
+    let i = window / half(WO) * 2u + cell / 2u;    // counted over all pictures: HO is even
+    let j = window % half(WO) * 2u + cell % 2u;
+    return i * WO + j;
+}
+
+// x as the left operand of forward: output position, filter cell `k` = (p, q, c).
+fn x_cell(position: u32, k: u32) -> f32 {
+    // Unsigned: a pixel above or left of the picture wraps to a huge number and fails the same test.
+    let n = position / (HO * WO);
+    let top = position / WO % HO * SH + k / (C * KW) - PT;
+    let left = position % WO * SW + k / C % KW - PL;
+    if (position >= N * HO * WO || k >= KH * KW * C || top >= H || left >= W) { return 0.0; }
+    return x[((n * H + top) * W + left) * C + k % C];
+}
+
+// The gradient at an output position; behind a pooling it is that of the window, where this position was its maximum.
+fn dy_value(n: u32, i: u32, j: u32, o: u32) -> f32 {
+    if (!POOLED) { return dy[((n * HO + i) * WO + j) * O + o]; }
+    let window = ((n * half(HO) + i / 2u) * half(WO) + j / 2u) * O + o;
+    return select(0.0, dy[window], argmax[window] == i * WO + j);
+}
+
+// dy as the left operand of backward_x: input position `row`, step `k` = (p, q, o).
+fn dy_cell(row: u32, k: u32) -> f32 {
+    let bottom = row / W % H + PT - k / (O * KW);
+    let right = row % W + PL - k / O % KW;
+    // Above or left of the first output the difference wraps; the quotient is then past the last output.
+    let i = bottom / SH;
+    let j = right / SW;
+    if (row >= N * H * W || k >= KH * KW * O || i * SH != bottom || j * SW != right || i >= HO || j >= WO) { return 0.0; }
+    return dy_value(row / (H * W), i, j, k % O);
+}
+
+// dy as the right operand of backward_w: output position, channel.
+fn dy_column(position: u32, o: u32) -> f32 {
+    if (o >= O) { return 0.0; }
+    return dy_value(position / (HO * WO), position / WO % HO, position % WO, o);
+}
+
+// w as the right operand of forward: [KH*KW*C, O] as it lies.
+fn w_cell(k: u32, o: u32) -> f32 {
+    if (k >= KH * KW * C || o >= O) { return 0.0; }
+    return w[k * O + o];
+}
+
+// w as the right operand of backward_x: step `k` = (p, q, o), column c.
+fn w_cell_transposed(k: u32, c: u32) -> f32 {
+    if (k >= KH * KW * O || c >= C) { return 0.0; }
+    return w[(k / O * C + c) * O + k % O];
+}
+
+// One round of multiply-adds over the staged tiles, for the rows `row_quad` (and as many further down) and four columns.
+fn multiply_tiles(row_quad: u32, column_quad: u32, sums: ptr<function, Sums>) {
+    for (var k = 0u; k < STEPS; k++) {
+        let b_value = tile_b[k * (COLUMN_QUADS + 1u) + column_quad];
+        let a_value = tile_a[k * (ROW_QUADS + 1u) + row_quad];
+        (*sums)[0] += a_value.x * b_value;
+        (*sums)[1] += a_value.y * b_value;
+        (*sums)[2] += a_value.z * b_value;
+        (*sums)[3] += a_value.w * b_value;
+        if (ROWS_EACH > 4u) {
+            let a_more = tile_a[k * (ROW_QUADS + 1u) + row_quad + ROW_QUADS / 2u];
+            (*sums)[4] += a_more.x * b_value;
+            (*sums)[5] += a_more.y * b_value;
+            (*sums)[6] += a_more.z * b_value;
+            (*sums)[7] += a_more.w * b_value;
+        }
+    }
+}
+
+// The row of the tile that sum `r` of an invocation belongs to.
+fn sum_row(row_quad: u32, r: u32) -> u32 {
+    return (row_quad + r / 4u * (ROW_QUADS / 2u)) * 4u + r % 4u;
+}
+
+// The number of this workgroup; the dispatch folds large numbers into two dimensions.
+fn tile_number(group: vec3<u32>, groups: vec3<u32>) -> u32 {
+    return group.y * groups.x + group.x;
+}
+
+fn tiles(size: u32, tile: u32) -> u32 {
+    return (size + tile - 1u) / tile;
+}
+
+// -------------------------------------------------------------------------------------------------------- forward
+
+fn x_rows(row: u32, k: u32, pooled: bool) -> vec4<f32> {
+    return vec4(
+        x_cell(output_position(row, pooled), k), x_cell(output_position(row + 1u, pooled), k),
+        x_cell(output_position(row + 2u, pooled), k), x_cell(output_position(row + 3u, pooled), k));
+}
+
+fn forward_fetch(first_row: u32, first_column: u32, k: u32, lane: u32, pooled: bool) -> Fetched {
+    var next: Fetched;
+    // Neighbouring invocations take neighbouring steps of x, and neighbouring channels of w: that is how they lie.
+    let a_k = k + lane % STEPS;
+    let row = first_row + lane / STEPS * 4u;
+    next.a_0 = x_rows(row, a_k, pooled);
+    if (ROW_QUADS > 16u) { next.a_1 = x_rows(row + 64u, a_k, pooled); }
+    let o = first_column + lane % COLUMN_QUADS * 4u;
+    let b_k = k + lane / COLUMN_QUADS;
+    next.b = vec4(w_cell(b_k, o), w_cell(b_k, o + 1u), w_cell(b_k, o + 2u), w_cell(b_k, o + 3u));
+    return next;
+}
+
+// The sums of the tile at `first_row` and `first_column`.
+fn forward_sums(first_row: u32, first_column: u32, lane: u32, pooled: bool, sums: ptr<function, Sums>) {
+    let row_quad = lane / COLUMN_QUADS;
+    let column_quad = lane % COLUMN_QUADS;
+    var next = forward_fetch(first_row, first_column, 0u, lane, pooled);
+    for (var k = 0u; k < KH * KW * C; k += STEPS) {
+        tile_a[lane % STEPS * (ROW_QUADS + 1u) + lane / STEPS] = next.a_0;
+        if (ROW_QUADS > 16u) { tile_a[lane % STEPS * (ROW_QUADS + 1u) + lane / STEPS + 16u] = next.a_1; }
+        if (lane < STEPS * COLUMN_QUADS) { tile_b[row_quad * (COLUMN_QUADS + 1u) + column_quad] = next.b; }
+        workgroupBarrier();
+        next = forward_fetch(first_row, first_column, k + STEPS, lane, pooled);
+        multiply_tiles(row_quad, column_quad, sums);
+        workgroupBarrier();
+    }
+}
+
+fn activated(sum: f32) -> f32 {
+    return select(sum, max(sum, 0.0), RELU);
+}
+
+@compute @workgroup_size(256)
+fn conv2d_forward_shared(
+    @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32
+) {
+    let tile = tile_number(group, groups);
+    let first_row = tile / tiles(O, TILE_COLUMNS) * TILE_ROWS;
+    let first_column = tile % tiles(O, TILE_COLUMNS) * TILE_COLUMNS;
+    var sums: Sums;
+    forward_sums(first_row, first_column, lane, false, &sums);
+    for (var r = 0u; r < ROWS_EACH; r++) {
+        let row = first_row + sum_row(lane / COLUMN_QUADS, r);
+        for (var c = 0u; c < 4u; c++) {
+            let o = first_column + lane % COLUMN_QUADS * 4u + c;
+            if (row < N * HO * WO && o < O) { y[row * O + o] = activated(sums[r][c] + b[o]); }
+        }
+    }
+}
+
+@compute @workgroup_size(256)
+fn conv2d_forward_shared_pool(
+    @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32
+) {
+    let tile = tile_number(group, groups);
+    let first_row = tile / tiles(O, TILE_COLUMNS) * TILE_ROWS;
+    let first_column = tile % tiles(O, TILE_COLUMNS) * TILE_COLUMNS;
+    var sums: Sums;
+    forward_sums(first_row, first_column, lane, true, &sums);
+    for (var first = 0u; first < ROWS_EACH; first += 4u) {
+        let row = first_row + sum_row(lane / COLUMN_QUADS, first);
+        for (var c = 0u; c < 4u; c++) {
+            let o = first_column + lane % COLUMN_QUADS * 4u + c;
+            if (row >= N * HO * WO || o >= O) { continue; }
+            // The first of equal cells is the maximum.
+            var highest = activated(sums[first][c] + b[o]);
+            var cell = 0u;
+            for (var r = 1u; r < 4u; r++) {
+                let value = activated(sums[first + r][c] + b[o]);
+                if (value > highest) {
+                    highest = value;
+                    cell = r;
+                }
+            }
+            y[row / 4u * O + o] = highest;
+            argmax_out[row / 4u * O + o] = output_position(row + cell, true) % (HO * WO);
+        }
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------- backward
+
+fn dy_rows(row: u32, k: u32) -> vec4<f32> {
+    return vec4(dy_cell(row, k), dy_cell(row + 1u, k), dy_cell(row + 2u, k), dy_cell(row + 3u, k));
+}
+
+fn backward_x_fetch(first_row: u32, first_column: u32, k: u32, lane: u32) -> Fetched {
+    var next: Fetched;
+    // Neighbouring invocations take neighbouring steps: that is how dy and w lie.
+    let step = k + lane % STEPS;
+    let row = first_row + lane / STEPS * 4u;
+    next.a_0 = dy_rows(row, step);
+    if (ROW_QUADS > 16u) { next.a_1 = dy_rows(row + 64u, step); }
+    let c = first_column + lane / STEPS * 4u;
+    if (lane / STEPS < COLUMN_QUADS) {
+        next.b = vec4(
+            w_cell_transposed(step, c), w_cell_transposed(step, c + 1u),
+            w_cell_transposed(step, c + 2u), w_cell_transposed(step, c + 3u));
+    }
+    return next;
+}
+
+// The tile of dx with that number.
+fn backward_x_tile(tile: u32, lane: u32) {
+    let first_row = tile / tiles(C, TILE_COLUMNS) * TILE_ROWS;
+    let first_column = tile % tiles(C, TILE_COLUMNS) * TILE_COLUMNS;
+    let row_quad = lane / COLUMN_QUADS;
+    let column_quad = lane % COLUMN_QUADS;
+    var sums: Sums;
+    var next = backward_x_fetch(first_row, first_column, 0u, lane);
+    for (var k = 0u; k < KH * KW * O; k += STEPS) {
+        tile_a[lane % STEPS * (ROW_QUADS + 1u) + lane / STEPS] = next.a_0;
+        if (ROW_QUADS > 16u) { tile_a[lane % STEPS * (ROW_QUADS + 1u) + lane / STEPS + 16u] = next.a_1; }
+        if (lane / STEPS < COLUMN_QUADS) { tile_b[lane % STEPS * (COLUMN_QUADS + 1u) + lane / STEPS] = next.b; }
+        workgroupBarrier();
+        next = backward_x_fetch(first_row, first_column, k + STEPS, lane);
+        multiply_tiles(row_quad, column_quad, &sums);
+        workgroupBarrier();
+    }
+    for (var r = 0u; r < ROWS_EACH; r++) {
+        let row = first_row + sum_row(row_quad, r);
+        for (var column = 0u; column < 4u; column++) {
+            let c = first_column + column_quad * 4u + column;
+            if (row < N * H * W && c < C) {
+                var value = sums[r][column];
+                if (X_IS_RELU) { value = select(0.0, value, x[row * C + c] > 0.0); }
+                dx[row * C + c] = value;
+            }
+        }
+    }
+}
+
+// x as the left operand of backward_w: the row after the last filter cell sees ones instead of pixels and collects db.
+fn x_or_one(position: u32, cell: u32) -> f32 {
+    return select(x_cell(position, cell), 1.0, cell == KH * KW * C);
+}
+
+fn x_cells(position: u32, cell: u32, end: u32) -> vec4<f32> {
+    if (position >= end) { return vec4(0.0); }
+    return vec4(x_or_one(position, cell), x_or_one(position, cell + 1u), x_or_one(position, cell + 2u), x_or_one(position, cell + 3u));
+}
+
+fn backward_w_fetch(first_row: u32, first_column: u32, position: u32, end: u32, lane: u32) -> Fetched {
+    var next: Fetched;
+    let cell = first_row + lane % ROW_QUADS * 4u;
+    let a_position = position + lane / ROW_QUADS;
+    next.a_0 = x_cells(a_position, cell, end);
+    if (ROW_QUADS > 16u) { next.a_1 = x_cells(a_position + 256u / ROW_QUADS, cell, end); }
+    let o = first_column + lane % COLUMN_QUADS * 4u;
+    let b_position = position + lane / COLUMN_QUADS;
+    if (b_position < end) {
+        next.b = vec4(dy_column(b_position, o), dy_column(b_position, o + 1u), dy_column(b_position, o + 2u), dy_column(b_position, o + 3u));
+    }
+    return next;
+}
+
+// How many tiles the parts of dw have.
+fn backward_w_tiles() -> u32 {
+    return tiles(KH * KW * C + 1u, TILE_ROWS) * tiles(O, TILE_COLUMNS) * tiles(N * HO * WO, POSITIONS_PER_PART);
+}
+
+// The tile of dw_parts with that number.
+fn backward_w_tile(tile: u32, lane: u32) {
+    let n_rows = KH * KW * C + 1u;
+    let first_column = tile % tiles(O, TILE_COLUMNS) * TILE_COLUMNS;
+    let first_row = tile / tiles(O, TILE_COLUMNS) % tiles(n_rows, TILE_ROWS) * TILE_ROWS;
+    let part = tile / (tiles(O, TILE_COLUMNS) * tiles(n_rows, TILE_ROWS));
+    let first = part * POSITIONS_PER_PART;
+    let end = min(first + POSITIONS_PER_PART, N * HO * WO);
+    let row_quad = lane / COLUMN_QUADS;
+    let column_quad = lane % COLUMN_QUADS;
+    var sums: Sums;
+    var next = backward_w_fetch(first_row, first_column, first, end, lane);
+    for (var step = 0u; step < POSITIONS_PER_PART; step += STEPS) {
+        tile_a[lane / ROW_QUADS * (ROW_QUADS + 1u) + lane % ROW_QUADS] = next.a_0;
+        if (ROW_QUADS > 16u) { tile_a[(lane / ROW_QUADS + 256u / ROW_QUADS) * (ROW_QUADS + 1u) + lane % ROW_QUADS] = next.a_1; }
+        if (lane < STEPS * COLUMN_QUADS) { tile_b[row_quad * (COLUMN_QUADS + 1u) + column_quad] = next.b; }
+        workgroupBarrier();
+        next = backward_w_fetch(first_row, first_column, first + step + STEPS, end, lane);
+        multiply_tiles(row_quad, column_quad, &sums);
+        workgroupBarrier();
+    }
+    for (var r = 0u; r < ROWS_EACH; r++) {
+        let row = first_row + sum_row(row_quad, r);
+        for (var c = 0u; c < 4u; c++) {
+            let o = first_column + column_quad * 4u + c;
+            if (row < n_rows && o < O) { dw_parts[(part * n_rows + row) * O + o] = sums[r][c]; }
+        }
+    }
+}
+
+@compute @workgroup_size(256)
+fn conv2d_backward_x_shared(
+    @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32
+) {
+    backward_x_tile(tile_number(group, groups), lane);
+}
+
+@compute @workgroup_size(256)
+fn conv2d_backward_w_shared(
+    @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32
+) {
+    let tile = tile_number(group, groups);
+    if (tile < backward_w_tiles()) { backward_w_tile(tile, lane); }
+}
+
+// Both gradients: neither waits for the other, and one dispatch costs less than two.
+@compute @workgroup_size(256)
+fn conv2d_backward_x_and_w_shared(
+    @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32
+) {
+    let tile = tile_number(group, groups);
+    if (tile < backward_w_tiles()) {
+        backward_w_tile(tile, lane);
+    } else {
+        backward_x_tile(tile - backward_w_tiles(), lane);
+    }
+}

@@ -1,0 +1,293 @@
+// dense, in tiles of workgroup memory: the passes of dense.wgsl for GPUs. Same formulas and layout; any shape.
+//
+//   y[n,o] = b[o] + sum over i of x[n,i] * w[i,o]
+//
+// Host: src/ops/dense.rs   Mirror: src/cpu/dense.rs   Test: tests/dense.rs
+//
+// How such a tile works is told in conv2d_shared.wgsl. A batch has few rows, and a first layer many inputs: one tile would go through all of
+// them while the rest of the GPU waits. So `_parts` sums a range of the inputs a workgroup; dense_forward_sum adds the parts up.
+
+override N: u32 = 1u;               // rows, the batch
+override I: u32 = 1u;               // inputs
+override O: u32 = 1u;               // outputs
+override RELU: bool = false;        // forward: y = max(y, 0)
+override X_IS_RELU: bool = false;   // backward_x: x came out of a ReLU, so dx is 0 where x is 0
+override INPUTS_PER_PART: u32 = 1u; // forward_shared_parts: inputs summed in one part
+override TILE_COLUMNS: u32 = 64u;   // 64 or 32
+override ROWS_EACH: u32 = 4u;       // rows of an invocation: 4, or 8 where TILE_COLUMNS is 64
+
+@group(0) @binding(0) var<storage, read> x: array<f32>;              // [N, I]
+@group(0) @binding(1) var<storage, read> w: array<f32>;              // [I, O]
+@group(0) @binding(2) var<storage, read> b: array<f32>;              // [O]
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;        // [N, O]
+@group(0) @binding(4) var<storage, read> dy: array<f32>;             // [N, O]
+@group(0) @binding(5) var<storage, read_write> dx: array<f32>;       // [N, I]
+@group(0) @binding(6) var<storage, read_write> dw: array<f32>;       // [I, O]
+@group(0) @binding(7) var<storage, read_write> db: array<f32>;       // [O]
+@group(0) @binding(8) var<storage, read_write> y_parts: array<f32>;  // [parts, N, O]
+
+const STEPS = 16u;
+override COLUMN_QUADS: u32 = TILE_COLUMNS / 4u;             // invocations across, four columns each
+override ROW_QUADS: u32 = 256u / COLUMN_QUADS * (ROWS_EACH / 4u);
+override TILE_ROWS: u32 = 4u * ROW_QUADS;
+var<workgroup> tile_a: array<vec4<f32>, STEPS * (ROW_QUADS + 1u)>;      // [STEPS][ROW_QUADS + 1]
+var<workgroup> tile_b: array<vec4<f32>, STEPS * (COLUMN_QUADS + 1u)>;   // [STEPS][COLUMN_QUADS + 1]
+
+// Of an invocation: four columns of four rows and of four more, if there are more.
+alias Sums = array<vec4<f32>, 8>;
+
+// What an invocation fetches for a round: four rows or eight of one step, and four columns of one step.
+struct Fetched { a_0: vec4<f32>, a_1: vec4<f32>, b: vec4<f32> }
+
+fn w_cell(i: u32, o: u32) -> f32 {
+    if (i >= I || o >= O) { return 0.0; }
+    return w[i * O + o];
+}
+
+fn dy_cell(n: u32, o: u32) -> f32 {
+    if (n >= N || o >= O) { return 0.0; }
+    return dy[n * O + o];
+}
+
+// x as the left operand of forward, for inputs before `end`.
+fn x_cell(n: u32, i: u32, end: u32) -> f32 {
+    if (n >= N || i >= end) { return 0.0; }
+    return x[n * I + i];
+}
+
+// x as the left operand of backward_w: the row after the last input is the bias, whose input is 1.
+fn x_or_one(n: u32, i: u32) -> f32 {
+    return select(x_cell(n, i, I), 1.0, i == I && n < N);
+}
+
+// One round of multiply-adds over the staged tiles, for the rows `row_quad` (and as many further down) and four columns.
+fn multiply_tiles(row_quad: u32, column_quad: u32, sums: ptr<function, Sums>) {
+    for (var k = 0u; k < STEPS; k++) {
+        let b_value = tile_b[k * (COLUMN_QUADS + 1u) + column_quad];
+        let a_value = tile_a[k * (ROW_QUADS + 1u) + row_quad];
+        (*sums)[0] += a_value.x * b_value;
+        (*sums)[1] += a_value.y * b_value;
+        (*sums)[2] += a_value.z * b_value;
+        (*sums)[3] += a_value.w * b_value;
+        if (ROWS_EACH > 4u) {
+            let a_more = tile_a[k * (ROW_QUADS + 1u) + row_quad + ROW_QUADS / 2u];
+            (*sums)[4] += a_more.x * b_value;
+            (*sums)[5] += a_more.y * b_value;
+            (*sums)[6] += a_more.z * b_value;
+            (*sums)[7] += a_more.w * b_value;
+        }
+    }
+}
+
+// The row of the tile that sum `r` of an invocation belongs to.
+fn sum_row(row_quad: u32, r: u32) -> u32 {
+    return (row_quad + r / 4u * (ROW_QUADS / 2u)) * 4u + r % 4u;
+}
+
+// The number of this workgroup; the dispatch folds large numbers into two dimensions.
+fn tile_number(group: vec3<u32>, groups: vec3<u32>) -> u32 {
+    return group.y * groups.x + group.x;
+}
+
+fn tiles(size: u32, tile: u32) -> u32 {
+    return (size + tile - 1u) / tile;
+}
+
+// -------------------------------------------------------------------------------------------------------- forward
+
+fn x_rows(n: u32, i: u32, end: u32) -> vec4<f32> {
+    return vec4(x_cell(n, i, end), x_cell(n + 1u, i, end), x_cell(n + 2u, i, end), x_cell(n + 3u, i, end));
+}
+
+fn forward_fetch(first_row: u32, first_column: u32, i: u32, end: u32, lane: u32) -> Fetched {
+    var next: Fetched;
+    // Neighbouring invocations take neighbouring inputs of x, and neighbouring outputs of w: that is how they lie.
+    let n = first_row + lane / STEPS * 4u;
+    next.a_0 = x_rows(n, i + lane % STEPS, end);
+    if (ROW_QUADS > 16u) { next.a_1 = x_rows(n + 64u, i + lane % STEPS, end); }
+    let o = first_column + lane % COLUMN_QUADS * 4u;
+    let b_i = i + lane / COLUMN_QUADS;
+    next.b = vec4(w_cell(b_i, o), w_cell(b_i, o + 1u), w_cell(b_i, o + 2u), w_cell(b_i, o + 3u));
+    return next;
+}
+
+// The sums over the inputs from `first` to before `end`.
+fn forward_sums(first_row: u32, first_column: u32, first: u32, end: u32, lane: u32, sums: ptr<function, Sums>) {
+    let row_quad = lane / COLUMN_QUADS;
+    let column_quad = lane % COLUMN_QUADS;
+    var next = forward_fetch(first_row, first_column, first, end, lane);
+    for (var i = first; i < end; i += STEPS) {
+        tile_a[lane % STEPS * (ROW_QUADS + 1u) + lane / STEPS] = next.a_0;
+        if (ROW_QUADS > 16u) { tile_a[lane % STEPS * (ROW_QUADS + 1u) + lane / STEPS + 16u] = next.a_1; }
+        if (lane < STEPS * COLUMN_QUADS) { tile_b[row_quad * (COLUMN_QUADS + 1u) + column_quad] = next.b; }
+        workgroupBarrier();
+        next = forward_fetch(first_row, first_column, i + STEPS, end, lane);
+        multiply_tiles(row_quad, column_quad, sums);
+        workgroupBarrier();
+    }
+}
+
+@compute @workgroup_size(256)
+fn dense_forward_shared(
+    @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32
+) {
+    let tile = tile_number(group, groups);
+    let first_row = tile / tiles(O, TILE_COLUMNS) * TILE_ROWS;
+    let first_column = tile % tiles(O, TILE_COLUMNS) * TILE_COLUMNS;
+    var sums: Sums;
+    forward_sums(first_row, first_column, 0u, I, lane, &sums);
+    for (var r = 0u; r < ROWS_EACH; r++) {
+        let n = first_row + sum_row(lane / COLUMN_QUADS, r);
+        for (var c = 0u; c < 4u; c++) {
+            let o = first_column + lane % COLUMN_QUADS * 4u + c;
+            if (n < N && o < O) {
+                let value = sums[r][c] + b[o];
+                y[n * O + o] = select(value, max(value, 0.0), RELU);
+            }
+        }
+    }
+}
+
+@compute @workgroup_size(256)
+fn dense_forward_shared_parts(
+    @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32
+) {
+    let tile = tile_number(group, groups);
+    let first_column = tile % tiles(O, TILE_COLUMNS) * TILE_COLUMNS;
+    let first_row = tile / tiles(O, TILE_COLUMNS) % tiles(N, TILE_ROWS) * TILE_ROWS;
+    let part = tile / (tiles(O, TILE_COLUMNS) * tiles(N, TILE_ROWS));
+    let first = part * INPUTS_PER_PART;
+    var sums: Sums;
+    forward_sums(first_row, first_column, first, min(first + INPUTS_PER_PART, I), lane, &sums);
+    if (first >= I) { return; }
+    for (var r = 0u; r < ROWS_EACH; r++) {
+        let n = first_row + sum_row(lane / COLUMN_QUADS, r);
+        for (var c = 0u; c < 4u; c++) {
+            let o = first_column + lane % COLUMN_QUADS * 4u + c;
+            if (n < N && o < O) { y_parts[(part * N + n) * O + o] = sums[r][c]; }
+        }
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------- backward
+
+fn dy_rows(n: u32, o: u32) -> vec4<f32> {
+    return vec4(dy_cell(n, o), dy_cell(n + 1u, o), dy_cell(n + 2u, o), dy_cell(n + 3u, o));
+}
+
+fn backward_x_fetch(first_row: u32, first_column: u32, k: u32, lane: u32) -> Fetched {
+    var next: Fetched;
+    // Neighbouring invocations take neighbouring outputs: that is how dy and w lie.
+    let o = k + lane % STEPS;
+    let n = first_row + lane / STEPS * 4u;
+    next.a_0 = dy_rows(n, o);
+    if (ROW_QUADS > 16u) { next.a_1 = dy_rows(n + 64u, o); }
+    let i = first_column + lane / STEPS * 4u;
+    if (lane / STEPS < COLUMN_QUADS) { next.b = vec4(w_cell(i, o), w_cell(i + 1u, o), w_cell(i + 2u, o), w_cell(i + 3u, o)); }
+    return next;
+}
+
+// The tile of dx with that number.
+fn backward_x_tile(tile: u32, lane: u32) {
+    let first_row = tile / tiles(I, TILE_COLUMNS) * TILE_ROWS;
+    let first_column = tile % tiles(I, TILE_COLUMNS) * TILE_COLUMNS;
+    let row_quad = lane / COLUMN_QUADS;
+    let column_quad = lane % COLUMN_QUADS;
+    var sums: Sums;
+    var next = backward_x_fetch(first_row, first_column, 0u, lane);
+    for (var k = 0u; k < O; k += STEPS) {
+        tile_a[lane % STEPS * (ROW_QUADS + 1u) + lane / STEPS] = next.a_0;
+        if (ROW_QUADS > 16u) { tile_a[lane % STEPS * (ROW_QUADS + 1u) + lane / STEPS + 16u] = next.a_1; }
+        if (lane / STEPS < COLUMN_QUADS) { tile_b[lane % STEPS * (COLUMN_QUADS + 1u) + lane / STEPS] = next.b; }
+        workgroupBarrier();
+        next = backward_x_fetch(first_row, first_column, k + STEPS, lane);
+        multiply_tiles(row_quad, column_quad, &sums);
+        workgroupBarrier();
+    }
+    for (var r = 0u; r < ROWS_EACH; r++) {
+        let n = first_row + sum_row(row_quad, r);
+        for (var c = 0u; c < 4u; c++) {
+            let i = first_column + column_quad * 4u + c;
+            if (n < N && i < I) {
+                var value = sums[r][c];
+                if (X_IS_RELU) { value = select(0.0, value, x[n * I + i] > 0.0); }
+                dx[n * I + i] = value;
+            }
+        }
+    }
+}
+
+fn inputs_or_one(n: u32, i: u32) -> vec4<f32> {
+    return vec4(x_or_one(n, i), x_or_one(n, i + 1u), x_or_one(n, i + 2u), x_or_one(n, i + 3u));
+}
+
+fn backward_w_fetch(first_row: u32, first_column: u32, n: u32, lane: u32) -> Fetched {
+    var next: Fetched;
+    let i = first_row + lane % ROW_QUADS * 4u;
+    next.a_0 = inputs_or_one(n + lane / ROW_QUADS, i);
+    if (ROW_QUADS > 16u) { next.a_1 = inputs_or_one(n + lane / ROW_QUADS + 256u / ROW_QUADS, i); }
+    let o = first_column + lane % COLUMN_QUADS * 4u;
+    let b_n = n + lane / COLUMN_QUADS;
+    next.b = vec4(dy_cell(b_n, o), dy_cell(b_n, o + 1u), dy_cell(b_n, o + 2u), dy_cell(b_n, o + 3u));
+    return next;
+}
+
+// How many tiles dw and db have: db is the row after the last input.
+fn backward_w_tiles() -> u32 {
+    return tiles(I + 1u, TILE_ROWS) * tiles(O, TILE_COLUMNS);
+}
+
+// The tile of dw with that number.
+fn backward_w_tile(tile: u32, lane: u32) {
+    let first_row = tile / tiles(O, TILE_COLUMNS) * TILE_ROWS;
+    let first_column = tile % tiles(O, TILE_COLUMNS) * TILE_COLUMNS;
+    let row_quad = lane / COLUMN_QUADS;
+    let column_quad = lane % COLUMN_QUADS;
+    var sums: Sums;
+    var next = backward_w_fetch(first_row, first_column, 0u, lane);
+    for (var n = 0u; n < N; n += STEPS) {
+        tile_a[lane / ROW_QUADS * (ROW_QUADS + 1u) + lane % ROW_QUADS] = next.a_0;
+        if (ROW_QUADS > 16u) { tile_a[(lane / ROW_QUADS + 256u / ROW_QUADS) * (ROW_QUADS + 1u) + lane % ROW_QUADS] = next.a_1; }
+        if (lane < STEPS * COLUMN_QUADS) { tile_b[row_quad * (COLUMN_QUADS + 1u) + column_quad] = next.b; }
+        workgroupBarrier();
+        next = backward_w_fetch(first_row, first_column, n + STEPS, lane);
+        multiply_tiles(row_quad, column_quad, &sums);
+        workgroupBarrier();
+    }
+    for (var r = 0u; r < ROWS_EACH; r++) {
+        let i = first_row + sum_row(row_quad, r);
+        for (var c = 0u; c < 4u; c++) {
+            let o = first_column + column_quad * 4u + c;
+            if (o >= O) { continue; }
+            if (i < I) { dw[i * O + o] = sums[r][c]; }
+            if (i == I) { db[o] = sums[r][c]; }
+        }
+    }
+}
+
+@compute @workgroup_size(256)
+fn dense_backward_x_shared(
+    @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32
+) {
+    backward_x_tile(tile_number(group, groups), lane);
+}
+
+@compute @workgroup_size(256)
+fn dense_backward_w_shared(
+    @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32
+) {
+    backward_w_tile(tile_number(group, groups), lane);
+}
+
+// Both gradients: neither waits for the other, and one dispatch costs less than two.
+@compute @workgroup_size(256)
+fn dense_backward_x_and_w_shared(
+    @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32
+) {
+    let tile = tile_number(group, groups);
+    if (tile < backward_w_tiles()) {
+        backward_w_tile(tile, lane);
+    } else {
+        backward_x_tile(tile - backward_w_tiles(), lane);
+    }
+}
