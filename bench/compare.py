@@ -44,7 +44,7 @@ class PeerKind(NamedTuple):
 
 
 KINDS = {
-    "keras": PeerKind("keras_peer.py", ("keras", "tensorflow", "numpy"), ("tensorflow",), ("fit", "tuned")),
+    "keras": PeerKind("keras_peer.py", ("keras", "tensorflow", "numpy"), ("tensorflow", "tensorflow-cpu"), ("fit", "tuned")),
     "torch": PeerKind("torch_peer.py", ("torch", "numpy"), ("torch", "numpy"), ("eager", "compiled")),
     "jax": PeerKind("jax_peer.py", ("jax", "numpy"), ("jax", "jax-cuda12-plugin", "jax-cuda13-plugin"), ("scan", "step")),
     "burn": PeerKind("burn", (), (), ("fused",)),
@@ -306,7 +306,8 @@ else:
         except metadata.PackageNotFoundError: continue
         total += size(Path(dist.locate_file(f)) for f in dist.files or [])
         for line in dist.requires or []:
-            if not re.search(r"\bextra\b", line): todo.append(re.match(r"[\w.-]+", line)[0])
+            # The CUDA libraries are extras of these two.
+            if not re.search(r"\bextra\b", line) or name.startswith(("jax-cuda", "cuda-toolkit")): todo.append(re.match(r"[\w.-]+", line)[0])
 print(json.dumps(total / 1e6))
 """
 
@@ -355,7 +356,7 @@ def find_peers(names: Sequence[str] | None, options: argparse.Namespace) -> list
             if python:
                 words = [python, "-c", MEASURE_SIZE, *KINDS[kind].distributions]
                 measured = subprocess.run(words, capture_output=True, text=True)
-                size = json.loads(measured.stdout) if measured.returncode == 0 else None
+                size = (json.loads(measured.stdout) or None) if measured.returncode == 0 else None
         if command:
             systems.append(System(name, command, kind, variant, size, {"PYTHONDONTWRITEBYTECODE": "1"}))
         elif names:

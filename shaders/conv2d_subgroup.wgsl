@@ -43,10 +43,11 @@ override LANES: u32 = 8u;           // 8, or 4: invocations of a workgroup, no m
 @group(0) @binding(1) var<storage, read> w_by_4: array<vec4<f32>>;   // [KH, KW, C, O] four output channels at once
 @group(0) @binding(2) var<storage, read> b_by_4: array<vec4<f32>>;   // [O]
 @group(0) @binding(3) var<storage, read_write> y_by_4: array<vec4<f32>>;        // [N, HO, WO, O]; with pooling [N, HO/2, WO/2, O]
-@group(0) @binding(4) var<storage, read> dy_by_4: array<vec4<f32>>;  // [N, HO, WO, O]
+@group(0) @binding(4) var<storage, read> dy_by_4: array<vec4<f32>>;  // [N, HO, WO, O]; behind a pooling [N, HO/2, WO/2, O]
 @group(0) @binding(5) var<storage, read_write> dx_by_4: array<vec4<f32>>;       // [N, H, W, C]
 @group(0) @binding(6) var<storage, read_write> dw_parts_by_4: array<vec4<f32>>; // [parts, KH*KW*C + 1, O]; the last row is db
-@group(0) @binding(10) var<storage, read_write> argmax_by_4: array<vec4<u32>>;  // [N, HO/2, WO/2, O]; see pool2d.wgsl
+@group(0) @binding(7) var<storage, read> argmax_by_4: array<vec4<u32>>;         // [N, HO/2, WO/2, O]; see pool2d.wgsl
+@group(0) @binding(8) var<storage, read_write> argmax_out_by_4: array<vec4<u32>>; // [N, HO/2, WO/2, O]
 
 // LANES rows by four columns of each lane.
 alias Sums = array<vec4<f32>, 8>;
@@ -299,7 +300,7 @@ fn store_pooled(row: u32, quad: u32, sums: ptr<function, Sums>) {
         let i = window / half(WO) % half(HO) * 2u;
         let j = window % half(WO) * 2u;
         y_by_4[window * (O / 4u) + quad] = best;
-        argmax_by_4[window * (O / 4u) + quad] = (i + cell / 2u) * WO + j + cell % 2u;
+        argmax_out_by_4[window * (O / 4u) + quad] = (i + cell / 2u) * WO + j + cell % 2u;
     }
 }
 
@@ -423,42 +424,131 @@ fn conv2d_backward_w_subgroup_any(@builtin(workgroup_id) group: vec3<u32>, @buil
     var sum_6 = Sums();
     var sum_7 = Sums();
     var sum_bias = vec4(0.0);
-    // Each lane has up to eight single cells. A filter on one channel has few: what it does not have is left out.
-    let cells = group.x * 8u * LANES;
-    let cell_0 = window_cell(cells + 0u * LANES + lane);
-    let cell_1 = window_cell(cells + 1u * LANES + lane);
-    let cell_2 = window_cell(cells + 2u * LANES + lane);
-    let cell_3 = window_cell(cells + 3u * LANES + lane);
-    let cell_4 = window_cell(cells + 4u * LANES + lane);
-    let cell_5 = window_cell(cells + 5u * LANES + lane);
-    let cell_6 = window_cell(cells + 6u * LANES + lane);
-    let cell_7 = window_cell(cells + 7u * LANES + lane);
+    let first_cell = group.x * 8u * LANES;
+    var cells = lane_cells(first_cell + lane);
     for (var n = first; n < last; n++) {
         for (var i = 0u; i < HO; i++) {
             for (var j = 0u; j < WO; j++) {
                 let gradients = dy_by_4[((n * HO + i) * WO + j) * (O / 4u) + quad];
-                add(&sum_0, x_value(cell_source(cell_0, n, i, j), 0u), gradients);
-                if (KH * KW * C > 1u * LANES) { add(&sum_1, x_value(cell_source(cell_1, n, i, j), 0u), gradients); }
-                if (KH * KW * C > 2u * LANES) { add(&sum_2, x_value(cell_source(cell_2, n, i, j), 0u), gradients); }
-                if (KH * KW * C > 3u * LANES) { add(&sum_3, x_value(cell_source(cell_3, n, i, j), 0u), gradients); }
-                if (KH * KW * C > 4u * LANES) { add(&sum_4, x_value(cell_source(cell_4, n, i, j), 0u), gradients); }
-                if (KH * KW * C > 5u * LANES) { add(&sum_5, x_value(cell_source(cell_5, n, i, j), 0u), gradients); }
-                if (KH * KW * C > 6u * LANES) { add(&sum_6, x_value(cell_source(cell_6, n, i, j), 0u), gradients); }
-                if (KH * KW * C > 7u * LANES) { add(&sum_7, x_value(cell_source(cell_7, n, i, j), 0u), gradients); }
+                add_cells(Output(n, i, j), gradients, &cells, &sum_0, &sum_1, &sum_2, &sum_3, &sum_4, &sum_5, &sum_6, &sum_7);
                 sum_bias += gradients;
             }
         }
     }
     if (group.y * LANES + lane >= O / 4u) { return; }
-    store_dw(group.z, cells + 0u * LANES, 1u, 0u, quad, &sum_0);
-    if (KH * KW * C > 1u * LANES) { store_dw(group.z, cells + 1u * LANES, 1u, 0u, quad, &sum_1); }
-    if (KH * KW * C > 2u * LANES) { store_dw(group.z, cells + 2u * LANES, 1u, 0u, quad, &sum_2); }
-    if (KH * KW * C > 3u * LANES) { store_dw(group.z, cells + 3u * LANES, 1u, 0u, quad, &sum_3); }
-    if (KH * KW * C > 4u * LANES) { store_dw(group.z, cells + 4u * LANES, 1u, 0u, quad, &sum_4); }
-    if (KH * KW * C > 5u * LANES) { store_dw(group.z, cells + 5u * LANES, 1u, 0u, quad, &sum_5); }
-    if (KH * KW * C > 6u * LANES) { store_dw(group.z, cells + 6u * LANES, 1u, 0u, quad, &sum_6); }
-    if (KH * KW * C > 7u * LANES) { store_dw(group.z, cells + 7u * LANES, 1u, 0u, quad, &sum_7); }
+    store_cells(group.z, first_cell, 0u, quad, &sum_0);
+    store_cells(group.z, first_cell, 1u, quad, &sum_1);
+    store_cells(group.z, first_cell, 2u, quad, &sum_2);
+    store_cells(group.z, first_cell, 3u, quad, &sum_3);
+    store_cells(group.z, first_cell, 4u, quad, &sum_4);
+    store_cells(group.z, first_cell, 5u, quad, &sum_5);
+    store_cells(group.z, first_cell, 6u, quad, &sum_6);
+    store_cells(group.z, first_cell, 7u, quad, &sum_7);
     if (group.x == 0u) { dw_parts_by_4[(group.z * (KH * KW * C + 1u) + KH * KW * C) * (O / 4u) + quad] = sum_bias; }
+}
+
+// The same where the outputs went into max pooling by windows of 2x2: the gradient of a window goes to its maximum. One load of it
+// and one of argmax serve four positions, and the pooling needs no backward pass. HO and WO are even.
+@compute @workgroup_size(LANES)
+fn conv2d_backward_w_subgroup_any_pool(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id) lane: u32) {
+    let quad = min(group.y * LANES + lane, O / 4u - 1u);
+    let first = group.z * IMAGES_PER_PART;
+    let last = min(first + IMAGES_PER_PART, N);
+    var sum_0 = Sums();
+    var sum_1 = Sums();
+    var sum_2 = Sums();
+    var sum_3 = Sums();
+    var sum_4 = Sums();
+    var sum_5 = Sums();
+    var sum_6 = Sums();
+    var sum_7 = Sums();
+    var sum_bias = vec4(0.0);
+    let first_cell = group.x * 8u * LANES;
+    var cells = lane_cells(first_cell + lane);
+    for (var n = first; n < last; n++) {
+        for (var i = 0u; i < HO; i += 2u) {
+            for (var j = 0u; j < WO; j += 2u) {
+                let window = ((n * half(HO) + i / 2u) * half(WO) + j / 2u) * (O / 4u) + quad;
+                let gradients = dy_by_4[window];
+                let largest = argmax_by_4[window];
+                let at_0 = select(vec4(0.0), gradients, largest == vec4(i * WO + j));
+                add_cells(Output(n, i, j), at_0, &cells, &sum_0, &sum_1, &sum_2, &sum_3, &sum_4, &sum_5, &sum_6, &sum_7);
+                let at_1 = select(vec4(0.0), gradients, largest == vec4(i * WO + j + 1u));
+                add_cells(Output(n, i, j + 1u), at_1, &cells, &sum_0, &sum_1, &sum_2, &sum_3, &sum_4, &sum_5, &sum_6, &sum_7);
+                let at_2 = select(vec4(0.0), gradients, largest == vec4((i + 1u) * WO + j));
+                add_cells(Output(n, i + 1u, j), at_2, &cells, &sum_0, &sum_1, &sum_2, &sum_3, &sum_4, &sum_5, &sum_6, &sum_7);
+                let at_3 = select(vec4(0.0), gradients, largest == vec4((i + 1u) * WO + j + 1u));
+                add_cells(Output(n, i + 1u, j + 1u), at_3, &cells, &sum_0, &sum_1, &sum_2, &sum_3, &sum_4, &sum_5, &sum_6, &sum_7);
+                sum_bias += gradients;
+            }
+        }
+    }
+    if (group.y * LANES + lane >= O / 4u) { return; }
+    store_cells(group.z, first_cell, 0u, quad, &sum_0);
+    store_cells(group.z, first_cell, 1u, quad, &sum_1);
+    store_cells(group.z, first_cell, 2u, quad, &sum_2);
+    store_cells(group.z, first_cell, 3u, quad, &sum_3);
+    store_cells(group.z, first_cell, 4u, quad, &sum_4);
+    store_cells(group.z, first_cell, 5u, quad, &sum_5);
+    store_cells(group.z, first_cell, 6u, quad, &sum_6);
+    store_cells(group.z, first_cell, 7u, quad, &sum_7);
+    if (group.x == 0u) { dw_parts_by_4[(group.z * (KH * KW * C + 1u) + KH * KW * C) * (O / 4u) + quad] = sum_bias; }
+}
+
+// An output position: picture, row, column.
+struct Output { n: u32, i: u32, j: u32 }
+
+// Up to eight single cells of a lane, LANES apart.
+alias Cells = array<WindowCell, 8>;
+
+fn lane_cells(first: u32) -> Cells {
+    return Cells(
+        window_cell(first + 0u * LANES), window_cell(first + 1u * LANES), window_cell(first + 2u * LANES), window_cell(first + 3u * LANES),
+        window_cell(first + 4u * LANES), window_cell(first + 5u * LANES), window_cell(first + 6u * LANES), window_cell(first + 7u * LANES));
+}
+
+// How many of the LANES cells of a block there are. A filter on one channel has few, which is known when the shader is compiled: what it
+// does not have costs nothing.
+fn cells_of(block: u32) -> u32 {
+    let n_cells = KH * KW * C;
+    if (n_cells > 8u * LANES) { return LANES; }
+    return min(n_cells - min(n_cells, block * LANES), LANES);
+}
+
+// sums += (x of the first `count` lanes) times (w of this lane).
+fn add_some(sums: ptr<function, Sums>, count: u32, x: f32, w: vec4<f32>) {
+    (*sums)[0] += subgroupBroadcast(x, 0u) * w;
+    if (count > 1u) { (*sums)[1] += subgroupBroadcast(x, 1u) * w; }
+    if (count > 2u) { (*sums)[2] += subgroupBroadcast(x, 2u) * w; }
+    if (count > 3u) { (*sums)[3] += subgroupBroadcast(x, 3u) * w; }
+    if (count > 4u) { (*sums)[4] += subgroupBroadcast(x, 4u) * w; }
+    if (count > 5u) { (*sums)[5] += subgroupBroadcast(x, 5u) * w; }
+    if (count > 6u) { (*sums)[6] += subgroupBroadcast(x, 6u) * w; }
+    if (count > 7u) { (*sums)[7] += subgroupBroadcast(x, 7u) * w; }
+}
+
+// Adds the products of all cells with the gradients at one position.
+fn add_cells(
+    at: Output, gradients: vec4<f32>, cells: ptr<function, Cells>,
+    sum_0: ptr<function, Sums>, sum_1: ptr<function, Sums>, sum_2: ptr<function, Sums>, sum_3: ptr<function, Sums>,
+    sum_4: ptr<function, Sums>, sum_5: ptr<function, Sums>, sum_6: ptr<function, Sums>, sum_7: ptr<function, Sums>
+) {
+    add_some(sum_0, cells_of(0u), x_value(cell_source((*cells)[0], at.n, at.i, at.j), 0u), gradients);
+    if (cells_of(1u) > 0u) { add_some(sum_1, cells_of(1u), x_value(cell_source((*cells)[1], at.n, at.i, at.j), 0u), gradients); }
+    if (cells_of(2u) > 0u) { add_some(sum_2, cells_of(2u), x_value(cell_source((*cells)[2], at.n, at.i, at.j), 0u), gradients); }
+    if (cells_of(3u) > 0u) { add_some(sum_3, cells_of(3u), x_value(cell_source((*cells)[3], at.n, at.i, at.j), 0u), gradients); }
+    if (cells_of(4u) > 0u) { add_some(sum_4, cells_of(4u), x_value(cell_source((*cells)[4], at.n, at.i, at.j), 0u), gradients); }
+    if (cells_of(5u) > 0u) { add_some(sum_5, cells_of(5u), x_value(cell_source((*cells)[5], at.n, at.i, at.j), 0u), gradients); }
+    if (cells_of(6u) > 0u) { add_some(sum_6, cells_of(6u), x_value(cell_source((*cells)[6], at.n, at.i, at.j), 0u), gradients); }
+    if (cells_of(7u) > 0u) { add_some(sum_7, cells_of(7u), x_value(cell_source((*cells)[7], at.n, at.i, at.j), 0u), gradients); }
+}
+
+// The rows of dw of one block.
+fn store_cells(part: u32, first_cell: u32, block: u32, quad: u32, sums: ptr<function, Sums>) {
+    for (var k = 0u; k < cells_of(block); k++) {
+        let cell = min(first_cell + block * LANES + k, KH * KW * C - 1u);
+        dw_parts_by_4[(part * (KH * KW * C + 1u) + cell) * (O / 4u) + quad] = (*sums)[k];
+    }
 }
 
 // Where a filter cell lies in the window, and its channel.

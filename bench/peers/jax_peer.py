@@ -84,18 +84,18 @@ def train_scan(state, x: jax.Array, y: jax.Array, rows: jax.Array):
     return state, totals.sum() * rows.shape[1]
 
 
-@jax.jit
-def score(weights: Weights, images: jax.Array, labels: jax.Array) -> jax.Array:
-    """Sum of the losses and number of right answers."""
+@partial(jax.jit, static_argnames="n")
+def score(weights: Weights, x: jax.Array, y: jax.Array, start: jax.Array | int, n: int) -> jax.Array:
+    """Sum of the losses and number of right answers of the `n` images from `start`."""
+    images, labels = lax.dynamic_slice_in_dim(x, start, n), lax.dynamic_slice_in_dim(y, start, n)
     logits = forward(weights, images)
     return jnp.stack([losses(logits, labels).sum(), (logits.argmax(1) == labels).sum()])
 
 
-@jax.jit
-def score_scan(weights: Weights, x: jax.Array, y: jax.Array) -> jax.Array:
-    """`x` is `[steps, batch, 28, 28]`."""
-    totals = lax.scan(lambda total, xy: (total + score(weights, *xy), None), jnp.zeros(2), (x, y))
-    return totals[0]
+@partial(jax.jit, static_argnames="n")
+def score_scan(weights: Weights, x: jax.Array, y: jax.Array, starts: jax.Array, n: int) -> jax.Array:
+    """The same of many batches."""
+    return lax.scan(lambda total, start: (total + score(weights, x, y, start, n), None), jnp.zeros(2), starts)[0]
 
 
 x, y, x_test, y_test = (jax.device_put(part, device) for part in common.load(args))
@@ -129,7 +129,7 @@ def job() -> dict[str, object]:
         float(total)  # waits for the device
         epoch_seconds.append(time.perf_counter() - start)
     n = common.EVALUATION_BATCH
-    right = sum(float(score(state[0], x_test[i : i + n], y_test[i : i + n])[1]) for i in range(0, len(x_test), n))
+    right = sum(float(score(state[0], x_test, y_test, i, n)[1]) for i in range(0, len(x_test), n))
     return {"epoch_seconds": epoch_seconds, "test_accuracy": right / len(x_test)}
 
 
@@ -163,8 +163,7 @@ def train() -> dict[str, object]:
 
 def inference() -> dict[str, object]:
     weights = state[0]
-    steps_x = x[: n_steps * batch].reshape(n_steps, batch, 28, 28)
-    steps_y = y[: n_steps * batch].reshape(n_steps, batch)
+    starts = np.arange(n_steps, dtype=np.int32) * batch
     at = 0
 
     def run(n: int) -> None:
@@ -173,9 +172,9 @@ def inference() -> dict[str, object]:
         for _ in range(n // QUANTUM):
             at = 0 if at + QUANTUM > n_steps else at
             if scan:
-                total += score_scan(weights, steps_x[at : at + QUANTUM], steps_y[at : at + QUANTUM])
+                total += score_scan(weights, x, y, starts[at : at + QUANTUM], batch)
             else:
-                total += score(weights, steps_x[at], steps_y[at])
+                total += score(weights, x, y, starts[at], batch)
             at += QUANTUM
         jax.block_until_ready(total)
 

@@ -108,16 +108,16 @@ class EpochTimes(keras.callbacks.Callback):
 
 def tuned_data(x: np.ndarray, y: np.ndarray, batch_size: int, shuffle: bool) -> tf.data.Dataset:
     """Batches gathered by a permutation that is drawn whole; cheaper than a shuffle buffer image by image."""
-    order = tf.range(len(x))
 
     def one_pass(_: tf.Tensor) -> tf.data.Dataset:
         return tf.data.Dataset.from_tensor_slices(tf.random.shuffle(order) if shuffle else order)
 
-    x, y = tf.constant(x), tf.constant(y)
-    indices = tf.data.Dataset.range(1).flat_map(one_pass).batch(batch_size)
-    batches = indices.map(lambda i: (tf.gather(x, i), tf.gather(y, i)), num_parallel_calls=tf.data.AUTOTUNE)
-    steps = -(-len(x) // batch_size)
-    return batches.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(tf.data.AUTOTUNE)
+    with tf.device("CPU:0"):  # where `tf.data` works, so that nothing is copied back from a GPU
+        order, x, y = tf.range(len(x)), tf.constant(x), tf.constant(y)
+        indices = tf.data.Dataset.range(1).flat_map(one_pass).batch(batch_size)
+        batches = indices.map(lambda i: (tf.gather(x, i), tf.gather(y, i)), num_parallel_calls=tf.data.AUTOTUNE)
+        steps = -(-len(x) // batch_size)
+        return batches.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(tf.data.AUTOTUNE)
 
 
 x, y, x_test, y_test = common.load(args)

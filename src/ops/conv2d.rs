@@ -47,7 +47,7 @@ pub static FORWARD_SUBGROUP_POOL: KernelSpec = KernelSpec {
     op: "conv2d",
     entry: "conv2d_forward_subgroup_pool",
     source: SOURCE_SUBGROUP,
-    bindings: &[read(0, "x"), read(1, "w"), read(2, "b"), write(3, "y"), write(10, "argmax")],
+    bindings: &[read(0, "x"), read(1, "w"), read(2, "b"), write(3, "y"), write(8, "argmax_out")],
 };
 
 /// As [`FORWARD_SUBGROUP_ANY`], followed by max pooling.
@@ -55,7 +55,7 @@ pub static FORWARD_SUBGROUP_ANY_POOL: KernelSpec = KernelSpec {
     op: "conv2d",
     entry: "conv2d_forward_subgroup_any_pool",
     source: SOURCE_SUBGROUP,
-    bindings: &[read(0, "x"), read(1, "w"), read(2, "b"), write(3, "y"), write(10, "argmax")],
+    bindings: &[read(0, "x"), read(1, "w"), read(2, "b"), write(3, "y"), write(8, "argmax_out")],
 };
 
 /// As [`FORWARD`], in shared-memory tiles.
@@ -122,6 +122,14 @@ pub static BACKWARD_W_SUBGROUP_ANY: KernelSpec = KernelSpec {
     bindings: &[read(0, "x"), read(4, "dy"), write(6, "dw_parts")],
 };
 
+/// As [`BACKWARD_W_SUBGROUP_ANY`], from behind a max pooling.
+pub static BACKWARD_W_SUBGROUP_ANY_POOL: KernelSpec = KernelSpec {
+    op: "conv2d",
+    entry: "conv2d_backward_w_subgroup_any_pool",
+    source: SOURCE_SUBGROUP,
+    bindings: &[read(0, "x"), read(4, "dy"), write(6, "dw_parts"), read(7, "argmax")],
+};
+
 /// As [`BACKWARD_W`], in shared-memory tiles.
 pub static BACKWARD_W_SHARED: KernelSpec = KernelSpec {
     op: "conv2d",
@@ -161,6 +169,7 @@ pub static KERNELS: &[&KernelSpec] = &[
     &BACKWARD_W,
     &BACKWARD_W_SUBGROUP,
     &BACKWARD_W_SUBGROUP_ANY,
+    &BACKWARD_W_SUBGROUP_ANY_POOL,
     &BACKWARD_W_SHARED,
     &BACKWARD_X_AND_W_SHARED,
     &BACKWARD_W_SUM,
@@ -288,7 +297,7 @@ pub fn record_forward_pool(
             bind("w", w, d.w_len()),
             bind("b", b, d.o),
             bind("y", y, pooled),
-            bind(if matches!(form, Form::Shared(_)) { "argmax_out" } else { "argmax" }, argmax, pooled),
+            bind("argmax_out", argmax, pooled),
         ],
     )?;
     plan.note_multiply_adds(multiply_adds(d));
@@ -310,9 +319,15 @@ pub enum Upstream<'a> {
 }
 
 /// Whether the backward pass can take the gradient from behind the max pooling after this convolution ([`Upstream::Pooled`]),
-/// so that the pooling needs no backward pass of its own.
-pub fn unpools(form: Form, d: &Conv2dDims, pool: &Pool2dDims) -> bool {
-    matches!(form, Form::Shared(_)) && halves(d, pool)
+/// so that the pooling needs no backward pass of its own: in workgroup memory always, in subgroup tiles where only the filter's
+/// gradient is wanted and the input has few channels.
+pub fn unpools(form: Form, d: &Conv2dDims, needs_dx: bool, pool: &Pool2dDims) -> bool {
+    let takes = match form {
+        Form::Plain => false,
+        Form::Subgroup(_) => !needs_dx && !d.c.is_multiple_of(4),
+        Form::Shared(_) => true,
+    };
+    takes && halves(d, pool)
 }
 
 /// The gradient and its argmax, as tiles in workgroup memory bind them.
@@ -395,8 +410,12 @@ pub fn record_backward_x(
 }
 
 /// The kernel for the filter's gradient.
-fn backward_w_kernel(form: Form, d: &Conv2dDims) -> &'static KernelSpec {
-    let subgroup = if d.c.is_multiple_of(4) { &BACKWARD_W_SUBGROUP } else { &BACKWARD_W_SUBGROUP_ANY };
+fn backward_w_kernel(form: Form, d: &Conv2dDims, dy: Upstream<'_>) -> &'static KernelSpec {
+    let subgroup = match (d.c.is_multiple_of(4), dy) {
+        (true, _) => &BACKWARD_W_SUBGROUP,
+        (false, Upstream::Direct(_)) => &BACKWARD_W_SUBGROUP_ANY,
+        (false, Upstream::Pooled(..)) => &BACKWARD_W_SUBGROUP_ANY_POOL,
+    };
     form.pick([&BACKWARD_W, subgroup, &BACKWARD_W_SHARED])
 }
 
@@ -461,7 +480,7 @@ pub fn record_backward_w(
     dw: &Tensor,
     db: &Tensor,
 ) -> Result<(), GpuError> {
-    let spec = backward_w_kernel(form, d);
+    let spec = backward_w_kernel(form, d, dy);
     form.check(spec, &[d.o])?;
     let split = match form {
         Form::Shared(tiles) => Split::by_positions(tiles, d, d.o, 0),
@@ -473,6 +492,10 @@ pub fn record_backward_w(
     let (x, dw_parts) = (bind("x", x, d.x_len()), bind("dw_parts", &parts, parts.len()));
     if let Form::Shared(_) = form {
         constants.push(Upstreams::constant(dy));
+        let upstreams = Upstreams::new(plan, d, dy)?;
+        let [dy, argmax] = upstreams.bind();
+        plan.push(spec, &form.constants(constants, d.o), split.workgroups, &[x, dy, argmax, dw_parts])?;
+    } else if std::ptr::eq(spec, &BACKWARD_W_SUBGROUP_ANY_POOL) {
         let upstreams = Upstreams::new(plan, d, dy)?;
         let [dy, argmax] = upstreams.bind();
         plan.push(spec, &form.constants(constants, d.o), split.workgroups, &[x, dy, argmax, dw_parts])?;
@@ -615,11 +638,12 @@ fn verify_backward(
             }
         };
         let truth = Truth::new(d, &widen(x), &widen(w), &whole);
-        let forms = |v: &Verifier<'_>, columns: usize, by_4: &[usize]| -> Vec<Form> {
-            let takes = |form: &Form| pool.as_ref().filter(|_| pooled).is_none_or(|pool| unpools(*form, d, pool));
+        let forms = |v: &Verifier<'_>, needs_dx: bool, columns: usize, by_4: &[usize]| -> Vec<Form> {
+            let takes =
+                |form: &Form| pool.as_ref().filter(|_| pooled).is_none_or(|pool| unpools(*form, d, needs_dx, pool));
             v.forms(breadth, columns, by_4).into_iter().filter(takes).collect()
         };
-        for form in forms(v, d.c, &[d.c, d.o]) {
+        for form in forms(v, true, d.c, &[d.c, d.o]) {
             for &x_is_relu in breadth.relu() {
                 let dx = truth.dx(x, x_is_relu);
                 let mut run = v.run();
@@ -633,7 +657,7 @@ fn verify_backward(
             }
         }
         // Both at once, where that is one dispatch.
-        for form in forms(v, d.c.min(d.o), &[]).into_iter().filter(|form| matches!(form, Form::Shared(_))) {
+        for form in forms(v, true, d.c.min(d.o), &[]).into_iter().filter(|form| matches!(form, Form::Shared(_))) {
             let dx = truth.dx(x, true);
             let mut run = v.run();
             let (tx, tw, tdy, targmax) = (run.input(x)?, run.input(w)?, run.input(&given)?, run.input_u32(&argmax)?);
@@ -643,13 +667,13 @@ fn verify_backward(
             let sums = [(&tdx, &dx[..], &truth.dx_scale[..], d.kh * d.kw * d.o)];
             run.check_sums(BACKWARD_X_AND_W_SHARED.entry, case, &[&sums[..], &truth.dw(d, &tdw, &tdb)].concat())?;
         }
-        for form in forms(v, d.o, &[d.o]) {
+        for form in forms(v, false, d.o, &[d.o]) {
             let mut run = v.run();
             let (tx, tdy, targmax) = (run.input(x)?, run.input(&given)?, run.input_u32(&argmax)?);
             let upstream = if pooled { Upstream::Pooled(&tdy, &targmax) } else { Upstream::Direct(&tdy) };
             let (tdw, tdb) = (run.output(d.w_len())?, run.output(d.o)?);
             record_backward_w(&mut run.plan, form, d, &tx, upstream, &tdw, &tdb)?;
-            run.check_sums(backward_w_kernel(form, d).entry, case, &truth.dw(d, &tdw, &tdb))?;
+            run.check_sums(backward_w_kernel(form, d, upstream).entry, case, &truth.dw(d, &tdw, &tdb))?;
         }
     }
     Ok(())

@@ -95,10 +95,14 @@ impl SharedTiles {
         rows.div_ceil(tile_rows) * columns.div_ceil(tile_columns)
     }
 
-    /// Into how many steps a sum over `inner` of them is cut where the outputs make `tiles`: a multiple of [`SHARED_STEPS`].
+    /// Into parts of how many steps a sum over `inner` of them is cut where the outputs make `tiles`: a multiple of [`SHARED_STEPS`].
     fn steps_per_part(self, tiles: usize, inner: usize) -> usize {
-        let parts = self.workgroups.div_ceil(tiles);
-        inner.div_ceil(parts).next_multiple_of(SHARED_STEPS)
+        // So short a sum is over before another dispatch, for the parts' sum, has begun.
+        const SHORT: usize = 16 * SHARED_STEPS;
+        // lavapipe ends an invocation's loops after 65,535 rounds in all; a step is one, and a sixteenth of another.
+        const LONGEST: usize = 32_768;
+        let parts = if inner <= SHORT { 1 } else { self.workgroups.div_ceil(tiles) };
+        inner.div_ceil(parts).next_multiple_of(SHARED_STEPS).min(LONGEST)
     }
 
     /// Adds the constants of the shaders.

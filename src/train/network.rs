@@ -243,6 +243,8 @@ impl Network {
     /// Whether layer `i` is a max pooling that the convolution before it undoes in its own backward pass.
     fn unpools(&self, gpu: &Gpu, i: usize, n: usize) -> bool {
         let Some(before) = i.checked_sub(1).map(|i| &self.layers[i]) else { return false };
+        // The first layer with weights is the last one of the backward pass.
+        let needs_dx = self.weights[..i - 1].iter().any(Option::is_some);
         let (Layer::Conv2d { .. }, Layer::MaxPool2d { .. }) = (&before.layer, &self.layers[i].layer) else {
             return false;
         };
@@ -250,9 +252,9 @@ impl Network {
             conv2d_dims(&before.layer, n, &before.input),
             pool2d_dims(&self.layers[i].layer, n, &self.layers[i].input),
         );
-        conv.is_ok_and(|d| {
-            pool.is_ok_and(|pool| conv2d::unpools(Form::choose(gpu, self.tiles, &[d.c, d.o]), &d, &pool))
-        })
+        let (Ok(d), Ok(pool)) = (conv, pool) else { return false };
+        let by_4 = if needs_dx { vec![d.c, d.o] } else { vec![d.o] };
+        conv2d::unpools(Form::choose(gpu, self.tiles, &by_4), &d, needs_dx, &pool)
     }
 
     fn input<'a>(&self, activations: &'a Activations, i: usize) -> &'a Tensor {

@@ -124,10 +124,12 @@ fn read_idx(folder: &Path, name: &str) -> Result<Vec<u8>> {
     Ok(bytes.split_off(header))
 }
 
-/// Images `[N, 784]` in 0 to 1 and labels `[N]`, on the device.
+/// Images and labels `[N]` on the device. Four pixels lie in an integer, `[N, 196]`: as floats the set would exceed the
+/// 128 MiB that many adapters bind at once.
 struct Images {
-    x: Tensor<2>,
+    x: Tensor<2, Int>,
     y: Tensor<1, Int>,
+    shifts: Tensor<3, Int>,
     n: usize,
 }
 
@@ -148,17 +150,29 @@ impl Images {
         if pixels.len() != n * PIXELS {
             return Err(format!("{part}: {} pixels for {n} labels", pixels.len()).into());
         }
-        let pixels: Vec<f32> = pixels.into_iter().map(|p| f32::from(p) / 255.0).collect();
-        let labels: Vec<i32> = labels.into_iter().map(i32::from).collect();
+        let words = pixels.as_chunks().0.iter().map(|&four| i32::from_le_bytes(four)).collect();
         Ok(Self {
-            x: Tensor::from_data(TensorData::new(pixels, [n, PIXELS]), device),
-            y: Tensor::from_data(TensorData::new(labels, [n]), device),
+            x: upload(words, device).reshape([n, PIXELS / 4]),
+            y: upload(labels.into_iter().map(i32::from).collect(), device),
+            shifts: upload(vec![0, 8, 16, 24], device).reshape([1, 1, 4]),
             n,
         })
     }
 
+    /// Images `[N, 784]` in 0 to 1.
+    fn unpack(&self, words: Tensor<2, Int>) -> Tensor<2> {
+        let n = words.dims()[0];
+        let words = words.reshape([n, PIXELS / 4, 1]).expand([n, PIXELS / 4, 4]);
+        let shifts = self.shifts.clone().expand([n, PIXELS / 4, 4]);
+        words.bitwise_right_shift(shifts).bitwise_and_scalar(255).float().div_scalar(255.0).reshape([n, PIXELS])
+    }
+
     fn batch(&self, rows: Tensor<1, Int>) -> (Tensor<2>, Tensor<1, Int>) {
-        (self.x.clone().select(0, rows.clone()), self.y.clone().select(0, rows))
+        (self.unpack(self.x.clone().select(0, rows.clone())), self.y.clone().select(0, rows))
+    }
+
+    fn range(&self, at: usize, end: usize) -> (Tensor<2>, Tensor<1, Int>) {
+        (self.unpack(self.x.clone().slice([at..end])), self.y.clone().slice([at..end]))
     }
 }
 
@@ -228,11 +242,13 @@ impl Trainer {
         Ok(Self { network: Some(network), adam, loss: CrossEntropyLossConfig::new().init(device) })
     }
 
-    fn step(&mut self, x: Tensor<2>, y: Tensor<1, Int>) {
+    /// One step; the loss before it, `[1]`.
+    fn step(&mut self, x: Tensor<2>, y: Tensor<1, Int>) -> Tensor<1> {
         let network = self.network.take().expect("every step puts the network back");
         let loss = self.loss.forward(network.forward(x), y);
         let gradients = GradientsParams::from_grads(loss.backward(), &network);
         self.network = Some(self.adam.step(1e-3, network, gradients));
+        loss.without_autodiff()
     }
 }
 
@@ -242,6 +258,18 @@ fn score(network: &Network, loss: &CrossEntropyLoss, x: Tensor<2>, y: Tensor<1, 
     let logits = network.forward(x);
     let right = logits.clone().argmax(1).reshape([n]).equal(y.clone()).int().sum();
     (right, loss.forward(logits, y) * n as f32)
+}
+
+/// Wait for the device. Burn skips work that depends on a buffer it could not have, and `sync` says nothing of it; reading a
+/// result does.
+fn wait(device: &Device, loss: Option<Tensor<1>>) -> Result<()> {
+    if let Some(loss) = loss {
+        let loss = loss.try_into_data()?.iter::<f32>().next().unwrap_or(f32::NAN);
+        if !loss.is_finite() {
+            return Err(format!("the loss is {loss}").into());
+        }
+    }
+    Ok(device.sync()?)
 }
 
 /// Rows of the batches of endless epochs, a new permutation each; the permutation lies on the device.
@@ -265,9 +293,9 @@ impl Order {
     }
 }
 
-fn upload(rows: Vec<i32>, device: &Device) -> Tensor<1, Int> {
-    let n = rows.len();
-    Tensor::from_data(TensorData::new(rows, [n]), device)
+fn upload(values: Vec<i32>, device: &Device) -> Tensor<1, Int> {
+    let n = values.len();
+    Tensor::from_data(TensorData::new(values, [n]), device)
 }
 
 /// As `measure` in `common.py`: `run(n)` does `n` steps and waits for their end.
@@ -308,11 +336,12 @@ fn train(args: &Args, device: &Device) -> Result<Value> {
     let mut trainer = Trainer::new(&args.model, &learning)?;
     let mut order = Order { random: Random(args.seed), rows: None, at: 0 };
     measure(args, |n| {
+        let mut loss = None;
         for _ in 0..n {
             let (x, y) = images.batch(order.next(images.n, args.batch_size, device));
-            trainer.step(x.autodiff(), y.autodiff());
+            loss = Some(trainer.step(x.autodiff(), y.autodiff()));
         }
-        Ok(device.sync()?)
+        wait(device, loss)
     })
 }
 
@@ -325,8 +354,7 @@ fn inference(args: &Args, device: &Device) -> Result<Value> {
         let mut totals: Option<(Tensor<1, Int>, Tensor<1>)> = None;
         for _ in 0..n {
             at = if at + batch > images.n { 0 } else { at };
-            let x = images.x.clone().slice([at..at + batch]);
-            let y = images.y.clone().slice([at..at + batch]);
+            let (x, y) = images.range(at, at + batch);
             at += batch;
             let (right, sum) = score(&network, &loss, x, y);
             totals = Some(match totals {
@@ -336,7 +364,7 @@ fn inference(args: &Args, device: &Device) -> Result<Value> {
         }
         if let Some((right, sum)) = totals {
             right.try_into_data()?;
-            sum.try_into_data()?;
+            wait(device, Some(sum))?;
         }
         Ok(())
     })
@@ -351,12 +379,13 @@ fn job(args: &Args, device: &Device) -> Result<Value> {
     for _ in 0..EPOCHS {
         let start = Instant::now();
         let rows = upload(random.permutation(images.n), device);
+        let mut loss = None;
         for at in (0..images.n).step_by(args.batch_size) {
             let end = (at + args.batch_size).min(images.n);
             let (x, y) = images.batch(rows.clone().slice([at..end]));
-            trainer.step(x.autodiff(), y.autodiff());
+            loss = Some(trainer.step(x.autodiff(), y.autodiff()));
         }
-        device.sync()?;
+        wait(device, loss)?;
         epoch_seconds.push(start.elapsed().as_secs_f64());
     }
     let network = trainer.network.expect("every step puts the network back").valid();
@@ -364,7 +393,7 @@ fn job(args: &Args, device: &Device) -> Result<Value> {
     let mut right = 0;
     for at in (0..test.n).step_by(EVALUATION_BATCH) {
         let end = (at + EVALUATION_BATCH).min(test.n);
-        let (x, y) = (test.x.clone().slice([at..end]), test.y.clone().slice([at..end]));
+        let (x, y) = test.range(at, end);
         right += score(&network, &loss, x, y).0.into_scalar::<i32>();
     }
     Ok(json!({ "epoch_seconds": epoch_seconds, "test_accuracy": f64::from(right) / test.n as f64 }))
