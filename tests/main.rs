@@ -10,6 +10,7 @@ mod support;
 
 /// Kernels against their mirrors, operation by operation.
 mod adam;
+mod autotune;
 mod batch_gather;
 mod bias;
 mod conv2d;

@@ -75,6 +75,11 @@ impl SharedTiles {
     /// Tiles whose invocations sum eight rows.
     const TALL: SharedTiles = SharedTiles { rows_each: 8, workgroups: 128 };
 
+    /// Whether the shaders can be made for these.
+    pub fn is_possible(self) -> bool {
+        matches!(self.rows_each, 4 | 8) && (1..=65_535).contains(&self.workgroups)
+    }
+
     /// Rows and columns of a tile of outputs that have so many columns at least: `TILE_ROWS` and `TILE_COLUMNS` of the shaders.
     fn tile(self, columns: usize) -> [usize; 2] {
         match (columns <= 32, self.rows_each) {
@@ -142,10 +147,7 @@ impl Form {
         let message = match self {
             Form::Subgroup(lanes) if !LANES.contains(&lanes) => format!("{lanes} lanes, which are none of {LANES:?}"),
             Form::Subgroup(_) if !self.takes(by_4) => format!("sizes {by_4:?}, which are not all multiples of four"),
-            Form::Shared(SharedTiles { rows_each, .. }) if !matches!(rows_each, 4 | 8) => {
-                format!("{rows_each} rows an invocation, which are neither 4 nor 8")
-            }
-            Form::Shared(SharedTiles { workgroups: 0, .. }) => "no workgroups".to_string(),
+            Form::Shared(tiles) if !tiles.is_possible() => format!("{tiles:?}, which the shaders are not made for"),
             _ => return Ok(()),
         };
         Err(GpuError::Record { entry: spec.entry, message })

@@ -234,7 +234,15 @@ impl<'g> GpuEngine<'g> {
     /// # Errors
     /// The model cannot be built, or the device failed.
     pub fn new(gpu: &'g Gpu, model: &Model, parameters: &[Vec<f32>]) -> Result<Self, EngineError> {
-        let network = Network::new(model, SharedTiles::default())?;
+        GpuEngine::with_network(gpu, model, parameters, Network::new(model, SharedTiles::default())?)
+    }
+
+    fn with_network(
+        gpu: &'g Gpu,
+        model: &Model,
+        parameters: &[Vec<f32>],
+        network: Network,
+    ) -> Result<Self, EngineError> {
         let arena = Arena::new(gpu, "parameters", model)?;
         for (tensor, values) in arena.parts.iter().zip(parameters) {
             gpu.write(tensor, values);
@@ -254,7 +262,23 @@ impl<'g> GpuEngine<'g> {
         batch_size: usize,
         optimizer: &Optimizer,
     ) -> Result<Self, EngineError> {
-        let mut engine = GpuEngine::new(gpu, model, parameters)?;
+        GpuEngine::with_tiles(gpu, model, parameters, train, batch_size, optimizer, SharedTiles::default())
+    }
+
+    /// As [`GpuEngine::with_training`], with tiles in workgroup memory cut as [`super::autotune`] found; other tilings have no use for it.
+    ///
+    /// # Errors
+    /// The model cannot be built, a tensor exceeds the adapter's limits, or the device failed.
+    pub fn with_tiles(
+        gpu: &'g Gpu,
+        model: &Model,
+        parameters: &[Vec<f32>],
+        train: &Split,
+        batch_size: usize,
+        optimizer: &Optimizer,
+        tiles: SharedTiles,
+    ) -> Result<Self, EngineError> {
+        let mut engine = GpuEngine::with_network(gpu, model, parameters, Network::new(model, tiles)?)?;
         let n = batch_size;
         let feed = Feed::new(gpu, "train", train, n)?;
         let activations = engine.network.activations(gpu, n)?;

@@ -1,5 +1,6 @@
 //! Training: the engines, the loop over epochs, and the run folder.
 
+mod autotune;
 pub mod engine;
 mod gpu_engine;
 mod network;
@@ -7,6 +8,7 @@ mod reference;
 pub mod run;
 mod trainer;
 
+pub use autotune::autotune;
 pub use engine::{Engine, EngineError, Epoch, Optimizer, Totals};
 pub use gpu_engine::{Evaluator, GpuEngine};
 pub use reference::{Batch, Pass, ReferenceEngine};

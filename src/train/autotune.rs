@@ -1,0 +1,169 @@
+//! Which tiles in workgroup memory suit a GPU: found on the real training step, and kept for the next time.
+//!
+//! GPUs differ in how much workgroup memory and how many registers a workgroup may take before others must wait, and in how many
+//! workgroups keep them busy. That is not to be told from what an adapter says about itself, so a few candidates are timed. The choice is kept in
+//! a file by adapter, driver, version, model and batch size: the same choice, and with it the same bits, until one of these changes.
+//! Adapters that are processors have one tiling and are not tuned.
+
+use super::engine::{Engine, EngineError, Epoch, Optimizer};
+use super::gpu_engine::GpuEngine;
+use crate::data::{PIXELS, Split};
+use crate::files::write_whole;
+use crate::gpu::{Gpu, Tiling};
+use crate::model::{Model, initial_parameters};
+use crate::ops::SharedTiles;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Steps of the made epoch that is timed.
+const STEPS: usize = 8;
+/// How long a candidate is timed.
+const WINDOW: Duration = Duration::from_millis(40);
+/// A candidate must be faster than the one before it by this much: differences below are noise, and the choice should not waver.
+const MARGIN: f64 = 0.97;
+/// Choices kept; the oldest go.
+const KEPT: usize = 64;
+
+/// The tiles with which `model` trains fastest on this GPU.
+///
+/// Looks into the file `kept` first and adds the choice to it. A file that cannot be read, or not be written, only costs time.
+///
+/// # Errors
+/// The model cannot be built at that batch size, or the device failed.
+pub fn autotune(
+    gpu: &Gpu,
+    model: &Model,
+    batch_size: usize,
+    optimizer: &Optimizer,
+    kept: Option<&Path>,
+) -> Result<SharedTiles, EngineError> {
+    if gpu.tiling() != Tiling::Shared {
+        return Ok(SharedTiles::default());
+    }
+    let key = key(gpu, model, batch_size);
+    let mut choices = kept.map(Choices::read).unwrap_or_default();
+    if let Some(choice) = choices.choices.iter().find(|choice| choice.key == key) {
+        log::debug!("tiles chosen before: {:?}", choice.tiles);
+        return Ok(choice.tiles);
+    }
+    let tiles = measure(gpu, model, batch_size, optimizer)?;
+    if let Some(path) = kept {
+        choices.choices.push(Choice { key, tiles });
+        choices.write(path);
+    }
+    Ok(tiles)
+}
+
+/// Times the candidates: first the height of the tiles, then into how many workgroups long sums are split.
+fn measure(gpu: &Gpu, model: &Model, batch_size: usize, optimizer: &Optimizer) -> Result<SharedTiles, EngineError> {
+    let begin = Instant::now();
+    let mut best = SharedTiles::default();
+    let mut best_seconds = seconds_per_step(gpu, model, batch_size, optimizer, best)?;
+    let mut consider = |tiles: SharedTiles, best: &mut SharedTiles| -> Result<(), EngineError> {
+        let seconds = seconds_per_step(gpu, model, batch_size, optimizer, tiles)?;
+        if seconds < MARGIN * best_seconds {
+            (*best, best_seconds) = (tiles, seconds);
+        }
+        Ok(())
+    };
+    consider(SharedTiles { rows_each: 8, ..best }, &mut best)?;
+    for workgroups in [64, 256, 512] {
+        consider(SharedTiles { workgroups, ..best }, &mut best)?;
+    }
+    log::debug!("tiles chosen in {:.2} s: {best:?}", begin.elapsed().as_secs_f64());
+    Ok(best)
+}
+
+/// The fastest of several short epochs on a blank set.
+fn seconds_per_step(
+    gpu: &Gpu,
+    model: &Model,
+    batch_size: usize,
+    optimizer: &Optimizer,
+    tiles: SharedTiles,
+) -> Result<f64, EngineError> {
+    let samples = STEPS * batch_size;
+    let split = Split { images: vec![0; samples * PIXELS], labels: vec![0; samples] };
+    let initial = initial_parameters(&model.parameters()?, 0);
+    let mut engine = GpuEngine::with_tiles(gpu, model, &initial, &split, batch_size, optimizer, tiles)?;
+    let epoch = Epoch {
+        order: (0..samples as u32).collect(),
+        step_sizes: (1..=STEPS as u64).map(|step| optimizer.step_size(step)).collect(),
+    };
+    let mut run = || engine.train_epoch(&epoch, &mut |_| ControlFlow::Continue(()));
+    // Warms up, and finds how many steps a submission takes.
+    for _ in 0..3 {
+        run()?;
+    }
+    let (begin, mut best) = (Instant::now(), f64::INFINITY);
+    while begin.elapsed() < WINDOW {
+        let start = Instant::now();
+        run()?;
+        best = best.min(start.elapsed().as_secs_f64() / STEPS as f64);
+    }
+    log::debug!("{tiles:?}: {:.0} us a step", 1e6 * best);
+    Ok(best)
+}
+
+/// What the choice depends on.
+fn key(gpu: &Gpu, model: &Model, batch_size: usize) -> String {
+    let info = gpu.info();
+    let layers = serde_json::to_vec(model).unwrap_or_default();
+    let digest: String = Sha256::digest(layers).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let checks = if gpu.checked() { "checked" } else { "unchecked" };
+    format!(
+        "{} | {} | {} | {} | {checks} | model {digest} | batch {batch_size}",
+        env!("CARGO_PKG_VERSION"),
+        info.backend,
+        info.name,
+        info.driver,
+    )
+}
+
+/// The file of choices.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Choices {
+    choices: Vec<Choice>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Choice {
+    key: String,
+    tiles: SharedTiles,
+}
+
+impl Choices {
+    fn read(path: &Path) -> Choices {
+        let read = || -> Result<Choices, String> {
+            let text = match std::fs::read_to_string(path) {
+                Ok(text) => text,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Choices::default()),
+                Err(error) => return Err(error.to_string()),
+            };
+            let mut choices: Choices = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+            // Whatever stands there, only tiles that exist are taken.
+            choices.choices.retain(|choice| choice.tiles.is_possible());
+            Ok(choices)
+        };
+        read().unwrap_or_else(|reason| {
+            log::info!("{} is left unused: {reason}", path.display());
+            Choices::default()
+        })
+    }
+
+    fn write(mut self, path: &Path) {
+        let excess = self.choices.len().saturating_sub(KEPT);
+        self.choices.drain(..excess);
+        let written =
+            path.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(|error| error.to_string()).and_then(|()| {
+                let text = serde_json::to_vec_pretty(&self).map_err(|error| error.to_string())?;
+                write_whole(path, &text, true).map_err(|error| error.to_string())
+            });
+        if let Err(reason) = written {
+            log::info!("the choice of tiles is not kept: {reason}");
+        }
+    }
+}

@@ -1,0 +1,84 @@
+use crate::support::gpu;
+use fmnist_gpu::data::synthetic;
+use fmnist_gpu::gpu::{Gpu, GpuOptions, Tiling};
+use fmnist_gpu::model::{Model, initial_parameters};
+use fmnist_gpu::ops::SharedTiles;
+use fmnist_gpu::ops::adam::AdamConfig;
+use fmnist_gpu::train::{GpuEngine, Optimizer, autotune};
+use std::path::Path;
+
+const ADAM: Optimizer = Optimizer::Adam(AdamConfig { learning_rate: 0.001, beta_1: 0.9, beta_2: 0.999, epsilon: 1e-7 });
+
+/// A network whose layers are small, with the tiling of GPUs on whatever adapter there is.
+fn small() -> (Model, Gpu) {
+    gpu();
+    let text = "name = \"small\"\n[[layer]]\ntype = \"flatten\"\n[[layer]]\ntype = \"dense\"\nunits = 10\n";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("small.toml");
+    std::fs::write(&path, text).unwrap();
+    let model = Model::load(path.to_str().unwrap()).unwrap();
+    (model, Gpu::open(&GpuOptions { tiling: Some(Tiling::Shared), ..GpuOptions::default() }).unwrap())
+}
+
+fn tune(gpu: &Gpu, model: &Model, batch_size: usize, kept: &Path) -> SharedTiles {
+    autotune(gpu, model, batch_size, &ADAM, Some(kept)).unwrap()
+}
+
+#[test]
+fn tiles_are_chosen_once_and_kept() {
+    let (model, gpu) = small();
+    let folder = tempfile::tempdir().unwrap();
+    let kept = folder.path().join("deeper/autotune.json");
+    let tiles = tune(&gpu, &model, 4, &kept);
+    assert!(tiles.is_possible(), "{tiles:?}");
+    let text = std::fs::read_to_string(&kept).unwrap();
+    assert!(text.contains(&gpu.info().driver) && text.contains("batch 4"), "{text}");
+    // What is kept is taken: a choice that no measurement makes.
+    let odd = text.replace(&format!("\"workgroups\": {}", tiles.workgroups), "\"workgroups\": 77");
+    std::fs::write(&kept, odd).unwrap();
+    assert_eq!(tune(&gpu, &model, 4, &kept), SharedTiles { workgroups: 77, ..tiles });
+    // For another batch size it is not, and both are kept then.
+    assert_ne!(tune(&gpu, &model, 8, &kept).workgroups, 77);
+    let text = std::fs::read_to_string(&kept).unwrap();
+    assert!(text.contains("batch 4") && text.contains("batch 8"), "{text}");
+}
+
+#[test]
+fn a_damaged_choice_is_made_again() {
+    let (model, gpu) = small();
+    let folder = tempfile::tempdir().unwrap();
+    let kept = folder.path().join("autotune.json");
+    tune(&gpu, &model, 4, &kept);
+    let good = std::fs::read_to_string(&kept).unwrap();
+    for damaged in ["", "{", "[]", &good[..good.len() / 2], &good.replace("\"rows_each\": ", "\"rows_each\": 9")] {
+        std::fs::write(&kept, damaged).unwrap();
+        assert!(tune(&gpu, &model, 4, &kept).is_possible(), "{damaged}");
+        let again = std::fs::read_to_string(&kept).unwrap();
+        assert!(again.contains("batch 4"), "{again}");
+    }
+    // Nowhere to keep it: training goes on all the same.
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    assert!(tune(&gpu, &model, 4, &file.join("autotune.json")).is_possible());
+}
+
+#[test]
+fn software_tilings_are_not_tuned() {
+    let folder = tempfile::tempdir().unwrap();
+    let kept = folder.path().join("autotune.json");
+    let options = GpuOptions { tiling: Some(Tiling::Plain), ..GpuOptions::default() };
+    gpu();
+    assert_eq!(tune(&Gpu::open(&options).unwrap(), &Model::mlp(), 4, &kept), SharedTiles::default());
+    assert!(!kept.exists());
+}
+
+#[test]
+fn impossible_tiles_are_refused() {
+    let (model, gpu) = small();
+    let split = synthetic::generate(4, 1, 3).0;
+    let initial = initial_parameters(&model.parameters().unwrap(), 1);
+    for tiles in [SharedTiles { rows_each: 6, workgroups: 128 }, SharedTiles { rows_each: 4, workgroups: 0 }] {
+        let error = GpuEngine::with_tiles(&gpu, &model, &initial, &split, 4, &ADAM, tiles).unwrap_err().to_string();
+        assert!(error.contains("not made for"), "{error}");
+    }
+}
