@@ -44,9 +44,13 @@ class PeerKind(NamedTuple):
 
 
 KINDS = {
-    "keras": PeerKind("keras_peer.py", ("keras", "tensorflow", "numpy"), ("tensorflow", "tensorflow-cpu"), ("fit", "tuned")),
+    "keras": PeerKind(
+        "keras_peer.py", ("keras", "tensorflow", "numpy"), ("tensorflow", "tensorflow-cpu"), ("fit", "tuned")
+    ),
     "torch": PeerKind("torch_peer.py", ("torch", "numpy"), ("torch", "numpy"), ("eager", "compiled")),
-    "jax": PeerKind("jax_peer.py", ("jax", "numpy"), ("jax", "jax-cuda12-plugin", "jax-cuda13-plugin"), ("scan", "step")),
+    "jax": PeerKind(
+        "jax_peer.py", ("jax", "numpy"), ("jax", "jax-cuda12-plugin", "jax-cuda13-plugin"), ("scan", "step")
+    ),
     "burn": PeerKind("burn", (), (), ("fused",)),
 }
 # Burn has one variant, so it goes by its bare name.
@@ -98,7 +102,7 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-# --- figures -----------------------------------------------------------------------------------------------------------
+# --- figures ---------------------------------------------------------------------------------------------------------
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
@@ -140,7 +144,7 @@ def slug(device: str, cores: int | None) -> str:
     return "-".join(words) or "device"
 
 
-# --- processes ---------------------------------------------------------------------------------------------------------
+# --- processes -------------------------------------------------------------------------------------------------------
 
 
 def run_process(command: Sequence[str], environment: Mapping[str, str], timeout: float) -> Run:
@@ -228,7 +232,7 @@ def figures_of(system: System, task: Task, output: Mapping[str, Any]) -> dict[st
     return figures
 
 
-# --- the machine and what is installed ---------------------------------------------------------------------------------
+# --- the machine and what is installed -------------------------------------------------------------------------------
 
 
 def read_text(path: str) -> str:
@@ -307,7 +311,8 @@ else:
         total += size(Path(dist.locate_file(f)) for f in dist.files or [])
         for line in dist.requires or []:
             # The CUDA libraries are extras of these two.
-            if not re.search(r"\bextra\b", line) or name.startswith(("jax-cuda", "cuda-toolkit")): todo.append(re.match(r"[\w.-]+", line)[0])
+            if not re.search(r"\bextra\b", line) or name.startswith(("jax-cuda", "cuda-toolkit")):
+                todo.append(re.match(r"[\w.-]+", line)[0])
 print(json.dumps(total / 1e6))
 """
 
@@ -366,7 +371,7 @@ def find_peers(names: Sequence[str] | None, options: argparse.Namespace) -> list
     return systems
 
 
-# --- rounds ------------------------------------------------------------------------------------------------------------
+# --- rounds ----------------------------------------------------------------------------------------------------------
 
 
 class Results:
@@ -483,7 +488,7 @@ def measure_all(
             write(results, tasks, options.out, name)
 
 
-# --- files -------------------------------------------------------------------------------------------------------------
+# --- files -----------------------------------------------------------------------------------------------------------
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -610,7 +615,7 @@ def markdown(results: Results, tasks: Sequence[Task]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-# --- command line ------------------------------------------------------------------------------------------------------
+# --- command line ----------------------------------------------------------------------------------------------------
 
 
 def names(text: str) -> list[str]:

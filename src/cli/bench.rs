@@ -185,7 +185,7 @@ impl Bench<'_> {
         self.started(made, milliseconds(first));
         let speeds = self.speeds(|stop| Ok(evaluator.run(stop)?))?;
         let mflop = 2e-6 * self.model.shapes()?.iter().map(|shape| shape.multiply_adds).sum::<usize>() as f64;
-        let (dispatches, host) = (evaluator.dispatches_per_step(), evaluator.host_seconds_per_step());
+        let (dispatches, host) = (evaluator.dispatches().len(), evaluator.host_seconds_per_step());
         self.note("inference", batch_size, speeds, mflop, dispatches, host);
         Ok(())
     }

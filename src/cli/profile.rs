@@ -3,15 +3,18 @@
 use super::bench::noise;
 use super::device::DeviceArgs;
 use super::{Global, print, print_json};
-use anyhow::Result;
-use clap::Args;
+use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
+use fmnist_gpu::files::write_whole;
 use fmnist_gpu::gpu::peak::Peak;
 use fmnist_gpu::gpu::timing::Clock;
 use fmnist_gpu::model::{Model, initial_parameters};
 use fmnist_gpu::ops::adam::AdamConfig;
-use fmnist_gpu::train::{Engine, Epoch, GpuEngine, Optimizer};
+use fmnist_gpu::report::{Roofline, RooflinePoint, draw_roofline};
+use fmnist_gpu::train::{Engine, Epoch, GpuEngine, Optimizer, Totals};
 use serde::Serialize;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -24,14 +27,31 @@ pub struct ProfileArgs {
     /// Images a step
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=16_384))]
     batch_size: u32,
+    /// What to profile
+    #[arg(long, value_enum, default_value_t = Mode::Train)]
+    mode: Mode,
     /// Steps that are timed; the median of each kernel counts
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     steps: u32,
     #[command(flatten)]
     device: DeviceArgs,
+    /// Draw each kernel beside the adapter's two limits, as SVG
+    #[arg(long, value_name = "FILE.svg")]
+    roofline: Option<PathBuf>,
+    /// Replace the file if it exists
+    #[arg(long, requires = "roofline")]
+    force: bool,
     /// Print the table as JSON
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    /// A training step: forward, backward, Adam
+    Train,
+    /// A forward pass with loss and accuracy
+    Inference,
 }
 
 /// What `profile --json` prints.
@@ -41,6 +61,8 @@ struct Report {
     driver: String,
     model: String,
     batch_size: usize,
+    /// `train` or `inference`.
+    mode: &'static str,
     /// `timestamps` (the adapter's clock) or `submissions` (the host's, around each dispatch alone).
     clock: &'static str,
     peak_gflops: f64,
@@ -70,22 +92,45 @@ struct Row {
     percent_of_peak_gb_per_second: f64,
 }
 
-/// Profiles a training step.
+/// Profiles a step.
 pub fn run(args: ProfileArgs, global: &Global) -> Result<ExitCode> {
+    if let Some(path) = &args.roofline {
+        if !path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("svg")) {
+            bail!("--roofline {}: the picture is an SVG file; give it a name that ends in .svg", path.display());
+        }
+        if !args.force && path.symlink_metadata().is_ok() {
+            bail!("{} exists, and nothing is overwritten without --force", path.display());
+        }
+    }
     let model = Model::load(&args.model)?;
     let gpu = args.device.open_gpu(global)?;
     let (batch_size, steps) = (args.batch_size as usize, args.steps as usize);
     let split = noise(batch_size * (steps + 1).max(200));
     let parameters = initial_parameters(&model.parameters()?, 0);
     let optimizer = Optimizer::Adam(AdamConfig::default());
-    let mut engine = GpuEngine::with_training(&gpu, &model, &parameters, &split, batch_size, &optimizer)?;
-    let timings = engine.time_step(steps)?;
-    let (step_us, host_us_per_step) = whole_step(&mut engine, split.len(), batch_size, &optimizer)?;
+    let (timings, dispatches, step_us, host_us_per_step) = match args.mode {
+        Mode::Train => {
+            let mut engine = GpuEngine::with_training(&gpu, &model, &parameters, &split, batch_size, &optimizer)?;
+            let epoch = Epoch {
+                order: (0..split.len() as u32).collect(),
+                step_sizes: (0..(split.len() / batch_size) as u64).map(|i| optimizer.step_size(i + 1)).collect(),
+            };
+            let timings = engine.time_step(steps)?;
+            let step_us = whole_step(|| Ok(engine.train_epoch(&epoch, &mut |_| ControlFlow::Continue(()))?))?;
+            (timings, engine.step_dispatches(), step_us, 1e6 * engine.host_seconds_per_step())
+        }
+        Mode::Inference => {
+            let engine = GpuEngine::new(&gpu, &model, &parameters)?;
+            let mut evaluator = engine.evaluator(&split, batch_size)?;
+            let timings = evaluator.time_batch(steps)?;
+            let step_us = whole_step(|| Ok(evaluator.run(&mut |_| ControlFlow::Continue(()))?))?;
+            (timings, evaluator.dispatches(), step_us, 1e6 * evaluator.host_seconds_per_step())
+        }
+    };
     let peak = Peak::measure(&gpu)?;
 
     let medians: Vec<f64> = timings.seconds.iter().map(|rounds| median(rounds)).collect();
     let total: f64 = medians.iter().sum();
-    let dispatches = engine.step_dispatches();
     let mut kernels: Vec<Row> = Vec::new();
     for (dispatch, &seconds) in dispatches.iter().zip(&medians) {
         let (gflops, gb) = (dispatch.flop / seconds * 1e-9, dispatch.bytes as f64 / seconds * 1e-9);
@@ -114,6 +159,10 @@ pub fn run(args: ProfileArgs, global: &Global) -> Result<ExitCode> {
         driver: gpu.info().driver.clone(),
         model: model.name.clone(),
         batch_size,
+        mode: match args.mode {
+            Mode::Train => "train",
+            Mode::Inference => "inference",
+        },
         clock: match timings.clock {
             Clock::Timestamps => "timestamps",
             Clock::Submissions => "submissions",
@@ -127,6 +176,10 @@ pub fn run(args: ProfileArgs, global: &Global) -> Result<ExitCode> {
         barriers_per_step: dispatches.iter().filter(|dispatch| dispatch.barrier).count(),
         kernels,
     };
+    if let Some(path) = &args.roofline {
+        write_whole(path, draw_roofline(&roofline(&report))?.as_bytes(), args.force)?;
+        global.say(format!("Picture: {}", path.display()));
+    }
     if args.json {
         print_json(&report)?
     } else {
@@ -135,22 +188,36 @@ pub fn run(args: ProfileArgs, global: &Global) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Microseconds of a step while training for a second, and the host's part in it.
-fn whole_step(
-    engine: &mut GpuEngine<'_>,
-    samples: usize,
-    batch_size: usize,
-    optimizer: &Optimizer,
-) -> Result<(f64, f64)> {
-    let epoch = Epoch {
-        order: (0..samples as u32).collect(),
-        step_sizes: (0..(samples / batch_size) as u64).map(|i| optimizer.step_size(i + 1)).collect(),
+fn roofline(report: &Report) -> Roofline {
+    let step = match report.mode {
+        "train" => "training step",
+        _ => "forward pass",
     };
+    Roofline {
+        title: format!("Roofline of a {step} of {} at batch size {}", report.model, report.batch_size),
+        subtitle: format!("{}, {}", report.device, report.driver),
+        peak_gflops: report.peak_gflops,
+        peak_gb_per_second: report.peak_gb_per_second,
+        points: report
+            .kernels
+            .iter()
+            .map(|row| RooflinePoint {
+                name: row.kernel.to_string(),
+                gflops: row.gflops,
+                gb_per_second: row.gb_per_second,
+                percent_of_step: row.percent_of_step,
+            })
+            .collect(),
+    }
+}
+
+/// Microseconds of a step, from as many epochs as go into a second.
+fn whole_step(mut epoch: impl FnMut() -> Result<Totals>) -> Result<f64> {
     let (start, mut batches) = (Instant::now(), 0);
     while start.elapsed() < Duration::from_secs(1) {
-        batches += engine.train_epoch(&epoch, &mut |_| ControlFlow::Continue(()))?.batches;
+        batches += epoch()?.batches;
     }
-    Ok((1e6 * start.elapsed().as_secs_f64() / batches as f64, 1e6 * engine.host_seconds_per_step()))
+    Ok(1e6 * start.elapsed().as_secs_f64() / batches as f64)
 }
 
 fn median(values: &[f64]) -> f64 {
@@ -167,7 +234,8 @@ fn table(report: &Report) -> String {
             report.peak_gflops, report.peak_gb_per_second
         ),
         format!(
-            "A training step of {} at batch size {}: {:.0} us, {} dispatches, {} barriers, {:.1} us of the host",
+            "A {} of {} at batch size {}: {:.0} us, {} dispatches, {} barriers, {:.1} us of the host",
+            if report.mode == "train" { "training step" } else { "forward pass" },
             report.model,
             report.batch_size,
             report.step_us,

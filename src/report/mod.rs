@@ -1,4 +1,4 @@
-//! Pictures for people: a grid of images with a caption under each, as PNG.
+//! Pictures for people: a grid of images with a caption under each, as PNG, and the roofline of a profile, as SVG.
 //!
 //! [`draw_grid`] lays the images out and draws them (`grid`) on a white [`Picture`] (`canvas`), with the embedded typeface of
 //! `assets/` (`text`). Nothing here knows of models or files: the caller brings captions, and writes the bytes of
@@ -6,10 +6,12 @@
 
 mod canvas;
 mod grid;
+mod roofline;
 mod text;
 
 pub use canvas::Picture;
 pub use grid::{GridItem, PIXEL_SCALE, Tone, columns_for, draw_grid, prediction_caption};
+pub use roofline::{Roofline, RooflinePoint, draw_roofline};
 
 use crate::data::{IMAGE_SIDE, PIXELS};
 use thiserror::Error;
@@ -60,6 +62,12 @@ pub enum ReportError {
         height: u32,
         /// Bytes in `rgb`.
         found: usize,
+    },
+    /// A plot could not be drawn.
+    #[error("the plot could not be drawn: {reason}")]
+    Plot {
+        /// Why.
+        reason: String,
     },
     /// The encoder refused.
     #[error("the picture of {width} x {height} pixels could not be encoded as PNG")]

@@ -187,6 +187,16 @@ impl Batches {
 }
 
 impl Batches {
+    /// Goes through the first batches, `rounds` and one before, and times each dispatch.
+    fn time(&self, gpu: &Gpu, rounds: usize) -> Result<Timings, EngineError> {
+        let batches = self.order.len().div_ceil(self.batch_size);
+        assert!(rounds < batches, "{rounds} timed steps and one before need more than {batches} batches");
+        let samples = self.order.len().min((rounds + 1) * self.batch_size) as u32;
+        gpu.write_u32(&self.order.slice("order", 0, &[samples as usize]), &(0..samples).collect::<Vec<_>>());
+        gpu.write_u32(&self.progress, &[0, samples]);
+        Ok(Timings::measure(gpu, &self.plan, rounds)?)
+    }
+
     fn host_seconds_per_step(&self) -> f64 {
         self.host.0.as_secs_f64() / self.host.1.max(1) as f64
     }
@@ -210,9 +220,20 @@ impl Evaluator<'_> {
         self.batches.run(self.gpu, &order, on_progress)
     }
 
-    /// Dispatches a batch.
-    pub fn dispatches_per_step(&self) -> usize {
-        self.batches.plan.len()
+    /// Each dispatch of a batch.
+    pub fn dispatches(&self) -> Vec<DispatchInfo> {
+        self.batches.plan.dispatches().collect()
+    }
+
+    /// Evaluates the first batches, `rounds` and one before, and times each dispatch.
+    ///
+    /// # Errors
+    /// The device failed.
+    ///
+    /// # Panics
+    /// If there are fewer batches than that.
+    pub fn time_batch(&self, rounds: usize) -> Result<Timings, EngineError> {
+        self.batches.time(self.gpu, rounds)
     }
 
     /// What the host spends on recording a batch (on hardware also on submitting it), in seconds, over the batches so far.
@@ -365,13 +386,7 @@ impl<'g> GpuEngine<'g> {
     /// If there are fewer batches than that, or the engine was not made by [`GpuEngine::with_training`].
     pub fn time_step(&mut self, rounds: usize) -> Result<Timings, EngineError> {
         let training = self.training.as_ref().expect("time_step is called on engines made by with_training");
-        let batch = &training.batch;
-        let batches = batch.order.len().div_ceil(batch.batch_size);
-        assert!(rounds < batches, "{rounds} timed steps and one before need more than {batches} batches");
-        let samples = batch.order.len().min((rounds + 1) * batch.batch_size) as u32;
-        self.gpu.write_u32(&batch.order.slice("order", 0, &[samples as usize]), &(0..samples).collect::<Vec<_>>());
-        self.gpu.write_u32(&batch.progress, &[0, samples]);
-        Ok(Timings::measure(self.gpu, &batch.plan, rounds)?)
+        training.batch.time(self.gpu, rounds)
     }
 
     /// Batch size of evaluation and prediction: large enough to fill the adapter, small enough for a processor's cache.
