@@ -1,10 +1,10 @@
 //! An opened device: queue, limits, compiled kernels, and the log of faults that no call could return.
 
 use super::adapter::{self, AdapterInfo, DeviceChoice};
-use super::kernel::{self, Constant, Kernel, KernelSpec};
+use super::kernel::{self, Constant, Kernel, KernelSpec, ShaderFile};
 use super::{Element, GpuError, Plan, Readback, Tensor, Tiling};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// How a device is opened.
 #[derive(Clone, Debug)]
@@ -36,7 +36,7 @@ pub struct Gpu {
     queue: wgpu::Queue,
     limits: wgpu::Limits,
     faults: Arc<Mutex<Faults>>,
-    modules: Mutex<HashMap<&'static str, wgpu::ShaderModule>>,
+    files: Mutex<HashMap<&'static str, Arc<OnceLock<ShaderFile>>>>,
     kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
 }
 
@@ -156,7 +156,7 @@ impl Gpu {
             queue,
             limits,
             faults,
-            modules: Mutex::default(),
+            files: Mutex::default(),
             kernels: Mutex::default(),
         })
     }
@@ -431,24 +431,38 @@ impl Gpu {
         self.device.destroy();
     }
 
-    /// The compiled kernel for `spec` and `constants`, from the cache where it was compiled before.
-    pub(super) fn kernel(&self, spec: &'static KernelSpec, constants: &[Constant]) -> Result<Arc<Kernel>, GpuError> {
-        let key = (spec.entry, constants.iter().map(|(name, value)| (*name, value.to_bits())).collect());
-        if let Some(kernel) = lock(&self.kernels).get(&key) {
-            return Ok(Arc::clone(kernel));
+    /// The compiled kernels for these entry points and constants, in their order. Those that were not compiled before are
+    /// compiled now, side by side.
+    ///
+    /// # Errors
+    /// A shader does not compile: the first of `wanted` of which that is so.
+    pub(super) fn kernels(
+        &self,
+        wanted: &[(&'static KernelSpec, Vec<Constant>)],
+    ) -> Result<Vec<Arc<Kernel>>, GpuError> {
+        let mut found: Vec<Option<Arc<Kernel>>> = {
+            let known = lock(&self.kernels);
+            wanted.iter().map(|(spec, constants)| known.get(&key(spec, constants)).cloned()).collect()
+        };
+        let missing: Vec<usize> = (0..wanted.len()).filter(|&i| found[i].is_none()).collect();
+        let missing_kernels: Vec<_> = missing.iter().map(|&i| wanted[i].clone()).collect();
+        for (i, kernel) in missing.into_iter().zip(kernel::compile(self, &missing_kernels)) {
+            let kernel = Arc::new(kernel?);
+            let (spec, constants) = &wanted[i];
+            lock(&self.kernels).insert(key(spec, constants), Arc::clone(&kernel));
+            found[i] = Some(kernel);
         }
-        let kernel = Arc::new(Kernel::new(self, spec, constants)?);
-        lock(&self.kernels).insert(key, Arc::clone(&kernel));
-        Ok(kernel)
+        Ok(found.into_iter().flatten().collect())
     }
 
-    /// The compiled file of `spec`; each file is parsed once.
-    pub(super) fn shader_module(&self, spec: &'static KernelSpec) -> wgpu::ShaderModule {
-        lock(&self.modules)
-            .entry(spec.source)
-            .or_insert_with(|| kernel::compile_module(&self.device, spec, self.checked))
-            .clone()
+    /// The place of the parsed file of `spec`, so that each file is parsed once.
+    pub(super) fn shader_file(&self, spec: &KernelSpec) -> Arc<OnceLock<ShaderFile>> {
+        Arc::clone(lock(&self.files).entry(spec.source).or_default())
     }
+}
+
+fn key(spec: &KernelSpec, constants: &[Constant]) -> KernelKey {
+    (spec.entry, constants.iter().map(|(name, value)| (*name, value.to_bits())).collect())
 }
 
 /// Locks without regard to poison: the guarded values are valid after any panic, as each is replaced whole.

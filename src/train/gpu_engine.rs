@@ -288,7 +288,7 @@ impl<'g> GpuEngine<'g> {
             }
         }
         feed.record_metrics(&mut plan)?;
-        let plan = plan.finish();
+        let plan = plan.finish()?;
         log::debug!("a training step is {} dispatches: {}", plan.len(), plan.entries().collect::<Vec<_>>().join(", "));
         let logits = activations.logits;
         engine.training = Some(Training { batch: feed.finish(gpu, plan)?, step_sizes, logits, gradients });
@@ -380,7 +380,7 @@ impl<'g> GpuEngine<'g> {
             correct,
         )?;
         feed.record_metrics(&mut plan)?;
-        let plan = plan.finish();
+        let plan = plan.finish()?;
         Ok((feed.finish(self.gpu, plan)?, probabilities))
     }
 }
