@@ -2,8 +2,10 @@
 
 use super::adapter::{self, AdapterInfo, DeviceChoice};
 use super::kernel::{self, Constant, Kernel, KernelSpec, ShaderFile};
+use super::pipeline_cache::Store;
 use super::{Element, GpuError, Plan, Readback, Tensor, Tiling};
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// How a device is opened.
@@ -17,11 +19,16 @@ pub struct GpuOptions {
     /// The tiling of the heavy kernels; `None` takes the one that suits the adapter. [`Tiling::Subgroup`] on a device
     /// without subgroup operations runs the plain kernels.
     pub tiling: Option<Tiling>,
+    /// The folder that keeps compiled pipelines from one run to the next, where the backend can (Vulkan); `None` keeps none.
+    ///
+    /// It is read when the device is opened and written when it is dropped. It must be a folder that only this program
+    /// writes to. That it cannot be read or written is no error.
+    pub pipeline_cache: Option<PathBuf>,
 }
 
 impl Default for GpuOptions {
     fn default() -> Self {
-        GpuOptions { choice: DeviceChoice::Auto, checked: false, tiling: None }
+        GpuOptions { choice: DeviceChoice::Auto, checked: false, tiling: None, pipeline_cache: None }
     }
 }
 
@@ -38,6 +45,7 @@ pub struct Gpu {
     faults: Arc<Mutex<Faults>>,
     files: Mutex<HashMap<&'static str, Arc<OnceLock<ShaderFile>>>>,
     kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
+    pipelines: Option<Store>,
 }
 
 /// An entry point with the bits of its constants.
@@ -122,7 +130,10 @@ impl Gpu {
         let info = candidate.info;
         let limits = limits_to_ask(&info.name, &candidate.adapter.limits())?;
         // Used where they are offered; everything runs without them too.
-        let wanted = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
+        let mut wanted = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
+        if options.pipeline_cache.is_some() {
+            wanted |= wgpu::Features::PIPELINE_CACHE;
+        }
         let features = candidate.adapter.features() & wanted;
         let has_subgroups = features.contains(wgpu::Features::SUBGROUP);
         let lanes = if has_subgroups { lanes(&candidate.adapter.get_info()) } else { None };
@@ -147,7 +158,10 @@ impl Gpu {
             // The first error is the cause; what follows are mostly its consequences.
             lock(&log).uncaptured.get_or_insert(error.to_string());
         }));
+        let folder = options.pipeline_cache.as_deref();
+        let pipelines = folder.and_then(|folder| Store::open(&device, &candidate.adapter.get_info(), folder));
         Ok(Gpu {
+            pipelines,
             tiling: options.tiling.unwrap_or(Tiling::for_device(candidate.device_type, lanes)),
             lanes,
             info,
@@ -445,6 +459,9 @@ impl Gpu {
             wanted.iter().map(|(spec, constants)| known.get(&key(spec, constants)).cloned()).collect()
         };
         let missing: Vec<usize> = (0..wanted.len()).filter(|&i| found[i].is_none()).collect();
+        if let Some(pipelines) = self.pipelines.as_ref().filter(|_| !missing.is_empty()) {
+            pipelines.note_compiled();
+        }
         let missing_kernels: Vec<_> = missing.iter().map(|&i| wanted[i].clone()).collect();
         for (i, kernel) in missing.into_iter().zip(kernel::compile(self, &missing_kernels)) {
             let kernel = Arc::new(kernel?);
@@ -455,9 +472,24 @@ impl Gpu {
         Ok(found.into_iter().flatten().collect())
     }
 
+    /// The driver's store of compiled pipelines.
+    pub(super) fn pipeline_cache(&self) -> Option<&wgpu::PipelineCache> {
+        self.pipelines.as_ref().map(Store::cache)
+    }
+
     /// The place of the parsed file of `spec`, so that each file is parsed once.
     pub(super) fn shader_file(&self, spec: &KernelSpec) -> Arc<OnceLock<ShaderFile>> {
         Arc::clone(lock(&self.files).entry(spec.source).or_default())
+    }
+}
+
+/// Keeps the compiled pipelines for the next run: here, as it must not delay the first step of this one.
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        let lost = lock(&self.faults).lost.is_some();
+        if let Some(pipelines) = self.pipelines.as_ref().filter(|_| !lost) {
+            pipelines.save();
+        }
     }
 }
 

@@ -124,7 +124,7 @@ impl Kernel {
                 // The shared kernels write every cell of their tiles before they read it.
                 zero_initialize_workgroup_memory: gpu.checked(),
             },
-            cache: None,
+            cache: gpu.pipeline_cache(),
         });
         match scopes.pop() {
             None => Ok(Kernel { pipeline, layout }),
