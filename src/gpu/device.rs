@@ -409,6 +409,21 @@ impl Gpu {
         self.wait(submission)
     }
 
+    /// Runs one workgroup of each kernel of a plan whose results are not needed, and waits for it: lavapipe compiles a
+    /// kernel at its first dispatch only.
+    ///
+    /// # Errors
+    /// The device was lost or reported an error.
+    pub fn touch(&self, plan: &Plan) -> Result<(), GpuError> {
+        let mut encoder = self.encoder("touch");
+        let mut pass =
+            encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some("touch"), timestamp_writes: None });
+        plan.touch(&mut pass);
+        drop(pass);
+        let submission = self.submit(encoder.finish())?;
+        self.wait(submission)
+    }
+
     /// Waits until a submission has finished.
     ///
     /// # Errors
@@ -470,6 +485,11 @@ impl Gpu {
             found[i] = Some(kernel);
         }
         Ok(found.into_iter().flatten().collect())
+    }
+
+    /// How many kernels were compiled so far.
+    pub fn compiled_kernels(&self) -> usize {
+        lock(&self.kernels).len()
     }
 
     /// The driver's store of compiled pipelines.
