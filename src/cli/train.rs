@@ -113,7 +113,9 @@ pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
         && args.epochs > 0
         && !loading.is_finished()
     {
-        match GpuEngine::prepare_training(gpu, &model, batch_size, &optimizer) {
+        // With the data there, or known to be missing, the time for it is over.
+        let wanted = || !loading.is_finished() && !interrupt.load(Ordering::Relaxed);
+        match GpuEngine::prepare_training(gpu, &model, batch_size, &optimizer, &wanted) {
             Ok(()) => log_time("kernels ready"),
             // What is wrong comes back when the engine is made; what is wrong with the data comes first.
             Err(error) => log::debug!("the kernels could not be made ready: {error}"),

@@ -410,18 +410,19 @@ impl Gpu {
     }
 
     /// Runs one workgroup of each kernel of a plan whose results are not needed, and waits for it: lavapipe compiles a
-    /// kernel at its first dispatch only.
+    /// kernel at its first dispatch only. Stops between two kernels as soon as it is not `wanted` any more.
     ///
     /// # Errors
     /// The device was lost or reported an error.
-    pub fn touch(&self, plan: &Plan) -> Result<(), GpuError> {
-        let mut encoder = self.encoder("touch");
-        let mut pass =
-            encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some("touch"), timestamp_writes: None });
-        plan.touch(&mut pass);
-        drop(pass);
-        let submission = self.submit(encoder.finish())?;
-        self.wait(submission)
+    pub fn touch(&self, plan: &Plan, wanted: &dyn Fn() -> bool) -> Result<(), GpuError> {
+        for i in plan.first_of_kernels().take_while(|_| wanted()) {
+            let mut encoder = self.encoder("touch");
+            let descriptor = wgpu::ComputePassDescriptor { label: Some("touch"), timestamp_writes: None };
+            plan.touch(&mut encoder.begin_compute_pass(&descriptor), i);
+            let submission = self.submit(encoder.finish())?;
+            self.wait(submission)?;
+        }
+        Ok(())
     }
 
     /// Waits until a submission has finished.

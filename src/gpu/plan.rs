@@ -84,15 +84,21 @@ impl Plan {
         }
     }
 
-    /// Dispatches one workgroup of each kernel: drivers that leave work on a kernel for its first dispatch do it then.
-    pub(super) fn touch(&self, pass: &mut wgpu::ComputePass<'_>) {
-        for (i, dispatch) in self.dispatches.iter().enumerate() {
-            if !self.dispatches[..i].iter().any(|before| Arc::ptr_eq(&before.kernel, &dispatch.kernel)) {
-                pass.set_pipeline(&dispatch.kernel.pipeline);
-                pass.set_bind_group(0, &dispatch.group, &[]);
-                pass.dispatch_workgroups(1, 1, 1);
-            }
-        }
+    /// The numbers of the dispatches that are the first of their kernel.
+    pub(super) fn first_of_kernels(&self) -> impl Iterator<Item = usize> + '_ {
+        let is_first = |i: &usize| {
+            let kernel = &self.dispatches[*i].kernel;
+            !self.dispatches[..*i].iter().any(|before| Arc::ptr_eq(&before.kernel, kernel))
+        };
+        (0..self.dispatches.len()).filter(is_first)
+    }
+
+    /// Dispatches no more than one workgroup of the dispatch of that number.
+    pub(super) fn touch(&self, pass: &mut wgpu::ComputePass<'_>, i: usize) {
+        let dispatch = &self.dispatches[i];
+        pass.set_pipeline(&dispatch.kernel.pipeline);
+        pass.set_bind_group(0, &dispatch.group, &[]);
+        pass.dispatch_workgroups(1, 1, 1);
     }
 
     /// Replays the dispatch of that number.

@@ -300,6 +300,8 @@ impl<'g> GpuEngine<'g> {
     /// Compiles what training `model` needs, so that [`GpuEngine::with_training`] finds it ready: for the time in which the
     /// data is still being read. Computes nothing that training could see.
     ///
+    /// Ends early, with the rest left to the first step, once `wanted` says no; it is asked now and then.
+    ///
     /// # Errors
     /// As [`GpuEngine::with_training`], which would report the same.
     pub fn prepare_training(
@@ -307,6 +309,7 @@ impl<'g> GpuEngine<'g> {
         model: &Model,
         batch_size: usize,
         optimizer: &Optimizer,
+        wanted: &dyn Fn() -> bool,
     ) -> Result<(), EngineError> {
         // No kernel depends on the number of samples: one blank sample makes the same kernels as the whole data set.
         let blank = Split { images: vec![0; PIXELS], labels: vec![0] };
@@ -314,7 +317,7 @@ impl<'g> GpuEngine<'g> {
         // Hardware drivers are done by now. Software compiles at the first dispatch, but wgpu zeroes the tensors before it,
         // which for large batches takes longer than it saves.
         if gpu.is_software() && batch_size <= TOUCHED_BATCH {
-            engine.training.iter().try_for_each(|training| gpu.touch(&training.batch.plan))?;
+            engine.training.iter().try_for_each(|training| gpu.touch(&training.batch.plan, wanted))?;
         }
         Ok(())
     }
