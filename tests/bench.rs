@@ -110,7 +110,7 @@ fn timings_follow_the_work() {
         let (x, y) = (gpu.tensor("x", &[len], Element::F32).unwrap(), gpu.tensor("y", &[len], Element::F32).unwrap());
         relu::record_forward(&mut plan, len, &x, &y).unwrap();
     }
-    let plan = plan.finish();
+    let plan = plan.finish().unwrap();
     let timings = Timings::measure(gpu, &plan, 5).unwrap();
     assert_eq!(timings.seconds.iter().map(Vec::len).collect::<Vec<_>>(), [5, 5]);
     let fastest = |i: usize| timings.seconds[i].iter().copied().fold(f64::INFINITY, f64::min);

@@ -256,6 +256,58 @@ fn the_same_command_gives_the_same_file() {
     assert!(file("a") != file("c"), "another seed gave the same file");
 }
 
+/// Data and device are made ready side by side; what is said keeps its order, and what is wrong its precedence.
+#[test]
+fn the_device_speaks_and_fails_before_the_data() {
+    gpu();
+    let place = Place::new();
+    let said = place.run(&format!("{SMALL} --out run")).exits(0).err;
+    let lines =
+        ["Device: ", "Generating 320 ", "Data: synthetic, 320 ", "Model: mlp", "Epoch 1/1", "Evaluating", "Run: "];
+    let at: Vec<usize> = lines.iter().map(|line| said.find(line).unwrap_or_else(|| panic!("{line}: {said}"))).collect();
+    assert!(at.is_sorted(), "{said}");
+    assert!(said.starts_with("Device: "), "{said}");
+
+    let no_data = "train --model mlp --data-dir no-such-folder";
+    let ran = place.run(no_data).exits(2);
+    assert!(!ran.err.contains("Model: "), "{}", ran.err);
+    ran.says(&["Device: ", "--data-dir", "no-such-folder"]);
+    // Both are wrong: the device is named, alone, and nothing is generated or downloaded for a run that cannot be.
+    for line in [no_data, "train --model mlp", "train --model mlp --dataset synthetic"] {
+        let ran = place.run(&format!("{line} --device no-such-card")).exits(2);
+        assert!(ran.err.contains("no-such-card"), "{}", ran.err);
+        for silent in ["no-such-folder", "Downloading", "Generating", "WARNING", "Data: "] {
+            assert!(!ran.err.contains(silent), "{}", ran.err);
+        }
+    }
+    assert!(
+        fs::read_dir(place.path("runs")).is_ok_and(|mut runs| runs.next().is_none()),
+        "an empty run folder is left"
+    );
+}
+
+/// Where the backend can keep pipelines, they lie in the cache folder; what lies there instead is no error.
+#[test]
+fn pipelines_are_kept_in_the_cache_folder() {
+    let backend = &gpu().info().backend;
+    let place = Place::new();
+    place.run(&format!("{SMALL} --out run")).exits(0);
+    let folder = place.path("home/fmnist-gpu/pipelines");
+    if backend != "vulkan" || cfg!(windows) {
+        return;
+    }
+    let files: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    fs::write(&files[0], b"nonsense").unwrap();
+    place.run("predict run --test-index 0").exits(0);
+    assert!(fs::read(&files[0]).unwrap().len() > 100, "the bad file was not replaced");
+    fs::remove_dir_all(&folder).unwrap();
+    fs::write(&folder, b"in the way").unwrap();
+    let weights = fs::read(place.path("run/model.safetensors")).unwrap();
+    place.run(&format!("{SMALL} --out again")).exits(0);
+    assert!(weights == fs::read(place.path("again/model.safetensors")).unwrap(), "kept pipelines gave other bits");
+}
+
 #[test]
 fn no_epochs_write_the_initial_weights() {
     gpu();

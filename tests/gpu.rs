@@ -69,11 +69,41 @@ fn a_shader_error_shows_entry_point_and_compiler_text() {
     let gpu = gpu();
     let y = gpu.tensor("y", &[8], Element::F32).unwrap();
     for (spec, text) in [(&BROKEN, "missing_function"), (&MISDECLARED, "misdeclared_forward")] {
-        let error = PlanBuilder::new(gpu).push(spec, &[], [1, 1, 1], &[bind("y", &y, 8)]).unwrap_err();
+        let mut plan = PlanBuilder::new(gpu);
+        plan.push(spec, &[], [1, 1, 1], &[bind("y", &y, 8)]).unwrap();
+        let error = plan.finish().unwrap_err();
         assert!(matches!(error, GpuError::Shader { .. }), "{error:?}");
         let shown = error.to_string();
         assert!(shown.contains(spec.entry) && shown.contains(text), "{shown}");
     }
+}
+
+static BROKEN_TWIN: KernelSpec =
+    KernelSpec { op: "broken", entry: "broken_backward", source: BROKEN.source, bindings: BROKEN.bindings };
+
+/// Kernels are compiled on several threads; which of them ends first must not show.
+#[test]
+fn of_several_shader_errors_the_first_recorded_is_reported() {
+    let gpu = gpu();
+    let (x, y) = (gpu.tensor("x", &[8], Element::F32).unwrap(), gpu.tensor("y", &[8], Element::F32).unwrap());
+    let orders = [[&BROKEN, &BROKEN_TWIN, &MISDECLARED], [&MISDECLARED, &BROKEN, &BROKEN_TWIN]];
+    for order in orders.into_iter().chain([[&BROKEN_TWIN, &MISDECLARED, &BROKEN]]).cycle().take(12) {
+        let mut plan = PlanBuilder::new(gpu);
+        relu::record_forward(&mut plan, 8, &x, &y).unwrap();
+        for spec in order {
+            plan.push(spec, &[], [1, 1, 1], &[bind("y", &y, 8)]).unwrap();
+        }
+        match plan.finish().unwrap_err() {
+            GpuError::Shader { file, entry, message, .. } => {
+                assert_eq!((file, entry), (order[0].file(), order[0].entry));
+                // The twin has no error of its own: its file has.
+                let text = if order[0].op == "broken" { "missing_function" } else { "misdeclared_forward" };
+                assert!(message.contains(text), "{message}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    gpu.check().unwrap();
 }
 
 #[test]

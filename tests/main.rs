@@ -35,6 +35,8 @@ mod shaders;
 mod gpu;
 /// Layers as data, weight files.
 mod model;
+/// Pipelines kept from one run to the next: good files, bad files, no folder.
+mod pipeline_cache;
 /// Training as a whole: against Keras, against the mirrors, the same seed twice, a batch learnt by heart.
 mod training;
 

@@ -92,6 +92,32 @@ fn cnn_agrees_with_keras() {
     agrees_with_keras("cnn", gpu());
 }
 
+/// What is made ready before the data is there is all that training needs, and changes no bit of it.
+#[test]
+fn a_prepared_device_compiles_nothing_more_and_trains_to_the_same_bits() {
+    gpu();
+    let momentum = Optimizer::Sgd(SgdConfig { learning_rate: 0.01, momentum: 0.9 });
+    let split = made_data(70);
+    for (name, optimizer) in [("mlp", ADAM), ("cnn", ADAM), ("mlp", momentum)] {
+        let model = Model::load(name).unwrap();
+        let trained = |prepare: bool, wanted: bool| {
+            let gpu = Gpu::open(&GpuOptions::default()).unwrap();
+            if prepare {
+                GpuEngine::prepare_training(&gpu, &model, 32, &optimizer, &|| wanted).unwrap();
+            }
+            let before = gpu.compiled_kernels();
+            let mut engine =
+                GpuEngine::with_training(&gpu, &model, &initial(&model, 1), &split, 32, &optimizer).unwrap();
+            let more = gpu.compiled_kernels() - before;
+            assert_eq!(more == 0, prepare, "{name}: {more} kernels compiled, {before} before");
+            engine.train_epoch(&epoch(70, 32, &optimizer, 1), &mut go).unwrap();
+            engine.parameters().unwrap()
+        };
+        let plain = trained(false, false);
+        assert!(trained(true, true) == plain && trained(true, false) == plain, "{name}");
+    }
+}
+
 /// The kernels for real GPUs, here on whatever adapter there is.
 #[test]
 fn cnn_agrees_with_keras_in_shared_memory_tiles() {

@@ -3,7 +3,9 @@
 use super::Global;
 use anyhow::{Result, bail};
 use clap::Args;
+use fmnist_gpu::data::Places;
 use fmnist_gpu::gpu::{DeviceChoice, Gpu, GpuOptions};
+use std::path::PathBuf;
 
 /// Flags of every command that computes.
 #[derive(Debug, Args)]
@@ -40,11 +42,22 @@ impl DeviceArgs {
 
     /// As [`DeviceArgs::open`], for commands that are about the adapter.
     pub fn open_gpu(&self, global: &Global) -> Result<Gpu> {
+        // The program's own folder, beside the data that it downloaded.
+        self.open_keeping(global, Places::from_environment().cache_dir.map(|folder| folder.join("pipelines")))
+    }
+
+    /// As [`DeviceArgs::open_gpu`], with every pipeline compiled anew and none kept: for a self-test, which is about the
+    /// compiler too, and whose many sizes no later run needs.
+    pub fn open_fresh(&self, global: &Global) -> Result<Gpu> {
+        self.open_keeping(global, None)
+    }
+
+    fn open_keeping(&self, global: &Global, pipeline_cache: Option<PathBuf>) -> Result<Gpu> {
         let choice: DeviceChoice = match self.device.parse() {
             Ok(choice) => choice,
             Err(never) => match never {},
         };
-        let gpu = Gpu::open(&GpuOptions { choice, checked: self.safe, tiling: None })?;
+        let gpu = Gpu::open(&GpuOptions { choice, checked: self.safe, tiling: None, pipeline_cache })?;
         let info = gpu.info();
         global.say(format!("Device: {} ({}, {}, {})", info.name, info.backend, info.device_type, info.driver));
         if gpu.is_software() && self.device == "auto" {

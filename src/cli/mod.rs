@@ -38,7 +38,7 @@ const AFTER_HELP: &str = "Exit codes: 0 done; 1 the work ran and its verdict is 
                           loss that is not finite); 2 it could not run (bad input, no adapter, no data); 130 interrupted.";
 
 /// Flags of every command.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 struct Global {
     /// Say nothing but results and errors
     #[arg(long, short, global = true, display_order = 900)]

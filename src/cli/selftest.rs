@@ -37,7 +37,7 @@ struct Report {
 /// Compares every kernel with its mirror, and every mirror's gradient with finite differences.
 pub fn run(args: SelftestArgs, global: &Global) -> Result<ExitCode> {
     let start = Instant::now();
-    let gpu = args.device.open_gpu(global)?;
+    let gpu = args.device.open_fresh(global)?;
     let mut verifier = Verifier::new(&gpu, args.seed);
     for op in OPS {
         global.say(format!("Testing {}", op.name));

@@ -1,16 +1,18 @@
 //! `--dataset` and `--data-dir`: finding, downloading or generating the data, with a word on each step.
 
 use super::Global;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use fmnist_gpu::data::{self, DataEvent, Dataset, DatasetChoice, DatasetKind, LoadOptions, PIXELS};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::{self, JoinHandle};
 
 /// Flags of every command that reads the data.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct SourceArgs {
     /// auto (Fashion-MNIST, or the generated set if it can neither be found nor downloaded), fashion-mnist, or synthetic
     /// [default: auto; for a trained model, what it was trained on]
@@ -29,16 +31,40 @@ impl SourceArgs {
         trained_on: Option<DatasetKind>,
         interrupt: Option<Arc<AtomicBool>>,
     ) -> Result<Dataset> {
-        self.load_limited(global, trained_on, interrupt, None)
+        let dataset = self.read(global, trained_on, interrupt, None, &mut || ())?;
+        announce(global, &dataset);
+        Ok(dataset)
     }
 
-    /// As [`SourceArgs::load`], with no more than `train_limit` training images.
-    pub fn load_limited(
+    /// Begins to load the data, with no more than `train_limit` training images, in a thread of its own.
+    ///
+    /// The thread says nothing, downloads nothing and generates nothing before [`Loading::allow`].
+    pub fn start(&self, global: &Global, interrupt: Arc<AtomicBool>, train_limit: Option<usize>) -> Result<Loading> {
+        let (source, global) = (self.clone(), global.clone());
+        let (allowed, gate) = mpsc::channel();
+        let mut gate = Some(gate);
+        let mut wait = move || {
+            if gate.take().is_some_and(|gate: Receiver<()>| gate.recv().is_err()) {
+                // The command failed meanwhile, and the program is about to end: what this thread would do is in vain.
+                loop {
+                    thread::park();
+                }
+            }
+        };
+        let work = move || source.read(&global, None, Some(interrupt), train_limit, &mut wait);
+        let thread =
+            thread::Builder::new().name("data".into()).spawn(work).context("starting the thread of the data")?;
+        Ok(Loading { allowed, thread })
+    }
+
+    /// Loads the data, and calls `wait` before anything is said, downloaded or generated.
+    fn read(
         &self,
         global: &Global,
         trained_on: Option<DatasetKind>,
         interrupt: Option<Arc<AtomicBool>>,
         train_limit: Option<usize>,
+        wait: &mut dyn FnMut(),
     ) -> Result<Dataset> {
         let choice = self.dataset.unwrap_or(match trained_on {
             // A named folder holds the genuine set, whatever the model was trained on.
@@ -55,21 +81,56 @@ impl SourceArgs {
         // A generated image does not depend on how many there are, so no more are made than are used.
         options.synthetic_n_train = train_limit.unwrap_or(available);
         let mut bar = DownloadBar { bar: None, quiet: global.quiet };
-        let mut dataset = data::load(&options, &mut |event| report(&event, global, &mut bar))?;
+        let mut dataset = data::load(&options, &mut |event| {
+            if !matches!(event, DataEvent::Searching { .. } | DataEvent::Found { .. }) {
+                wait();
+            }
+            report(&event, global, &mut bar);
+        })?;
         bar.finish();
         if let Some(limit) = train_limit {
             dataset.train.labels.truncate(limit);
             dataset.train.images.truncate(limit * PIXELS);
         }
-        global.say(format!(
-            "Data: {}, {} training and {} test images ({})",
-            dataset.kind,
-            dataset.train.len(),
-            dataset.test.len(),
-            dataset.source
-        ));
         Ok(dataset)
     }
+}
+
+/// Data that a thread of its own loads, begun by [`SourceArgs::start`].
+pub struct Loading {
+    allowed: Sender<()>,
+    thread: JoinHandle<Result<Dataset>>,
+}
+
+impl Loading {
+    /// Lets the thread say what it does, download and generate.
+    pub fn allow(&self) {
+        // A thread that has ended already needs no leave.
+        let _ = self.allowed.send(());
+    }
+
+    /// Whether the thread has ended, in whatever way.
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// The data, once they are there.
+    pub fn finish(self, global: &Global) -> Result<Dataset> {
+        self.allow();
+        let dataset = self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        announce(global, &dataset);
+        Ok(dataset)
+    }
+}
+
+fn announce(global: &Global, dataset: &Dataset) {
+    global.say(format!(
+        "Data: {}, {} training and {} test images ({})",
+        dataset.kind,
+        dataset.train.len(),
+        dataset.test.len(),
+        dataset.source
+    ));
 }
 
 fn report(event: &DataEvent, global: &Global, bar: &mut DownloadBar) {

@@ -92,6 +92,8 @@ impl TrainArgs {
 
 /// Trains, evaluates, and writes the run folder.
 pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
+    let begin = Instant::now();
+    let log_time = |what: &str| log::debug!("{what} {:.0} ms after the start", 1e3 * begin.elapsed().as_secs_f64());
     let optimizer = args.optimizer()?;
     let model = Model::load(&args.model)?;
     let parameters = model.parameters()?;
@@ -99,13 +101,28 @@ pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
     let interrupt = interrupt_flag()?;
     // The folder is made before the work, so that a bad --out costs no training.
     let folder = RunFolder::create(&out, args.force)?;
-    let device = args.device.open(global).inspect_err(|_| remove_if_empty(&out))?;
+    // The data is read and unpacked while the device opens and its pipelines compile: each takes about as long as the other.
     let limit = args.train_limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
-    let dataset = args
-        .source
-        .load_limited(global, None, Some(interrupt.clone()), limit)
-        .inspect_err(|_| remove_if_empty(&out))?;
+    let loading = args.source.start(global, interrupt.clone(), limit).inspect_err(|_| remove_if_empty(&out))?;
+    let device = args.device.open(global).inspect_err(|_| remove_if_empty(&out))?;
+    log_time("device opened");
+    loading.allow();
     let batch_size = args.batch_size as usize;
+    // Data that cannot be had is mostly known by now, and no data needs no pipelines.
+    if let Device::Gpu(gpu) = &device
+        && args.epochs > 0
+        && !loading.is_finished()
+    {
+        // With the data there, or known to be missing, the time for it is over.
+        let wanted = || !loading.is_finished() && !interrupt.load(Ordering::Relaxed);
+        match GpuEngine::prepare_training(gpu, &model, batch_size, &optimizer, &wanted) {
+            Ok(()) => log_time("kernels ready"),
+            // What is wrong comes back when the engine is made; what is wrong with the data comes first.
+            Err(error) => log::debug!("the kernels could not be made ready: {error}"),
+        }
+    }
+    let dataset = loading.finish(global).inspect_err(|_| remove_if_empty(&out))?;
+    log_time("data loaded");
     let [device_name, driver, backend] = device.describe();
     let config = RunConfig {
         version: env!("CARGO_PKG_VERSION").to_string(),
@@ -132,6 +149,7 @@ pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
             Box::new(ReferenceEngine::<f32>::new(&model, &initial, &dataset.train, batch_size, &optimizer)?)
         }
     };
+    log_time("engine ready");
     folder.write_config(&config)?;
 
     let options =
@@ -139,6 +157,7 @@ pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
     let mut display = Display::new(global.quiet, args.epochs);
     let mut history = Vec::new();
     let mut history_error = None;
+    let mut stepped = false;
     let trained = train(&mut *engine, &options, &interrupt, &mut |event| {
         if let Event::EpochFinished(record) = &event {
             history.push((*record).clone());
@@ -146,6 +165,9 @@ pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
                 // Training goes on: the weights are worth more than the history, and are tried at the end.
                 history_error.get_or_insert(error);
             }
+        }
+        if matches!(event, Event::Progress { .. }) && !std::mem::replace(&mut stepped, true) {
+            log_time("first training step done");
         }
         display.show(&event);
     })?;

@@ -1,10 +1,12 @@
 //! An opened device: queue, limits, compiled kernels, and the log of faults that no call could return.
 
 use super::adapter::{self, AdapterInfo, DeviceChoice};
-use super::kernel::{self, Constant, Kernel, KernelSpec};
+use super::kernel::{self, Constant, Kernel, KernelSpec, ShaderFile};
+use super::pipeline_cache::Store;
 use super::{Element, GpuError, Plan, Readback, Tensor, Tiling};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// How a device is opened.
 #[derive(Clone, Debug)]
@@ -17,11 +19,16 @@ pub struct GpuOptions {
     /// The tiling of the heavy kernels; `None` takes the one that suits the adapter. [`Tiling::Subgroup`] on a device
     /// without subgroup operations runs the plain kernels.
     pub tiling: Option<Tiling>,
+    /// The folder that keeps compiled pipelines from one run to the next, where the backend can (Vulkan); `None` keeps none.
+    ///
+    /// It is read when the device is opened and written when it is dropped. It must be a folder that only this program
+    /// writes to. That it cannot be read or written is no error.
+    pub pipeline_cache: Option<PathBuf>,
 }
 
 impl Default for GpuOptions {
     fn default() -> Self {
-        GpuOptions { choice: DeviceChoice::Auto, checked: false, tiling: None }
+        GpuOptions { choice: DeviceChoice::Auto, checked: false, tiling: None, pipeline_cache: None }
     }
 }
 
@@ -36,8 +43,9 @@ pub struct Gpu {
     queue: wgpu::Queue,
     limits: wgpu::Limits,
     faults: Arc<Mutex<Faults>>,
-    modules: Mutex<HashMap<&'static str, wgpu::ShaderModule>>,
+    files: Mutex<HashMap<&'static str, Arc<OnceLock<ShaderFile>>>>,
     kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
+    pipelines: Option<Store>,
 }
 
 /// An entry point with the bits of its constants.
@@ -122,7 +130,10 @@ impl Gpu {
         let info = candidate.info;
         let limits = limits_to_ask(&info.name, &candidate.adapter.limits())?;
         // Used where they are offered; everything runs without them too.
-        let wanted = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
+        let mut wanted = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
+        if options.pipeline_cache.is_some() {
+            wanted |= wgpu::Features::PIPELINE_CACHE;
+        }
         let features = candidate.adapter.features() & wanted;
         let has_subgroups = features.contains(wgpu::Features::SUBGROUP);
         let lanes = if has_subgroups { lanes(&candidate.adapter.get_info()) } else { None };
@@ -147,7 +158,10 @@ impl Gpu {
             // The first error is the cause; what follows are mostly its consequences.
             lock(&log).uncaptured.get_or_insert(error.to_string());
         }));
+        let folder = options.pipeline_cache.as_deref();
+        let pipelines = folder.and_then(|folder| Store::open(&device, &candidate.adapter.get_info(), folder));
         Ok(Gpu {
+            pipelines,
             tiling: options.tiling.unwrap_or(Tiling::for_device(candidate.device_type, lanes)),
             lanes,
             info,
@@ -156,7 +170,7 @@ impl Gpu {
             queue,
             limits,
             faults,
-            modules: Mutex::default(),
+            files: Mutex::default(),
             kernels: Mutex::default(),
         })
     }
@@ -395,6 +409,22 @@ impl Gpu {
         self.wait(submission)
     }
 
+    /// Runs one workgroup of each kernel of a plan whose results are not needed, and waits for it: lavapipe compiles a
+    /// kernel at its first dispatch only. Stops between two kernels as soon as it is not `wanted` any more.
+    ///
+    /// # Errors
+    /// The device was lost or reported an error.
+    pub fn touch(&self, plan: &Plan, wanted: &dyn Fn() -> bool) -> Result<(), GpuError> {
+        for i in plan.first_of_kernels().take_while(|_| wanted()) {
+            let mut encoder = self.encoder("touch");
+            let descriptor = wgpu::ComputePassDescriptor { label: Some("touch"), timestamp_writes: None };
+            plan.touch(&mut encoder.begin_compute_pass(&descriptor), i);
+            let submission = self.submit(encoder.finish())?;
+            self.wait(submission)?;
+        }
+        Ok(())
+    }
+
     /// Waits until a submission has finished.
     ///
     /// # Errors
@@ -431,24 +461,61 @@ impl Gpu {
         self.device.destroy();
     }
 
-    /// The compiled kernel for `spec` and `constants`, from the cache where it was compiled before.
-    pub(super) fn kernel(&self, spec: &'static KernelSpec, constants: &[Constant]) -> Result<Arc<Kernel>, GpuError> {
-        let key = (spec.entry, constants.iter().map(|(name, value)| (*name, value.to_bits())).collect());
-        if let Some(kernel) = lock(&self.kernels).get(&key) {
-            return Ok(Arc::clone(kernel));
+    /// The compiled kernels for these entry points and constants, in their order. Those that were not compiled before are
+    /// compiled now, side by side.
+    ///
+    /// # Errors
+    /// A shader does not compile: the first of `wanted` of which that is so.
+    pub(super) fn kernels(
+        &self,
+        wanted: &[(&'static KernelSpec, Vec<Constant>)],
+    ) -> Result<Vec<Arc<Kernel>>, GpuError> {
+        let mut found: Vec<Option<Arc<Kernel>>> = {
+            let known = lock(&self.kernels);
+            wanted.iter().map(|(spec, constants)| known.get(&key(spec, constants)).cloned()).collect()
+        };
+        let missing: Vec<usize> = (0..wanted.len()).filter(|&i| found[i].is_none()).collect();
+        if let Some(pipelines) = self.pipelines.as_ref().filter(|_| !missing.is_empty()) {
+            pipelines.note_compiled();
         }
-        let kernel = Arc::new(Kernel::new(self, spec, constants)?);
-        lock(&self.kernels).insert(key, Arc::clone(&kernel));
-        Ok(kernel)
+        let missing_kernels: Vec<_> = missing.iter().map(|&i| wanted[i].clone()).collect();
+        for (i, kernel) in missing.into_iter().zip(kernel::compile(self, &missing_kernels)) {
+            let kernel = Arc::new(kernel?);
+            let (spec, constants) = &wanted[i];
+            lock(&self.kernels).insert(key(spec, constants), Arc::clone(&kernel));
+            found[i] = Some(kernel);
+        }
+        Ok(found.into_iter().flatten().collect())
     }
 
-    /// The compiled file of `spec`; each file is parsed once.
-    pub(super) fn shader_module(&self, spec: &'static KernelSpec) -> wgpu::ShaderModule {
-        lock(&self.modules)
-            .entry(spec.source)
-            .or_insert_with(|| kernel::compile_module(&self.device, spec, self.checked))
-            .clone()
+    /// How many kernels were compiled so far.
+    pub fn compiled_kernels(&self) -> usize {
+        lock(&self.kernels).len()
     }
+
+    /// The driver's store of compiled pipelines.
+    pub(super) fn pipeline_cache(&self) -> Option<&wgpu::PipelineCache> {
+        self.pipelines.as_ref().map(Store::cache)
+    }
+
+    /// The place of the parsed file of `spec`, so that each file is parsed once.
+    pub(super) fn shader_file(&self, spec: &KernelSpec) -> Arc<OnceLock<ShaderFile>> {
+        Arc::clone(lock(&self.files).entry(spec.source).or_default())
+    }
+}
+
+/// Keeps the compiled pipelines for the next run: here, as it must not delay the first step of this one.
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        let lost = lock(&self.faults).lost.is_some();
+        if let Some(pipelines) = self.pipelines.as_ref().filter(|_| !lost) {
+            pipelines.save();
+        }
+    }
+}
+
+fn key(spec: &KernelSpec, constants: &[Constant]) -> KernelKey {
+    (spec.entry, constants.iter().map(|(name, value)| (*name, value.to_bits())).collect())
 }
 
 /// Locks without regard to poison: the guarded values are valid after any panic, as each is replaced whole.

@@ -2,6 +2,9 @@
 
 use super::{Gpu, GpuError};
 use std::borrow::Cow;
+use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 /// How a kernel uses one of its bindings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,14 +70,30 @@ pub(super) struct Kernel {
     pub(super) layout: wgpu::BindGroupLayout,
 }
 
+/// A shader file as parsed by wgpu, with what was wrong with it: every kernel of a broken file reports the same cause,
+/// whichever thread came to the file first.
+#[derive(Debug)]
+pub(super) struct ShaderFile {
+    module: wgpu::ShaderModule,
+    error: Option<String>,
+}
+
 impl Kernel {
     /// Compiles `spec` with its constants.
-    pub(super) fn new(gpu: &Gpu, spec: &'static KernelSpec, constants: &[Constant]) -> Result<Self, GpuError> {
+    fn new(gpu: &Gpu, spec: &'static KernelSpec, constants: &[Constant]) -> Result<Self, GpuError> {
         let device = gpu.device();
-        // Everything below reports to this scope: a shader error comes back as a value, never as a panic.
-        let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
-        let module = gpu.shader_module(spec);
+        let fail = |message: String| GpuError::Shader {
+            file: spec.file(),
+            entry: spec.entry,
+            adapter: gpu.info().name.clone(),
+            message,
+        };
+        let file = gpu.shader_file(spec);
+        let file = file.get_or_init(|| ShaderFile::new(device, spec, gpu.checked()));
+        if let Some(error) = &file.error {
+            return Err(fail(error.clone()));
+        }
+        let scopes = Scopes::push(device);
         let entries: Vec<wgpu::BindGroupLayoutEntry> = spec
             .bindings
             .iter()
@@ -99,30 +118,88 @@ impl Kernel {
         let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(spec.entry),
             layout: Some(&pipeline_layout),
-            module: &module,
+            module: &file.module,
             entry_point: Some(spec.entry),
             compilation_options: wgpu::PipelineCompilationOptions {
                 constants,
                 // The shared kernels write every cell of their tiles before they read it.
                 zero_initialize_workgroup_memory: gpu.checked(),
             },
-            cache: None,
+            cache: gpu.pipeline_cache(),
         });
-        let error = pollster::block_on(internal.pop()).or(pollster::block_on(scope.pop()));
-        match error {
+        match scopes.pop() {
             None => Ok(Kernel { pipeline, layout }),
-            Some(error) => Err(GpuError::Shader {
-                file: spec.file(),
-                entry: spec.entry,
-                adapter: gpu.info().name.clone(),
-                message: error.to_string(),
-            }),
+            Some(error) => Err(fail(error)),
         }
     }
 }
 
-/// Compiles a shader file, with or without wgpu's run-time checks.
-pub(super) fn compile_module(device: &wgpu::Device, spec: &KernelSpec, checked: bool) -> wgpu::ShaderModule {
+/// Compiles kernels side by side on as many threads as the processor has; results in the order of `wanted`.
+pub(super) fn compile(gpu: &Gpu, wanted: &[(&'static KernelSpec, Vec<Constant>)]) -> Vec<Result<Kernel, GpuError>> {
+    let is_first_of_file = |i: usize| !wanted[..i].iter().any(|(spec, _)| spec.source == wanted[i].0.source);
+    // One kernel of each file before all others, so that threads parse files side by side instead of waiting for one.
+    let (mut order, others): (Vec<usize>, Vec<usize>) = (0..wanted.len()).partition(|&i| is_first_of_file(i));
+    order.extend(others);
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        while let Some(&i) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
+            done.push((i, Kernel::new(gpu, wanted[i].0, &wanted[i].1)));
+        }
+        done
+    };
+    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(wanted.len());
+    let mut done = thread::scope(|scope| {
+        // This thread works too, so one that cannot be started costs time and nothing else.
+        let helpers: Vec<_> = (1..threads)
+            .filter_map(|_| thread::Builder::new().name("compile".into()).spawn_scoped(scope, work).ok())
+            .collect();
+        let mut done = work();
+        for helper in helpers {
+            done.extend(helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        done
+    });
+    done.sort_by_key(|(i, _)| *i);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
+/// Takes what wgpu reports in this thread, where it would panic otherwise: wgpu keeps error scopes for each thread.
+pub(super) struct Scopes {
+    // Dropped from the top: in the reverse order of `push`, as wgpu demands.
+    internal: wgpu::ErrorScopeGuard,
+    validation: wgpu::ErrorScopeGuard,
+    memory: wgpu::ErrorScopeGuard,
+}
+
+impl Scopes {
+    pub(super) fn push(device: &wgpu::Device) -> Self {
+        Scopes {
+            memory: device.push_error_scope(wgpu::ErrorFilter::OutOfMemory),
+            validation: device.push_error_scope(wgpu::ErrorFilter::Validation),
+            internal: device.push_error_scope(wgpu::ErrorFilter::Internal),
+        }
+    }
+
+    /// The text of an error since [`Scopes::push`].
+    pub(super) fn pop(self) -> Option<String> {
+        // Scopes end in the reverse order; what the compiler says comes before what follows from it.
+        let [internal, validation, memory] =
+            [self.internal, self.validation, self.memory].map(|scope| pollster::block_on(scope.pop()));
+        internal.or(validation).or(memory).map(|error| error.to_string())
+    }
+}
+
+impl ShaderFile {
+    /// Parses a shader file, with or without wgpu's run-time checks.
+    fn new(device: &wgpu::Device, spec: &KernelSpec, checked: bool) -> Self {
+        let scopes = Scopes::push(device);
+        let module = parse(device, spec, checked);
+        ShaderFile { module, error: scopes.pop() }
+    }
+}
+
+fn parse(device: &wgpu::Device, spec: &KernelSpec, checked: bool) -> wgpu::ShaderModule {
     let descriptor = wgpu::ShaderModuleDescriptor {
         label: Some(&spec.file()),
         source: wgpu::ShaderSource::Wgsl(Cow::Borrowed(spec.source)),

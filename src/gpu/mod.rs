@@ -1,9 +1,10 @@
 //! Adapter and device, tensors, kernels, plans: everything that touches wgpu, and nothing that knows of layers.
 //!
 //! - [`adapter`] finds the adapters of the machine and chooses one.
-//! - [`Gpu`] is an opened device with its pipeline cache and its fault log.
+//! - [`Gpu`] is an opened device with its compiled kernels and its fault log.
 //! - [`Tensor`] is a named range of a GPU buffer with a shape.
 //! - [`KernelSpec`] describes one WGSL entry point as plain data.
+//! - [`pipeline_cache`] keeps compiled pipelines from one run to the next.
 //! - [`Plan`] is a list of recorded dispatches that is replayed each step.
 //! - [`peak::Peak`] and [`timing::Timings`] measure what the adapter can do and what each dispatch takes.
 
@@ -12,6 +13,7 @@ mod device;
 mod error;
 mod kernel;
 pub mod peak;
+pub mod pipeline_cache;
 mod plan;
 mod readback;
 mod tensor;

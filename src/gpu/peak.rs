@@ -70,7 +70,7 @@ fn plan(
     let constants: Vec<_> = rounds.map(|rounds| ("ROUNDS", f64::from(rounds))).into_iter().collect();
     let mut plan = PlanBuilder::new(gpu);
     plan.push(spec, &constants, workgroups, &[bind("x", x, COPY_BYTES / 4), bind("y", y, COPY_BYTES / 4)])?;
-    Ok(plan.finish())
+    plan.finish()
 }
 
 /// The shortest of as many runs as fit the window, in seconds; the first, which may compile, does not count.

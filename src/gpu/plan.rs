@@ -45,7 +45,7 @@ pub struct DispatchInfo {
 }
 
 /// A list of dispatches with their pipelines, bind groups and workgroup counts: fixed when recorded, replayed each step.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Plan {
     dispatches: Vec<Dispatch>,
 }
@@ -84,6 +84,23 @@ impl Plan {
         }
     }
 
+    /// The numbers of the dispatches that are the first of their kernel.
+    pub(super) fn first_of_kernels(&self) -> impl Iterator<Item = usize> + '_ {
+        let is_first = |i: &usize| {
+            let kernel = &self.dispatches[*i].kernel;
+            !self.dispatches[..*i].iter().any(|before| Arc::ptr_eq(&before.kernel, kernel))
+        };
+        (0..self.dispatches.len()).filter(is_first)
+    }
+
+    /// Dispatches no more than one workgroup of the dispatch of that number.
+    pub(super) fn touch(&self, pass: &mut wgpu::ComputePass<'_>, i: usize) {
+        let dispatch = &self.dispatches[i];
+        pass.set_pipeline(&dispatch.kernel.pipeline);
+        pass.set_bind_group(0, &dispatch.group, &[]);
+        pass.dispatch_workgroups(1, 1, 1);
+    }
+
     /// Replays the dispatch of that number.
     pub(super) fn replay_one(&self, pass: &mut wgpu::ComputePass<'_>, i: usize) {
         let dispatch = &self.dispatches[i];
@@ -94,11 +111,27 @@ impl Plan {
     }
 }
 
+/// A dispatch before its kernel is compiled.
+#[derive(Debug)]
+struct Recorded {
+    spec: &'static KernelSpec,
+    /// Which of the builder's kernels.
+    kernel: usize,
+    /// Buffer, offset and bytes, in the order of the spec's bindings.
+    buffers: Vec<(wgpu::Buffer, u64, u64)>,
+    workgroups: [u32; 3],
+    barrier: bool,
+    bytes: u64,
+    flop: f64,
+}
+
 /// Records a [`Plan`]: every size, name and access is checked here, so that replaying cannot fail.
 #[derive(Debug)]
 pub struct PlanBuilder<'g> {
     gpu: &'g Gpu,
-    plan: Plan,
+    /// Each kernel with its constants once, in the order of first use.
+    kernels: Vec<(&'static KernelSpec, Vec<Constant>)>,
+    dispatches: Vec<Recorded>,
     /// How each buffer was last used.
     last_use: HashMap<wgpu::Buffer, Access>,
     guard: Option<Guard>,
@@ -135,7 +168,14 @@ impl Guard {
 impl<'g> PlanBuilder<'g> {
     /// An empty plan for `gpu`.
     pub fn new(gpu: &'g Gpu) -> Self {
-        PlanBuilder { gpu, plan: Plan::default(), last_use: HashMap::new(), guard: None, scratch: Vec::new() }
+        PlanBuilder {
+            gpu,
+            kernels: Vec::new(),
+            dispatches: Vec::new(),
+            last_use: HashMap::new(),
+            guard: None,
+            scratch: Vec::new(),
+        }
     }
 
     /// As [`PlanBuilder::new`], where each scratch tensor is watched.
@@ -165,11 +205,11 @@ impl<'g> PlanBuilder<'g> {
         self.gpu
     }
 
-    /// Records one dispatch of `spec`, specialised by `constants`.
+    /// Records one dispatch of `spec`, specialised by `constants`; it is compiled by [`PlanBuilder::finish`].
     ///
     /// # Errors
     /// A binding is missing, unknown or bound twice; a tensor has another number of elements than expected; a buffer is
-    /// both read and written; the workgroup count exceeds the device's limit; the shader does not compile.
+    /// both read and written; the workgroup count exceeds the device's limit.
     pub fn push(
         &mut self,
         spec: &'static KernelSpec,
@@ -183,56 +223,78 @@ impl<'g> PlanBuilder<'g> {
         if let Some(count) = workgroups.iter().find(|&&count| count > allowed || count == 0) {
             return Err(fail(format!("{count} workgroups in one dimension, allowed are 1 to {allowed}")));
         }
-        let kernel = self.gpu.kernel(spec, constants)?;
-        let entries: Vec<wgpu::BindGroupEntry<'_>> = spec
-            .bindings
-            .iter()
-            .zip(ordered(spec, tensors))
-            .map(|(binding, bound)| wgpu::BindGroupEntry {
-                binding: binding.index,
-                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                    buffer: &bound.tensor.buffer,
-                    offset: bound.tensor.offset,
-                    size: wgpu::BufferSize::new(bound.tensor.size_bytes()),
-                }),
-            })
-            .collect();
-        let scope = self.gpu.device().push_error_scope(wgpu::ErrorFilter::Validation);
-        let group = self.gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some(spec.entry),
-            layout: &kernel.layout,
-            entries: &entries,
+        let known = self.kernels.iter().position(|(known, with)| std::ptr::eq(*known, spec) && with == constants);
+        let kernel = known.unwrap_or_else(|| {
+            self.kernels.push((spec, constants.to_vec()));
+            self.kernels.len() - 1
         });
-        if let Some(error) = pollster::block_on(scope.pop()) {
-            return Err(fail(error.to_string()));
-        }
         let bytes = tensors.iter().map(|bound| bound.tensor.size_bytes()).sum();
         let mut barrier = false;
+        let mut buffers = Vec::with_capacity(spec.bindings.len());
         for (bound, binding) in ordered(spec, tensors).zip(spec.bindings) {
-            let before = self.last_use.insert(bound.tensor.buffer.clone(), binding.access);
+            let Tensor { buffer, offset, .. } = bound.tensor;
+            let before = self.last_use.insert(buffer.clone(), binding.access);
             barrier |= before.is_some_and(|before| before != binding.access || before == Access::ReadWrite);
+            buffers.push((buffer.clone(), *offset, bound.tensor.size_bytes()));
         }
-        self.plan.dispatches.push(Dispatch { entry: spec.entry, kernel, group, workgroups, barrier, bytes, flop: 0.0 });
+        self.dispatches.push(Recorded { spec, kernel, buffers, workgroups, barrier, bytes, flop: 0.0 });
         Ok(())
     }
 
     /// Notes how many multiply-adds the last dispatch does, for `fmnist-gpu profile`.
     pub fn note_multiply_adds(&mut self, count: usize) {
-        if let Some(last) = self.plan.dispatches.last_mut() {
+        if let Some(last) = self.dispatches.last_mut() {
             last.flop = 2.0 * count as f64;
         }
     }
 
     /// Notes how many bytes the last dispatch moves, where it does not go through its tensors whole.
     pub fn note_bytes(&mut self, bytes: usize) {
-        if let Some(last) = self.plan.dispatches.last_mut() {
+        if let Some(last) = self.dispatches.last_mut() {
             last.bytes = bytes as u64;
         }
     }
 
-    /// The finished plan.
-    pub fn finish(self) -> Plan {
-        self.plan
+    /// The finished plan. Kernels that the device has not compiled yet are compiled here, side by side.
+    ///
+    /// # Errors
+    /// A shader does not compile (the first in the order of recording), or a dispatch does not fit its bindings.
+    pub fn finish(self) -> Result<Plan, GpuError> {
+        let kernels = self.gpu.kernels(&self.kernels)?;
+        let dispatches = self.dispatches.into_iter().map(|recorded| {
+            let kernel = Arc::clone(&kernels[recorded.kernel]);
+            let group = bind_group(self.gpu, &kernel, &recorded)?;
+            let Recorded { spec, workgroups, barrier, bytes, flop, .. } = recorded;
+            Ok(Dispatch { entry: spec.entry, kernel, group, workgroups, barrier, bytes, flop })
+        });
+        Ok(Plan { dispatches: dispatches.collect::<Result<_, GpuError>>()? })
+    }
+}
+
+fn bind_group(gpu: &Gpu, kernel: &Kernel, recorded: &Recorded) -> Result<wgpu::BindGroup, GpuError> {
+    let Recorded { spec, buffers, .. } = recorded;
+    let entries: Vec<wgpu::BindGroupEntry<'_>> = spec
+        .bindings
+        .iter()
+        .zip(buffers)
+        .map(|(binding, (buffer, offset, size))| wgpu::BindGroupEntry {
+            binding: binding.index,
+            resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                buffer,
+                offset: *offset,
+                size: wgpu::BufferSize::new(*size),
+            }),
+        })
+        .collect();
+    let scope = gpu.device().push_error_scope(wgpu::ErrorFilter::Validation);
+    let group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
+        label: Some(spec.entry),
+        layout: &kernel.layout,
+        entries: &entries,
+    });
+    match pollster::block_on(scope.pop()) {
+        None => Ok(group),
+        Some(error) => Err(GpuError::Record { entry: spec.entry, message: error.to_string() }),
     }
 }
 

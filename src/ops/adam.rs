@@ -39,7 +39,7 @@ pub struct AdamTensors<'a> {
 /// Records one step. The number of parameters is a multiple of four, as that of an arena ([`crate::gpu::Gpu::arena`]) is.
 ///
 /// # Errors
-/// A tensor's size does not fit or is no multiple of four, or the shader does not compile.
+/// A tensor's size does not fit or is no multiple of four.
 pub fn record(plan: &mut PlanBuilder<'_>, config: &AdamConfig, tensors: &AdamTensors<'_>) -> Result<(), GpuError> {
     let len = tensors.w.len();
     if !len.is_multiple_of(4) {

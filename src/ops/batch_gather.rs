@@ -51,7 +51,7 @@ pub fn pack_bytes(bytes: &[u8]) -> Vec<u32> {
 /// with room for an epoch, progress `[batches done, samples of the epoch]`; x `[N, pixels]`, batch_labels `[N]`.
 ///
 /// # Errors
-/// A tensor's size does not fit the dimensions, or the shader does not compile.
+/// A tensor's size does not fit the dimensions.
 #[allow(clippy::too_many_arguments, reason = "one argument a tensor")]
 pub fn record(
     plan: &mut PlanBuilder<'_>,

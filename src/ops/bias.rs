@@ -26,7 +26,7 @@ pub static KERNELS: &[&KernelSpec] = &[&FORWARD, &BACKWARD_B];
 /// Records `y = x + b` by row. Shapes: x and y `[N, O]`, b `[O]`.
 ///
 /// # Errors
-/// A tensor's size does not fit the dimensions, or the shader does not compile.
+/// A tensor's size does not fit the dimensions.
 pub fn record_forward(
     plan: &mut PlanBuilder<'_>,
     d: &BiasDims,
@@ -45,7 +45,7 @@ pub fn record_forward(
 /// Records the gradient of the bias. Shapes: dy `[N, O]`, db `[O]`.
 ///
 /// # Errors
-/// A tensor's size does not fit the dimensions, or the shader does not compile.
+/// A tensor's size does not fit the dimensions.
 pub fn record_backward_b(plan: &mut PlanBuilder<'_>, d: &BiasDims, dy: &Tensor, db: &Tensor) -> Result<(), GpuError> {
     plan.push(
         &BACKWARD_B,

@@ -211,7 +211,7 @@ fn forward_kernel(form: Form, d: &Conv2dDims) -> &'static KernelSpec {
 /// Shapes: x `[N, H, W, C]`, w `[KH, KW, C, O]`, b `[O]`, y `[N, HO, WO, O]`.
 ///
 /// # Errors
-/// A tensor's size does not fit the dimensions, or the shader does not compile.
+/// A tensor's size does not fit the dimensions.
 #[allow(clippy::too_many_arguments, reason = "one argument a tensor, named as in the formula")]
 pub fn record_forward(
     plan: &mut PlanBuilder<'_>,
@@ -266,7 +266,7 @@ pub fn pools(form: Form, d: &Conv2dDims, pool: &Pool2dDims) -> bool {
 /// Shapes: x `[N, H, W, C]`, w `[KH, KW, C, O]`, b `[O]`, y and argmax `[N, HO/2, WO/2, O]`.
 ///
 /// # Errors
-/// A tensor's size does not fit the dimensions, or the shader does not compile.
+/// A tensor's size does not fit the dimensions.
 #[allow(clippy::too_many_arguments, reason = "one argument a tensor, named as in the formula")]
 pub fn record_forward_pool(
     plan: &mut PlanBuilder<'_>,
@@ -378,7 +378,7 @@ fn direct<'a>(upstream: Upstream<'a>, spec: &KernelSpec) -> Result<&'a Tensor, G
 /// Shapes: x and dx `[N, H, W, C]`, w `[KH, KW, C, O]`, dy as [`Upstream`] says.
 ///
 /// # Errors
-/// A tensor's size does not fit the dimensions, the form does not take a pooled gradient, or the shader does not compile.
+/// A tensor's size does not fit the dimensions, the form does not take a pooled gradient.
 #[allow(clippy::too_many_arguments, reason = "one argument a tensor, named as in the formula")]
 pub fn record_backward_x(
     plan: &mut PlanBuilder<'_>,
@@ -470,7 +470,7 @@ impl Split {
 /// Shapes: x `[N, H, W, C]`, dy as [`Upstream`] says, dw `[KH, KW, C, O]`, db `[O]`.
 ///
 /// # Errors
-/// A tensor's size does not fit the dimensions, the form does not take a pooled gradient, or the shader does not compile.
+/// A tensor's size does not fit the dimensions, the form does not take a pooled gradient.
 pub fn record_backward_w(
     plan: &mut PlanBuilder<'_>,
     form: Form,
@@ -528,7 +528,7 @@ fn record_backward_w_sum(
 /// Records [`record_backward_w`] and [`record_backward_x`]; in workgroup memory both are one dispatch.
 ///
 /// # Errors
-/// A tensor's size does not fit the dimensions, the form does not take a pooled gradient, or the shader does not compile.
+/// A tensor's size does not fit the dimensions, the form does not take a pooled gradient.
 #[allow(clippy::too_many_arguments, reason = "one argument a tensor, named as in the formula")]
 pub fn record_backward(
     plan: &mut PlanBuilder<'_>,

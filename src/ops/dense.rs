@@ -137,7 +137,7 @@ fn constants(d: &DenseDims) -> Vec<Constant> {
 /// Shapes: x `[N, I]`, w `[I, O]`, b `[O]`, y `[N, O]`.
 ///
 /// # Errors
-/// A tensor's size does not fit the dimensions, or the shader does not compile.
+/// A tensor's size does not fit the dimensions.
 #[allow(clippy::too_many_arguments, reason = "one argument a tensor, named as in the formula")]
 pub fn record_forward(
     plan: &mut PlanBuilder<'_>,
@@ -209,7 +209,7 @@ fn record_forward_parts(
 /// Shapes: x and dx `[N, I]`, w `[I, O]`, dy `[N, O]`.
 ///
 /// # Errors
-/// A tensor's size does not fit the dimensions, or the shader does not compile.
+/// A tensor's size does not fit the dimensions.
 #[allow(clippy::too_many_arguments, reason = "one argument a tensor, named as in the formula")]
 pub fn record_backward_x(
     plan: &mut PlanBuilder<'_>,
@@ -239,7 +239,7 @@ pub fn record_backward_x(
 /// Shapes: x `[N, I]`, dy `[N, O]`, dw `[I, O]`, db `[O]`.
 ///
 /// # Errors
-/// A tensor's size does not fit the dimensions, or the shader does not compile.
+/// A tensor's size does not fit the dimensions.
 pub fn record_backward_w(
     plan: &mut PlanBuilder<'_>,
     form: Form,
@@ -265,7 +265,7 @@ pub fn record_backward_w(
 /// Records [`record_backward_w`] and [`record_backward_x`]; in workgroup memory both are one dispatch.
 ///
 /// # Errors
-/// A tensor's size does not fit the dimensions, or the shader does not compile.
+/// A tensor's size does not fit the dimensions.
 #[allow(clippy::too_many_arguments, reason = "one argument a tensor, named as in the formula")]
 pub fn record_backward(
     plan: &mut PlanBuilder<'_>,

@@ -137,7 +137,7 @@ fn y_len(d: &Pool2dDims) -> usize {
 /// Records max pooling. Shapes: x `[N, H, W, C]`, y and argmax `[N, HO, WO, C]`.
 ///
 /// # Errors
-/// A tensor's size does not fit the dimensions, or the shader does not compile.
+/// A tensor's size does not fit the dimensions.
 pub fn record_max_forward(
     plan: &mut PlanBuilder<'_>,
     d: &Pool2dDims,
@@ -157,7 +157,7 @@ pub fn record_max_forward(
 /// Records the gradient of max pooling. Shapes: argmax and dy `[N, HO, WO, C]`, dx `[N, H, W, C]`.
 ///
 /// # Errors
-/// A tensor's size does not fit the dimensions, or the shader does not compile.
+/// A tensor's size does not fit the dimensions.
 pub fn record_max_backward_x(
     plan: &mut PlanBuilder<'_>,
     d: &Pool2dDims,
@@ -186,7 +186,7 @@ pub fn record_max_backward_x(
 /// Records average or sum pooling. Shapes: x `[N, H, W, C]`, y `[N, HO, WO, C]`.
 ///
 /// # Errors
-/// A tensor's size does not fit the dimensions, or the shader does not compile.
+/// A tensor's size does not fit the dimensions.
 pub fn record_mean_forward(
     plan: &mut PlanBuilder<'_>,
     mean: Mean,
@@ -205,7 +205,7 @@ pub fn record_mean_forward(
 /// Records the gradient of average or sum pooling. Shapes: dy `[N, HO, WO, C]`, dx `[N, H, W, C]`.
 ///
 /// # Errors
-/// A tensor's size does not fit the dimensions, or the shader does not compile.
+/// A tensor's size does not fit the dimensions.
 pub fn record_mean_backward_x(
     plan: &mut PlanBuilder<'_>,
     mean: Mean,

@@ -24,7 +24,7 @@ pub static KERNELS: &[&KernelSpec] = &[&FORWARD, &BACKWARD_X];
 /// Records `y = max(x, 0)`; x and y have `len` elements.
 ///
 /// # Errors
-/// A tensor's size does not fit, or the shader does not compile.
+/// A tensor's size does not fit.
 pub fn record_forward(plan: &mut PlanBuilder<'_>, len: usize, x: &Tensor, y: &Tensor) -> Result<(), GpuError> {
     plan.push(&FORWARD, &[("LEN", len as f64)], workgroups_linear(len, 64), &[bind("x", x, len), bind("y", y, len)])
 }
@@ -32,7 +32,7 @@ pub fn record_forward(plan: &mut PlanBuilder<'_>, len: usize, x: &Tensor, y: &Te
 /// Records `dx = dy` where the output y is above zero, else 0; all have `len` elements.
 ///
 /// # Errors
-/// A tensor's size does not fit, or the shader does not compile.
+/// A tensor's size does not fit.
 pub fn record_backward_x(
     plan: &mut PlanBuilder<'_>,
     len: usize,

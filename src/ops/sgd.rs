@@ -23,7 +23,7 @@ pub static KERNELS: &[&KernelSpec] = &[&STEP];
 /// `step_sizes`, progress `[batches of the epoch whose loss is known, with this one; samples of the epoch]`.
 ///
 /// # Errors
-/// A tensor's size does not fit, or the shader does not compile.
+/// A tensor's size does not fit.
 pub fn record(
     plan: &mut PlanBuilder<'_>,
     config: &SgdConfig,

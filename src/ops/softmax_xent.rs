@@ -69,7 +69,7 @@ impl<'a> BatchTotals<'a> {
 /// Records probabilities `[N, C]` of logits x `[N, C]` with labels `[N]`, and the totals of the batch over its valid rows.
 ///
 /// # Errors
-/// A tensor's size does not fit the dimensions, or the shader does not compile.
+/// A tensor's size does not fit the dimensions.
 pub fn record_forward(
     plan: &mut PlanBuilder<'_>,
     d: &SoftmaxXentDims,
@@ -89,7 +89,7 @@ pub fn record_forward(
 /// Rows past the end of the epoch get a gradient of zero.
 ///
 /// # Errors
-/// A tensor's size does not fit the dimensions, or the shader does not compile.
+/// A tensor's size does not fit the dimensions.
 pub fn record_backward_x(
     plan: &mut PlanBuilder<'_>,
     d: &SoftmaxXentDims,

@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 const SUBMISSION: Duration = Duration::from_millis(80);
 /// No more steps than this in one submission, however fast they are: it bounds the read-back buffers.
 const MAX_STEPS: usize = 512;
+/// Up to this batch size, preparing also runs the kernels on software adapters.
+const TOUCHED_BATCH: usize = 256;
 /// Submissions in flight: the adapter works on one while the host prepares the next.
 const IN_FLIGHT: usize = 2;
 
@@ -328,11 +330,36 @@ impl<'g> GpuEngine<'g> {
                 sgd::record(&mut plan, config, g, w, &velocity, &step_sizes, progress)?;
             }
         }
-        let plan = plan.finish();
+        let plan = plan.finish()?;
         log::debug!("a training step is {} dispatches: {}", plan.len(), plan.entries().collect::<Vec<_>>().join(", "));
         let logits = activations.logits;
         engine.training = Some(Training { batch: feed.finish(gpu, plan)?, step_sizes, logits, gradients });
         Ok(engine)
+    }
+
+    /// Compiles what training `model` needs, so that [`GpuEngine::with_training`] finds it ready: for the time in which the
+    /// data is still being read. Computes nothing that training could see.
+    ///
+    /// Ends early, with the rest left to the first step, once `wanted` says no; it is asked now and then.
+    ///
+    /// # Errors
+    /// As [`GpuEngine::with_training`], which would report the same.
+    pub fn prepare_training(
+        gpu: &Gpu,
+        model: &Model,
+        batch_size: usize,
+        optimizer: &Optimizer,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<(), EngineError> {
+        // No kernel depends on the number of samples: one blank sample makes the same kernels as the whole data set.
+        let blank = Split { images: vec![0; PIXELS], labels: vec![0] };
+        let engine = GpuEngine::with_training(gpu, model, &[], &blank, batch_size, optimizer)?;
+        // Hardware drivers are done by now. Software compiles at the first dispatch, but wgpu zeroes the tensors before it,
+        // which for large batches takes longer than it saves.
+        if gpu.is_software() && batch_size <= TOUCHED_BATCH {
+            engine.training.iter().try_for_each(|training| gpu.touch(&training.batch.plan, wanted))?;
+        }
+        Ok(())
     }
 
     /// The logits `[N, 10]` of the last training step, for checking; empty for a model that is only evaluated.
@@ -405,7 +432,7 @@ impl<'g> GpuEngine<'g> {
         let dims = SoftmaxXentDims { n, c: N_CLASSES };
         let (logits, totals) = (&activations.logits, feed.totals());
         softmax_xent::record_forward(&mut plan, &dims, logits, &feed.batch_labels, &probabilities, &totals)?;
-        let plan = plan.finish();
+        let plan = plan.finish()?;
         Ok((feed.finish(self.gpu, plan)?, probabilities))
     }
 }

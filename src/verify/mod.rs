@@ -278,7 +278,7 @@ impl<'g> Run<'_, 'g> {
     ) -> Result<(), GpuError> {
         let gpu = self.verifier.gpu;
         let watched = [&self.guarded[..], self.plan.watched_scratch()].concat();
-        gpu.run(&self.plan.finish())?;
+        gpu.run(&self.plan.finish()?)?;
         log::debug!("{kernel}, {case}: {:.2} s to compile and run", self.started.elapsed().as_secs_f64());
         for (tensor, expected, bound) in outputs {
             let result = compare(&gpu.read(tensor)?, expected, bound);

@@ -1,0 +1,200 @@
+//! Compiled pipelines kept from one run to the next, where the backend can (Vulkan).
+//!
+//! A file of [`pack`] holds what the driver gave out, behind a header: magic, program version, adapter with driver, length,
+//! SHA-256. A file that is damaged, of another adapter, driver or version is left alone until it is replaced: the worst
+//! that a bad file can do is a slower start.
+
+use super::kernel::Scopes;
+use crate::files::write_whole;
+use sha2::{Digest, Sha256};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use thiserror::Error;
+
+/// The most that is read from a file: far above what the kernels of one program come to.
+pub const MAX_FILE_BYTES: u64 = 64 << 20;
+
+const MAGIC: &[u8; 8] = b"FMGPUPC1";
+const DIGEST_BYTES: usize = 32;
+
+/// Why the content of a file is not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Unusable {
+    /// It does not begin as such a file does.
+    #[error("it is no file of pipelines")]
+    NotOurs,
+    /// Another version of the program wrote it.
+    #[error("another version of the program wrote it")]
+    OtherVersion,
+    /// It was made on another adapter or by another driver.
+    #[error("it is of another adapter or driver")]
+    OtherAdapter,
+    /// Bytes are missing, left over or altered.
+    #[error("it is damaged")]
+    Damaged,
+}
+
+/// The content of a file with `data` from the adapter and driver that `adapter` names, written by `version` of the program.
+pub fn pack(version: &str, adapter: &str, data: &[u8]) -> Vec<u8> {
+    let mut file = MAGIC.to_vec();
+    for text in [version, adapter] {
+        file.extend((text.len() as u64).to_le_bytes());
+        file.extend(text.as_bytes());
+    }
+    file.extend((data.len() as u64).to_le_bytes());
+    file.extend(Sha256::digest(data));
+    file.extend(data);
+    file
+}
+
+/// The data of a file that [`pack`] made with the same `version` and `adapter`.
+///
+/// # Errors
+/// The file is not such a one, or was altered since.
+pub fn unpack<'f>(version: &str, adapter: &str, file: &'f [u8]) -> Result<&'f [u8], Unusable> {
+    let mut rest = file.strip_prefix(MAGIC).ok_or(Unusable::NotOurs)?;
+    for (expected, other) in [(version, Unusable::OtherVersion), (adapter, Unusable::OtherAdapter)] {
+        let length = take_length(&mut rest)?;
+        if take(&mut rest, length)? != expected.as_bytes() {
+            return Err(other);
+        }
+    }
+    let length = take_length(&mut rest)?;
+    let digest = take(&mut rest, DIGEST_BYTES as u64)?;
+    if rest.len() as u64 != length || Sha256::digest(rest)[..] != *digest {
+        return Err(Unusable::Damaged);
+    }
+    Ok(rest)
+}
+
+/// The first `n` bytes, taken off.
+fn take<'f>(rest: &mut &'f [u8], n: u64) -> Result<&'f [u8], Unusable> {
+    let n = usize::try_from(n).map_err(|_| Unusable::Damaged)?;
+    let (first, others) = rest.split_at_checked(n).ok_or(Unusable::Damaged)?;
+    *rest = others;
+    Ok(first)
+}
+
+fn take_length(rest: &mut &[u8]) -> Result<u64, Unusable> {
+    let (length, others) = rest.split_first_chunk().ok_or(Unusable::Damaged)?;
+    *rest = others;
+    Ok(u64::from_le_bytes(*length))
+}
+
+/// The pipelines of one device, with the file that they come from and go to.
+#[derive(Debug)]
+pub(super) struct Store {
+    path: PathBuf,
+    adapter: String,
+    cache: wgpu::PipelineCache,
+    /// What the file was found to hold; empty where it was not used.
+    loaded: Vec<u8>,
+    /// Whether pipelines were compiled since.
+    compiled: AtomicBool,
+}
+
+impl Store {
+    /// The pipelines of earlier runs, from `folder`; none where the backend keeps none.
+    ///
+    /// Nothing that is wrong with the file or the folder is an error.
+    pub(super) fn open(device: &wgpu::Device, info: &wgpu::AdapterInfo, folder: &Path) -> Option<Self> {
+        if !device.features().contains(wgpu::Features::PIPELINE_CACHE) {
+            return None;
+        }
+        let name = wgpu::util::pipeline_cache_key(info)?;
+        // wgpu's key is vendor and device; a driver that was updated must not meet what the one before it left.
+        let adapter = format!("{name} {} {} {}", info.name, info.driver, info.driver_info);
+        let path = folder.join(format!("{name}.bin"));
+        let mut loaded = match read(&path) {
+            Ok(file) => match unpack(env!("CARGO_PKG_VERSION"), &adapter, &file) {
+                Ok(data) => data.to_vec(),
+                Err(reason) => {
+                    log::debug!("the pipelines in {} are not used: {reason}", path.display());
+                    Vec::new()
+                }
+            },
+            Err(error) => {
+                log::debug!("no pipelines from {}: {error}", path.display());
+                Vec::new()
+            }
+        };
+        let from = |data: &[u8]| {
+            let scopes = Scopes::push(device);
+            // SAFETY: the bytes must be what `PipelineCache::get_data` gave out earlier. They come from the program's own
+            // cache folder, where only `Store::save` writes such files, with what `get_data` returned; `unpack` has
+            // checked by length and SHA-256 that nothing was altered since, and that the program's version, the adapter
+            // and its driver are the same. wgpu compares vendor, device and driver version once more, the driver its own
+            // identity. Empty data is passed as none.
+            let cache = unsafe {
+                device.create_pipeline_cache(&wgpu::PipelineCacheDescriptor {
+                    label: Some("pipelines"),
+                    data: (!data.is_empty()).then_some(data),
+                    fallback: true,
+                })
+            };
+            match scopes.pop() {
+                None => Some(cache),
+                Some(error) => {
+                    log::debug!("wgpu refuses {} bytes of pipelines: {error}", data.len());
+                    None
+                }
+            }
+        };
+        let cache = from(&loaded).or_else(|| {
+            // What was refused is replaced at the end.
+            let refused = !std::mem::take(&mut loaded).is_empty();
+            if refused { from(&[]) } else { None }
+        })?;
+        log::debug!("{} bytes of pipelines from {}", loaded.len(), path.display());
+        Some(Store { path, adapter, cache, loaded, compiled: AtomicBool::new(false) })
+    }
+
+    pub(super) fn cache(&self) -> &wgpu::PipelineCache {
+        &self.cache
+    }
+
+    /// Notes that pipelines were compiled.
+    pub(super) fn note_compiled(&self) {
+        self.compiled.store(true, Ordering::Relaxed);
+    }
+
+    /// Writes the file, if pipelines were compiled and the driver keeps other bytes now than the file holds.
+    ///
+    /// A failure costs the next start some time, and nothing else.
+    pub(super) fn save(&self) {
+        if !self.compiled.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let Some(data) = self.cache.get_data().filter(|data| *data != self.loaded) else { return };
+        let file = pack(env!("CARGO_PKG_VERSION"), &self.adapter, &data);
+        let shown = self.path.display();
+        if file.len() as u64 > MAX_FILE_BYTES {
+            log::debug!("{} bytes of pipelines are too many to keep in {shown}", file.len());
+            return;
+        }
+        match write(&self.path, &file) {
+            Ok(()) => log::debug!("{} bytes of pipelines to {shown}", data.len()),
+            Err(reason) => log::debug!("the pipelines are not kept: {reason}"),
+        }
+    }
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let file = File::open(path)?;
+    // Refused before it is read, and bounded while it is read, as it may grow meanwhile.
+    let bytes = file.metadata()?.len();
+    if bytes > MAX_FILE_BYTES {
+        return Err(io::Error::other(format!("{bytes} bytes, allowed are {MAX_FILE_BYTES}")));
+    }
+    let mut content = Vec::new();
+    file.take(MAX_FILE_BYTES).read_to_end(&mut content)?;
+    Ok(content)
+}
+
+fn write(path: &Path, file: &[u8]) -> Result<(), String> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    write_whole(path, file, true).map_err(|error| error.to_string())
+}
