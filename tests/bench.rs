@@ -3,6 +3,7 @@ use fmnist_gpu::gpu::peak::Peak;
 use fmnist_gpu::gpu::timing::Timings;
 use fmnist_gpu::gpu::{Element, PlanBuilder};
 use fmnist_gpu::ops::relu;
+use fmnist_gpu::report::{Roofline, RooflinePoint, draw_roofline};
 use serde_json::Value;
 use std::process::Command;
 
@@ -91,6 +92,115 @@ fn profile_accounts_for_every_dispatch_of_a_step() {
     for pass in ["batch_gather", "dense_forward", "dense_backward_w", "softmax_xent_backward_x", "adam_step"] {
         assert!(names.iter().any(|name| name.starts_with(pass)), "no {pass} in {names:?}");
     }
+}
+
+#[test]
+fn profile_of_a_forward_pass_has_no_backward_kernels() {
+    gpu();
+    let report = json("profile --model mlp --batch-size 20 --steps 3 --mode inference --json");
+    assert_eq!(report["mode"], "inference");
+    let names: Vec<&str> =
+        report["kernels"].as_array().unwrap().iter().map(|k| k["kernel"].as_str().unwrap()).collect();
+    assert!(names.iter().any(|name| name.starts_with("dense_forward")), "{names:?}");
+    assert!(!names.iter().any(|name| name.contains("backward") || name.contains("adam")), "{names:?}");
+}
+
+/// The picture as XML: names, places and labels.
+#[test]
+fn roofline_shows_each_kernel_where_it_belongs() {
+    let point = |name: &str, gflops: f64, gb_per_second: f64| RooflinePoint {
+        name: name.to_string(),
+        gflops,
+        gb_per_second,
+        percent_of_step: 10.0,
+    };
+    let roofline = Roofline {
+        title: "A title with < and &".to_string(),
+        subtitle: "A device".to_string(),
+        peak_gflops: 100.0,
+        peak_gb_per_second: 10.0,
+        // At 1, 10 and 100 operations a byte, three of them on one spot, and one that only moves bytes.
+        points: vec![
+            point("one", 1.0, 1.0),
+            point("ten", 10.0, 1.0),
+            point("hundred", 100.0, 1.0),
+            point("again", 10.0, 1.0),
+            point("and_again", 10.0, 1.0),
+            point("bytes", 0.0, 5.0),
+        ],
+    };
+    let svg = draw_roofline(&roofline).unwrap();
+    let document = roxmltree::Document::parse(&svg).unwrap();
+    let text_of = |tag: &str| -> String {
+        document
+            .descendants()
+            .find(|n| n.has_tag_name(("http://www.w3.org/2000/svg", tag)))
+            .and_then(|n| n.text())
+            .unwrap_or_default()
+            .to_string()
+    };
+    assert_eq!(text_of("title"), "A title with < and &");
+    assert!(text_of("desc").contains("bytes reaches 50 % of its limit"), "{}", text_of("desc"));
+    let number = |node: &roxmltree::Node<'_, '_>, name: &str| -> f64 { node.attribute(name).unwrap().parse().unwrap() };
+    let circles: Vec<(f64, f64)> = document
+        .descendants()
+        .filter(|n| n.tag_name().name() == "circle")
+        .map(|n| (number(&n, "cx"), number(&n, "cy")))
+        .collect();
+    assert_eq!(circles.len(), 5, "{circles:?}");
+    let (one, ten, hundred) = (circles[0], circles[1], circles[2]);
+    // Logarithmic: the same step from 1 to 10 as from 10 to 100, to a pixel.
+    assert!((2.0 * ten.0 - one.0 - hundred.0).abs() <= 2.0 && ten.0 > one.0, "{circles:?}");
+    assert!((2.0 * ten.1 - one.1 - hundred.1).abs() <= 2.0 && ten.1 < one.1, "{circles:?}");
+    // The third stands on the roof.
+    let roof = document
+        .descendants()
+        .filter(|n| n.tag_name().name() == "polyline")
+        .find(|n| n.attribute("stroke-width") == Some("2"))
+        .unwrap();
+    let last = roof.attribute("points").unwrap().split_whitespace().last().unwrap().to_string();
+    let level: f64 = last.split(',').nth(1).unwrap().parse().unwrap();
+    assert!((level - hundred.1).abs() <= 1.0, "{level} {circles:?}");
+    let texts: Vec<(String, f64, f64)> = document
+        .descendants()
+        .filter(|n| n.tag_name().name() == "text")
+        .map(|n| (n.text().unwrap_or_default().trim().to_string(), number(&n, "x"), number(&n, "y")))
+        .collect();
+    for point in &roofline.points {
+        assert!(texts.iter().any(|(text, ..)| *text == point.name), "{} is not in {texts:?}", point.name);
+    }
+    // No label of a point covers another.
+    let labels: Vec<&(String, f64, f64)> = texts
+        .iter()
+        .filter(|(text, x, _)| text.parse::<u32>().is_ok_and(|n| (1..=6).contains(&n)) && *x < 610.0 && *x > 75.0)
+        .collect();
+    assert!(labels.len() >= 5, "{labels:?}");
+    for (i, a) in labels.iter().enumerate() {
+        for b in &labels[i + 1..] {
+            assert!((a.1 - b.1).abs() >= 14.0 || (a.2 - b.2).abs() >= 13.0, "{a:?} and {b:?}");
+        }
+    }
+    assert!(draw_roofline(&Roofline { peak_gflops: 0.0, ..roofline }).is_err());
+}
+
+#[test]
+fn profile_writes_its_roofline_and_overwrites_nothing() {
+    gpu();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("roof.svg");
+    let line = format!("profile --model mlp --batch-size 20 --steps 3 --roofline {}", path.display());
+    let (code, _, err) = run(&line);
+    assert_eq!(code, Some(0), "{err}");
+    let svg = std::fs::read_to_string(&path).unwrap();
+    assert!(roxmltree::Document::parse(&svg).is_ok() && svg.contains("adam_step"));
+    std::fs::write(&path, "mine").unwrap();
+    let (code, _, err) = run(&line);
+    assert!(code == Some(2) && err.contains("--force"), "{err}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");
+    assert_eq!(run(&format!("{line} --force")).0, Some(0));
+    assert!(std::fs::read_to_string(&path).unwrap().contains("<svg"));
+    let (code, _, err) = run("profile --roofline picture.png");
+    assert!(code == Some(2) && err.contains(".svg"), "{err}");
 }
 
 /// What is known: the copy moves 64 MiB twice, and no adapter is as slow or as fast as the bounds.

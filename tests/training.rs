@@ -3,6 +3,7 @@ use crate::support::{genuine_data, gpu};
 use fmnist_gpu::data::{Split, fashion_mnist, synthetic};
 use fmnist_gpu::gpu::{Gpu, GpuOptions, Tiling};
 use fmnist_gpu::model::{Model, initial_parameters, permutation};
+use fmnist_gpu::ops::SharedTiles;
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
 use fmnist_gpu::train::{
@@ -103,7 +104,7 @@ fn a_prepared_device_compiles_nothing_more_and_trains_to_the_same_bits() {
         let trained = |prepare: bool, wanted: bool| {
             let gpu = Gpu::open(&GpuOptions::default()).unwrap();
             if prepare {
-                GpuEngine::prepare_training(&gpu, &model, 32, &optimizer, &|| wanted).unwrap();
+                GpuEngine::prepare_training(&gpu, &model, 32, &optimizer, SharedTiles::default(), &|| wanted).unwrap();
             }
             let before = gpu.compiled_kernels();
             let mut engine =

@@ -1,6 +1,6 @@
 //! `fmnist-gpu bench`
 
-use super::device::DeviceArgs;
+use super::device::{DeviceArgs, TuneArgs};
 use super::{Global, print, print_json};
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
@@ -34,6 +34,8 @@ pub struct BenchArgs {
     seconds: f64,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    tune: TuneArgs,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -105,8 +107,15 @@ pub fn run(args: BenchArgs, global: &Global) -> Result<ExitCode> {
     let mut startup = Startup { device_ms: milliseconds(begin), ..Startup::default() };
     let split = noise(IMAGES);
     let window = Duration::from_secs_f64(args.seconds / WINDOWS as f64);
-    let mut bench =
-        Bench { gpu: &gpu, model: &model, split: &split, window, startup: &mut startup, results: Vec::new() };
+    let mut bench = Bench {
+        tune: &args.tune,
+        gpu: &gpu,
+        model: &model,
+        split: &split,
+        window,
+        startup: &mut startup,
+        results: Vec::new(),
+    };
     for &batch_size in &args.batch_size {
         if args.mode != Mode::Inference {
             global.say(format!("Training at batch size {batch_size}"));
@@ -143,6 +152,7 @@ pub fn run(args: BenchArgs, global: &Global) -> Result<ExitCode> {
 }
 
 struct Bench<'a> {
+    tune: &'a TuneArgs,
     gpu: &'a Gpu,
     model: &'a Model,
     split: &'a Split,
@@ -153,11 +163,13 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     fn train(&mut self, batch_size: usize) -> Result<()> {
+        let optimizer = Optimizer::Adam(AdamConfig::default());
+        // Done once and kept, so no part of the start.
+        let tiles = self.tune.tiles(self.gpu, self.model, batch_size, &optimizer);
         let begin = Instant::now();
         let parameters = initial_parameters(&self.model.parameters()?, 0);
-        let optimizer = Optimizer::Adam(AdamConfig::default());
         let mut engine =
-            GpuEngine::with_training(self.gpu, self.model, &parameters, self.split, batch_size, &optimizer)?;
+            GpuEngine::with_tiles(self.gpu, self.model, &parameters, self.split, batch_size, &optimizer, tiles)?;
         let made = milliseconds(begin);
         let epoch = |samples: usize| Epoch {
             order: (0..samples as u32).collect(),

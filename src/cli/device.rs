@@ -5,6 +5,9 @@ use anyhow::{Result, bail};
 use clap::Args;
 use fmnist_gpu::data::Places;
 use fmnist_gpu::gpu::{DeviceChoice, Gpu, GpuOptions};
+use fmnist_gpu::model::Model;
+use fmnist_gpu::ops::SharedTiles;
+use fmnist_gpu::train::{Optimizer, autotune};
 use std::path::PathBuf;
 
 /// Flags of every command that computes.
@@ -17,6 +20,29 @@ pub struct DeviceArgs {
     /// Compile wgpu's run-time checks into the shaders (array bounds, loop bounds, division by zero): slower
     #[arg(long)]
     safe: bool,
+}
+
+/// `--no-autotune`, of the commands that train.
+#[derive(Debug, Args)]
+pub struct TuneArgs {
+    /// On a GPU, take the standard tiles instead of timing a few on the first run and keeping the fastest
+    #[arg(long)]
+    no_autotune: bool,
+}
+
+impl TuneArgs {
+    /// The tiles to train with: chosen before, or timed now and kept; nothing is timed on software adapters.
+    pub fn tiles(&self, gpu: &Gpu, model: &Model, batch_size: usize, optimizer: &Optimizer) -> SharedTiles {
+        if self.no_autotune {
+            return SharedTiles::default();
+        }
+        let kept = Places::from_environment().cache_dir.map(|folder| folder.join("autotune.json"));
+        autotune(gpu, model, batch_size, optimizer, kept.as_deref()).unwrap_or_else(|error| {
+            // What is wrong comes back when the engine is made.
+            log::debug!("the tiles could not be chosen: {error}");
+            SharedTiles::default()
+        })
+    }
 }
 
 /// What was chosen.

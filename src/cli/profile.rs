@@ -1,7 +1,7 @@
 //! `fmnist-gpu profile`
 
 use super::bench::noise;
-use super::device::DeviceArgs;
+use super::device::{DeviceArgs, TuneArgs};
 use super::{Global, print, print_json};
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
@@ -35,6 +35,8 @@ pub struct ProfileArgs {
     steps: u32,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    tune: TuneArgs,
     /// Draw each kernel beside the adapter's two limits, as SVG
     #[arg(long, value_name = "FILE.svg")]
     roofline: Option<PathBuf>,
@@ -110,7 +112,8 @@ pub fn run(args: ProfileArgs, global: &Global) -> Result<ExitCode> {
     let optimizer = Optimizer::Adam(AdamConfig::default());
     let (timings, dispatches, step_us, host_us_per_step) = match args.mode {
         Mode::Train => {
-            let mut engine = GpuEngine::with_training(&gpu, &model, &parameters, &split, batch_size, &optimizer)?;
+            let tiles = args.tune.tiles(&gpu, &model, batch_size, &optimizer);
+            let mut engine = GpuEngine::with_tiles(&gpu, &model, &parameters, &split, batch_size, &optimizer, tiles)?;
             let epoch = Epoch {
                 order: (0..split.len() as u32).collect(),
                 step_sizes: (0..(split.len() / batch_size) as u64).map(|i| optimizer.step_size(i + 1)).collect(),

@@ -1,11 +1,12 @@
 //! `fmnist-gpu train`
 
-use super::device::{Device, DeviceArgs};
+use super::device::{Device, DeviceArgs, TuneArgs};
 use super::source::SourceArgs;
 use super::{Global, INTERRUPTED, interrupt_flag, picture, print, print_json};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use fmnist_gpu::data::{CLASS_NAMES, Dataset, N_CLASSES};
+use fmnist_gpu::gpu::Tiling;
 use fmnist_gpu::model::{Model, initial_parameters, summary};
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
@@ -52,6 +53,8 @@ pub struct TrainArgs {
     source: SourceArgs,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    tune: TuneArgs,
     /// Run folder to write [default: the first free runs/MODEL-NUMBER]
     #[arg(long, value_name = "RUN")]
     out: Option<PathBuf>,
@@ -108,6 +111,11 @@ pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
     log_time("device opened");
     loading.allow();
     let batch_size = args.batch_size as usize;
+    let tiles = match &device {
+        Device::Gpu(gpu) if args.epochs > 0 => Some(args.tune.tiles(gpu, &model, batch_size, &optimizer)),
+        _ => None,
+    };
+    let tiles = tiles.unwrap_or_default();
     // Data that cannot be had is mostly known by now, and no data needs no pipelines.
     if let Device::Gpu(gpu) = &device
         && args.epochs > 0
@@ -115,7 +123,7 @@ pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
     {
         // With the data there, or known to be missing, the time for it is over.
         let wanted = || !loading.is_finished() && !interrupt.load(Ordering::Relaxed);
-        match GpuEngine::prepare_training(gpu, &model, batch_size, &optimizer, &wanted) {
+        match GpuEngine::prepare_training(gpu, &model, batch_size, &optimizer, tiles, &wanted) {
             Ok(()) => log_time("kernels ready"),
             // What is wrong comes back when the engine is made; what is wrong with the data comes first.
             Err(error) => log::debug!("the kernels could not be made ready: {error}"),
@@ -138,12 +146,13 @@ pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
         driver,
         backend,
         safe: args.device.safe(),
+        tiles: matches!(&device, Device::Gpu(gpu) if gpu.tiling() == Tiling::Shared).then_some(tiles),
     };
     global.say(format!("\n{}", summary(&model)?));
     let initial = initial_parameters(&parameters, args.seed);
     let mut engine: Box<dyn Engine> = match &device {
         Device::Gpu(gpu) => {
-            Box::new(GpuEngine::with_training(gpu, &model, &initial, &dataset.train, batch_size, &optimizer)?)
+            Box::new(GpuEngine::with_tiles(gpu, &model, &initial, &dataset.train, batch_size, &optimizer, tiles)?)
         }
         Device::Reference => {
             Box::new(ReferenceEngine::<f32>::new(&model, &initial, &dataset.train, batch_size, &optimizer)?)

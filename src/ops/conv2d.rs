@@ -643,7 +643,9 @@ fn verify_backward(
                 |form: &Form| pool.as_ref().filter(|_| pooled).is_none_or(|pool| unpools(*form, d, needs_dx, pool));
             v.forms(breadth, columns, by_4).into_iter().filter(takes).collect()
         };
-        for form in forms(v, true, d.c, &[d.c, d.o]) {
+        // Nobody trains pictures: their own gradient is compared where everything is.
+        let trained = breadth != Breadth::AsTrained || d.c > 1;
+        for form in forms(v, true, d.c, &[d.c, d.o]).into_iter().filter(|_| trained) {
             for &x_is_relu in breadth.relu() {
                 let dx = truth.dx(x, x_is_relu);
                 let mut run = v.run();
@@ -656,7 +658,18 @@ fn verify_backward(
                 run.check_sums(name, case, &[(&tdx, &dx, &truth.dx_scale, d.kh * d.kw * d.o)])?;
             }
         }
-        // Both at once, where that is one dispatch.
+        for form in forms(v, false, d.o, &[d.o]) {
+            let mut run = v.run();
+            let (tx, tdy, targmax) = (run.input(x)?, run.input(&given)?, run.input_u32(&argmax)?);
+            let upstream = if pooled { Upstream::Pooled(&tdy, &targmax) } else { Upstream::Direct(&tdy) };
+            let (tdw, tdb) = (run.output(d.w_len())?, run.output(d.o)?);
+            record_backward_w(&mut run.plan, form, d, &tx, upstream, &tdw, &tdb)?;
+            run.check_sums(backward_w_kernel(form, d, upstream).entry, case, &truth.dw(d, &tdw, &tdb))?;
+        }
+        // Both at once, where that is one dispatch. Mesa 25.0 compiles it for nine seconds: not twice in a self-test.
+        if breadth == Breadth::Forms && !pooled && pool.is_some() {
+            continue;
+        }
         for form in forms(v, true, d.c.min(d.o), &[]).into_iter().filter(|form| matches!(form, Form::Shared(_))) {
             let dx = truth.dx(x, true);
             let mut run = v.run();
@@ -666,14 +679,6 @@ fn verify_backward(
             record_backward(&mut run.plan, [form, form], d, true, &tx, &tw, upstream, &tdx, &tdw, &tdb)?;
             let sums = [(&tdx, &dx[..], &truth.dx_scale[..], d.kh * d.kw * d.o)];
             run.check_sums(BACKWARD_X_AND_W_SHARED.entry, case, &[&sums[..], &truth.dw(d, &tdw, &tdb)].concat())?;
-        }
-        for form in forms(v, false, d.o, &[d.o]) {
-            let mut run = v.run();
-            let (tx, tdy, targmax) = (run.input(x)?, run.input(&given)?, run.input_u32(&argmax)?);
-            let upstream = if pooled { Upstream::Pooled(&tdy, &targmax) } else { Upstream::Direct(&tdy) };
-            let (tdw, tdb) = (run.output(d.w_len())?, run.output(d.o)?);
-            record_backward_w(&mut run.plan, form, d, &tx, upstream, &tdw, &tdb)?;
-            run.check_sums(backward_w_kernel(form, d, upstream).entry, case, &truth.dw(d, &tdw, &tdb))?;
         }
     }
     Ok(())
@@ -758,7 +763,7 @@ pub fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
         (2, [28, 28, 1], [3, 3], 32, [1, 1], Padding::Same, Breadth::AsTrained),
         (2, [14, 14, 32], [3, 3], 64, [1, 1], Padding::Same, Breadth::AsTrained),
         (3, [9, 6, 6], [2, 3], 36, [2, 1], Padding::Valid, Breadth::Forms),
-        (1, [7, 6, 4], [3, 4], 36, [2, 3], Padding::Same, Breadth::Forms),
+        (1, [7, 6, 4], [3, 4], 36, [2, 3], Padding::Same, Breadth::OwnForms),
     ];
     for (n, input, window, o, stride, padding, breadth) in cases {
         let d = Conv2dDims::new(n, input, window, o, stride, padding).expect("the shapes above are valid");

@@ -389,8 +389,8 @@ pub fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
     let cases = [
         (32, 3136, 128, Breadth::AsTrained),
         (32, 128, 10, Breadth::AsTrained),
-        (33, 35, 33, Breadth::Forms),
-        (33, 68, 36, Breadth::Forms),
+        (33, 35, 33, Breadth::OwnForms),
+        (33, 260, 36, Breadth::Forms),
     ];
     for (n, i, o, breadth) in cases {
         verify(v, &DenseDims { n, i, o }, breadth)?;

@@ -337,7 +337,7 @@ impl<'g> GpuEngine<'g> {
         Ok(engine)
     }
 
-    /// Compiles what training `model` needs, so that [`GpuEngine::with_training`] finds it ready: for the time in which the
+    /// Compiles what training `model` needs, so that [`GpuEngine::with_tiles`] finds it ready: for the time in which the
     /// data is still being read. Computes nothing that training could see.
     ///
     /// Ends early, with the rest left to the first step, once `wanted` says no; it is asked now and then.
@@ -349,11 +349,12 @@ impl<'g> GpuEngine<'g> {
         model: &Model,
         batch_size: usize,
         optimizer: &Optimizer,
+        tiles: SharedTiles,
         wanted: &dyn Fn() -> bool,
     ) -> Result<(), EngineError> {
         // No kernel depends on the number of samples: one blank sample makes the same kernels as the whole data set.
         let blank = Split { images: vec![0; PIXELS], labels: vec![0] };
-        let engine = GpuEngine::with_training(gpu, model, &[], &blank, batch_size, optimizer)?;
+        let engine = GpuEngine::with_tiles(gpu, model, &[], &blank, batch_size, optimizer, tiles)?;
         // Hardware drivers are done by now. Software compiles at the first dispatch, but wgpu zeroes the tensors before it,
         // which for large batches takes longer than it saves.
         if gpu.is_software() && batch_size <= TOUCHED_BATCH {

@@ -6,6 +6,7 @@ use crate::data::DatasetKind;
 use crate::files::{FileError, write_whole};
 use crate::model::Model;
 use crate::model::weights::{self, WeightsError};
+use crate::ops::SharedTiles;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -94,6 +95,9 @@ pub struct RunConfig {
     pub backend: String,
     /// Whether wgpu's run-time checks were on.
     pub safe: bool,
+    /// How tiles in workgroup memory were cut; none where the device has no such tiles.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tiles: Option<SharedTiles>,
 }
 
 /// `summary.json`: what came out.

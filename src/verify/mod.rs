@@ -68,8 +68,10 @@ impl Verdict {
 pub enum Breadth {
     /// Every form that takes the shape, subgroup tiles of every width that the device can run, each with and without ReLU.
     Everything,
-    /// Every form that takes the shape, subgroup tiles in the device's own width, without ReLU.
+    /// Every form that takes the shape, tiles in the sizes that the device may train with, without ReLU.
     Forms,
+    /// Of these forms the plain one, and the one in which this device trains.
+    OwnForms,
     /// The form in which this device trains, with ReLU.
     AsTrained,
 }
@@ -79,7 +81,7 @@ impl Breadth {
     pub fn relu(self) -> &'static [bool] {
         match self {
             Breadth::Everything => &[false, true],
-            Breadth::Forms => &[false],
+            Breadth::Forms | Breadth::OwnForms => &[false],
             Breadth::AsTrained => &[true],
         }
     }
@@ -108,9 +110,20 @@ impl<'g> Verifier<'g> {
     pub fn forms(&self, breadth: Breadth, columns: usize, by_4: &[usize]) -> Vec<Form> {
         match breadth {
             Breadth::Everything => Form::all(self.gpu, columns, by_4),
-            Breadth::Forms => {
-                let narrower = |form: &Form| matches!(form, Form::Subgroup(lanes) if Some(*lanes) != self.gpu.lanes());
-                Form::all(self.gpu, columns, by_4).into_iter().filter(|form| !narrower(form)).collect()
+            Breadth::Forms | Breadth::OwnForms => {
+                let own = Form::choose(self.gpu, SharedTiles::default(), by_4);
+                let wanted = |form: &Form| match *form {
+                    Form::Plain => true,
+                    Form::Shared(tiles) => {
+                        own == *form
+                            || matches!(own, Form::Shared(_))
+                            || breadth == Breadth::Forms && tiles == SharedTiles::default()
+                    }
+                    Form::Subgroup(lanes) => {
+                        own == *form || breadth == Breadth::Forms && Some(lanes) == self.gpu.lanes()
+                    }
+                };
+                Form::all(self.gpu, columns, by_4).into_iter().filter(wanted).collect()
             }
             Breadth::AsTrained => vec![Form::choose(self.gpu, SharedTiles::default(), by_4)],
         }
