@@ -63,6 +63,15 @@ fn bench_measures_every_setting_that_was_asked_for() {
 }
 
 #[test]
+fn bench_compares_with_and_without_run_time_checks() {
+    gpu();
+    let report = json("bench --model mlp --batch-size 16 --seconds 0.3 --mode train --ab-checks --json");
+    let checks: Vec<bool> =
+        report["results"].as_array().unwrap().iter().map(|r| r["runtime_checks"].as_bool().unwrap()).collect();
+    assert_eq!(checks, [false, true]);
+}
+
+#[test]
 fn bench_refuses_what_it_cannot_measure() {
     for (flags, part) in
         [("--seconds 0", "--seconds is 0"), ("--seconds nan", "--seconds is NaN"), ("--batch-size 0", "0")]

@@ -36,6 +36,9 @@ pub struct BenchArgs {
     device: DeviceArgs,
     #[command(flatten)]
     tune: TuneArgs,
+    /// Measure each setting without and with wgpu's run-time checks (--safe), in turn
+    #[arg(long, conflicts_with = "safe")]
+    ab_checks: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -81,6 +84,9 @@ struct Measured {
     model: String,
     batch_size: usize,
     mode: &'static str,
+    /// Whether wgpu's run-time checks were in the shaders; only with `--ab-checks`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    runtime_checks: Option<bool>,
     images_per_second: f64,
     images_per_second_min: f64,
     images_per_second_max: f64,
@@ -107,23 +113,32 @@ pub fn run(args: BenchArgs, global: &Global) -> Result<ExitCode> {
     let mut startup = Startup { device_ms: milliseconds(begin), ..Startup::default() };
     let split = noise(IMAGES);
     let window = Duration::from_secs_f64(args.seconds / WINDOWS as f64);
+    let checked = if args.ab_checks { Some(args.device.open_checked()?) } else { None };
     let mut bench = Bench {
         tune: &args.tune,
         gpu: &gpu,
         model: &model,
         split: &split,
         window,
+        runtime_checks: None,
         startup: &mut startup,
         results: Vec::new(),
     };
     for &batch_size in &args.batch_size {
-        if args.mode != Mode::Inference {
-            global.say(format!("Training at batch size {batch_size}"));
-            bench.train(batch_size as usize)?;
-        }
-        if args.mode != Mode::Train {
-            global.say(format!("Inference at batch size {batch_size}"));
-            bench.infer(batch_size as usize)?;
+        for mode in [Mode::Train, Mode::Inference] {
+            if args.mode != mode && args.mode != Mode::Both {
+                continue;
+            }
+            let what = if mode == Mode::Train { "Training" } else { "Inference" };
+            global.say(format!("{what} at batch size {batch_size}"));
+            bench.runtime_checks = checked.as_ref().map(|_| false);
+            bench.gpu = &gpu;
+            bench.measure(mode, batch_size as usize)?;
+            if let Some(checked) = &checked {
+                bench.runtime_checks = Some(true);
+                bench.gpu = checked;
+                bench.measure(mode, batch_size as usize)?;
+            }
         }
     }
     let mut results = bench.results;
@@ -157,11 +172,16 @@ struct Bench<'a> {
     model: &'a Model,
     split: &'a Split,
     window: Duration,
+    runtime_checks: Option<bool>,
     startup: &'a mut Startup,
     results: Vec<Measured>,
 }
 
 impl Bench<'_> {
+    fn measure(&mut self, mode: Mode, batch_size: usize) -> Result<()> {
+        if mode == Mode::Train { self.train(batch_size) } else { self.infer(batch_size) }
+    }
+
     fn train(&mut self, batch_size: usize) -> Result<()> {
         let optimizer = Optimizer::Adam(AdamConfig::default());
         // Done once and kept, so no part of the start.
@@ -245,6 +265,7 @@ impl Bench<'_> {
             model: self.model.name.clone(),
             batch_size,
             mode,
+            runtime_checks: self.runtime_checks,
             images_per_second: median,
             images_per_second_min: speeds[0],
             images_per_second_max: speeds[speeds.len() - 1],
@@ -296,14 +317,17 @@ fn table(report: &Report) -> String {
         lines.push(format!("Peak memory: {megabytes:.0} MB"));
     }
     lines.push(format!(
-        "{:<8} {:<10} {:>6} {:>10} {:>21} {:>9} {:>8} {:>7} {:>10} {:>8}",
+        "{:<8} {:<15} {:>6} {:>10} {:>21} {:>9} {:>8} {:>7} {:>10} {:>8}",
         "model", "mode", "batch", "images/s", "least to most", "step ms", "GFLOP/s", "% peak", "dispatches", "host us"
     ));
     for r in &report.results {
         lines.push(format!(
-            "{:<8} {:<10} {:>6} {:>10.0} {:>21} {:>9.2} {:>8.1} {:>7.1} {:>10} {:>8.1}",
+            "{:<8} {:<15} {:>6} {:>10.0} {:>21} {:>9.2} {:>8.1} {:>7.1} {:>10} {:>8.1}",
             r.model,
-            r.mode,
+            match r.runtime_checks {
+                Some(true) => format!("{}, safe", r.mode),
+                _ => r.mode.to_string(),
+            },
             r.batch_size,
             r.images_per_second,
             format!("{:.0} to {:.0}", r.images_per_second_min, r.images_per_second_max),

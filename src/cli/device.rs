@@ -80,19 +80,24 @@ impl DeviceArgs {
 
     /// The same device once more, without a word.
     pub fn open_another(&self) -> Result<Gpu> {
-        self.open_silently(None)
+        self.open_silently(self.safe, None)
     }
 
-    fn open_silently(&self, pipeline_cache: Option<PathBuf>) -> Result<Gpu> {
+    /// The same device once more, with wgpu's run-time checks.
+    pub fn open_checked(&self) -> Result<Gpu> {
+        self.open_silently(true, None)
+    }
+
+    fn open_silently(&self, checked: bool, pipeline_cache: Option<PathBuf>) -> Result<Gpu> {
         let choice: DeviceChoice = match self.device.parse() {
             Ok(choice) => choice,
             Err(never) => match never {},
         };
-        Ok(Gpu::open(&GpuOptions { choice, checked: self.safe, tiling: None, pipeline_cache })?)
+        Ok(Gpu::open(&GpuOptions { choice, checked, tiling: None, pipeline_cache })?)
     }
 
     fn open_keeping(&self, global: &Global, pipeline_cache: Option<PathBuf>) -> Result<Gpu> {
-        let gpu = self.open_silently(pipeline_cache)?;
+        let gpu = self.open_silently(self.safe, pipeline_cache)?;
         let info = gpu.info();
         global.say(format!("Device: {} ({}, {}, {})", info.name, info.backend, info.device_type, info.driver));
         if gpu.is_software() && self.device == "auto" {

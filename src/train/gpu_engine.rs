@@ -417,9 +417,12 @@ impl<'g> GpuEngine<'g> {
         training.batch.time(self.gpu, rounds)
     }
 
-    /// Batch size of evaluation and prediction: large enough to fill the adapter, small enough for a processor's cache.
+    /// Batch size of evaluation and prediction: large enough to fill the adapter, small enough for a processor's cache and for the
+    /// size of buffers that every device allows (128 MiB).
     fn inference_batch(&self, samples: usize) -> usize {
-        samples.min(if self.gpu.is_software() { 100 } else { 500 })
+        const MAX_VALUES: usize = (96 << 20) / 4;
+        let wanted = if self.gpu.is_software() { 128 } else { 2500 };
+        samples.min(wanted).min((MAX_VALUES / self.network.widest_output()).max(1))
     }
 
     /// The plan that evaluates `split`, and the tensor of its probabilities.

@@ -44,12 +44,23 @@ pub(super) struct Network {
 pub(super) struct Activations {
     /// The batch, `[N, 28, 28, 1]`.
     pub(super) x: Tensor,
-    /// Output of each layer.
-    outputs: Vec<Tensor>,
+    /// Output of each layer; none of a convolution whose pooling happens in the same dispatch.
+    outputs: Vec<Option<Tensor>>,
     /// Argmax of each max pooling.
     argmax: Vec<Option<Tensor>>,
     /// The last layer's output, `[N, 10]`.
     pub(super) logits: Tensor,
+}
+
+impl Activations {
+    /// Input of layer `i`; none of a pooling that happens in the dispatch before it.
+    fn input(&self, i: usize) -> Option<&Tensor> {
+        if i == 0 { Some(&self.x) } else { self.outputs[i - 1].as_ref() }
+    }
+
+    fn output(&self, i: usize) -> &Tensor {
+        self.outputs[i].as_ref().expect("only a convolution before a pooling has no output of its own")
+    }
 }
 
 impl Network {
@@ -75,19 +86,26 @@ impl Network {
         Ok(Network { layers, weights, input_is_relu, tiles })
     }
 
+    /// The most values that a layer puts out for one picture.
+    pub(super) fn widest_output(&self) -> usize {
+        self.layers.iter().map(|shape| shape.output.iter().product()).max().unwrap_or(1)
+    }
+
     /// Tensors for the outputs of a batch of `n`.
     pub(super) fn activations(&self, gpu: &Gpu, n: usize) -> Result<Activations, EngineError> {
         let batch = |shape: &[usize]| [&[n], shape].concat();
         let x = gpu.tensor("x", &batch(&self.layers[0].input), Element::F32)?;
-        let mut outputs: Vec<Tensor> = Vec::new();
+        let mut outputs: Vec<Option<Tensor>> = Vec::new();
         let mut argmax = Vec::new();
-        for shape in &self.layers {
-            let output = match shape.layer {
-                Layer::Flatten => {
-                    let input = outputs.last().unwrap_or(&x);
-                    input.slice(format!("{}.y", shape.name), 0, &batch(&shape.output))
+        for (i, shape) in self.layers.iter().enumerate() {
+            let name = format!("{}.y", shape.name);
+            let output = match (&shape.layer, outputs.last()) {
+                (Layer::Flatten, None) => Some(x.slice(name, 0, &batch(&shape.output))),
+                (Layer::Flatten, Some(input)) => {
+                    input.as_ref().map(|input| input.slice(name, 0, &batch(&shape.output)))
                 }
-                _ => gpu.tensor(&format!("{}.y", shape.name), &batch(&shape.output), Element::F32)?,
+                _ if self.pools(gpu, i, n) => None,
+                _ => Some(gpu.tensor(&name, &batch(&shape.output), Element::F32)?),
             };
             argmax.push(match shape.layer {
                 Layer::MaxPool2d { .. } => {
@@ -98,7 +116,7 @@ impl Network {
             });
             outputs.push(output);
         }
-        let logits = outputs.last().unwrap_or(&x).clone();
+        let logits = outputs.last().cloned().flatten().unwrap_or_else(|| x.clone());
         Ok(Activations { x, outputs, argmax, logits })
     }
 
@@ -111,9 +129,9 @@ impl Network {
         activations: &Activations,
     ) -> Result<(), EngineError> {
         let gpu = plan.gpu();
-        let mut layers = self.layers.iter().enumerate().peekable();
-        while let Some((i, shape)) = layers.next() {
-            let x = self.input(activations, i);
+        for (i, shape) in self.layers.iter().enumerate() {
+            // What a convolution left out is the pooling's, in the convolution's own dispatch.
+            let Some(x) = activations.input(i) else { continue };
             let y = &activations.outputs[i];
             let fail = batch_error(shape, n);
             match &shape.layer {
@@ -122,35 +140,30 @@ impl Network {
                     let (w, b) = self.weight_and_bias(parameters, i);
                     let form = Form::choose(gpu, self.tiles, &[d.o]);
                     let relu = *activation == Activation::Relu;
-                    // The pooling after it in the same dispatch, where that can be: what was not pooled is never needed again,
-                    // as the gradient of the pooling goes by argmax.
-                    let pooled = layers.next_if(|(_, next)| {
-                        matches!(next.layer, Layer::MaxPool2d { .. })
-                            && pool2d_dims(&next.layer, n, &next.input).is_ok_and(|pool| conv2d::pools(form, &d, &pool))
-                    });
-                    match pooled {
-                        Some((next, _)) => {
-                            let (y, argmax) = (&activations.outputs[next], self.argmax(activations, next));
+                    match y {
+                        Some(y) => conv2d::record_forward(plan, form, &d, relu, x, w, b, y)?,
+                        None => {
+                            let (y, argmax) = (activations.output(i + 1), self.argmax(activations, i + 1));
                             conv2d::record_forward_pool(plan, form, &d, relu, x, w, b, y, argmax)?;
                         }
-                        None => conv2d::record_forward(plan, form, &d, relu, x, w, b, y)?,
                     }
                 }
                 Layer::Dense { activation, .. } => {
                     let d = dense_dims(shape, n);
                     let (w, b) = self.weight_and_bias(parameters, i);
                     let form = Form::choose(gpu, self.tiles, &[d.i, d.o]);
-                    dense::record_forward(plan, form, &d, *activation == Activation::Relu, x, w, b, y)?;
+                    let relu = *activation == Activation::Relu;
+                    dense::record_forward(plan, form, &d, relu, x, w, b, activations.output(i))?;
                 }
                 Layer::MaxPool2d { .. } => {
                     let d = pool2d_dims(&shape.layer, n, &shape.input).map_err(fail)?;
-                    pool2d::record_max_forward(plan, &d, x, y, self.argmax(activations, i))?;
+                    pool2d::record_max_forward(plan, &d, x, activations.output(i), self.argmax(activations, i))?;
                 }
                 Layer::AveragePool2d { .. } | Layer::SumPool2d { .. } => {
                     let d = pool2d_dims(&shape.layer, n, &shape.input).map_err(fail)?;
-                    pool2d::record_mean_forward(plan, mean(&shape.layer), &d, x, y)?;
+                    pool2d::record_mean_forward(plan, mean(&shape.layer), &d, x, activations.output(i))?;
                 }
-                Layer::Relu => relu::record_forward(plan, x.len(), x, y)?,
+                Layer::Relu => relu::record_forward(plan, x.len(), x, activations.output(i))?,
                 Layer::Flatten => {}
             }
         }
@@ -178,14 +191,16 @@ impl Network {
                 continue;
             }
             let pooled = pooled.take();
-            let x = self.input(activations, i);
+            // Only the gradient of a max pooling does without its input.
+            let x = activations.input(i).unwrap_or(&activations.x);
+            let x_shape = [&[n], &shape.input[..]].concat();
             let is_relu = self.input_is_relu[i];
             let fail = batch_error(shape, n);
             // The gradient of the pictures themselves is not needed.
             let needs_dx = i > first_with_weights;
             let dx = match shape.layer {
-                Layer::Flatten | Layer::Relu => dy.slice(format!("{}.dx", shape.name), 0, x.shape()),
-                _ if needs_dx => gpu.tensor(&format!("{}.dx", shape.name), x.shape(), Element::F32)?,
+                Layer::Flatten | Layer::Relu => dy.slice(format!("{}.dx", shape.name), 0, &x_shape),
+                _ if needs_dx => gpu.tensor(&format!("{}.dx", shape.name), &x_shape, Element::F32)?,
                 _ => dy.clone(),
             };
             match &shape.layer {
@@ -257,8 +272,14 @@ impl Network {
         conv2d::unpools(Form::choose(gpu, self.tiles, &by_4), &d, needs_dx, &pool)
     }
 
-    fn input<'a>(&self, activations: &'a Activations, i: usize) -> &'a Tensor {
-        if i == 0 { &activations.x } else { &activations.outputs[i - 1] }
+    /// Whether layer `i` is a convolution that does the max pooling after it in its own dispatch: what was not pooled is never
+    /// needed again, as the gradient of the pooling goes by argmax.
+    fn pools(&self, gpu: &Gpu, i: usize, n: usize) -> bool {
+        let (shape, Some(next)) = (&self.layers[i], self.layers.get(i + 1)) else { return false };
+        let (Layer::Conv2d { .. }, Layer::MaxPool2d { .. }) = (&shape.layer, &next.layer) else { return false };
+        let (conv, pool) = (conv2d_dims(&shape.layer, n, &shape.input), pool2d_dims(&next.layer, n, &next.input));
+        let (Ok(d), Ok(pool)) = (conv, pool) else { return false };
+        conv2d::pools(Form::choose(gpu, self.tiles, &[d.o]), &d, &pool)
     }
 
     fn argmax<'a>(&self, activations: &'a Activations, i: usize) -> &'a Tensor {
