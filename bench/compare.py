@@ -651,6 +651,7 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", help="of ours: see fmnist-gpu bench --help")
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds that one run may take")
     parser.add_argument("--out", type=Path, default=BENCH / "results", help="folder of the two files")
+    parser.add_argument("--name", help="of the two files, without the ending [default: made of the device's]")
     options = parser.parse_args(words)
     given: dict[str, str] = {}
     for pair in options.python:
@@ -695,7 +696,7 @@ def main() -> int:
     systems = [ours, *find_peers(options.peers, options)]
     tasks = tasks_of(options)
     about = machine(ours, options)
-    name = slug(about["device"], about["cores"])
+    name = options.name or slug(about["device"], about["cores"])
     say(f"{about['device']}: {', '.join(s.name for s in systems)}; {len(tasks)} tasks, {options.rounds} rounds")
     chosen = {k: getattr(options, k) for k in ("models", "batch_sizes", "rounds", "job_rounds", "seconds", "timeout", "tf32")}
     results = Results(about, chosen, systems)

@@ -1,5 +1,7 @@
 use crate::support::{assert_all_right, gpu};
-use fmnist_gpu::ops::dense::{DenseDims, verify};
+use fmnist_gpu::gpu::{Element, PlanBuilder};
+use fmnist_gpu::ops::dense::{DenseDims, record_forward, verify};
+use fmnist_gpu::ops::{Form, SharedTiles};
 use fmnist_gpu::verify::{Breadth, Verifier};
 
 fn check(cases: &[(usize, usize, usize)]) {
@@ -39,4 +41,22 @@ fn dense_matches_cpu_around_the_tile_sizes() {
 #[test]
 fn dense_matches_cpu_on_the_layers_of_the_article() {
     check(&[(32, 3136, 128), (32, 784, 128), (32, 128, 10), (100, 784, 128), (1, 784, 128)]);
+}
+
+/// More tiles of workgroup memory than one dimension of workgroups holds: they go on in the next. Whole numbers, so that sums are exact.
+#[test]
+fn dense_in_workgroup_memory_goes_on_where_tiles_are_folded() {
+    let gpu = gpu();
+    let d = DenseDims { n: 65_535 * 128 + 5, i: 1, o: 1 };
+    let x: Vec<f32> = (0..d.n).map(|n| (n % 251) as f32).collect();
+    let tensor = |name: &str, data: &[f32]| gpu.tensor_from(name, &[data.len()], data).unwrap();
+    let (tx, tw, tb) = (tensor("x", &x), tensor("w", &[3.0]), tensor("b", &[1.0]));
+    let y = gpu.tensor("y", &[d.n], Element::F32).unwrap();
+    let mut plan = PlanBuilder::new(gpu);
+    record_forward(&mut plan, Form::Shared(SharedTiles::default()), &d, false, &tx, &tw, &tb, &y).unwrap();
+    let plan = plan.finish().unwrap();
+    assert!(plan.dispatches().all(|dispatch| dispatch.workgroups[1] > 1), "nothing was folded");
+    gpu.run(&plan).unwrap();
+    let wrong = gpu.read(&y).unwrap().iter().zip(&x).position(|(&y, &x)| y != 3.0 * x + 1.0);
+    assert_eq!(wrong, None);
 }
