@@ -469,17 +469,20 @@ def measure_all(
                     if results.failed(system, task):
                         say(f"{head}: failed before, left out")
                         continue
-                    if task.mode == "job":
+                    why = None
+                    if task.mode != "job":
+                        if system.name in options.smallest_batch and task.batch_size > min(options.batch_sizes):
+                            why = "asked to"
+                    else:
                         estimate = results.job_estimate(system.name, task.model)
-                        why = None
                         if system.name in options.skip_job:
                             why = "asked to"
                         elif estimate > options.timeout:
                             why = f"it would take about {estimate / 60:.0f} minutes, more than the limit of a run"
-                        if why:
-                            results.system(system.name)["skipped"][task.key] = why
-                            say(f"{head}: skipped: {why}")
-                            continue
+                    if why:
+                        results.system(system.name)["skipped"][task.key] = why
+                        say(f"{head}: skipped: {why}")
+                        continue
                     say(head)
                     one_run(results, system, task, options, i_round, Path(scratch))
                 write(results, tasks, options.out, name)
@@ -647,6 +650,8 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--no-job", action="store_true", help="leave out five epochs with evaluation")
     parser.add_argument("--job-rounds", type=int, help="[default: --rounds]")
     parser.add_argument("--skip-job", type=names, default=[], metavar="NAMES", help="systems that run no job")
+    parser.add_argument("--smallest-batch", type=names, default=[], metavar="NAMES",
+                        help="systems that are measured at the smallest batch size only, as they would take too long at others")
     parser.add_argument("--tf32", action="store_true", help="let the peers round factors to TF32 on an NVIDIA GPU")
     parser.add_argument("--device", help="of ours: see fmnist-gpu bench --help")
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds that one run may take")
@@ -668,8 +673,8 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--rounds, --seconds and --batch-sizes must be positive")
     if not set(options.models) <= {"cnn", "mlp"} or not options.models:
         parser.error("--models: expected cnn, mlp or both")
-    if unknown := set(options.skip_job) - {OURS, *PEERS}:
-        parser.error(f"--skip-job: {', '.join(sorted(unknown))} is no system; there are ours, {', '.join(PEERS)}")
+    if unknown := {*options.skip_job, *options.smallest_batch} - {OURS, *PEERS}:
+        parser.error(f"--skip-job, --smallest-batch: {', '.join(sorted(unknown))} is no system; there are ours, {', '.join(PEERS)}")
     options.job_rounds = options.rounds if options.job_rounds is None else options.job_rounds
     options.data_dir = options.data_dir or default_data_dir()
     return options
