@@ -114,82 +114,181 @@ fn profile_of_a_forward_pass_has_no_backward_kernels() {
     assert!(!names.iter().any(|name| name.contains("backward") || name.contains("adam")), "{names:?}");
 }
 
-/// The picture as XML: names, places and labels.
+/// Two dense layers of one width are one row, though the first takes 784 numbers and the second 128.
 #[test]
-fn roofline_shows_each_kernel_where_it_belongs() {
-    let point = |name: &str, gflops: f64, gb_per_second: f64| RooflinePoint {
-        name: name.to_string(),
-        gflops,
-        gb_per_second,
-        percent_of_step: 10.0,
-    };
-    let roofline = Roofline {
-        title: "A title with < and &".to_string(),
-        subtitle: "A device".to_string(),
-        peak_gflops: 100.0,
-        peak_gb_per_second: 10.0,
-        // At 1, 10 and 100 operations a byte, three of them on one spot, and one that only moves bytes.
-        points: vec![
-            point("one", 1.0, 1.0),
-            point("ten", 10.0, 1.0),
-            point("hundred", 100.0, 1.0),
-            point("again", 10.0, 1.0),
-            point("and_again", 10.0, 1.0),
-            point("bytes", 0.0, 5.0),
-        ],
-    };
-    let svg = draw_roofline(&roofline).unwrap();
-    let document = roxmltree::Document::parse(&svg).unwrap();
-    let text_of = |tag: &str| -> String {
-        document
-            .descendants()
-            .find(|n| n.has_tag_name(("http://www.w3.org/2000/svg", tag)))
-            .and_then(|n| n.text())
-            .unwrap_or_default()
-            .to_string()
-    };
-    assert_eq!(text_of("title"), "A title with < and &");
-    assert!(text_of("desc").contains("bytes reaches 50 % of its limit"), "{}", text_of("desc"));
-    let number = |node: &roxmltree::Node<'_, '_>, name: &str| -> f64 { node.attribute(name).unwrap().parse().unwrap() };
-    let circles: Vec<(f64, f64)> = document
-        .descendants()
-        .filter(|n| n.tag_name().name() == "circle")
-        .map(|n| (number(&n, "cx"), number(&n, "cy")))
-        .collect();
-    assert_eq!(circles.len(), 5, "{circles:?}");
-    let (one, ten, hundred) = (circles[0], circles[1], circles[2]);
-    // Logarithmic: the same step from 1 to 10 as from 10 to 100, to a pixel.
-    assert!((2.0 * ten.0 - one.0 - hundred.0).abs() <= 2.0 && ten.0 > one.0, "{circles:?}");
-    assert!((2.0 * ten.1 - one.1 - hundred.1).abs() <= 2.0 && ten.1 < one.1, "{circles:?}");
-    // The third stands on the roof.
-    let roof = document
-        .descendants()
-        .filter(|n| n.tag_name().name() == "polyline")
-        .find(|n| n.attribute("stroke-width") == Some("2"))
-        .unwrap();
-    let last = roof.attribute("points").unwrap().split_whitespace().last().unwrap().to_string();
-    let level: f64 = last.split(',').nth(1).unwrap().parse().unwrap();
-    assert!((level - hundred.1).abs() <= 1.0, "{level} {circles:?}");
-    let texts: Vec<(String, f64, f64)> = document
-        .descendants()
-        .filter(|n| n.tag_name().name() == "text")
-        .map(|n| (n.text().unwrap_or_default().trim().to_string(), number(&n, "x"), number(&n, "y")))
-        .collect();
-    for point in &roofline.points {
-        assert!(texts.iter().any(|(text, ..)| *text == point.name), "{} is not in {texts:?}", point.name);
-    }
-    // No label of a point covers another.
-    let labels: Vec<&(String, f64, f64)> = texts
-        .iter()
-        .filter(|(text, x, _)| text.parse::<u32>().is_ok_and(|n| (1..=6).contains(&n)) && *x < 610.0 && *x > 75.0)
-        .collect();
-    assert!(labels.len() >= 5, "{labels:?}");
-    for (i, a) in labels.iter().enumerate() {
-        for b in &labels[i + 1..] {
-            assert!((a.1 - b.1).abs() >= 14.0 || (a.2 - b.2).abs() >= 13.0, "{a:?} and {b:?}");
+fn profile_adds_up_the_work_of_calls_that_differ() {
+    gpu();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("deep.toml");
+    let dense = "[[layer]]\ntype = \"dense\"\nunits = 128\nactivation = \"relu\"\n";
+    let last = "[[layer]]\ntype = \"dense\"\nunits = 10\n";
+    std::fs::write(&path, format!("name = \"deep\"\n[[layer]]\ntype = \"flatten\"\n{dense}{dense}{last}")).unwrap();
+    let report = json(&format!("profile --model {} --batch-size 20 --steps 3 --mode inference --json", path.display()));
+    let kernels = report["kernels"].as_array().unwrap();
+    assert!(kernels.iter().any(|k| k["calls"] == 2), "{kernels:?}");
+    let number = |k: &Value, key: &str| k[key].as_f64().unwrap();
+    let flop: f64 = kernels.iter().map(|k| 1e3 * number(k, "gflops") * number(k, "median_us")).sum();
+    let expected = 2.0 * 20.0 * f64::from(784 * 128 + 128 * 128 + 128 * 10);
+    assert!((flop / expected - 1.0).abs() < 1e-6, "{flop} for {expected}");
+}
+
+/// What the tests read off a picture.
+struct Drawn {
+    title: String,
+    description: String,
+    height: f64,
+    /// Content, x, y.
+    texts: Vec<(String, f64, f64)>,
+    /// Centre and radius.
+    circles: Vec<[f64; 3]>,
+    /// Places of the vertical and horizontal lines: x or y with the label that stands there.
+    grid_x: Vec<(f64, f64)>,
+    grid_y: Vec<(f64, f64)>,
+    roof: Vec<(f64, f64)>,
+}
+
+impl Drawn {
+    fn read(svg: &str) -> Drawn {
+        let document = roxmltree::Document::parse(svg).unwrap();
+        let nodes = |tag: &'static str| {
+            document.descendants().filter(move |n| n.has_tag_name(("http://www.w3.org/2000/svg", tag)))
+        };
+        let content = |tag| nodes(tag).next().and_then(|n| n.text()).unwrap_or_default().to_string();
+        let number = |node: &roxmltree::Node<'_, '_>, name: &str| -> f64 {
+            node.attribute(name).unwrap_or_else(|| panic!("no {name} in {node:?}")).parse().unwrap()
+        };
+        let texts: Vec<(String, f64, f64)> = nodes("text")
+            .map(|n| (n.text().unwrap_or_default().trim().to_string(), number(&n, "x"), number(&n, "y")))
+            .collect();
+        let (mut grid_x, mut grid_y) = (Vec::new(), Vec::new());
+        for line in nodes("line") {
+            let (x, y) = (number(&line, "x1"), number(&line, "y1"));
+            let upright = x == number(&line, "x2");
+            // Below an upright line, left of a level one.
+            for (text, at_x, at_y) in &texts {
+                let Ok(value) = text.parse::<f64>() else { continue };
+                if upright && (at_x - x).abs() <= 1.0 && *at_y > y {
+                    grid_x.push((x, value));
+                } else if !upright && (at_y - y).abs() <= 1.0 && *at_x < x {
+                    grid_y.push((y, value));
+                }
+            }
+        }
+        let roof = nodes("polyline").find(|n| n.attribute("stroke-width") == Some("2")).unwrap();
+        let pairs = roof.attribute("points").unwrap().split_whitespace().map(|pair| pair.split_once(',').unwrap());
+        Drawn {
+            title: content("title"),
+            description: content("desc"),
+            height: number(&nodes("svg").next().unwrap(), "height"),
+            circles: nodes("circle").map(|n| [number(&n, "cx"), number(&n, "cy"), number(&n, "r")]).collect(),
+            grid_x,
+            grid_y,
+            roof: pairs.map(|(x, y)| (x.parse().unwrap(), y.parse().unwrap())).collect(),
+            texts,
         }
     }
-    assert!(draw_roofline(&Roofline { peak_gflops: 0.0, ..roofline }).is_err());
+
+    /// Left, top, right, bottom of the numbers beside the points; they stand in the plot, tick labels and list do not.
+    fn labels(&self) -> Vec<[f64; 4]> {
+        let (left, right) = (self.roof[0].0, self.roof[2].0);
+        let bottom = self.texts.iter().find(|t| t.0 == "floating-point operations a byte").unwrap().2 - 50.0;
+        let inside = |x: f64, y: f64| x > left && x < right && y < bottom;
+        let digits = self.texts.iter().filter(|(text, x, y)| text.parse::<u32>().is_ok() && inside(*x, *y));
+        // A digit of a sans-serif font is at most 0.65 em wide, and its height at most 0.75 em, of 13 pixels.
+        digits
+            .map(|(text, x, y)| {
+                let (half, high) = (4.2 * text.len() as f64, 4.9);
+                [x - half, y - high, x + half, y + high]
+            })
+            .collect()
+    }
+}
+
+fn meets(a: &[f64; 4], b: &[f64; 4]) -> bool {
+    a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3]
+}
+
+fn point(name: &str, gflops: f64, gb_per_second: f64) -> RooflinePoint {
+    RooflinePoint { name: name.to_string(), gflops, gb_per_second, percent_of_step: 10.0 }
+}
+
+fn roofline(points: Vec<RooflinePoint>) -> Roofline {
+    let title = "A title with < and &".to_string();
+    let subtitle = "A device".to_string();
+    Roofline { title, subtitle, peak_gflops: 100.0, peak_gb_per_second: 10.0, points }
+}
+
+/// The picture as XML: names and places.
+#[test]
+fn roofline_shows_each_kernel_where_it_belongs() {
+    // At 1, 10 and 100 operations a byte, and one that only moves bytes.
+    let roofline = roofline(vec![
+        point("one", 1.0, 1.0),
+        point("ten", 10.0, 1.0),
+        point("hundred", 100.0, 1.0),
+        point("bytes", 0.0, 5.0),
+    ]);
+    let drawn = Drawn::read(&draw_roofline(&roofline).unwrap());
+    assert_eq!(drawn.title, "A title with < and &");
+    assert!(drawn.description.contains("bytes: 5.00 GB/s, 50 % of its limit"), "{}", drawn.description);
+    assert_eq!(drawn.circles.len(), 3, "{:?}", drawn.circles);
+    // On the lines of the axes that bear their numbers, to a pixel.
+    for (circle, value) in drawn.circles.iter().zip([1.0, 10.0, 100.0]) {
+        for (at, grid) in [(circle[0], &drawn.grid_x), (circle[1], &drawn.grid_y)] {
+            let line = grid.iter().find(|(_, label)| *label == value);
+            let (place, _) = line.unwrap_or_else(|| panic!("no line {value} in {grid:?}"));
+            assert!((at - place).abs() <= 1.0, "{value}: {at} is not on {place}");
+        }
+    }
+    // The roof: 10 GB/s at 1 operation a byte are 10 GFLOP/s, and from 10 on it is level at 100.
+    let level = drawn.circles[2][1];
+    assert!(drawn.roof[1..].iter().all(|(_, y)| (y - level).abs() <= 1.0), "{:?}", drawn.roof);
+    assert!((drawn.roof[1].0 - drawn.circles[1][0]).abs() <= 1.0, "{:?}", drawn.roof);
+    let (from, to) = (drawn.roof[0], drawn.roof[1]);
+    let at_one = from.1 + (to.1 - from.1) * (drawn.circles[0][0] - from.0) / (to.0 - from.0);
+    assert!((at_one - drawn.circles[1][1]).abs() <= 2.0, "{at_one} {:?}", drawn.circles);
+    for name in ["one", "ten", "hundred", "bytes", "5.00 GB/s", "100.0 GFLOP/s", "50", "A device"] {
+        assert!(drawn.texts.iter().any(|(text, ..)| text == name), "{name} is not in {:?}", drawn.texts);
+    }
+    let broken = Roofline { peak_gflops: 0.0, ..roofline.clone() };
+    assert!(draw_roofline(&broken).is_err());
+    // Neither may be in XML as it is.
+    let odd = Roofline { title: "a\u{1}b\u{ffff}".to_string(), ..roofline };
+    assert_eq!(Drawn::read(&draw_roofline(&odd).unwrap()).title, "a b ");
+}
+
+/// Forty kernels, many of them on one spot, some on the roof and in the corners.
+#[test]
+fn roofline_labels_cover_nothing_and_the_list_has_room() {
+    let points: Vec<_> = (0..40)
+        .map(|i| match i % 4 {
+            0 => point(&format!("kernel_{i}"), 10.0, 1.0),
+            1 => point(&format!("kernel_{i}"), 12.0 + f64::from(i) / 10.0, 1.0),
+            2 => point(&format!("kernel_{i}"), 99.0, 1.0 + f64::from(i) / 4.0),
+            _ => point(&format!("kernel_{i}"), 0.01 * f64::from(i), 3.0),
+        })
+        .collect();
+    let roofline = roofline(points);
+    let drawn = Drawn::read(&draw_roofline(&roofline).unwrap());
+    let labels = drawn.labels();
+    assert_eq!(labels.len(), 40, "{labels:?}");
+    for (i, label) in labels.iter().enumerate() {
+        assert!(label[0] > drawn.roof[0].0 && label[2] < drawn.roof[2].0 && label[1] > 60.0, "{label:?}");
+        for other in &labels[i + 1..] {
+            assert!(!meets(label, other), "{label:?} and {other:?}");
+        }
+        for circle in &drawn.circles {
+            let [x, y, r] = *circle;
+            let nearest = (x.clamp(label[0], label[2]) - x).hypot(y.clamp(label[1], label[3]) - y);
+            assert!(nearest >= r, "{label:?} covers {circle:?}");
+        }
+    }
+    for (text, _, y) in &drawn.texts {
+        assert!(*y < drawn.height - 10.0, "{text} stands at {y} of {}", drawn.height);
+    }
+    for point in &roofline.points {
+        assert!(drawn.texts.iter().any(|(text, ..)| *text == point.name), "no {}", point.name);
+    }
 }
 
 #[test]
@@ -201,7 +300,11 @@ fn profile_writes_its_roofline_and_overwrites_nothing() {
     let (code, _, err) = run(&line);
     assert_eq!(code, Some(0), "{err}");
     let svg = std::fs::read_to_string(&path).unwrap();
-    assert!(roxmltree::Document::parse(&svg).is_ok() && svg.contains("adam_step"));
+    let drawn = Drawn::read(&svg);
+    for kernel in ["adam_step", "batch_gather", "softmax_xent_backward_x", "dense_forward", "dense_backward_w"] {
+        assert!(drawn.texts.iter().any(|(text, ..)| text.starts_with(kernel)), "{kernel} is not in the picture");
+    }
+    assert!(drawn.title.contains("mlp at batch size 20"), "{}", drawn.title);
     std::fs::write(&path, "mine").unwrap();
     let (code, _, err) = run(&line);
     assert!(code == Some(2) && err.contains("--force"), "{err}");

@@ -94,6 +94,22 @@ struct Row {
     percent_of_peak_gb_per_second: f64,
 }
 
+impl Row {
+    fn new(kernel: &'static str, workgroups: [u32; 3]) -> Self {
+        Row {
+            kernel,
+            workgroups,
+            calls: 0,
+            median_us: 0.0,
+            percent_of_step: 0.0,
+            gflops: 0.0,
+            gb_per_second: 0.0,
+            percent_of_peak_gflops: 0.0,
+            percent_of_peak_gb_per_second: 0.0,
+        }
+    }
+}
+
 /// Profiles a step.
 pub fn run(args: ProfileArgs, global: &Global) -> Result<ExitCode> {
     if let Some(path) = &args.roofline {
@@ -134,28 +150,34 @@ pub fn run(args: ProfileArgs, global: &Global) -> Result<ExitCode> {
 
     let medians: Vec<f64> = timings.seconds.iter().map(|rounds| median(rounds)).collect();
     let total: f64 = medians.iter().sum();
-    let mut kernels: Vec<Row> = Vec::new();
+    // Sums over the calls, which may differ in work: flop, bytes.
+    let mut kernels: Vec<(Row, f64, f64)> = Vec::new();
     for (dispatch, &seconds) in dispatches.iter().zip(&medians) {
-        let (gflops, gb) = (dispatch.flop / seconds * 1e-9, dispatch.bytes as f64 / seconds * 1e-9);
-        match kernels.iter_mut().find(|row| row.kernel == dispatch.entry && row.workgroups == dispatch.workgroups) {
-            Some(row) => {
-                row.calls += 1;
-                row.median_us += 1e6 * seconds;
-                row.percent_of_step += 100.0 * seconds / total;
-            }
-            None => kernels.push(Row {
-                kernel: dispatch.entry,
-                workgroups: dispatch.workgroups,
-                calls: 1,
-                median_us: 1e6 * seconds,
-                percent_of_step: 100.0 * seconds / total,
+        let of_kind = |row: &Row| row.kernel == dispatch.entry && row.workgroups == dispatch.workgroups;
+        let at = kernels.iter().position(|(row, ..)| of_kind(row)).unwrap_or_else(|| {
+            kernels.push((Row::new(dispatch.entry, dispatch.workgroups), 0.0, 0.0));
+            kernels.len() - 1
+        });
+        let (row, flop, bytes) = &mut kernels[at];
+        row.calls += 1;
+        row.median_us += 1e6 * seconds;
+        *flop += dispatch.flop;
+        *bytes += dispatch.bytes as f64;
+    }
+    let mut kernels: Vec<Row> = kernels
+        .into_iter()
+        .map(|(row, flop, bytes)| {
+            let (gflops, gb) = (flop / row.median_us * 1e-3, bytes / row.median_us * 1e-3);
+            Row {
+                percent_of_step: 1e-4 * row.median_us / total,
                 gflops,
                 gb_per_second: gb,
                 percent_of_peak_gflops: 100.0 * gflops / peak.gflops,
                 percent_of_peak_gb_per_second: 100.0 * gb / peak.gb_per_second,
-            }),
-        }
-    }
+                ..row
+            }
+        })
+        .collect();
     kernels.sort_by(|a, b| b.median_us.total_cmp(&a.median_us));
     let report = Report {
         device: gpu.info().name.clone(),
@@ -205,12 +227,21 @@ fn roofline(report: &Report) -> Roofline {
             .kernels
             .iter()
             .map(|row| RooflinePoint {
-                name: row.kernel.to_string(),
+                name: name(report, row),
                 gflops: row.gflops,
                 gb_per_second: row.gb_per_second,
                 percent_of_step: row.percent_of_step,
             })
             .collect(),
+    }
+}
+
+/// The kernel, with its workgroups where one of that name runs on another size too.
+fn name(report: &Report, row: &Row) -> String {
+    let [x, y, z] = row.workgroups;
+    match report.kernels.iter().filter(|other| other.kernel == row.kernel).count() {
+        1 => row.kernel.to_string(),
+        _ => format!("{} {x}x{y}x{z}", row.kernel),
     }
 }
 
@@ -230,6 +261,8 @@ fn median(values: &[f64]) -> f64 {
 }
 
 fn table(report: &Report) -> String {
+    let names: Vec<String> = report.kernels.iter().map(|row| name(report, row)).collect();
+    let width = names.iter().map(String::len).max().unwrap_or(0);
     let mut lines = vec![
         format!("{} ({})", report.device, report.driver),
         format!(
@@ -248,19 +281,19 @@ fn table(report: &Report) -> String {
         ),
         format!("Its kernels one by one, by {}: {:.0} us", report.clock, report.kernels_us),
         format!(
-            "{:<32} {:>5} {:>10} {:>7} {:>9} {:>7} {:>8} {:>7}",
+            "{:<width$} {:>5} {:>10} {:>7} {:>9} {:>7} {:>8} {:>7}",
             "kernel", "calls", "median us", "share", "GFLOP/s", "% peak", "GB/s", "% peak"
         ),
     ];
-    for r in &report.kernels {
+    for (r, name) in report.kernels.iter().zip(&names) {
         let arithmetic = if r.gflops > 0.0 {
             format!("{:>9.1} {:>7.1}", r.gflops, r.percent_of_peak_gflops)
         } else {
             format!("{:>9} {:>7}", "-", "-")
         };
         lines.push(format!(
-            "{:<32} {:>5} {:>10.1} {:>6.1}% {arithmetic} {:>8.2} {:>7.1}",
-            r.kernel, r.calls, r.median_us, r.percent_of_step, r.gb_per_second, r.percent_of_peak_gb_per_second
+            "{name:<width$} {:>5} {:>10.1} {:>6.1}% {arithmetic} {:>8.2} {:>7.1}",
+            r.calls, r.median_us, r.percent_of_step, r.gb_per_second, r.percent_of_peak_gb_per_second
         ));
     }
     lines.join("\n")

@@ -48,11 +48,24 @@ impl RooflinePoint {
     }
 }
 
-/// Pixels of the picture, and of the plot in it; the rest is the list.
-const SIZE: (u32, u32) = (1180, 640);
-const PLOT_WIDTH: u32 = 620;
-const TOP: i32 = 64;
-const LINE: i32 = 21;
+/// Pixels of the picture, at least, and of the plot in it; the rest is the list, and a long one makes the picture higher.
+const SIZE: (u32, u32) = (1240, 640);
+const PLOT_WIDTH: u32 = 640;
+const TOP: i32 = 72;
+const LINE: i32 = 22;
+/// Right ends of the numbers in the list.
+const COLUMNS: [(&str, i32); 3] = [("speed", 440), ("% of limit", 518), ("% of step", 592)];
+const NOTES: [&str; 5] = [
+    "The limit of a kernel is the roof above its point. One without sums of products",
+    "has no point; its limit is the bandwidth, and its speed is in GB/s. Above 100 %",
+    "caches held the data, or the limit was measured lower than it is, as on a busy",
+    "machine. Intensity counts each byte once that must move. The larger a point, the",
+    "larger its share of the step.",
+];
+
+/// Pixels of an em square.
+const TITLE: f64 = 18.0;
+const TEXT: f64 = 13.0;
 
 const INK: RGBColor = RGBColor(34, 34, 34);
 const FAINT: RGBColor = RGBColor(224, 224, 224);
@@ -69,11 +82,12 @@ pub fn draw_roofline(roofline: &Roofline) -> Result<String, ReportError> {
         let reason = format!("the limits are {peak} GFLOP/s and {bandwidth} GB/s; both must be above 0");
         return Err(ReportError::Plot { reason });
     }
+    let roofline = &printable(roofline);
     let mut svg = String::new();
     draw(roofline, &mut svg).map_err(|error| ReportError::Plot { reason: error.to_string() })?;
     // For screen readers, and for whoever opens the file without the page around it.
     let described = format!(
-        "<svg role=\"img\" aria-labelledby=\"title desc\"><title id=\"title\">{}</title><desc id=\"desc\">{}</desc>",
+        "<svg role=\"img\" aria-labelledby=\"roofline-title roofline-desc\"><title id=\"roofline-title\">{}</title><desc id=\"roofline-desc\">{}</desc>",
         escaped(&roofline.title),
         escaped(&description(roofline))
     );
@@ -87,12 +101,14 @@ pub fn draw_roofline(roofline: &Roofline) -> Result<String, ReportError> {
 
 fn draw(roofline: &Roofline, svg: &mut String) -> Result<(), Box<dyn std::error::Error>> {
     let (peak, bandwidth) = (roofline.peak_gflops, roofline.peak_gb_per_second);
-    let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
+    let rows = roofline.points.len() as i32;
+    let height = TOP + LINE * (rows + 2 + NOTES.len() as i32);
+    let root = SVGBackend::with_string(svg, (SIZE.0, SIZE.1.max(height as u32))).into_drawing_area();
     root.fill(&WHITE)?;
-    let text = |size: i32| ("sans-serif", size).into_font().color(&INK);
-    root.draw(&Text::new(roofline.title.clone(), (24, 14), text(19)))?;
-    root.draw(&Text::new(roofline.subtitle.clone(), (24, 40), text(13)))?;
+    root.draw(&Text::new(roofline.title.clone(), (24, 14), text(TITLE, &INK)))?;
+    root.draw(&Text::new(roofline.subtitle.clone(), (24, 42), text(TEXT, &INK)))?;
     let (plot, list) = root.split_horizontally(PLOT_WIDTH);
+    let (plot, _) = plot.split_vertically(SIZE.1);
 
     let placed: Vec<&RooflinePoint> = roofline.points.iter().filter(|point| point.has_place()).collect();
     let ridge = peak / bandwidth;
@@ -105,15 +121,15 @@ fn draw(roofline: &Roofline, svg: &mut String) -> Result<(), Box<dyn std::error:
         .margin_left(16)
         .margin_bottom(12)
         .margin_right(12)
-        .x_label_area_size(44)
-        .y_label_area_size(58)
+        .x_label_area_size(48)
+        .y_label_area_size(66)
         .build_cartesian_2d((lowest_x..highest_x).log_scale(), (lowest_y..2.0 * peak).log_scale())?;
     chart
         .configure_mesh()
         .light_line_style(TRANSPARENT)
         .bold_line_style(FAINT)
         .axis_style(INK)
-        .label_style(text(13))
+        .label_style(text(TEXT, &INK))
         .x_desc("floating-point operations a byte")
         .y_desc("GFLOP/s")
         .x_label_formatter(&short)
@@ -123,72 +139,149 @@ fn draw(roofline: &Roofline, svg: &mut String) -> Result<(), Box<dyn std::error:
     let from = roof[0].1.max(lowest_y);
     let visible = [(from / bandwidth, from), roof[1], roof[2]];
     chart.draw_series(LineSeries::new(visible, ROOF.stroke_width(2)))?;
+    // The figures of the roof stand on its other side than the points.
+    let mut taken: Vec<Area> = Vec::new();
     let (x, y) = chart.backend_coord(&(highest_x, peak));
-    let note = ("sans-serif", 13).into_font().color(&ROOF);
-    let right = note.pos(Pos::new(HPos::Right, VPos::Bottom));
-    root.draw(&Text::new(format!("{peak:.0} GFLOP/s of multiply-adds"), (x - 4, y - 5), right))?;
+    let note = format!("{peak:.0} GFLOP/s of multiply-adds");
+    taken.push(Area::around((x - 100, y - 14), 200, 20));
+    root.draw(&Text::new(note, (x - 4, y - 6), aligned(&ROOF, HPos::Right, VPos::Bottom)))?;
     let (x, y) = chart.backend_coord(&(visible[0].0, visible[0].1));
-    root.draw(&Text::new(format!("{bandwidth:.1} GB/s of copying"), (x + 16, y - 10), note))?;
+    let note = format!("{bandwidth:.1} GB/s of copying");
+    taken.push(Area::around((x + 84, y + 2), 160, 18));
+    root.draw(&Text::new(note, (x + 20, y + 2), aligned(&ROOF, HPos::Left, VPos::Center)))?;
 
-    let mut taken: Vec<(i32, i32)> = Vec::new();
-    for (i, point) in roofline.points.iter().enumerate() {
-        if !point.has_place() {
-            continue;
-        }
+    for ends in visible.windows(2) {
+        let ((x0, y0), (x1, y1)) = (chart.backend_coord(&ends[0]), chart.backend_coord(&ends[1]));
+        let steps = (x1 - x0).abs().max((y1 - y0).abs()) / 4 + 1;
+        taken.extend((0..=steps).map(|i| Area::around((x0 + (x1 - x0) * i / steps, y0 + (y1 - y0) * i / steps), 4, 4)));
+    }
+    let mut circles = Vec::new();
+    for (i, point) in roofline.points.iter().enumerate().filter(|(_, point)| point.has_place()) {
         let at = (point.intensity(), point.gflops);
         let radius = 3 + (point.percent_of_step.clamp(0.0, 100.0).sqrt() * 1.4) as i32;
         chart.draw_series([Circle::new(at, radius, POINT.mix(0.55).filled())])?;
-        let (x, y) = chart.backend_coord(&at);
-        let label = free_place((x + radius + 9, y), &taken);
-        taken.push(label);
-        if label.1 != y {
-            root.draw(&PathElement::new([(x, y), (label.0 - 7, label.1)], INK.mix(0.5)))?;
+        let centre = chart.backend_coord(&at);
+        taken.push(Area::around(centre, 2 * radius, 2 * radius));
+        circles.push((i + 1, centre, radius));
+    }
+    let (across, down) = chart.plotting_area().get_pixel_range();
+    let inside = Area { left: across.start, top: down.start, right: across.end, bottom: down.end };
+    for (number, centre, radius) in circles {
+        let number = number.to_string();
+        let size = (9 * number.len() as i32, 15);
+        let (label, near) = free_place(centre, radius, size, &inside, &taken);
+        taken.push(Area::around(label, size.0, size.1));
+        if !near {
+            let (dx, dy) = (f64::from(label.0 - centre.0), f64::from(label.1 - centre.1));
+            let shown = 1.0 - 10.0 / dx.hypot(dy);
+            let end = (centre.0 + (dx * shown) as i32, centre.1 + (dy * shown) as i32);
+            root.draw(&PathElement::new([centre, end], INK.mix(0.5)))?;
         }
-        let middle = text(13).pos(Pos::new(HPos::Center, VPos::Center));
-        root.draw(&Text::new((i + 1).to_string(), label, middle))?;
+        root.draw(&Text::new(number, label, aligned(&INK, HPos::Center, VPos::Center)))?;
     }
 
-    list.draw(&Text::new("kernel", (34, TOP + 4), text(13)))?;
-    for (column, x) in [("GFLOP/s", 410), ("% of limit", 480), ("% of step", 548)] {
-        list.draw(&Text::new(column, (x, TOP + 4), text(13).pos(Pos::new(HPos::Right, VPos::Top))))?;
+    let right = || aligned(&INK, HPos::Right, VPos::Top);
+    list.draw(&Text::new("kernel", (34, TOP), text(TEXT, &INK)))?;
+    for (column, x) in COLUMNS {
+        list.draw(&Text::new(column, (x, TOP), right()))?;
     }
     for (i, point) in roofline.points.iter().enumerate() {
-        let y = TOP + 4 + LINE * (i as i32 + 1);
-        let right = || text(13).pos(Pos::new(HPos::Right, VPos::Top));
+        let y = TOP + LINE * (i as i32 + 1);
         list.draw(&Text::new((i + 1).to_string(), (24, y), right()))?;
-        list.draw(&Text::new(point.name.clone(), (34, y), text(13)))?;
-        let speed = if point.gflops > 0.0 { format!("{:.1}", point.gflops) } else { "bytes only".to_string() };
-        list.draw(&Text::new(speed, (410, y), right()))?;
-        list.draw(&Text::new(format!("{:.0}", percent_of_limit(roofline, point)), (480, y), right()))?;
-        list.draw(&Text::new(format!("{:.1}", point.percent_of_step), (548, y), right()))?;
+        list.draw(&Text::new(point.name.clone(), (34, y), text(TEXT, &INK)))?;
+        let values = [
+            speed(point),
+            format!("{:.0}", percent_of_limit(roofline, point)),
+            format!("{:.1}", point.percent_of_step),
+        ];
+        for (value, (_, x)) in values.into_iter().zip(COLUMNS) {
+            list.draw(&Text::new(value, (x, y), right()))?;
+        }
     }
-    let rows = roofline.points.len() as i32;
-    for (i, line) in [
-        "The limit of a kernel is the roof above its point, or the",
-        "bandwidth where it does no arithmetic to speak of.",
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        list.draw(&Text::new(line, (34, TOP + 16 + LINE * (rows + 1 + i as i32)), text(12)))?;
+    for (i, line) in (0..).zip(NOTES) {
+        list.draw(&Text::new(line, (34, TOP + 10 + LINE * (rows + 1 + i)), text(TEXT, &INK)))?;
     }
     root.present()?;
     Ok(())
 }
 
-/// Of the roof above the kernel's place, 0 to 100 and above where caches help.
+/// Letters with an em square of `em` pixels; the library's unit is a height of 1.24 em.
+fn text<'a>(em: f64, colour: &'a RGBColor) -> TextStyle<'a> {
+    ("sans-serif", 1.24 * em).into_font().color(colour)
+}
+
+fn aligned(colour: &RGBColor, h: HPos, v: VPos) -> TextStyle<'_> {
+    text(TEXT, colour).pos(Pos::new(h, v))
+}
+
+/// Pixels; right and bottom are the first outside.
+struct Area {
+    left: i32,
+    top: i32,
+    right: i32,
+    bottom: i32,
+}
+
+impl Area {
+    fn around(centre: (i32, i32), width: i32, height: i32) -> Self {
+        let (left, top) = (centre.0 - width / 2, centre.1 - height / 2);
+        Area { left, top, right: left + width, bottom: top + height }
+    }
+
+    fn meets(&self, other: &Area) -> bool {
+        self.left < other.right && other.left < self.right && self.top < other.bottom && other.top < self.bottom
+    }
+
+    fn holds(&self, other: &Area) -> bool {
+        self.left <= other.left && other.right <= self.right && self.top <= other.top && other.bottom <= self.bottom
+    }
+}
+
+/// The centre of a label of `size` close to a point, where it covers nothing that is `taken`, and whether it is so
+/// close that no line has to lead there. Where nothing is free, right of the point.
+fn free_place(centre: (i32, i32), radius: i32, size: (i32, i32), inside: &Area, taken: &[Area]) -> ((i32, i32), bool) {
+    // Right, left, above, below, then the directions between.
+    const DIRECTIONS: [(f64, f64); 12] = [
+        (1.0, 0.0),
+        (-1.0, 0.0),
+        (0.0, -1.0),
+        (0.0, 1.0),
+        (0.7, -0.7),
+        (0.7, 0.7),
+        (-0.7, -0.7),
+        (-0.7, 0.7),
+        (0.9, -0.4),
+        (0.9, 0.4),
+        (-0.9, -0.4),
+        (-0.9, 0.4),
+    ];
+    let place = |distance: i32, (dx, dy): (f64, f64)| {
+        let (reach_x, reach_y) = (f64::from(radius + distance + size.0 / 2), f64::from(radius + distance + size.1 / 2));
+        (centre.0 + (dx * reach_x) as i32, centre.1 + (dy * reach_y) as i32)
+    };
+    for distance in (3..300).step_by(6) {
+        for direction in DIRECTIONS {
+            let at = place(distance, direction);
+            let label = Area::around(at, size.0, size.1);
+            if inside.holds(&label) && !taken.iter().any(|area| area.meets(&label)) {
+                return (at, distance == 3);
+            }
+        }
+    }
+    (place(3, DIRECTIONS[0]), true)
+}
+
+/// Arithmetic, or bytes where there is none to speak of.
+fn speed(point: &RooflinePoint) -> String {
+    if point.has_place() { format!("{:.1} GFLOP/s", point.gflops) } else { format!("{:.2} GB/s", point.gb_per_second) }
+}
+
+/// Of the roof above the kernel's place, 0 to 100, and above where caches help or the limit was measured too low.
 fn percent_of_limit(roofline: &Roofline, point: &RooflinePoint) -> f64 {
     if !point.has_place() {
         return 100.0 * point.gb_per_second / roofline.peak_gb_per_second;
     }
     100.0 * point.gflops / roofline.peak_gflops.min(point.intensity() * roofline.peak_gb_per_second)
-}
-
-/// The place nearest to `wanted`, up or down, where a label of two digits covers no other.
-fn free_place(wanted: (i32, i32), taken: &[(i32, i32)]) -> (i32, i32) {
-    let steps = (0..40).flat_map(|step| [-step, step]).map(|step| (wanted.0, wanted.1 + 5 * step));
-    let covers = |a: (i32, i32), b: (i32, i32)| (a.0 - b.0).abs() < 18 && (a.1 - b.1).abs() < 15;
-    steps.into_iter().find(|&place| !taken.iter().any(|&other| covers(place, other))).unwrap_or(wanted)
 }
 
 /// A power of ten without needless digits.
@@ -198,8 +291,8 @@ fn short(value: &f64) -> String {
 
 fn description(roofline: &Roofline) -> String {
     let points = roofline.points.iter().map(|point| {
-        let share = percent_of_limit(roofline, point);
-        format!("{} reaches {share:.0} % of its limit and takes {:.1} % of the step", point.name, point.percent_of_step)
+        let (name, speed, share) = (&point.name, speed(point), percent_of_limit(roofline, point));
+        format!("{name}: {speed}, {share:.0} % of its limit, {:.1} % of the step", point.percent_of_step)
     });
     format!(
         "{}. Limits: {:.1} GFLOP/s, {:.1} GB/s. {}.",
@@ -212,4 +305,16 @@ fn description(roofline: &Roofline) -> String {
 
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+/// The same with a space for each character that XML cannot hold; a model file may name its model as it likes.
+fn printable(roofline: &Roofline) -> Roofline {
+    let clean = |text: &str| text.replace(|c: char| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}'), " ");
+    let mut printable = roofline.clone();
+    printable.title = clean(&roofline.title);
+    printable.subtitle = clean(&roofline.subtitle);
+    for point in &mut printable.points {
+        point.name = clean(&point.name);
+    }
+    printable
 }

@@ -288,7 +288,7 @@ impl<'g> GpuEngine<'g> {
         GpuEngine::with_tiles(gpu, model, parameters, train, batch_size, optimizer, SharedTiles::default())
     }
 
-    /// As [`GpuEngine::with_training`], with tiles in workgroup memory cut as [`super::autotune`] found; other tilings have no use for it.
+    /// As [`GpuEngine::with_training`], with tiles in workgroup memory cut as [`fn@super::autotune`] found; other tilings have no use for it.
     ///
     /// # Errors
     /// The model cannot be built, a tensor exceeds the adapter's limits, or the device failed.
