@@ -85,7 +85,7 @@ fn conv2d_matches_cpu_around_the_tile_sizes() {
         // Parts of the filter's gradient: the last one has fewer pictures.
         (65, [2, 2, 32], [3, 3], 64, [1, 1], Same),
         (7, [3, 3, 8], [3, 3], 32, [1, 1], Same),
-        // 15 and 16 filter cells: fewer than the rows of one tile, with and without the row of the bias.
+        // 15 and 16 filter cells: fewer than the rows of one tile, without and with a whole number of vec4.
         (2, [6, 6, 3], [5, 1], 8, [1, 1], Same),
         (2, [6, 6, 4], [2, 2], 8, [1, 1], Same),
     ]);

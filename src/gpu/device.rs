@@ -306,7 +306,7 @@ impl Gpu {
     /// Queues the upload of `data` into `tensor`, ahead of the next submission.
     ///
     /// # Panics
-    /// If the lengths differ, which is an error of the caller's arithmetic.
+    /// If `data` is of another element or longer than the tensor, which is an error of the caller's arithmetic.
     pub fn write(&self, tensor: &Tensor, data: &[f32]) {
         assert!(tensor.is(Element::F32) && data.len() <= tensor.len(), "write {} into `{}`", data.len(), tensor.name);
         self.queue.write_buffer(&tensor.buffer, tensor.offset, bytemuck::cast_slice(data));
@@ -315,7 +315,7 @@ impl Gpu {
     /// As [`Gpu::write`], for unsigned integers.
     ///
     /// # Panics
-    /// If the lengths differ, which is an error of the caller's arithmetic.
+    /// If `data` is of another element or longer than the tensor, which is an error of the caller's arithmetic.
     pub fn write_u32(&self, tensor: &Tensor, data: &[u32]) {
         assert!(tensor.is(Element::U32) && data.len() <= tensor.len(), "write {} into `{}`", data.len(), tensor.name);
         self.queue.write_buffer(&tensor.buffer, tensor.offset, bytemuck::cast_slice(data));
@@ -324,7 +324,7 @@ impl Gpu {
     /// As [`Gpu::write`], for bytes packed four to an element; their number is a multiple of four.
     ///
     /// # Panics
-    /// If the lengths differ, which is an error of the caller's arithmetic.
+    /// If `data` is of another element or longer than the tensor, which is an error of the caller's arithmetic.
     pub fn write_bytes(&self, tensor: &Tensor, bytes: &[u8]) {
         assert!(bytes.len() as u64 == tensor.size_bytes(), "write {} bytes into `{}`", bytes.len(), tensor.name);
         self.queue.write_buffer(&tensor.buffer, tensor.offset, bytes);
@@ -343,8 +343,13 @@ impl Gpu {
     ///
     /// # Errors
     /// The device was lost or reported an error.
-    pub fn read_bits(&self, tensor: &Tensor) -> Result<Vec<u32>, GpuError> {
-        self.read_words(tensor)
+    pub fn read_words(&self, tensor: &Tensor) -> Result<Vec<u32>, GpuError> {
+        let mut readback = Readback::new(self, &tensor.name, tensor.len())?;
+        let mut encoder = self.encoder("read back");
+        readback.record(&mut encoder, &[tensor]);
+        let submission = self.submit(encoder.finish())?;
+        readback.begin();
+        readback.wait(self, submission)
     }
 
     /// Reads a tensor of floats back and waits for it.
@@ -363,15 +368,6 @@ impl Gpu {
     pub fn read_u32(&self, tensor: &Tensor) -> Result<Vec<u32>, GpuError> {
         debug_assert!(tensor.is(Element::U32));
         self.read_words(tensor)
-    }
-
-    fn read_words(&self, tensor: &Tensor) -> Result<Vec<u32>, GpuError> {
-        let mut readback = Readback::new(self, &tensor.name, tensor.len())?;
-        let mut encoder = self.encoder("read back");
-        readback.record(&mut encoder, &[tensor]);
-        let submission = self.submit(encoder.finish())?;
-        readback.begin();
-        readback.wait(self, submission)
     }
 
     /// A new command encoder.

@@ -304,7 +304,7 @@ impl<'g> Run<'_, 'g> {
             self.verifier.record(kernel, 1, expected.len(), result.worst_ratio, failure);
         }
         for (whole, len) in &watched {
-            let words = gpu.read_bits(whole)?;
+            let words = gpu.read_words(whole)?;
             if let Some(at) = words[*len..].iter().position(|&word| word != GUARD.pattern) {
                 let name = whole.name();
                 let failure = format!("{case}: wrote past the end of `{name}` of {len} elements, at {}", len + at);
