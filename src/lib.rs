@@ -12,6 +12,7 @@
 //! - [`data`]: IDX files, the Fashion-MNIST download and cache, the generated stand-in set.
 //! - [`model`]: layers as data, the built-in models, initial weights, weight files.
 //! - [`train`]: the engines (GPU, plain loops), the loop over epochs, the run folder.
+//! - [`photo`]: picture files of the user, as the network wants them.
 //! - [`report`]: pictures for people.
 //!
 //! `gpu` and `cpu` import nothing from the modules above them. An operation has one stem in four places:
@@ -31,6 +32,7 @@ pub mod files;
 pub mod gpu;
 pub mod model;
 pub mod ops;
+pub mod photo;
 pub mod report;
 pub mod train;
 pub mod verify;

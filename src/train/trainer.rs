@@ -31,6 +31,12 @@ pub struct EpochRecord {
     pub loss: f64,
     /// Training accuracy over the epoch, 0 to 1.
     pub accuracy: f64,
+    /// Mean loss on the validation images after the epoch; none where none were held out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val_loss: Option<f64>,
+    /// Accuracy on the validation images after the epoch, 0 to 1; none where none were held out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val_accuracy: Option<f64>,
     /// Duration.
     pub seconds: f64,
     /// Training speed.
@@ -132,6 +138,8 @@ pub fn train(
             epoch,
             loss: totals.mean_loss(),
             accuracy: totals.accuracy(),
+            val_loss: None,
+            val_accuracy: None,
             seconds,
             images_per_second: totals.samples as f64 / seconds,
         };

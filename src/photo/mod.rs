@@ -1,0 +1,115 @@
+//! Pictures of the user's own: PNG, JPEG, WebP and BMP files, decoded and turned upright.
+
+use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, Limits};
+use std::io::Cursor;
+use std::path::Path;
+use thiserror::Error;
+
+/// Most pixels of one picture from left to right and from top to bottom.
+pub const MAX_SIDE: u32 = 32_768;
+/// Most memory that decoding one picture may take, bytes: enough for 100 megapixels in colour.
+pub const MAX_BYTES: u64 = 512 << 20;
+/// Largest picture file that is read, bytes.
+pub const MAX_FILE_BYTES: u64 = 256 << 20;
+
+/// A picture file that cannot be used.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum PhotoError {
+    /// The file cannot be read.
+    #[error("{name}: {source}")]
+    Read {
+        /// The file.
+        name: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The file is larger than what is read.
+    #[error("{name}: the file has more than {} MiB; make it smaller, the network sees 28 x 28 pixels of it", MAX_FILE_BYTES >> 20)]
+    TooLarge {
+        /// The file.
+        name: String,
+    },
+    /// The bytes are none of the formats.
+    #[error("{name}: not a PNG, JPEG, WebP or BMP picture")]
+    Format {
+        /// The file.
+        name: String,
+    },
+    /// The picture is damaged, or larger than the limits.
+    #[error("{name}: the picture cannot be decoded: {reason}")]
+    Decode {
+        /// The file.
+        name: String,
+        /// The cause.
+        reason: String,
+    },
+}
+
+/// A picture in colour, upright.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Photo {
+    /// Pixels from left to right; at least 1.
+    pub width: usize,
+    /// Pixels from top to bottom; at least 1.
+    pub height: usize,
+    /// `[height, width, 4]`: red, green, blue, opacity, 0 to 255, sRGB.
+    pub rgba: Vec<u8>,
+}
+
+impl Photo {
+    /// Reads a file: PNG, JPEG, WebP or BMP, told apart by their first bytes, not by the name.
+    ///
+    /// # Errors
+    /// It cannot be read, is no such picture, or exceeds [`MAX_FILE_BYTES`], [`MAX_SIDE`] or [`MAX_BYTES`].
+    pub fn open(path: &Path) -> Result<Self, PhotoError> {
+        let name = path.display().to_string();
+        let file = std::fs::File::open(path).map_err(|source| PhotoError::Read { name: name.clone(), source })?;
+        Self::read(file, &name)
+    }
+
+    /// As [`Photo::open`], from a reader such as standard input; errors call it `name`.
+    ///
+    /// # Errors
+    /// As [`Photo::open`].
+    pub fn read(reader: impl std::io::Read, name: &str) -> Result<Self, PhotoError> {
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut std::io::Read::take(reader, MAX_FILE_BYTES + 1), &mut bytes)
+            .map_err(|source| PhotoError::Read { name: name.to_string(), source })?;
+        if bytes.len() as u64 > MAX_FILE_BYTES {
+            return Err(PhotoError::TooLarge { name: name.to_string() });
+        }
+        Self::decode(&bytes, name)
+    }
+
+    /// Decodes the bytes of a file and turns the picture as its EXIF orientation says; errors call it `name`.
+    ///
+    /// # Errors
+    /// The bytes are no such picture, or it exceeds [`MAX_SIDE`] or [`MAX_BYTES`].
+    pub fn decode(bytes: &[u8], name: &str) -> Result<Self, PhotoError> {
+        let fail = |error: ImageError| match error {
+            ImageError::Unsupported(_) => PhotoError::Format { name: name.to_string() },
+            error => PhotoError::Decode { name: name.to_string(), reason: error.to_string() },
+        };
+        let mut reader = ImageReader::new(Cursor::new(bytes))
+            .with_guessed_format()
+            .map_err(|source| PhotoError::Read { name: name.to_string(), source })?;
+        let mut limits = Limits::default();
+        limits.max_image_width = Some(MAX_SIDE);
+        limits.max_image_height = Some(MAX_SIDE);
+        limits.max_alloc = Some(MAX_BYTES);
+        reader.limits(limits);
+        let mut decoder = reader.into_decoder().map_err(fail)?;
+        // A damaged EXIF block is no reason to refuse the picture: it is then taken as it lies.
+        let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
+        let mut picture = DynamicImage::from_decoder(decoder).map_err(fail)?;
+        picture.apply_orientation(orientation);
+        let rgba = picture.into_rgba8();
+        let (width, height) = (rgba.width() as usize, rgba.height() as usize);
+        if width == 0 || height == 0 {
+            let reason = format!("it has {width} x {height} pixels");
+            return Err(PhotoError::Decode { name: name.to_string(), reason });
+        }
+        Ok(Photo { width, height, rgba: rgba.into_raw() })
+    }
+}
