@@ -79,6 +79,17 @@ impl Ran {
     fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error} in\n{}", self.out))
     }
+
+    /// One object a line.
+    fn json_lines(&self) -> Vec<Value> {
+        let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in\n{}", self.out));
+        self.out.lines().map(parse).collect()
+    }
+
+    /// What `train --json` prints last.
+    fn summary(&self) -> Value {
+        self.json_lines().pop().unwrap()
+    }
 }
 
 fn json_file(path: &Path) -> Value {
@@ -114,6 +125,9 @@ fn bad_values_are_refused_before_anything_is_touched() {
         ("--optimizer sgd --momentum 1", vec!["--momentum is 1", "below 1"]),
         ("--train-limit 0", vec!["--train-limit"]),
         ("--seed -1", vec!["-1"]),
+        ("--validation-split 1", vec!["--validation-split is 1", "below 1"]),
+        ("--validation-split NaN", vec!["--validation-split is NaN"]),
+        ("--dataset synthetic --train-limit 1 --validation-split 0.5", vec!["0 to train on", "1 to validate on"]),
         ("--model no-such-model", vec!["no-such-model", "mlp", "cnn", ".toml"]),
         ("--model no-such-file.toml", vec!["no-such-file.toml"]),
         ("--dataset mnist", vec!["mnist", "synthetic"]),
@@ -167,7 +181,8 @@ fn devices_lists_each_adapter_with_its_fields() {
 fn training_writes_a_run_that_evaluate_and_predict_open() {
     gpu();
     let place = Place::new();
-    let summary = place.run(&format!("{SMALL} --out run --json")).exits(0).json();
+    let streamed = place.run(&format!("{SMALL} --out run --json")).exits(0).json_lines();
+    let summary = streamed.last().unwrap().clone();
     for field in [
         "model",
         "dataset",
@@ -190,6 +205,7 @@ fn training_writes_a_run_that_evaluate_and_predict_open() {
     let history = fs::read_to_string(place.path("run/history.jsonl")).unwrap();
     let lines: Vec<Value> = history.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 1);
+    assert_eq!(streamed[..1], lines[..], "the stream is the history, then the summary");
     for field in ["epoch", "loss", "accuracy", "seconds", "images_per_second"] {
         assert!(lines[0][field].is_number(), "no {field} in {history}");
     }
@@ -313,7 +329,7 @@ fn no_epochs_write_the_initial_weights() {
     gpu();
     let place = Place::new();
     let line = "train --model cnn --dataset synthetic --train-limit 32 --epochs 0 --seed 7 --json";
-    let summary = place.run(line).exits(0).json();
+    let summary = place.run(line).exits(0).summary();
     assert_eq!(summary["epochs_completed"], 0);
     // Without --out the first free folder is taken, and then the next.
     place.run(line).exits(0);
@@ -329,10 +345,10 @@ fn without_data_auto_generates_and_says_so_and_fashion_mnist_stops() {
     gpu();
     let place = Place::new();
     let ran = place.run("train --model mlp --train-limit 64 --epochs 1 --json").exits(0);
-    assert_eq!(ran.json()["dataset"], "synthetic");
+    assert_eq!(ran.summary()["dataset"], "synthetic");
     ran.says(&["WARNING", "GENERATED", "--data-dir"]);
     let quiet = place.run("train --model mlp --train-limit 64 --epochs 1 --json --quiet").exits(0);
-    assert_eq!(quiet.json()["dataset"], "synthetic");
+    assert_eq!(quiet.summary()["dataset"], "synthetic");
     quiet.says(&["WARNING"]);
     place.run("train --dataset fashion-mnist").exits(2).says(&[
         "storage.googleapis.com",

@@ -256,12 +256,42 @@ fn the_same_seed_gives_the_same_bits() {
     for seed in [1, 1, 2] {
         let mut engine = GpuEngine::with_training(gpu(), &model, &initial(&model, seed), &split, 32, &ADAM).unwrap();
         let options = TrainOptions { epochs: 2, samples: 200, batch_size: 32, seed, optimizer: ADAM };
-        train(&mut engine, &options, &AtomicBool::new(false), &mut |_| {}).unwrap();
+        train(&mut engine, &options, &Split::default(), &AtomicBool::new(false), &mut |_| {}).unwrap();
         let bits = |values: &Vec<f32>| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
         runs.push(engine.parameters().unwrap().iter().map(bits).collect::<Vec<_>>());
     }
     assert!(runs[0] == runs[1], "the same seed gave different weights");
     assert!(runs[0] != runs[2], "another seed gave the same weights");
+}
+
+/// Validation figures are those of an evaluation with the weights at the end of the epoch, and leave the training as it is.
+#[test]
+fn validation_follows_each_epoch_and_changes_nothing() {
+    let mut split = made_data(96);
+    let all = split.clone();
+    let validation = split.split_off(64);
+    assert_eq!((split.len(), validation.len()), (64, 32));
+    assert_eq!((split.image(63), validation.image(0)), (all.image(63), all.image(64)));
+    let model = Model::mlp();
+    let options = TrainOptions { epochs: 2, samples: 64, batch_size: 32, seed: 1, optimizer: ADAM };
+    let mut weights = Vec::new();
+    for validation in [Split::default(), validation] {
+        let mut engine = GpuEngine::with_training(gpu(), &model, &initial(&model, 1), &split, 32, &ADAM).unwrap();
+        assert!(engine.last_gradients().unwrap().is_empty(), "no step was made yet");
+        let trained = train(&mut engine, &options, &validation, &AtomicBool::new(false), &mut |event| {
+            if let Event::EpochFinished { record, engine } = event {
+                let totals = engine.evaluate(&validation, &mut go).unwrap();
+                let expected = (!validation.is_empty()).then(|| (totals.mean_loss(), totals.accuracy()));
+                assert_eq!(record.val_loss.zip(record.val_accuracy), expected);
+                let gradients = engine.last_gradients().unwrap();
+                assert!(gradients[0].iter().any(|&g| g != 0.0), "the last step has no gradient");
+            }
+        })
+        .unwrap();
+        assert_eq!(trained.history.len(), 2);
+        weights.push(engine.parameters().unwrap());
+    }
+    assert!(weights[0] == weights[1], "validation changed the training");
 }
 
 #[test]
@@ -270,7 +300,7 @@ fn one_batch_is_learnt_by_heart() {
     let model = Model::cnn();
     let mut engine = GpuEngine::with_training(gpu(), &model, &initial(&model, 1), &split, 32, &ADAM).unwrap();
     let options = TrainOptions { epochs: 60, samples: 32, batch_size: 32, seed: 1, optimizer: ADAM };
-    let trained = train(&mut engine, &options, &AtomicBool::new(false), &mut |_| {}).unwrap();
+    let trained = train(&mut engine, &options, &Split::default(), &AtomicBool::new(false), &mut |_| {}).unwrap();
     let last = trained.history.last().unwrap();
     assert_eq!(last.accuracy, 1.0, "{last:?}");
     assert!(last.loss < 0.05, "{last:?}");
@@ -341,7 +371,7 @@ fn an_interrupt_ends_after_the_work_in_flight() {
     let mut engine = GpuEngine::with_training(gpu(), &model, &initial(&model, 1), &split, 1, &ADAM).unwrap();
     let interrupt = AtomicBool::new(false);
     let options = TrainOptions { epochs: 1000, samples: 320, batch_size: 1, seed: 1, optimizer: ADAM };
-    let trained = train(&mut engine, &options, &interrupt, &mut |event| {
+    let trained = train(&mut engine, &options, &Split::default(), &interrupt, &mut |event| {
         if let Event::Progress { .. } = event {
             interrupt.store(true, std::sync::atomic::Ordering::Relaxed);
         }
@@ -359,7 +389,7 @@ fn a_loss_that_is_not_finite_stops_training() {
     let optimizer = Optimizer::Sgd(SgdConfig { learning_rate: 1e20, momentum: 0.0 });
     let mut engine = GpuEngine::with_training(gpu(), &model, &initial(&model, 1), &split, 8, &optimizer).unwrap();
     let options = TrainOptions { epochs: 5, samples: 64, batch_size: 8, seed: 1, optimizer };
-    let trained = train(&mut engine, &options, &AtomicBool::new(false), &mut |_| {}).unwrap();
+    let trained = train(&mut engine, &options, &Split::default(), &AtomicBool::new(false), &mut |_| {}).unwrap();
     assert!(matches!(trained.outcome, Outcome::NonFinite { .. }), "{:?}", trained.outcome);
 }
 
@@ -376,7 +406,7 @@ fn genuine_fashion_mnist_is_learnt() {
         };
         let mut engine = GpuEngine::with_training(gpu, &model, &initial(&model, 1), &split, 32, &ADAM).unwrap();
         let options = TrainOptions { epochs, samples, batch_size: 32, seed: 1, optimizer: ADAM };
-        train(&mut engine, &options, &AtomicBool::new(false), &mut |_| {}).unwrap();
+        train(&mut engine, &options, &Split::default(), &AtomicBool::new(false), &mut |_| {}).unwrap();
         let totals = engine.evaluate(&test, &mut go).unwrap();
         assert_eq!(totals.samples, 10_000);
         assert!(totals.accuracy() >= wanted, "{}: {:.4}, wanted {wanted}", model.name, totals.accuracy());

@@ -2,7 +2,7 @@
 
 use super::device::{Device, DeviceArgs, TuneArgs};
 use super::source::SourceArgs;
-use super::{Global, INTERRUPTED, interrupt_flag, picture, print, print_json};
+use super::{Global, INTERRUPTED, interrupt_flag, picture, print};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use fmnist_gpu::data::{CLASS_NAMES, Dataset, N_CLASSES};
@@ -49,6 +49,9 @@ pub struct TrainArgs {
     /// Use only the first N training images
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     train_limit: Option<u64>,
+    /// Hold out this share of the training images, the last ones, and evaluate on them after each epoch, such as 0.1
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
+    validation_split: f64,
     #[command(flatten)]
     source: SourceArgs,
     #[command(flatten)]
@@ -61,7 +64,7 @@ pub struct TrainArgs {
     /// Replace files of the same name in an existing run folder
     #[arg(long)]
     force: bool,
-    /// Print the summary as JSON on standard output
+    /// Print a JSON object a line on standard output: one as each epoch ends (as in history.jsonl), the summary last
     #[arg(long)]
     json: bool,
 }
@@ -75,6 +78,20 @@ enum OptimizerName {
 }
 
 impl TrainArgs {
+    /// How many of `available` training images are held out; the rounding is that of Keras's `validation_split`.
+    fn validation_images(&self, available: usize) -> Result<usize> {
+        let share = self.validation_split;
+        let held_out = available - (available as f64 * (1.0 - share)).floor() as usize;
+        if share > 0.0 && (held_out == 0 || held_out == available) {
+            bail!(
+                "--validation-split {share} of {available} training images leaves {} to train on and {held_out} to validate \
+                 on; both need at least one",
+                available - held_out
+            );
+        }
+        Ok(held_out)
+    }
+
     fn optimizer(&self) -> Result<Optimizer> {
         if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
             bail!("--learning-rate is {}; it must be a number above 0, such as 0.001", self.learning_rate);
@@ -98,6 +115,10 @@ pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
     let begin = Instant::now();
     let log_time = |what: &str| log::debug!("{what} {:.0} ms after the start", 1e3 * begin.elapsed().as_secs_f64());
     let optimizer = args.optimizer()?;
+    let limit = args.train_limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    if !(0.0..1.0).contains(&args.validation_split) {
+        bail!("--validation-split is {}; it must be at least 0 and below 1, such as 0.1", args.validation_split);
+    }
     let model = Model::load(&args.model)?;
     let parameters = model.parameters()?;
     let out = args.out.clone().unwrap_or_else(|| RunFolder::next_free(&model.name));
@@ -105,7 +126,6 @@ pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
     // The folder is made before the work, so that a bad --out costs no training.
     let folder = RunFolder::create(&out, args.force)?;
     // The data is read and unpacked while the device opens and its pipelines compile: each takes about as long as the other.
-    let limit = args.train_limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
     let loading = args.source.start(global, interrupt.clone(), limit).inspect_err(|_| remove_if_empty(&out))?;
     let device = args.device.open(global).inspect_err(|_| remove_if_empty(&out))?;
     log_time("device opened");
@@ -129,7 +149,12 @@ pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
             Err(error) => log::debug!("the kernels could not be made ready: {error}"),
         }
     }
-    let dataset = loading.finish(global).inspect_err(|_| remove_if_empty(&out))?;
+    let mut dataset = loading.finish(global).inspect_err(|_| remove_if_empty(&out))?;
+    let held_out = args.validation_images(dataset.train.len()).inspect_err(|_| remove_if_empty(&out))?;
+    let validation = dataset.train.split_off(dataset.train.len() - held_out);
+    if held_out > 0 {
+        global.say(format!("Training on the first {} images, validating on the last {held_out}", dataset.train.len()));
+    }
     log_time("data loaded");
     let [device_name, driver, backend] = device.describe();
     let config = RunConfig {
@@ -138,6 +163,7 @@ pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
         dataset: dataset.kind,
         data_source: dataset.source.clone(),
         train_images: dataset.train.len(),
+        validation_images: validation.len(),
         seed: args.seed,
         epochs: args.epochs,
         batch_size,
@@ -165,14 +191,18 @@ pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
         TrainOptions { epochs: args.epochs, samples: dataset.train.len(), batch_size, seed: args.seed, optimizer };
     let mut display = Display::new(global.quiet, args.epochs);
     let mut history = Vec::new();
-    let mut history_error = None;
+    let mut epoch_error = None;
     let mut stepped = false;
-    let trained = train(&mut *engine, &options, &interrupt, &mut |event| {
-        if let Event::EpochFinished(record) = &event {
+    let trained = train(&mut *engine, &options, &validation, &interrupt, &mut |event| {
+        if let Event::EpochFinished { record, .. } = &event {
             history.push((*record).clone());
-            if let Err(error) = folder.write_history(&history) {
+            let mut written = folder.write_history(&history).map_err(anyhow::Error::from);
+            if args.json {
+                written = written.and_then(|()| print(&serde_json::to_string(record)?));
+            }
+            if let Err(error) = written {
                 // Training goes on: the weights are worth more than the history, and are tried at the end.
-                history_error.get_or_insert(error);
+                epoch_error.get_or_insert(error);
             }
         }
         if matches!(event, Event::Progress { .. }) && !std::mem::replace(&mut stepped, true) {
@@ -183,8 +213,8 @@ pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
     display.clear();
     let weights = engine.parameters()?;
     folder.write_model(&model, &weights)?;
-    if let Some(error) = history_error {
-        return Err(error.into());
+    if let Some(error) = epoch_error {
+        return Err(error);
     }
     if trained.history.is_empty() {
         folder.write_history(&[])?;
@@ -268,7 +298,7 @@ fn report(
     folder: &RunFolder,
 ) -> Result<()> {
     if args.json {
-        print_json(summary)?;
+        print(&serde_json::to_string(summary)?)?;
     } else if let (Some(loss), Some(accuracy)) = (summary.test_loss, summary.test_accuracy) {
         let row = engine.predict(dataset.test.image(0)).context("predicting the first test image")?;
         let (predicted, original) = (picture::argmax(&row[..N_CLASSES]), usize::from(dataset.test.labels[0]));
@@ -347,7 +377,7 @@ impl Display {
                     eprintln!("Epoch {epoch}/{} {done}/{all}: {state}, {left:.0} s left", self.epochs);
                 }
             }
-            Event::EpochFinished(record) => {
+            Event::EpochFinished { record, .. } => {
                 self.clear();
                 eprintln!(
                     "Epoch {}/{}: loss {:.4}, accuracy {:.4}, {:.1} s, {:.0} images/s",

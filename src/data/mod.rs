@@ -61,6 +61,18 @@ impl Split {
     pub fn image(&self, i: usize) -> &[u8] {
         &self.images[i * PIXELS..(i + 1) * PIXELS]
     }
+
+    /// Takes the images from index `first` on away into a split of their own.
+    ///
+    /// # Panics
+    /// If `first` exceeds [`Split::len`].
+    pub fn split_off(&mut self, first: usize) -> Split {
+        let rest = Split { images: self.images.split_off(first * PIXELS), labels: self.labels.split_off(first) };
+        // The larger part keeps no room for what it gave away.
+        self.images.shrink_to_fit();
+        self.labels.shrink_to_fit();
+        rest
+    }
 }
 
 /// A data set in memory.

@@ -102,7 +102,7 @@ impl Totals {
 pub type OnProgress<'a> = &'a mut dyn FnMut(&Totals) -> ControlFlow<()>;
 
 /// Something that trains and evaluates one model: the GPU, or the plain loops.
-pub trait Engine {
+pub trait Engine: std::fmt::Debug {
     /// Trains on every sample of `epoch.order` once.
     ///
     /// # Errors
@@ -126,4 +126,10 @@ pub trait Engine {
     /// # Errors
     /// The device failed.
     fn parameters(&mut self) -> Result<Vec<Vec<f32>>, EngineError>;
+
+    /// The gradients of the last training step in the order of the parameters; none before the first.
+    ///
+    /// # Errors
+    /// The device failed.
+    fn last_gradients(&mut self) -> Result<Vec<Vec<f32>>, EngineError>;
 }

@@ -56,6 +56,8 @@ struct Batches {
     steps: usize,
     /// What the host spent so far on recording (on hardware also on submitting), and for how many steps.
     host: (Duration, usize),
+    /// Whether any batch was submitted yet.
+    has_run: bool,
 }
 
 /// The tensors of a split on the GPU and of the batch taken from it.
@@ -124,6 +126,7 @@ impl Feed {
             readbacks,
             steps: 1,
             host: (Duration::ZERO, 0),
+            has_run: false,
         })
     }
 }
@@ -161,6 +164,7 @@ impl Batches {
                 let commands = encoder.finish();
                 let recorded = begin.elapsed();
                 let submission = gpu.submit(commands)?;
+                self.has_run = true;
                 // A software adapter does the work inside the call; that is not the host's part in it.
                 let host = if gpu.is_software() { recorded } else { begin.elapsed() };
                 self.host = (self.host.0 + host, self.host.1 + steps);
@@ -371,16 +375,6 @@ impl<'g> GpuEngine<'g> {
         self.training.as_ref().map_or(Ok(Vec::new()), |training| Ok(self.gpu.read(&training.logits)?))
     }
 
-    /// The gradients of the last training step in the order of the parameters, for checking; none for a model that is only
-    /// evaluated.
-    ///
-    /// # Errors
-    /// The device failed.
-    pub fn last_gradients(&self) -> Result<Vec<Vec<f32>>, EngineError> {
-        let parts = self.training.iter().flat_map(|training| &training.gradients.parts);
-        parts.map(|tensor| Ok(self.gpu.read(tensor)?)).collect()
-    }
-
     /// The entry points of a training step in order; empty for a model that is only evaluated.
     pub fn step_entries(&self) -> Vec<&'static str> {
         self.training.iter().flat_map(|training| training.batch.plan.entries()).collect()
@@ -479,5 +473,10 @@ impl Engine for GpuEngine<'_> {
 
     fn parameters(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {
         self.parameters.parts.iter().map(|tensor| Ok(self.gpu.read(tensor)?)).collect()
+    }
+
+    fn last_gradients(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {
+        let trained = self.training.iter().filter(|training| training.batch.has_run);
+        trained.flat_map(|t| &t.gradients.parts).map(|tensor| Ok(self.gpu.read(tensor)?)).collect()
     }
 }

@@ -19,6 +19,8 @@ pub struct ReferenceEngine<T> {
     optimizer: Optimizer,
     /// Adam: first and second moments; SGD: velocity and nothing.
     moments: [Vec<Vec<T>>; 2],
+    /// Of the last training step; empty before the first.
+    gradients: Vec<Vec<T>>,
 }
 
 /// Pictures, labels and how many of the batch's rows count.
@@ -67,6 +69,7 @@ impl<T: Real> ReferenceEngine<T> {
         Ok(ReferenceEngine {
             layers: model.shapes()?,
             moments: [zeros.clone(), zeros],
+            gradients: Vec::new(),
             parameters,
             train: train.clone(),
             batch_size,
@@ -222,6 +225,7 @@ impl<T: Real> ReferenceEngine<T> {
             if let Some(step_sizes) = step_sizes {
                 let gradients = self.backward(&batch, &pass)?;
                 self.update(&gradients, step_sizes[index]);
+                self.gradients = gradients;
             }
             if on_progress(&totals) == ControlFlow::Break(()) {
                 break;
@@ -258,8 +262,16 @@ impl<T: Real> Engine for ReferenceEngine<T> {
     }
 
     fn parameters(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {
-        Ok(self.parameters.iter().map(|values| values.iter().map(|v| v.to_f64() as f32).collect()).collect())
+        Ok(to_single(&self.parameters))
     }
+
+    fn last_gradients(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {
+        Ok(to_single(&self.gradients))
+    }
+}
+
+fn to_single<T: Real>(tensors: &[Vec<T>]) -> Vec<Vec<f32>> {
+    tensors.iter().map(|values| values.iter().map(|v| v.to_f64() as f32).collect()).collect()
 }
 
 fn has_relu(layer: &Layer) -> bool {

@@ -79,6 +79,9 @@ pub struct RunConfig {
     pub data_source: String,
     /// Training images used.
     pub train_images: usize,
+    /// Images held out of the training set for validation; they follow the training images.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub validation_images: usize,
     /// Seed of the weights and the permutations.
     pub seed: u64,
     /// Epochs asked for.
@@ -133,6 +136,10 @@ pub struct Summary {
     pub images_per_second: f64,
     /// Version of the program.
     pub version: String,
+}
+
+fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
 
 /// A run folder being written.

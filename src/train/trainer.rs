@@ -1,6 +1,7 @@
 //! The loop over epochs: permutations, step sizes, history, and when to stop.
 
 use super::engine::{Engine, EngineError, Epoch, Optimizer, Totals};
+use crate::data::Split;
 use crate::model::permutation;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
@@ -62,8 +63,13 @@ pub enum Event<'a> {
         /// Since the epoch began.
         seconds: f64,
     },
-    /// An epoch is done.
-    EpochFinished(&'a EpochRecord),
+    /// An epoch is done, its validation too.
+    EpochFinished {
+        /// What it gave.
+        record: &'a EpochRecord,
+        /// The engine as it stands, for those who look at weights and gradients.
+        engine: &'a mut dyn Engine,
+    },
 }
 
 /// How training ended.
@@ -95,13 +101,15 @@ pub struct Trained {
     pub images: u64,
 }
 
-/// Trains `engine`. Each epoch takes a new permutation, drawn from the seed and the epoch's number.
+/// Trains `engine`. Each epoch takes a new permutation, drawn from the seed and the epoch's number, and is followed by an
+/// evaluation on `validation`, which may be empty.
 ///
 /// # Errors
 /// The engine failed.
 pub fn train(
     engine: &mut dyn Engine,
     options: &TrainOptions,
+    validation: &Split,
     interrupt: &AtomicBool,
     on_event: &mut dyn FnMut(Event<'_>),
 ) -> Result<Trained, EngineError> {
@@ -134,16 +142,17 @@ pub fn train(
             trained.outcome = Outcome::Interrupted;
             break;
         }
+        let val = validate(engine, validation, interrupt)?;
         let record = EpochRecord {
             epoch,
             loss: totals.mean_loss(),
             accuracy: totals.accuracy(),
-            val_loss: None,
-            val_accuracy: None,
+            val_loss: val.map(|val| val.mean_loss()),
+            val_accuracy: val.map(|val| val.accuracy()),
             seconds,
             images_per_second: totals.samples as f64 / seconds,
         };
-        on_event(Event::EpochFinished(&record));
+        on_event(Event::EpochFinished { record: &record, engine });
         trained.history.push(record);
         if interrupt.load(Ordering::Relaxed) && epoch < options.epochs {
             trained.outcome = Outcome::Interrupted;
@@ -151,4 +160,19 @@ pub fn train(
         }
     }
     Ok(trained)
+}
+
+/// Loss and accuracy on the validation images; none where there are none, or where the user interrupted.
+fn validate(
+    engine: &mut dyn Engine,
+    validation: &Split,
+    interrupt: &AtomicBool,
+) -> Result<Option<Totals>, EngineError> {
+    if validation.is_empty() {
+        return Ok(None);
+    }
+    let totals = engine.evaluate(validation, &mut |_| {
+        if interrupt.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    Ok((totals.samples as usize == validation.len()).then_some(totals))
 }
