@@ -158,7 +158,8 @@ fn tensors_come_back_as_they_went() {
     let tensor = gpu.tensor_from("t", &[10, 100], &values).unwrap();
     assert_eq!(gpu.read(&tensor).unwrap(), values);
     assert_eq!(gpu.read(&tensor.slice("part", 64, &[7])).unwrap(), values[64..71]);
-    let (whole, parts) = gpu.arena("arena", &[("a".to_string(), vec![3]), ("b".to_string(), vec![2, 5])]).unwrap();
+    let (whole, parts) =
+        gpu.arena("arena", Element::F32, &[("a".to_string(), vec![3]), ("b".to_string(), vec![2, 5])]).unwrap();
     gpu.write(&parts[0], &[1.0, 2.0, 3.0]);
     gpu.write(&parts[1], &[4.0; 10]);
     assert_eq!(gpu.read(&parts[0]).unwrap(), [1.0, 2.0, 3.0]);

@@ -26,6 +26,7 @@ mod bench;
 mod gradients;
 /// Proof that the comparisons can fail.
 mod negative;
+mod non_finite;
 /// Conventions as tests: every entry point has its spec, mirror, test and header.
 mod registry;
 /// Every shader through the writers for Vulkan, Metal and DX12; needs no GPU.

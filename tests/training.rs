@@ -7,7 +7,7 @@ use fmnist_gpu::ops::SharedTiles;
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
 use fmnist_gpu::train::{
-    Batch, Engine, Epoch, Event, GpuEngine, Optimizer, Outcome, ReferenceEngine, Totals, TrainOptions, train,
+    Batch, Engine, Epoch, Event, GpuEngine, Optimizer, Outcome, Position, ReferenceEngine, Totals, TrainOptions, train,
 };
 use std::ops::ControlFlow;
 use std::sync::atomic::AtomicBool;
@@ -22,6 +22,7 @@ fn go(_: &Totals) -> ControlFlow<()> {
 fn epoch(samples: usize, batch_size: usize, optimizer: &Optimizer, first: u64) -> Epoch {
     let batches = samples.div_ceil(batch_size) as u64;
     Epoch {
+        done: Totals::default(),
         order: (0..samples as u32).collect(),
         step_sizes: (0..batches).map(|i| optimizer.step_size(first + i)).collect(),
     }
@@ -255,8 +256,10 @@ fn the_same_seed_gives_the_same_bits() {
     let mut runs = Vec::new();
     for seed in [1, 1, 2] {
         let mut engine = GpuEngine::with_training(gpu(), &model, &initial(&model, seed), &split, 32, &ADAM).unwrap();
-        let options = TrainOptions { epochs: 2, samples: 200, batch_size: 32, seed, optimizer: ADAM };
-        train(&mut engine, &options, &Split::default(), &AtomicBool::new(false), &mut |_| {}).unwrap();
+        let options =
+            TrainOptions { epochs: 2, samples: 200, batch_size: 32, seed, optimizer: ADAM, pause_after: None };
+        train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |_| {})
+            .unwrap();
         let bits = |values: &Vec<f32>| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
         runs.push(engine.parameters().unwrap().iter().map(bits).collect::<Vec<_>>());
     }
@@ -273,22 +276,23 @@ fn validation_follows_each_epoch_and_changes_nothing() {
     assert_eq!((split.len(), validation.len()), (64, 32));
     assert_eq!((split.image(63), validation.image(0)), (all.image(63), all.image(64)));
     let model = Model::mlp();
-    let options = TrainOptions { epochs: 2, samples: 64, batch_size: 32, seed: 1, optimizer: ADAM };
+    let options = TrainOptions { epochs: 2, samples: 64, batch_size: 32, seed: 1, optimizer: ADAM, pause_after: None };
     let mut weights = Vec::new();
     for validation in [Split::default(), validation] {
         let mut engine = GpuEngine::with_training(gpu(), &model, &initial(&model, 1), &split, 32, &ADAM).unwrap();
         assert!(engine.last_gradients().unwrap().is_empty(), "no step was made yet");
-        let trained = train(&mut engine, &options, &validation, &AtomicBool::new(false), &mut |event| {
-            if let Event::EpochFinished { record, engine } = event {
-                let totals = engine.evaluate(&validation, &mut go).unwrap();
-                let expected = (!validation.is_empty()).then(|| (totals.mean_loss(), totals.accuracy()));
-                assert_eq!(record.val_loss.zip(record.val_accuracy), expected);
-                let gradients = engine.last_gradients().unwrap();
-                assert!(gradients[0].iter().any(|&g| g != 0.0), "the last step has no gradient");
-            }
-        })
-        .unwrap();
-        assert_eq!(trained.history.len(), 2);
+        let trained =
+            train(&mut engine, &options, Position::default(), &validation, &AtomicBool::new(false), &mut |event| {
+                if let Event::EpochFinished { record, engine, .. } = event {
+                    let totals = engine.evaluate(&validation, &mut go).unwrap();
+                    let expected = (!validation.is_empty()).then(|| (totals.mean_loss(), totals.accuracy()));
+                    assert_eq!(record.val_loss.zip(record.val_accuracy), expected);
+                    let gradients = engine.last_gradients().unwrap();
+                    assert!(gradients[0].iter().any(|&g| g != 0.0), "the last step has no gradient");
+                }
+            })
+            .unwrap();
+        assert_eq!(trained.position.history.len(), 2);
         weights.push(engine.parameters().unwrap());
     }
     assert!(weights[0] == weights[1], "validation changed the training");
@@ -299,9 +303,11 @@ fn one_batch_is_learnt_by_heart() {
     let split = made_data(32);
     let model = Model::cnn();
     let mut engine = GpuEngine::with_training(gpu(), &model, &initial(&model, 1), &split, 32, &ADAM).unwrap();
-    let options = TrainOptions { epochs: 60, samples: 32, batch_size: 32, seed: 1, optimizer: ADAM };
-    let trained = train(&mut engine, &options, &Split::default(), &AtomicBool::new(false), &mut |_| {}).unwrap();
-    let last = trained.history.last().unwrap();
+    let options = TrainOptions { epochs: 60, samples: 32, batch_size: 32, seed: 1, optimizer: ADAM, pause_after: None };
+    let trained =
+        train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |_| {})
+            .unwrap();
+    let last = trained.position.history.last().unwrap();
     assert_eq!(last.accuracy, 1.0, "{last:?}");
     assert!(last.loss < 0.05, "{last:?}");
     let evaluated = engine.evaluate(&split, &mut go).unwrap();
@@ -370,15 +376,16 @@ fn an_interrupt_ends_after_the_work_in_flight() {
     let model = Model::mlp();
     let mut engine = GpuEngine::with_training(gpu(), &model, &initial(&model, 1), &split, 1, &ADAM).unwrap();
     let interrupt = AtomicBool::new(false);
-    let options = TrainOptions { epochs: 1000, samples: 320, batch_size: 1, seed: 1, optimizer: ADAM };
-    let trained = train(&mut engine, &options, &Split::default(), &interrupt, &mut |event| {
+    let options =
+        TrainOptions { epochs: 1000, samples: 320, batch_size: 1, seed: 1, optimizer: ADAM, pause_after: None };
+    let trained = train(&mut engine, &options, Position::default(), &Split::default(), &interrupt, &mut |event| {
         if let Event::Progress { .. } = event {
             interrupt.store(true, std::sync::atomic::Ordering::Relaxed);
         }
     })
     .unwrap();
     assert_eq!(trained.outcome, Outcome::Interrupted);
-    assert!(trained.history.len() <= 1);
+    assert!(trained.position.history.len() <= 1);
     assert!(engine.parameters().unwrap().iter().flatten().all(|w| w.is_finite()));
 }
 
@@ -388,8 +395,10 @@ fn a_loss_that_is_not_finite_stops_training() {
     let model = Model::mlp();
     let optimizer = Optimizer::Sgd(SgdConfig { learning_rate: 1e20, momentum: 0.0 });
     let mut engine = GpuEngine::with_training(gpu(), &model, &initial(&model, 1), &split, 8, &optimizer).unwrap();
-    let options = TrainOptions { epochs: 5, samples: 64, batch_size: 8, seed: 1, optimizer };
-    let trained = train(&mut engine, &options, &Split::default(), &AtomicBool::new(false), &mut |_| {}).unwrap();
+    let options = TrainOptions { epochs: 5, samples: 64, batch_size: 8, seed: 1, optimizer, pause_after: None };
+    let trained =
+        train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |_| {})
+            .unwrap();
     assert!(matches!(trained.outcome, Outcome::NonFinite { .. }), "{:?}", trained.outcome);
 }
 
@@ -405,8 +414,9 @@ fn genuine_fashion_mnist_is_learnt() {
             labels: train_split.labels[..samples].to_vec(),
         };
         let mut engine = GpuEngine::with_training(gpu, &model, &initial(&model, 1), &split, 32, &ADAM).unwrap();
-        let options = TrainOptions { epochs, samples, batch_size: 32, seed: 1, optimizer: ADAM };
-        train(&mut engine, &options, &Split::default(), &AtomicBool::new(false), &mut |_| {}).unwrap();
+        let options = TrainOptions { epochs, samples, batch_size: 32, seed: 1, optimizer: ADAM, pause_after: None };
+        train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |_| {})
+            .unwrap();
         let totals = engine.evaluate(&test, &mut go).unwrap();
         assert_eq!(totals.samples, 10_000);
         assert!(totals.accuracy() >= wanted, "{}: {:.4}, wanted {wanted}", model.name, totals.accuracy());

@@ -192,6 +192,7 @@ impl Bench<'_> {
             GpuEngine::with_tiles(self.gpu, self.model, &parameters, self.split, batch_size, &optimizer, tiles)?;
         let made = milliseconds(begin);
         let epoch = |samples: usize| Epoch {
+            done: Totals::default(),
             order: (0..samples as u32).collect(),
             step_sizes: (0..samples.div_ceil(batch_size) as u64).map(|i| optimizer.step_size(i + 1)).collect(),
         };

@@ -131,6 +131,7 @@ pub fn run(args: ProfileArgs, global: &Global) -> Result<ExitCode> {
             let tiles = args.tune.tiles(&gpu, &model, batch_size, &optimizer);
             let mut engine = GpuEngine::with_tiles(&gpu, &model, &parameters, &split, batch_size, &optimizer, tiles)?;
             let epoch = Epoch {
+                done: Totals::default(),
                 order: (0..split.len() as u32).collect(),
                 step_sizes: (0..(split.len() / batch_size) as u64).map(|i| optimizer.step_size(i + 1)).collect(),
             };

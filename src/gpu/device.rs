@@ -267,7 +267,12 @@ impl Gpu {
     ///
     /// # Errors
     /// As [`Gpu::tensor`].
-    pub fn arena(&self, name: &str, parts: &[(String, Vec<usize>)]) -> Result<(Tensor, Vec<Tensor>), GpuError> {
+    pub fn arena(
+        &self,
+        name: &str,
+        element: Element,
+        parts: &[(String, Vec<usize>)],
+    ) -> Result<(Tensor, Vec<Tensor>), GpuError> {
         let align = self.limits.min_storage_buffer_offset_alignment as usize / 4;
         let mut offsets = Vec::with_capacity(parts.len());
         let mut total = 0usize;
@@ -275,7 +280,7 @@ impl Gpu {
             offsets.push(total);
             total += shape.iter().product::<usize>().next_multiple_of(align);
         }
-        let whole = self.tensor(name, &[total], Element::F32)?;
+        let whole = self.tensor(name, &[total], element)?;
         let tensors = parts
             .iter()
             .zip(offsets)

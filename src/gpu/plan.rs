@@ -27,6 +27,8 @@ struct Dispatch {
     barrier: bool,
     bytes: u64,
     flop: f64,
+    /// The tensors of floats that it writes.
+    writes: Vec<Tensor>,
 }
 
 /// What one dispatch of a plan is and how much work it does.
@@ -77,6 +79,11 @@ impl Plan {
         })
     }
 
+    /// The tensors of floats that are written, in the order of execution, each with the entry point that writes it.
+    pub fn written(&self) -> impl Iterator<Item = (&'static str, &Tensor)> + '_ {
+        self.dispatches.iter().flat_map(|d| d.writes.iter().map(|tensor| (d.entry, tensor)))
+    }
+
     /// Replays the dispatches into a compute pass. Allocates nothing.
     pub fn replay(&self, pass: &mut wgpu::ComputePass<'_>) {
         for i in 0..self.dispatches.len() {
@@ -123,6 +130,7 @@ struct Recorded {
     barrier: bool,
     bytes: u64,
     flop: f64,
+    writes: Vec<Tensor>,
 }
 
 /// Records a [`Plan`]: every size, name and access is checked here, so that replaying cannot fail.
@@ -231,13 +239,17 @@ impl<'g> PlanBuilder<'g> {
         let bytes = tensors.iter().map(|bound| bound.tensor.size_bytes()).sum();
         let mut barrier = false;
         let mut buffers = Vec::with_capacity(spec.bindings.len());
+        let mut writes = Vec::new();
         for (bound, binding) in ordered(spec, tensors).zip(spec.bindings) {
             let Tensor { buffer, offset, .. } = bound.tensor;
             let before = self.last_use.insert(buffer.clone(), binding.access);
             barrier |= before.is_some_and(|before| before != binding.access || before == Access::ReadWrite);
             buffers.push((buffer.clone(), *offset, bound.tensor.size_bytes()));
+            if binding.access == Access::ReadWrite && bound.tensor.is(Element::F32) {
+                writes.push(bound.tensor.clone());
+            }
         }
-        self.dispatches.push(Recorded { spec, kernel, buffers, workgroups, barrier, bytes, flop: 0.0 });
+        self.dispatches.push(Recorded { spec, kernel, buffers, workgroups, barrier, bytes, flop: 0.0, writes });
         Ok(())
     }
 
@@ -264,8 +276,8 @@ impl<'g> PlanBuilder<'g> {
         let dispatches = self.dispatches.into_iter().map(|recorded| {
             let kernel = Arc::clone(&kernels[recorded.kernel]);
             let group = bind_group(self.gpu, &kernel, &recorded)?;
-            let Recorded { spec, workgroups, barrier, bytes, flop, .. } = recorded;
-            Ok(Dispatch { entry: spec.entry, kernel, group, workgroups, barrier, bytes, flop })
+            let Recorded { spec, workgroups, barrier, bytes, flop, writes, .. } = recorded;
+            Ok(Dispatch { entry: spec.entry, kernel, group, workgroups, barrier, bytes, flop, writes })
         });
         Ok(Plan { dispatches: dispatches.collect::<Result<_, GpuError>>()? })
     }

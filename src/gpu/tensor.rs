@@ -50,6 +50,11 @@ impl Tensor {
         self.len() as u64 * 4
     }
 
+    /// Where the range begins in its buffer, in elements.
+    pub fn first_element(&self) -> usize {
+        (self.offset / 4) as usize
+    }
+
     /// Whether two tensors are ranges of one buffer.
     pub fn shares_buffer(&self, other: &Tensor) -> bool {
         self.buffer == other.buffer

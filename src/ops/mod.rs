@@ -8,6 +8,7 @@ pub mod batch_gather;
 pub mod bias;
 pub mod conv2d;
 pub mod dense;
+pub mod non_finite;
 pub mod pool2d;
 pub mod relu;
 pub mod sgd;
@@ -39,6 +40,7 @@ pub static OPS: &[Op] = &[
     Op { name: "batch_gather", kernels: batch_gather::KERNELS, selftest: batch_gather::selftest },
     Op { name: "adam", kernels: adam::KERNELS, selftest: adam::selftest },
     Op { name: "sgd", kernels: sgd::KERNELS, selftest: sgd::selftest },
+    Op { name: "non_finite", kernels: non_finite::KERNELS, selftest: non_finite::selftest },
 ];
 
 /// Which of its three forms a heavy kernel takes; all three compute the same sums.

@@ -5,7 +5,7 @@
 //! a file by adapter, driver, version, model and batch size: the same choice, and with it the same bits, until one of these changes.
 //! Adapters that are processors have one tiling and are not tuned.
 
-use super::engine::{Engine, EngineError, Epoch, Optimizer};
+use super::engine::{Engine, EngineError, Epoch, Optimizer, Totals};
 use super::gpu_engine::GpuEngine;
 use crate::data::{PIXELS, Split};
 use crate::files::write_whole;
@@ -92,6 +92,7 @@ fn seconds_per_step(
     let epoch = Epoch {
         order: (0..samples as u32).collect(),
         step_sizes: (1..=STEPS as u64).map(|step| optimizer.step_size(step)).collect(),
+        done: Totals::default(),
     };
     let mut run = || engine.train_epoch(&epoch, &mut |_| ControlFlow::Continue(()));
     // Warms up, and finds how many steps a submission takes.

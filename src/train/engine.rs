@@ -24,6 +24,12 @@ pub enum EngineError {
         /// What is wrong.
         reason: String,
     },
+    /// A state to restore is that of another model or optimizer.
+    #[error("the state does not fit: {reason}")]
+    State {
+        /// What does not fit, with names and numbers.
+        reason: String,
+    },
     /// A layer does not fit the batch size.
     #[error("layer `{layer}` at batch size {batch_size}: {reason}")]
     Batch {
@@ -47,6 +53,14 @@ pub enum Optimizer {
 }
 
 impl Optimizer {
+    /// Names of what it keeps for each parameter from step to step.
+    pub fn slots(&self) -> &'static [&'static str] {
+        match self {
+            Optimizer::Adam(_) => &["m", "v"],
+            Optimizer::Sgd(_) => &["velocity"],
+        }
+    }
+
     /// The factor of the update at a step, counted from 1: computed in double precision, used in single.
     pub fn step_size(&self, step: u64) -> f32 {
         match self {
@@ -63,10 +77,21 @@ pub struct Epoch {
     pub order: Vec<u32>,
     /// [`Optimizer::step_size`] of each batch.
     pub step_sizes: Vec<f32>,
+    /// What was done of it already: training goes on with the batch after, and adds to these sums.
+    pub done: Totals,
+}
+
+/// All that training changes in an engine. Training that goes on from it gives the same bits as training that never stopped.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct State {
+    /// In the order of [`crate::model::Model::parameters`].
+    pub parameters: Vec<Vec<f32>>,
+    /// What the optimizer keeps for each parameter: one list a name of [`Optimizer::slots`].
+    pub slots: Vec<Vec<Vec<f32>>>,
 }
 
 /// Sums over the samples seen so far in an epoch or an evaluation.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Totals {
     /// Sum of the losses.
     pub loss: f64,
@@ -98,12 +123,54 @@ impl Totals {
     }
 }
 
+/// The first tensor in which training met a value that is no finite number, and what wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NonFinite {
+    /// The step of the epoch, counted from 1.
+    pub step: usize,
+    /// The tensor.
+    pub tensor: String,
+    /// The kernel, or the operation of the plain loops, that wrote it.
+    pub operation: String,
+    /// The first element that is not finite.
+    pub index: usize,
+    /// How many elements are not finite.
+    pub count: usize,
+}
+
+impl State {
+    /// Whether every number is finite.
+    pub fn is_finite(&self) -> bool {
+        self.parameters.iter().chain(self.slots.iter().flatten()).flatten().all(|value| value.is_finite())
+    }
+
+    /// Sees whether every tensor has the length that the model and the optimizer need.
+    ///
+    /// # Errors
+    /// One has not.
+    pub fn check(&self, lengths: &[usize], slots: &[&str]) -> Result<(), EngineError> {
+        let fail = |reason| Err(EngineError::State { reason });
+        if self.slots.len() != slots.len() {
+            return fail(format!("{} kinds of optimizer state, needed are {}", self.slots.len(), slots.join(", ")));
+        }
+        let kinds = std::iter::once(("parameters", &self.parameters)).chain(slots.iter().copied().zip(&self.slots));
+        for (kind, tensors) in kinds {
+            let found: Vec<usize> = tensors.iter().map(Vec::len).collect();
+            if found != lengths {
+                return fail(format!("{kind} of lengths {found:?}, needed are {lengths:?}"));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Called several times a second with what was reached; `Break` ends the epoch after the work in flight.
 pub type OnProgress<'a> = &'a mut dyn FnMut(&Totals) -> ControlFlow<()>;
 
 /// Something that trains and evaluates one model: the GPU, or the plain loops.
 pub trait Engine: std::fmt::Debug {
-    /// Trains on every sample of `epoch.order` once.
+    /// Trains on every sample of `epoch.order` once, from the batch after those of `epoch.done` on. Returns the sums over the epoch,
+    /// those of `epoch.done` among them.
     ///
     /// # Errors
     /// The device failed.
@@ -126,6 +193,26 @@ pub trait Engine: std::fmt::Debug {
     /// # Errors
     /// The device failed.
     fn parameters(&mut self) -> Result<Vec<Vec<f32>>, EngineError>;
+
+    /// All that training changes, so that it can go on from there; the optimizer's part is empty for a model that is only
+    /// evaluated.
+    ///
+    /// # Errors
+    /// The device failed.
+    fn state(&mut self) -> Result<State, EngineError>;
+
+    /// Puts back what [`Engine::state`] gave, here or in another engine of the same model and optimizer.
+    ///
+    /// # Errors
+    /// The state does not fit, or the device failed.
+    fn restore(&mut self, state: &State) -> Result<(), EngineError>;
+
+    /// Trains `epoch` again, up to and with its batch `last` (counted from 1), and looks at every tensor that a step writes: finds
+    /// the first that is not finite. None where all of them are.
+    ///
+    /// # Errors
+    /// The device failed.
+    fn find_non_finite(&mut self, epoch: &Epoch, last: usize) -> Result<Option<NonFinite>, EngineError>;
 
     /// The gradients of the last training step in the order of the parameters; none before the first.
     ///

@@ -1,6 +1,6 @@
 //! Training and evaluation on the GPU: one recorded plan a step, many steps a submission, two submissions in flight.
 
-use super::engine::{Engine, EngineError, Epoch, OnProgress, Optimizer, Totals};
+use super::engine::{Engine, EngineError, Epoch, NonFinite, OnProgress, Optimizer, State, Totals};
 use super::network::{Arena, Network};
 use crate::data::{PIXELS, Split};
 use crate::gpu::timing::Timings;
@@ -8,6 +8,7 @@ use crate::gpu::{DispatchInfo, Element, Gpu, Plan, PlanBuilder, Readback, Submis
 use crate::model::{Model, N_CLASSES};
 use crate::ops::adam::AdamTensors;
 use crate::ops::batch_gather::{BatchGatherDims, pack_bytes};
+use crate::ops::non_finite::{self, NOTHING_FOUND};
 use crate::ops::softmax_xent::{BatchTotals, SoftmaxXentDims};
 use crate::ops::{SharedTiles, adam, batch_gather, sgd, softmax_xent};
 use std::collections::VecDeque;
@@ -39,6 +40,14 @@ struct Training {
     step_sizes: Tensor,
     logits: Tensor,
     gradients: Arena,
+    slots: Vec<Slot>,
+}
+
+/// What the optimizer keeps of one kind, such as Adam's first moments.
+#[derive(Debug)]
+struct Slot {
+    name: &'static str,
+    arena: Arena,
 }
 
 /// A split on the GPU and the plan that goes through it batch by batch.
@@ -132,8 +141,15 @@ impl Feed {
 }
 
 impl Batches {
-    /// Goes through `order` once. Stops early, after the work in flight, when `on_progress` breaks.
-    fn run(&mut self, gpu: &Gpu, order: &[u32], on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
+    /// Goes through `order` from the batch after those of `done` on. Stops early, after the work in flight, when `on_progress`
+    /// breaks.
+    fn run(
+        &mut self,
+        gpu: &Gpu,
+        order: &[u32],
+        done: Totals,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Totals, EngineError> {
         // The kernels index by the order without a check.
         if let Some(index) = order.iter().find(|&&index| index as usize >= self.samples) {
             let reason = format!("the order names sample {index}, and there are {}", self.samples);
@@ -144,10 +160,10 @@ impl Batches {
             return Err(EngineError::Samples { reason });
         }
         gpu.write_u32(&self.order, order);
-        gpu.write_u32(&self.progress, &[0, order.len() as u32]);
+        gpu.write_u32(&self.progress, &[done.batches as u32, order.len() as u32]);
         let n_batches = order.len().div_ceil(self.batch_size);
-        let mut totals = Totals::default();
-        let mut submitted = 0;
+        let mut totals = done;
+        let mut submitted = done.batches;
         let mut in_flight: VecDeque<(Submission, Readback, usize)> = VecDeque::new();
         let mut going = true;
         let mut last = Instant::now();
@@ -203,6 +219,45 @@ impl Batches {
         Ok(Timings::measure(gpu, &self.plan, rounds)?)
     }
 
+    /// Goes through the batches of `epoch` up to `last` (counted from 1), one by one, and searches what each dispatch wrote.
+    fn find_non_finite(&self, gpu: &Gpu, epoch: &Epoch, last: usize) -> Result<Option<NonFinite>, EngineError> {
+        let written: Vec<_> = self.plan.written().collect();
+        let parts: Vec<_> = (0..written.len()).map(|i| (format!("{i}"), vec![2])).collect();
+        let (_, found) = gpu.arena("found", Element::U32, &parts)?;
+        let mut search = PlanBuilder::new(gpu);
+        for ((_, tensor), found) in written.iter().zip(&found) {
+            non_finite::record(&mut search, tensor, found)?;
+            gpu.write_u32(found, &NOTHING_FOUND);
+        }
+        let search = search.finish()?;
+        gpu.write_u32(&self.order, &epoch.order);
+        gpu.write_u32(&self.progress, &[epoch.done.batches as u32, epoch.order.len() as u32]);
+        // The only tensor that a step does not write whole still holds the losses of the attempt before.
+        gpu.write(&self.batch_loss, &vec![0.0; self.batch_loss.len()]);
+        let mut readback = Readback::new(gpu, "found", 2 * found.len())?;
+        for step in epoch.done.batches + 1..=last {
+            let mut encoder = gpu.encoder("searched step");
+            gpu.encode(&mut encoder, "step", &self.plan, 1);
+            gpu.encode(&mut encoder, "search", &search, 1);
+            readback.record(&mut encoder, &found.iter().collect::<Vec<_>>());
+            let submission = gpu.submit(encoder.finish())?;
+            readback.begin();
+            let words = readback.wait(gpu, submission)?;
+            let first = written.iter().zip(words.chunks_exact(2)).find(|(_, words)| words[0] > 0);
+            if let Some(((entry, tensor), words)) = first {
+                let (count, index) = (words[0] as usize, words[1] as usize);
+                return Ok(Some(NonFinite {
+                    step,
+                    tensor: tensor.name().to_string(),
+                    operation: entry.to_string(),
+                    index,
+                    count,
+                }));
+            }
+        }
+        Ok(None)
+    }
+
     fn host_seconds_per_step(&self) -> f64 {
         self.host.0.as_secs_f64() / self.host.1.max(1) as f64
     }
@@ -223,7 +278,7 @@ impl Evaluator<'_> {
     /// The device failed.
     pub fn run(&mut self, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
         let order: Vec<u32> = (0..self.samples as u32).collect();
-        self.batches.run(self.gpu, &order, on_progress)
+        self.batches.run(self.gpu, &order, Totals::default(), on_progress)
     }
 
     /// Each dispatch of a batch.
@@ -271,9 +326,7 @@ impl<'g> GpuEngine<'g> {
         network: Network,
     ) -> Result<Self, EngineError> {
         let arena = Arena::new(gpu, "parameters", model)?;
-        for (tensor, values) in arena.parts.iter().zip(parameters) {
-            gpu.write(tensor, values);
-        }
+        arena.write(gpu, parameters);
         Ok(GpuEngine { gpu, network, parameters: arena, training: None })
     }
 
@@ -322,22 +375,22 @@ impl<'g> GpuEngine<'g> {
         softmax_xent::record_backward_x(&mut plan, &dims, logits, batch_labels, &dlogits, &feed.totals())?;
         engine.network.record_backward(&mut plan, n, &engine.parameters, &activations, &dlogits, &gradients)?;
         let (g, w) = (&gradients.whole, &engine.parameters.whole);
-        match optimizer {
-            Optimizer::Adam(config) => {
-                let m = gpu.tensor("m", w.shape(), Element::F32)?;
-                let v = gpu.tensor("v", w.shape(), Element::F32)?;
-                let tensors = AdamTensors { g, w, m: &m, v: &v, step_sizes: &step_sizes, progress };
-                adam::record(&mut plan, config, &tensors)?;
+        let slots = optimizer.slots().iter().map(|&name| Ok(Slot { name, arena: Arena::new(gpu, name, model)? }));
+        let slots = slots.collect::<Result<Vec<_>, EngineError>>()?;
+        match (optimizer, &slots[..]) {
+            (Optimizer::Adam(config), [m, v]) => {
+                let (m, v) = (&m.arena.whole, &v.arena.whole);
+                adam::record(&mut plan, config, &AdamTensors { g, w, m, v, step_sizes: &step_sizes, progress })?;
             }
-            Optimizer::Sgd(config) => {
-                let velocity = gpu.tensor("velocity", w.shape(), Element::F32)?;
-                sgd::record(&mut plan, config, g, w, &velocity, &step_sizes, progress)?;
+            (Optimizer::Sgd(config), [velocity]) => {
+                sgd::record(&mut plan, config, g, w, &velocity.arena.whole, &step_sizes, progress)?;
             }
+            (_, slots) => unreachable!("`Optimizer::slots` names {} slots for {optimizer:?}", slots.len()),
         }
         let plan = plan.finish()?;
         log::debug!("a training step is {} dispatches: {}", plan.len(), plan.entries().collect::<Vec<_>>().join(", "));
         let logits = activations.logits;
-        engine.training = Some(Training { batch: feed.finish(gpu, plan)?, step_sizes, logits, gradients });
+        engine.training = Some(Training { batch: feed.finish(gpu, plan)?, step_sizes, logits, gradients, slots });
         Ok(engine)
     }
 
@@ -439,7 +492,7 @@ impl Engine for GpuEngine<'_> {
     fn train_epoch(&mut self, epoch: &Epoch, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
         let training = self.training.as_mut().expect("train_epoch is called on engines made by with_training");
         self.gpu.write(&training.step_sizes, &epoch.step_sizes);
-        training.batch.run(self.gpu, &epoch.order, on_progress)
+        training.batch.run(self.gpu, &epoch.order, epoch.done, on_progress)
     }
 
     fn evaluate(&mut self, split: &Split, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
@@ -448,7 +501,7 @@ impl Engine for GpuEngine<'_> {
         }
         let order: Vec<u32> = (0..split.len() as u32).collect();
         let (mut batches, _) = self.inference(split, self.inference_batch(split.len()))?;
-        batches.run(self.gpu, &order, on_progress)
+        batches.run(self.gpu, &order, Totals::default(), on_progress)
     }
 
     fn predict(&mut self, images: &[u8]) -> Result<Vec<f32>, EngineError> {
@@ -472,11 +525,44 @@ impl Engine for GpuEngine<'_> {
     }
 
     fn parameters(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {
-        self.parameters.parts.iter().map(|tensor| Ok(self.gpu.read(tensor)?)).collect()
+        self.parameters.read(self.gpu)
+    }
+
+    fn state(&mut self) -> Result<State, EngineError> {
+        let slots = self.training.iter().flat_map(|training| &training.slots);
+        let slots = slots.map(|slot| slot.arena.read(self.gpu)).collect::<Result<_, _>>()?;
+        Ok(State { parameters: self.parameters.read(self.gpu)?, slots })
+    }
+
+    fn restore(&mut self, state: &State) -> Result<(), EngineError> {
+        let slots: Vec<&Slot> = self.training.iter().flat_map(|training| &training.slots).collect();
+        let lengths: Vec<usize> = self.parameters.parts.iter().map(Tensor::len).collect();
+        state.check(&lengths, &slots.iter().map(|slot| slot.name).collect::<Vec<_>>())?;
+        self.parameters.write(self.gpu, &state.parameters);
+        for (slot, values) in slots.iter().zip(&state.slots) {
+            slot.arena.write(self.gpu, values);
+        }
+        Ok(())
+    }
+
+    fn find_non_finite(&mut self, epoch: &Epoch, last: usize) -> Result<Option<NonFinite>, EngineError> {
+        let training = self.training.as_ref().expect("find_non_finite is called on engines made by with_training");
+        self.gpu.write(&training.step_sizes, &epoch.step_sizes);
+        let found = training.batch.find_non_finite(self.gpu, epoch, last)?;
+        // The optimizer writes all parameters at once; the one that went bad has a name.
+        let slots = training.slots.iter().map(|slot| &slot.arena);
+        let arenas: Vec<&Arena> = slots.chain([&self.parameters, &training.gradients]).collect();
+        Ok(found.map(|found| match arenas.iter().find(|arena| arena.whole.name() == found.tensor) {
+            Some(arena) => {
+                let (tensor, index) = arena.part_at(found.index);
+                NonFinite { tensor, index, ..found }
+            }
+            None => found,
+        }))
     }
 
     fn last_gradients(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {
         let trained = self.training.iter().filter(|training| training.batch.has_run);
-        trained.flat_map(|t| &t.gradients.parts).map(|tensor| Ok(self.gpu.read(tensor)?)).collect()
+        trained.map(|training| training.gradients.read(self.gpu)).next().unwrap_or(Ok(Vec::new()))
     }
 }

@@ -1,6 +1,7 @@
 //! Training: the engines, the loop over epochs, and the run folder.
 
 mod autotune;
+pub mod checkpoint;
 pub mod engine;
 mod gpu_engine;
 mod network;
@@ -9,7 +10,7 @@ pub mod run;
 mod trainer;
 
 pub use autotune::autotune;
-pub use engine::{Engine, EngineError, Epoch, Optimizer, Totals};
+pub use engine::{Engine, EngineError, Epoch, NonFinite, Optimizer, State, Totals};
 pub use gpu_engine::{Evaluator, GpuEngine};
 pub use reference::{Batch, Pass, ReferenceEngine};
-pub use trainer::{EpochRecord, Event, Outcome, TrainOptions, Trained, train};
+pub use trainer::{EpochRecord, Event, Outcome, Position, TrainOptions, Trained, train};

@@ -18,8 +18,28 @@ pub(super) struct Arena {
 impl Arena {
     pub(super) fn new(gpu: &Gpu, name: &str, model: &Model) -> Result<Self, EngineError> {
         let parts: Vec<(String, Vec<usize>)> = model.parameters()?.into_iter().map(|p| (p.name, p.shape)).collect();
-        let (whole, parts) = gpu.arena(name, &parts)?;
+        let (whole, parts) = gpu.arena(name, Element::F32, &parts)?;
         Ok(Arena { whole, parts })
+    }
+
+    /// The part that holds the element `index` of the whole, and the index within it.
+    pub(super) fn part_at(&self, index: usize) -> (String, usize) {
+        // Parts lie in order; before the first that begins later lies the one sought.
+        let mut parts = self.parts.iter().map(|part| (part, part.first_element() - self.whole.first_element()));
+        let part = parts.rfind(|(_, first)| *first <= index);
+        part.map_or((self.whole.name().to_string(), index), |(part, first)| (part.name().to_string(), index - first))
+    }
+
+    /// Reads each part back.
+    pub(super) fn read(&self, gpu: &Gpu) -> Result<Vec<Vec<f32>>, EngineError> {
+        self.parts.iter().map(|tensor| Ok(gpu.read(tensor)?)).collect()
+    }
+
+    /// Writes into each part what stands for it in `values`.
+    pub(super) fn write(&self, gpu: &Gpu, values: &[Vec<f32>]) {
+        for (tensor, values) in self.parts.iter().zip(values) {
+            gpu.write(tensor, values);
+        }
     }
 }
 

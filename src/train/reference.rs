@@ -2,9 +2,9 @@
 //!
 //! Generic over single and double precision: in single it is what a GPU is compared with, in double it is the truth.
 
-use super::engine::{Engine, EngineError, Epoch, OnProgress, Optimizer, Totals};
+use super::engine::{Engine, EngineError, Epoch, NonFinite, OnProgress, Optimizer, State, Totals};
 use crate::cpu::real::Real;
-use crate::cpu::{adam, batch_gather, bias, conv2d, dense, pool2d, relu, sgd, softmax_xent};
+use crate::cpu::{adam, batch_gather, bias, conv2d, dense, non_finite, pool2d, relu, sgd, softmax_xent};
 use crate::data::{PIXELS, Split};
 use crate::model::{Activation, Layer, LayerShape, Model, N_CLASSES, conv2d_dims, pool2d_dims};
 use std::ops::ControlFlow;
@@ -17,8 +17,8 @@ pub struct ReferenceEngine<T> {
     train: Split,
     batch_size: usize,
     optimizer: Optimizer,
-    /// Adam: first and second moments; SGD: velocity and nothing.
-    moments: [Vec<Vec<T>>; 2],
+    /// What the optimizer keeps, in the order of [`Optimizer::slots`].
+    slots: Vec<Vec<Vec<T>>>,
     /// Of the last training step; empty before the first.
     gradients: Vec<Vec<T>>,
 }
@@ -61,14 +61,11 @@ impl<T: Real> ReferenceEngine<T> {
         batch_size: usize,
         optimizer: &Optimizer,
     ) -> Result<Self, EngineError> {
-        let parameters: Vec<Vec<T>> = parameters
-            .iter()
-            .map(|values| values.iter().map(|&value| T::from_f64(f64::from(value))).collect())
-            .collect();
+        let parameters: Vec<Vec<T>> = from_single(parameters);
         let zeros: Vec<Vec<T>> = parameters.iter().map(|values| vec![T::ZERO; values.len()]).collect();
         Ok(ReferenceEngine {
             layers: model.shapes()?,
-            moments: [zeros.clone(), zeros],
+            slots: vec![zeros; optimizer.slots().len()],
             gradients: Vec::new(),
             parameters,
             train: train.clone(),
@@ -185,21 +182,16 @@ impl<T: Real> ReferenceEngine<T> {
     /// One optimizer step with the given factor (see [`Optimizer::step_size`]).
     pub fn update(&mut self, gradients: &[Vec<T>], step_size: f32) {
         let alpha = T::from_f64(f64::from(step_size));
-        let [first, second] = &mut self.moments;
         for (i, g) in gradients.iter().enumerate() {
             let w = &mut self.parameters[i];
-            match &self.optimizer {
-                Optimizer::Adam(config) => adam::adam_step(
-                    config.beta_1,
-                    config.beta_2,
-                    config.epsilon,
-                    alpha,
-                    g,
-                    w,
-                    &mut first[i],
-                    &mut second[i],
-                ),
-                Optimizer::Sgd(config) => sgd::sgd_step(config.momentum, alpha, g, w, &mut first[i]),
+            match (&self.optimizer, &mut self.slots[..]) {
+                (Optimizer::Adam(config), [m, v]) => {
+                    adam::adam_step(config.beta_1, config.beta_2, config.epsilon, alpha, g, w, &mut m[i], &mut v[i]);
+                }
+                (Optimizer::Sgd(config), [velocity]) => {
+                    sgd::sgd_step(config.momentum, alpha, g, w, &mut velocity[i]);
+                }
+                (optimizer, slots) => unreachable!("{} slots for {optimizer:?}", slots.len()),
             }
         }
     }
@@ -214,10 +206,11 @@ impl<T: Real> ReferenceEngine<T> {
         split: &Split,
         order: &[u32],
         step_sizes: Option<&[f32]>,
+        done: Totals,
         on_progress: OnProgress<'_>,
     ) -> Result<Totals, EngineError> {
-        let mut totals = Totals::default();
-        for (index, first) in (0..order.len()).step_by(self.batch_size).enumerate() {
+        let mut totals = done;
+        for (index, first) in (0..order.len()).step_by(self.batch_size).enumerate().skip(done.batches) {
             let batch = Self::batch(split, order, first, self.batch_size);
             let pass = self.forward(&batch)?;
             let (loss, correct) = softmax_xent::softmax_xent_totals(batch.n_valid, &pass.loss, &pass.correct);
@@ -235,17 +228,48 @@ impl<T: Real> ReferenceEngine<T> {
     }
 }
 
+impl<T: Real> ReferenceEngine<T> {
+    /// Makes one step of an epoch and searches what it computes for the first value that is not finite.
+    fn searched_step(&mut self, train: &Split, epoch: &Epoch, step: usize) -> Result<Option<NonFinite>, EngineError> {
+        let search = |tensor: String, operation: &str, values: &[T]| {
+            let [count, index] = non_finite::non_finite(&values.iter().map(|v| v.to_f64() as f32).collect::<Vec<_>>());
+            let (count, index, operation) = (count as usize, index as usize, operation.to_string());
+            (count > 0).then_some(NonFinite { step, tensor, operation, index, count })
+        };
+        let batch = Self::batch(train, &epoch.order, (step - 1) * self.batch_size, self.batch_size);
+        let pass = self.forward(&batch)?;
+        let outputs = self.layers.iter().zip(&pass.outputs);
+        let mut forward = outputs.map(|(shape, y)| search(format!("{}.y", shape.name), shape.layer.kind(), y));
+        if let Some(found) = forward.find_map(|found| found).or(search("loss".into(), "softmax_xent", &pass.loss)) {
+            return Ok(Some(found));
+        }
+        let gradients = self.backward(&batch, &pass)?;
+        let names: Vec<String> = self.layers.iter().flat_map(LayerShape::parameters).map(|p| p.name).collect();
+        let mut backward = names.iter().zip(&gradients);
+        let gradient = |(name, g): (&String, &Vec<T>)| search(format!("gradients.{name}"), "backward pass", g);
+        // The last layer's gradients are computed first.
+        if let Some(found) = backward.by_ref().rev().find_map(gradient) {
+            return Ok(Some(found));
+        }
+        self.update(&gradients, epoch.step_sizes[step - 1]);
+        let kinds = self.optimizer.slots().iter().copied().zip(&self.slots);
+        let kinds = kinds.chain([("parameters", &self.parameters)]);
+        let mut updated = kinds.flat_map(|(kind, tensors)| names.iter().zip(tensors).map(move |(n, t)| (kind, n, t)));
+        Ok(updated.find_map(|(kind, name, values)| search(format!("{kind}.{name}"), "optimizer step", values)))
+    }
+}
+
 impl<T: Real> Engine for ReferenceEngine<T> {
     fn train_epoch(&mut self, epoch: &Epoch, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
         let train = std::mem::take(&mut self.train);
-        let totals = self.through(&train, &epoch.order, Some(&epoch.step_sizes), on_progress);
+        let totals = self.through(&train, &epoch.order, Some(&epoch.step_sizes), epoch.done, on_progress);
         self.train = train;
         totals
     }
 
     fn evaluate(&mut self, split: &Split, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
         let order: Vec<u32> = (0..split.len() as u32).collect();
-        self.through(split, &order, None, on_progress)
+        self.through(split, &order, None, Totals::default(), on_progress)
     }
 
     fn predict(&mut self, images: &[u8]) -> Result<Vec<f32>, EngineError> {
@@ -265,9 +289,42 @@ impl<T: Real> Engine for ReferenceEngine<T> {
         Ok(to_single(&self.parameters))
     }
 
+    fn state(&mut self) -> Result<State, EngineError> {
+        let slots = if self.train.is_empty() { Vec::new() } else { self.slots.iter().map(|s| to_single(s)).collect() };
+        Ok(State { parameters: to_single(&self.parameters), slots })
+    }
+
+    fn restore(&mut self, state: &State) -> Result<(), EngineError> {
+        let lengths: Vec<usize> = self.parameters.iter().map(Vec::len).collect();
+        let slots = if self.train.is_empty() { &[] } else { self.optimizer.slots() };
+        state.check(&lengths, slots)?;
+        self.parameters = from_single(&state.parameters);
+        for (slot, values) in self.slots.iter_mut().zip(&state.slots) {
+            *slot = from_single(values);
+        }
+        Ok(())
+    }
+
+    fn find_non_finite(&mut self, epoch: &Epoch, last: usize) -> Result<Option<NonFinite>, EngineError> {
+        let train = std::mem::take(&mut self.train);
+        let mut found = Ok(None);
+        for step in epoch.done.batches + 1..=last {
+            found = self.searched_step(&train, epoch, step);
+            if !matches!(found, Ok(None)) {
+                break;
+            }
+        }
+        self.train = train;
+        found
+    }
+
     fn last_gradients(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {
         Ok(to_single(&self.gradients))
     }
+}
+
+fn from_single<T: Real>(tensors: &[Vec<f32>]) -> Vec<Vec<T>> {
+    tensors.iter().map(|values| values.iter().map(|&v| T::from_f64(f64::from(v))).collect()).collect()
 }
 
 fn to_single<T: Real>(tensors: &[Vec<T>]) -> Vec<Vec<f32>> {

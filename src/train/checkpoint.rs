@@ -1,0 +1,267 @@
+//! Checkpoints: all that training needs to go on as if it had never stopped, in files that appear whole and check themselves.
+//!
+//! A checkpoint is a safetensors file: the parameters (`parameters.NAME`), what the optimizer keeps for each (`m.NAME`, `v.NAME` or
+//! `velocity.NAME`), and in its metadata the run's configuration, the position (epoch, batches done of it with their sums,
+//! history; the permutations and step sizes follow from seed and position) and a SHA-256 digest over all of it.
+
+use super::engine::State;
+use super::run::RunConfig;
+use super::trainer::Position;
+use crate::files::{FileError, write_whole};
+use crate::model::weights::{WeightsError, sort_header};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// Name of the folder in a run folder.
+pub const FOLDER: &str = "checkpoints";
+
+const FORMAT: &str = "fmnist-gpu checkpoint 1";
+const PREFIX: &str = "step-";
+const SUFFIX: &str = ".safetensors";
+
+/// A checkpoint that cannot be written or used.
+#[derive(Debug, Error)]
+pub enum CheckpointError {
+    /// A file could not be written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A folder or file could not be made or read.
+    #[error("{path}: {source}")]
+    Io {
+        /// The folder or file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The bytes are not those of a whole checkpoint.
+    #[error("{reason}")]
+    Damaged {
+        /// What does not fit.
+        reason: String,
+    },
+    /// The file is of a version of the program that this one does not know.
+    #[error("it has the format `{found}`, and this program reads `{FORMAT}`; use the version that wrote it")]
+    Version {
+        /// The format in the file.
+        found: String,
+    },
+}
+
+/// A training run as it stood between two steps.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checkpoint {
+    /// The run's configuration.
+    pub config: RunConfig,
+    /// How far training had come.
+    pub position: Position,
+    /// Parameters and what the optimizer keeps.
+    pub state: State,
+}
+
+impl Checkpoint {
+    /// The bytes of a checkpoint file: the same for the same checkpoint.
+    ///
+    /// # Errors
+    /// The state does not fit the configuration's model.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, CheckpointError> {
+        let tensors = self.named_tensors()?;
+        let json = |value: serde_json::Result<String>| value.map_err(|error| damaged(error.to_string()));
+        let config = json(serde_json::to_string(&self.config))?;
+        let position = json(serde_json::to_string(&self.position))?;
+        let digest =
+            digest(&config, &position, tensors.iter().map(|t| (t.name.as_str(), bytemuck::cast_slice(t.values))));
+        let metadata = HashMap::from([
+            ("format".to_string(), FORMAT.to_string()),
+            ("config".to_string(), config),
+            ("position".to_string(), position),
+            ("sha256".to_string(), digest),
+        ]);
+        let views = tensors.into_iter().map(|Named { name, shape, values }| {
+            let view = TensorView::new(Dtype::F32, shape, bytemuck::cast_slice(values));
+            view.map(|view| (name, view)).map_err(|error| damaged(error.to_string()))
+        });
+        let views = views.collect::<Result<Vec<_>, _>>()?;
+        let bytes = safetensors::serialize(views, Some(metadata)).map_err(|error| damaged(error.to_string()))?;
+        sort_header(bytes).map_err(|error: WeightsError| damaged(error.to_string()))
+    }
+
+    /// The checkpoint in the bytes of a file.
+    ///
+    /// # Errors
+    /// They are not those of a whole checkpoint: cut, changed, or of another kind of file.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, CheckpointError> {
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| damaged(error.to_string()))?;
+        let entry = |key: &str| -> Result<&String, CheckpointError> {
+            let found = header.metadata().as_ref().and_then(|map| map.get(key));
+            found.ok_or_else(|| damaged(format!("it has no `{key}` in its metadata, so it is no checkpoint")))
+        };
+        let format = entry("format")?;
+        if format != FORMAT {
+            return Err(CheckpointError::Version { found: format.clone() });
+        }
+        let (config_text, position_text) = (entry("config")?, entry("position")?);
+        let tensors = SafeTensors::deserialize(bytes).map_err(|error| damaged(error.to_string()))?;
+        let mut named: Vec<_> = tensors.iter().map(|(name, view)| (name, view.data())).collect();
+        named.sort_unstable_by_key(|(name, _)| *name);
+        if digest(config_text, position_text, named.into_iter()) != *entry("sha256")? {
+            return Err(damaged("its content does not have the digest that it names: it was cut or changed".into()));
+        }
+        let config: RunConfig =
+            serde_json::from_str(config_text).map_err(|error| damaged(format!("its configuration: {error}")))?;
+        let position =
+            serde_json::from_str(position_text).map_err(|error| damaged(format!("its position: {error}")))?;
+        let parameters = config.model.parameters().map_err(|error| damaged(error.to_string()))?;
+        let read = |kind: &str| -> Result<Vec<Vec<f32>>, CheckpointError> {
+            let tensor = |name: &str, shape: &[usize]| {
+                let name = format!("{kind}.{name}");
+                let view = tensors.tensor(&name).map_err(|_| damaged(format!("the tensor `{name}` is missing")))?;
+                if view.dtype() != Dtype::F32 || view.shape() != shape {
+                    let found = format!("{:?} {:?}", view.dtype(), view.shape());
+                    return Err(damaged(format!("`{name}` is {found}, and the model needs F32 {shape:?}")));
+                }
+                Ok(bytemuck::pod_collect_to_vec::<u8, f32>(view.data()))
+            };
+            parameters.iter().map(|parameter| tensor(&parameter.name, &parameter.shape)).collect()
+        };
+        let slots = config.optimizer.slots().iter().map(|slot| read(slot)).collect::<Result<_, _>>()?;
+        let state = State { parameters: read("parameters")?, slots };
+        if !state.is_finite() {
+            return Err(damaged("it holds numbers that are not finite".into()));
+        }
+        Ok(Checkpoint { config, position, state })
+    }
+
+    /// Every tensor with its name and shape, in the order of the names.
+    fn named_tensors(&self) -> Result<Vec<Named<'_>>, CheckpointError> {
+        let parameters = self.config.model.parameters().map_err(|error| damaged(error.to_string()))?;
+        let lengths: Vec<usize> = parameters.iter().map(|p| p.shape.iter().product()).collect();
+        let slots = self.config.optimizer.slots();
+        self.state.check(&lengths, slots).map_err(|error| damaged(error.to_string()))?;
+        let kinds = slots.iter().copied().zip(&self.state.slots).chain([("parameters", &self.state.parameters)]);
+        let mut tensors: Vec<Named<'_>> = kinds
+            .flat_map(|(kind, tensors)| {
+                parameters.iter().zip(tensors).map(move |(parameter, values)| Named {
+                    name: format!("{kind}.{}", parameter.name),
+                    shape: parameter.shape.clone(),
+                    values,
+                })
+            })
+            .collect();
+        tensors.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Ok(tensors)
+    }
+}
+
+struct Named<'a> {
+    name: String,
+    shape: Vec<usize>,
+    values: &'a [f32],
+}
+
+fn damaged(reason: String) -> CheckpointError {
+    CheckpointError::Damaged { reason }
+}
+
+/// SHA-256, in hexadecimal, over every part with its length before it.
+fn digest<'a>(config: &str, position: &str, tensors: impl Iterator<Item = (&'a str, &'a [u8])>) -> String {
+    let mut hasher = Sha256::new();
+    let mut add = |part: &[u8]| {
+        hasher.update((part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    };
+    add(config.as_bytes());
+    add(position.as_bytes());
+    for (name, data) in tensors {
+        add(name.as_bytes());
+        add(data);
+    }
+    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The checkpoints of a run: written, found again, and the oldest taken away.
+#[derive(Debug)]
+pub struct Checkpoints {
+    folder: PathBuf,
+    keep: usize,
+}
+
+impl Checkpoints {
+    /// Those of the run folder `run`; of those that are written, the newest `keep` stay.
+    pub fn new(run: &Path, keep: usize) -> Self {
+        Checkpoints { folder: run.join(FOLDER), keep }
+    }
+
+    /// Writes a checkpoint and returns its path. Then takes away the oldest beyond those to keep.
+    ///
+    /// # Errors
+    /// The file could not be written; those from before are as they were.
+    pub fn write(&self, checkpoint: &Checkpoint, batches: usize) -> Result<PathBuf, CheckpointError> {
+        let io = |source| CheckpointError::Io { path: self.folder.clone(), source };
+        // Not with the folders above it: a run folder that was removed is not to come back as half of one.
+        match std::fs::create_dir(&self.folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(io(error)),
+            _ => {}
+        }
+        let step = checkpoint.position.steps(batches);
+        let path = self.folder.join(format!("{PREFIX}{step:012}{SUFFIX}"));
+        write_whole(&path, &checkpoint.to_bytes()?, true)?;
+        let paths = self.newest_first()?;
+        for old in paths.iter().skip(self.keep).filter(|old| **old != path) {
+            // A file that cannot be removed costs room and nothing else.
+            let _ = std::fs::remove_file(old);
+        }
+        Ok(path)
+    }
+
+    /// The newest checkpoint that is whole. `on_damaged` hears of each newer one that is not.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn newest(
+        &self,
+        on_damaged: &mut dyn FnMut(&Path, &CheckpointError),
+    ) -> Result<Option<(PathBuf, Checkpoint)>, CheckpointError> {
+        for path in self.newest_first()? {
+            let read = std::fs::read(&path).map_err(|source| CheckpointError::Io { path: path.clone(), source });
+            match read.and_then(|bytes| Checkpoint::from_bytes(&bytes)) {
+                Ok(checkpoint) => return Ok(Some((path, checkpoint))),
+                Err(error) => on_damaged(&path, &error),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes all checkpoints away, for a run that begins anew in the folder of another.
+    ///
+    /// # Errors
+    /// One cannot be removed.
+    pub fn clear(&self) -> Result<(), CheckpointError> {
+        for path in self.newest_first()? {
+            std::fs::remove_file(&path).map_err(|source| CheckpointError::Io { path, source })?;
+        }
+        Ok(())
+    }
+
+    /// The files by their steps, the last first; none where there is no folder.
+    fn newest_first(&self) -> Result<Vec<PathBuf>, CheckpointError> {
+        let io = |source| CheckpointError::Io { path: self.folder.clone(), source };
+        let entries = match std::fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(io)?,
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(io)?.path();
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let step = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(SUFFIX));
+            if let Some(step) = step.and_then(|step| step.parse::<u64>().ok()) {
+                found.push((step, path));
+            }
+        }
+        found.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(found.into_iter().map(|(_, path)| path).collect())
+    }
+}
