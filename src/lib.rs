@@ -12,6 +12,7 @@
 //! - [`data`]: IDX files, the Fashion-MNIST download and cache, the generated stand-in set.
 //! - [`model`]: layers as data, the built-in models, initial weights, weight files.
 //! - [`train`]: the engines (GPU, plain loops), the loop over epochs, the run folder.
+//! - [`export`]: the model in the formats of other tools, and back.
 //! - [`photo`]: picture files of the user, as the network wants them.
 //! - [`report`]: pictures for people.
 //!
@@ -28,6 +29,7 @@
 
 pub mod cpu;
 pub mod data;
+pub mod export;
 pub mod files;
 pub mod gpu;
 pub mod model;

@@ -44,6 +44,7 @@ mod training;
 mod data;
 /// The downloader against a local server.
 mod download;
+mod export;
 /// The pictures.
 mod report;
 /// The generated set.

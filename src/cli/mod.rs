@@ -4,6 +4,8 @@ mod bench;
 mod device;
 mod devices;
 mod evaluate;
+mod export;
+mod import;
 mod picture;
 mod predict;
 mod profile;
@@ -56,6 +58,10 @@ enum Command {
     Evaluate(evaluate::EvaluateArgs),
     /// Classes and probabilities for test images
     Predict(predict::PredictArgs),
+    /// Write a trained model for ONNX, PyTorch, Keras or NumPy
+    Export(export::ExportArgs),
+    /// Make a run from weights of PyTorch or Keras
+    Import(import::ImportArgs),
     /// Draw the first images of the data set with their class names
     Samples(samples::SamplesArgs),
     /// List the adapters of this machine
@@ -79,6 +85,8 @@ pub fn run() -> Result<ExitCode> {
         Command::Train(args) => train::run(args, &global),
         Command::Evaluate(args) => evaluate::run(args, &global),
         Command::Predict(args) => predict::run(args, &global),
+        Command::Export(args) => export::run(args, &global),
+        Command::Import(args) => import::run(args, &global),
         Command::Samples(args) => samples::run(args, &global),
         Command::Devices(args) => devices::run(args),
         Command::Selftest(args) => selftest::run(args, &global),

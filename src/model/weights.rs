@@ -78,7 +78,7 @@ pub fn to_bytes(model: &Model, parameters: &[Vec<f32>]) -> Result<Vec<u8>, Weigh
 /// Puts the keys of the header into alphabetical order.
 ///
 /// The crate writes the metadata in the order of a hash map, which differs from run to run; equal models must be equal files.
-fn sort_header(bytes: Vec<u8>) -> Result<Vec<u8>, WeightsError> {
+pub(crate) fn sort_header(bytes: Vec<u8>) -> Result<Vec<u8>, WeightsError> {
     let fail = |what: &str| WeightsError::Format(format!("its header {what}"));
     let (size, rest) = bytes.split_first_chunk::<8>().ok_or_else(|| fail("is cut"))?;
     let header_len = usize::try_from(u64::from_le_bytes(*size)).map_err(|_| fail("is too long"))?;

@@ -267,15 +267,44 @@ impl Run {
         let bytes = std::fs::read(&file).map_err(|error| no_run(format!("{}: {error}", file.display())))?;
         let (model, parameters) =
             weights::from_bytes(&bytes).map_err(|source| RunError::Weights { path: file, source })?;
-        let config = folder.join(CONFIG_FILE);
-        let config = match std::fs::read(&config) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) => return Err(RunError::Damaged { path: config, reason: error.to_string() }),
-            Ok(bytes) => Some(serde_json::from_slice(&bytes).map_err(|error| RunError::Damaged {
-                path: config.clone(),
-                reason: format!("not a run configuration: {error}"),
-            })?),
-        };
+        let config = read_json(&folder.join(CONFIG_FILE), "a run configuration")?;
         Ok(Run { path: folder, model, parameters, config })
     }
+
+    /// The summary; none where there is no such file, as beside a weight file alone.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn summary(&self) -> Result<Option<Summary>, RunError> {
+        read_json(&self.path.join(SUMMARY_FILE), "a run's summary")
+    }
+
+    /// The epochs of `history.jsonl`; none where there is no such file.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn history(&self) -> Result<Vec<EpochRecord>, RunError> {
+        let path = self.path.join(HISTORY_FILE);
+        let Some(text) = read_if_there(&path)? else { return Ok(Vec::new()) };
+        let line = |(i, line): (usize, &[u8])| {
+            let reason = |error| format!("line {}: not an epoch's record: {error}", i + 1);
+            serde_json::from_slice(line).map_err(|e| RunError::Damaged { path: path.clone(), reason: reason(e) })
+        };
+        text.split(|&byte| byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty()).map(line).collect()
+    }
+}
+
+/// The bytes of a file of a run; none where there is no such file.
+fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, RunError> {
+    match std::fs::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(RunError::Damaged { path: path.to_path_buf(), reason: error.to_string() }),
+        Ok(bytes) => Ok(Some(bytes)),
+    }
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path, what: &str) -> Result<Option<T>, RunError> {
+    let Some(bytes) = read_if_there(path)? else { return Ok(None) };
+    let damaged = |error| RunError::Damaged { path: path.to_path_buf(), reason: format!("not {what}: {error}") };
+    serde_json::from_slice(&bytes).map(Some).map_err(damaged)
 }
