@@ -36,6 +36,7 @@ mod gpu;
 /// Layers as data, weight files.
 mod model;
 /// Pipelines kept from one run to the next: good files, bad files, no folder.
+mod photo;
 mod pipeline_cache;
 /// Training as a whole: against Keras, against the mirrors, the same seed twice, a batch learnt by heart.
 mod training;

@@ -1,4 +1,9 @@
-//! Pictures of the user's own: PNG, JPEG, WebP and BMP files, decoded and turned upright.
+//! Pictures of the user's own: PNG, JPEG, WebP and BMP files, decoded and turned upright ([`Photo`]), and made into what the
+//! network was trained on ([`prepare`]).
+
+mod garment;
+
+pub use garment::{Doubt, Garment, Invert, MAX_DISTANCE, distance, features, prepare};
 
 use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, Limits};
 use std::io::Cursor;

@@ -8,10 +8,12 @@ mod canvas;
 mod grid;
 mod roofline;
 mod text;
+mod tiles;
 
 pub use canvas::Picture;
 pub use grid::{GridItem, PIXEL_SCALE, Tone, columns_for, draw_grid, prediction_caption};
 pub use roofline::{Roofline, RooflinePoint, draw_roofline};
+pub use tiles::{Sheet, Tile, draw_tiles};
 
 use crate::data::{IMAGE_SIDE, PIXELS};
 use thiserror::Error;
