@@ -48,6 +48,7 @@ mod download;
 mod export;
 /// The pictures.
 mod report;
+mod report_page;
 /// The generated set.
 mod synthetic;
 

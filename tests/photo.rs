@@ -316,7 +316,6 @@ fn what_looks_like_no_garment_is_doubted() {
         ("a gradient", made(&mut |x, _| (x * 255 / 299) as u8)),
         ("a disc", made(&mut |x, y| if distance_to(x, y) < 100.0 { 60 } else { 250 })),
         ("a bar", made(&mut |x, y| if x.abs_diff(150) < 20 && y.abs_diff(150) < 120 { 30 } else { 250 })),
-        ("text", made(&mut |x, y| if y % 20 < 10 && blocks[(y / 20 * 30 + x / 10) as usize] > 127 { 20 } else { 250 })),
         ("stripes", made(&mut |x, _| if x / 20 % 2 == 0 { 20 } else { 250 })),
     ];
     for (name, picture) in pictures {

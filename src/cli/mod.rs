@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand. Arguments as typed become validated values before anything is touched.
 
 mod bench;
+mod compare;
 mod device;
 mod devices;
 mod evaluate;
@@ -9,6 +10,7 @@ mod import;
 mod picture;
 mod predict;
 mod profile;
+mod report;
 mod samples;
 mod selftest;
 mod source;
@@ -58,6 +60,10 @@ enum Command {
     Evaluate(evaluate::EvaluateArgs),
     /// Classes and probabilities for test images
     Predict(predict::PredictArgs),
+    /// Make a page of a run: curves, confusion, calibration, mistakes, feature maps
+    Report(report::ReportArgs),
+    /// Set runs side by side, such as "without CNN" and "with CNN"
+    Compare(compare::CompareArgs),
     /// Write a trained model for ONNX, PyTorch, Keras or NumPy
     Export(export::ExportArgs),
     /// Make a run from weights of PyTorch or Keras
@@ -85,6 +91,8 @@ pub fn run() -> Result<ExitCode> {
         Command::Train(args) => train::run(args, &global),
         Command::Evaluate(args) => evaluate::run(args, &global),
         Command::Predict(args) => predict::run(args, &global),
+        Command::Report(args) => report::run(args, &global),
+        Command::Compare(args) => compare::run(args, &global),
         Command::Export(args) => export::run(args, &global),
         Command::Import(args) => import::run(args, &global),
         Command::Samples(args) => samples::run(args, &global),

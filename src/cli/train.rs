@@ -64,6 +64,9 @@ pub struct TrainArgs {
     /// Replace files of the same name in an existing run folder
     #[arg(long)]
     force: bool,
+    /// Write no report.html, only weights, history, summary and the two pictures
+    #[arg(long)]
+    no_report: bool,
     /// Print a JSON object a line on standard output: one as each epoch ends (as in history.jsonl), the summary last
     #[arg(long)]
     json: bool,
@@ -241,7 +244,24 @@ pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
     };
     let summary = summarise(&config, &trained, &weights, test.as_ref());
     folder.write_summary(&summary)?;
-    let pictures = if test.is_some() { write_pictures(&folder, &dataset, &mut *engine)? } else { Vec::new() };
+    let mut pictures = if test.is_some() { write_pictures(&folder, &dataset, &mut *engine)? } else { Vec::new() };
+    if test.is_some() && !args.no_report {
+        let material = super::report::Material {
+            name: super::report::run_name(&out),
+            model: &model,
+            parameters: &weights,
+            config: Some(&config),
+            summary: Some(&summary),
+            history: &trained.history,
+            dataset: dataset.kind,
+            test: &dataset.test,
+            probabilities: &engine.predict(&dataset.test.images)?,
+            image: 0,
+            model_file: &fmnist_gpu::model::weights::to_bytes(&model, &weights)?,
+        };
+        let (files, _) = super::report::write(&material, &device, tiles, &out, args.force)?;
+        pictures.extend(files.into_iter().filter(|file| file.ends_with("report.html")));
+    }
     report(&args, global, &dataset, &mut *engine, &summary, &pictures, &folder)?;
     Ok(if summary.status == "interrupted" { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
 }
@@ -314,7 +334,8 @@ fn report(
         ))?;
     }
     for path in pictures {
-        global.say(format!("Picture: {}", path.display()));
+        let kind = if path.extension().is_some_and(|extension| extension == "html") { "Report" } else { "Picture" };
+        global.say(format!("{kind}: {}", path.display()));
     }
     global.say(format!("Run: {}", folder.path().display()));
     Ok(())

@@ -6,6 +6,10 @@
 
 mod canvas;
 mod grid;
+pub mod maps;
+pub mod metrics;
+pub mod page;
+pub mod plots;
 mod roofline;
 mod text;
 mod tiles;

@@ -3,6 +3,7 @@
 mod autotune;
 pub mod engine;
 mod gpu_engine;
+mod kernel_times;
 mod network;
 mod reference;
 pub mod run;
@@ -11,5 +12,6 @@ mod trainer;
 pub use autotune::autotune;
 pub use engine::{Engine, EngineError, Epoch, Optimizer, Totals};
 pub use gpu_engine::{Evaluator, GpuEngine};
+pub use kernel_times::{KernelTime, KernelTimes};
 pub use reference::{Batch, Pass, ReferenceEngine};
 pub use trainer::{EpochRecord, Event, Outcome, TrainOptions, Trained, train};

@@ -17,6 +17,8 @@ pub const MODEL_FILE: &str = "model.safetensors";
 pub const CONFIG_FILE: &str = "config.json";
 /// Name of the history, one JSON object an epoch.
 pub const HISTORY_FILE: &str = "history.jsonl";
+/// Name of the report's figures.
+pub const REPORT_FILE: &str = "report.json";
 /// Name of the summary.
 pub const SUMMARY_FILE: &str = "summary.json";
 
