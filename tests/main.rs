@@ -46,6 +46,7 @@ mod data;
 /// The downloader against a local server.
 mod download;
 mod export;
+mod filter;
 /// The pictures.
 mod report;
 mod report_page;

@@ -6,6 +6,7 @@ mod device;
 mod devices;
 mod evaluate;
 mod export;
+mod filter;
 mod import;
 mod picture;
 mod predict;
@@ -68,6 +69,8 @@ enum Command {
     Export(export::ExportArgs),
     /// Make a run from weights of PyTorch or Keras
     Import(import::ImportArgs),
+    /// See what a convolution does: slide a filter over a picture on the GPU, or print a small example with its numbers
+    Filter(filter::FilterArgs),
     /// Draw the first images of the data set with their class names
     Samples(samples::SamplesArgs),
     /// List the adapters of this machine
@@ -95,6 +98,7 @@ pub fn run() -> Result<ExitCode> {
         Command::Compare(args) => compare::run(args, &global),
         Command::Export(args) => export::run(args, &global),
         Command::Import(args) => import::run(args, &global),
+        Command::Filter(args) => filter::run(args, &global),
         Command::Samples(args) => samples::run(args, &global),
         Command::Devices(args) => devices::run(args),
         Command::Selftest(args) => selftest::run(args, &global),

@@ -5,6 +5,7 @@
 //! [`Picture::encode_png`] where they belong.
 
 mod canvas;
+mod filter;
 mod grid;
 pub mod maps;
 pub mod metrics;
@@ -15,6 +16,7 @@ mod text;
 mod tiles;
 
 pub use canvas::Picture;
+pub use filter::{draw_filter, short};
 pub use grid::{GridItem, PIXEL_SCALE, Tone, columns_for, draw_grid, prediction_caption};
 pub use roofline::{Roofline, RooflinePoint, draw_roofline};
 pub use tiles::{Sheet, Tile, draw_tiles};
