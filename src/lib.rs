@@ -12,9 +12,10 @@
 //! - [`data`]: IDX files, the Fashion-MNIST download and cache, the generated stand-in set.
 //! - [`model`]: layers as data, the built-in models, initial weights, weight files.
 //! - [`train`]: the engines (GPU, plain loops), the loop over epochs, the run folder.
-//! - [`export`]: the model in the formats of other tools, and back.
+//! - [`export`], [`import`]: models in the formats of other tools, and back.
 //! - [`photo`]: picture files of the user, as the network wants them.
-//! - [`report`]: pictures for people.
+//! - [`report`]: pictures and pages for people.
+//! - [`tensorboard`]: event files.
 //!
 //! `gpu` and `cpu` import nothing from the modules above them. An operation has one stem in four places:
 //! `shaders/<op>.wgsl`, `src/ops/<op>.rs`, `src/cpu/<op>.rs`, `tests/<op>.rs`.
@@ -32,9 +33,11 @@ pub mod data;
 pub mod export;
 pub mod files;
 pub mod gpu;
+pub mod import;
 pub mod model;
 pub mod ops;
 pub mod photo;
 pub mod report;
+pub mod tensorboard;
 pub mod train;
 pub mod verify;

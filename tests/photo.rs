@@ -428,7 +428,7 @@ fn standard_input_and_unreadable_files() {
     let mut child =
         place.command(line).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(&fs::read(place.path("bag.png")).unwrap()).unwrap();
-    let ran = Ran::from(child.wait_with_output().unwrap(), line).exits(0);
+    let ran = Ran::new(child.wait_with_output().unwrap(), line).exits(0);
     assert_eq!(ran.json()[0]["file"], "standard input");
     assert_eq!(ran.json()[0]["class"], "Bag");
     // One bad file: the others are predicted, and the exit code says so.

@@ -2,6 +2,7 @@
 
 mod bench;
 mod compare;
+mod completions;
 mod device;
 mod devices;
 mod evaluate;
@@ -11,6 +12,7 @@ mod import;
 mod picture;
 mod predict;
 mod profile;
+mod progress;
 mod report;
 mod samples;
 mod selftest;
@@ -83,6 +85,10 @@ enum Command {
     Profile(profile::ProfileArgs),
     /// Show the layers, shapes, parameters and work of a model
     Summary(summary::SummaryArgs),
+    /// Print what makes a shell complete commands and flags
+    Completions(completions::CompletionsArgs),
+    /// Print the manual page, or write one for each command
+    Man(completions::ManArgs),
 }
 
 /// Parses the command line and runs the command.
@@ -105,6 +111,8 @@ pub fn run() -> Result<ExitCode> {
         Command::Bench(args) => bench::run(args, &global),
         Command::Profile(args) => profile::run(args, &global),
         Command::Summary(args) => summary::run(args),
+        Command::Completions(args) => completions::run(args),
+        Command::Man(args) => completions::run_man(args, &global),
     }
 }
 

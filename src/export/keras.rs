@@ -1,80 +1,121 @@
-//! Keras: a NumPy archive in the shapes of `set_weights`, and the model that it belongs to.
-//!
-//! Keras keeps the layouts that are kept here: `[KH, KW, C, O]`, `[in, out]`, inputs flattened in the order `[H, W, C]`.
+//! Keras: npz with Keras's names and shapes, and the lines that build the model and set its weights.
 
-use super::layout::Window;
-use super::npz::{Array, archive};
-use super::{ExportError, Exported, Format};
+use super::npz::archive;
+use super::window::Window;
+use super::{ExportError, checked_shapes, python_pair, python_text};
 use crate::cpu::conv2d::Padding;
-use crate::model::{Activation, Layer, LayerShape, Model, Pair};
+use crate::model::{Activation, Layer, LayerShape, Model};
+use std::fmt::Write;
 
-/// `model.keras.npz`, with arrays such as `conv2d_1.kernel` and `conv2d_1.bias`, and the Keras model that takes them.
+/// The bytes of an npz with the arrays in the order of `keras.Model.set_weights`: `conv2d_1/kernel` `[KH, KW, C, O]`,
+/// `conv2d_1/bias`, `dense_1/kernel` `[in, out]`...
+///
+/// # Errors
+/// The model cannot be built, or the parameters are not its own.
+pub fn to_bytes(model: &Model, parameters: &[Vec<f32>]) -> Result<Vec<u8>, ExportError> {
+    checked_shapes(model, parameters)?;
+    let named: Vec<(String, Vec<usize>)> =
+        model.parameters()?.into_iter().map(|parameter| (keras_name(&parameter.name), parameter.shape)).collect();
+    archive(named.iter().zip(parameters).map(|((name, shape), values)| (name.as_str(), &shape[..], &values[..])))
+}
+
+/// `dense_1.weight` is `dense_1/kernel` in Keras.
+fn keras_name(name: &str) -> String {
+    name.replace(".weight", "/kernel").replace(".bias", "/bias")
+}
+
+/// The Python lines that build the model, layer by layer with our names, and set the weights of the npz at `file`.
+///
+/// The model takes grey values 0 to 255 `[N, 28, 28, 1]` and gives probabilities `[N, 10]`.
 ///
 /// # Errors
 /// The model cannot be built.
-pub fn export(model: &Model, parameters: &[Vec<f32>]) -> Result<Exported, ExportError> {
-    let arrays = model.parameters()?.into_iter().zip(parameters);
-    let keras_name = |name: String| name.replace(".weight", ".kernel");
-    let arrays: Vec<Array<'_>> =
-        arrays.map(|(p, values)| Array { name: keras_name(p.name), shape: p.shape, values }).collect();
-    let layers: String = model.shapes()?.iter().map(|shape| format!("    {},\n", layer(shape))).collect();
-    let python = format!(
-        "import keras, numpy as np\nfrom keras import layers\n\n\
-         model = keras.Sequential([\n    keras.Input((28, 28, 1)),  # pixels 0 to 255\n    layers.Rescaling(1 / 255),\n{layers}])\n\
-         weights = np.load(\"{{file}}\")\n\
-         for layer in model.layers:\n    if layer.weights:\n        \
-         layer.set_weights([weights[f\"{{layer.name}}.kernel\"], weights[f\"{{layer.name}}.bias\"]])"
+pub fn python(model: &Model, file: &str) -> Result<String, ExportError> {
+    let shapes = model.shapes()?;
+    let mut text = String::from(
+        "import keras\n\
+         import numpy as np\n\
+         \n\
+         model = keras.Sequential([\n",
     );
-    Ok(Exported { bytes: archive(Format::Keras, &arrays)?, python })
+    let [h, w, c] = model.input;
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "    keras.Input(({h}, {w}, {c})),  # grey values 0 to 255");
+    let _ = writeln!(text, "    keras.layers.Rescaling(1 / 255),");
+    for (i, shape) in shapes.iter().enumerate() {
+        for line in layer_lines(shape, i + 1 == shapes.len()) {
+            let _ = writeln!(text, "    keras.layers.{line},");
+        }
+    }
+    let _ = write!(
+        text,
+        "])\n\
+         weights = np.load({})\n\
+         model.set_weights([weights[name] for name in weights.files])\n",
+        python_text(file)
+    );
+    Ok(text)
 }
 
-/// A layer as Keras's code has it.
-fn layer(shape: &LayerShape) -> String {
-    let name = format!("name=\"{}\"", shape.name);
+/// The layers of Keras that make one of ours: mostly one. `is_last` adds the softmax, without which there are no probabilities.
+fn layer_lines(shape: &LayerShape, is_last: bool) -> Vec<String> {
+    let name = &shape.name;
     match &shape.layer {
-        Layer::Conv2d { filters, kernel_size, stride, padding, activation } => format!(
-            "layers.Conv2D({filters}, {}, strides={}, padding=\"{padding}\"{}, {name})",
-            tuple(*kernel_size),
-            tuple(*stride),
-            with(*activation)
-        ),
-        Layer::MaxPool2d { pool_size, stride, padding } => pool("MaxPooling2D", *pool_size, *stride, *padding, &name),
-        Layer::AveragePool2d { pool_size, stride, padding } => {
-            pool("AveragePooling2D", *pool_size, *stride, *padding, &name)
-        }
-        Layer::SumPool2d { pool_size, stride, .. } => {
-            // Keras has none: zeros around, an average that counts them, times the size of the window.
-            let average = pool("AveragePooling2D", *pool_size, *stride, Padding::Valid, &name);
-            let times = format!("layers.Rescaling({}.0)", pool_size.0 * pool_size.1);
-            match Window::of(shape) {
-                Some(window) if window.is_padded() => {
-                    let [top, left, bottom, right] = window.pads;
-                    format!(
-                        "layers.ZeroPadding2D((({top}, {bottom}), ({left}, {right}))),\n    {average},\n    {times}"
-                    )
-                }
-                _ => format!("{average},\n    {times}"),
+        Layer::Conv2d { filters, kernel_size, stride, padding, activation } => {
+            let mut line = format!("Conv2D({filters}, {}", python_pair((*kernel_size).into()));
+            if <[usize; 2]>::from(*stride) != [1, 1] {
+                let _ = write!(line, ", strides={}", python_pair((*stride).into()));
             }
+            let activation = activation_argument(*activation);
+            vec![format!("{line}{}{activation}, name=\"{name}\")", padding_argument(*padding))]
         }
-        Layer::Relu => format!("layers.ReLU({name})"),
-        Layer::Flatten => format!("layers.Flatten({name})"),
-        Layer::Dense { units, activation } => format!("layers.Dense({units}{}, {name})", with(*activation)),
+        Layer::MaxPool2d { padding, .. } => vec![pooling("MaxPooling2D", shape, *padding, name)],
+        Layer::AveragePool2d { padding, .. } => vec![pooling("AveragePooling2D", shape, *padding, name)],
+        Layer::SumPool2d { .. } => sum_pooling(shape),
+        Layer::Relu => vec![format!("ReLU(name=\"{name}\")")],
+        Layer::Flatten => vec![format!("Flatten(name=\"{name}\")")],
+        Layer::Dense { units, activation } => {
+            let activation = if is_last { Activation::Softmax } else { *activation };
+            vec![format!("Dense({units}{}, name=\"{name}\")", activation_argument(activation))]
+        }
     }
 }
 
-fn pool(class: &str, size: Pair, stride: Option<Pair>, padding: Padding, name: &str) -> String {
-    let (size, stride) = (tuple(size), tuple(stride.unwrap_or(size)));
-    format!("layers.{class}({size}, strides={stride}, padding=\"{padding}\", {name})")
+/// Keras's default is `valid`, as ours.
+fn padding_argument(padding: Padding) -> &'static str {
+    match padding {
+        Padding::Valid => "",
+        Padding::Same => ", padding=\"same\"",
+    }
 }
 
-fn tuple(Pair(down, across): Pair) -> String {
-    format!("({down}, {across})")
-}
-
-fn with(activation: Activation) -> &'static str {
+fn activation_argument(activation: Activation) -> &'static str {
     match activation {
         Activation::None => "",
         Activation::Relu => ", activation=\"relu\"",
         Activation::Softmax => ", activation=\"softmax\"",
     }
+}
+
+fn pooling(class: &str, shape: &LayerShape, padding: Padding, name: &str) -> String {
+    let window = Window::of(shape).expect("a pooling has a window");
+    let mut line = format!("{class}({}", python_pair(window.size));
+    if window.stride != window.size {
+        let _ = write!(line, ", strides={}", python_pair(window.stride));
+    }
+    format!("{line}{}, name=\"{name}\")", padding_argument(padding))
+}
+
+/// Keras has no sum pooling: it is an average times the cells of the window, with the padding's zeros counted.
+fn sum_pooling(shape: &LayerShape) -> Vec<String> {
+    let name = &shape.name;
+    let window = Window::of(shape).expect("a pooling has a window");
+    let mut lines = Vec::new();
+    if window.is_padded() {
+        let ([top, left], [bottom, right]) = (window.begin, window.end);
+        lines.push(format!("ZeroPadding2D((({top}, {bottom}), ({left}, {right})), name=\"{name}_padding\")"));
+    }
+    lines.push(pooling("AveragePooling2D", shape, Padding::Valid, &format!("{name}_average")));
+    lines.push(format!("Rescaling({}, name=\"{name}\")", window.cells()));
+    lines
 }

@@ -1,135 +1,92 @@
-//! The order of a model's numbers in tools that keep channels first.
+//! The order of a weight's axes here and in PyTorch.
+//!
+//! One view serves all: every weight is a filter `[KH, KW, C, O]`. A convolution's is one already; a dense layer that follows a
+//! flatten is a convolution whose window is the whole picture `[H, W, C]`, and any other sees one cell. PyTorch's order is then
+//! `[O, C, KH, KW]` throughout: for the dense layer after the flatten, that is its rows permuted from H, W, C to C, H, W.
 
-use crate::cpu::conv2d::Conv2dDims;
-use crate::cpu::pool2d::Pool2dDims;
-use crate::model::{Layer, LayerShape, Model, ModelError, conv2d_dims, pool2d_dims};
+use crate::model::{Layer, LayerShape};
 
-/// A layer with its parameters.
+/// Axes of a filter `[KH, KW, C, O]` as PyTorch orders them.
+const TO_TORCH: [usize; 4] = [3, 2, 0, 1];
+/// Axes of a filter `[O, C, KH, KW]` as this program orders them.
+const FROM_TORCH: [usize; 4] = [2, 3, 1, 0];
+
+/// A layer with the shape of its weight seen as a filter.
 #[derive(Clone, Debug)]
-pub(super) struct Weighted<'a> {
-    pub(super) shape: LayerShape,
-    /// Weight and bias; empty for layers without.
-    pub(super) parameters: &'a [Vec<f32>],
-    /// For the first dense layer after a flatten: the `[H, W, C]` that was flattened.
-    pub(super) flattened: Option<[usize; 3]>,
+pub(crate) struct Filter {
+    /// Such as `dense_1`.
+    pub(crate) layer: String,
+    /// `[KH, KW, C, O]`.
+    pub(crate) shape: [usize; 4],
+    is_conv: bool,
 }
 
-/// The layers in order, each with its parameters.
-pub(super) fn layers<'a>(model: &Model, parameters: &'a [Vec<f32>]) -> Result<Vec<Weighted<'a>>, ModelError> {
-    let mut rest = parameters;
+impl Filter {
+    /// Shape of the weight in this program and in Keras: `[KH, KW, C, O]` or `[in, out]`.
+    pub(crate) fn keras_shape(&self) -> Vec<usize> {
+        let [kh, kw, c, o] = self.shape;
+        if self.is_conv { vec![kh, kw, c, o] } else { vec![kh * kw * c, o] }
+    }
+
+    /// Shape of the weight in PyTorch: `[O, C, KH, KW]` or `[out, in]`.
+    pub(crate) fn torch_shape(&self) -> Vec<usize> {
+        let [kh, kw, c, o] = self.shape;
+        if self.is_conv { vec![o, c, kh, kw] } else { vec![o, c * kh * kw] }
+    }
+
+    /// A weight of this program as PyTorch orders it.
+    ///
+    /// # Panics
+    /// If there are not as many values as the shape says.
+    pub(crate) fn torch_values(&self, values: &[f32]) -> Vec<f32> {
+        permute(values, self.shape, TO_TORCH)
+    }
+
+    /// A weight of PyTorch as this program orders it.
+    ///
+    /// # Panics
+    /// If there are not as many values as the shape says.
+    pub(crate) fn own_values(&self, values: &[f32]) -> Vec<f32> {
+        permute(values, TO_TORCH.map(|axis| self.shape[axis]), FROM_TORCH)
+    }
+}
+
+/// The weights of a model seen as filters, in the order of the layers.
+pub(crate) fn filters(shapes: &[LayerShape]) -> Vec<Filter> {
+    let mut filters = Vec::new();
+    // The picture [H, W, C] that was flattened and that no dense layer has mixed up yet.
     let mut flattened = None;
-    let layers = model.shapes()?.into_iter().map(|shape| {
-        let (own, others) = rest.split_at(shape.parameters().len().min(rest.len()));
-        rest = others;
-        if let (Layer::Flatten, &[h, w, c]) = (&shape.layer, &shape.input[..]) {
-            flattened = Some([h, w, c]);
-        }
-        let flattened = if matches!(shape.layer, Layer::Dense { .. }) { flattened.take() } else { None };
-        Weighted { shape, parameters: own, flattened }
-    });
-    Ok(layers.collect())
-}
-
-/// Rows above, columns to the left, rows below, columns to the right: `[top, left, bottom, right]`.
-pub(super) type Pads = [usize; 4];
-
-/// What a layer with a window does: its window, strides and padding, down and across.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Window {
-    pub(super) kernel: [usize; 2],
-    pub(super) strides: [usize; 2],
-    pub(super) pads: Pads,
-}
-
-impl Window {
-    /// The window of a convolution or a pooling; none of other layers.
-    pub(super) fn of(shape: &LayerShape) -> Option<Window> {
-        match shape.layer {
-            Layer::Conv2d { .. } => {
-                let Conv2dDims { h, w, kh, kw, stride_h, stride_w, pad_top, pad_left, ho, wo, .. } =
-                    conv2d_dims(&shape.layer, 1, &shape.input).ok()?;
-                Some(Window::new([h, w], [kh, kw], [stride_h, stride_w], [pad_top, pad_left], [ho, wo]))
+    for shape in shapes {
+        match (&shape.layer, &shape.input[..], &shape.output[..]) {
+            (Layer::Flatten, &[h, w, c], _) => flattened = Some([h, w, c]),
+            (Layer::Conv2d { kernel_size, .. }, &[.., c], &[.., o]) => {
+                let shape_of_weight = [kernel_size.0, kernel_size.1, c, o];
+                filters.push(Filter { layer: shape.name.clone(), shape: shape_of_weight, is_conv: true });
             }
-            Layer::MaxPool2d { .. } | Layer::AveragePool2d { .. } | Layer::SumPool2d { .. } => {
-                let Pool2dDims { h, w, kh, kw, stride_h, stride_w, pad_top, pad_left, ho, wo, .. } =
-                    pool2d_dims(&shape.layer, 1, &shape.input).ok()?;
-                Some(Window::new([h, w], [kh, kw], [stride_h, stride_w], [pad_top, pad_left], [ho, wo]))
+            (Layer::Dense { .. }, &[inputs], &[o]) => {
+                let [h, w, c] = flattened.take().unwrap_or([1, 1, inputs]);
+                filters.push(Filter { layer: shape.name.clone(), shape: [h, w, c, o], is_conv: false });
             }
-            Layer::Relu | Layer::Flatten | Layer::Dense { .. } => None,
+            _ => {}
         }
     }
-
-    fn new(
-        input: [usize; 2],
-        kernel: [usize; 2],
-        strides: [usize; 2],
-        before: [usize; 2],
-        output: [usize; 2],
-    ) -> Window {
-        // What the last window needs beyond the input; a window that ends before it leaves the rest out.
-        let after = |i: usize| ((output[i] - 1) * strides[i] + kernel[i]).saturating_sub(input[i] + before[i]);
-        Window { kernel, strides, pads: [before[0], before[1], after(0), after(1)] }
-    }
-
-    pub(super) fn is_padded(&self) -> bool {
-        self.pads != [0; 4]
-    }
+    filters
 }
 
-/// From `[KH, KW, C, O]` to `[O, C, KH, KW]`.
-pub(super) fn filters_first(w: &[f32], [kh, kw, c, o]: [usize; 4]) -> Vec<f32> {
-    let mut result = Vec::with_capacity(w.len());
-    for io in 0..o {
-        for ic in 0..c {
-            for tap in 0..kh * kw {
-                result.push(w[(tap * c + ic) * o + io]);
+/// The values of a row-major tensor with its axes in another order: axis `i` of the result is axis `axes[i]` of the input.
+fn permute(values: &[f32], shape: [usize; 4], axes: [usize; 4]) -> Vec<f32> {
+    assert_eq!(values.len(), shape.iter().product::<usize>(), "values of a filter {shape:?}");
+    let [_, s1, s2, s3] = shape;
+    let strides = [s1 * s2 * s3, s2 * s3, s3, 1];
+    let [[n0, t0], [n1, t1], [n2, t2], [n3, t3]] = axes.map(|axis| [shape[axis], strides[axis]]);
+    let mut permuted = Vec::with_capacity(values.len());
+    for i0 in 0..n0 {
+        for i1 in 0..n1 {
+            for i2 in 0..n2 {
+                let first = i0 * t0 + i1 * t1 + i2 * t2;
+                permuted.extend((0..n3).map(|i3| values[first + i3 * t3]));
             }
         }
     }
-    result
-}
-
-/// From `[O, C, KH, KW]` to `[KH, KW, C, O]`; `[kh, kw, c, o]` are the sizes.
-pub(super) fn filters_last(w: &[f32], [kh, kw, c, o]: [usize; 4]) -> Vec<f32> {
-    let mut result = vec![0.0; w.len()];
-    for io in 0..o {
-        for ic in 0..c {
-            for tap in 0..kh * kw {
-                result[(tap * c + ic) * o + io] = w[(io * c + ic) * kh * kw + tap];
-            }
-        }
-    }
-    result
-}
-
-/// Where the input `i` of a dense layer stands when channels come first: `[H, W, C]` was flattened here, `[C, H, W]` there.
-fn channels_first_index(i: usize, flattened: Option<[usize; 3]>) -> usize {
-    flattened.map_or(i, |[h, w, c]| {
-        let (pixel, channel) = (i / c, i % c);
-        channel * h * w + pixel
-    })
-}
-
-/// From `[in, out]` to `[out, in]`, with the inputs in the order that flattening `[C, H, W]` gives.
-pub(super) fn outputs_first(w: &[f32], [inputs, outputs]: [usize; 2], flattened: Option<[usize; 3]>) -> Vec<f32> {
-    let mut result = vec![0.0; w.len()];
-    for i in 0..inputs {
-        let there = channels_first_index(i, flattened);
-        for o in 0..outputs {
-            result[o * inputs + there] = w[i * outputs + o];
-        }
-    }
-    result
-}
-
-/// From `[out, in]` with inputs in the order of `[C, H, W]` to `[in, out]` with inputs in that of `[H, W, C]`.
-pub(super) fn inputs_first(w: &[f32], [inputs, outputs]: [usize; 2], flattened: Option<[usize; 3]>) -> Vec<f32> {
-    let mut result = vec![0.0; w.len()];
-    for i in 0..inputs {
-        let there = channels_first_index(i, flattened);
-        for o in 0..outputs {
-            result[i * outputs + o] = w[o * inputs + there];
-        }
-    }
-    result
+    permuted
 }

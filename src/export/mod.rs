@@ -1,128 +1,112 @@
-//! Trained models in the formats of other tools, and back: ONNX, PyTorch, Keras, plain NumPy.
+//! Trained models in the formats of other tools, as bytes, and the Python lines that open them.
 //!
-//! [`export`] gives the bytes of a file and the lines of Python that open it. What differs between the tools is the order of the
-//! numbers, and each difference has one function in `layout`: PyTorch and ONNX keep channels before rows and columns (`[N, C, H, W]`)
-//! and outputs before inputs, Keras keeps ours. [`import`] reads a safetensors file in the layout of PyTorch or Keras.
+//! - [`onnx`]: the whole network as a graph, for onnxruntime, tract, browsers.
+//! - [`torch`]: safetensors with PyTorch's names and layouts.
+//! - [`keras`]: npz with Keras's names and layouts.
+//! - [`npz`]: npz with this program's own.
 //!
-//! Every exported model takes pixels from 0 to 255 and divides by 255 itself.
+//! All take a [`Model`] of any layers with its parameters in the order of [`Model::parameters`], and equal models give equal bytes.
+//! The way back, from a safetensors file of another tool, is [`crate::import`]. `docs/exports.md` shows each format in use.
 
-mod import;
 pub mod keras;
-mod layout;
-mod npz;
+pub(crate) mod layout;
+pub mod npz;
 pub mod onnx;
+mod onnx_proto;
 pub mod torch;
+mod window;
 
-pub use import::{ImportError, Imported, Layout, import};
-
-use crate::model::{Model, ModelError};
-use serde::Serialize;
-use std::fmt;
+use crate::data::DatasetKind;
+use crate::model::weights::WeightsError;
+use crate::model::{LayerShape, Model, ModelError};
 use thiserror::Error;
-
-/// A format that other tools open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Format {
-    /// A graph for onnxruntime, tract and others: `[batch, 28, 28, 1]` pixels in, `[batch, 10]` probabilities out.
-    Onnx,
-    /// A safetensors file in PyTorch's names and layouts, for `load_state_dict`.
-    Torch,
-    /// A NumPy archive in Keras's shapes, for `set_weights`.
-    Keras,
-    /// A NumPy archive of the parameters as they are here.
-    Npz,
-}
-
-impl Format {
-    /// Every format.
-    pub const ALL: [Format; 4] = [Format::Onnx, Format::Torch, Format::Keras, Format::Npz];
-
-    /// Its name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Format::Onnx => "onnx",
-            Format::Torch => "torch",
-            Format::Keras => "keras",
-            Format::Npz => "npz",
-        }
-    }
-
-    /// The name of its file in a run folder.
-    pub fn file_name(self) -> &'static str {
-        match self {
-            Format::Onnx => "model.onnx",
-            Format::Torch => "model.torch.safetensors",
-            Format::Keras => "model.keras.npz",
-            Format::Npz => "model.npz",
-        }
-    }
-}
-
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
 
 /// A model that cannot be exported.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum ExportError {
     /// The model cannot be built.
     #[error(transparent)]
     Model(#[from] ModelError),
     /// The parameters are not those of the model.
-    #[error("the parameters have lengths {found:?}, and the model `{model}` needs {expected:?}")]
-    Parameters {
+    #[error("the model `{model}` has {expected} parameter tensors, and {found} were given")]
+    Count {
         /// The model.
         model: String,
-        /// Lengths given.
-        found: Vec<usize>,
-        /// Lengths needed.
-        expected: Vec<usize>,
+        /// Tensors that the model has.
+        expected: usize,
+        /// Tensors that were given.
+        found: usize,
     },
-    /// The file could not be put together.
-    #[error("the {format} file could not be made: {reason}")]
-    Encode {
+    /// A parameter has not the length of its shape.
+    #[error("the parameter `{name}` has {found} values, and its shape {shape:?} needs {expected}")]
+    Length {
+        /// Its name.
+        name: String,
+        /// Its shape.
+        shape: Vec<usize>,
+        /// Values that the shape needs.
+        expected: usize,
+        /// Values that were given.
+        found: usize,
+    },
+    /// The format cannot hold so large a model.
+    #[error("the model has {bytes} bytes of parameters, and {format} holds at most {limit}; {advice}")]
+    TooLarge {
         /// The format.
-        format: Format,
-        /// The cause.
-        reason: String,
+        format: &'static str,
+        /// Bytes of the parameters.
+        bytes: u64,
+        /// Most bytes of a file.
+        limit: u64,
+        /// What to do instead.
+        advice: &'static str,
     },
+    /// The safetensors file could not be made.
+    #[error(transparent)]
+    Safetensors(#[from] WeightsError),
+    /// The archive could not be made.
+    #[error("making the npz archive: {0}")]
+    Archive(#[from] zip::result::ZipError),
 }
 
-/// What an exported file says of its model besides the numbers.
+/// What is known of a trained model besides its layers and parameters; goes into an export's metadata.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct About {
-    /// `fashion-mnist` or `synthetic`, where it is known.
-    pub dataset: Option<String>,
-    /// Accuracy on the test set, 0 to 1, where it is known.
+pub struct Facts {
+    /// What it was trained on.
+    pub dataset: Option<DatasetKind>,
+    /// Its accuracy on the test set, 0 to 1.
     pub test_accuracy: Option<f64>,
 }
 
-/// A file for another tool.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Exported {
-    /// The bytes of the file: the same for the same model, parameters and [`About`].
-    pub bytes: Vec<u8>,
-    /// Python that opens it, with `{file}` where the path belongs.
-    pub python: String,
+/// The layers of a model whose parameters have been checked against it.
+fn checked_shapes(model: &Model, parameters: &[Vec<f32>]) -> Result<Vec<LayerShape>, ExportError> {
+    let shapes = model.shapes()?;
+    let expected = model.parameters()?;
+    if expected.len() != parameters.len() {
+        let (expected, found) = (expected.len(), parameters.len());
+        return Err(ExportError::Count { model: model.name.clone(), expected, found });
+    }
+    for (parameter, values) in expected.into_iter().zip(parameters) {
+        let needed = parameter.shape.iter().product();
+        if values.len() != needed {
+            return Err(ExportError::Length {
+                name: parameter.name,
+                shape: parameter.shape,
+                expected: needed,
+                found: values.len(),
+            });
+        }
+    }
+    Ok(shapes)
 }
 
-/// The model in `format`; parameters in the order of [`Model::parameters`].
-///
-/// # Errors
-/// The parameters do not fit the model, or the format cannot hold it.
-pub fn export(format: Format, model: &Model, parameters: &[Vec<f32>], about: &About) -> Result<Exported, ExportError> {
-    let expected: Vec<usize> = model.parameters()?.iter().map(|p| p.shape.iter().product()).collect();
-    let found: Vec<usize> = parameters.iter().map(Vec::len).collect();
-    if found != expected {
-        return Err(ExportError::Parameters { model: model.name.clone(), found, expected });
-    }
-    match format {
-        Format::Onnx => onnx::export(model, parameters, about),
-        Format::Torch => torch::export(model, parameters, about),
-        Format::Keras => keras::export(model, parameters),
-        Format::Npz => npz::export(model, parameters),
-    }
+/// A size down and across as Python has it: `3`, or `(3, 5)`.
+fn python_pair([down, across]: [usize; 2]) -> String {
+    if down == across { down.to_string() } else { format!("({down}, {across})") }
+}
+
+/// A text as Python has it, in double quotes. JSON's escapes are Python's, too.
+fn python_text(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
 }

@@ -1,63 +1,69 @@
-//! NumPy archives: a zip file of uncompressed `.npy` arrays, opened by `numpy.load`.
-//!
-//! Source: NumPy's `numpy.lib.format`, version 1.0.
+//! NumPy's npz: the parameters under this program's names, in the layout of [`crate::model::weights::LAYOUT`].
 
-use super::{ExportError, Exported, Format};
+use super::{ExportError, checked_shapes, python_text};
 use crate::model::Model;
-use std::fmt::Write as _;
-use std::io::{Cursor, Write as _};
+use std::io::{Cursor, Write};
 use zip::write::SimpleFileOptions;
-use zip::{CompressionMethod, ZipWriter};
+use zip::{CompressionMethod, DateTime, ZipWriter};
 
-/// One array of an archive.
-pub(super) struct Array<'a> {
-    pub(super) name: String,
-    pub(super) shape: Vec<usize>,
-    pub(super) values: &'a [f32],
+/// The bytes of an npz with an array for each parameter, such as `conv2d_1.weight` `[KH, KW, C, O]`, in the model's order.
+///
+/// # Errors
+/// The model cannot be built, or the parameters are not its own.
+pub fn to_bytes(model: &Model, parameters: &[Vec<f32>]) -> Result<Vec<u8>, ExportError> {
+    checked_shapes(model, parameters)?;
+    let expected = model.parameters()?;
+    archive(expected.iter().zip(parameters).map(|(p, values)| (p.name.as_str(), &p.shape[..], &values[..])))
 }
 
-/// `model.npz`: the parameters under their own names and in their own layouts.
-pub(super) fn export(model: &Model, parameters: &[Vec<f32>]) -> Result<Exported, ExportError> {
-    let arrays = model.parameters()?.into_iter().zip(parameters);
-    let arrays: Vec<Array<'_>> = arrays.map(|(p, values)| Array { name: p.name, shape: p.shape, values }).collect();
-    let python = "import numpy as np\nparameters = dict(np.load(\"{file}\"))\n\
-                  print({name: array.shape for name, array in parameters.items()})";
-    Ok(Exported { bytes: archive(Format::Npz, &arrays)?, python: python.to_string() })
+/// The Python lines that open the npz at `file`.
+pub fn python(file: &str) -> String {
+    format!(
+        "import numpy as np\n\
+         \n\
+         weights = np.load({})\n\
+         for name in weights.files:\n    \
+             print(name, weights[name].shape)\n",
+        python_text(file)
+    )
 }
 
-/// The bytes of an archive: the same for the same arrays, as every entry has the same date.
-pub(super) fn archive(format: Format, arrays: &[Array<'_>]) -> Result<Vec<u8>, ExportError> {
-    let fail = |reason: String| ExportError::Encode { format, reason };
+/// An npz of arrays in single precision: names, shapes, values. The same bytes each time: no times of day, no compression.
+pub(super) fn archive<'a>(
+    arrays: impl Iterator<Item = (&'a str, &'a [usize], &'a [f32])>,
+) -> Result<Vec<u8>, ExportError> {
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
-    let options = SimpleFileOptions::default()
-        .compression_method(CompressionMethod::Stored)
-        .last_modified_time(zip::DateTime::default());
-    for array in arrays {
-        zip.start_file(format!("{}.npy", array.name), options).map_err(|error| fail(error.to_string()))?;
-        zip.write_all(&npy(array)).map_err(|error| fail(error.to_string()))?;
+    for (name, shape, values) in arrays {
+        let options = SimpleFileOptions::default()
+            .compression_method(CompressionMethod::Stored)
+            .last_modified_time(DateTime::default())
+            .unix_permissions(0o644)
+            // Beyond 4 GiB the sizes need more room.
+            .large_file(size_of_val(values) as u64 + 1024 > u64::from(u32::MAX));
+        zip.start_file(format!("{name}.npy"), options)?;
+        zip.write_all(&npy_header(shape)).map_err(zip::result::ZipError::from)?;
+        zip.write_all(&little_endian(values)).map_err(zip::result::ZipError::from)?;
     }
-    Ok(zip.finish().map_err(|error| fail(error.to_string()))?.into_inner())
+    Ok(zip.finish()?.into_inner())
 }
 
-/// One array as a `.npy` file: little-endian single precision, row-major.
-fn npy(array: &Array<'_>) -> Vec<u8> {
+/// The header of a .npy file, version 1.0, row-major, single precision. Source: numpy.lib.format.
+fn npy_header(shape: &[usize]) -> Vec<u8> {
     const MAGIC: &[u8] = b"\x93NUMPY\x01\x00";
-    let mut shape = String::new();
-    for size in &array.shape {
-        // Writing to a string cannot fail.
-        let _ = write!(shape, "{size}, ");
-    }
-    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}), }}", shape.trim_end());
-    // Magic, length and header together are a multiple of 64 bytes; the header ends in a line break.
-    let before = MAGIC.len() + 2;
-    let len = (before + header.len() + 1).next_multiple_of(64) - before;
-    while header.len() + 1 < len {
-        header.push(' ');
-    }
-    header.push('\n');
-    let mut bytes = MAGIC.to_vec();
-    bytes.extend((len as u16).to_le_bytes());
-    bytes.extend(header.as_bytes());
-    bytes.extend(array.values.iter().flat_map(|value| value.to_le_bytes()));
-    bytes
+    let sizes: Vec<String> = shape.iter().map(usize::to_string).collect();
+    // A tuple of one element has a comma in Python.
+    let comma = if shape.len() == 1 { "," } else { "" };
+    let mut text =
+        format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}{comma}), }}", sizes.join(", ")).into_bytes();
+    // The values begin at a multiple of 64 bytes; the text is filled with spaces and ends with a new line.
+    let before = MAGIC.len() + size_of::<u16>();
+    text.resize((before + text.len() + 1).next_multiple_of(64) - before - 1, b' ');
+    text.push(b'\n');
+    let length = u16::try_from(text.len()).expect("at most four sizes of 20 digits");
+    [MAGIC, &length.to_le_bytes(), &text].concat()
+}
+
+/// The values as bytes, least significant first.
+pub(super) fn little_endian(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }

@@ -1,136 +1,209 @@
-//! PyTorch: a safetensors file for `load_state_dict`, and the module that it belongs to.
-//!
-//! Convolutions `[O, C, KH, KW]`, dense layers `[out, in]`; the first dense layer's inputs are in the order `[C, H, W]`, as
-//! `flatten` of a channels-first tensor gives them. Source: torch.nn.Conv2d, torch.nn.Linear.
+//! PyTorch: safetensors with PyTorch's names and layouts, and the module that loads it.
 
-use super::layout::{Weighted, Window, filters_first, layers, outputs_first};
-use super::{About, ExportError, Exported, Format};
+use super::layout::filters;
+use super::window::Window;
+use super::{ExportError, Facts, checked_shapes, python_pair, python_text};
 use crate::data::CLASS_NAMES;
-use crate::model::weights::sort_header;
-use crate::model::{Activation, Layer, Model};
+use crate::model::weights::{self, WeightsError};
+use crate::model::{Activation, Layer, LayerShape, Model};
 use safetensors::tensor::{Dtype, TensorView};
 use std::collections::HashMap;
+use std::fmt::Write;
 
-/// `model.torch.safetensors`, and a module that loads it.
+/// The key under which the file's metadata holds the model, as JSON. Not `model`: that marks a file in this program's own layout.
+pub const MODEL_KEY: &str = "fmnist_gpu_model";
+
+const LAYOUT: &str = "PyTorch: activations NCHW; conv2d weight [O, C, KH, KW]; dense weight [out, in], \
+                      after a flatten with inputs in the order C, H, W; pixels divided by 255";
+
+/// The bytes of a safetensors file that is a `state_dict`: `conv2d_1.weight` `[O, C, KH, KW]`, `dense_1.weight` `[out, in]`, the
+/// inputs of the first dense layer after a flatten in the order C, H, W. The metadata holds model, module, class names and facts.
+///
+/// # Errors
+/// The model cannot be built, or the parameters are not its own.
+pub fn to_bytes(model: &Model, parameters: &[Vec<f32>], facts: &Facts) -> Result<Vec<u8>, ExportError> {
+    let shapes = checked_shapes(model, parameters)?;
+    let filters = filters(&shapes);
+    let weights: Vec<Vec<f32>> =
+        filters.iter().zip(parameters.chunks(2)).map(|(filter, pair)| filter.torch_values(&pair[0])).collect();
+    let mut views = Vec::new();
+    for ((filter, weight), pair) in filters.iter().zip(&weights).zip(parameters.chunks(2)) {
+        let bias = &pair[1];
+        views.push((format!("{}.weight", filter.layer), view(filter.torch_shape(), weight)?));
+        views.push((format!("{}.bias", filter.layer), view(vec![bias.len()], bias)?));
+    }
+    let mut metadata = HashMap::from([
+        ("format".to_string(), "pt".to_string()),
+        ("layout".to_string(), LAYOUT.to_string()),
+        ("class_names".to_string(), serde_json::Value::from(CLASS_NAMES.to_vec()).to_string()),
+        ("module".to_string(), module(&shapes)),
+        (MODEL_KEY.to_string(), serde_json::to_string(model).map_err(|e| WeightsError::Model(e.to_string()))?),
+        ("version".to_string(), format!("fmnist-gpu {}", env!("CARGO_PKG_VERSION"))),
+    ]);
+    metadata.extend(facts.dataset.map(|dataset| ("dataset".to_string(), dataset.to_string())));
+    metadata.extend(facts.test_accuracy.map(|accuracy| ("test_accuracy".to_string(), accuracy.to_string())));
+    Ok(weights::serialize(views, metadata)?)
+}
+
+fn view(shape: Vec<usize>, values: &[f32]) -> Result<TensorView<'_>, WeightsError> {
+    TensorView::new(Dtype::F32, shape, bytemuck::cast_slice(values)).map_err(|e| WeightsError::Format(e.to_string()))
+}
+
+/// The Python lines that define the module and load the file at `file` into it.
+///
+/// The module takes grey values 0 to 255 `[N, 1, 28, 28]` and gives logits `[N, 10]`.
 ///
 /// # Errors
 /// The model cannot be built.
-pub fn export(model: &Model, parameters: &[Vec<f32>], about: &About) -> Result<Exported, ExportError> {
-    let fail = |reason: String| ExportError::Encode { format: Format::Torch, reason };
-    let layers = layers(model, parameters)?;
-    let mut tensors = Vec::new();
-    for layer in &layers {
-        let [w, b] = layer.parameters else { continue };
-        let shapes: Vec<Vec<usize>> = layer.shape.parameters().into_iter().map(|p| p.shape).collect();
-        let (shape, values) = match shapes[0][..] {
-            [kh, kw, c, o] => (vec![o, c, kh, kw], filters_first(w, [kh, kw, c, o])),
-            [inputs, outputs] => (vec![outputs, inputs], outputs_first(w, [inputs, outputs], layer.flattened)),
-            _ => unreachable!("weights have four dimensions or two"),
-        };
-        tensors.push((format!("{}.weight", layer.shape.name), shape, values));
-        tensors.push((format!("{}.bias", layer.shape.name), shapes[1].clone(), b.clone()));
-    }
-    let module = module(&layers);
-    let names = serde_json::to_string(&CLASS_NAMES).map_err(|error| fail(error.to_string()))?;
-    let mut metadata = HashMap::from([
-        ("format".to_string(), "pt".to_string()),
-        ("class_names".to_string(), names),
-        ("module".to_string(), module.clone()),
-    ]);
-    metadata.extend(about.dataset.clone().map(|dataset| ("dataset".to_string(), dataset)));
-    metadata.extend(about.test_accuracy.map(|accuracy| ("test_accuracy".to_string(), accuracy.to_string())));
-    let views = tensors.iter().map(|(name, shape, values)| {
-        let view = TensorView::new(Dtype::F32, shape.clone(), bytemuck::cast_slice(values));
-        view.map(|view| (name.clone(), view)).map_err(|error| fail(error.to_string()))
-    });
-    let views = views.collect::<Result<Vec<_>, _>>()?;
-    let bytes = safetensors::serialize(views, Some(metadata)).map_err(|error| fail(error.to_string()))?;
-    let bytes = sort_header(bytes).map_err(|error| fail(error.to_string()))?;
-    let python = format!(
-        "import torch\nfrom torch import nn\nfrom torch.nn import functional as F\n\
-         from safetensors.torch import load_file\n\n{module}\n\n\
-         net = Net().eval()\nnet.load_state_dict(load_file(\"{{file}}\"))"
-    );
-    Ok(Exported { bytes, python })
+pub fn python(model: &Model, file: &str) -> Result<String, ExportError> {
+    Ok(format!(
+        "import torch\n\
+         import torch.nn as nn\n\
+         import torch.nn.functional as F\n\
+         from safetensors.torch import load_file\n\
+         \n\
+         {}\n\
+         net = Net()\n\
+         net.load_state_dict(load_file({}))\n\
+         net.eval()\n",
+        module(&model.shapes()?),
+        python_text(file)
+    ))
 }
 
-/// The module whose `state_dict` the file is.
-fn module(layers: &[Weighted<'_>]) -> String {
-    let mut made = Vec::new();
-    let mut steps = vec!["x = x / 255".to_string()];
-    for layer in layers {
-        let name = &layer.shape.name;
-        match (&layer.shape.layer, Window::of(&layer.shape)) {
-            (Layer::Conv2d { filters, activation, .. }, Some(window)) => {
-                let [kh, kw] = window.kernel;
-                let mut arguments = format!("{}, {filters}, {}", layer.shape.input[2], pair([kh, kw]));
-                // PyTorch's own padding is the same on both sides.
-                let [top, left, bottom, right] = window.pads;
-                let x = if (top, left) == (bottom, right) {
-                    if window.is_padded() {
-                        arguments += &format!(", padding={}", pair([top, left]));
-                    }
-                    "x".to_string()
-                } else {
-                    padded("x", &window, "0.0")
-                };
-                if window.strides != [1, 1] {
-                    arguments += &format!(", stride={}", pair(window.strides));
-                }
-                made.push(format!("self.{name} = nn.Conv2d({arguments})"));
-                steps.push(activated(format!("self.{name}({x})"), *activation));
-            }
-            (Layer::Dense { units, activation }, _) => {
-                made.push(format!("self.{name} = nn.Linear({}, {units})", layer.shape.input[0]));
-                steps.push(activated(format!("self.{name}(x)"), *activation));
-            }
-            (Layer::MaxPool2d { .. }, Some(window)) => {
-                let x = if window.is_padded() { padded("x", &window, "float(\"-inf\")") } else { "x".into() };
-                steps.push(format!("x = F.max_pool2d({x}, {})", sizes(&window)));
-            }
-            (Layer::SumPool2d { .. }, Some(window)) => steps.push(format!("x = {}", sum("x", &window))),
-            (Layer::AveragePool2d { .. }, Some(window)) if window.is_padded() => {
-                // Padding is not counted.
-                steps.push(format!("x = {} / {}", sum("x", &window), sum("torch.ones_like(x)", &window)));
-            }
-            (Layer::AveragePool2d { .. }, Some(window)) => {
-                steps.push(format!("x = F.avg_pool2d(x, {})", sizes(&window)));
-            }
-            (Layer::Relu, _) => steps.push("x = F.relu(x)".to_string()),
-            (Layer::Flatten, _) => steps.push("x = x.flatten(1)".to_string()),
-            (layer, None) => unreachable!("a {} has a window", layer.kind()),
+/// The module alone: a class with a layer for each pair of parameters, under their names.
+fn module(shapes: &[LayerShape]) -> String {
+    let mut constructor = String::new();
+    let mut forward = Forward { lines: "        x = x / 255\n".to_string(), value: "x".to_string() };
+    for shape in shapes {
+        if let Some(made) = constructed(shape) {
+            // Writing to a string cannot fail.
+            let _ = writeln!(constructor, "        self.{} = {made}", shape.name);
         }
+        forward.add(shape);
     }
-    let indented = |lines: &[String]| lines.iter().map(|line| format!("        {line}\n")).collect::<String>();
     format!(
-        "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n{}\n    \
-         def forward(self, x):  # [batch, 1, 28, 28], pixels 0 to 255, to logits [batch, 10]\n{}        return x",
-        indented(&made).trim_end_matches('\n').to_string() + "\n",
-        indented(&steps)
+        "class Net(nn.Module):\n    \
+             def __init__(self):\n        \
+                 super().__init__()\n\
+         {constructor}\n    \
+             def forward(self, x):  # [N, 1, 28, 28], grey values 0 to 255\n\
+         {}        return {}  # logits [N, 10]; .softmax(1) makes them probabilities\n",
+        forward.lines, forward.value
     )
 }
 
-fn activated(call: String, activation: Activation) -> String {
-    // Softmax belongs to the loss, as everywhere in PyTorch.
-    if activation == Activation::Relu { format!("x = F.relu({call})") } else { format!("x = {call}") }
+/// The layer with parameters as PyTorch constructs it.
+fn constructed(shape: &LayerShape) -> Option<String> {
+    match (&shape.layer, &shape.input[..]) {
+        (Layer::Conv2d { filters, .. }, [.., channels]) => {
+            let window = Window::of(shape)?;
+            let mut text = format!("nn.Conv2d({channels}, {filters}, {}", python_pair(window.size));
+            if window.stride != [1, 1] {
+                let _ = write!(text, ", stride={}", python_pair(window.stride));
+            }
+            Some(text + &even_padding(&window) + ")")
+        }
+        (Layer::Dense { units, .. }, [inputs]) => Some(format!("nn.Linear({inputs}, {units})")),
+        _ => None,
+    }
 }
 
-/// One number where both are equal, else a tuple.
-fn pair([down, across]: [usize; 2]) -> String {
-    if down == across { down.to_string() } else { format!("({down}, {across})") }
+/// The body of `forward` as it grows.
+struct Forward {
+    /// The lines so far.
+    lines: String,
+    /// The expression of what the next layer sees.
+    value: String,
 }
 
-fn sizes(window: &Window) -> String {
-    let kernel = pair(window.kernel);
-    if window.strides == window.kernel { kernel } else { format!("{kernel}, stride={}", pair(window.strides)) }
+impl Forward {
+    /// Ends a line, so that the value is `x` again.
+    fn break_line(&mut self) {
+        if self.value != "x" {
+            let _ = writeln!(self.lines, "        x = {}", self.value);
+            self.value = "x".to_string();
+        }
+    }
+
+    fn add(&mut self, shape: &LayerShape) {
+        match &shape.layer {
+            Layer::Conv2d { activation, .. } => {
+                self.break_line();
+                let window = Window::of(shape).expect("a convolution has a window");
+                self.value = format!("self.{}({})", shape.name, unevenly_padded("x", &window, None));
+                self.activate(*activation);
+            }
+            Layer::Dense { activation, .. } => {
+                self.break_line();
+                self.value = format!("self.{}(x)", shape.name);
+                self.activate(*activation);
+            }
+            Layer::Relu => self.activate(Activation::Relu),
+            Layer::Flatten => self.value.push_str(".flatten(1)"),
+            Layer::MaxPool2d { .. } | Layer::AveragePool2d { .. } | Layer::SumPool2d { .. } => self.pool(shape),
+        }
+    }
+
+    fn activate(&mut self, activation: Activation) {
+        // The softmax is left to the loss, as PyTorch has it.
+        if activation == Activation::Relu {
+            self.value = format!("F.relu({})", self.value);
+        }
+    }
+
+    fn pool(&mut self, shape: &LayerShape) {
+        let window = Window::of(shape).expect("a pooling has a window");
+        if !window.is_even() {
+            // The padding makes a long line.
+            self.break_line();
+        }
+        let mut arguments = format!(", {}", python_pair(window.size));
+        if window.stride != window.size {
+            let _ = write!(arguments, ", {}", python_pair(window.stride));
+        }
+        arguments.push_str(&even_padding(&window));
+        let value = &self.value;
+        self.value = match &shape.layer {
+            // Padding never wins.
+            Layer::MaxPool2d { .. } => {
+                format!("F.max_pool2d({}{arguments})", unevenly_padded(value, &window, Some("-torch.inf")))
+            }
+            Layer::SumPool2d { .. } => {
+                format!("F.avg_pool2d({}{arguments}, divisor_override=1)", unevenly_padded(value, &window, None))
+            }
+            _ if !window.is_padded() => format!("F.avg_pool2d({value}{arguments})"),
+            _ if window.is_even() => format!("F.avg_pool2d({value}{arguments}, count_include_pad=False)"),
+            _ => {
+                // PyTorch leaves the padding out of an average only where it is even.
+                let sum = |x: &str| format!("F.avg_pool2d({}{arguments})", unevenly_padded(x, &window, None));
+                let _ = writeln!(
+                    self.lines,
+                    "        share = {}  # of cells that are no padding",
+                    sum("torch.ones_like(x)")
+                );
+                let _ = writeln!(self.lines, "        x = {} / share", sum("x"));
+                "x".to_string()
+            }
+        };
+    }
 }
 
-fn padded(x: &str, window: &Window, value: &str) -> String {
-    let [top, left, bottom, right] = window.pads;
-    format!("F.pad({x}, ({left}, {right}, {top}, {bottom}), value={value})")
+/// The `padding` argument of a layer that is padded alike on both sides.
+fn even_padding(window: &Window) -> String {
+    if window.is_padded() && window.is_even() {
+        format!(", padding={}", python_pair(window.begin))
+    } else {
+        String::new()
+    }
 }
 
-fn sum(x: &str, window: &Window) -> String {
-    let x = if window.is_padded() { padded(x, window, "0.0") } else { x.to_string() };
-    format!("F.avg_pool2d({x}, {}, divisor_override=1)", sizes(window))
+/// The value with the padding that PyTorch's layers cannot do: more after than before.
+fn unevenly_padded(value: &str, window: &Window, fill: Option<&str>) -> String {
+    if window.is_even() {
+        return value.to_string();
+    }
+    let ([top, left], [bottom, right]) = (window.begin, window.end);
+    let fill = fill.map(|fill| format!(", value={fill}")).unwrap_or_default();
+    format!("F.pad({value}, ({left}, {right}, {top}, {bottom}){fill})")
 }

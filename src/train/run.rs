@@ -19,6 +19,8 @@ pub const CONFIG_FILE: &str = "config.json";
 pub const HISTORY_FILE: &str = "history.jsonl";
 /// Name of the report's figures.
 pub const REPORT_FILE: &str = "report.json";
+/// Name of the history as a table.
+pub const HISTORY_CSV_FILE: &str = "history.csv";
 /// Name of the summary.
 pub const SUMMARY_FILE: &str = "summary.json";
 
@@ -189,7 +191,7 @@ impl RunFolder {
         self.write_json(CONFIG_FILE, config, self.overwrite)
     }
 
-    /// Writes `history.jsonl` with all epochs so far; called after each epoch.
+    /// Writes `history.jsonl` and `history.csv` with all epochs so far; called after each epoch.
     ///
     /// # Errors
     /// The file could not be written.
@@ -200,7 +202,8 @@ impl RunFolder {
             text.push('\n');
         }
         // The folder was empty or may be overwritten, so an older file is one of this run.
-        Ok(write_whole(&self.path.join(HISTORY_FILE), text.as_bytes(), true)?)
+        write_whole(&self.path.join(HISTORY_FILE), text.as_bytes(), true)?;
+        Ok(write_whole(&self.path.join(HISTORY_CSV_FILE), history_csv(history).as_bytes(), true)?)
     }
 
     /// Writes `model.safetensors`; called after each epoch, so that no more than one epoch can be lost.
@@ -235,6 +238,27 @@ impl RunFolder {
     fn write_json(&self, name: &str, value: &impl Serialize, overwrite: bool) -> Result<(), RunError> {
         Ok(write_whole(&self.path.join(name), (to_json(value, true) + "\n").as_bytes(), overwrite)?)
     }
+}
+
+/// The epochs as a table: a heading, then a line an epoch; a cell is empty where nothing was measured.
+pub fn history_csv(history: &[EpochRecord]) -> String {
+    let mut text = "epoch,loss,accuracy,val_loss,val_accuracy,seconds,images_per_second\n".to_string();
+    for r in history {
+        let optional = |value: Option<f64>| value.map_or(String::new(), |value| value.to_string());
+        let (val_loss, val_accuracy) = (optional(r.val_loss), optional(r.val_accuracy));
+        let row = [
+            r.epoch.to_string(),
+            r.loss.to_string(),
+            r.accuracy.to_string(),
+            val_loss,
+            val_accuracy,
+            r.seconds.to_string(),
+            r.images_per_second.to_string(),
+        ];
+        text.push_str(&row.join(","));
+        text.push('\n');
+    }
+    text
 }
 
 /// JSON text of one of the structs above.

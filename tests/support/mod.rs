@@ -2,13 +2,12 @@
 
 pub mod fixture;
 pub mod program;
+pub mod python;
 
-use fmnist_gpu::data::{Split, fashion_mnist, synthetic};
 use fmnist_gpu::gpu::{Gpu, GpuOptions};
 use fmnist_gpu::verify::Verifier;
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 /// The one device of all tests, with wgpu's run-time checks on.
@@ -55,16 +54,6 @@ pub fn genuine_data() -> Option<PathBuf> {
     found.then_some(folder)
 }
 
-/// Test images and their labels: genuine ones where they are, else generated ones.
-pub fn test_images(count: usize) -> Split {
-    let mut split = match genuine_data() {
-        Some(folder) => fashion_mnist::load_from_dir(&folder).unwrap().1,
-        None => synthetic::generate(0, count, 0).1,
-    };
-    split.split_off(count);
-    split
-}
-
 /// Says that a test could not run, and leaves a line in the file that `FMNIST_TEST_SKIP_LOG` names, so that it is counted.
 ///
 /// # Panics
@@ -75,24 +64,5 @@ pub fn not_run(what: &str, reason: &str, expected: &str) {
     if let Ok(path) = std::env::var("FMNIST_TEST_SKIP_LOG") {
         let mut log = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
         log.write_all(format!("{what}: {reason}\n").as_bytes()).unwrap();
-    }
-}
-
-/// Runs `tests/python/<script>` with the interpreter of `FMNIST_TEST_PYTHON` (see `tests/python/setup.sh`), else `python3`.
-/// A script whose packages are missing exits with 77, and counts as not run.
-pub fn run_python(script: &str, arguments: &[&Path]) {
-    let python = std::env::var("FMNIST_TEST_PYTHON").unwrap_or_else(|_| "python3".to_string());
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python").join(script);
-    let mut command = Command::new(&python);
-    command.arg(path).args(arguments).env("PYTHONDONTWRITEBYTECODE", "1");
-    let output = match command.output() {
-        Ok(output) => output,
-        Err(error) => return not_run(script, &format!("{python}: {error}"), "FMNIST_EXPECT_PYTHON"),
-    };
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    match output.status.code() {
-        Some(0) => eprint!("{out}"),
-        Some(77) => not_run(script, err.trim(), "FMNIST_EXPECT_PYTHON"),
-        _ => panic!("{script} failed:\n{out}\n{err}"),
     }
 }

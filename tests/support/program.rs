@@ -1,25 +1,27 @@
-//! Running the program as a user does.
+//! The program, run from outside in a folder of its own.
 
 use serde_json::Value;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use tempfile::TempDir;
 
 /// A folder to work in, and the program with nothing of this machine's data or network.
 pub struct Place {
-    pub folder: TempDir,
+    folder: TempDir,
 }
 
 impl Place {
+    /// A new empty folder.
     pub fn new() -> Self {
         Place { folder: tempfile::tempdir().unwrap() }
     }
 
+    /// A path in the folder; an empty name is the folder itself.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
+    /// The program with the arguments of `line`, which are separated by spaces, to be run in the folder.
     pub fn command(&self, line: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_fmnist-gpu"));
         command.args(line.split_whitespace()).current_dir(self.folder.path());
@@ -38,21 +40,25 @@ impl Place {
         command
     }
 
+    /// Runs the program and waits for it.
     pub fn run(&self, line: &str) -> Ran {
-        Ran::from(self.command(line).output().unwrap(), line)
+        Ran::new(self.command(line).output().unwrap(), line)
     }
 }
 
 /// What the program did.
 pub struct Ran {
-    pub line: String,
-    pub code: Option<i32>,
+    line: String,
+    code: Option<i32>,
+    /// Standard output.
     pub out: String,
+    /// Standard error.
     pub err: String,
 }
 
 impl Ran {
-    pub fn from(output: Output, line: &str) -> Self {
+    /// What a run of the arguments `line` gave.
+    pub fn new(output: Output, line: &str) -> Self {
         Ran {
             line: line.to_string(),
             code: output.status.code(),
@@ -61,6 +67,7 @@ impl Ran {
         }
     }
 
+    /// Fails unless the exit code is `code`, and on a panic.
     #[track_caller]
     pub fn exits(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "fmnist-gpu {}\n{}\n{}", self.line, self.out, self.err);
@@ -68,6 +75,7 @@ impl Ran {
         self
     }
 
+    /// Fails unless standard error has all `parts`.
     #[track_caller]
     pub fn says(self, parts: &[&str]) -> Self {
         for part in parts {
@@ -76,11 +84,12 @@ impl Ran {
         self
     }
 
+    /// Standard output as JSON.
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error} in\n{}", self.out))
     }
 
-    /// One object a line.
+    /// Standard output as one JSON object a line.
     pub fn json_lines(&self) -> Vec<Value> {
         let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in\n{}", self.out));
         self.out.lines().map(parse).collect()
@@ -94,5 +103,5 @@ impl Ran {
 
 /// The JSON in a file.
 pub fn json_file(path: &Path) -> Value {
-    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
