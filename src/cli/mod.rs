@@ -61,7 +61,7 @@ enum Command {
     Train(train::TrainArgs),
     /// Loss and accuracy of a trained model on the test set
     Evaluate(evaluate::EvaluateArgs),
-    /// Classes and probabilities for test images
+    /// Say what is on photos of your own, or on test images
     Predict(predict::PredictArgs),
     /// Make a page of a run: curves, confusion, calibration, mistakes, feature maps
     Report(report::ReportArgs),
