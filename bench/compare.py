@@ -210,7 +210,7 @@ def command_of(system: System, task: Task, options: argparse.Namespace, seed: in
         if task.mode == "job":
             data = ["--dataset", "fashion-mnist", "--data-dir", str(options.data_dir)]
             out = ["--epochs", str(JOB_EPOCHS), "--seed", str(seed), "--out", str(scratch / f"{task.model}-{seed}")]
-            return [*system.command, "train", *model, *data, *out]
+            return [*system.command, "train", "--no-report", *model, *data, *out]
         return [*system.command, "bench", *model, "--mode", task.mode, "--seconds", str(options.seconds)]
     command = [*system.command, "--variant", system.variant, "--model", task.model, "--mode", task.mode]
     command += ["--batch-size", str(task.batch_size), "--seconds", str(options.seconds), "--seed", str(seed)]

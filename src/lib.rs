@@ -1,6 +1,41 @@
 //! Trains, evaluates and explains image classifiers on Fashion-MNIST with hand-written WGSL compute shaders through wgpu:
 //! on Vulkan, Metal and DX12, on any vendor's GPU, and on a software adapter where there is none.
 //!
+//! # A model trained in a few lines
+//!
+//! ```
+//! use fmnist_gpu::data::{Split, synthetic};
+//! use fmnist_gpu::model::{Model, initial_parameters};
+//! use fmnist_gpu::ops::adam::AdamConfig;
+//! use fmnist_gpu::train::{Engine, Optimizer, ReferenceEngine, TrainOptions, train};
+//! use std::ops::ControlFlow;
+//! use std::sync::atomic::AtomicBool;
+//!
+//! let (training, test) = synthetic::generate(64, 32, 1);
+//! let model = Model::mlp();
+//! let weights = initial_parameters(&model.parameters()?, 0);
+//! let optimizer = Optimizer::Adam(AdamConfig::default());
+//! // The plain loops, as this runs anywhere; on an adapter it is `GpuEngine::with_training(&Gpu::open(..)?, ..)`.
+//! let mut engine = ReferenceEngine::<f32>::new(&model, &weights, &training, 32, &optimizer)?;
+//!
+//! let options = TrainOptions { epochs: 2, samples: training.len(), batch_size: 32, seed: 0, optimizer };
+//! let trained = train(&mut engine, &options, &Split::default(), &AtomicBool::new(false), &mut |_| {})?;
+//! assert!(trained.history[1].loss < trained.history[0].loss);
+//!
+//! let totals = engine.evaluate(&test, &mut |_| ControlFlow::Continue(()))?;
+//! println!("accuracy {:.3}", totals.accuracy());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The same with a GPU, a kernel of one's own and a loop of predictions are in `examples/`.
+//!
+//! # Where to begin reading
+//!
+//! - To learn how training works: [`cpu`], whose loops are the specification, then a shader of the same name, then
+//!   [`train`] for the loop around them.
+//! - To reuse the kernels: [`gpu`] (a device, tensors, a [`gpu::Plan`]) and the `record_...` functions of [`ops`].
+//! - To reuse a trained model: [`export`], or [`train::run::Run::open`] and [`train::GpuEngine`].
+//!
 //! # How it is laid out
 //!
 //! Data flows one way: [`data`] -> [`model`] -> plan -> [`train`] -> run folder -> evaluation, prediction, [`report`].
@@ -12,8 +47,10 @@
 //! - [`data`]: IDX files, the Fashion-MNIST download and cache, the generated stand-in set.
 //! - [`model`]: layers as data, the built-in models, initial weights, weight files.
 //! - [`train`]: the engines (GPU, plain loops), the loop over epochs, the run folder.
+//! - [`export`], [`import`]: models in the formats of other tools, and back.
 //! - [`photo`]: picture files of the user, as the network wants them.
-//! - [`report`]: pictures for people.
+//! - [`report`]: pictures and pages for people.
+//! - [`tensorboard`]: event files.
 //!
 //! `gpu` and `cpu` import nothing from the modules above them. An operation has one stem in four places:
 //! `shaders/<op>.wgsl`, `src/ops/<op>.rs`, `src/cpu/<op>.rs`, `tests/<op>.rs`.
@@ -28,11 +65,14 @@
 
 pub mod cpu;
 pub mod data;
+pub mod export;
 pub mod files;
 pub mod gpu;
+pub mod import;
 pub mod model;
 pub mod ops;
 pub mod photo;
 pub mod report;
+pub mod tensorboard;
 pub mod train;
 pub mod verify;

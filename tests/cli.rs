@@ -1,100 +1,10 @@
 use crate::support::gpu;
+use crate::support::program::{Place, Ran, json_file};
 use fmnist_gpu::model::weights;
 use serde_json::Value;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use tempfile::TempDir;
-
-/// A folder to work in, and the program with nothing of this machine's data or network.
-struct Place {
-    folder: TempDir,
-}
-
-impl Place {
-    fn new() -> Self {
-        Place { folder: tempfile::tempdir().unwrap() }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn command(&self, line: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_fmnist-gpu"));
-        command.args(line.split_whitespace()).current_dir(self.folder.path());
-        for name in ["FMNIST_DATA_DIR", "KERAS_HOME", "WGPU_BACKEND", "WGPU_ADAPTER_NAME", "RUST_LOG"] {
-            command.env_remove(name);
-        }
-        for name in ["HOME", "XDG_CACHE_HOME", "APPDATA", "LOCALAPPDATA", "USERPROFILE"] {
-            command.env(name, self.folder.path().join("home"));
-        }
-        // The home folder is new each time; the driver's compiled shaders need not be.
-        command.env("MESA_SHADER_CACHE_DIR", env!("CARGO_TARGET_TMPDIR"));
-        // Nothing listens there: the mirrors cannot be reached, with a network or without.
-        for name in ["ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "http_proxy", "https_proxy"] {
-            command.env(name, "http://127.0.0.1:9");
-        }
-        command
-    }
-
-    fn run(&self, line: &str) -> Ran {
-        Ran::from(self.command(line).output().unwrap(), line)
-    }
-}
-
-/// What the program did.
-struct Ran {
-    line: String,
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl Ran {
-    fn from(output: Output, line: &str) -> Self {
-        Ran {
-            line: line.to_string(),
-            code: output.status.code(),
-            out: String::from_utf8(output.stdout).unwrap(),
-            err: String::from_utf8(output.stderr).unwrap(),
-        }
-    }
-
-    #[track_caller]
-    fn exits(self, code: i32) -> Self {
-        assert_eq!(self.code, Some(code), "fmnist-gpu {}\n{}\n{}", self.line, self.out, self.err);
-        assert!(!self.err.contains("panicked"), "{}", self.err);
-        self
-    }
-
-    #[track_caller]
-    fn says(self, parts: &[&str]) -> Self {
-        for part in parts {
-            assert!(self.err.contains(part), "fmnist-gpu {}: no `{part}` in\n{}", self.line, self.err);
-        }
-        self
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error} in\n{}", self.out))
-    }
-
-    /// One object a line.
-    fn json_lines(&self) -> Vec<Value> {
-        let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in\n{}", self.out));
-        self.out.lines().map(parse).collect()
-    }
-
-    /// What `train --json` prints last.
-    fn summary(&self) -> Value {
-        self.json_lines().pop().unwrap()
-    }
-}
-
-fn json_file(path: &Path) -> Value {
-    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
-}
+use std::path::PathBuf;
+use std::process::Command;
 
 const SMALL: &str = "train --model mlp --dataset synthetic --train-limit 320 --epochs 1";
 
@@ -102,13 +12,128 @@ const SMALL: &str = "train --model mlp --dataset synthetic --train-limit 320 --e
 fn help_and_version_are_there_for_every_command() {
     let place = Place::new();
     let help = place.run("--help").exits(0).out;
-    for command in ["train", "evaluate", "predict", "samples", "devices", "selftest", "bench", "profile", "summary"] {
+    for command in [
+        "train",
+        "evaluate",
+        "predict",
+        "report",
+        "compare",
+        "export",
+        "import",
+        "filter",
+        "samples",
+        "devices",
+        "selftest",
+        "bench",
+        "profile",
+        "summary",
+        "completions",
+        "man",
+    ] {
         assert!(help.contains(command), "{help}");
         assert!(place.run(&format!("{command} --help")).exits(0).out.contains("Usage:"));
     }
     assert!(place.run("--version").exits(0).out.contains(env!("CARGO_PKG_VERSION")));
     place.run("no-such-command").exits(2).says(&["no-such-command"]);
     place.run("").exits(2);
+}
+
+/// Completions and manual pages know every command, and the tools that read them find nothing wrong.
+#[test]
+fn completions_and_manual_pages_are_well_formed() {
+    let place = Place::new();
+    for (shell, checks) in
+        [("bash", "bash -n"), ("zsh", "zsh -n"), ("fish", "fish -n"), ("powershell", ""), ("elvish", "")]
+    {
+        let script = place.run(&format!("completions {shell}")).exits(0).out;
+        for part in ["fmnist-gpu", "train", "validation-split", "export"] {
+            assert!(script.contains(part), "{shell}: no `{part}`");
+        }
+        let path = place.path(&format!("completions.{shell}"));
+        fs::write(&path, script).unwrap();
+        let mut words = checks.split_whitespace();
+        let Some(program) = words.next() else { continue };
+        // A shell that is not installed checks nothing.
+        if let Ok(output) = Command::new(program).args(words).arg(&path).output() {
+            assert!(output.status.success(), "{shell}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+    place.run("completions tcsh").exits(2).says(&["tcsh", "bash"]);
+    place.run("man --out pages").exits(0).says(&["17 pages in pages"]);
+    place.run("man --out pages").exits(2).says(&["exists", "--force"]);
+    for entry in fs::read_dir(place.path("pages")).unwrap() {
+        let path = entry.unwrap().path();
+        let page = fs::read_to_string(&path).unwrap();
+        assert!(page.contains(".TH ") && page.contains("SYNOPSIS"), "{}", path.display());
+        if let Ok(output) = Command::new("groff").args(["-man", "-Tutf8", "-ww"]).arg(&path).output() {
+            let err = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success() && err.is_empty(), "{}: {err}", path.display());
+        }
+    }
+    assert!(place.run("man").exits(0).out.contains("fmnist\\-gpu"));
+}
+
+/// In a narrow terminal the bar stays in one line; under continuous integration and in a dumb terminal there is none.
+#[test]
+fn progress_fits_the_terminal() {
+    gpu();
+    if cfg!(not(target_os = "linux")) || Command::new("script").arg("--version").output().is_err() {
+        return crate::support::not_run("progress", "there is no util-linux `script`", "FMNIST_EXPECT_SCRIPT");
+    }
+    let place = Place::new();
+    let program = env!("CARGO_BIN_EXE_fmnist-gpu");
+    let run = |columns: usize, set: &[(&str, &str)]| {
+        let train =
+            "train --model mlp --dataset synthetic --train-limit 20000 --epochs 1 --no-report --force --out run";
+        let line = format!("stty cols {columns} rows 24; exec {program} {train}");
+        let mut command = Command::new("script");
+        let surroundings = place.command("");
+        command.args(["-qec", &line, "/dev/null"]).current_dir(place.path("")).env("TERM", "xterm").env_remove("CI");
+        for (key, value) in surroundings.get_envs() {
+            match value {
+                Some(value) => command.env(key, value),
+                None => command.env_remove(key),
+            };
+        }
+        command.envs(set.iter().copied());
+        let output = command.output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    // What is between two returns or erasures is one drawing of the bar.
+    let bars = |said: &str| -> Vec<String> {
+        let drawings = said.split(['\r', '\n']).map(without_escapes);
+        drawings.filter(|line| line.starts_with("Epoch 1/1 ") && line.contains("loss")).collect()
+    };
+    for columns in [40, 70, 120] {
+        let said = run(columns, &[]);
+        let drawn = bars(&said);
+        assert!(!drawn.is_empty(), "{columns}: no bar in {said:?}");
+        for line in &drawn {
+            assert!(line.chars().count() <= columns, "{columns}: {line:?}");
+        }
+        assert!(said.contains("Epoch 1/1: loss"), "{said:?}");
+    }
+    for set in [[("CI", "true")], [("TERM", "dumb")]] {
+        let said = run(80, &set);
+        assert!(bars(&said).is_empty() && !said.contains('\u{1b}'), "{set:?}: {said:?}");
+        assert!(said.contains("Epoch 1/1: loss"));
+    }
+    // The bar moves the cursor; it never sets a colour.
+    let said = run(80, &[("NO_COLOR", "1")]);
+    assert!(!said.contains("\u{1b}[3") && !said.contains("\u{1b}[1m"), "{said:?}");
+}
+
+/// The text without the escape sequences of a terminal.
+fn without_escapes(text: &str) -> String {
+    let mut clean = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('\u{1b}') {
+        clean.push_str(before);
+        let end = after.find(|c: char| c.is_ascii_alphabetic()).map_or(after.len(), |end| end + 1);
+        rest = &after[end..];
+    }
+    clean + rest
 }
 
 #[test]
@@ -139,7 +164,7 @@ fn bad_values_are_refused_before_anything_is_touched() {
     ] {
         place.run(&format!("train {flags}")).exits(2).says(&parts);
     }
-    let left: Vec<_> = fs::read_dir(place.folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let left: Vec<_> = fs::read_dir(place.path("")).unwrap().map(|entry| entry.unwrap().path()).collect();
     // `runs` was made for a run that never began; `home` is the driver's.
     let is_left = |path: &&PathBuf| !path.ends_with("home") && fs::read_dir(path).is_ok_and(|mut d| d.next().is_some());
     assert_eq!(left.iter().find(is_left), None);
@@ -150,7 +175,7 @@ fn environment_variables_that_name_nothing_are_named() {
     gpu();
     let place = Place::new();
     let with =
-        |name: &str, value: &str, line: &str| Ran::from(place.command(line).env(name, value).output().unwrap(), line);
+        |name: &str, value: &str, line: &str| Ran::new(place.command(line).env(name, value).output().unwrap(), line);
     with("WGPU_BACKEND", "glide", "devices").exits(2).says(&["WGPU_BACKEND", "glide", "vulkan"]);
     with("WGPU_ADAPTER_NAME", "no-such-card", "devices").exits(2).says(&["WGPU_ADAPTER_NAME", "no-such-card"]);
     with("FMNIST_DATA_DIR", "no-such-folder", SMALL.replace("--dataset synthetic", "").as_str())

@@ -45,10 +45,24 @@ mod training;
 mod data;
 /// The downloader against a local server.
 mod download;
+/// The examples, run.
+mod examples;
+/// Models for other tools, opened by those tools.
+mod export;
+/// One filter over one picture.
+mod filter;
+/// Weights of other tools: good files, files that fit twice or not at all, damaged files.
+mod import;
+/// Photos of one's own: decoding, what is done to them, what is doubted.
+mod photo;
 /// The pictures.
 mod report;
+/// The report and the comparison: figures, plots, pages, and how a browser shows them.
+mod report_page;
 /// The generated set.
 mod synthetic;
+/// Event files, read back, and opened by TensorBoard.
+mod tensorboard;
 
 /// The program from outside: commands, files, errors, exit codes.
 mod cli;

@@ -79,6 +79,10 @@ fn a_model_that_cannot_be_built_is_refused_with_layer_and_reason() {
             format!("{{ type = \"flatten\" }}, {{ type = \"dense\", units = 3, activation = \"softmax\" }}, {dense}"),
             vec!["layer 2 (dense)", "softmax"],
         ),
+        (
+            format!("{{ type = \"flatten\" }}, {{ type = \"dense\", units = 1152921504606846976 }}, {dense}"),
+            vec!["layer 2 (dense)", "[784, 1152921504606846976]", "4294967295"],
+        ),
         (String::new(), vec!["last layer must be dense"]),
     ] {
         let error = load(&format!("name = \"x\"\nlayer = [{layers}]")).unwrap_err().to_string();

@@ -1,12 +1,19 @@
 //! The command line: one file a subcommand. Arguments as typed become validated values before anything is touched.
 
 mod bench;
+mod compare;
+mod completions;
 mod device;
 mod devices;
 mod evaluate;
+mod export;
+mod filter;
+mod import;
 mod picture;
 mod predict;
 mod profile;
+mod progress;
+mod report;
 mod samples;
 mod selftest;
 mod source;
@@ -54,8 +61,18 @@ enum Command {
     Train(train::TrainArgs),
     /// Loss and accuracy of a trained model on the test set
     Evaluate(evaluate::EvaluateArgs),
-    /// Classes and probabilities for test images
+    /// Say what is on photos of your own, or on test images
     Predict(predict::PredictArgs),
+    /// Make a page of a run: curves, confusion, calibration, mistakes, feature maps
+    Report(report::ReportArgs),
+    /// Set runs side by side, such as "without CNN" and "with CNN"
+    Compare(compare::CompareArgs),
+    /// Write a trained model for ONNX, PyTorch, Keras or NumPy
+    Export(export::ExportArgs),
+    /// Make a run from weights of PyTorch or Keras
+    Import(import::ImportArgs),
+    /// See what a convolution does: slide a filter over a picture on the GPU, or print a small example with its numbers
+    Filter(filter::FilterArgs),
     /// Draw the first images of the data set with their class names
     Samples(samples::SamplesArgs),
     /// List the adapters of this machine
@@ -68,6 +85,10 @@ enum Command {
     Profile(profile::ProfileArgs),
     /// Show the layers, shapes, parameters and work of a model
     Summary(summary::SummaryArgs),
+    /// Print what makes a shell complete commands and flags
+    Completions(completions::CompletionsArgs),
+    /// Print the manual page, or write one for each command
+    Man(completions::ManArgs),
 }
 
 /// Parses the command line and runs the command.
@@ -79,12 +100,19 @@ pub fn run() -> Result<ExitCode> {
         Command::Train(args) => train::run(args, &global),
         Command::Evaluate(args) => evaluate::run(args, &global),
         Command::Predict(args) => predict::run(args, &global),
+        Command::Report(args) => report::run(args, &global),
+        Command::Compare(args) => compare::run(args, &global),
+        Command::Export(args) => export::run(args, &global),
+        Command::Import(args) => import::run(args, &global),
+        Command::Filter(args) => filter::run(args, &global),
         Command::Samples(args) => samples::run(args, &global),
         Command::Devices(args) => devices::run(args),
         Command::Selftest(args) => selftest::run(args, &global),
         Command::Bench(args) => bench::run(args, &global),
         Command::Profile(args) => profile::run(args, &global),
         Command::Summary(args) => summary::run(args),
+        Command::Completions(args) => completions::run(args),
+        Command::Man(args) => completions::run_man(args, &global),
     }
 }
 

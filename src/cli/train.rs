@@ -1,6 +1,8 @@
 //! `fmnist-gpu train`
 
 use super::device::{Device, DeviceArgs, TuneArgs};
+use super::progress::Display;
+use super::report::{self, Material};
 use super::source::SourceArgs;
 use super::{Global, INTERRUPTED, interrupt_flag, picture, print};
 use anyhow::{Context, Result, bail};
@@ -10,17 +12,16 @@ use fmnist_gpu::gpu::Tiling;
 use fmnist_gpu::model::{Model, initial_parameters, summary};
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
+use fmnist_gpu::tensorboard::TrainingEvents;
 use fmnist_gpu::train::run::{RunConfig, RunFolder, Summary};
 use fmnist_gpu::train::{
     Engine, Event, GpuEngine, Optimizer, Outcome, ReferenceEngine, Totals, TrainOptions, Trained, train,
 };
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Flags of `train`.
 #[derive(Debug, Args)]
@@ -64,6 +65,12 @@ pub struct TrainArgs {
     /// Replace files of the same name in an existing run folder
     #[arg(long)]
     force: bool,
+    /// Write no report.html, only weights, history, summary and the two pictures
+    #[arg(long)]
+    no_report: bool,
+    /// Write event files for TensorBoard into RUN/tensorboard: scalars, histograms of weights and gradients, the predictions
+    #[arg(long)]
+    tensorboard: bool,
     /// Print a JSON object a line on standard output: one as each epoch ends (as in history.jsonl), the summary last
     #[arg(long)]
     json: bool,
@@ -193,10 +200,21 @@ pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
     let mut history = Vec::new();
     let mut epoch_error = None;
     let mut stepped = false;
+    let names: Vec<String> = parameters.iter().map(|parameter| parameter.name.clone()).collect();
+    let mut events = args.tensorboard.then(|| TrainingEvents::create(&out.join("tensorboard"))).transpose()?;
     let trained = train(&mut *engine, &options, &validation, &interrupt, &mut |event| {
-        if let Event::EpochFinished { record, .. } = &event {
-            history.push((*record).clone());
+        display.show(&event);
+        if matches!(event, Event::Progress { .. }) && !std::mem::replace(&mut stepped, true) {
+            log_time("first training step done");
+        }
+        if let Event::EpochFinished { record, engine } = event {
+            history.push(record.clone());
             let mut written = folder.write_history(&history).map_err(anyhow::Error::from);
+            if let Some(events) = &mut events {
+                written = written.and_then(|()| {
+                    Ok(events.epoch(record, &names, &engine.parameters()?, &engine.last_gradients()?)?)
+                });
+            }
             if args.json {
                 written = written.and_then(|()| print(&serde_json::to_string(record)?));
             }
@@ -205,10 +223,6 @@ pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
                 epoch_error.get_or_insert(error);
             }
         }
-        if matches!(event, Event::Progress { .. }) && !std::mem::replace(&mut stepped, true) {
-            log_time("first training step done");
-        }
-        display.show(&event);
     })?;
     display.clear();
     let weights = engine.parameters()?;
@@ -242,7 +256,28 @@ pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
     let summary = summarise(&config, &trained, &weights, test.as_ref());
     folder.write_summary(&summary)?;
     let pictures = if test.is_some() { write_pictures(&folder, &dataset, &mut *engine)? } else { Vec::new() };
-    report(&args, global, &dataset, &mut *engine, &summary, &pictures, &folder)?;
+    if let (Some(events), Some(path)) = (&mut events, pictures.last()) {
+        let png = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+        events.picture("predictions", summary.epochs_completed, &png)?;
+    }
+    conclude(&args, global, &dataset, &mut *engine, &summary, &pictures, &folder)?;
+    if test.is_some() && !args.no_report {
+        let material = Material {
+            name: report::run_name(&out),
+            model: &model,
+            parameters: &weights,
+            config: Some(&config),
+            summary: Some(&summary),
+            history: &trained.history,
+            dataset: dataset.kind,
+            test: &dataset.test,
+            probabilities: &engine.predict(&dataset.test.images)?,
+            image: 0,
+            model_file: &fmnist_gpu::model::weights::to_bytes(&model, &weights)?,
+        };
+        report::write(&material, &device, tiles, &out, args.force)?;
+        global.say(format!("Report: {}", out.join("report.html").display()));
+    }
     Ok(if summary.status == "interrupted" { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
 }
 
@@ -288,7 +323,8 @@ fn write_pictures(folder: &RunFolder, dataset: &Dataset, engine: &mut dyn Engine
     ])
 }
 
-fn report(
+/// Says what came out.
+fn conclude(
     args: &TrainArgs,
     global: &Global,
     dataset: &Dataset,
@@ -318,78 +354,4 @@ fn report(
     }
     global.say(format!("Run: {}", folder.path().display()));
     Ok(())
-}
-
-/// The progress of training: a bar in a terminal, plain lines in a pipe, nothing with `--quiet`.
-struct Display {
-    style: Style,
-    epochs: u64,
-    bar: Option<ProgressBar>,
-    batches: usize,
-    last_line: Instant,
-}
-
-#[derive(PartialEq)]
-enum Style {
-    Bar,
-    Lines,
-    Nothing,
-}
-
-/// How often a pipe gets a line.
-const LINE_EVERY: Duration = Duration::from_secs(10);
-
-impl Display {
-    fn new(quiet: bool, epochs: u64) -> Self {
-        let style = match (quiet, std::io::stderr().is_terminal()) {
-            (true, _) => Style::Nothing,
-            (false, true) => Style::Bar,
-            (false, false) => Style::Lines,
-        };
-        Display { style, epochs, bar: None, batches: 0, last_line: Instant::now() }
-    }
-
-    fn show(&mut self, event: &Event<'_>) {
-        match event {
-            _ if self.style == Style::Nothing => {}
-            Event::EpochStarted { epoch, batches } => {
-                self.batches = *batches;
-                self.last_line = Instant::now();
-                if self.style == Style::Bar {
-                    let bar = ProgressBar::with_draw_target(Some(*batches as u64), ProgressDrawTarget::stderr());
-                    let style = ProgressStyle::with_template("{prefix} {pos}/{len} {bar:25} {msg}, {eta} left");
-                    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-                    bar.set_prefix(format!("Epoch {epoch}/{}", self.epochs));
-                    self.bar = Some(bar);
-                }
-            }
-            Event::Progress { epoch, totals, seconds } => {
-                let speed = totals.samples as f64 / seconds;
-                let state =
-                    format!("loss {:.4}, accuracy {:.4}, {speed:.0} images/s", totals.mean_loss(), totals.accuracy());
-                if let Some(bar) = &self.bar {
-                    bar.set_message(state);
-                    bar.set_position(totals.batches as u64);
-                } else if self.last_line.elapsed() >= LINE_EVERY && totals.batches < self.batches {
-                    self.last_line = Instant::now();
-                    let left = (self.batches - totals.batches) as f64 * seconds / totals.batches as f64;
-                    let (done, all) = (totals.batches, self.batches);
-                    eprintln!("Epoch {epoch}/{} {done}/{all}: {state}, {left:.0} s left", self.epochs);
-                }
-            }
-            Event::EpochFinished { record, .. } => {
-                self.clear();
-                eprintln!(
-                    "Epoch {}/{}: loss {:.4}, accuracy {:.4}, {:.1} s, {:.0} images/s",
-                    record.epoch, self.epochs, record.loss, record.accuracy, record.seconds, record.images_per_second
-                );
-            }
-        }
-    }
-
-    fn clear(&mut self) {
-        if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
-        }
-    }
 }

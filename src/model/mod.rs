@@ -386,8 +386,12 @@ fn layer_output(layer: &Layer, input: &[usize]) -> Result<(Vec<usize>, usize), S
         Layer::Relu => Ok((input.to_vec(), 0)),
         Layer::Flatten => Ok((vec![len], 0)),
         Layer::Dense { units, .. } => match input {
-            [inputs] if *units > 0 => Ok((vec![*units], inputs * units)),
-            [_] => Err("units is 0".to_string()),
+            [_] if *units == 0 => Err("units is 0".to_string()),
+            // Kernels index with 32 bits.
+            [inputs] => match inputs.checked_mul(*units) {
+                Some(len) if u32::try_from(len).is_ok() => Ok((vec![*units], len)),
+                _ => Err(format!("its weight [{inputs}, {units}] would have more than {} elements", u32::MAX)),
+            },
             _ => Err(format!("its input has shape {input:?}; put a flatten layer before it")),
         },
     }

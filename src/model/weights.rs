@@ -9,6 +9,9 @@ use thiserror::Error;
 pub const LAYOUT: &str = "row-major, last index fastest; activations NHWC; conv2d weight [KH, KW, C, O]; \
                           dense weight [in, out] with inputs flattened in the order H, W, C; pixels divided by 255";
 
+/// What the metadata's `format` says of a file in this layout.
+pub(crate) const FORMAT: &str = "fmnist-gpu 1";
+
 /// A weight file that cannot be used.
 #[derive(Debug, Error)]
 pub enum WeightsError {
@@ -16,7 +19,10 @@ pub enum WeightsError {
     #[error("not a safetensors file: {0}")]
     Format(String),
     /// The file says nothing of its model.
-    #[error("the file has no `{key}` in its metadata; it was not written by fmnist-gpu")]
+    #[error(
+        "the file has no `{key}` in its metadata, so it is not the model of a run; weights in PyTorch's or Keras's layout \
+         become a run by `fmnist-gpu import`"
+    )]
     Metadata {
         /// The missing key.
         key: &'static str,
@@ -67,10 +73,21 @@ pub fn to_bytes(model: &Model, parameters: &[Vec<f32>]) -> Result<Vec<u8>, Weigh
     }
     let description = serde_json::to_string(model).map_err(|error| WeightsError::Model(error.to_string()))?;
     let metadata = HashMap::from([
-        ("format".to_string(), "fmnist-gpu 1".to_string()),
+        ("format".to_string(), FORMAT.to_string()),
         ("layout".to_string(), LAYOUT.to_string()),
         ("model".to_string(), description),
     ]);
+    serialize(views, metadata)
+}
+
+/// The bytes of a safetensors file: the same bytes for the same tensors and metadata.
+///
+/// # Errors
+/// The tensors make no file.
+pub(crate) fn serialize(
+    views: Vec<(String, TensorView<'_>)>,
+    metadata: HashMap<String, String>,
+) -> Result<Vec<u8>, WeightsError> {
     let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| WeightsError::Format(e.to_string()))?;
     sort_header(bytes)
 }

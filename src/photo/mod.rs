@@ -1,4 +1,11 @@
-//! Pictures of the user's own: PNG, JPEG, WebP and BMP files, decoded and turned upright.
+//! Pictures of the user's own: PNG, JPEG, WebP and BMP files, decoded and turned upright ([`Photo`]), and made into what the
+//! network was trained on ([`prepare`]). And one filter slid over one of them ([`Filter`]).
+
+mod filter;
+mod garment;
+
+pub use filter::{Filter, FilterError, MAX_FILTER_SIDE, Shown};
+pub use garment::{Doubt, Garment, Invert, MAX_DISTANCE, distance, features, prepare};
 
 use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, Limits};
 use std::io::Cursor;
@@ -111,5 +118,34 @@ impl Photo {
             return Err(PhotoError::Decode { name: name.to_string(), reason });
         }
         Ok(Photo { width, height, rgba: rgba.into_raw() })
+    }
+}
+
+impl Photo {
+    /// Brightness `[rows, columns]`, 0 to 255, with the weights of ITU-R BT.601, over white where it is transparent; reduced by area
+    /// averaging so that no side is longer than `max_side`. The sizes are `[rows, columns]`.
+    pub fn grey(&self, max_side: usize) -> (Vec<f32>, [usize; 2]) {
+        let longer = self.width.max(self.height).max(max_side);
+        let side = |length: usize| (length * max_side / longer).max(1);
+        let (rows, columns) = (side(self.height), side(self.width));
+        let mut grey = Vec::with_capacity(rows * columns);
+        for row in 0..rows {
+            let ys = row * self.height / rows..((row + 1) * self.height / rows).max(row * self.height / rows + 1);
+            for column in 0..columns {
+                let first = column * self.width / columns;
+                let xs = first..((column + 1) * self.width / columns).max(first + 1);
+                let mut sum = 0.0f64;
+                for y in ys.clone() {
+                    for pixel in
+                        self.rgba[4 * (y * self.width + xs.start)..4 * (y * self.width + xs.end)].chunks_exact(4)
+                    {
+                        let [r, g, b, a] = [0, 1, 2, 3].map(|c| f64::from(pixel[c]));
+                        sum += (0.299 * r + 0.587 * g + 0.114 * b) * a / 255.0 + 255.0 - a;
+                    }
+                }
+                grey.push((sum / (ys.len() * xs.len()) as f64) as f32);
+            }
+        }
+        (grey, [rows, columns])
     }
 }

@@ -5,13 +5,21 @@
 //! [`Picture::encode_png`] where they belong.
 
 mod canvas;
+mod filter;
 mod grid;
+pub mod maps;
+pub mod metrics;
+pub mod page;
+pub mod plots;
 mod roofline;
 mod text;
+mod tiles;
 
 pub use canvas::Picture;
+pub use filter::{draw_filter, short};
 pub use grid::{GridItem, PIXEL_SCALE, Tone, columns_for, draw_grid, prediction_caption};
 pub use roofline::{Roofline, RooflinePoint, draw_roofline};
+pub use tiles::{Sheet, Tile, draw_tiles};
 
 use crate::data::{IMAGE_SIDE, PIXELS};
 use thiserror::Error;

@@ -7,6 +7,7 @@ use crate::cpu::real::Real;
 use crate::cpu::{adam, batch_gather, bias, conv2d, dense, non_finite, pool2d, relu, sgd, softmax_xent};
 use crate::data::{PIXELS, Split};
 use crate::model::{Activation, Layer, LayerShape, Model, N_CLASSES, conv2d_dims, pool2d_dims};
+use crate::ops::sgd::SgdConfig;
 use std::ops::ControlFlow;
 
 /// A model computed by the plain loops.
@@ -124,6 +125,25 @@ impl<T: Real> ReferenceEngine<T> {
         let (mut probabilities, mut loss, mut correct) = (vec![T::ZERO; logits.len()], vec![T::ZERO; n], vec![0; n]);
         softmax_xent::softmax_xent_forward(&dims, &logits, &batch.labels, &mut probabilities, &mut loss, &mut correct);
         Ok(Pass { logits, probabilities, loss, correct, outputs, argmax })
+    }
+
+    /// The output of every layer for one image `[28, 28]`, and the probabilities `[10]`.
+    ///
+    /// # Errors
+    /// The model cannot be built.
+    pub fn layer_outputs(
+        model: &Model,
+        parameters: &[Vec<f32>],
+        image: &[u8],
+    ) -> Result<(Vec<Vec<T>>, Vec<T>), EngineError> {
+        if image.len() != PIXELS {
+            return Err(EngineError::Samples { reason: format!("an image has {PIXELS} pixels, not {}", image.len()) });
+        }
+        let split = Split { images: image.to_vec(), labels: vec![0] };
+        let optimizer = Optimizer::Sgd(SgdConfig { learning_rate: 0.0, momentum: 0.0 });
+        let engine = Self::new(model, parameters, &Split::default(), 1, &optimizer)?;
+        let pass = engine.forward(&Self::batch(&split, &[0], 0, 1))?;
+        Ok((pass.outputs, pass.probabilities))
     }
 
     /// The gradients of the mean loss with respect to every parameter.

@@ -17,6 +17,10 @@ pub const MODEL_FILE: &str = "model.safetensors";
 pub const CONFIG_FILE: &str = "config.json";
 /// Name of the history, one JSON object an epoch.
 pub const HISTORY_FILE: &str = "history.jsonl";
+/// Name of the report's figures.
+pub const REPORT_FILE: &str = "report.json";
+/// Name of the history as a table.
+pub const HISTORY_CSV_FILE: &str = "history.csv";
 /// Name of the summary.
 pub const SUMMARY_FILE: &str = "summary.json";
 
@@ -187,7 +191,7 @@ impl RunFolder {
         self.write_json(CONFIG_FILE, config, self.overwrite)
     }
 
-    /// Writes `history.jsonl` with all epochs so far; called after each epoch.
+    /// Writes `history.jsonl` and `history.csv` with all epochs so far; called after each epoch.
     ///
     /// # Errors
     /// The file could not be written.
@@ -198,7 +202,8 @@ impl RunFolder {
             text.push('\n');
         }
         // The folder was empty or may be overwritten, so an older file is one of this run.
-        Ok(write_whole(&self.path.join(HISTORY_FILE), text.as_bytes(), true)?)
+        write_whole(&self.path.join(HISTORY_FILE), text.as_bytes(), true)?;
+        Ok(write_whole(&self.path.join(HISTORY_CSV_FILE), history_csv(history).as_bytes(), true)?)
     }
 
     /// Writes `model.safetensors`; called after each epoch, so that no more than one epoch can be lost.
@@ -235,6 +240,27 @@ impl RunFolder {
     }
 }
 
+/// The epochs as a table: a heading, then a line an epoch; a cell is empty where nothing was measured.
+pub fn history_csv(history: &[EpochRecord]) -> String {
+    let mut text = "epoch,loss,accuracy,val_loss,val_accuracy,seconds,images_per_second\n".to_string();
+    for r in history {
+        let optional = |value: Option<f64>| value.map_or(String::new(), |value| value.to_string());
+        let (val_loss, val_accuracy) = (optional(r.val_loss), optional(r.val_accuracy));
+        let row = [
+            r.epoch.to_string(),
+            r.loss.to_string(),
+            r.accuracy.to_string(),
+            val_loss,
+            val_accuracy,
+            r.seconds.to_string(),
+            r.images_per_second.to_string(),
+        ];
+        text.push_str(&row.join(","));
+        text.push('\n');
+    }
+    text
+}
+
 /// JSON text of one of the structs above.
 fn to_json(value: &impl Serialize, pretty: bool) -> String {
     let text = if pretty { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) };
@@ -267,15 +293,44 @@ impl Run {
         let bytes = std::fs::read(&file).map_err(|error| no_run(format!("{}: {error}", file.display())))?;
         let (model, parameters) =
             weights::from_bytes(&bytes).map_err(|source| RunError::Weights { path: file, source })?;
-        let config = folder.join(CONFIG_FILE);
-        let config = match std::fs::read(&config) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) => return Err(RunError::Damaged { path: config, reason: error.to_string() }),
-            Ok(bytes) => Some(serde_json::from_slice(&bytes).map_err(|error| RunError::Damaged {
-                path: config.clone(),
-                reason: format!("not a run configuration: {error}"),
-            })?),
-        };
+        let config = read_json(&folder.join(CONFIG_FILE), "a run configuration")?;
         Ok(Run { path: folder, model, parameters, config })
     }
+
+    /// The summary; none where there is no such file, as beside a weight file alone.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn summary(&self) -> Result<Option<Summary>, RunError> {
+        read_json(&self.path.join(SUMMARY_FILE), "a run's summary")
+    }
+
+    /// The epochs of `history.jsonl`; none where there is no such file.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn history(&self) -> Result<Vec<EpochRecord>, RunError> {
+        let path = self.path.join(HISTORY_FILE);
+        let Some(text) = read_if_there(&path)? else { return Ok(Vec::new()) };
+        let line = |(i, line): (usize, &[u8])| {
+            let reason = |error| format!("line {}: not an epoch's record: {error}", i + 1);
+            serde_json::from_slice(line).map_err(|e| RunError::Damaged { path: path.clone(), reason: reason(e) })
+        };
+        text.split(|&byte| byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty()).map(line).collect()
+    }
+}
+
+/// The bytes of a file of a run; none where there is no such file.
+fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, RunError> {
+    match std::fs::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(RunError::Damaged { path: path.to_path_buf(), reason: error.to_string() }),
+        Ok(bytes) => Ok(Some(bytes)),
+    }
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path, what: &str) -> Result<Option<T>, RunError> {
+    let Some(bytes) = read_if_there(path)? else { return Ok(None) };
+    let damaged = |error| RunError::Damaged { path: path.to_path_buf(), reason: format!("not {what}: {error}") };
+    serde_json::from_slice(&bytes).map(Some).map_err(damaged)
 }

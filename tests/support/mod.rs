@@ -1,6 +1,8 @@
 //! What several tests share.
 
 pub mod fixture;
+pub mod program;
+pub mod python;
 
 use fmnist_gpu::gpu::{Gpu, GpuOptions};
 use fmnist_gpu::verify::Verifier;
@@ -50,4 +52,17 @@ pub fn genuine_data() -> Option<PathBuf> {
         eprintln!("not run: the genuine data is not at {} (FMNIST_TEST_DATA names another place)", folder.display());
     }
     found.then_some(folder)
+}
+
+/// Says that a test could not run, and leaves a line in the file that `FMNIST_TEST_SKIP_LOG` names, so that it is counted.
+///
+/// # Panics
+/// Where `expected` names an environment variable that is set: then what is missing must be there.
+pub fn not_run(what: &str, reason: &str, expected: &str) {
+    assert!(std::env::var_os(expected).is_none(), "{what}: {reason}, and {expected} is set");
+    eprintln!("NOT RUN: {what}: {reason}");
+    if let Ok(path) = std::env::var("FMNIST_TEST_SKIP_LOG") {
+        let mut log = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+        log.write_all(format!("{what}: {reason}\n").as_bytes()).unwrap();
+    }
 }

@@ -1,0 +1,195 @@
+//! `fmnist-gpu compare`
+
+use super::report::run_name;
+use super::{Global, print, print_json};
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use fmnist_gpu::files::write_whole;
+use fmnist_gpu::report::metrics::Metrics;
+use fmnist_gpu::report::page::{
+    Compared, comparison_curves, comparison_page, comparison_rows, comparison_verdicts, comparison_warnings,
+};
+use fmnist_gpu::report::plots::Curve;
+use fmnist_gpu::train::EpochRecord;
+use fmnist_gpu::train::run::{REPORT_FILE, Run, Summary};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Flags of `compare`.
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// Two or more run folders, such as one "without CNN" and one "with CNN"
+    #[arg(required = true, num_args = 2.., value_name = "RUN")]
+    runs: Vec<PathBuf>,
+    /// Write the comparison as a page too
+    #[arg(long, value_name = "FILE.html")]
+    out: Option<PathBuf>,
+    /// Replace an existing page
+    #[arg(long)]
+    force: bool,
+    /// Print the comparison as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `compare --json` prints.
+#[derive(Debug, Serialize)]
+struct Comparison {
+    runs: Vec<RunJson>,
+    warnings: Vec<String>,
+    verdicts: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct RunJson {
+    name: String,
+    summary: Summary,
+    history: Vec<EpochRecord>,
+}
+
+/// Compares runs by what is in their folders.
+pub fn run(args: CompareArgs, global: &Global) -> Result<ExitCode> {
+    let runs = args.runs.iter().map(|path| open(path)).collect::<Result<Vec<_>>>()?;
+    let runs = named_apart(runs, &args.runs);
+    if let Some(path) = &args.out {
+        let page = comparison_page(&runs).context("drawing the comparison")?;
+        write_whole(path, page.as_bytes(), args.force).context("writing the page")?;
+    }
+    let (warnings, verdicts) = (comparison_warnings(&runs), comparison_verdicts(&runs));
+    if args.json {
+        let runs = runs.into_iter().map(|Compared { name, summary, history, .. }| RunJson { name, summary, history });
+        print_json(&Comparison { runs: runs.collect(), warnings, verdicts })?;
+    } else {
+        let width = terminal_width();
+        let mut parts = vec![table(&runs)];
+        for (what, loss) in [("Training loss (v: validation)", true), ("Training accuracy (v: validation)", false)] {
+            parts.push(format!("{what}\n{}", text_plot(&comparison_curves(&runs, loss), width)));
+        }
+        parts.extend(verdicts);
+        if runs.iter().any(|run| run.metrics.is_none()) {
+            parts.push(
+                "With `fmnist-gpu report RUN` for each run, their answers are compared image by image.".to_string(),
+            );
+        }
+        print(&parts.join("\n\n"))?;
+        for warning in &warnings {
+            global.say(format!("Note: {warning}"));
+        }
+    }
+    if let Some(path) = &args.out {
+        global.say(format!("Page: {}", path.display()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn open(path: &Path) -> Result<Compared> {
+    let run = Run::open(path)?;
+    let Some(summary) = run.summary()? else {
+        bail!(
+            "{}: there is no summary.json, so that there is nothing to compare; name a folder made by `fmnist-gpu train`",
+            path.display()
+        );
+    };
+    Ok(Compared { name: run_name(&run.path), summary, history: run.history()?, metrics: metrics(&run.path)? })
+}
+
+/// The figures of a run's report, where one was made.
+fn metrics(folder: &Path) -> Result<Option<Metrics>> {
+    let path = folder.join(REPORT_FILE);
+    let bytes = match std::fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        bytes => bytes.with_context(|| format!("{}", path.display()))?,
+    };
+    let figures = serde_json::from_slice(&bytes);
+    figures
+        .map(Some)
+        .with_context(|| format!("{}: not the figures of a report; make it anew with --force", path.display()))
+}
+
+/// Runs of one name in different folders get their paths as names.
+fn named_apart(mut runs: Vec<Compared>, paths: &[PathBuf]) -> Vec<Compared> {
+    let names: Vec<String> = runs.iter().map(|run| run.name.clone()).collect();
+    for (i, run) in runs.iter_mut().enumerate() {
+        if names.iter().filter(|name| **name == run.name).count() > 1 {
+            run.name = format!("{} ({})", paths[i].display(), i + 1);
+        }
+    }
+    runs
+}
+
+fn table(runs: &[Compared]) -> String {
+    let head: Vec<String> = std::iter::once(String::new()).chain(runs.iter().map(|run| run.name.clone())).collect();
+    let rows: Vec<Vec<String>> = std::iter::once(head).chain(comparison_rows(runs)).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).enumerate();
+        let cells: Vec<String> = cells
+            .map(|(i, (cell, width))| if i == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") })
+            .collect();
+        cells.join("  ").trim_end().to_string()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Columns of the terminal; 80 where there is none.
+fn terminal_width() -> usize {
+    let columns = terminal_size::terminal_size().map_or(80, |(width, _)| usize::from(width.0));
+    columns.clamp(40, 120)
+}
+
+/// Curves as text: a letter a run, `v` where it is validation, `*` where two meet. Plain characters, no colours.
+fn text_plot(curves: &[Curve], width: usize) -> String {
+    const HEIGHT: usize = 12;
+    const LABEL: usize = 8;
+    let points = || curves.iter().flat_map(|curve| &curve.points).filter(|(x, y)| x.is_finite() && y.is_finite());
+    let (low, high) = points().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), (_, y)| (l.min(*y), h.max(*y)));
+    let last = points().map(|p| p.0).fold(1.0, f64::max);
+    if low > high {
+        return "  (no epochs)".to_string();
+    }
+    let columns = width - LABEL - 3;
+    let mut cells = vec![vec![' '; columns]; HEIGHT];
+    let column =
+        |x: f64| if last > 1.0 { ((x - 1.0) / (last - 1.0) * (columns - 1) as f64).round() as usize } else { 0 };
+    let row = |y: f64| {
+        if high > low { ((high - y) / (high - low) * (HEIGHT - 1) as f64).round() as usize } else { HEIGHT / 2 }
+    };
+    let mut legend = Vec::new();
+    let letters = ('A'..='Z').collect::<Vec<char>>();
+    for curve in curves {
+        let letter = if curve.dashed { 'v' } else { letters[curve.colour % letters.len()] };
+        if !curve.dashed {
+            legend.push(format!("{letter}: {}", curve.name));
+        }
+        for pair in curve.points.windows(2) {
+            let (first, end) = (column(pair[0].0), column(pair[1].0));
+            let dots = (first + 1..end).map(|x| {
+                let share = (x - first) as f64 / (end - first) as f64;
+                (x, pair[0].1 + share * (pair[1].1 - pair[0].1))
+            });
+            for (x, y) in dots.filter(|(_, y)| y.is_finite()) {
+                let cell = &mut cells[row(y)][x];
+                if *cell == ' ' {
+                    *cell = '.';
+                }
+            }
+        }
+        for &(x, y) in curve.points.iter().filter(|(x, y)| x.is_finite() && y.is_finite()) {
+            let cell = &mut cells[row(y)][column(x)];
+            *cell = if matches!(*cell, ' ' | '.') { letter } else { '*' };
+        }
+    }
+    let mut lines: Vec<String> = Vec::new();
+    for (i, cells) in cells.iter().enumerate() {
+        let value = high - (high - low) * i as f64 / (HEIGHT - 1) as f64;
+        let label = if i % 3 == 0 || i + 1 == HEIGHT { format!("{value:>LABEL$.4}") } else { " ".repeat(LABEL) };
+        lines.push(format!("{label} |{}", cells.iter().collect::<String>().trim_end()));
+    }
+    lines.push(format!("{} +{}", " ".repeat(LABEL), "-".repeat(columns)));
+    let end = format!("epoch {last:.0}");
+    lines.push(format!("{}  1{end:>rest$}", " ".repeat(LABEL), rest = columns - 1));
+    lines.push(format!("{}  {}", " ".repeat(LABEL), legend.join("   ")));
+    lines.join("\n")
+}

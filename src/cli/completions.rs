@@ -1,0 +1,65 @@
+//! `fmnist-gpu completions` and `fmnist-gpu man`
+
+use super::{Cli, Global, print};
+use anyhow::{Context, Result};
+use clap::{Args, CommandFactory};
+use clap_complete::Shell;
+use clap_mangen::Man;
+use fmnist_gpu::files::write_whole;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Flags of `completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    shell: Shell,
+}
+
+/// Prints what makes a shell complete the commands and flags.
+pub fn run(args: CompletionsArgs) -> Result<ExitCode> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "fmnist-gpu", &mut script);
+    print(String::from_utf8_lossy(&script).trim_end())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Flags of `man`.
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Write a page for the program and one for each command into this folder, instead of printing the program's
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Replace existing pages
+    #[arg(long)]
+    force: bool,
+}
+
+/// Prints the manual page, or writes all of them.
+pub fn run_man(args: ManArgs, global: &Global) -> Result<ExitCode> {
+    let mut program = Cli::command();
+    // Fills in what commands inherit, such as --quiet.
+    program.build();
+    let Some(folder) = args.out else {
+        print(page(program)?.trim_end())?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    std::fs::create_dir_all(&folder).with_context(|| format!("making the folder {}", folder.display()))?;
+    let commands: Vec<clap::Command> = program.get_subcommands().filter(|c| c.get_name() != "help").cloned().collect();
+    let mut written = 0;
+    for command in std::iter::once(program).chain(commands) {
+        let name = command.get_display_name().unwrap_or_else(|| command.get_name()).to_string();
+        let path = folder.join(format!("{name}.1"));
+        write_whole(&path, page(command)?.as_bytes(), args.force).context("writing a manual page")?;
+        written += 1;
+    }
+    global.say(format!("{written} pages in {}", folder.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn page(command: clap::Command) -> Result<String> {
+    let mut text = Vec::new();
+    Man::new(command).render(&mut text).context("making the manual page")?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}

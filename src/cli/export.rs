@@ -1,0 +1,132 @@
+//! `fmnist-gpu export`
+
+use super::{Global, print, print_json};
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use fmnist_gpu::data::DatasetKind;
+use fmnist_gpu::export::{Facts, keras, npz, onnx, torch};
+use fmnist_gpu::files::write_whole;
+use fmnist_gpu::train::run::{MODEL_FILE, Run, SUMMARY_FILE, Summary};
+use serde::Serialize;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Flags of `export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// Run folder, or the model.safetensors in it
+    run: PathBuf,
+    /// What to write
+    #[arg(long, value_enum)]
+    format: Format,
+    /// File to write [default: beside the model: model.onnx, model.torch.safetensors, model.keras.npz, model.npz]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Replace an existing file
+    #[arg(long)]
+    force: bool,
+    /// Print what was written as JSON, instead of the Python lines that open it
+    #[arg(long)]
+    json: bool,
+}
+
+/// A format of another tool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Format {
+    /// A graph for onnxruntime, tract, browsers: grey values in, probabilities out
+    Onnx,
+    /// Safetensors for PyTorch's load_state_dict
+    Torch,
+    /// npz for Keras's set_weights
+    Keras,
+    /// npz of the parameters as they are here
+    Npz,
+}
+
+impl Format {
+    fn extension(self) -> &'static str {
+        match self {
+            Format::Onnx => "onnx",
+            Format::Torch => "torch.safetensors",
+            Format::Keras => "keras.npz",
+            Format::Npz => "npz",
+        }
+    }
+}
+
+/// What `export --json` prints.
+#[derive(Debug, Serialize)]
+struct Exported {
+    format: Format,
+    file: String,
+    bytes: usize,
+    model: String,
+    parameters: usize,
+    dataset: Option<DatasetKind>,
+    test_accuracy: Option<f64>,
+    python: String,
+    version: &'static str,
+}
+
+/// Writes a trained model for another tool.
+pub fn run(args: ExportArgs, global: &Global) -> Result<ExitCode> {
+    let run = Run::open(&args.run)?;
+    let facts = facts(&args.run, &run)?;
+    let path = args.out.clone().unwrap_or_else(|| default_path(&args.run, args.format));
+    let file = path.display().to_string();
+    let (model, parameters) = (&run.model, &run.parameters);
+    let (bytes, python) = match args.format {
+        Format::Onnx => (onnx::to_bytes(model, parameters, &facts)?, onnx::python(&file)),
+        Format::Torch => (torch::to_bytes(model, parameters, &facts)?, torch::python(model, &file)?),
+        Format::Keras => (keras::to_bytes(model, parameters)?, keras::python(model, &file)?),
+        Format::Npz => (npz::to_bytes(model, parameters)?, npz::python(&file)),
+    };
+    write_whole(&path, &bytes, args.force).context("writing the export")?;
+    global.say(format!("Wrote {file} ({:.2} MB)", bytes.len() as f64 * 1e-6));
+    if args.json {
+        print_json(&Exported {
+            format: args.format,
+            file,
+            bytes: bytes.len(),
+            model: run.model.name.clone(),
+            parameters: run.parameters.iter().map(Vec::len).sum(),
+            dataset: facts.dataset,
+            test_accuracy: facts.test_accuracy,
+            python,
+            version: env!("CARGO_PKG_VERSION"),
+        })?;
+    } else {
+        global.say("It opens in Python by these lines:\n");
+        print(python.trim_end())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Beside the weights that are exported, under their name.
+fn default_path(run: &Path, format: Format) -> PathBuf {
+    let weights = if run.is_dir() { run.join(MODEL_FILE) } else { run.to_path_buf() };
+    weights.with_extension(format.extension())
+}
+
+/// What the run's other files say of its model.
+fn facts(named: &Path, run: &Run) -> Result<Facts> {
+    // Other weights in the same folder, a checkpoint say, have another accuracy.
+    let is_final = named.is_dir() || named.file_name().is_some_and(|name| name == MODEL_FILE);
+    let path = run.path.join(SUMMARY_FILE);
+    let summary: Option<Summary> = match std::fs::read(&path) {
+        Ok(bytes) if is_final => {
+            let summary = serde_json::from_slice(&bytes);
+            Some(summary.with_context(|| format!("{} is not the summary of a run", path.display()))?)
+        }
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("reading {}", path.display()));
+        }
+        _ => None,
+    };
+    Ok(Facts {
+        dataset: run.config.as_ref().map(|config| config.dataset),
+        test_accuracy: summary.and_then(|summary| summary.test_accuracy),
+    })
+}

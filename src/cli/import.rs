@@ -1,0 +1,138 @@
+//! `fmnist-gpu import`
+
+use super::{Global, print, print_json};
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use fmnist_gpu::import::{Imported, Layout, MAX_FILE_BYTES, from_bytes};
+use fmnist_gpu::model::Model;
+use fmnist_gpu::train::run::{CONFIG_FILE, RunFolder, SUMMARY_FILE};
+use serde::Serialize;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Flags of `import`.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// Safetensors file with the weights
+    file: PathBuf,
+    /// mlp, cnn, or a .toml file that lists layers [default: what the file says, else the one of mlp and cnn that fits]
+    #[arg(long, value_name = "mlp|cnn|FILE.toml")]
+    model: Option<String>,
+    /// Order of the axes: torch ([O,C,KH,KW], [out,in]), keras ([KH,KW,C,O], [in,out]), or auto: what the shapes fit
+    #[arg(long, value_enum, default_value_t = LayoutChoice::Auto, hide_possible_values = true,
+          value_name = "auto|torch|keras")]
+    layout: LayoutChoice,
+    /// Run folder to write [default: the first free runs/MODEL-NUMBER]
+    #[arg(long, value_name = "RUN")]
+    out: Option<PathBuf>,
+    /// Write into a folder that is not empty
+    #[arg(long)]
+    force: bool,
+    /// Print what was imported as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LayoutChoice {
+    Auto,
+    Torch,
+    Keras,
+}
+
+/// What `import --json` prints.
+#[derive(Debug, Serialize)]
+struct Report {
+    run: String,
+    model: String,
+    layout: String,
+    parameters: usize,
+    tensors: Vec<TensorReport>,
+    version: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct TensorReport {
+    parameter: String,
+    from: String,
+    dtype: String,
+    shape: Vec<usize>,
+}
+
+/// Imports the weights of another tool.
+pub fn run(args: ImportArgs, global: &Global) -> Result<ExitCode> {
+    let model = args.model.as_deref().map(Model::load).transpose()?;
+    let layout = match args.layout {
+        LayoutChoice::Auto => None,
+        LayoutChoice::Torch => Some(Layout::Torch),
+        LayoutChoice::Keras => Some(Layout::Keras),
+    };
+    let bytes = read(&args.file)?;
+    let imported =
+        from_bytes(&bytes, model.as_ref(), layout).with_context(|| format!("importing {}", args.file.display()))?;
+    let out = args.out.unwrap_or_else(|| RunFolder::next_free(&imported.model.name));
+    refuse_trained(&out)?;
+    RunFolder::create(&out, args.force)?.write_model(&imported.model, &imported.parameters)?;
+    let report = report(&out, imported);
+    if args.json {
+        print_json(&report)?;
+    } else {
+        print(&table(&report))?;
+    }
+    global.say(format!("Run: {0}. What it is worth: fmnist-gpu evaluate {0}", report.run));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The whole file, if it is not larger than a model can be.
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).with_context(|| format!("reading {}", path.display()))?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        bail!("{} has more than {} MiB, and no more are imported", path.display(), MAX_FILE_BYTES >> 20);
+    }
+    Ok(bytes)
+}
+
+/// The configuration and the summary of a training speak of its own weights: others must not come to lie beside them.
+fn refuse_trained(out: &Path) -> Result<()> {
+    for name in [CONFIG_FILE, SUMMARY_FILE] {
+        let path = out.join(name);
+        if path.symlink_metadata().is_ok() {
+            bail!(
+                "{} is of a training, whose weights are not replaced by others; choose another --out",
+                path.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+fn report(out: &Path, imported: Imported) -> Report {
+    Report {
+        run: out.display().to_string(),
+        model: imported.model.name,
+        layout: imported.layout.to_string(),
+        parameters: imported.parameters.iter().map(Vec::len).sum(),
+        tensors: imported
+            .origins
+            .into_iter()
+            .map(|o| TensorReport { parameter: o.parameter, from: o.tensor, dtype: o.dtype, shape: o.shape })
+            .collect(),
+        version: env!("CARGO_PKG_VERSION"),
+    }
+}
+
+fn table(report: &Report) -> String {
+    let width = |of: fn(&TensorReport) -> &String| report.tensors.iter().map(|t| of(t).chars().count()).max();
+    let (parameters, names) = (width(|t| &t.parameter).unwrap_or(0), width(|t| &t.from).unwrap_or(0));
+    let mut lines: Vec<String> = report
+        .tensors
+        .iter()
+        .map(|t| format!("{:<parameters$}  from {:<names$}  {} {:?}", t.parameter, t.from, t.dtype, t.shape))
+        .collect();
+    lines.push(format!("Model {}, {} parameters, layout {}", report.model, report.parameters, report.layout));
+    lines.join("\n")
+}

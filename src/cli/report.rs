@@ -1,0 +1,175 @@
+//! `fmnist-gpu report`
+
+use super::device::{Device, DeviceArgs};
+use super::source::SourceArgs;
+use super::{Global, evaluate, interrupt_flag, print, print_json};
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use fmnist_gpu::data::{DatasetKind, Split};
+use fmnist_gpu::files::write_whole;
+use fmnist_gpu::model::{Model, summary};
+use fmnist_gpu::ops::SharedTiles;
+use fmnist_gpu::ops::adam::AdamConfig;
+use fmnist_gpu::report::maps::{feature_maps, filters};
+use fmnist_gpu::report::metrics::Metrics;
+use fmnist_gpu::report::page::{Report, report_files};
+use fmnist_gpu::train::run::{MODEL_FILE, Run, RunConfig, Summary};
+use fmnist_gpu::train::{EpochRecord, KernelTimes, Optimizer};
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Flags of `report`.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Run folder, or the model.safetensors in it
+    run: PathBuf,
+    /// Folder for the report and its pictures [default: the run folder]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// The test image whose way through the layers is drawn
+    #[arg(long, default_value_t = 0, value_name = "INDEX")]
+    image: usize,
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Replace an existing report
+    #[arg(long)]
+    force: bool,
+    /// Print the figures of report.json
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a report is made of, where the command has it already.
+pub struct Material<'a> {
+    /// Of the run, for people.
+    pub name: String,
+    /// The model.
+    pub model: &'a Model,
+    /// Its weights.
+    pub parameters: &'a [Vec<f32>],
+    /// The run's configuration, where there is one.
+    pub config: Option<&'a RunConfig>,
+    /// The run's summary, where there is one.
+    pub summary: Option<&'a Summary>,
+    /// The run's epochs.
+    pub history: &'a [EpochRecord],
+    /// The data set.
+    pub dataset: DatasetKind,
+    /// Its test images.
+    pub test: &'a Split,
+    /// Their probabilities.
+    pub probabilities: &'a [f32],
+    /// The test image to be followed through the layers.
+    pub image: usize,
+    /// The bytes of the weight file.
+    pub model_file: &'a [u8],
+}
+
+/// Writes `report.html`, `report.json` and the pictures; returns their paths and the figures.
+pub fn write(
+    material: &Material<'_>,
+    device: &Device,
+    tiles: SharedTiles,
+    folder: &Path,
+    force: bool,
+) -> Result<(Vec<PathBuf>, Metrics)> {
+    let Material { model, parameters, .. } = *material;
+    let metrics = Metrics::new(material.test, material.probabilities);
+    let kernel_times = match device {
+        Device::Gpu(gpu) => {
+            let adam = Optimizer::Adam(AdamConfig::default());
+            let (batch_size, optimizer) = material.config.map_or((32, adam), |c| (c.batch_size, c.optimizer));
+            Some(KernelTimes::measure(gpu, model, batch_size, &optimizer, tiles).context("timing the kernels")?)
+        }
+        Device::Reference => None,
+    };
+    let sha256: String = Sha256::digest(material.model_file).iter().map(|byte| format!("{byte:02x}")).collect();
+    let first_filters = filters(model, parameters)?;
+    let report = Report {
+        name: &material.name,
+        config: material.config,
+        summary: material.summary,
+        history: material.history,
+        model: &model.name,
+        layers: &summary(model)?,
+        dataset: material.dataset,
+        test: material.test,
+        probabilities: material.probabilities,
+        metrics: &metrics,
+        filters: first_filters.as_ref(),
+        maps: &feature_maps(model, parameters, material.test.image(material.image))?,
+        map_index: material.image,
+        kernel_times: kernel_times.as_ref(),
+        model_sha256: &sha256,
+    };
+    let files = report_files(&report).context("drawing the report")?;
+    // All or none: a report of which half is old would mislead.
+    if let Some(file) = files.iter().find(|file| !force && folder.join(&file.name).symlink_metadata().is_ok()) {
+        bail!("{} exists, and nothing is overwritten without --force", folder.join(&file.name).display());
+    }
+    let mut paths = Vec::new();
+    for file in &files {
+        let path = folder.join(&file.name);
+        write_whole(&path, &file.bytes, force).context("writing the report")?;
+        paths.push(path);
+    }
+    Ok((paths, metrics))
+}
+
+/// The name of a run for people: that of its folder.
+pub fn run_name(folder: &Path) -> String {
+    let canonical = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
+    canonical.file_name().map_or_else(|| "run".to_string(), |name| name.to_string_lossy().into_owned())
+}
+
+/// Makes the report of a run.
+pub fn run(args: ReportArgs, global: &Global) -> Result<ExitCode> {
+    let run = Run::open(&args.run)?;
+    let folder = args.out.clone().unwrap_or_else(|| run.path.clone());
+    let interrupt = interrupt_flag()?;
+    let device = args.device.open(global)?;
+    let dataset = args.source.load(global, run.config.as_ref().map(|c| c.dataset), Some(interrupt))?;
+    let available = dataset.test.len();
+    if args.image >= available {
+        bail!("--image {}: the test set has {available} images (0 to {})", args.image, available - 1);
+    }
+    if args.out.is_some() {
+        std::fs::create_dir_all(&folder).with_context(|| format!("making the folder {}", folder.display()))?;
+    }
+    let probabilities = evaluate::engine(&run, &device)?.predict(&dataset.test.images)?;
+    let (summary, history) = (run.summary()?, run.history()?);
+    let file = if args.run.is_dir() { args.run.join(MODEL_FILE) } else { args.run.clone() };
+    let model_file = std::fs::read(&file).with_context(|| format!("{}", file.display()))?;
+    let material = Material {
+        name: run_name(&run.path),
+        model: &run.model,
+        parameters: &run.parameters,
+        config: run.config.as_ref(),
+        summary: summary.as_ref(),
+        history: &history,
+        dataset: dataset.kind,
+        test: &dataset.test,
+        probabilities: &probabilities,
+        image: args.image,
+        model_file: &model_file,
+    };
+    let tiles = run.config.as_ref().and_then(|config| config.tiles).unwrap_or_default();
+    let (paths, metrics) = write(&material, &device, tiles, &folder, args.force)?;
+    if args.json {
+        print_json(&metrics)?;
+    } else {
+        let [low, high] = metrics.accuracy_95;
+        print(&format!(
+            "Test accuracy {:.4} ({low:.4} to {high:.4} with 95 % confidence), loss {:.4}, calibration error {:.4} on {} \
+             images (dataset: {})",
+            metrics.accuracy, metrics.loss, metrics.ece, metrics.images, dataset.kind
+        ))?;
+    }
+    for path in paths.iter().filter(|path| path.ends_with("report.html")) {
+        global.say(format!("Report: {} (its {} pictures and figures beside it)", path.display(), paths.len() - 1));
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,112 @@
+//! Trained models in the formats of other tools, as bytes, and the Python lines that open them.
+//!
+//! - [`onnx`]: the whole network as a graph, for onnxruntime, tract, browsers.
+//! - [`torch`]: safetensors with PyTorch's names and layouts.
+//! - [`keras`]: npz with Keras's names and layouts.
+//! - [`npz`]: npz with this program's own.
+//!
+//! All take a [`Model`] of any layers with its parameters in the order of [`Model::parameters`], and equal models give equal bytes.
+//! The way back, from a safetensors file of another tool, is [`crate::import`]. `docs/exports.md` shows each format in use.
+
+pub mod keras;
+pub(crate) mod layout;
+pub mod npz;
+pub mod onnx;
+mod onnx_proto;
+pub mod torch;
+mod window;
+
+use crate::data::DatasetKind;
+use crate::model::weights::WeightsError;
+use crate::model::{LayerShape, Model, ModelError};
+use thiserror::Error;
+
+/// A model that cannot be exported.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ExportError {
+    /// The model cannot be built.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The parameters are not those of the model.
+    #[error("the model `{model}` has {expected} parameter tensors, and {found} were given")]
+    Count {
+        /// The model.
+        model: String,
+        /// Tensors that the model has.
+        expected: usize,
+        /// Tensors that were given.
+        found: usize,
+    },
+    /// A parameter has not the length of its shape.
+    #[error("the parameter `{name}` has {found} values, and its shape {shape:?} needs {expected}")]
+    Length {
+        /// Its name.
+        name: String,
+        /// Its shape.
+        shape: Vec<usize>,
+        /// Values that the shape needs.
+        expected: usize,
+        /// Values that were given.
+        found: usize,
+    },
+    /// The format cannot hold so large a model.
+    #[error("the model has {bytes} bytes of parameters, and {format} holds at most {limit}; {advice}")]
+    TooLarge {
+        /// The format.
+        format: &'static str,
+        /// Bytes of the parameters.
+        bytes: u64,
+        /// Most bytes of a file.
+        limit: u64,
+        /// What to do instead.
+        advice: &'static str,
+    },
+    /// The safetensors file could not be made.
+    #[error(transparent)]
+    Safetensors(#[from] WeightsError),
+    /// The archive could not be made.
+    #[error("making the npz archive: {0}")]
+    Archive(#[from] zip::result::ZipError),
+}
+
+/// What is known of a trained model besides its layers and parameters; goes into an export's metadata.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Facts {
+    /// What it was trained on.
+    pub dataset: Option<DatasetKind>,
+    /// Its accuracy on the test set, 0 to 1.
+    pub test_accuracy: Option<f64>,
+}
+
+/// The layers of a model whose parameters have been checked against it.
+fn checked_shapes(model: &Model, parameters: &[Vec<f32>]) -> Result<Vec<LayerShape>, ExportError> {
+    let shapes = model.shapes()?;
+    let expected = model.parameters()?;
+    if expected.len() != parameters.len() {
+        let (expected, found) = (expected.len(), parameters.len());
+        return Err(ExportError::Count { model: model.name.clone(), expected, found });
+    }
+    for (parameter, values) in expected.into_iter().zip(parameters) {
+        let needed = parameter.shape.iter().product();
+        if values.len() != needed {
+            return Err(ExportError::Length {
+                name: parameter.name,
+                shape: parameter.shape,
+                expected: needed,
+                found: values.len(),
+            });
+        }
+    }
+    Ok(shapes)
+}
+
+/// A size down and across as Python has it: `3`, or `(3, 5)`.
+fn python_pair([down, across]: [usize; 2]) -> String {
+    if down == across { down.to_string() } else { format!("({down}, {across})") }
+}
+
+/// A text as Python has it, in double quotes. JSON's escapes are Python's, too.
+fn python_text(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}

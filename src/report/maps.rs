@@ -1,0 +1,168 @@
+//! The insides of a model: the filters of its first layer, and what each layer makes of one image.
+
+use super::ReportError;
+use super::canvas::Picture;
+use super::tiles::{Sheet, Tile, draw_tiles};
+use crate::data::{CLASS_NAMES, IMAGE_SIDE, N_CLASSES, PIXELS};
+use crate::model::{Layer, Model, ModelError};
+use crate::train::{EngineError, ReferenceEngine};
+use thiserror::Error;
+
+/// A picture of a layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerPicture {
+    /// The layer's name, such as `conv2d_1`; `input` for the image itself.
+    pub layer: String,
+    /// What is drawn, in a few words.
+    pub title: String,
+    /// What is seen, with the least and the largest value: for those who do not see it.
+    pub description: String,
+    /// The picture.
+    pub picture: Picture,
+}
+
+/// Why a layer could not be drawn.
+#[derive(Debug, Error)]
+pub enum MapsError {
+    /// The model cannot be built.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The model cannot be computed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The picture could not be drawn.
+    #[error(transparent)]
+    Picture(#[from] ReportError),
+}
+
+/// The weights that look at the pixels: each filter of the first layer if that is a convolution, or the weights of each unit of the first
+/// dense layer as an image. None where the pixels go through another layer first.
+///
+/// # Errors
+/// The model cannot be built, or the picture not drawn.
+pub fn filters(model: &Model, parameters: &[Vec<f32>]) -> Result<Option<LayerPicture>, MapsError> {
+    let shapes = model.shapes()?;
+    let first = shapes.iter().find(|shape| !matches!(shape.layer, Layer::Flatten));
+    let (Some(shape), Some(weights)) = (first, parameters.first()) else { return Ok(None) };
+    let (size, n) = match &shape.layer {
+        Layer::Conv2d { kernel_size, filters, .. } => ([kernel_size.0, kernel_size.1], *filters),
+        Layer::Dense { units, .. } => ([IMAGE_SIDE, IMAGE_SIDE], *units),
+        _ => return Ok(None),
+    };
+    let largest = largest(weights);
+    let tile = |i: usize| {
+        let values: Vec<f32> = (0..size[0] * size[1]).map(|tap| weights[tap * n + i]).collect();
+        diverging(&values, size[1], largest)
+    };
+    let tiles: Vec<Tile> = (0..n).map(tile).collect();
+    let side = if size[1] < 12 { 61 } else { 2 * size[1] as u32 + 5 };
+    let kind = if matches!(shape.layer, Layer::Dense { .. }) { "weights of each unit" } else { "filters" };
+    let title = format!("{}: {n} {kind}, {} x {}", shape.name, size[0], size[1]);
+    let picture = draw_tiles(&tiles, Sheet { columns: 16, tile: [side, side], title: "" })?;
+    let description = format!(
+        "{title}. Blue is above zero, red below, white zero; the strongest colour is {largest:.3}. \
+         The largest weight is {:.3}, the least {:.3}.",
+        extreme(weights, f32::max),
+        extreme(weights, f32::min)
+    );
+    Ok(Some(LayerPicture { layer: shape.name.clone(), title, description, picture }))
+}
+
+/// The image `[28, 28]` and what each layer makes of it, computed by the plain loops: a tile a channel.
+///
+/// # Errors
+/// The model cannot be built or computed, or a picture not drawn.
+pub fn feature_maps(model: &Model, parameters: &[Vec<f32>], image: &[u8]) -> Result<Vec<LayerPicture>, MapsError> {
+    let (outputs, probabilities) = ReferenceEngine::<f32>::layer_outputs(model, parameters, image)?;
+    let shapes = model.shapes()?;
+    let input = Tile::ink(&image[..PIXELS], IMAGE_SIDE, "");
+    let mut pictures = vec![LayerPicture {
+        layer: "input".to_string(),
+        title: "input: 28 x 28 pixels".to_string(),
+        description: "The image as the network sees it.".to_string(),
+        picture: draw_tiles(&[input], Sheet { columns: 1, tile: [169, 169], title: "" })?,
+    }];
+    for (i, (shape, output)) in shapes.iter().zip(&outputs).enumerate() {
+        let is_last = i + 1 == shapes.len();
+        let picture = match shape.output[..] {
+            [height, width, channels] => {
+                let largest = largest(output);
+                let map = |c: usize| {
+                    let values: Vec<f32> = (0..height * width).map(|cell| output[cell * channels + c]).collect();
+                    diverging(&values, width, largest)
+                };
+                let side = (2 * width as u32).max(56) + 1;
+                draw_tiles(
+                    &(0..channels).map(map).collect::<Vec<_>>(),
+                    Sheet { columns: 16, tile: [side, side], title: "" },
+                )?
+            }
+            // A flattened tensor shows nothing that is not in the picture before it.
+            _ if matches!(shape.layer, Layer::Flatten) => continue,
+            [n] => {
+                let (values, largest) = if is_last { (&probabilities, 1.0) } else { (output, largest(output)) };
+                let tile = |i: usize| Tile {
+                    caption: if is_last {
+                        format!("{} {:.0} %", CLASS_NAMES[i % N_CLASSES], 100.0 * values[i])
+                    } else {
+                        String::new()
+                    },
+                    ..diverging(&values[i..=i], 1, largest)
+                };
+                let columns = if is_last { 5 } else { 32 };
+                let side = if is_last { [121, 41] } else { [25, 25] };
+                draw_tiles(&(0..n).map(tile).collect::<Vec<_>>(), Sheet { columns, tile: side, title: "" })?
+            }
+            _ => continue,
+        };
+        let size = shape.output.iter().map(ToString::to_string).collect::<Vec<_>>().join(" x ");
+        let n_zero = output.iter().filter(|&&v| v == 0.0).count();
+        pictures.push(LayerPicture {
+            layer: shape.name.clone(),
+            title: format!("{}: {size}", shape.name),
+            description: if is_last {
+                let listed: Vec<String> = probabilities
+                    .iter()
+                    .zip(CLASS_NAMES)
+                    .map(|(p, name)| format!("{name} {:.1} %", 100.0 * p))
+                    .collect();
+                format!("Probabilities: {}.", listed.join(", "))
+            } else {
+                format!(
+                    "Output of {}, {size}: from {:.3} to {:.3}; {:.0} % are zero. Blue is above zero, red below.",
+                    shape.name,
+                    extreme(output, f32::min),
+                    extreme(output, f32::max),
+                    100.0 * n_zero as f64 / output.len() as f64
+                )
+            },
+            picture,
+        });
+    }
+    Ok(pictures)
+}
+
+/// A tile whose colours go from red (`-largest`) over white (0) to blue (`largest`); grey where a value is not a number.
+pub(super) fn diverging(values: &[f32], width: usize, largest: f32) -> Tile {
+    const BLUE: [f32; 3] = [5.0, 48.0, 97.0];
+    const RED: [f32; 3] = [150.0, 10.0, 31.0];
+    let colour = |&value: &f32| {
+        if value.is_nan() {
+            return [160; 3];
+        }
+        let strength = if largest > 0.0 { (value.abs() / largest).min(1.0) } else { 0.0 };
+        let end = if value < 0.0 { RED } else { BLUE };
+        end.map(|end| (255.0 + (end - 255.0) * strength).round() as u8)
+    };
+    let rgb = values.iter().flat_map(colour).collect();
+    Tile { width, height: values.len() / width, rgb, caption: String::new(), outline: None }
+}
+
+/// The largest absolute value that is finite.
+fn largest(values: &[f32]) -> f32 {
+    values.iter().map(|v| v.abs()).filter(|v| v.is_finite()).fold(0.0, f32::max)
+}
+
+fn extreme(values: &[f32], pick: fn(f32, f32) -> f32) -> f32 {
+    values.iter().copied().filter(|v| v.is_finite()).reduce(pick).unwrap_or(0.0)
+}

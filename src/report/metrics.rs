@@ -1,0 +1,188 @@
+//! What a classifier's predictions are worth: accuracy, confusion, precision and recall, calibration, the worst mistakes.
+
+use crate::data::{CLASS_NAMES, N_CLASSES, Split};
+use serde::{Deserialize, Serialize};
+
+/// Figures over a test set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// Images.
+    pub images: usize,
+    /// Share of right answers, 0 to 1.
+    pub accuracy: f64,
+    /// Interval that holds the true accuracy with 95 % confidence (Wilson, 1927).
+    pub accuracy_95: [f64; 2],
+    /// Mean cross-entropy, from the probabilities in single precision.
+    pub loss: f64,
+    /// `confusion[original][predicted]`: images.
+    pub confusion: [[u64; N_CLASSES]; N_CLASSES],
+    /// Each class.
+    pub classes: Vec<ClassMetrics>,
+    /// Mean F1 of the classes.
+    pub macro_f1: f64,
+    /// Expected calibration error over [`N_BINS`] bins of one width, 0 to 1 (Guo et al., On Calibration of Modern Neural Networks, 2017).
+    pub ece: f64,
+    /// The bins of confidence.
+    pub bins: Vec<Bin>,
+    /// For each image, whether it was right: a string of `1` and `0`, for comparing two runs image by image.
+    pub right: String,
+    /// The mistakes that the model was surest of.
+    pub mistakes: Vec<Mistake>,
+}
+
+/// Figures of one class.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClassMetrics {
+    /// Its name.
+    pub class: String,
+    /// Of the images that were given this class, the share that is of it; 0 where none was.
+    pub precision: f64,
+    /// Of the images of this class, the share that was given it; 0 where there are none.
+    pub recall: f64,
+    /// Harmonic mean of the two.
+    pub f1: f64,
+    /// Images of this class.
+    pub support: u64,
+}
+
+/// Bins of confidence.
+pub const N_BINS: usize = 15;
+
+/// The predictions whose confidence lies in one bin.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Bin {
+    /// Confidences above this (the first bin: from it on).
+    pub above: f64,
+    /// Confidences up to this.
+    pub to: f64,
+    /// Images.
+    pub images: u64,
+    /// Mean confidence; 0 without images.
+    pub confidence: f64,
+    /// Share of right answers; 0 without images.
+    pub accuracy: f64,
+}
+
+/// One wrong answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Mistake {
+    /// Index in the test set.
+    pub index: usize,
+    /// The original class.
+    pub label: usize,
+    /// The predicted class.
+    pub predicted: usize,
+    /// Probability of every class.
+    pub probabilities: Vec<f32>,
+}
+
+/// Mistakes that are kept.
+const N_MISTAKES: usize = 15;
+
+impl Metrics {
+    /// The figures of `probabilities`, `[n, 10]`, for the `n` images of `split`.
+    ///
+    /// # Panics
+    /// If the lengths do not fit or there are no images, which is an error of the caller.
+    pub fn new(split: &Split, probabilities: &[f32]) -> Metrics {
+        let n = split.len();
+        assert!(n > 0 && probabilities.len() == n * N_CLASSES, "{n} images, {} probabilities", probabilities.len());
+        let rows: Vec<&[f32]> = probabilities.chunks_exact(N_CLASSES).collect();
+        let predicted: Vec<usize> = rows.iter().map(|row| argmax(row)).collect();
+        let label = |i: usize| usize::from(split.labels[i]);
+        let mut confusion = [[0u64; N_CLASSES]; N_CLASSES];
+        for (i, &class) in predicted.iter().enumerate() {
+            confusion[label(i)][class] += 1;
+        }
+        let n_right: u64 = (0..N_CLASSES).map(|class| confusion[class][class]).sum();
+        // A probability that was rounded to zero counts as the smallest number that there is.
+        let loss = |i: usize| -f64::from(rows[i][label(i)].max(f32::MIN_POSITIVE)).ln();
+        let classes: Vec<ClassMetrics> = (0..N_CLASSES).map(|class| ClassMetrics::new(class, &confusion)).collect();
+        let bins = bins(&rows, &predicted, split);
+        let gap = |bin: &Bin| bin.images as f64 * (bin.accuracy - bin.confidence).abs();
+        let mut wrong: Vec<usize> = (0..n).filter(|&i| predicted[i] != label(i)).collect();
+        wrong.sort_by(|&a, &b| rows[b][predicted[b]].total_cmp(&rows[a][predicted[a]]));
+        let mistake = |&index: &usize| Mistake {
+            index,
+            label: label(index),
+            predicted: predicted[index],
+            probabilities: rows[index].to_vec(),
+        };
+        Metrics {
+            images: n,
+            accuracy: n_right as f64 / n as f64,
+            accuracy_95: wilson_95(n_right, n as u64),
+            loss: (0..n).map(loss).sum::<f64>() / n as f64,
+            confusion,
+            macro_f1: classes.iter().map(|class| class.f1).sum::<f64>() / N_CLASSES as f64,
+            classes,
+            ece: bins.iter().map(gap).sum::<f64>() / n as f64,
+            bins,
+            right: (0..n).map(|i| if predicted[i] == label(i) { '1' } else { '0' }).collect(),
+            mistakes: wrong.iter().take(N_MISTAKES).map(mistake).collect(),
+        }
+    }
+}
+
+impl ClassMetrics {
+    fn new(class: usize, confusion: &[[u64; N_CLASSES]; N_CLASSES]) -> Self {
+        let right = confusion[class][class];
+        let given: u64 = confusion.iter().map(|row| row[class]).sum();
+        let support: u64 = confusion[class].iter().sum();
+        let share = |of: u64| if of == 0 { 0.0 } else { right as f64 / of as f64 };
+        let f1 = if given + support == 0 { 0.0 } else { 2.0 * right as f64 / (given + support) as f64 };
+        let class = CLASS_NAMES[class].to_string();
+        ClassMetrics { class, precision: share(given), recall: share(support), f1, support }
+    }
+}
+
+fn bins(rows: &[&[f32]], predicted: &[usize], split: &Split) -> Vec<Bin> {
+    let mut sums = [(0u64, 0.0f64, 0u64); N_BINS];
+    for (i, (row, &class)) in rows.iter().zip(predicted).enumerate() {
+        let confidence = f64::from(row[class]);
+        let bin = ((confidence * N_BINS as f64).ceil() as usize).clamp(1, N_BINS) - 1;
+        sums[bin].0 += 1;
+        sums[bin].1 += confidence;
+        sums[bin].2 += u64::from(class == usize::from(split.labels[i]));
+    }
+    let edge = |i: usize| i as f64 / N_BINS as f64;
+    let bin = |(i, (images, confidence, right)): (usize, (u64, f64, u64))| {
+        let mean = |sum: f64| if images == 0 { 0.0 } else { sum / images as f64 };
+        Bin { above: edge(i), to: edge(i + 1), images, confidence: mean(confidence), accuracy: mean(right as f64) }
+    };
+    sums.into_iter().enumerate().map(bin).collect()
+}
+
+/// The Wilson interval of a share, with 95 % confidence.
+pub fn wilson_95(right: u64, n: u64) -> [f64; 2] {
+    const Z: f64 = 1.959_963_984_540_054;
+    let (n, p) = (n as f64, right as f64 / n as f64);
+    let centre = (p + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);
+    let half = Z / (1.0 + Z * Z / n) * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
+    [(centre - half).max(0.0), (centre + half).min(1.0)]
+}
+
+/// McNemar's exact test of two runs on the same images: how probable a difference such as this one or a larger one would be if both
+/// were equally good. `right_a` and `right_b` are as in [`Metrics::right`]; none where they are of different lengths.
+///
+/// Returns the images that only a has right, those that only b has right, and the probability.
+pub fn mcnemar(right_a: &str, right_b: &str) -> Option<(u64, u64, f64)> {
+    if right_a.len() != right_b.len() {
+        return None;
+    }
+    let only = |x: u8, y: u8| right_a.bytes().zip(right_b.bytes()).filter(|&pair| pair == (x, y)).count() as u64;
+    let (a, b) = (only(b'1', b'0'), only(b'0', b'1'));
+    let (n, least) = (a + b, a.min(b));
+    // Both tails of the binomial distribution with one half, summed by logarithms, as 2^n exceeds every float.
+    let (mut tail, mut ln_term) = (0.0f64, -(n as f64) * std::f64::consts::LN_2);
+    for k in 0..=least {
+        tail += ln_term.exp();
+        ln_term += ((n - k) as f64 / (k + 1) as f64).ln();
+    }
+    Some((a, b, (2.0 * tail).min(1.0)))
+}
+
+/// The position of the largest value, the first on ties.
+pub fn argmax(row: &[f32]) -> usize {
+    (1..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best })
+}

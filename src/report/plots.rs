@@ -1,0 +1,282 @@
+//! The plots of a report, as SVG: curves, the confusion matrix, the reliability curve, bars.
+//!
+//! They use few colours, each for one purpose, so that a page can give them others for a dark background (see `page`).
+
+use super::ReportError;
+use super::metrics::Bin;
+use crate::data::{CLASS_NAMES, N_CLASSES};
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+const INK: RGBColor = RGBColor(34, 34, 34);
+const FAINT: RGBColor = RGBColor(224, 224, 224);
+/// Told apart in light and dark and by the colour-blind (Okabe and Ito, 2008, darkened for thin lines on white).
+const SERIES: [RGBColor; 6] = [
+    RGBColor(31, 101, 176),
+    RGBColor(200, 80, 0),
+    RGBColor(0, 125, 90),
+    RGBColor(170, 75, 130),
+    RGBColor(120, 95, 0),
+    RGBColor(90, 90, 90),
+];
+const TITLE: f64 = 16.0;
+const TEXT: f64 = 12.5;
+
+type Failure = Box<dyn std::error::Error>;
+
+/// One line of a plot over epochs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Curve {
+    /// What the legend says.
+    pub name: String,
+    /// Which of the colours.
+    pub colour: usize,
+    /// Whether the line is dashed.
+    pub dashed: bool,
+    /// Epoch and value; values that are not finite are left out.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// Draws curves over epochs. A curve of one point is a dot.
+///
+/// # Errors
+/// The plot library refuses.
+pub fn draw_curves(title: &str, quantity: &str, curves: &[Curve]) -> Result<String, ReportError> {
+    let finite = |curve: &Curve| {
+        let points = curve.points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite()).collect();
+        Curve { points, ..curve.clone() }
+    };
+    let curves: Vec<Curve> = curves.iter().map(finite).filter(|curve| !curve.points.is_empty()).collect();
+    let rows = curves.len() as u32;
+    let svg = with_svg((560, 330 + 20 * rows), |root| {
+        root.draw(&Text::new(printable(title), (20, 12), text(TITLE, &INK)))?;
+        let points = || curves.iter().flat_map(|curve| &curve.points);
+        let last = points().map(|p| p.0).fold(1.0, f64::max);
+        let low = points().map(|p| p.1).fold(f64::INFINITY, f64::min);
+        let high = points().map(|p| p.1).fold(f64::NEG_INFINITY, f64::max);
+        let (low, high) = if low <= high { (low, high) } else { (0.0, 1.0) };
+        let room = ((high - low) * 0.08).max(0.01 * high.abs()).max(1e-6);
+        let (plot, legend) = root.split_vertically(330);
+        let mut chart = ChartBuilder::on(&plot)
+            .margin_top(44)
+            .margin_left(12)
+            .margin_right(24)
+            .x_label_area_size(42)
+            .y_label_area_size(62)
+            .build_cartesian_2d(0.75..last + 0.25, (low - room).max(0.0)..high + room)?;
+        chart
+            .configure_mesh()
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(FAINT)
+            .axis_style(INK)
+            .label_style(text(TEXT, &INK))
+            .x_labels((last as usize).clamp(2, 10))
+            .y_labels(6)
+            .y_label_formatter(&|y| format!("{y:.3}"))
+            .x_desc("epoch")
+            .y_desc(printable(quantity))
+            .x_label_formatter(&|x| if (x - x.round()).abs() < 1e-6 { format!("{x:.0}") } else { String::new() })
+            .draw()?;
+        for curve in &curves {
+            let colour = SERIES[curve.colour % SERIES.len()];
+            if curve.dashed {
+                chart.draw_series(DashedLineSeries::new(curve.points.iter().copied(), 7, 4, colour.stroke_width(2)))?;
+            } else {
+                chart.draw_series(LineSeries::new(curve.points.iter().copied(), colour.stroke_width(2)))?;
+            }
+            let size = if curve.points.len() == 1 { 5 } else { 3 };
+            chart.draw_series(curve.points.iter().map(|&at| Circle::new(at, size, colour.filled())))?;
+        }
+        for (i, curve) in (0..).zip(&curves) {
+            let (y, colour) = (4 + 20 * i, SERIES[curve.colour % SERIES.len()]);
+            if curve.points.len() > 1 {
+                let gaps: &[i32] = if curve.dashed { &[74, 90] } else { &[74] };
+                for &x in gaps {
+                    let end = if curve.dashed { x + 10 } else { 100 };
+                    legend.draw(&PathElement::new([(x, y + 7), (end, y + 7)], colour.stroke_width(2)))?;
+                }
+            }
+            legend.draw(&Circle::new((87, y + 7), 4, colour.filled()))?;
+            let value = curve.points.last().map_or(f64::NAN, |p| p.1);
+            legend.draw(&Text::new(format!("{}: {value:.4}", printable(&curve.name)), (110, y), text(TEXT, &INK)))?;
+        }
+        Ok(())
+    })?;
+    let last = |curve: &Curve| {
+        let points: Vec<String> = curve.points.iter().map(|(x, y)| format!("epoch {x:.0}: {y:.4}")).collect();
+        format!("{}: {}", curve.name, points.join(", "))
+    };
+    Ok(described(&svg, title, &curves.iter().map(last).collect::<Vec<_>>().join(". ")))
+}
+
+/// Draws the confusion matrix, `[original][predicted]`; the darker a cell, the larger its share of the row.
+///
+/// # Errors
+/// The plot library refuses.
+pub fn draw_confusion(confusion: &[[u64; N_CLASSES]; N_CLASSES]) -> Result<String, ReportError> {
+    const CELL: i32 = 46;
+    const LEFT: i32 = 108;
+    const TOP: i32 = 124;
+    let side = CELL * N_CLASSES as i32;
+    let svg = with_svg(((LEFT + side + 20) as u32, (TOP + side + 20) as u32), |root| {
+        root.draw(&Text::new("Confusion matrix: rows original, columns predicted", (20, 12), text(TITLE, &INK)))?;
+        for (i, row) in (0..).zip(confusion) {
+            let total: u64 = row.iter().sum();
+            let y = TOP + CELL * i;
+            let name = CLASS_NAMES[i as usize];
+            root.draw(&Text::new(name, (LEFT - 8, y + CELL / 2), anchored(&INK, HPos::Right, VPos::Center)))?;
+            let turned = ("sans-serif", 1.24 * TEXT).into_font().transform(FontTransform::Rotate270).color(&INK);
+            let turned = turned.pos(Pos::new(HPos::Left, VPos::Center));
+            root.draw(&Text::new(name, (LEFT + CELL * i + CELL / 2, TOP - 8), turned))?;
+            for (j, &count) in (0..).zip(row) {
+                let x = LEFT + CELL * j;
+                let share = if total == 0 { 0.0 } else { count as f64 / total as f64 };
+                // Small shares are what one looks for: the root makes them visible.
+                let strength = share.sqrt();
+                let colour = SERIES[usize::from(i != j)];
+                root.draw(&Rectangle::new([(x, y), (x + CELL, y + CELL)], colour.mix(strength).filled()))?;
+                root.draw(&Rectangle::new([(x, y), (x + CELL, y + CELL)], FAINT))?;
+                let ink = if strength > 0.6 { &WHITE } else { &INK };
+                let at = (x + CELL / 2, y + CELL / 2);
+                root.draw(&Text::new(count.to_string(), at, anchored(ink, HPos::Center, VPos::Center)))?;
+            }
+        }
+        Ok(())
+    })?;
+    let row = |(i, row): (usize, &[u64; N_CLASSES])| {
+        let cells = row.iter().enumerate().filter(|(_, count)| **count > 0);
+        let cells: Vec<String> = cells.map(|(j, count)| format!("{count} as {}", CLASS_NAMES[j])).collect();
+        format!("{}: {}", CLASS_NAMES[i], cells.join(", "))
+    };
+    let text: Vec<String> = confusion.iter().enumerate().map(row).collect();
+    Ok(described(&svg, "Confusion matrix", &text.join(". ")))
+}
+
+/// Draws how often predictions of each confidence are right, beside how often they should be.
+///
+/// # Errors
+/// The plot library refuses.
+pub fn draw_calibration(bins: &[Bin], ece: f64) -> Result<String, ReportError> {
+    let svg = with_svg((560, 380), |root| {
+        let title = format!("Calibration: expected error {:.1} %", 100.0 * ece);
+        root.draw(&Text::new(title, (20, 12), text(TITLE, &INK)))?;
+        let mut chart = ChartBuilder::on(root)
+            .margin_top(44)
+            .margin_left(12)
+            .margin_right(24)
+            .margin_bottom(8)
+            .x_label_area_size(42)
+            .y_label_area_size(62)
+            .build_cartesian_2d(0.0..1.0, 0.0..1.0)?;
+        let percent = |v: &f64| format!("{:.0} %", v * 100.0);
+        chart
+            .configure_mesh()
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(FAINT)
+            .axis_style(INK)
+            .label_style(text(TEXT, &INK))
+            .x_labels(6)
+            .y_labels(6)
+            .x_label_formatter(&percent)
+            .y_label_formatter(&percent)
+            .x_desc("confidence: probability of the predicted class")
+            .y_desc("share that is right")
+            .draw()?;
+        let filled = bins.iter().filter(|bin| bin.images > 0);
+        chart.draw_series(filled.clone().map(|bin| {
+            Rectangle::new([(bin.above + 0.004, 0.0), (bin.to - 0.004, bin.accuracy)], SERIES[0].mix(0.35).filled())
+        }))?;
+        chart.draw_series(DashedLineSeries::new([(0.0, 0.0), (1.0, 1.0)], 6, 4, INK.stroke_width(1)))?;
+        chart.draw_series(filled.map(|bin| Circle::new((bin.confidence, bin.accuracy), 4, SERIES[0].filled())))?;
+        Ok(())
+    })?;
+    let bin = |bin: &Bin| {
+        let (confidence, accuracy) = (100.0 * bin.confidence, 100.0 * bin.accuracy);
+        format!("{} images with a mean confidence of {confidence:.1} %: {accuracy:.1} % right", bin.images)
+    };
+    let text: Vec<String> = bins.iter().filter(|b| b.images > 0).map(bin).collect();
+    Ok(described(&svg, "Reliability curve", &text.join(". ")))
+}
+
+/// Draws horizontal bars with a name and a value each, the first at the top.
+///
+/// # Errors
+/// The plot library refuses.
+pub fn draw_bars(title: &str, unit: &str, bars: &[(String, f64)]) -> Result<String, ReportError> {
+    const LINE: i32 = 24;
+    const LEFT: i32 = 290;
+    const WIDTH: i32 = 330;
+    let svg = with_svg((740, (60 + LINE * bars.len() as i32) as u32), |root| {
+        root.draw(&Text::new(printable(title), (20, 12), text(TITLE, &INK)))?;
+        let most = bars.iter().map(|bar| bar.1).fold(f64::MIN_POSITIVE, f64::max);
+        for (i, (name, value)) in (0..).zip(bars) {
+            let y = 46 + LINE * i;
+            let middle = y + LINE / 2 - 2;
+            root.draw(&Text::new(printable(name), (LEFT - 8, middle), anchored(&INK, HPos::Right, VPos::Center)))?;
+            let end = LEFT + (f64::from(WIDTH) * value / most).round() as i32;
+            root.draw(&Rectangle::new([(LEFT, y), (end.max(LEFT + 1), y + LINE - 5)], SERIES[0].filled()))?;
+            let value = format!("{value:.0} {unit}");
+            root.draw(&Text::new(value, (end + 6, middle), anchored(&INK, HPos::Left, VPos::Center)))?;
+        }
+        Ok(())
+    })?;
+    let text: Vec<String> = bars.iter().map(|(name, value)| format!("{name}: {value:.0} {unit}")).collect();
+    Ok(described(&svg, title, &text.join(". ")))
+}
+
+fn with_svg(
+    size: (u32, u32),
+    draw: impl FnOnce(&DrawingArea<SVGBackend<'_>, Shift>) -> Result<(), Failure>,
+) -> Result<String, ReportError> {
+    let mut svg = String::new();
+    let drawn = (|| {
+        let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
+        root.fill(&WHITE)?;
+        draw(&root)?;
+        root.present()?;
+        Ok::<(), Failure>(())
+    })();
+    drawn.map_err(|error| ReportError::Plot { reason: error.to_string() })?;
+    Ok(svg)
+}
+
+/// The picture with a title and a description for screen readers, and for whoever opens the file alone.
+pub(super) fn described(svg: &str, title: &str, description: &str) -> String {
+    let (title, description) = (escape(title), escape(description));
+    // A view box lets a page shrink the picture whole.
+    let inner = format!("<title>{title}</title><desc>{description}</desc>");
+    match svg.find("<svg ").and_then(|at| svg[at..].find('>').map(|end| at + end)) {
+        Some(end) => format!("{} role=\"img\" aria-label=\"{title}\">{inner}{}", &svg[..end], &svg[end + 1..]),
+        None => svg.to_string(),
+    }
+}
+
+/// Letters with an em square of `em` pixels; the library's unit is a height of 1.24 em.
+fn text<'a>(em: f64, colour: &'a RGBColor) -> TextStyle<'a> {
+    ("sans-serif", 1.24 * em).into_font().color(colour)
+}
+
+fn anchored(colour: &RGBColor, h: HPos, v: VPos) -> TextStyle<'_> {
+    text(TEXT, colour).pos(Pos::new(h, v))
+}
+
+/// Text as HTML and XML hold it, also between quotes; a space for each character that XML cannot hold.
+pub fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in printable(text).chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+fn printable(text: &str) -> String {
+    text.replace(|c: char| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}'), " ")
+}

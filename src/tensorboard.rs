@@ -1,0 +1,372 @@
+//! Event files that TensorBoard opens: scalars, images, histograms.
+//!
+//! A file is a row of records, each a length, a masked CRC-32C of it, an `Event` as protobuf, and a masked CRC-32C of that. It grows while
+//! training runs, so that TensorBoard can show it live; a record that was cut off is the only thing that a crash can lose.
+//! Source: TensorFlow's `core/lib/io/record_writer.cc`, `core/util/event.proto`, `core/framework/summary.proto`.
+
+use crate::train::EpochRecord;
+use prost::Message;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+use thiserror::Error;
+
+/// An event file that cannot be written or read.
+#[derive(Debug, Error)]
+pub enum EventError {
+    /// The system refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A record is cut off or damaged.
+    #[error("record {number} at byte {offset}: {reason}")]
+    Record {
+        /// Counted from 1.
+        number: usize,
+        /// Where it begins.
+        offset: usize,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// An event file that is being written.
+#[derive(Debug)]
+pub struct EventWriter {
+    path: PathBuf,
+    file: File,
+}
+
+impl EventWriter {
+    /// Begins a file in `folder`, which is made if need be. TensorBoard takes each folder for a run.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn create(folder: &Path) -> Result<Self, EventError> {
+        let fail = |path: &Path| {
+            let path = path.to_path_buf();
+            move |source| EventError::Io { path, source }
+        };
+        std::fs::create_dir_all(folder).map_err(fail(folder))?;
+        // TensorBoard knows event files by `tfevents`, and reads them in the order of their names. Of two in one second one has to wait
+        // for another name.
+        let seconds = now() as u64;
+        let name = |n: u64| folder.join(format!("events.out.tfevents.{:010}.fmnist-gpu", seconds + n));
+        let path = (0..).map(name).find(|path| path.symlink_metadata().is_err()).expect("some second has no file yet");
+        let file = File::create_new(&path).map_err(fail(&path))?;
+        let mut writer = EventWriter { path, file };
+        writer.write(Event {
+            wall_time: now(),
+            file_version: Some("brain.Event:2".to_string()),
+            ..Event::default()
+        })?;
+        Ok(writer)
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Adds one number.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn scalar(&mut self, tag: &str, step: u64, value: f64) -> Result<(), EventError> {
+        self.value(step, Value { tag: tag.to_string(), simple_value: Some(value as f32), ..Value::default() })
+    }
+
+    /// Adds a PNG picture.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn image(&mut self, tag: &str, step: u64, png: &[u8]) -> Result<(), EventError> {
+        // Width and height stand at fixed places of every PNG.
+        let size = |at: usize| png.get(at..at + 4).map_or(0, |b| i32::from_be_bytes([b[0], b[1], b[2], b[3]]));
+        let image = Image { height: size(20), width: size(16), colorspace: 3, encoded_image_string: png.to_vec() };
+        self.value(step, Value { tag: tag.to_string(), image: Some(image), ..Value::default() })
+    }
+
+    /// Adds the distribution of `values`; those that are not finite are left out.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn histogram(&mut self, tag: &str, step: u64, values: &[f32]) -> Result<(), EventError> {
+        self.value(step, Value { tag: tag.to_string(), histo: Some(Histogram::of(values)), ..Value::default() })
+    }
+
+    /// Hands what was written to the disk.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn flush(&mut self) -> Result<(), EventError> {
+        self.file.sync_data().map_err(|source| EventError::Io { path: self.path.clone(), source })
+    }
+
+    fn value(&mut self, step: u64, value: Value) -> Result<(), EventError> {
+        let summary = Some(Summary { value: vec![value] });
+        self.write(Event { wall_time: now(), step: step as i64, summary, ..Event::default() })
+    }
+
+    fn write(&mut self, event: Event) -> Result<(), EventError> {
+        // One call a record, so that a reader beside us hardly ever sees half of one.
+        let written = self.file.write_all(&framed(&event.encode_to_vec()));
+        written.map_err(|source| EventError::Io { path: self.path.clone(), source })
+    }
+}
+
+/// The event files of a training: `train` and, where images are held out, `validation`, as Keras's callback lays them out.
+#[derive(Debug)]
+pub struct TrainingEvents {
+    folder: PathBuf,
+    train: EventWriter,
+    validation: Option<EventWriter>,
+}
+
+impl TrainingEvents {
+    /// Begins the files in folders below `folder`.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn create(folder: &Path) -> Result<Self, EventError> {
+        let train = EventWriter::create(&folder.join("train"))?;
+        Ok(TrainingEvents { folder: folder.to_path_buf(), train, validation: None })
+    }
+
+    /// Adds an epoch: `epoch_loss` and `epoch_accuracy` under Keras's names, speed, and for each parameter the histograms
+    /// `conv2d_1/weight` and `gradients/conv2d_1/weight`, the gradients being those of the last step.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn epoch(
+        &mut self,
+        record: &EpochRecord,
+        names: &[String],
+        parameters: &[Vec<f32>],
+        gradients: &[Vec<f32>],
+    ) -> Result<(), EventError> {
+        let step = record.epoch;
+        self.train.scalar("epoch_loss", step, record.loss)?;
+        self.train.scalar("epoch_accuracy", step, record.accuracy)?;
+        self.train.scalar("images_per_second", step, record.images_per_second)?;
+        for (kind, tensors) in [("", parameters), ("gradients/", gradients)] {
+            for (name, values) in names.iter().zip(tensors) {
+                self.train.histogram(&format!("{kind}{}", name.replace('.', "/")), step, values)?;
+            }
+        }
+        self.train.flush()?;
+        if let Some((loss, accuracy)) = record.val_loss.zip(record.val_accuracy) {
+            let validation = match &mut self.validation {
+                Some(writer) => writer,
+                none => none.insert(EventWriter::create(&self.folder.join("validation"))?),
+            };
+            validation.scalar("epoch_loss", step, loss)?;
+            validation.scalar("epoch_accuracy", step, accuracy)?;
+            validation.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Adds a picture at the end.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn picture(&mut self, tag: &str, step: u64, png: &[u8]) -> Result<(), EventError> {
+        self.train.image(tag, step, png)?;
+        self.train.flush()
+    }
+}
+
+/// What was read from an event file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReadEvent {
+    /// The step.
+    pub step: u64,
+    /// The tag; that of the first record is empty.
+    pub tag: String,
+    /// What it holds.
+    pub content: Content,
+}
+
+/// What an event holds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Content {
+    /// The first record: the version of the format.
+    Version(String),
+    /// A number.
+    Scalar(f32),
+    /// A picture: width, height, PNG.
+    Image(i32, i32, Vec<u8>),
+    /// A distribution: count, least, largest, and for each bucket its right edge and its count.
+    Histogram(f64, f64, f64, Vec<(f64, f64)>),
+}
+
+/// Reads the bytes of an event file, with every check sum.
+///
+/// # Errors
+/// A record is cut off or damaged.
+pub fn read_events(bytes: &[u8]) -> Result<Vec<ReadEvent>, EventError> {
+    let mut events = Vec::new();
+    let (mut offset, mut number) = (0, 1);
+    while offset < bytes.len() {
+        let fail = |reason: &str| EventError::Record { number, offset, reason: reason.to_string() };
+        let part = |from: usize, len: usize| {
+            let first = offset.checked_add(from);
+            let range = first.and_then(|first| Some(first..first.checked_add(len)?));
+            range.and_then(|range| bytes.get(range)).ok_or_else(|| fail("it is cut off"))
+        };
+        let word = |from: usize| part(from, 4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        let length = part(0, 8)?;
+        if word(8)? != masked(length) {
+            return Err(fail("its length does not have its check sum"));
+        }
+        let length = length.iter().rev().fold(0u64, |value, &byte| value << 8 | u64::from(byte));
+        let length = usize::try_from(length).map_err(|_| fail("it is cut off"))?;
+        let data = part(12, length)?;
+        let end = length.checked_add(12).ok_or_else(|| fail("it is cut off"))?;
+        if word(end)? != masked(data) {
+            return Err(fail("its data do not have their check sum"));
+        }
+        let event = Event::decode(data).map_err(|error| fail(&error.to_string()))?;
+        let step = event.step.max(0) as u64;
+        if let Some(version) = event.file_version {
+            events.push(ReadEvent { step, tag: String::new(), content: Content::Version(version) });
+        }
+        for value in event.summary.map_or(Vec::new(), |summary| summary.value) {
+            let content = match (value.simple_value, value.image, value.histo) {
+                (Some(scalar), None, None) => Content::Scalar(scalar),
+                (None, Some(i), None) => Content::Image(i.width, i.height, i.encoded_image_string),
+                (None, None, Some(h)) => {
+                    Content::Histogram(h.num, h.min, h.max, h.bucket_limit.into_iter().zip(h.bucket).collect())
+                }
+                _ => return Err(fail("it holds neither a scalar nor an image nor a histogram")),
+            };
+            events.push(ReadEvent { step, tag: value.tag, content });
+        }
+        offset += end + 4;
+        number += 1;
+    }
+    Ok(events)
+}
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+fn framed(data: &[u8]) -> Vec<u8> {
+    let length = (data.len() as u64).to_le_bytes();
+    let mut record = Vec::with_capacity(data.len() + 16);
+    record.extend(length);
+    record.extend(masked(&length).to_le_bytes());
+    record.extend(data);
+    record.extend(masked(data).to_le_bytes());
+    record
+}
+
+/// A check sum turned and shifted, so that one of data that hold check sums is not weak.
+fn masked(data: &[u8]) -> u32 {
+    crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
+}
+
+impl Histogram {
+    /// Buckets of one width between the least and the largest value.
+    fn of(values: &[f32]) -> Self {
+        const BUCKETS: usize = 30;
+        let finite = || values.iter().filter(|value| value.is_finite()).map(|&value| f64::from(value));
+        let num = finite().count();
+        if num == 0 {
+            return Histogram { bucket_limit: vec![0.0], bucket: vec![0.0], ..Histogram::default() };
+        }
+        let (min, max) = finite().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
+        let width = (max - min) / BUCKETS as f64;
+        let (mut bucket, limits) = if width > 0.0 {
+            let edge = |i: usize| if i == BUCKETS { max } else { min + width * i as f64 };
+            (vec![0.0; BUCKETS], (1..=BUCKETS).map(edge).collect())
+        } else {
+            (vec![0.0], vec![max])
+        };
+        let last = bucket.len() - 1;
+        for value in finite() {
+            let at = if width > 0.0 { (((value - min) / width) as usize).min(last) } else { 0 };
+            bucket[at] += 1.0;
+        }
+        Histogram {
+            min,
+            max,
+            num: num as f64,
+            sum: finite().sum(),
+            sum_squares: finite().map(|v| v * v).sum(),
+            bucket_limit: limits,
+            bucket,
+        }
+    }
+}
+
+// The messages of event.proto and summary.proto, as far as they are used; the numbers are those of their fields.
+
+#[derive(Clone, PartialEq, Message)]
+struct Event {
+    /// Seconds since 1970.
+    #[prost(double, tag = "1")]
+    wall_time: f64,
+    #[prost(int64, tag = "2")]
+    step: i64,
+    #[prost(string, optional, tag = "3")]
+    file_version: Option<String>,
+    #[prost(message, optional, tag = "5")]
+    summary: Option<Summary>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Summary {
+    #[prost(message, repeated, tag = "1")]
+    value: Vec<Value>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Value {
+    #[prost(string, tag = "1")]
+    tag: String,
+    #[prost(float, optional, tag = "2")]
+    simple_value: Option<f32>,
+    #[prost(message, optional, tag = "4")]
+    image: Option<Image>,
+    #[prost(message, optional, tag = "5")]
+    histo: Option<Histogram>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Image {
+    #[prost(int32, tag = "1")]
+    height: i32,
+    #[prost(int32, tag = "2")]
+    width: i32,
+    /// 3 for red, green and blue.
+    #[prost(int32, tag = "3")]
+    colorspace: i32,
+    #[prost(bytes = "vec", tag = "4")]
+    encoded_image_string: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Histogram {
+    #[prost(double, tag = "1")]
+    min: f64,
+    #[prost(double, tag = "2")]
+    max: f64,
+    #[prost(double, tag = "3")]
+    num: f64,
+    #[prost(double, tag = "4")]
+    sum: f64,
+    #[prost(double, tag = "5")]
+    sum_squares: f64,
+    #[prost(double, repeated, tag = "6")]
+    bucket_limit: Vec<f64>,
+    #[prost(double, repeated, tag = "7")]
+    bucket: Vec<f64>,
+}

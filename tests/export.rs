@@ -1,0 +1,660 @@
+//! Exports, each opened by what it is for: tract here, and onnxruntime, PyTorch, Keras and NumPy in Python (tests/python).
+
+use crate::support::program::Place;
+use crate::support::python::Python;
+use crate::support::{genuine_data, gpu};
+use fmnist_gpu::data::{CLASS_NAMES, DatasetKind, LoadOptions, PIXELS, Split, load, synthetic};
+use fmnist_gpu::export::{ExportError, Facts, keras, npz, onnx, torch};
+use fmnist_gpu::import::{self, Layout};
+use fmnist_gpu::model::{Activation, Layer, Model, initial_parameters, weights};
+use fmnist_gpu::ops::adam::AdamConfig;
+use fmnist_gpu::train::{Engine, GpuEngine, Optimizer, ReferenceEngine};
+use safetensors::SafeTensors;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Cursor, Read};
+use std::path::Path;
+use std::sync::OnceLock;
+use tract_onnx::pb;
+use tract_onnx::prelude::{Framework, InferenceModelExt, IntoRunnable, Tensor, tvec};
+
+/// Largest difference of a probability that is allowed.
+const TOLERANCE: f32 = 1e-5;
+const N_IMAGES: usize = 1000;
+
+/// Every kind of layer, with windows that are not square and padding that is uneven.
+const ODD: &str = r#"
+    name = "odd \"model\"\nof lines"
+    [[layer]]
+    type = "conv2d"
+    filters = 6
+    kernel_size = 5
+    stride = 2
+    padding = "same"
+    [[layer]]
+    type = "relu"
+    [[layer]]
+    type = "conv2d"
+    filters = 5
+    kernel_size = [2, 3]
+    stride = [1, 2]
+    activation = "relu"
+    [[layer]]
+    type = "averagepool2d"
+    pool_size = [2, 3]
+    stride = 1
+    padding = "same"
+    [[layer]]
+    type = "sumpool2d"
+    pool_size = [3, 2]
+    stride = 2
+    padding = "same"
+    [[layer]]
+    type = "maxpool2d"
+    pool_size = 2
+    stride = 1
+    padding = "same"
+    [[layer]]
+    type = "flatten"
+    [[layer]]
+    type = "dense"
+    units = 16
+    activation = "relu"
+    [[layer]]
+    type = "dense"
+    units = 10
+"#;
+
+/// The other cases of windows: even padding, sums and averages without padding, steps beyond the window, a second flatten.
+const EVEN: &str = r#"
+    name = ""
+    [[layer]]
+    type = "averagepool2d"
+    pool_size = 3
+    stride = 1
+    padding = "same"
+    [[layer]]
+    type = "conv2d"
+    filters = 4
+    kernel_size = [3, 5]
+    padding = "same"
+    [[layer]]
+    type = "sumpool2d"
+    pool_size = [3, 1]
+    stride = [1, 2]
+    padding = "same"
+    [[layer]]
+    type = "maxpool2d"
+    pool_size = 3
+    stride = 1
+    padding = "same"
+    [[layer]]
+    type = "sumpool2d"
+    pool_size = 2
+    [[layer]]
+    type = "averagepool2d"
+    pool_size = [2, 1]
+    stride = [3, 2]
+    padding = "same"
+    [[layer]]
+    type = "flatten"
+    [[layer]]
+    type = "relu"
+    [[layer]]
+    type = "flatten"
+    [[layer]]
+    type = "dense"
+    units = 10
+    activation = "softmax"
+"#;
+
+pub fn odd() -> Model {
+    toml::from_str(ODD).unwrap()
+}
+
+fn models() -> [(&'static str, Model); 4] {
+    [("cnn", Model::cnn()), ("mlp", Model::mlp()), ("odd", odd()), ("even", toml::from_str(EVEN).unwrap())]
+}
+
+/// Parameters as training leaves them: biases that are not zero, and logits up to 12, that tell classes apart.
+pub fn trained_size(model: &Model) -> Vec<Vec<f32>> {
+    let shapes = model.parameters().unwrap();
+    let mut parameters = initial_parameters(&shapes, 7);
+    for bias in parameters.iter_mut().skip(1).step_by(2) {
+        bias.iter_mut().enumerate().for_each(|(i, b)| *b = (i * 37 % 11) as f32 * 0.02 - 0.1);
+    }
+    let split = synthetic::generate(0, 5, 0).1;
+    let optimizer = Optimizer::Adam(AdamConfig::default());
+    let engine = ReferenceEngine::<f32>::new(model, &parameters, &Split::default(), 5, &optimizer).unwrap();
+    let logits = engine.forward(&ReferenceEngine::batch(&split, &[0, 1, 2, 3, 4], 0, 5)).unwrap().logits;
+    let largest = logits.iter().map(|y| y.abs()).fold(0.0, f32::max);
+    let last = parameters.len() - 2;
+    parameters[last..].iter_mut().flatten().for_each(|w| *w *= 12.0 / largest);
+    parameters
+}
+
+fn facts() -> Facts {
+    Facts { dataset: Some(DatasetKind::Synthetic), test_accuracy: Some(0.875) }
+}
+
+/// The first test images of the genuine set, else of the generated one.
+fn images() -> &'static [u8] {
+    static IMAGES: OnceLock<Vec<u8>> = OnceLock::new();
+    IMAGES.get_or_init(|| match genuine_data() {
+        Some(folder) => {
+            let options = LoadOptions { data_dir: Some(folder), ..LoadOptions::default() };
+            load(&options, &mut |_| ()).unwrap().test.images[..N_IMAGES * PIXELS].to_vec()
+        }
+        None => synthetic::generate(0, N_IMAGES, 0).1.images,
+    })
+}
+
+/// Our own predictions for the images, `[N_IMAGES, 10]`: not flat, so that a swap of classes or weights shows.
+fn predictions(model: &Model, parameters: &[Vec<f32>]) -> Vec<f32> {
+    let probabilities = GpuEngine::new(gpu(), model, parameters).unwrap().predict(images()).unwrap();
+    let best: Vec<f32> = probabilities.chunks(10).map(|row| row.iter().copied().fold(0.0, f32::max)).collect();
+    let sure = best.iter().filter(|&&p| p > 0.5).count();
+    assert!(sure > N_IMAGES / 4, "{}: only {sure} predictions are above one half", model.name);
+    probabilities
+}
+
+fn assert_close(what: &str, found: &[f32], expected: &[f32]) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let worst = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    // Maxima ignore NaN.
+    assert!(found.iter().all(|p| p.is_finite()) && worst <= TOLERANCE, "{what}: differs by {worst}");
+}
+
+#[test]
+fn tract_opens_the_onnx_and_agrees_at_any_batch_size() {
+    for (name, model) in models() {
+        let parameters = trained_size(&model);
+        let expected = predictions(&model, &parameters);
+        let bytes = onnx::to_bytes(&model, &parameters, &facts()).unwrap();
+        let graph = tract_onnx::onnx().model_for_read(&mut &bytes[..]).unwrap();
+        let graph = graph.into_optimized().unwrap().into_runnable().unwrap();
+        for n in [1, 7, N_IMAGES] {
+            let pixels: Vec<f32> = images()[..n * PIXELS].iter().map(|&p| f32::from(p)).collect();
+            let input = Tensor::from_shape(&[n, 28, 28, 1], &pixels).unwrap();
+            let outputs = graph.run(tvec!(input.into())).unwrap();
+            let view = outputs[0].to_plain_array_view::<f32>().unwrap();
+            assert_eq!(view.shape(), [n, 10]);
+            let found: Vec<f32> = view.iter().copied().collect();
+            assert_close(&format!("{name}, batch of {n}"), &found, &expected[..n * 10]);
+        }
+    }
+}
+
+#[test]
+fn the_onnx_file_says_what_it_is() {
+    let model = Model::cnn();
+    let bytes = onnx::to_bytes(&model, &trained_size(&model), &facts()).unwrap();
+    // Decoded by the structs of tract, which were made from onnx.proto.
+    let proto = <pb::ModelProto as prost::Message>::decode(&bytes[..]).unwrap();
+    assert_eq!((proto.ir_version, proto.opset_import[0].version), (8, 17));
+    assert_eq!(proto.producer_name, "fmnist-gpu");
+    let metadata: BTreeMap<&str, &str> =
+        proto.metadata_props.iter().map(|entry| (entry.key.as_str(), entry.value.as_str())).collect();
+    assert_eq!(serde_json::from_str::<Vec<String>>(metadata["class_names"]).unwrap(), CLASS_NAMES);
+    assert_eq!(serde_json::from_str::<Model>(metadata["layers"]).unwrap(), model);
+    assert_eq!((metadata["model"], metadata["dataset"], metadata["test_accuracy"]), ("cnn", "synthetic", "0.875"));
+    let graph = proto.graph.unwrap();
+    let names: Vec<&str> = graph.node.iter().map(|node| node.name.as_str()).collect();
+    for layer in model.shapes().unwrap() {
+        assert!(names.contains(&layer.name.as_str()), "{} in {names:?}", layer.name);
+    }
+    let constants: Vec<&str> = graph.initializer.iter().map(|tensor| tensor.name.as_str()).collect();
+    for parameter in model.parameters().unwrap() {
+        assert!(constants.contains(&parameter.name.as_str()), "{} in {constants:?}", parameter.name);
+    }
+    let without = onnx::to_bytes(&model, &trained_size(&model), &Facts::default()).unwrap();
+    let proto = <pb::ModelProto as prost::Message>::decode(&without[..]).unwrap();
+    assert!(!proto.metadata_props.iter().any(|entry| entry.key == "test_accuracy" || entry.key == "dataset"));
+}
+
+/// A model whose every size differs, with the position of each value as its value.
+fn numbered() -> (Model, Vec<Vec<f32>>) {
+    let model: Model = toml::from_str(
+        r#"
+        name = "numbered"
+        layer = [
+            { type = "conv2d", filters = 2, kernel_size = [1, 3], stride = 7 },
+            { type = "conv2d", filters = 3, kernel_size = [2, 1] },
+            { type = "flatten" },
+            { type = "dense", units = 5 },
+            { type = "dense", units = 10 },
+        ]
+        "#,
+    )
+    .unwrap();
+    let numbers = |p: &fmnist_gpu::model::Parameter| (0..p.shape.iter().product()).map(|i: usize| i as f32).collect();
+    let parameters = model.parameters().unwrap().iter().map(numbers).collect();
+    (model, parameters)
+}
+
+fn torch_tensor(file: &SafeTensors<'_>, name: &str) -> (Vec<usize>, Vec<f32>) {
+    let tensor = file.tensor(name).unwrap();
+    (tensor.shape().to_vec(), bytemuck::pod_collect_to_vec(tensor.data()))
+}
+
+#[test]
+fn torch_files_have_every_value_where_pytorch_wants_it() {
+    let (model, parameters) = numbered();
+    let bytes = torch::to_bytes(&model, &parameters, &facts()).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    // Ours: [KH, KW, C, O] = [2, 1, 2, 3]; PyTorch's: [O, C, KH, KW].
+    let (shape, filter) = torch_tensor(&file, "conv2d_2.weight");
+    assert_eq!(shape, [3, 2, 2, 1]);
+    for (o, c, p) in (0..3).flat_map(|o| (0..2).flat_map(move |c| (0..2).map(move |p| (o, c, p)))) {
+        assert_eq!(filter[(o * 2 + c) * 2 + p], ((p * 2 + c) * 3 + o) as f32);
+    }
+    // The flattened picture is [H, W, C] = [3, 4, 3].
+    let (shape, dense) = torch_tensor(&file, "dense_1.weight");
+    assert_eq!((model.shapes().unwrap()[2].input.as_slice(), shape), (&[3, 4, 3][..], vec![5, 36]));
+    for (c, i, j, o) in
+        (0..3).flat_map(|c| (0..3).flat_map(move |i| (0..4).flat_map(move |j| (0..5).map(move |o| (c, i, j, o)))))
+    {
+        assert_eq!(dense[o * 36 + (c * 3 + i) * 4 + j], (((i * 4 + j) * 3 + c) * 5 + o) as f32);
+    }
+    // The second dense layer sees no picture: it is only transposed.
+    let (shape, dense) = torch_tensor(&file, "dense_2.weight");
+    assert_eq!(shape, [10, 5]);
+    for (o, i) in (0..10).flat_map(|o| (0..5).map(move |i| (o, i))) {
+        assert_eq!(dense[o * 5 + i], (i * 10 + o) as f32);
+    }
+    assert_eq!(torch_tensor(&file, "conv2d_1.bias"), (vec![2], vec![0.0, 1.0]));
+    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+    let metadata = header.metadata().clone().unwrap();
+    assert_eq!((metadata["format"].as_str(), metadata["test_accuracy"].as_str()), ("pt", "0.875"));
+    assert!(torch::python(&model, "x").unwrap().contains(metadata["module"].trim_end()));
+}
+
+/// The forward pass as PyTorch has it, by loops of its own: pictures [C, H, W], weights of the file, double precision.
+fn forward_channels_first(model: &Model, file: &SafeTensors<'_>, image: &[u8]) -> Vec<f32> {
+    let mut x: Vec<f64> = image.iter().map(|&p| f64::from(p) / 255.0).collect();
+    let mut shape = [1, 28, 28];
+    let parameter = |layer: &str, role: &str| -> Vec<f64> {
+        torch_tensor(file, &format!("{layer}.{role}")).1.into_iter().map(f64::from).collect()
+    };
+    for layer in model.shapes().unwrap() {
+        let (w, b) = match layer.layer {
+            Layer::Conv2d { .. } | Layer::Dense { .. } => {
+                (parameter(&layer.name, "weight"), parameter(&layer.name, "bias"))
+            }
+            _ => Default::default(),
+        };
+        let mut relu = layer.layer == Layer::Relu;
+        match &layer.layer {
+            Layer::Conv2d { filters, kernel_size, stride, padding, activation } => {
+                relu = *activation == Activation::Relu;
+                let (channels, plane) = (shape[0], x.len() / shape[0]);
+                let (window, padding) = ([kernel_size.0, kernel_size.1], padding.to_string());
+                (x, shape) = windows(&x, shape, *filters, window, [stride.0, stride.1], &padding, |cells, o| {
+                    let of_channel = |c: usize| {
+                        let filter = &w[(o * channels + c) * window[0] * window[1]..];
+                        let x = &x[c * plane..];
+                        cells.iter().map(|&(p, q, at)| filter[p * window[1] + q] * x[at]).sum::<f64>()
+                    };
+                    (0..channels).map(of_channel).sum::<f64>() + b[o]
+                });
+            }
+            Layer::MaxPool2d { pool_size, stride, padding }
+            | Layer::AveragePool2d { pool_size, stride, padding }
+            | Layer::SumPool2d { pool_size, stride, padding } => {
+                let stride = stride.unwrap_or(*pool_size);
+                let (channels, plane) = (shape[0], x.len() / shape[0]);
+                let (window, padding) = ([pool_size.0, pool_size.1], padding.to_string());
+                (x, shape) = windows(&x, shape, channels, window, [stride.0, stride.1], &padding, |cells, c| {
+                    let values = cells.iter().map(|&(_, _, at)| x[c * plane + at]);
+                    match layer.layer.kind() {
+                        "maxpool2d" => values.fold(f64::NEG_INFINITY, f64::max),
+                        "averagepool2d" => values.sum::<f64>() / cells.len() as f64,
+                        _ => values.sum(),
+                    }
+                });
+            }
+            Layer::Dense { units, activation } => {
+                relu = *activation == Activation::Relu;
+                let dot = |o: usize| x.iter().zip(&w[o * x.len()..]).map(|(x, w)| x * w).sum::<f64>() + b[o];
+                x = (0..*units).map(dot).collect();
+            }
+            Layer::Relu | Layer::Flatten => {}
+        }
+        if relu {
+            x.iter_mut().for_each(|v| *v = v.max(0.0));
+        }
+    }
+    let largest = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = x.iter().map(|v| (v - largest).exp()).sum();
+    x.iter().map(|v| ((v - largest).exp() / sum) as f32).collect()
+}
+
+/// Slides a window over the plane of a picture [C, H, W]: `make` gets the cells that lie inside, as row and column of the window
+/// with the position in the plane, and the output channel.
+fn windows(
+    x: &[f64],
+    [c, h, w]: [usize; 3],
+    channels: usize,
+    window: [usize; 2],
+    stride: [usize; 2],
+    padding: &str,
+    make: impl Fn(&[(usize, usize, usize)], usize) -> f64,
+) -> (Vec<f64>, [usize; 3]) {
+    assert_eq!(x.len(), c * h * w);
+    // TensorFlow's rules, once more: https://www.tensorflow.org/api_docs/python/tf/nn#notes_on_padding_2
+    let axis = |size: usize, window: usize, stride: usize| match padding {
+        "same" => {
+            let last = if size.is_multiple_of(stride) { stride } else { size % stride };
+            (size.div_ceil(stride), window.saturating_sub(last) / 2)
+        }
+        _ => ((size - window + 1).div_ceil(stride), 0),
+    };
+    let ((ho, top), (wo, left)) = (axis(h, window[0], stride[0]), axis(w, window[1], stride[1]));
+    let mut y = Vec::new();
+    for channel in 0..channels {
+        for (i, j) in (0..ho).flat_map(|i| (0..wo).map(move |j| (i, j))) {
+            let mut cells = Vec::new();
+            for (p, q) in (0..window[0]).flat_map(|p| (0..window[1]).map(move |q| (p, q))) {
+                let (row, column) = ((i * stride[0] + p).wrapping_sub(top), (j * stride[1] + q).wrapping_sub(left));
+                if row < h && column < w {
+                    cells.push((p, q, row * w + column));
+                }
+            }
+            y.push(make(&cells, channel));
+        }
+    }
+    (y, [channels, ho, wo])
+}
+
+#[test]
+fn a_forward_pass_with_channels_first_agrees_with_the_torch_file() {
+    for (name, model) in models() {
+        let parameters = trained_size(&model);
+        let bytes = torch::to_bytes(&model, &parameters, &facts()).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let expected = predictions(&model, &parameters);
+        for i in 0..4 {
+            let found = forward_channels_first(&model, &file, &images()[i * PIXELS..][..PIXELS]);
+            assert_close(&format!("{name}, image {i}"), &found, &expected[i * 10..][..10]);
+        }
+    }
+}
+
+/// Names, shapes and values of an npz, read by its own rules.
+fn read_npz(bytes: &[u8]) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+    let mut archive = zip::ZipArchive::new(Cursor::new(bytes)).unwrap();
+    (0..archive.len())
+        .map(|i| {
+            let mut entry = archive.by_index(i).unwrap();
+            let date = entry.last_modified().unwrap();
+            assert_eq!((date.year(), date.month(), date.day(), date.hour()), (1980, 1, 1, 0));
+            let name = entry.name().unwrap().strip_suffix(".npy").unwrap().to_string();
+            let mut data = Vec::new();
+            entry.read_to_end(&mut data).unwrap();
+            assert_eq!(&data[..8], b"\x93NUMPY\x01\x00");
+            let end = 10 + usize::from(u16::from_le_bytes([data[8], data[9]]));
+            let header = std::str::from_utf8(&data[10..end]).unwrap();
+            assert!(end % 64 == 0 && header.ends_with('\n'), "{header:?}");
+            assert!(header.contains("'descr': '<f4'") && header.contains("'fortran_order': False"), "{header}");
+            let shape = header.split(['(', ')']).nth(1).unwrap();
+            let shape = shape.split(',').filter(|s| !s.trim().is_empty()).map(|s| s.trim().parse().unwrap()).collect();
+            (name, shape, bytemuck::pod_collect_to_vec(&data[end..]))
+        })
+        .collect()
+}
+
+#[test]
+fn npz_files_hold_the_parameters_in_order_and_are_the_same_bytes_each_time() {
+    for (_, model) in models() {
+        let parameters = trained_size(&model);
+        let plain = npz::to_bytes(&model, &parameters).unwrap();
+        assert!(plain == npz::to_bytes(&model, &parameters).unwrap());
+        let expected: Vec<_> = model.parameters().unwrap().into_iter().zip(parameters.clone()).collect();
+        let found = read_npz(&plain);
+        assert_eq!(
+            found,
+            expected.iter().map(|(p, v)| (p.name.clone(), p.shape.clone(), v.clone())).collect::<Vec<_>>()
+        );
+        let for_keras = read_npz(&keras::to_bytes(&model, &parameters).unwrap());
+        for ((name, shape, values), (p, v)) in for_keras.iter().zip(&expected) {
+            let (layer, role) = p.name.split_once('.').unwrap();
+            assert_eq!(*name, format!("{layer}/{}", if role == "weight" { "kernel" } else { "bias" }));
+            assert_eq!((shape, values), (&p.shape, v));
+        }
+        assert_eq!(for_keras.len(), expected.len());
+    }
+}
+
+#[test]
+fn equal_models_give_equal_files() {
+    let model = odd();
+    let parameters = trained_size(&model);
+    for _ in 0..5 {
+        for make in [onnx::to_bytes, torch::to_bytes] {
+            assert!(make(&model, &parameters, &facts()).unwrap() == make(&model, &parameters, &facts()).unwrap());
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_exported_is_refused_with_the_reason() {
+    let model = Model::mlp();
+    let mut parameters = trained_size(&model);
+    parameters[1].pop();
+    let wrong_length = |result: Result<Vec<u8>, ExportError>| {
+        let error = result.unwrap_err();
+        assert!(matches!(&error, ExportError::Length { name, .. } if name == "dense_1.bias"), "{error}");
+        assert!(error.to_string().contains("127 values") && error.to_string().contains("[128]"), "{error}");
+    };
+    wrong_length(onnx::to_bytes(&model, &parameters, &facts()));
+    wrong_length(torch::to_bytes(&model, &parameters, &facts()));
+    wrong_length(keras::to_bytes(&model, &parameters));
+    wrong_length(npz::to_bytes(&model, &parameters));
+    let error = npz::to_bytes(&model, &parameters[..3]).unwrap_err();
+    assert!(matches!(error, ExportError::Count { expected: 4, found: 3, .. }), "{error}");
+    // Three gigabytes of parameters, of which none are needed to say no.
+    let huge: Model = toml::from_str(
+        "name = \"huge\"\nlayer = [{ type = \"flatten\" }, { type = \"dense\", units = 1000000 }, \
+         { type = \"dense\", units = 10 }]",
+    )
+    .unwrap();
+    let error = onnx::to_bytes(&huge, &[], &facts()).unwrap_err();
+    assert!(matches!(error, ExportError::TooLarge { bytes: 3_180_000_040.., .. }), "{error}");
+    let broken = Model { layers: vec![], ..Model::mlp() };
+    assert!(matches!(keras::python(&broken, "x"), Err(ExportError::Model(_))));
+}
+
+/// A folder for each model, as the checks in tests/python want it.
+fn fill(place: &Path, write: impl Fn(&Model, &[Vec<f32>], &Path) -> String) {
+    for (name, model) in models() {
+        let folder = place.join(name);
+        fs::create_dir(&folder).unwrap();
+        let parameters = trained_size(&model);
+        let lines = write(&model, &parameters, &folder);
+        fs::write(folder.join("lines.py"), lines).unwrap();
+        fs::write(folder.join("images.bin"), images()).unwrap();
+        let probabilities = predictions(&model, &parameters);
+        fs::write(folder.join("probabilities.bin"), bytemuck::cast_slice(&probabilities)).unwrap();
+    }
+}
+
+fn fill_onnx(place: &Path) {
+    fill(place, |model, parameters, folder| {
+        fs::write(folder.join("model.onnx"), onnx::to_bytes(model, parameters, &facts()).unwrap()).unwrap();
+        onnx::python("model.onnx")
+    });
+}
+
+/// The folders of [`fill`].
+const FOLDERS: &str = "cnn mlp odd even";
+
+#[track_caller]
+fn all_agree((content, said): (bool, String)) {
+    assert!(content, "{said}");
+    assert_eq!(said.matches("1000 images agree within").count(), 4, "{said}");
+}
+
+#[test]
+fn onnxruntime_agrees_and_the_checker_of_onnx_passes() {
+    let Some(python) = Python::with("check_onnx.py", "onnx, onnxruntime") else { return };
+    let place = tempfile::tempdir().unwrap();
+    fill_onnx(place.path());
+    all_agree(python.check(FOLDERS, place.path()));
+}
+
+#[test]
+fn the_checks_in_python_can_fail() {
+    let Some(python) = Python::with("check_onnx.py", "onnx, onnxruntime") else { return };
+    let place = tempfile::tempdir().unwrap();
+    fill_onnx(place.path());
+    let path = place.path().join("odd/probabilities.bin");
+    let mut probabilities: Vec<f32> = bytemuck::pod_collect_to_vec(&fs::read(&path).unwrap());
+    probabilities[10 * N_IMAGES - 1] += 1e-4;
+    fs::write(&path, bytemuck::cast_slice(&probabilities)).unwrap();
+    let (content, said) = python.check("odd", place.path());
+    assert!(!content && said.contains("batch of 1000: probabilities differ by"), "{said}");
+    assert!(python.check("mlp", place.path()).0);
+}
+
+#[test]
+fn pytorch_agrees_and_what_it_saves_is_imported() {
+    let Some(python) = Python::with("check_torch.py", "torch, safetensors") else { return };
+    let place = tempfile::tempdir().unwrap();
+    fill(place.path(), |model, parameters, folder| {
+        let bytes = torch::to_bytes(model, parameters, &facts()).unwrap();
+        fs::write(folder.join("model.torch.safetensors"), bytes).unwrap();
+        torch::python(model, "model.torch.safetensors").unwrap()
+    });
+    all_agree(python.check(FOLDERS, place.path()));
+    for (name, model) in models() {
+        let expected = trained_size(&model);
+        // Half the distance of neighbouring numbers, relative, and the smallest number above zero.
+        for (dtype, relative, absolute) in [
+            ("float32", 0.0, 0.0),
+            ("float64", 0.0, 0.0),
+            ("float16", 2f32.powi(-11), 2f32.powi(-25)),
+            ("bfloat16", 2f32.powi(-8), 0.0),
+        ] {
+            let bytes = fs::read(place.path().join(name).join(format!("sequential.{dtype}.safetensors"))).unwrap();
+            let imported = import::from_bytes(&bytes, Some(&model), None).unwrap();
+            assert_eq!(imported.layout, Layout::Torch);
+            for (a, b) in imported.parameters.iter().flatten().zip(expected.iter().flatten()) {
+                assert!((a - b).abs() <= relative * b.abs() + absolute, "{name} {dtype}: {a} for {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn keras_agrees_and_what_it_saves_is_imported() {
+    let Some(python) = Python::with("check_keras.py", "keras, safetensors") else { return };
+    let place = tempfile::tempdir().unwrap();
+    fill(place.path(), |model, parameters, folder| {
+        fs::write(folder.join("model.keras.npz"), keras::to_bytes(model, parameters).unwrap()).unwrap();
+        keras::python(model, "model.keras.npz").unwrap()
+    });
+    all_agree(python.check(FOLDERS, place.path()));
+    for (name, model) in models() {
+        let bytes = fs::read(place.path().join(name).join("keras.safetensors")).unwrap();
+        let imported = import::from_bytes(&bytes, Some(&model), None).unwrap();
+        assert_eq!(imported.layout, Layout::Keras);
+        assert!(imported.parameters == trained_size(&model), "{name}: other weights came back");
+    }
+}
+
+#[test]
+fn numpy_opens_the_npz() {
+    let Some(python) = Python::with("check_npz.py", "numpy") else { return };
+    let place = tempfile::tempdir().unwrap();
+    fill(place.path(), |model, parameters, folder| {
+        fs::write(folder.join("model.npz"), npz::to_bytes(model, parameters).unwrap()).unwrap();
+        let all: Vec<f32> = parameters.iter().flatten().copied().collect();
+        fs::write(folder.join("parameters.bin"), bytemuck::cast_slice(&all)).unwrap();
+        npz::python("model.npz")
+    });
+    let (content, said) = python.check(FOLDERS, place.path());
+    assert!(content && said.contains("8 arrays hold the same 421642 values"), "{said}");
+}
+
+/// A run folder with a model that was not trained: a weight file is all that there must be.
+fn write_run(place: &Place, name: &str, model: &Model) -> Vec<Vec<f32>> {
+    let parameters = trained_size(model);
+    fs::create_dir(place.path(name)).unwrap();
+    fs::write(place.path(name).join("model.safetensors"), weights::to_bytes(model, &parameters).unwrap()).unwrap();
+    parameters
+}
+
+#[test]
+fn the_command_writes_beside_the_model_and_prints_the_lines() {
+    let place = Place::new();
+    let model = Model::mlp();
+    let parameters = write_run(&place, "run", &model);
+    let none = Facts::default();
+    for (format, file, bytes, lines) in [
+        ("onnx", "model.onnx", onnx::to_bytes(&model, &parameters, &none).unwrap(), onnx::python("run/model.onnx")),
+        (
+            "torch",
+            "model.torch.safetensors",
+            torch::to_bytes(&model, &parameters, &none).unwrap(),
+            torch::python(&model, "run/model.torch.safetensors").unwrap(),
+        ),
+        (
+            "keras",
+            "model.keras.npz",
+            keras::to_bytes(&model, &parameters).unwrap(),
+            keras::python(&model, "run/model.keras.npz").unwrap(),
+        ),
+        ("npz", "model.npz", npz::to_bytes(&model, &parameters).unwrap(), npz::python("run/model.npz")),
+    ] {
+        let ran = place.run(&format!("export run --format {format}")).exits(0);
+        assert_eq!(ran.out, lines);
+        assert!(fs::read(place.path("run").join(file)).unwrap() == bytes, "{format}");
+        place.run(&format!("export run --format {format}")).exits(2).says(&[file, "--force"]);
+        let ran = place.run(&format!("export run/model.safetensors --format {format} --force --quiet --json")).exits(0);
+        assert_eq!(ran.err, "");
+        let report = ran.json();
+        assert_eq!((&report["format"], &report["file"]), (&format.into(), &format!("run/{file}").into()));
+        assert_eq!((&report["bytes"], &report["parameters"]), (&bytes.len().into(), &101_770.into()));
+    }
+    place.run("export run --format onnx --out other.onnx").exits(0).says(&["other.onnx"]);
+    assert!(place.path("other.onnx").exists());
+    place.run("export run --format onnx --out no/such/folder.onnx").exits(2).says(&["no/such/folder.onnx"]);
+    place.run("export run").exits(2).says(&["--format"]);
+    place.run("export run --format tflite").exits(2).says(&["tflite", "onnx"]);
+    place.run("export no-such-run --format onnx").exits(2).says(&["no-such-run", "fmnist-gpu train"]);
+    // An export is no run.
+    place.run("export run/model.torch.safetensors --format onnx").exits(2).says(&["fmnist-gpu import"]);
+}
+
+#[test]
+fn exports_of_a_trained_run_know_its_accuracy_and_damaged_summaries_are_named() {
+    gpu();
+    let place = Place::new();
+    let line = "train --model mlp --dataset synthetic --train-limit 64 --epochs 1 --out run --json --quiet";
+    let summary = place.run(line).exits(0);
+    let accuracy = fs::read_to_string(place.path("run/summary.json")).unwrap();
+    let accuracy = serde_json::from_str::<serde_json::Value>(&accuracy).unwrap()["test_accuracy"].clone();
+    assert!(accuracy.is_number(), "{}", summary.out);
+    let report = place.run("export run --format onnx --json").exits(0).json();
+    assert_eq!((&report["dataset"], &report["test_accuracy"]), (&"synthetic".into(), &accuracy));
+    // Other weights in the folder have another accuracy.
+    fs::copy(place.path("run/model.safetensors"), place.path("run/other.safetensors")).unwrap();
+    let report = place.run("export run/other.safetensors --format onnx --json").exits(0).json();
+    assert_eq!((&report["file"], &report["test_accuracy"]), (&"run/other.onnx".into(), &serde_json::Value::Null));
+    fs::write(place.path("run/summary.json"), "{").unwrap();
+    place.run("export run --format npz").exits(2).says(&["summary.json"]);
+}
+
+#[test]
+fn the_documentation_shows_the_lines_that_were_tested() {
+    let text = include_str!("../docs/exports.md");
+    let model = Model::cnn();
+    for lines in [
+        onnx::python("runs/cnn-1/model.onnx"),
+        torch::python(&model, "runs/cnn-1/model.torch.safetensors").unwrap(),
+        keras::python(&model, "runs/cnn-1/model.keras.npz").unwrap(),
+        npz::python("runs/cnn-1/model.npz"),
+    ] {
+        assert!(text.contains(&format!("```python\n{lines}```\n")), "docs/exports.md lacks\n{lines}");
+    }
+}

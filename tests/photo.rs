@@ -1,0 +1,456 @@
+use crate::support::program::{Place, Ran};
+use crate::support::{genuine_data, gpu};
+use fmnist_gpu::data::{Split, fashion_mnist};
+use fmnist_gpu::photo::{
+    Doubt, Garment, Invert, MAX_DISTANCE, MAX_FILE_BYTES, Photo, PhotoError, distance, features, prepare,
+};
+use image::codecs::jpeg::JpegEncoder;
+use image::{ExtendedColorType, ImageEncoder, ImageFormat, RgbaImage};
+use std::fs;
+use std::io::{Cursor, Write};
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::OnceLock;
+
+/// Outlines in a square from 0 to 1, down and to the right.
+const T_SHIRT: &[&[[f32; 2]]] = &[&[
+    [0.34, 0.06],
+    [0.42, 0.11],
+    [0.58, 0.11],
+    [0.66, 0.06],
+    [0.80, 0.10],
+    [0.99, 0.36],
+    [0.84, 0.46],
+    [0.76, 0.36],
+    [0.76, 0.97],
+    [0.24, 0.97],
+    [0.24, 0.36],
+    [0.16, 0.46],
+    [0.01, 0.36],
+    [0.20, 0.10],
+]];
+const BOOT: &[&[[f32; 2]]] = &[&[
+    [0.52, 0.10],
+    [0.94, 0.10],
+    [0.93, 0.45],
+    [0.97, 0.72],
+    [0.97, 0.88],
+    [0.80, 0.88],
+    [0.78, 0.82],
+    [0.62, 0.85],
+    [0.05, 0.88],
+    [0.02, 0.78],
+    [0.06, 0.68],
+    [0.30, 0.60],
+    [0.50, 0.48],
+]];
+const BAG: &[&[[f32; 2]]] = &[
+    &[[0.05, 0.42], [0.95, 0.42], [0.98, 0.95], [0.02, 0.95]],
+    &[
+        [0.30, 0.42],
+        [0.30, 0.20],
+        [0.38, 0.10],
+        [0.62, 0.10],
+        [0.70, 0.20],
+        [0.70, 0.42],
+        [0.63, 0.42],
+        [0.63, 0.22],
+        [0.58, 0.16],
+        [0.42, 0.16],
+        [0.37, 0.22],
+        [0.37, 0.42],
+    ],
+];
+
+fn is_inside(outline: &[[f32; 2]], x: f32, y: f32) -> bool {
+    let mut inside = false;
+    for (i, a) in outline.iter().enumerate() {
+        let b = outline[(i + 1) % outline.len()];
+        if (a[1] > y) != (b[1] > y) && x < (b[0] - a[0]) * (y - a[1]) / (b[1] - a[1]) + a[0] {
+            inside = !inside;
+        }
+    }
+    inside
+}
+
+/// A photo of a garment: where it lies and what it lies on.
+#[derive(Clone, Copy)]
+struct Scene {
+    size: [u32; 2],
+    /// Left, top and side of the square of the outline, of the photo's shorter side.
+    at: [f32; 3],
+    garment: [u8; 3],
+    ground: [u8; 4],
+}
+
+const ON_WHITE: Scene =
+    Scene { size: [400, 400], at: [0.15, 0.15, 0.7], garment: [70, 82, 120], ground: [250, 250, 248, 255] };
+
+fn draw(outlines: &[&[[f32; 2]]], scene: Scene) -> RgbaImage {
+    let [width, height] = scene.size;
+    let short = width.min(height) as f32;
+    let [left, top, side] = scene.at.map(|share| share * short);
+    RgbaImage::from_fn(width, height, |x, y| {
+        let (u, v) = ((x as f32 + 0.5 - left) / side, (y as f32 + 0.5 - top) / side);
+        if outlines.iter().any(|outline| is_inside(outline, u, v)) {
+            // Cloth: lighter to one side, with a weave.
+            let shade = 0.85 + 0.25 * u + if (x / 3 + y / 3) % 2 == 0 { 0.04 } else { 0.0 };
+            let [r, g, b] = scene.garment.map(|c| (f32::from(c) * shade).min(255.0) as u8);
+            image::Rgba([r, g, b, 255])
+        } else {
+            image::Rgba(scene.ground)
+        }
+    })
+}
+
+fn photo(image: &RgbaImage) -> Photo {
+    Photo { width: image.width() as usize, height: image.height() as usize, rgba: image.as_raw().clone() }
+}
+
+fn encoded(image: &RgbaImage, format: ImageFormat) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    let rgb = image::DynamicImage::ImageRgba8(image.clone());
+    let rgb = if format == ImageFormat::Png || format == ImageFormat::WebP { rgb } else { rgb.to_rgb8().into() };
+    rgb.write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
+}
+
+/// A JPEG whose EXIF block says how it is to be turned.
+fn jpeg_with_orientation(image: &RgbaImage, orientation: u8) -> Vec<u8> {
+    let mut exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0".to_vec();
+    exif.extend([orientation, 0, 0, 0, 0, 0, 0, 0]);
+    let mut bytes = Vec::new();
+    let mut encoder = JpegEncoder::new_with_quality(&mut bytes, 92);
+    encoder.set_exif_metadata(exif).unwrap();
+    let rgb = image::DynamicImage::ImageRgba8(image.clone()).to_rgb8();
+    encoder.write_image(&rgb, rgb.width(), rgb.height(), ExtendedColorType::Rgb8).unwrap();
+    bytes
+}
+
+/// Mean absolute difference, grey levels.
+fn difference(a: &Garment, b: &Garment) -> f64 {
+    let sum: f64 = a.image.iter().zip(&b.image).map(|(&a, &b)| (f64::from(a) - f64::from(b)).abs()).sum();
+    sum / a.image.len() as f64
+}
+
+#[track_caller]
+fn close(a: &Garment, b: &Garment, within: f64) {
+    let found = difference(a, b);
+    assert!(found <= within, "the images differ by {found:.2} grey levels, {within} are allowed");
+}
+
+#[test]
+fn place_and_size_in_the_photo_do_not_matter() {
+    let upright = prepare(&photo(&draw(T_SHIRT, ON_WHITE)), Invert::Auto);
+    assert!(upright.inverted && upright.doubts.is_empty(), "{:?}", upright.doubts);
+    for (size, at) in [
+        ([400, 400], [0.02, 0.28, 0.7]),
+        ([900, 400], [1.3, 0.25, 0.7]),
+        ([300, 700], [0.1, 1.2, 0.6]),
+        ([4000, 3000], [0.4, 0.2, 0.75]),
+        ([160, 160], [0.2, 0.2, 0.6]),
+    ] {
+        let garment = prepare(&photo(&draw(T_SHIRT, Scene { size, at, ..ON_WHITE })), Invert::Auto);
+        close(&garment, &upright, 6.0);
+        // The crop is where it was drawn, by two pixels in a hundred.
+        let short = size[0].min(size[1]) as f32;
+        let expected = [at[0] + 0.01 * at[2], at[1] + 0.06 * at[2], 0.98 * at[2], 0.91 * at[2]].map(|s| s * short);
+        for (found, expected) in garment.crop.into_iter().zip(expected) {
+            assert!((found as f32 - expected).abs() <= 0.02 * short, "{:?}, expected {expected:?}", garment.crop);
+        }
+    }
+}
+
+/// The longer side is filled, the other is in the middle, and the ground is black: as the training images are.
+#[test]
+fn the_garment_fills_the_longer_side_in_the_middle() {
+    for (outlines, wide) in [(T_SHIRT, true), (BOOT, true), (BAG, true)] {
+        let garment = prepare(&photo(&draw(outlines, ON_WHITE)), Invert::Auto);
+        let ink = |i: usize| garment.image[i] > 20;
+        let columns: Vec<usize> = (0..28).filter(|x| (0..28).any(|y| ink(y * 28 + x))).collect();
+        let rows: Vec<usize> = (0..28).filter(|y| (0..28).any(|x| ink(y * 28 + x))).collect();
+        let (across, down) = (columns.len(), rows.len());
+        assert!(if wide { across == 28 && down < 28 } else { down == 28 }, "{across} x {down}");
+        let (before, after) = (rows[0], 27 - rows[rows.len() - 1]);
+        assert!(before == after || before == after + 1, "{before} rows above, {after} below");
+        assert!(garment.image.iter().filter(|&&v| v == 0).count() > 100);
+    }
+}
+
+#[test]
+fn grounds_white_black_coloured_and_transparent_give_nearly_the_same_outline() {
+    let outline = |garment: &Garment| garment.image.iter().map(|&v| u8::from(v > 40)).collect::<Vec<_>>();
+    let on_white = prepare(&photo(&draw(BAG, ON_WHITE)), Invert::Auto);
+    for (garment, ground, inverted) in [
+        ([230, 220, 215], [8, 8, 10, 255], false),
+        ([60, 40, 30], [150, 190, 220, 255], true),
+        ([240, 240, 200], [30, 60, 40, 255], false),
+        ([70, 82, 120], [0, 0, 0, 0], true),
+        ([90, 90, 90], [255, 255, 255, 0], true),
+    ] {
+        let found = prepare(&photo(&draw(BAG, Scene { garment, ground, ..ON_WHITE })), Invert::Auto);
+        assert_eq!(found.inverted, inverted, "{ground:?}");
+        let differ = outline(&found).iter().zip(outline(&on_white)).filter(|(a, b)| **a != *b).count();
+        assert!(differ <= 20, "{ground:?}: {differ} of 784 pixels differ");
+        assert!(found.doubts.is_empty(), "{ground:?}: {:?}", found.doubts);
+    }
+    // What auto would not do is done on request.
+    let white = photo(&draw(BAG, ON_WHITE));
+    assert!(!prepare(&white, Invert::No).inverted);
+    assert_eq!(prepare(&white, Invert::Yes), on_white);
+}
+
+/// Light that falls off to one side, noise, specks of dust: the outline stays.
+#[test]
+fn uneven_light_noise_and_specks_do_not_change_the_outline() {
+    let clean = prepare(&photo(&draw(BOOT, ON_WHITE)), Invert::Auto);
+    let mut image = draw(BOOT, ON_WHITE);
+    let mut state = 1u32;
+    let (width, height) = image.dimensions();
+    for (x, y, pixel) in image.enumerate_pixels_mut() {
+        let light = 1.0 - 0.25 * x as f32 / width as f32 - 0.1 * y as f32 / height as f32;
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let noise = (state >> 24) as f32 / 16.0 - 8.0;
+        let is_speck = (10..13).contains(&x) && (380..383).contains(&y);
+        for c in 0..3 {
+            pixel[c] = if is_speck { 0 } else { (f32::from(pixel[c]) * light + noise).clamp(0.0, 255.0) as u8 };
+        }
+    }
+    let found = prepare(&photo(&image), Invert::Auto);
+    close(&found, &clean, 14.0);
+    for (found, expected) in found.crop.into_iter().zip(clean.crop) {
+        assert!(found.abs_diff(expected) <= 4, "{:?}", found);
+    }
+}
+
+#[test]
+fn exif_orientations_are_undone() {
+    let upright = draw(BOOT, Scene { size: [420, 300], ..ON_WHITE });
+    let expected = prepare(&Photo::decode(&jpeg_with_orientation(&upright, 1), "a").unwrap(), Invert::Auto);
+    use image::imageops::{flip_horizontal, flip_vertical, rotate90, rotate180, rotate270};
+    // What the camera stored, for each orientation that it then noted.
+    let stored = [
+        (1, upright.clone()),
+        (2, flip_horizontal(&upright)),
+        (3, rotate180(&upright)),
+        (4, flip_vertical(&upright)),
+        (5, flip_horizontal(&rotate90(&upright))),
+        (6, rotate270(&upright)),
+        (7, flip_horizontal(&rotate270(&upright))),
+        (8, rotate90(&upright)),
+    ];
+    for (orientation, image) in stored {
+        let decoded = Photo::decode(&jpeg_with_orientation(&image, orientation), "a").unwrap();
+        assert_eq!((decoded.width, decoded.height), (420, 300), "orientation {orientation}");
+        let found = difference(&prepare(&decoded, Invert::Auto), &expected);
+        assert!(found <= 2.0, "orientation {orientation}: {found}");
+    }
+}
+
+#[test]
+fn every_format_is_read_and_odd_files_do_no_harm() {
+    let image = draw(BAG, ON_WHITE);
+    let expected = prepare(&photo(&image), Invert::Auto);
+    for format in [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP, ImageFormat::Bmp] {
+        let decoded = Photo::decode(&encoded(&image, format), "picture").unwrap();
+        close(&prepare(&decoded, Invert::Auto), &expected, 3.0);
+    }
+    for bytes in [&b""[..], b"nonsense", b"GIF89a"] {
+        assert!(matches!(Photo::decode(bytes, "picture"), Err(PhotoError::Format { .. })));
+    }
+    let png = encoded(&image, ImageFormat::Png);
+    let error = Photo::decode(&png[..png.len() / 2], "half.png").unwrap_err();
+    assert!(error.to_string().starts_with("half.png: the picture cannot be decoded"), "{error}");
+    // A PNG of a few bytes that says it has 100,000 x 100,000 pixels.
+    let mut huge = png[..33].to_vec();
+    huge[16..24].copy_from_slice(&[0, 1, 0x86, 0xa0, 0, 1, 0x86, 0xa0]);
+    assert!(Photo::decode(&huge, "huge.png").is_err());
+    let endless = Photo::read(std::io::repeat(7), "endless").unwrap_err().to_string();
+    assert!(endless.contains(&format!("{} MiB", MAX_FILE_BYTES >> 20)), "{endless}");
+    // 16 bits, palette and grey with opacity are all decoded to 8 bits of colour.
+    let deep = image::DynamicImage::ImageRgba8(image.clone());
+    for dynamic in [deep.to_rgb16().into(), deep.to_luma8().into(), deep.to_luma_alpha16().into()] {
+        let dynamic: image::DynamicImage = dynamic;
+        let mut bytes = Cursor::new(Vec::new());
+        dynamic.write_to(&mut bytes, ImageFormat::Png).unwrap();
+        let decoded = Photo::decode(&bytes.into_inner(), "picture").unwrap();
+        close(&prepare(&decoded, Invert::Auto), &expected, 25.0);
+    }
+}
+
+/// Pictures of nothing, of one pixel, of one line, in every polarity: an answer, a doubt, no panic.
+#[test]
+fn degenerate_pictures_are_doubted() {
+    for (width, height) in [(1, 1), (1, 500), (500, 1), (2, 3), (28, 28), (5000, 2), (64, 64)] {
+        for value in [0, 128, 255] {
+            for alpha in [0, 128, 255] {
+                let flat = Photo { width, height, rgba: [value, value, value, alpha].repeat(width * height) };
+                for invert in [Invert::Auto, Invert::Yes, Invert::No] {
+                    let garment = prepare(&flat, invert);
+                    assert_eq!(garment.image.len(), 784);
+                    assert!(!garment.doubts.is_empty(), "{width} x {height}, {value}, {alpha}, {invert:?}");
+                }
+            }
+        }
+    }
+}
+
+/// What is in `docs/photos.md`: what is doubted and what is not.
+#[test]
+fn what_looks_like_no_garment_is_doubted() {
+    let mut state = 7u32;
+    let mut random = move || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    let made = |value: &mut dyn FnMut(u32, u32) -> u8| {
+        photo(&RgbaImage::from_fn(300, 300, |x, y| {
+            let v = value(x, y);
+            image::Rgba([v, v, v, 255])
+        }))
+    };
+    let blocks: Vec<u8> = (0..900).map(|_| random()).collect();
+    let distance_to = |x: u32, y: u32| ((x as f32 - 150.0).powi(2) + (y as f32 - 150.0).powi(2)).sqrt();
+    let pictures = [
+        ("noise", made(&mut |x, y| blocks[(y / 10 * 30 + x / 10) as usize])),
+        ("a gradient", made(&mut |x, _| (x * 255 / 299) as u8)),
+        ("a disc", made(&mut |x, y| if distance_to(x, y) < 100.0 { 60 } else { 250 })),
+        ("a bar", made(&mut |x, y| if x.abs_diff(150) < 20 && y.abs_diff(150) < 120 { 30 } else { 250 })),
+        ("stripes", made(&mut |x, _| if x / 20 % 2 == 0 { 20 } else { 250 })),
+    ];
+    for (name, picture) in pictures {
+        let garment = prepare(&picture, Invert::Auto);
+        assert!(!garment.doubts.is_empty(), "{name}: distance {:.2}", distance(&garment.image));
+    }
+    for (name, outlines) in [("a T-shirt", T_SHIRT), ("a boot", BOOT), ("a bag", BAG)] {
+        let garment = prepare(&photo(&draw(outlines, ON_WHITE)), Invert::Auto);
+        assert!(garment.doubts.is_empty(), "{name}: distance {:.2}", distance(&garment.image));
+    }
+}
+
+/// The constants behind the doubt are those of the genuine training images, and one in a hundred test images is doubted.
+#[test]
+fn the_measure_of_doubt_fits_the_genuine_images() {
+    let Some(folder) = genuine_data() else { return };
+    let (train, test) = fashion_mnist::load_from_dir(&folder).unwrap();
+    let whitened: Vec<f64> = (0..train.len()).map(|i| distance(train.image(i))).collect();
+    // The mean square of a whitened vector of seven is seven.
+    let mean_square = whitened.iter().map(|d| d * d).sum::<f64>() / whitened.len() as f64;
+    assert!((mean_square - 7.0).abs() < 0.05, "{mean_square}");
+    let beyond =
+        |distances: &[f64]| distances.iter().filter(|&&d| d > MAX_DISTANCE).count() as f64 / distances.len() as f64;
+    assert!((beyond(&whitened) - 0.01).abs() < 0.001, "{}", beyond(&whitened));
+    let of_test: Vec<f64> = (0..test.len()).map(|i| distance(test.image(i))).collect();
+    assert!(beyond(&of_test) < 0.015, "{}", beyond(&of_test));
+    assert!(features(&[0; 784]).iter().all(|f| f.is_finite()));
+    // Saved as pictures they come back as they are, but for a few that fill the edge with white.
+    let unchanged = (0..test.len()).filter(|&i| prepare(&grey(&test, i), Invert::Auto).image == test.image(i)).count();
+    assert!(unchanged >= 9_990, "{unchanged}");
+    assert!((0..test.len()).all(|i| prepare(&grey(&test, i), Invert::No).image == test.image(i)));
+}
+
+fn grey(split: &Split, i: usize) -> Photo {
+    Photo { width: 28, height: 28, rgba: split.image(i).iter().flat_map(|&v| [v, v, v, 255]).collect() }
+}
+
+/// A model trained for a few seconds, shared by the tests of the program.
+fn trained() -> &'static Place {
+    static PLACE: OnceLock<Place> = OnceLock::new();
+    PLACE.get_or_init(|| {
+        let place = Place::new();
+        let data = match genuine_data() {
+            Some(folder) => format!("--data-dir {}", fs::canonicalize(folder).unwrap().display()),
+            None => "--dataset synthetic".to_string(),
+        };
+        place.run(&format!("train {data} --train-limit 6000 --epochs 3 --out run --quiet")).exits(0);
+        place
+    })
+}
+
+#[test]
+fn drawn_garments_are_recognised_on_any_ground_in_any_format_and_turned() {
+    gpu();
+    let place = trained();
+    let folder = place.path("garments");
+    fs::create_dir_all(&folder).unwrap();
+    let mut expected = Vec::new();
+    for (name, class, outlines) in
+        [("shirt", "T-shirt/top", T_SHIRT), ("boot", "Ankle boot", BOOT), ("bag", "Bag", BAG)]
+    {
+        let on_black = Scene { garment: [200, 190, 180], ground: [5, 5, 8, 255], ..ON_WHITE };
+        let aside = Scene { size: [900, 500], at: [1.05, 0.28, 0.68], ..ON_WHITE };
+        let large = Scene { size: [4000, 3000], at: [0.4, 0.15, 0.7], ..ON_WHITE };
+        let clear = Scene { ground: [0, 0, 0, 0], ..ON_WHITE };
+        let turned = image::imageops::rotate270(&draw(outlines, aside));
+        for (file, bytes) in [
+            ("white.png", encoded(&draw(outlines, ON_WHITE), ImageFormat::Png)),
+            ("black.webp", encoded(&draw(outlines, on_black), ImageFormat::WebP)),
+            ("aside.bmp", encoded(&draw(outlines, aside), ImageFormat::Bmp)),
+            ("large.jpg", encoded(&draw(outlines, large), ImageFormat::Jpeg)),
+            ("clear.png", encoded(&draw(outlines, clear), ImageFormat::Png)),
+            ("turned.jpeg", jpeg_with_orientation(&turned, 6)),
+        ] {
+            let file = format!("{name}-{file}");
+            fs::write(folder.join(&file), bytes).unwrap();
+            expected.push((format!("garments/{file}"), class));
+        }
+    }
+    expected.sort();
+    let ran = place.run("predict run garments --json --grid grid.png --show-input input.png").exits(0);
+    let list = ran.json();
+    let found: Vec<(String, &str)> = list
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|p| (p["file"].as_str().unwrap().to_string(), p["class"].as_str().unwrap()))
+        .collect();
+    assert_eq!(found, expected);
+    for p in list.as_array().unwrap() {
+        assert_eq!(p["probabilities"].as_array().unwrap().len(), 10);
+        assert!(p["inverted"].is_boolean() && p["crop"].as_array().unwrap().len() == 4 && p.get("warning").is_some());
+    }
+    for picture in ["grid.png", "input.png"] {
+        let drawn = image::open(place.path(picture)).unwrap();
+        assert!(drawn.width() > 300 && drawn.height() > 300, "{picture}");
+    }
+    let text = place.run("predict run garments/boot-white.png --top 2").exits(0).out;
+    assert!(text.contains("garments/boot-white.png") && text.contains("Ankle boot"), "{text}");
+    assert_eq!(text.matches('%').count(), 2, "{text}");
+}
+
+#[test]
+fn standard_input_and_unreadable_files() {
+    gpu();
+    let place = trained();
+    fs::write(place.path("bag.png"), encoded(&draw(BAG, ON_WHITE), ImageFormat::Png)).unwrap();
+    fs::write(place.path("bad.png"), b"no picture").unwrap();
+    let line = "predict run - --json";
+    let mut child =
+        place.command(line).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(&fs::read(place.path("bag.png")).unwrap()).unwrap();
+    let ran = Ran::new(child.wait_with_output().unwrap(), line).exits(0);
+    assert_eq!(ran.json()[0]["file"], "standard input");
+    assert_eq!(ran.json()[0]["class"], "Bag");
+    // One bad file: the others are predicted, and the exit code says so.
+    let ran = place.run("predict run bad.png bag.png missing.png --json").exits(2);
+    assert_eq!(ran.json().as_array().unwrap().len(), 1);
+    ran.says(&["bad.png: not a PNG", "missing.png", "2 pictures could not be read"]);
+    place.run("predict run bad.png").exits(2).says(&["bad.png", "nothing was predicted"]);
+    fs::create_dir_all(place.path("empty")).unwrap();
+    place.run("predict run empty").exits(2).says(&["the folder empty holds no pictures"]);
+    place.run("predict run bag.png --test-index 3").exits(2).says(&["--test-index"]);
+    place.run("predict run bag.png --invert maybe").exits(2).says(&["maybe", "auto"]);
+    let flat = RgbaImage::from_pixel(50, 50, image::Rgba([200, 200, 200, 255]));
+    fs::write(place.path("flat.png"), encoded(&flat, ImageFormat::Png)).unwrap();
+    let text = place.run("predict run flat.png").exits(0).out;
+    assert!(text.contains("Doubtful: nothing stands out"), "{text}");
+    place.run("predict run bag.png --show-input bag.png").exits(2).says(&["bag.png exists", "--force"]);
+    assert!(Path::new(&place.path("bag.png")).metadata().unwrap().len() > 100);
+}
+
+/// Doubts have words, and words have the numbers.
+#[test]
+fn doubts_say_why() {
+    assert!(Doubt::Unsure { probability: 0.31 }.to_string().contains("31 %"));
+    assert!(Doubt::Unlike { distance: 9.87 }.to_string().contains("9.9"));
+}

@@ -1,0 +1,107 @@
+//! The program, run from outside in a folder of its own.
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use tempfile::TempDir;
+
+/// A folder to work in, and the program with nothing of this machine's data or network.
+pub struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    /// A new empty folder.
+    pub fn new() -> Self {
+        Place { folder: tempfile::tempdir().unwrap() }
+    }
+
+    /// A path in the folder; an empty name is the folder itself.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The program with the arguments of `line`, which are separated by spaces, to be run in the folder.
+    pub fn command(&self, line: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fmnist-gpu"));
+        command.args(line.split_whitespace()).current_dir(self.folder.path());
+        for name in ["FMNIST_DATA_DIR", "KERAS_HOME", "WGPU_BACKEND", "WGPU_ADAPTER_NAME", "RUST_LOG"] {
+            command.env_remove(name);
+        }
+        for name in ["HOME", "XDG_CACHE_HOME", "APPDATA", "LOCALAPPDATA", "USERPROFILE"] {
+            command.env(name, self.folder.path().join("home"));
+        }
+        // The home folder is new each time; the driver's compiled shaders need not be.
+        command.env("MESA_SHADER_CACHE_DIR", env!("CARGO_TARGET_TMPDIR"));
+        // Nothing listens there: the mirrors cannot be reached, with a network or without.
+        for name in ["ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "http_proxy", "https_proxy"] {
+            command.env(name, "http://127.0.0.1:9");
+        }
+        command
+    }
+
+    /// Runs the program and waits for it.
+    pub fn run(&self, line: &str) -> Ran {
+        Ran::new(self.command(line).output().unwrap(), line)
+    }
+}
+
+/// What the program did.
+pub struct Ran {
+    line: String,
+    code: Option<i32>,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+impl Ran {
+    /// What a run of the arguments `line` gave.
+    pub fn new(output: Output, line: &str) -> Self {
+        Ran {
+            line: line.to_string(),
+            code: output.status.code(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// Fails unless the exit code is `code`, and on a panic.
+    #[track_caller]
+    pub fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "fmnist-gpu {}\n{}\n{}", self.line, self.out, self.err);
+        assert!(!self.err.contains("panicked"), "{}", self.err);
+        self
+    }
+
+    /// Fails unless standard error has all `parts`.
+    #[track_caller]
+    pub fn says(self, parts: &[&str]) -> Self {
+        for part in parts {
+            assert!(self.err.contains(part), "fmnist-gpu {}: no `{part}` in\n{}", self.line, self.err);
+        }
+        self
+    }
+
+    /// Standard output as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error} in\n{}", self.out))
+    }
+
+    /// Standard output as one JSON object a line.
+    pub fn json_lines(&self) -> Vec<Value> {
+        let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in\n{}", self.out));
+        self.out.lines().map(parse).collect()
+    }
+
+    /// What `train --json` prints last.
+    pub fn summary(&self) -> Value {
+        self.json_lines().pop().unwrap()
+    }
+}
+
+/// The JSON in a file.
+pub fn json_file(path: &Path) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
