@@ -24,6 +24,11 @@ pub enum FileError {
     },
 }
 
+/// How the name of a file begins that is still being written.
+pub const PART_PREFIX: &str = ".fmnist-gpu-";
+/// How it ends.
+pub const PART_SUFFIX: &str = ".part";
+
 /// Writes `bytes` to `path`, which then holds all of them or is as it was before.
 ///
 /// # Errors
@@ -38,8 +43,8 @@ pub fn write_whole(path: &Path, bytes: &[u8], overwrite: bool) -> Result<(), Fil
         _ => Path::new("."),
     };
     let mut file = tempfile::Builder::new()
-        .prefix(".fmnist-gpu-")
-        .suffix(".part")
+        .prefix(PART_PREFIX)
+        .suffix(PART_SUFFIX)
         .permissions_like_a_new_file()
         .tempfile_in(folder)
         .map_err(fail)?;

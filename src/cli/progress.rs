@@ -49,6 +49,7 @@ impl Display {
             _ if self.style == Style::Nothing => {}
             Event::EpochStarted { epoch, batches } => self.start(*epoch, *batches),
             Event::Progress { epoch, totals, seconds } => self.progress(*epoch, totals, *seconds),
+            Event::Paused { .. } => {}
             Event::EpochFinished { record, .. } => {
                 self.clear();
                 eprintln!("{}", epoch_line(record, self.epochs));

@@ -39,7 +39,14 @@ impl SourceArgs {
     /// Begins to load the data, with no more than `train_limit` training images, in a thread of its own.
     ///
     /// The thread says nothing, downloads nothing and generates nothing before [`Loading::allow`].
-    pub fn start(&self, global: &Global, interrupt: Arc<AtomicBool>, train_limit: Option<usize>) -> Result<Loading> {
+    /// `trained_on` is the data set of a run that is resumed.
+    pub fn start(
+        &self,
+        global: &Global,
+        interrupt: Arc<AtomicBool>,
+        train_limit: Option<usize>,
+        trained_on: Option<DatasetKind>,
+    ) -> Result<Loading> {
         let (source, global) = (self.clone(), global.clone());
         let (allowed, gate) = mpsc::channel();
         let mut gate = Some(gate);
@@ -51,7 +58,7 @@ impl SourceArgs {
                 }
             }
         };
-        let work = move || source.read(&global, None, Some(interrupt), train_limit, &mut wait);
+        let work = move || source.read(&global, trained_on, Some(interrupt), train_limit, &mut wait);
         let thread =
             thread::Builder::new().name("data".into()).spawn(work).context("starting the thread of the data")?;
         Ok(Loading { allowed, thread })

@@ -13,46 +13,49 @@ use fmnist_gpu::model::{Model, initial_parameters, summary};
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
 use fmnist_gpu::tensorboard::TrainingEvents;
+use fmnist_gpu::train::checkpoint::{self, Checkpoint, Checkpoints};
 use fmnist_gpu::train::run::{RunConfig, RunFolder, Summary};
 use fmnist_gpu::train::{
-    Engine, Event, GpuEngine, Optimizer, Outcome, ReferenceEngine, Totals, TrainOptions, Trained, train,
+    Engine, EngineError, EpochRecord, Event, GpuEngine, NonFinite, Optimizer, Outcome, Position, ReferenceEngine,
+    Totals, TrainOptions, Trained, train,
 };
+use std::fmt::Display as Shown;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Flags of `train`.
 #[derive(Debug, Args)]
 pub struct TrainArgs {
-    /// mlp (the article's "without CNN"), cnn ("with CNN"), or a .toml file that lists layers
-    #[arg(long, default_value = "cnn", value_name = "mlp|cnn|FILE.toml")]
-    model: String,
-    /// Passes over the training set; 0 writes the initial weights
-    #[arg(long, default_value_t = 5)]
-    epochs: u64,
-    /// Images a step
-    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=32_768))]
-    batch_size: u32,
-    /// How weights follow their gradients
-    #[arg(long, value_enum, default_value_t = OptimizerName::Adam)]
-    optimizer: OptimizerName,
-    /// Step size of the optimizer
-    #[arg(long, default_value_t = 0.001)]
-    learning_rate: f64,
+    /// mlp (the article's "without CNN"), cnn ("with CNN"), or a .toml file that lists layers [default: cnn]
+    #[arg(long, value_name = "mlp|cnn|FILE.toml")]
+    model: Option<String>,
+    /// Passes over the training set; 0 writes the initial weights [default: 5]
+    #[arg(long)]
+    epochs: Option<u64>,
+    /// Images a step [default: 32]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=32_768))]
+    batch_size: Option<u32>,
+    /// How weights follow their gradients [default: adam]
+    #[arg(long, value_enum)]
+    optimizer: Option<OptimizerName>,
+    /// Step size of the optimizer [default: 0.001]
+    #[arg(long)]
+    learning_rate: Option<f64>,
     /// Share of the last change that sgd keeps [default: 0]
     #[arg(long)]
     momentum: Option<f64>,
-    /// Seed of the initial weights and of every epoch's order; the same seed on the same device gives the same bits
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    /// Seed of the initial weights and of every epoch's order; the same seed on the same device gives the same bits [default: 0]
+    #[arg(long)]
+    seed: Option<u64>,
     /// Use only the first N training images
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     train_limit: Option<u64>,
-    /// Hold out this share of the training images, the last ones, and evaluate on them after each epoch, such as 0.1
-    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
-    validation_split: f64,
+    /// Hold out this share of the training images, the last ones, and evaluate on them after each epoch, such as 0.1 [default: 0]
+    #[arg(long, value_name = "SHARE")]
+    validation_split: Option<f64>,
     #[command(flatten)]
     source: SourceArgs,
     #[command(flatten)]
@@ -60,8 +63,20 @@ pub struct TrainArgs {
     #[command(flatten)]
     tune: TuneArgs,
     /// Run folder to write [default: the first free runs/MODEL-NUMBER]
-    #[arg(long, value_name = "RUN")]
+    #[arg(long, value_name = "RUN", conflicts_with = "resume")]
     out: Option<PathBuf>,
+    /// Go on with a run from its newest checkpoint, with the settings that it was begun with; more --epochs may be asked for
+    #[arg(long, value_name = "RUN")]
+    resume: Option<PathBuf>,
+    /// Write a checkpoint after every N epochs; 0 writes none
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    checkpoint_every: u64,
+    /// Write a checkpoint after so many minutes too, in the middle of an epoch
+    #[arg(long, value_name = "MINUTES")]
+    checkpoint_minutes: Option<f64>,
+    /// Keep the newest N checkpoints
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    keep: u32,
     /// Replace files of the same name in an existing run folder
     #[arg(long)]
     force: bool,
@@ -76,7 +91,7 @@ pub struct TrainArgs {
     json: bool,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 enum OptimizerName {
     /// Adam in Keras's form
     Adam,
@@ -84,80 +99,234 @@ enum OptimizerName {
     Sgd,
 }
 
-impl TrainArgs {
-    /// How many of `available` training images are held out; the rounding is that of Keras's `validation_split`.
-    fn validation_images(&self, available: usize) -> Result<usize> {
-        let share = self.validation_split;
-        let held_out = available - (available as f64 * (1.0 - share)).floor() as usize;
-        if share > 0.0 && (held_out == 0 || held_out == available) {
-            bail!(
-                "--validation-split {share} of {available} training images leaves {} to train on and {held_out} to validate \
-                 on; both need at least one",
-                available - held_out
-            );
+/// What is trained, and how: from the flags, or from a checkpoint.
+struct Settings {
+    model: Model,
+    epochs: u64,
+    batch_size: usize,
+    optimizer: Optimizer,
+    seed: u64,
+    /// Only so many training images.
+    limit: Option<usize>,
+    held_out: HeldOut,
+    /// The checkpoint to go on from.
+    start: Option<Checkpoint>,
+}
+
+/// What is kept from training, for validation.
+enum HeldOut {
+    /// A share of the images.
+    Share(f64),
+    /// As many as when the run was begun.
+    Images(usize),
+}
+
+impl Settings {
+    /// The settings of a new run.
+    fn new(args: &TrainArgs) -> Result<Self> {
+        let share = args.validation_split.unwrap_or(0.0);
+        if !(0.0..1.0).contains(&share) {
+            bail!("--validation-split is {share}; it must be at least 0 and below 1, such as 0.1");
         }
-        Ok(held_out)
+        Ok(Settings {
+            optimizer: args.optimizer()?,
+            model: Model::load(args.model.as_deref().unwrap_or("cnn"))?,
+            epochs: args.epochs.unwrap_or(5),
+            batch_size: args.batch_size.unwrap_or(32) as usize,
+            seed: args.seed.unwrap_or(0),
+            limit: args.train_limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
+            held_out: HeldOut::Share(share),
+            start: None,
+        })
     }
 
+    /// The settings of the run that a checkpoint is of. A flag that says otherwise is refused.
+    fn resumed(args: &TrainArgs, checkpoint: Checkpoint) -> Result<Self> {
+        let config = &checkpoint.config;
+        let all = config.train_images + config.validation_images;
+        let refuse = |flag: &str, given: &dyn Shown, was: &dyn Shown| -> Result<()> {
+            bail!(
+                "{flag} is {given}, and the run was begun with {was}; leave the flag away to go on, or begin anew with --out"
+            )
+        };
+        if let Some(name) = &args.model
+            && Model::load(name)? != config.model
+        {
+            refuse("--model", name, &format!("another model, `{}`", config.model.name))?;
+        }
+        if let Some(size) = args.batch_size.filter(|&size| size as usize != config.batch_size) {
+            refuse("--batch-size", &size, &config.batch_size)?;
+        }
+        if let Some(seed) = args.seed.filter(|&seed| seed != config.seed) {
+            refuse("--seed", &seed, &config.seed)?;
+        }
+        if let Some(limit) = args.train_limit.filter(|&limit| limit != all as u64) {
+            refuse("--train-limit", &limit, &all)?;
+        }
+        if let Some(share) = args.validation_split
+            && held_out(share, all)? != config.validation_images
+        {
+            refuse("--validation-split", &share, &format!("{} of {all} images held out", config.validation_images))?;
+        }
+        let (name, rate, momentum) = match config.optimizer {
+            Optimizer::Adam(adam) => (OptimizerName::Adam, adam.learning_rate, 0.0),
+            Optimizer::Sgd(sgd) => (OptimizerName::Sgd, sgd.learning_rate, sgd.momentum),
+        };
+        if args.optimizer.is_some_and(|given| given != name) {
+            refuse("--optimizer", &"another", &format!("{name:?}").to_lowercase())?;
+        }
+        if let Some(given) = args.learning_rate.filter(|&given| given != rate) {
+            refuse("--learning-rate", &given, &rate)?;
+        }
+        if let Some(given) = args.momentum.filter(|&given| given != momentum) {
+            refuse("--momentum", &given, &momentum)?;
+        }
+        let done = checkpoint.position.history.len() as u64;
+        let epochs = args.epochs.unwrap_or(config.epochs);
+        if epochs < done {
+            bail!("--epochs is {epochs}, and {done} epochs are done already; ask for as many or more");
+        }
+        Ok(Settings {
+            model: config.model.clone(),
+            epochs,
+            batch_size: config.batch_size,
+            optimizer: config.optimizer,
+            seed: config.seed,
+            limit: Some(all),
+            held_out: HeldOut::Images(config.validation_images),
+            start: Some(checkpoint),
+        })
+    }
+
+    /// How many of `available` training images are held out.
+    fn validation_images(&self, available: usize) -> Result<usize> {
+        match self.held_out {
+            HeldOut::Share(share) => held_out(share, available),
+            HeldOut::Images(images) => Ok(images),
+        }
+    }
+}
+
+/// How many of `available` training images a share is; the rounding is that of Keras's `validation_split`.
+fn held_out(share: f64, available: usize) -> Result<usize> {
+    let held_out = available - (available as f64 * (1.0 - share)).floor() as usize;
+    if share > 0.0 && (held_out == 0 || held_out == available) {
+        bail!(
+            "--validation-split {share} of {available} training images leaves {} to train on and {held_out} to validate \
+             on; both need at least one",
+            available - held_out
+        );
+    }
+    Ok(held_out)
+}
+
+impl TrainArgs {
     fn optimizer(&self) -> Result<Optimizer> {
-        if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
-            bail!("--learning-rate is {}; it must be a number above 0, such as 0.001", self.learning_rate);
+        let learning_rate = self.learning_rate.unwrap_or(0.001);
+        if !(learning_rate.is_finite() && learning_rate > 0.0) {
+            bail!("--learning-rate is {learning_rate}; it must be a number above 0, such as 0.001");
         }
         let momentum = self.momentum.unwrap_or(0.0);
         if !(0.0..1.0).contains(&momentum) {
             bail!("--momentum is {momentum}; it must be at least 0 and below 1, such as 0.9");
         }
-        Ok(match self.optimizer {
+        Ok(match self.optimizer.unwrap_or(OptimizerName::Adam) {
             OptimizerName::Adam if self.momentum.is_some() => bail!("--momentum belongs to --optimizer sgd"),
-            OptimizerName::Adam => {
-                Optimizer::Adam(AdamConfig { learning_rate: self.learning_rate, ..AdamConfig::default() })
-            }
-            OptimizerName::Sgd => Optimizer::Sgd(SgdConfig { learning_rate: self.learning_rate, momentum }),
+            OptimizerName::Adam => Optimizer::Adam(AdamConfig { learning_rate, ..AdamConfig::default() }),
+            OptimizerName::Sgd => Optimizer::Sgd(SgdConfig { learning_rate, momentum }),
         })
     }
+
+    /// How long an epoch may run before a checkpoint.
+    fn pause_after(&self) -> Result<Option<Duration>> {
+        let Some(minutes) = self.checkpoint_minutes else { return Ok(None) };
+        match Duration::try_from_secs_f64(60.0 * minutes) {
+            Ok(pause) if minutes > 0.0 => Ok(Some(pause)),
+            _ => bail!("--checkpoint-minutes is {minutes}; it must be a number above 0, such as 10"),
+        }
+    }
+}
+
+/// The folder of the run, and what is trained: a new run, or one that is resumed.
+fn prepare(args: &TrainArgs, global: &Global) -> Result<(RunFolder, Checkpoints, Settings)> {
+    let keep = args.keep as usize;
+    let Some(path) = &args.resume else {
+        let settings = Settings::new(args)?;
+        let out = args.out.clone().unwrap_or_else(|| RunFolder::next_free(&settings.model.name));
+        // The folder is made before the work, so that a bad --out costs no training.
+        let folder = RunFolder::create(&out, args.force)?;
+        let checkpoints = Checkpoints::new(folder.path(), keep);
+        // Those of the run that was here before would be taken for this one's.
+        checkpoints.clear()?;
+        return Ok((folder, checkpoints, settings));
+    };
+    let folder = RunFolder::reopen(path)?;
+    let checkpoints = Checkpoints::new(folder.path(), keep);
+    let found = checkpoints.newest(&mut |path, error| {
+        eprintln!("fmnist-gpu: {} is not used: {error}", path.display());
+    })?;
+    let Some((file, checkpoint)) = found else {
+        bail!(
+            "{} has no checkpoint that could be used (they lie in {}); begin anew with --out",
+            path.display(),
+            path.join(checkpoint::FOLDER).display()
+        );
+    };
+    let position = &checkpoint.position;
+    global.say(format!(
+        "Going on from {}: {} epochs done{}",
+        file.display(),
+        position.history.len(),
+        if position.done.batches > 0 {
+            format!(", and {} steps of the next", position.done.batches)
+        } else {
+            String::new()
+        }
+    ));
+    let settings = Settings::resumed(args, checkpoint)?;
+    Ok((folder, checkpoints, settings))
 }
 
 /// Trains, evaluates, and writes the run folder.
 pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
     let begin = Instant::now();
     let log_time = |what: &str| log::debug!("{what} {:.0} ms after the start", 1e3 * begin.elapsed().as_secs_f64());
-    let optimizer = args.optimizer()?;
-    let limit = args.train_limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
-    if !(0.0..1.0).contains(&args.validation_split) {
-        bail!("--validation-split is {}; it must be at least 0 and below 1, such as 0.1", args.validation_split);
-    }
-    let model = Model::load(&args.model)?;
+    let pause_after = args.pause_after()?;
+    let (folder, checkpoints, settings) = prepare(&args, global)?;
+    let Settings { model, epochs, batch_size, optimizer, seed, limit, .. } = &settings;
+    let (epochs, batch_size, seed) = (*epochs, *batch_size, *seed);
     let parameters = model.parameters()?;
-    let out = args.out.clone().unwrap_or_else(|| RunFolder::next_free(&model.name));
+    let out = folder.path().to_path_buf();
     let interrupt = interrupt_flag()?;
-    // The folder is made before the work, so that a bad --out costs no training.
-    let folder = RunFolder::create(&out, args.force)?;
+    let begun = settings.start.as_ref().map(|start| &start.config);
     // The data is read and unpacked while the device opens and its pipelines compile: each takes about as long as the other.
-    let loading = args.source.start(global, interrupt.clone(), limit).inspect_err(|_| remove_if_empty(&out))?;
-    let device = args.device.open(global).inspect_err(|_| remove_if_empty(&out))?;
+    let trained_on = begun.map(|config| config.dataset);
+    let loading = args.source.start(global, interrupt.clone(), *limit, trained_on)?;
+    let device = args.device.open(global)?;
     log_time("device opened");
     loading.allow();
-    let batch_size = args.batch_size as usize;
-    let tiles = match &device {
-        Device::Gpu(gpu) if args.epochs > 0 => Some(args.tune.tiles(gpu, &model, batch_size, &optimizer)),
+    let tiles = match (&device, begun) {
+        // Other tiles would sum in another order.
+        (Device::Gpu(_), Some(config)) if config.tiles.is_some() => config.tiles,
+        (Device::Gpu(gpu), _) if epochs > 0 => Some(args.tune.tiles(gpu, model, batch_size, optimizer)),
         _ => None,
     };
     let tiles = tiles.unwrap_or_default();
     // Data that cannot be had is mostly known by now, and no data needs no pipelines.
     if let Device::Gpu(gpu) = &device
-        && args.epochs > 0
+        && epochs > 0
         && !loading.is_finished()
     {
         // With the data there, or known to be missing, the time for it is over.
         let wanted = || !loading.is_finished() && !interrupt.load(Ordering::Relaxed);
-        match GpuEngine::prepare_training(gpu, &model, batch_size, &optimizer, tiles, &wanted) {
+        match GpuEngine::prepare_training(gpu, model, batch_size, optimizer, tiles, &wanted) {
             Ok(()) => log_time("kernels ready"),
             // What is wrong comes back when the engine is made; what is wrong with the data comes first.
             Err(error) => log::debug!("the kernels could not be made ready: {error}"),
         }
     }
-    let mut dataset = loading.finish(global).inspect_err(|_| remove_if_empty(&out))?;
-    let held_out = args.validation_images(dataset.train.len()).inspect_err(|_| remove_if_empty(&out))?;
+    let mut dataset = loading.finish(global)?;
+    let held_out = settings.validation_images(dataset.train.len())?;
     let validation = dataset.train.split_off(dataset.train.len() - held_out);
     if held_out > 0 {
         global.say(format!("Training on the first {} images, validating on the last {held_out}", dataset.train.len()));
@@ -171,77 +340,75 @@ pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
         data_source: dataset.source.clone(),
         train_images: dataset.train.len(),
         validation_images: validation.len(),
-        seed: args.seed,
-        epochs: args.epochs,
+        seed,
+        epochs,
         batch_size,
-        optimizer,
+        optimizer: *optimizer,
         device: device_name,
         driver,
         backend,
         safe: args.device.safe(),
         tiles: matches!(&device, Device::Gpu(gpu) if gpu.tiling() == Tiling::Shared).then_some(tiles),
     };
-    global.say(format!("\n{}", summary(&model)?));
-    let initial = initial_parameters(&parameters, args.seed);
+    if let Some(begun) = begun {
+        check_resumed(begun, &config, global)?;
+    }
+    global.say(format!("\n{}", summary(model)?));
+    let initial = initial_parameters(&parameters, seed);
     let mut engine: Box<dyn Engine> = match &device {
         Device::Gpu(gpu) => {
-            Box::new(GpuEngine::with_tiles(gpu, &model, &initial, &dataset.train, batch_size, &optimizer, tiles)?)
+            Box::new(GpuEngine::with_tiles(gpu, model, &initial, &dataset.train, batch_size, optimizer, tiles)?)
         }
         Device::Reference => {
-            Box::new(ReferenceEngine::<f32>::new(&model, &initial, &dataset.train, batch_size, &optimizer)?)
+            Box::new(ReferenceEngine::<f32>::new(model, &initial, &dataset.train, batch_size, optimizer)?)
         }
+    };
+    let start = match &settings.start {
+        Some(checkpoint) => {
+            engine.restore(&checkpoint.state)?;
+            checkpoint.position.clone()
+        }
+        None => Position::default(),
     };
     log_time("engine ready");
     folder.write_config(&config)?;
 
     let options =
-        TrainOptions { epochs: args.epochs, samples: dataset.train.len(), batch_size, seed: args.seed, optimizer };
-    let mut display = Display::new(global.quiet, args.epochs);
-    let mut history = Vec::new();
-    let mut epoch_error = None;
-    let mut stepped = false;
+        TrainOptions { epochs, samples: dataset.train.len(), batch_size, seed, optimizer: *optimizer, pause_after };
+    let mut display = Display::new(global.quiet, epochs);
     let names: Vec<String> = parameters.iter().map(|parameter| parameter.name.clone()).collect();
     let mut events = args.tensorboard.then(|| TrainingEvents::create(&out.join("tensorboard"))).transpose()?;
-    let trained = train(&mut *engine, &options, &validation, &interrupt, &mut |event| {
+    let mut keeper = Keeper { args: &args, folder: &folder, checkpoints: &checkpoints, config: &config, error: None };
+    let mut stepped = false;
+    let trained = train(&mut *engine, &options, start, &validation, &interrupt, &mut |event| {
         display.show(&event);
-        if matches!(event, Event::Progress { .. }) && !std::mem::replace(&mut stepped, true) {
-            log_time("first training step done");
+        match event {
+            Event::Progress { .. } if !std::mem::replace(&mut stepped, true) => log_time("first training step done"),
+            Event::EpochFinished { record, position, engine } => {
+                keeper.attempt(|keeper| keeper.epoch(record, position, engine));
+                if let Some(events) = &mut events {
+                    keeper.attempt(|_| {
+                        Ok(events.epoch(record, &names, &engine.parameters()?, &engine.last_gradients()?)?)
+                    });
+                }
+            }
+            Event::Paused { position, engine } => keeper.attempt(|keeper| keeper.checkpoint(position, engine)),
+            _ => {}
         }
-        if let Event::EpochFinished { record, engine } = event {
-            history.push(record.clone());
-            let mut written = folder.write_history(&history).map_err(anyhow::Error::from);
-            if let Some(events) = &mut events {
-                written = written.and_then(|()| {
-                    Ok(events.epoch(record, &names, &engine.parameters()?, &engine.last_gradients()?)?)
-                });
-            }
-            if args.json {
-                written = written.and_then(|()| print(&serde_json::to_string(record)?));
-            }
-            if let Err(error) = written {
-                // Training goes on: the weights are worth more than the history, and are tried at the end.
-                epoch_error.get_or_insert(error);
-            }
-        }
-    })?;
+    });
     display.clear();
+    let trained = trained.map_err(|error| explained(error, &folder, &checkpoints))?;
     let weights = engine.parameters()?;
-    folder.write_model(&model, &weights)?;
-    if let Some(error) = epoch_error {
-        return Err(error);
+    keeper.model(&weights)?;
+    if let Some(error) = keeper.error.take() {
+        return Err(error.context("not everything of the training could be written; the weights reached are saved"));
     }
-    if trained.history.is_empty() {
-        folder.write_history(&[])?;
-    }
+    let history = &trained.position.history;
+    folder.write_history(history)?;
 
-    if let Outcome::NonFinite { epoch, step } = trained.outcome {
+    if let Outcome::NonFinite { epoch, step, cause } = &trained.outcome {
         folder.write_summary(&summarise(&config, &trained, &weights, None))?;
-        eprintln!(
-            "fmnist-gpu: the training loss stopped being finite in epoch {epoch}, by step {step}. \
-             A smaller --learning-rate usually helps (it was {}). What was reached is in {}",
-            args.learning_rate,
-            out.display()
-        );
+        eprintln!("fmnist-gpu: {}", non_finite(*epoch, *step, cause.as_ref(), optimizer, &out));
         return Ok(ExitCode::from(1));
     }
     let test = if trained.outcome == Outcome::Interrupted {
@@ -264,26 +431,142 @@ pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
     if test.is_some() && !args.no_report {
         let material = Material {
             name: report::run_name(&out),
-            model: &model,
+            model,
             parameters: &weights,
             config: Some(&config),
             summary: Some(&summary),
-            history: &trained.history,
+            history,
             dataset: dataset.kind,
             test: &dataset.test,
             probabilities: &engine.predict(&dataset.test.images)?,
             image: 0,
-            model_file: &fmnist_gpu::model::weights::to_bytes(&model, &weights)?,
+            model_file: &fmnist_gpu::model::weights::to_bytes(model, &weights)?,
         };
-        report::write(&material, &device, tiles, &out, args.force)?;
+        report::write(&material, &device, tiles, &out, folder.overwrites())?;
         global.say(format!("Report: {}", out.join("report.html").display()));
     }
     Ok(if summary.status == "interrupted" { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
 }
 
-/// A folder that was made for a run which never began is taken away again; one with anything in it stays.
-fn remove_if_empty(path: &std::path::Path) {
-    let _ = std::fs::remove_dir(path);
+/// Refuses data that are not those that the run was begun with; says where the device is another.
+fn check_resumed(begun: &RunConfig, now: &RunConfig, global: &Global) -> Result<()> {
+    if begun.dataset != now.dataset {
+        bail!(
+            "the data set is {}, and the run was begun with {}; name that one with --dataset or --data-dir",
+            now.dataset,
+            begun.dataset
+        );
+    }
+    if begun.train_images != now.train_images {
+        bail!("there are {} training images, and the run was begun with {}", now.train_images, begun.train_images);
+    }
+    let same = (&begun.device, &begun.driver, &begun.version) == (&now.device, &now.driver, &now.version);
+    if !same || begun.tiles != now.tiles {
+        global.say(format!(
+            "Note: the run was begun on {} ({}, fmnist-gpu {}); here the last bits may come out differently.",
+            begun.device, begun.driver, begun.version
+        ));
+    }
+    Ok(())
+}
+
+/// Writes what must not be lost while training runs. What cannot be written is said at once; training goes on, as the weights in
+/// memory are worth more than the file, and the next attempt may succeed.
+struct Keeper<'a> {
+    args: &'a TrainArgs,
+    folder: &'a RunFolder,
+    checkpoints: &'a Checkpoints,
+    config: &'a RunConfig,
+    /// The first error.
+    error: Option<anyhow::Error>,
+}
+
+impl Keeper<'_> {
+    fn attempt(&mut self, write: impl FnOnce(&Self) -> Result<()>) {
+        if let Err(error) = write(self) {
+            eprintln!("fmnist-gpu: {error:#}; training goes on");
+            self.error.get_or_insert(error);
+        }
+    }
+
+    fn epoch(&self, record: &EpochRecord, position: &Position, engine: &mut dyn Engine) -> Result<()> {
+        self.folder.write_history(&position.history)?;
+        if self.args.json {
+            print(&serde_json::to_string(record)?)?;
+        }
+        let before = position.history.iter().rev().skip(1).filter_map(|earlier| earlier.val_loss);
+        if record.val_loss.is_some_and(|loss| before.fold(f64::INFINITY, f64::min) > loss) {
+            self.folder.write_best(&self.config.model, &engine.parameters()?)?;
+        }
+        self.folder.write_model(&self.config.model, &engine.parameters()?)?;
+        let every = self.args.checkpoint_every;
+        if every > 0 && (record.epoch.is_multiple_of(every) || record.epoch == self.config.epochs) {
+            self.checkpoint(position, engine)?;
+        }
+        Ok(())
+    }
+
+    fn checkpoint(&self, position: &Position, engine: &mut dyn Engine) -> Result<()> {
+        let checkpoint = Checkpoint { config: self.config.clone(), position: position.clone(), state: engine.state()? };
+        let batches = self.config.train_images.div_ceil(self.config.batch_size);
+        let path = self.checkpoints.write(&checkpoint, batches)?;
+        log::debug!("checkpoint {}", path.display());
+        Ok(())
+    }
+
+    /// The weights, in the run folder or, where that is gone, in another place.
+    fn model(&self, weights: &[Vec<f32>]) -> Result<()> {
+        let model = &self.config.model;
+        let Err(error) = self.folder.write_model(model, weights) else { return Ok(()) };
+        let elsewhere = std::env::temp_dir().join(format!("fmnist-gpu-{}-rescued.safetensors", std::process::id()));
+        let bytes = fmnist_gpu::model::weights::to_bytes(model, weights)?;
+        match fmnist_gpu::files::write_whole(&elsewhere, &bytes, true) {
+            Ok(()) => bail!("{error}; the trained weights are in {}", elsewhere.display()),
+            Err(_) => Err(error.into()),
+        }
+    }
+}
+
+/// An error of the device, with how to go on.
+fn explained(error: EngineError, folder: &RunFolder, checkpoints: &Checkpoints) -> anyhow::Error {
+    let newest = checkpoints.newest(&mut |_, _| ()).ok().flatten();
+    let advice = match newest {
+        Some((path, _)) => format!(
+            "training stopped; the last checkpoint is {}; go on with: fmnist-gpu train --resume {}",
+            path.display(),
+            folder.path().display()
+        ),
+        None => "training stopped before the first checkpoint".to_string(),
+    };
+    anyhow::Error::from(error).context(advice)
+}
+
+/// What to say when a number was not finite any more.
+fn non_finite(
+    epoch: u64,
+    step: usize,
+    cause: Option<&NonFinite>,
+    optimizer: &Optimizer,
+    out: &std::path::Path,
+) -> String {
+    let rate = match optimizer {
+        Optimizer::Adam(adam) => adam.learning_rate,
+        Optimizer::Sgd(sgd) => sgd.learning_rate,
+    };
+    let first = match cause {
+        Some(cause) => format!(
+            "The first tensor that went bad is `{}`, written by `{}` in step {}: {} elements are infinite or no numbers, the first at \
+             index {}.",
+            cause.tensor, cause.operation, cause.step, cause.count, cause.index
+        ),
+        None => "Replaying the epoch gave finite numbers throughout, so the device does not compute the same twice."
+            .to_string(),
+    };
+    format!(
+        "training met a loss or a parameter that is not finite, in epoch {epoch}, step {step}. {first} A smaller --learning-rate usually \
+         helps (it was {rate}). The weights from before are in {}",
+        out.display()
+    )
 }
 
 fn summarise(config: &RunConfig, trained: &Trained, weights: &[Vec<f32>], test: Option<&Totals>) -> Summary {
@@ -299,7 +582,7 @@ fn summarise(config: &RunConfig, trained: &Trained, weights: &[Vec<f32>], test: 
         driver: config.driver.clone(),
         seed: config.seed,
         epochs: config.epochs,
-        epochs_completed: trained.history.len() as u64,
+        epochs_completed: trained.position.history.len() as u64,
         status: status.to_string(),
         batch_size: config.batch_size,
         parameters: weights.iter().map(Vec::len).sum(),

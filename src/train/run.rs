@@ -3,16 +3,21 @@
 use super::engine::Optimizer;
 use super::trainer::EpochRecord;
 use crate::data::DatasetKind;
-use crate::files::{FileError, write_whole};
+use crate::files::{FileError, PART_PREFIX, PART_SUFFIX, write_whole};
 use crate::model::Model;
 use crate::model::weights::{self, WeightsError};
 use crate::ops::SharedTiles;
 use serde::{Deserialize, Serialize};
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 /// Name of the weight file.
 pub const MODEL_FILE: &str = "model.safetensors";
+/// Name of the weight file with the least validation loss.
+pub const BEST_FILE: &str = "best.safetensors";
+/// Name of the file that is locked while a run is written.
+const LOCK_FILE: &str = ".lock";
 /// Name of the configuration.
 pub const CONFIG_FILE: &str = "config.json";
 /// Name of the history, one JSON object an epoch.
@@ -33,6 +38,12 @@ pub enum RunError {
     /// The folder exists already.
     #[error("{path} exists and is not empty; choose another --out, or overwrite its files with --force")]
     Exists {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Another process trains into the folder.
+    #[error("another training writes into {path} right now; wait for it, or choose another --out")]
+    Locked {
         /// The folder.
         path: PathBuf,
     },
@@ -146,11 +157,15 @@ fn is_zero(n: &usize) -> bool {
     *n == 0
 }
 
-/// A run folder being written.
+/// A run folder being written. No other process writes into it meanwhile.
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
     overwrite: bool,
+    /// Whether anything was written; a folder that stayed empty is taken away again.
+    used: std::cell::Cell<bool>,
+    /// Open and locked while the folder is written; the system unlocks it when the process ends, however it ends.
+    lock: Option<File>,
 }
 
 impl RunFolder {
@@ -165,7 +180,52 @@ impl RunFolder {
         if !is_empty && !overwrite {
             return Err(RunError::Exists { path: path.to_path_buf() });
         }
-        Ok(RunFolder { path: path.to_path_buf(), overwrite })
+        RunFolder::locked(path, overwrite, !is_empty)
+    }
+
+    /// Opens the folder of a run that is to go on; files of it are replaced.
+    ///
+    /// # Errors
+    /// There is no such folder, or another process writes into it.
+    pub fn reopen(path: &Path) -> Result<Self, RunError> {
+        if !path.is_dir() {
+            let reason = "there is no such folder".to_string();
+            return Err(RunError::NoRun { path: path.to_path_buf(), reason });
+        }
+        RunFolder::locked(path, true, true)
+    }
+
+    fn locked(path: &Path, overwrite: bool, used: bool) -> Result<Self, RunError> {
+        let fail = |source| RunError::Make { path: path.to_path_buf(), source };
+        let lock = File::options().create(true).truncate(false).write(true).open(path.join(LOCK_FILE)).map_err(fail)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(RunError::Locked { path: path.to_path_buf() }),
+            Err(TryLockError::Error(source)) => return Err(fail(source)),
+        }
+        let folder =
+            RunFolder { path: path.to_path_buf(), overwrite, used: std::cell::Cell::new(used), lock: Some(lock) };
+        folder.sweep();
+        Ok(folder)
+    }
+
+    /// Takes away what a killed process left half-written. Nobody else writes here now.
+    fn sweep(&self) {
+        for folder in [self.path.clone(), self.path.join(super::checkpoint::FOLDER)] {
+            let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+            for path in entries.map(|entry| entry.path()) {
+                let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+                if name.starts_with(PART_PREFIX) && name.ends_with(PART_SUFFIX) {
+                    // It costs room and nothing else.
+                    let _ = std::fs::remove_file(path);
+                }
+            }
+        }
+    }
+
+    /// Whether files of the same name are replaced.
+    pub fn overwrites(&self) -> bool {
+        self.overwrite
     }
 
     /// The first free folder `runs/<model>-<number>`.
@@ -211,7 +271,12 @@ impl RunFolder {
     /// # Errors
     /// The file could not be written.
     pub fn write_model(&self, model: &Model, parameters: &[Vec<f32>]) -> Result<(), RunError> {
-        let path = self.path.join(MODEL_FILE);
+        self.write_weights(MODEL_FILE, model, parameters)
+    }
+
+    fn write_weights(&self, name: &str, model: &Model, parameters: &[Vec<f32>]) -> Result<(), RunError> {
+        self.used.set(true);
+        let path = self.path.join(name);
         let bytes =
             weights::to_bytes(model, parameters).map_err(|source| RunError::Weights { path: path.clone(), source })?;
         Ok(write_whole(&path, &bytes, true)?)
@@ -225,6 +290,14 @@ impl RunFolder {
         self.write_json(SUMMARY_FILE, summary, self.overwrite)
     }
 
+    /// Writes `best.safetensors`: the model with the least validation loss so far.
+    ///
+    /// # Errors
+    /// The file could not be written.
+    pub fn write_best(&self, model: &Model, parameters: &[Vec<f32>]) -> Result<(), RunError> {
+        self.write_weights(BEST_FILE, model, parameters)
+    }
+
     /// Writes a picture and returns its path.
     ///
     /// # Errors
@@ -236,6 +309,7 @@ impl RunFolder {
     }
 
     fn write_json(&self, name: &str, value: &impl Serialize, overwrite: bool) -> Result<(), RunError> {
+        self.used.set(true);
         Ok(write_whole(&self.path.join(name), (to_json(value, true) + "\n").as_bytes(), overwrite)?)
     }
 }
@@ -259,6 +333,18 @@ pub fn history_csv(history: &[EpochRecord]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// Unlocks the folder. One that was made for a run which never began is taken away again.
+impl Drop for RunFolder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(self.path.join(LOCK_FILE));
+        drop(self.lock.take());
+        if !self.used.get() {
+            // One with anything in it stays.
+            let _ = std::fs::remove_dir(&self.path);
+        }
+    }
 }
 
 /// JSON text of one of the structs above.
