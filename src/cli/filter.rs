@@ -135,7 +135,7 @@ pub fn run(args: FilterArgs, global: &Global) -> Result<ExitCode> {
     let before = tile(&grey, dims.w, format!("{}, {} x {}", source.name, dims.w, dims.h));
     let how = match shown {
         Shown::Clamped => "values cut to 0..255",
-        Shown::Magnitude => "size of each value, sign left out",
+        Shown::Magnitude => "each value's size, the largest strongest",
     };
     let caption =
         format!("{} x {}, stride {}, {} padding; {how}", dims.wo, dims.ho, args.stride, Padding::from(args.padding));

@@ -66,7 +66,7 @@ pub struct Filter {
 pub enum Shown {
     /// Values below 0 as 0, above 255 as 255: for filters whose weights sum to something, which give a picture again.
     Clamped,
-    /// The absolute value, up to 255: for filters whose weights sum to zero, which give differences of either sign.
+    /// The absolute value, the largest as 255: for filters whose weights sum to zero, which give differences of either sign.
     Magnitude,
 }
 
@@ -166,9 +166,10 @@ impl Filter {
 impl Shown {
     /// Grey values of results.
     pub fn grey(self, results: &[f32]) -> Vec<u8> {
+        let largest = results.iter().fold(f32::MIN_POSITIVE, |most, v| most.max(v.abs()));
         let value = |&v: &f32| match self {
             Shown::Clamped => v.clamp(0.0, 255.0),
-            Shown::Magnitude => v.abs().min(255.0),
+            Shown::Magnitude => 255.0 * (v.abs() / largest),
         };
         results.iter().map(|v| value(v).round() as u8).collect()
     }

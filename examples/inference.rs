@@ -1,0 +1,44 @@
+//! Predicts in a loop and says how long it takes, one image at a time and 32 at once.
+//!
+//! ```sh
+//! cargo run --release --example inference -- runs/cnn-1    # a trained run; without one, untrained weights
+//! ```
+
+use fmnist_gpu::data::{CLASS_NAMES, N_CLASSES, PIXELS, synthetic};
+use fmnist_gpu::gpu::{Gpu, GpuOptions};
+use fmnist_gpu::model::{Model, initial_parameters};
+use fmnist_gpu::train::run::Run;
+use fmnist_gpu::train::{Engine, GpuEngine};
+use std::path::Path;
+use std::time::Instant;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let (model, weights) = match std::env::args().nth(1) {
+        Some(path) => {
+            let run = Run::open(Path::new(&path))?;
+            (run.model, run.parameters)
+        }
+        None => (Model::cnn(), initial_parameters(&Model::cnn().parameters()?, 0)),
+    };
+    let gpu = Gpu::open(&GpuOptions::default())?;
+    let mut engine = GpuEngine::new(&gpu, &model, &weights)?;
+    // Pictures: 28 x 28 bytes each, 0 for the ground.
+    let (_, pictures) = synthetic::generate(0, 64, 7);
+
+    for batch in [1, 32] {
+        let mut milliseconds = Vec::new();
+        for images in pictures.images.chunks_exact(batch * PIXELS) {
+            let start = Instant::now();
+            let probabilities = engine.predict(images)?;
+            milliseconds.push(1e3 * start.elapsed().as_secs_f64());
+            assert_eq!(probabilities.len(), batch * N_CLASSES);
+        }
+        milliseconds.sort_by(f64::total_cmp);
+        let (median, most) = (milliseconds[milliseconds.len() / 2], milliseconds[milliseconds.len() - 1]);
+        println!("batch {batch}: median {median:.2} ms, longest {most:.2} ms");
+    }
+    let row = engine.predict(pictures.image(0))?;
+    let best = (1..N_CLASSES).fold(0, |best, i| if row[i] > row[best] { i } else { best });
+    println!("first picture: {} ({:.0} %)", CLASS_NAMES[best], 100.0 * row[best]);
+    Ok(())
+}
