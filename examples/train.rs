@@ -8,7 +8,7 @@ use fmnist_gpu::data::{self, LoadOptions, Split};
 use fmnist_gpu::gpu::{Gpu, GpuOptions};
 use fmnist_gpu::model::{Model, initial_parameters};
 use fmnist_gpu::ops::adam::AdamConfig;
-use fmnist_gpu::train::{Engine, Event, GpuEngine, Optimizer, TrainOptions, train};
+use fmnist_gpu::train::{Engine, Event, GpuEngine, Optimizer, Position, TrainOptions, train};
 use std::ops::ControlFlow;
 use std::sync::atomic::AtomicBool;
 
@@ -23,8 +23,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let optimizer = Optimizer::Adam(AdamConfig::default());
     let mut engine = GpuEngine::with_training(&gpu, &model, &weights, &dataset.train, 32, &optimizer)?;
 
-    let options = TrainOptions { epochs: 2, samples: dataset.train.len(), batch_size: 32, seed: 0, optimizer };
-    train(&mut engine, &options, &Split::default(), &AtomicBool::new(false), &mut |event| {
+    let options = TrainOptions::new(2, dataset.train.len(), 32, optimizer);
+    train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |event| {
         if let Event::EpochFinished { record, .. } = event {
             println!("epoch {}: loss {:.4}, accuracy {:.4}", record.epoch, record.loss, record.accuracy);
         }

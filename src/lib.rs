@@ -7,7 +7,7 @@
 //! use fmnist_gpu::data::{Split, synthetic};
 //! use fmnist_gpu::model::{Model, initial_parameters};
 //! use fmnist_gpu::ops::adam::AdamConfig;
-//! use fmnist_gpu::train::{Engine, Optimizer, ReferenceEngine, TrainOptions, train};
+//! use fmnist_gpu::train::{Engine, Optimizer, Position, ReferenceEngine, TrainOptions, train};
 //! use std::ops::ControlFlow;
 //! use std::sync::atomic::AtomicBool;
 //!
@@ -18,9 +18,10 @@
 //! // The plain loops, as this runs anywhere; on an adapter it is `GpuEngine::with_training(&Gpu::open(..)?, ..)`.
 //! let mut engine = ReferenceEngine::<f32>::new(&model, &weights, &training, 32, &optimizer)?;
 //!
-//! let options = TrainOptions { epochs: 2, samples: training.len(), batch_size: 32, seed: 0, optimizer };
-//! let trained = train(&mut engine, &options, &Split::default(), &AtomicBool::new(false), &mut |_| {})?;
-//! assert!(trained.history[1].loss < trained.history[0].loss);
+//! let options = TrainOptions::new(2, training.len(), 32, optimizer);
+//! let trained = train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |_| {})?;
+//! let history = &trained.position.history;
+//! assert!(history[1].loss < history[0].loss);
 //!
 //! let totals = engine.evaluate(&test, &mut |_| ControlFlow::Continue(()))?;
 //! println!("accuracy {:.3}", totals.accuracy());

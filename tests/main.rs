@@ -32,6 +32,8 @@ mod registry;
 /// Every shader through the writers for Vulkan, Metal and DX12; needs no GPU.
 mod shaders;
 
+/// Checkpoints: kills, interrupts, damage, full disks, bad numbers.
+mod checkpoints;
 /// The device layer: choice of adapter, wrong dispatches, a lost device.
 mod gpu;
 /// Layers as data, weight files.

@@ -5,6 +5,7 @@ mod compare;
 mod completions;
 mod device;
 mod devices;
+mod doctor;
 mod evaluate;
 mod export;
 mod filter;
@@ -77,6 +78,8 @@ enum Command {
     Samples(samples::SamplesArgs),
     /// List the adapters of this machine
     Devices(devices::DevicesArgs),
+    /// One page for a bug report: version, system, adapters, limits, environment, self-test, speed
+    Doctor(doctor::DoctorArgs),
     /// Compare every kernel with its CPU mirror on this machine's adapter
     Selftest(selftest::SelftestArgs),
     /// Measure the speed of training and inference
@@ -107,6 +110,7 @@ pub fn run() -> Result<ExitCode> {
         Command::Filter(args) => filter::run(args, &global),
         Command::Samples(args) => samples::run(args, &global),
         Command::Devices(args) => devices::run(args),
+        Command::Doctor(args) => doctor::run(args, &global),
         Command::Selftest(args) => selftest::run(args, &global),
         Command::Bench(args) => bench::run(args, &global),
         Command::Profile(args) => profile::run(args, &global),

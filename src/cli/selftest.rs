@@ -39,20 +39,7 @@ struct Report {
 pub fn run(args: SelftestArgs, global: &Global) -> Result<ExitCode> {
     let start = Instant::now();
     let gpu = args.device.open_fresh(global)?;
-    let kernels = if gpu.is_software() {
-        // Nearly all the time goes into compiling, which a software adapter does in one thread a device: two devices take half
-        // the time. The first operation, the convolution, has as many kernels as all others together.
-        let other = args.device.open_another()?;
-        let (first, rest) = OPS.split_at(1);
-        let (first, rest) = std::thread::scope(|scope| {
-            let rest = scope.spawn(|| compare(&other, rest, args.seed, global));
-            (compare(&gpu, first, args.seed, global), rest.join())
-        });
-        let rest = rest.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        [first?, rest?].concat()
-    } else {
-        compare(&gpu, OPS, args.seed, global)?
-    };
+    let kernels = compare_all(&gpu, &args.device, args.seed, global)?;
     global.say("Testing the mirrors' gradients against finite differences");
     let gradients = gradients::check_all(args.seed);
     let passed = kernels.iter().chain(&gradients).all(Verdict::passed);
@@ -70,6 +57,23 @@ pub fn run(args: SelftestArgs, global: &Global) -> Result<ExitCode> {
         print(&table(&report))?;
     }
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// Compares every kernel with its mirror on `gpu`, which `device` opened.
+pub fn compare_all(gpu: &Gpu, device: &DeviceArgs, seed: u64, global: &Global) -> Result<Vec<Verdict>> {
+    if !gpu.is_software() {
+        return compare(gpu, OPS, seed, global);
+    }
+    // Nearly all the time goes into compiling, which a software adapter does in one thread a device: two devices take half
+    // the time. The first operation, the convolution, has as many kernels as all others together.
+    let other = device.open_another()?;
+    let (first, rest) = OPS.split_at(1);
+    let (first, rest) = std::thread::scope(|scope| {
+        let rest = scope.spawn(|| compare(&other, rest, seed, global));
+        (compare(gpu, first, seed, global), rest.join())
+    });
+    let rest = rest.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    Ok([first?, rest?].concat())
 }
 
 fn compare(gpu: &Gpu, ops: &[Op], seed: u64, global: &Global) -> Result<Vec<Verdict>> {

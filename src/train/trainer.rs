@@ -26,6 +26,11 @@ pub struct TrainOptions {
 }
 
 impl TrainOptions {
+    /// Training from the seed 0, each epoch without a pause.
+    pub fn new(epochs: u64, samples: usize, batch_size: usize, optimizer: Optimizer) -> Self {
+        TrainOptions { epochs, samples, batch_size, seed: 0, optimizer, pause_after: None }
+    }
+
     /// Steps of an epoch.
     pub fn batches(&self) -> usize {
         self.samples.div_ceil(self.batch_size)

@@ -1,0 +1,271 @@
+//! `fmnist-gpu doctor`
+
+use super::device::DeviceArgs;
+use super::selftest::compare_all;
+use super::{Global, print, print_json};
+use anyhow::Result;
+use clap::Args;
+use fmnist_gpu::data::Places;
+use fmnist_gpu::gpu::adapter::{self, AdapterInfo};
+use fmnist_gpu::gpu::peak::Peak;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Flags of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Leave out the self-test, which takes seconds to a minute
+    #[arg(long)]
+    no_selftest: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Print the page as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a bug report needs.
+#[derive(Debug, Serialize)]
+struct Page {
+    version: &'static str,
+    /// `release` or `debug`.
+    build: &'static str,
+    os: String,
+    processor: &'static str,
+    threads: usize,
+    adapters: Vec<AdapterInfo>,
+    /// Why there are no adapters or the device could not be opened.
+    error: Option<String>,
+    device: Option<DevicePage>,
+    environment: Vec<(String, String)>,
+    data: Vec<Folder>,
+    caches: Vec<Folder>,
+}
+
+/// What is known of the device that would be used.
+#[derive(Debug, Serialize)]
+struct DevicePage {
+    name: String,
+    driver: String,
+    backend: String,
+    device_type: String,
+    tiling: String,
+    subgroup_lanes: Option<usize>,
+    timestamps: bool,
+    max_buffer_bytes: u64,
+    max_binding_bytes: u64,
+    max_workgroup_storage_bytes: u32,
+    max_invocations_per_workgroup: u32,
+    peak_gflops: f64,
+    peak_gb_per_second: f64,
+    selftest: Selftest,
+}
+
+/// What the comparison of every kernel with its mirror gave.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Selftest {
+    Passed { kernels: usize },
+    Failed { kernels: Vec<String> },
+    NotRun,
+}
+
+/// A folder that the program reads or writes.
+#[derive(Debug, Serialize)]
+struct Folder {
+    path: PathBuf,
+    state: String,
+}
+
+/// Beginnings of the names of environment variables that change what happens here.
+const VARIABLES: [&str; 17] = [
+    "FMNIST_",
+    "WGPU_",
+    "VK_",
+    "MESA_",
+    "LP_",
+    "GALLIUM_",
+    "LIBGL_",
+    "DISPLAY",
+    "WAYLAND_DISPLAY",
+    "XDG_RUNTIME_DIR",
+    "XDG_CACHE_HOME",
+    "NODEVICE_SELECT",
+    "KERAS_HOME",
+    "RUST_LOG",
+    "CI",
+    "NO_COLOR",
+    "TERM",
+];
+
+/// Collects the page. It is made even where there is no adapter; then the exit code is 2, and 1 where the self-test fails.
+pub fn run(args: DoctorArgs, global: &Global) -> Result<ExitCode> {
+    let (adapters, no_list) = match adapter::list() {
+        Ok(adapters) => (adapters, None),
+        Err(error) => (Vec::new(), Some(error.to_string())),
+    };
+    let opened = device(&args, global);
+    let (device, error) = match opened {
+        Ok(device) => (Some(device), no_list),
+        Err(error) => (None, Some(format!("{error:#}"))),
+    };
+    let page = Page {
+        version: env!("CARGO_PKG_VERSION"),
+        build: if cfg!(debug_assertions) { "debug" } else { "release" },
+        os: os(),
+        processor: std::env::consts::ARCH,
+        threads: std::thread::available_parallelism().map_or(1, usize::from),
+        adapters,
+        error,
+        device,
+        environment: environment(),
+        data: data_folders(),
+        caches: caches(),
+    };
+    if args.json {
+        print_json(&page)?;
+    } else {
+        print(&text(&page))?;
+    }
+    Ok(match &page.device {
+        None => ExitCode::from(2),
+        Some(DevicePage { selftest: Selftest::Failed { .. }, .. }) => ExitCode::from(1),
+        Some(_) => ExitCode::SUCCESS,
+    })
+}
+
+fn device(args: &DoctorArgs, global: &Global) -> Result<DevicePage> {
+    let gpu = args.device.open_fresh(global)?;
+    let peak = Peak::measure(&gpu)?;
+    let selftest = if args.no_selftest {
+        Selftest::NotRun
+    } else {
+        let verdicts = compare_all(&gpu, &args.device, 0, global)?;
+        let failed: Vec<String> = verdicts.iter().filter(|v| !v.passed()).map(|v| v.kernel.to_string()).collect();
+        if failed.is_empty() {
+            Selftest::Passed { kernels: verdicts.len() }
+        } else {
+            Selftest::Failed { kernels: failed }
+        }
+    };
+    let (info, limits) = (gpu.info(), gpu.limits());
+    Ok(DevicePage {
+        name: info.name.clone(),
+        driver: info.driver.clone(),
+        backend: info.backend.clone(),
+        device_type: info.device_type.clone(),
+        tiling: format!("{:?}", gpu.tiling()).to_lowercase(),
+        subgroup_lanes: gpu.lanes(),
+        timestamps: gpu.has_timestamps(),
+        max_buffer_bytes: limits.max_buffer_size,
+        max_binding_bytes: limits.max_storage_buffer_binding_size,
+        max_workgroup_storage_bytes: limits.max_compute_workgroup_storage_size,
+        max_invocations_per_workgroup: limits.max_compute_invocations_per_workgroup,
+        peak_gflops: peak.gflops,
+        peak_gb_per_second: peak.gb_per_second,
+        selftest,
+    })
+}
+
+/// The system, with its version where it says one.
+fn os() -> String {
+    let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let name = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let parts = [std::env::consts::OS, name.unwrap_or_default().trim_matches('"'), kernel.trim()];
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
+}
+
+fn environment() -> Vec<(String, String)> {
+    let matters = |name: &str| {
+        VARIABLES.iter().any(|known| if known.ends_with('_') { name.starts_with(known) } else { name == *known })
+    };
+    let all = std::env::vars_os()
+        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()));
+    let mut set: Vec<(String, String)> = all.filter(|(name, _)| matters(name)).collect();
+    set.sort();
+    set
+}
+
+/// Where data would be looked for, and what is there.
+fn data_folders() -> Vec<Folder> {
+    let places = Places::from_environment();
+    let folders = places.env_dir.into_iter().chain(places.cache_dir).chain(places.others);
+    let state = |path: &Path| {
+        let has = |name: &str| path.join(name).exists() || path.join(format!("{name}.gz")).exists();
+        let files =
+            ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"];
+        match files.iter().filter(|name| has(name)).count() {
+            _ if !path.exists() => "not there".to_string(),
+            n => format!("{n} of 4 files"),
+        }
+    };
+    folders.map(|path| Folder { state: state(&path), path }).collect()
+}
+
+/// What the program keeps from one run to the next.
+fn caches() -> Vec<Folder> {
+    let Some(cache) = Places::from_environment().cache_dir else { return Vec::new() };
+    let state = |path: &Path| {
+        let size = |path: &Path| path.metadata().map_or(0, |m| m.len());
+        match (path.is_dir(), path.exists()) {
+            (true, _) => {
+                let files: Vec<PathBuf> =
+                    std::fs::read_dir(path).into_iter().flatten().flatten().map(|e| e.path()).collect();
+                format!("{} files, {} bytes", files.len(), files.iter().map(|file| size(file)).sum::<u64>())
+            }
+            (false, true) => format!("{} bytes", size(path)),
+            (false, false) => "not there".to_string(),
+        }
+    };
+    let paths = ["pipelines", "autotune.json"].map(|name| cache.join(name));
+    paths.into_iter().map(|path| Folder { state: state(&path), path }).collect()
+}
+
+fn text(page: &Page) -> String {
+    let mut lines = vec![
+        format!(
+            "fmnist-gpu {} ({}), {}, {}, {} threads",
+            page.version, page.build, page.os, page.processor, page.threads
+        ),
+        String::new(),
+        "Adapters".to_string(),
+    ];
+    for a in &page.adapters {
+        let mark = if a.default { '*' } else { ' ' };
+        lines.push(format!("{mark} {} {} ({}, {}, {})", a.index, a.name, a.backend, a.device_type, a.driver));
+    }
+    if page.adapters.is_empty() {
+        lines.push("  none".to_string());
+    }
+    if let Some(error) = &page.error {
+        lines.push(format!("\nERROR: {error}"));
+    }
+    if let Some(d) = &page.device {
+        lines.push(format!("\nDevice: {} ({}, {})", d.name, d.backend, d.driver));
+        let lanes = d.subgroup_lanes.map_or("none".to_string(), |lanes| lanes.to_string());
+        let timestamps = if d.timestamps { "yes" } else { "no" };
+        lines.push(format!("  tiling {}, subgroup lanes {lanes}, timestamps {timestamps}", d.tiling));
+        lines.push(format!(
+            "  buffers up to {} MiB, bindings up to {} MiB, workgroup memory {} KiB, {} invocations a workgroup",
+            d.max_buffer_bytes >> 20,
+            d.max_binding_bytes >> 20,
+            d.max_workgroup_storage_bytes >> 10,
+            d.max_invocations_per_workgroup
+        ));
+        lines.push(format!("  {:.0} GFLOP/s multiply-adds, {:.1} GB/s copying", d.peak_gflops, d.peak_gb_per_second));
+        lines.push(match &d.selftest {
+            Selftest::Passed { kernels } => format!("  self-test: all {kernels} kernels are right"),
+            Selftest::Failed { kernels } => format!("  self-test: FAILED: {}", kernels.join(", ")),
+            Selftest::NotRun => "  self-test: not run".to_string(),
+        });
+    }
+    lines.push("\nEnvironment".to_string());
+    lines.extend(page.environment.iter().map(|(name, value)| format!("  {name}={value}")));
+    for (title, folders) in [("\nData", &page.data), ("\nKept from run to run", &page.caches)] {
+        lines.push(title.to_string());
+        lines.extend(folders.iter().map(|folder| format!("  {}: {}", folder.path.display(), folder.state)));
+    }
+    lines.join("\n")
+}
