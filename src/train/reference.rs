@@ -252,7 +252,7 @@ impl<T: Real> ReferenceEngine<T> {
     /// Makes one step of an epoch and searches what it computes for the first value that is not finite.
     fn searched_step(&mut self, train: &Split, epoch: &Epoch, step: usize) -> Result<Option<NonFinite>, EngineError> {
         let search = |tensor: String, operation: &str, values: &[T]| {
-            let [count, index] = non_finite::non_finite(&values.iter().map(|v| v.to_f64() as f32).collect::<Vec<_>>());
+            let [count, index] = non_finite::non_finite(values);
             let (count, index, operation) = (count as usize, index as usize, operation.to_string());
             (count > 0).then_some(NonFinite { step, tensor, operation, index, count })
         };
