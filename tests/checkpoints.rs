@@ -372,3 +372,47 @@ fn a_run_folder_that_vanishes_costs_no_weights() {
     assert!(fmnist_gpu::model::weights::from_bytes(&bytes).is_ok());
     assert!(!place.path("run").exists(), "half a run folder came back");
 }
+
+/// A device that is lost in the middle: what was running, the last checkpoint, how to go on; with `--retry-device` it goes on by
+/// itself. The weights are those of a training that lost nothing.
+#[test]
+fn a_lost_device_costs_what_came_after_the_last_checkpoint_and_no_more() {
+    gpu();
+    let place = Place::new();
+    place.run(&format!("{TRAIN} --out whole")).exits(0);
+    let lose = format!("{TRAIN} --checkpoint-minutes 0.001 --lose-device-after 300");
+    place.run(&format!("{lose} --out run")).exits(2).says(&[
+        "was lost",
+        "the last checkpoint is run/checkpoints/step-",
+        "fmnist-gpu train --resume run",
+        if cfg!(target_os = "linux") { "llvmpipe" } else { "" },
+    ]);
+    place.run("train --resume run --no-report --quiet").exits(0);
+    assert!(outcome(&place, "run") == outcome(&place, "whole"));
+    place.run(&format!("{lose} --retry-device --out again")).exits(0).says(&["was lost", "opening the device again"]);
+    assert!(outcome(&place, "again") == outcome(&place, "whole"));
+    // Before any checkpoint it begins anew.
+    let early = TRAIN.replace("--quiet", "--quiet --lose-device-after 1 --retry-device --checkpoint-every 0");
+    place.run(&format!("{early} --out early")).exits(0).says(&["opening the device again"]);
+    assert!(outcome(&place, "early") == outcome(&place, "whole"));
+}
+
+/// A batch that no binding of the adapter can hold: said before training, with the largest that fits.
+#[test]
+fn a_batch_too_large_for_the_adapter_is_refused_with_the_largest_that_fits() {
+    let gpu = gpu();
+    let place = Place::new();
+    let layers = "layers = [{ type = \"conv2d\", filters = 256, kernel_size = 1 }, { type = \"flatten\" }, \
+                  { type = \"dense\", units = 10 }]";
+    let wide = format!("name = \"wide\"\n{layers}");
+    fs::write(place.path("wide.toml"), &wide).unwrap();
+    let largest = fmnist_gpu::train::GpuEngine::largest_batch(gpu, &toml::from_str(&wide).unwrap()).unwrap();
+    let limits = gpu.limits();
+    let allowed = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
+    let bytes = 28 * 28 * 256 * 4;
+    assert!(largest as u64 * bytes <= allowed && (largest as u64 + 1) * bytes > allowed, "{largest}, {allowed}");
+    let line =
+        format!("train --model wide.toml --dataset synthetic --train-limit 64 --epochs 1 --batch-size {}", largest + 1);
+    place.run(&line).exits(2).says(&["does not fit this adapter", &format!("the largest that does is {largest}")]);
+    assert!(!place.path("runs/wide-1").exists(), "a folder stayed of a run that never began");
+}

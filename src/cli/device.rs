@@ -11,7 +11,7 @@ use fmnist_gpu::train::{Optimizer, autotune};
 use std::path::PathBuf;
 
 /// Flags of every command that computes.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct DeviceArgs {
     /// auto (the strongest GPU, else a software adapter), an index or part of a name from `fmnist-gpu devices`, or reference
     /// (plain loops on the processor: for checking, slow)
@@ -23,7 +23,7 @@ pub struct DeviceArgs {
 }
 
 /// `--no-autotune`, of the commands that train.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct TuneArgs {
     /// On a GPU, take the standard tiles instead of timing a few on the first run and keeping the fastest
     #[arg(long)]

@@ -8,7 +8,7 @@ use super::{Global, INTERRUPTED, interrupt_flag, picture, print};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use fmnist_gpu::data::{CLASS_NAMES, Dataset, N_CLASSES};
-use fmnist_gpu::gpu::Tiling;
+use fmnist_gpu::gpu::{Gpu, GpuError, Tiling};
 use fmnist_gpu::model::{Model, initial_parameters, summary};
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
@@ -23,11 +23,12 @@ use std::fmt::Display as Shown;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Flags of `train`.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct TrainArgs {
     /// mlp (the article's "without CNN"), cnn ("with CNN"), or a .toml file that lists layers [default: cnn]
     #[arg(long, value_name = "mlp|cnn|FILE.toml")]
@@ -80,6 +81,12 @@ pub struct TrainArgs {
     /// Replace files of the same name in an existing run folder
     #[arg(long)]
     force: bool,
+    /// Where the device is lost, open it again and go on from the newest checkpoint, up to three times
+    #[arg(long)]
+    retry_device: bool,
+    /// For tests: lose the device after so many steps of an epoch
+    #[arg(long, hide = true)]
+    lose_device_after: Option<usize>,
     /// Write no report.html, only weights, history, summary and the two pictures
     #[arg(long)]
     no_report: bool,
@@ -287,17 +294,49 @@ fn prepare(args: &TrainArgs, global: &Global) -> Result<(RunFolder, Checkpoints,
     Ok((folder, checkpoints, settings))
 }
 
-/// Trains, evaluates, and writes the run folder.
+/// Trains, evaluates, and writes the run folder; again where the device was lost and `--retry-device` was given.
 pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
+    let interrupt = interrupt_flag()?;
+    let mut args = args;
+    let mut retries = if args.retry_device { 3 } else { 0 };
+    loop {
+        let mut written = None;
+        let error = match run_once(&args, global, &interrupt, &mut written) {
+            Ok(code) => return Ok(code),
+            Err(error) => error,
+        };
+        let is_lost = error.chain().any(|cause| matches!(cause.downcast_ref(), Some(GpuError::DeviceLost { .. })))
+            || error
+                .chain()
+                .any(|cause| matches!(cause.downcast_ref(), Some(EngineError::Gpu(GpuError::DeviceLost { .. }))));
+        let Some(folder) = written.filter(|_| is_lost && retries > 0) else { return Err(error) };
+        retries -= 1;
+        eprintln!(
+            "fmnist-gpu: {error:#}\nfmnist-gpu: opening the device again; {retries} more attempts after this one"
+        );
+        // Before the first checkpoint there is nothing to go on from: the same is begun anew, in the same folder.
+        let has_checkpoint = Checkpoints::new(&folder, 1).newest(&mut |_, _| ())?.is_some();
+        args.lose_device_after = None;
+        (args.resume, args.out) = if has_checkpoint { (Some(folder), None) } else { (None, Some(folder)) };
+        args.force |= !has_checkpoint;
+    }
+}
+
+/// One attempt. `written` is the run folder, once there is something in it.
+fn run_once(
+    args: &TrainArgs,
+    global: &Global,
+    interrupt: &Arc<AtomicBool>,
+    written: &mut Option<PathBuf>,
+) -> Result<ExitCode> {
     let begin = Instant::now();
     let log_time = |what: &str| log::debug!("{what} {:.0} ms after the start", 1e3 * begin.elapsed().as_secs_f64());
     let pause_after = args.pause_after()?;
-    let (folder, checkpoints, settings) = prepare(&args, global)?;
+    let (folder, checkpoints, settings) = prepare(args, global)?;
     let Settings { model, epochs, batch_size, optimizer, seed, limit, .. } = &settings;
     let (epochs, batch_size, seed) = (*epochs, *batch_size, *seed);
     let parameters = model.parameters()?;
     let out = folder.path().to_path_buf();
-    let interrupt = interrupt_flag()?;
     let begun = settings.start.as_ref().map(|start| &start.config);
     // The data is read and unpacked while the device opens and its pipelines compile: each takes about as long as the other.
     let trained_on = begun.map(|config| config.dataset);
@@ -357,7 +396,8 @@ pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
     let initial = initial_parameters(&parameters, seed);
     let mut engine: Box<dyn Engine> = match &device {
         Device::Gpu(gpu) => {
-            Box::new(GpuEngine::with_tiles(gpu, model, &initial, &dataset.train, batch_size, optimizer, tiles)?)
+            let engine = GpuEngine::with_tiles(gpu, model, &initial, &dataset.train, batch_size, optimizer, tiles);
+            Box::new(engine.map_err(|error| too_large(error, gpu, model, batch_size))?)
         }
         Device::Reference => {
             Box::new(ReferenceEngine::<f32>::new(model, &initial, &dataset.train, batch_size, optimizer)?)
@@ -372,16 +412,23 @@ pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
     };
     log_time("engine ready");
     folder.write_config(&config)?;
+    *written = Some(out.clone());
 
     let options =
         TrainOptions { epochs, samples: dataset.train.len(), batch_size, seed, optimizer: *optimizer, pause_after };
     let mut display = Display::new(global.quiet, epochs);
     let names: Vec<String> = parameters.iter().map(|parameter| parameter.name.clone()).collect();
     let mut events = args.tensorboard.then(|| TrainingEvents::create(&out.join("tensorboard"))).transpose()?;
-    let mut keeper = Keeper { args: &args, folder: &folder, checkpoints: &checkpoints, config: &config, error: None };
+    let mut keeper = Keeper { args, folder: &folder, checkpoints: &checkpoints, config: &config, error: None };
     let mut stepped = false;
-    let trained = train(&mut *engine, &options, start, &validation, &interrupt, &mut |event| {
+    let trained = train(&mut *engine, &options, start, &validation, interrupt, &mut |event| {
         display.show(&event);
+        if let (Event::Progress { totals, .. }, Some(steps), Device::Gpu(gpu)) =
+            (&event, args.lose_device_after, &device)
+            && totals.batches >= steps
+        {
+            gpu.destroy();
+        }
         match event {
             Event::Progress { .. } if !std::mem::replace(&mut stepped, true) => log_time("first training step done"),
             Event::EpochFinished { record, position, engine } => {
@@ -427,7 +474,7 @@ pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
         let png = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
         events.picture("predictions", summary.epochs_completed, &png)?;
     }
-    conclude(&args, global, &dataset, &mut *engine, &summary, &pictures, &folder)?;
+    conclude(args, global, &dataset, &mut *engine, &summary, &pictures, &folder)?;
     if test.is_some() && !args.no_report {
         let material = Material {
             name: report::run_name(&out),
@@ -524,6 +571,17 @@ impl Keeper<'_> {
             Ok(()) => bail!("{error}; the trained weights are in {}", elsewhere.display()),
             Err(_) => Err(error.into()),
         }
+    }
+}
+
+/// A batch that does not fit the adapter, with the largest that does.
+fn too_large(error: EngineError, gpu: &Gpu, model: &Model, batch_size: usize) -> anyhow::Error {
+    let is_size = matches!(&error, EngineError::Gpu(GpuError::TensorTooLarge { .. } | GpuError::OutOfMemory { .. }));
+    match GpuEngine::largest_batch(gpu, model) {
+        Ok(largest) if is_size && largest < batch_size => anyhow::Error::from(error).context(format!(
+            "--batch-size {batch_size} does not fit this adapter; the largest that does is {largest}"
+        )),
+        _ => error.into(),
     }
 }
 

@@ -389,6 +389,27 @@ impl Gpu {
         }
     }
 
+    /// Submits each dispatch of `plan` but the last by itself, the first with what `encoder` holds, and returns an encoder with the
+    /// last: so that a slow adapter's watchdog sees short pieces of work.
+    ///
+    /// # Errors
+    /// The device was lost or reported an error.
+    pub fn submit_all_but_last(
+        &self,
+        mut encoder: wgpu::CommandEncoder,
+        plan: &Plan,
+    ) -> Result<wgpu::CommandEncoder, GpuError> {
+        for i in 0..plan.len() {
+            let descriptor = wgpu::ComputePassDescriptor { label: Some("piece"), timestamp_writes: None };
+            plan.replay_one(&mut encoder.begin_compute_pass(&descriptor), i);
+            if i + 1 < plan.len() {
+                let commands = std::mem::replace(&mut encoder, self.encoder("piece")).finish();
+                self.submit(commands)?;
+            }
+        }
+        Ok(encoder)
+    }
+
     /// Submits the commands.
     ///
     /// # Errors

@@ -105,8 +105,8 @@ pub enum GpuError {
     },
     /// The device went away, by a driver reset, a time-out or being unplugged.
     #[error(
-        "the device `{adapter}` ({driver}) was lost: {reason}. What was computed since the last saved file is gone; \
-         start again, with a smaller --batch-size if it happens repeatedly"
+        "the device `{adapter}` ({driver}) was lost: {reason}; if it happens repeatedly, a smaller --batch-size or \
+         another --device may help"
     )]
     DeviceLost {
         /// The adapter's name.

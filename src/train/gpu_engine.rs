@@ -22,6 +22,8 @@ const SUBMISSION: Duration = Duration::from_millis(80);
 const MAX_STEPS: usize = 512;
 /// Up to this batch size, preparing also runs the kernels on software adapters.
 const TOUCHED_BATCH: usize = 256;
+/// A step that takes longer is submitted dispatch by dispatch, each far below what a watchdog allows.
+const LONG_STEP: Duration = Duration::from_millis(300);
 /// Submissions in flight: the adapter works on one while the host prepares the next.
 const IN_FLIGHT: usize = 2;
 
@@ -67,6 +69,9 @@ struct Batches {
     host: (Duration, usize),
     /// Whether any batch was submitted yet.
     has_run: bool,
+    /// Whether a step is submitted dispatch by dispatch: the first one, as nobody knows yet how long it takes, and all of them on
+    /// an adapter that takes longer than [`LONG_STEP`] for one.
+    in_pieces: bool,
 }
 
 /// The tensors of a split on the GPU and of the batch taken from it.
@@ -136,6 +141,7 @@ impl Feed {
             steps: 1,
             host: (Duration::ZERO, 0),
             has_run: false,
+            in_pieces: true,
         })
     }
 }
@@ -173,7 +179,12 @@ impl Batches {
                 let steps = self.steps.min(n_batches - submitted);
                 let begin = Instant::now();
                 let mut encoder = gpu.encoder("steps");
-                gpu.encode(&mut encoder, "steps", &self.plan, steps);
+                if self.in_pieces {
+                    // `steps` is 1 then. The last dispatch goes with the read-back.
+                    encoder = gpu.submit_all_but_last(encoder, &self.plan)?;
+                } else {
+                    gpu.encode(&mut encoder, "steps", &self.plan, steps);
+                }
                 let loss = self.batch_loss.slice("batch_loss", submitted, &[steps]);
                 let correct = self.batch_correct.slice("batch_correct", submitted, &[steps]);
                 readback.record(&mut encoder, &[&loss, &correct]);
@@ -197,7 +208,9 @@ impl Batches {
                 let samples = self.batch_size.min(order.len() - done);
                 totals.add(f64::from(f32::from_bits(*loss)), u64::from(*correct), samples);
             }
-            self.steps = next_steps(self.steps, steps, last.elapsed());
+            let elapsed = last.elapsed();
+            self.in_pieces = elapsed / steps as u32 > LONG_STEP;
+            self.steps = if self.in_pieces { 1 } else { next_steps(self.steps, steps, elapsed) };
             last = Instant::now();
             // A break lets what is in flight finish, and is asked no more.
             if going && on_progress(&totals) == ControlFlow::Break(()) {
@@ -418,6 +431,17 @@ impl<'g> GpuEngine<'g> {
             engine.training.iter().try_for_each(|training| gpu.touch(&training.batch.plan, wanted))?;
         }
         Ok(())
+    }
+
+    /// The largest batch that a model can be trained with on a device: so that no tensor exceeds what one binding may have.
+    ///
+    /// # Errors
+    /// The model cannot be built.
+    pub fn largest_batch(gpu: &Gpu, model: &Model) -> Result<usize, EngineError> {
+        let network = Network::new(model, SharedTiles::default())?;
+        let limits = gpu.limits();
+        let allowed = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
+        Ok((allowed / 4) as usize / network.widest_tensor(gpu).max(PIXELS))
     }
 
     /// The logits `[N, 10]` of the last training step, for checking; empty for a model that is only evaluated.

@@ -111,6 +111,14 @@ impl Network {
         self.layers.iter().map(|shape| shape.output.iter().product()).max().unwrap_or(1)
     }
 
+    /// The most values for one picture that a tensor of a training step has: outputs and their gradients, but for those that are only
+    /// ever held in registers.
+    pub(super) fn widest_tensor(&self, gpu: &Gpu) -> usize {
+        let is_kept = |i: &usize| !(self.pools(gpu, *i, 1) && self.unpools(gpu, i + 1, 1));
+        let sizes = (0..self.layers.len()).filter(is_kept).map(|i| self.layers[i].output.iter().product());
+        sizes.max().unwrap_or(1)
+    }
+
     /// Tensors for the outputs of a batch of `n`.
     pub(super) fn activations(&self, gpu: &Gpu, n: usize) -> Result<Activations, EngineError> {
         let batch = |shape: &[usize]| [&[n], shape].concat();
