@@ -23,6 +23,7 @@ fn help_and_version_are_there_for_every_command() {
         "filter",
         "samples",
         "devices",
+        "doctor",
         "selftest",
         "bench",
         "profile",
@@ -59,7 +60,7 @@ fn completions_and_manual_pages_are_well_formed() {
         }
     }
     place.run("completions tcsh").exits(2).says(&["tcsh", "bash"]);
-    place.run("man --out pages").exits(0).says(&["17 pages in pages"]);
+    place.run("man --out pages").exits(0).says(&["18 pages in pages"]);
     place.run("man --out pages").exits(2).says(&["exists", "--force"]);
     for entry in fs::read_dir(place.path("pages")).unwrap() {
         let path = entry.unwrap().path();
@@ -71,6 +72,30 @@ fn completions_and_manual_pages_are_well_formed() {
         }
     }
     assert!(place.run("man").exits(0).out.contains("fmnist\\-gpu"));
+}
+
+#[test]
+fn the_doctor_writes_a_page_for_a_bug_report() {
+    gpu();
+    let place = Place::new();
+    let page = place.run("doctor --json --no-selftest").exits(0).json();
+    assert_eq!(page["version"], env!("CARGO_PKG_VERSION"));
+    assert!(
+        page["device"]["peak_gflops"].as_f64().unwrap() > 0.0
+            && page["device"]["max_buffer_bytes"].as_u64().unwrap() > 0
+    );
+    assert_eq!(page["device"]["selftest"], "not_run");
+    assert!(page["adapters"].as_array().is_some_and(|list| !list.is_empty()));
+    let line = "doctor --no-selftest";
+    let with = |name: &str, value: &str| Ran::new(place.command(line).env(name, value).output().unwrap(), line);
+    let ran = with("MESA_TEST_VARIABLE", "seen").exits(0);
+    for part in ["MESA_TEST_VARIABLE=seen", "GFLOP/s", "pipelines", "self-test: not run"] {
+        assert!(ran.out.contains(part), "no `{part}` in\n{}", ran.out);
+    }
+    // Without an adapter the page is made too, and says so.
+    let foreign = if cfg!(target_vendor = "apple") { "dx12" } else { "metal" };
+    let ran = with("WGPU_BACKEND", foreign).exits(2);
+    assert!(ran.out.contains("ERROR: no graphics adapter") && ran.out.contains("WGPU_BACKEND"), "{}", ran.out);
 }
 
 /// In a narrow terminal the bar stays in one line; under continuous integration and in a dumb terminal there is none.
