@@ -71,6 +71,7 @@ pub mod files;
 pub mod gpu;
 pub mod import;
 pub mod model;
+pub mod native;
 pub mod ops;
 pub mod photo;
 pub mod report;

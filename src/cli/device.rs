@@ -1,22 +1,26 @@
-//! `--device` and `--safe`: opening what computes.
+//! `--device`, `--threads` and `--safe`: opening what computes.
 
 use super::Global;
 use anyhow::{Result, bail};
 use clap::Args;
 use fmnist_gpu::data::Places;
-use fmnist_gpu::gpu::{DeviceChoice, Gpu, GpuOptions};
+use fmnist_gpu::gpu::{DeviceChoice, Gpu, GpuError, GpuOptions};
 use fmnist_gpu::model::Model;
+use fmnist_gpu::native::instruction_set;
 use fmnist_gpu::ops::SharedTiles;
-use fmnist_gpu::train::{Optimizer, autotune};
+use fmnist_gpu::train::{NativeEngine, Optimizer, autotune};
 use std::path::PathBuf;
 
 /// Flags of every command that computes.
 #[derive(Clone, Debug, Args)]
 pub struct DeviceArgs {
-    /// auto (the strongest GPU, else a software adapter), an index or part of a name from `fmnist-gpu devices`, or reference
-    /// (plain loops on the processor: for checking, slow)
-    #[arg(long, default_value = "auto", value_name = "auto|reference|INDEX|NAME")]
+    /// auto (the strongest GPU, else cpu), cpu (the native engine, on the processor), an index or part of a name from
+    /// `fmnist-gpu devices`, or reference (plain loops: for checking, slow)
+    #[arg(long, default_value = "auto", value_name = "auto|cpu|reference|INDEX|NAME")]
     device: String,
+    /// Threads of the native engine; any number gives the same results [default: one a processor core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
     /// Compile wgpu's run-time checks into the shaders (array bounds, loop bounds, division by zero): slower
     #[arg(long)]
     safe: bool,
@@ -49,27 +53,67 @@ impl TuneArgs {
 pub enum Device {
     /// An adapter.
     Gpu(Box<Gpu>),
+    /// The native engine, with so many threads.
+    Native(usize),
     /// The plain loops.
     Reference,
 }
 
 impl DeviceArgs {
-    /// Opens the device, and says so when it is a software adapter.
+    /// Opens the device, and says what it is.
     pub fn open(&self, global: &Global) -> Result<Device> {
         match self.device.as_str() {
             "reference" => Ok(Device::Reference),
-            "cpu" => bail!(
-                "--device cpu is kept for a native engine that does not exist yet. Use auto, which takes a software adapter \
-                 where there is no GPU, or reference, the plain loops (slow)"
-            ),
+            "cpu" => Ok(self.native(global)),
+            "auto" => match self.open_silently(DeviceChoice::Hardware, self.safe, pipelines()) {
+                Ok(gpu) => {
+                    announce(&gpu, global);
+                    Ok(Device::Gpu(Box::new(gpu)))
+                }
+                Err(GpuError::NoHardware { software, index }) => {
+                    let device = self.native(global);
+                    global.say(format!(
+                        "No hardware GPU was found: the native engine computes, on the processor. \
+                         `--device {index}` runs the shaders instead, on {software}."
+                    ));
+                    Ok(device)
+                }
+                Err(GpuError::NoAdapter { .. }) if std::env::var_os("WGPU_ADAPTER_NAME").is_none_or(|n| n.is_empty()) => {
+                    let device = self.native(global);
+                    global.say(
+                        "No GPU was found: the native engine computes, on the processor. `sh scripts/setup.sh` brings a software \
+                         adapter, to run the shaders on; then name it with --device.",
+                    );
+                    Ok(device)
+                }
+                Err(error) => Err(error.into()),
+            },
             _ => Ok(Device::Gpu(Box::new(self.open_gpu(global)?))),
         }
     }
 
-    /// As [`DeviceArgs::open`], for commands that are about the adapter.
+    /// Whether `--device` names what is no adapter.
+    pub fn names_no_adapter(&self) -> bool {
+        matches!(self.device.as_str(), "cpu" | "reference")
+    }
+
+    /// The native engine's threads.
+    pub fn threads(&self) -> usize {
+        self.threads.map_or_else(NativeEngine::default_threads, usize::from)
+    }
+
+    fn native(&self, global: &Global) -> Device {
+        let device = Device::Native(self.threads());
+        let [name, driver, _] = device.describe();
+        let threads = self.threads();
+        global.say(format!("Device: {name} (cpu, {driver}, {threads} thread{})", if threads == 1 { "" } else { "s" }));
+        device
+    }
+
+    /// Opens an adapter, a software one too, for commands that are about shaders.
     pub fn open_gpu(&self, global: &Global) -> Result<Gpu> {
         // The program's own folder, beside the data that it downloaded.
-        self.open_keeping(global, Places::from_environment().cache_dir.map(|folder| folder.join("pipelines")))
+        self.open_keeping(global, pipelines())
     }
 
     /// As [`DeviceArgs::open_gpu`], with every pipeline compiled anew and none kept: for a self-test, which is about the
@@ -80,26 +124,36 @@ impl DeviceArgs {
 
     /// The same device once more, without a word.
     pub fn open_another(&self) -> Result<Gpu> {
-        self.open_silently(self.safe, None)
+        Ok(self.open_silently(self.choice(), self.safe, None)?)
     }
 
     /// The same device once more, with wgpu's run-time checks.
     pub fn open_checked(&self) -> Result<Gpu> {
-        self.open_silently(true, None)
+        Ok(self.open_silently(self.choice(), true, None)?)
     }
 
-    fn open_silently(&self, checked: bool, pipeline_cache: Option<PathBuf>) -> Result<Gpu> {
-        let choice: DeviceChoice = match self.device.parse() {
+    fn choice(&self) -> DeviceChoice {
+        match self.device.parse() {
             Ok(choice) => choice,
             Err(never) => match never {},
-        };
-        Ok(Gpu::open(&GpuOptions { choice, checked, tiling: None, pipeline_cache })?)
+        }
+    }
+
+    fn open_silently(
+        &self,
+        choice: DeviceChoice,
+        checked: bool,
+        pipeline_cache: Option<PathBuf>,
+    ) -> Result<Gpu, GpuError> {
+        Gpu::open(&GpuOptions { choice, checked, tiling: None, pipeline_cache })
     }
 
     fn open_keeping(&self, global: &Global, pipeline_cache: Option<PathBuf>) -> Result<Gpu> {
-        let gpu = self.open_silently(self.safe, pipeline_cache)?;
-        let info = gpu.info();
-        global.say(format!("Device: {} ({}, {}, {})", info.name, info.backend, info.device_type, info.driver));
+        if self.names_no_adapter() {
+            bail!("this command is about shaders, and --device {} runs none; name an adapter, or leave the flag away", self.device);
+        }
+        let gpu = self.open_silently(self.choice(), self.safe, pipeline_cache)?;
+        announce(&gpu, global);
         if gpu.is_software() && self.device == "auto" {
             global.say("No hardware GPU was found: the shaders run on a software adapter, on the processor.");
         }
@@ -112,11 +166,34 @@ impl DeviceArgs {
     }
 }
 
+/// Where compiled pipelines are kept.
+fn pipelines() -> Option<PathBuf> {
+    Places::from_environment().cache_dir.map(|folder| folder.join("pipelines"))
+}
+
+fn announce(gpu: &Gpu, global: &Global) {
+    let info = gpu.info();
+    global.say(format!("Device: {} ({}, {}, {})", info.name, info.backend, info.device_type, info.driver));
+}
+
+/// The processor's name where the system tells it, else its architecture.
+fn processor() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = text.lines().find(|line| line.starts_with("model name"));
+    let name = line.and_then(|line| line.split_once(':')).map(|(_, name)| name.trim().to_string());
+    name.filter(|name| !name.is_empty()).unwrap_or_else(|| std::env::consts::ARCH.to_string())
+}
+
 impl Device {
     /// Name, driver and backend, as the run's files have them.
     pub fn describe(&self) -> [String; 3] {
         match self {
             Device::Gpu(gpu) => [gpu.info().name.clone(), gpu.info().driver.clone(), gpu.info().backend.clone()],
+            // Without the number of threads, which changes no result.
+            Device::Native(_) => {
+                let driver = format!("fmnist-gpu {}, {}", env!("CARGO_PKG_VERSION"), instruction_set());
+                [processor(), driver, "cpu".to_string()]
+            }
             Device::Reference => {
                 let version = format!("fmnist-gpu {}", env!("CARGO_PKG_VERSION"));
                 ["reference (plain loops)".to_string(), version, "reference".to_string()]

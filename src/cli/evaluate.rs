@@ -8,7 +8,7 @@ use clap::Args;
 use fmnist_gpu::data::{DatasetKind, Split};
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::train::run::Run;
-use fmnist_gpu::train::{Engine, GpuEngine, Optimizer, ReferenceEngine};
+use fmnist_gpu::train::{Engine, GpuEngine, NativeEngine, Optimizer, ReferenceEngine};
 use serde::Serialize;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -48,6 +48,7 @@ struct Evaluation {
 pub fn engine<'g>(run: &Run, device: &'g Device) -> Result<Box<dyn Engine + 'g>> {
     Ok(match device {
         Device::Gpu(gpu) => Box::new(GpuEngine::new(gpu, &run.model, &run.parameters)?),
+        Device::Native(threads) => Box::new(NativeEngine::new(&run.model, &run.parameters, *threads)?),
         Device::Reference => {
             let optimizer = Optimizer::Adam(AdamConfig::default());
             Box::new(ReferenceEngine::<f32>::new(&run.model, &run.parameters, &Split::default(), 100, &optimizer)?)

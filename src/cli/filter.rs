@@ -121,6 +121,7 @@ pub fn run(args: FilterArgs, global: &Global) -> Result<ExitCode> {
     let device = args.device.open(global)?;
     let results = match &device {
         Device::Gpu(gpu) => filter.apply(gpu, &dims, &source.values)?,
+        Device::Native(_) => filter.apply_natively(&dims, &source.values),
         Device::Reference => filter.apply_by_loops(&dims, &source.values),
     };
     let shown = filter.shown();

@@ -84,7 +84,7 @@ pub fn write(
             let (batch_size, optimizer) = material.config.map_or((32, adam), |c| (c.batch_size, c.optimizer));
             Some(KernelTimes::measure(gpu, model, batch_size, &optimizer, tiles).context("timing the kernels")?)
         }
-        Device::Reference => None,
+        Device::Native(_) | Device::Reference => None,
     };
     let sha256: String = Sha256::digest(material.model_file).iter().map(|byte| format!("{byte:02x}")).collect();
     let first_filters = filters(model, parameters)?;

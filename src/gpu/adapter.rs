@@ -27,6 +27,8 @@ pub struct AdapterInfo {
 pub enum DeviceChoice {
     /// The first of the list, or the one that `WGPU_ADAPTER_NAME` names.
     Auto,
+    /// The first of the list unless it is a software adapter, or the one that `WGPU_ADAPTER_NAME` names, whatever it is.
+    Hardware,
     /// By position in the list.
     Index(usize),
     /// By any part of the name, without regard to case.
@@ -49,6 +51,7 @@ impl fmt::Display for DeviceChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             DeviceChoice::Auto => f.write_str("auto"),
+            DeviceChoice::Hardware => f.write_str("a hardware GPU"),
             DeviceChoice::Index(index) => write!(f, "{index}"),
             DeviceChoice::Name(name) => f.write_str(name),
         }
@@ -87,6 +90,10 @@ pub(super) fn choose(choice: &DeviceChoice) -> Result<Candidate, GpuError> {
         return Err(GpuError::NoAdapter { backends: backend_names(backends) });
     }
     let index = position(&candidates, choice)?;
+    let is_named = named_by_environment().is_some();
+    if *choice == DeviceChoice::Hardware && !is_named && candidates[index].device_type == wgpu::DeviceType::Cpu {
+        return Err(GpuError::NoHardware { software: candidates[index].info.name.clone(), index });
+    }
     let default = position(&candidates, &DeviceChoice::Auto).unwrap_or(0);
     let mut candidate = candidates.swap_remove(index);
     candidate.info.default = index == default;
@@ -101,10 +108,9 @@ fn position(candidates: &[Candidate], choice: &DeviceChoice) -> Result<usize, Gp
     let (found, wanted, origin) = match choice {
         DeviceChoice::Index(index) => ((*index < candidates.len()).then_some(*index), index.to_string(), ""),
         DeviceChoice::Name(name) => (by_name(name), name.clone(), ""),
-        DeviceChoice::Auto => match std::env::var("WGPU_ADAPTER_NAME") {
-            // An empty value would match every name; it is taken as not set.
-            Ok(name) if !name.is_empty() => (by_name(&name), name, " (from WGPU_ADAPTER_NAME)"),
-            _ => return Ok(0),
+        DeviceChoice::Auto | DeviceChoice::Hardware => match named_by_environment() {
+            Some(name) => (by_name(&name), name, " (from WGPU_ADAPTER_NAME)"),
+            None => return Ok(0),
         },
     };
     found.ok_or_else(|| GpuError::NoSuchAdapter {
@@ -116,6 +122,11 @@ fn position(candidates: &[Candidate], choice: &DeviceChoice) -> Result<usize, Gp
             .collect::<Vec<_>>()
             .join("\n"),
     })
+}
+
+/// The adapter that `WGPU_ADAPTER_NAME` names. An empty value would match every name; it is taken as not set.
+fn named_by_environment() -> Option<String> {
+    std::env::var("WGPU_ADAPTER_NAME").ok().filter(|name| !name.is_empty())
 }
 
 const COMPILED_IN: wgpu::Backends = wgpu::Backends::VULKAN.union(wgpu::Backends::METAL).union(wgpu::Backends::DX12);

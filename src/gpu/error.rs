@@ -15,6 +15,14 @@ pub enum GpuError {
         /// The backends that were asked.
         backends: String,
     },
+    /// There are only software adapters, and a hardware GPU was wanted.
+    #[error("there is no hardware GPU; the best adapter is {software}, number {index}")]
+    NoHardware {
+        /// The best of the adapters.
+        software: String,
+        /// Its position in the list.
+        index: usize,
+    },
     /// The named adapter does not exist.
     #[error(
         "no adapter matches `{wanted}`{origin}; this machine has:\n{available}\nChoose one by its index or by a part of its name."

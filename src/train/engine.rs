@@ -1,8 +1,8 @@
 //! The seam between the trainer and what computes: an epoch, an evaluation, predictions, parameters out.
 
-use crate::data::Split;
+use crate::data::{PIXELS, Split};
 use crate::gpu::GpuError;
-use crate::model::ModelError;
+use crate::model::{ModelError, N_CLASSES};
 use crate::ops::adam::AdamConfig;
 use crate::ops::sgd::SgdConfig;
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,20 @@ pub enum EngineError {
     #[error("the state does not fit: {reason}")]
     State {
         /// What does not fit, with names and numbers.
+        reason: String,
+    },
+    /// There is no memory for a tensor.
+    #[error("no memory for a tensor of {bytes} bytes; a smaller --batch-size needs less")]
+    Memory {
+        /// Its size.
+        bytes: usize,
+    },
+    /// The threads of the native engine could not be started.
+    #[error("{threads} threads could not be started: {reason}")]
+    Threads {
+        /// How many.
+        threads: usize,
+        /// What the system says.
         reason: String,
     },
     /// A layer does not fit the batch size.
@@ -164,10 +178,40 @@ impl State {
     }
 }
 
+/// Sees whether a split has a label for each image, and each label a class.
+///
+/// # Errors
+/// It has not.
+pub(super) fn check_split(split: &Split) -> Result<(), EngineError> {
+    let samples = split.len();
+    if split.images.len() != samples * PIXELS {
+        let reason = format!("{} bytes of images for {samples} labels", split.images.len());
+        return Err(EngineError::Samples { reason });
+    }
+    if let Some(i) = split.labels.iter().position(|&label| usize::from(label) >= N_CLASSES) {
+        let reason = format!("sample {i} has the label {}, above {}", split.labels[i], N_CLASSES - 1);
+        return Err(EngineError::Samples { reason });
+    }
+    Ok(())
+}
+
+/// Sees whether an order names only samples that are there.
+///
+/// # Errors
+/// It names another.
+pub(super) fn check_order(order: &[u32], samples: usize) -> Result<(), EngineError> {
+    match order.iter().find(|&&index| index as usize >= samples) {
+        Some(index) => {
+            Err(EngineError::Samples { reason: format!("the order names sample {index}, and there are {samples}") })
+        }
+        None => Ok(()),
+    }
+}
+
 /// Called several times a second with what was reached; `Break` ends the epoch after the work in flight.
 pub type OnProgress<'a> = &'a mut dyn FnMut(&Totals) -> ControlFlow<()>;
 
-/// Something that trains and evaluates one model: the GPU, or the plain loops.
+/// Something that trains and evaluates one model: the GPU, the processor, or the plain loops.
 pub trait Engine: std::fmt::Debug {
     /// Trains on every sample of `epoch.order` once, from the batch after those of `epoch.done` on. Returns the sums over the epoch,
     /// those of `epoch.done` among them.

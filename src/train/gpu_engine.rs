@@ -1,6 +1,8 @@
 //! Training and evaluation on the GPU: one recorded plan a step, many steps a submission, two submissions in flight.
 
-use super::engine::{Engine, EngineError, Epoch, NonFinite, OnProgress, Optimizer, State, Totals};
+use super::engine::{
+    Engine, EngineError, Epoch, NonFinite, OnProgress, Optimizer, State, Totals, check_order, check_split,
+};
 use super::network::{Arena, Network};
 use crate::data::{PIXELS, Split};
 use crate::gpu::timing::Timings;
@@ -89,15 +91,8 @@ struct Feed {
 impl Feed {
     fn new(gpu: &Gpu, name: &str, split: &Split, batch_size: usize) -> Result<Self, EngineError> {
         let samples = split.len();
-        if split.images.len() != samples * PIXELS {
-            let reason = format!("{} bytes of images for {samples} labels", split.images.len());
-            return Err(EngineError::Samples { reason });
-        }
         // The kernels index by labels without a check.
-        if let Some(i) = split.labels.iter().position(|&label| usize::from(label) >= N_CLASSES) {
-            let reason = format!("sample {i} has the label {}, above {}", split.labels[i], N_CLASSES - 1);
-            return Err(EngineError::Samples { reason });
-        }
+        check_split(split)?;
         let batches = samples.div_ceil(batch_size);
         let tensor = |part: &str, len: usize, element| gpu.tensor(&format!("{name}.{part}"), &[len], element);
         let images = tensor("images", samples * PIXELS / 4, Element::U32)?;
@@ -157,10 +152,7 @@ impl Batches {
         on_progress: OnProgress<'_>,
     ) -> Result<Totals, EngineError> {
         // The kernels index by the order without a check.
-        if let Some(index) = order.iter().find(|&&index| index as usize >= self.samples) {
-            let reason = format!("the order names sample {index}, and there are {}", self.samples);
-            return Err(EngineError::Samples { reason });
-        }
+        check_order(order, self.samples)?;
         if order.len() > self.order.len() {
             let reason = format!("the order has {} samples, and there is room for {}", order.len(), self.order.len());
             return Err(EngineError::Samples { reason });

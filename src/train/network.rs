@@ -59,6 +59,22 @@ pub(super) struct Network {
     tiles: SharedTiles,
 }
 
+/// Of each layer, whether its input came out of a ReLU.
+pub(super) fn inputs_from_relu(layers: &[LayerShape]) -> Vec<bool> {
+    let mut is_relu = false;
+    let mut inputs = Vec::new();
+    for shape in layers {
+        inputs.push(is_relu);
+        is_relu = match &shape.layer {
+            Layer::Conv2d { activation, .. } | Layer::Dense { activation, .. } => *activation == Activation::Relu,
+            Layer::Relu => true,
+            Layer::MaxPool2d { .. } | Layer::Flatten => is_relu,
+            Layer::AveragePool2d { .. } | Layer::SumPool2d { .. } => false,
+        };
+    }
+    inputs
+}
+
 /// The outputs of every layer for one batch.
 #[derive(Debug)]
 pub(super) struct Activations {
@@ -87,22 +103,14 @@ impl Network {
     pub(super) fn new(model: &Model, tiles: SharedTiles) -> Result<Self, EngineError> {
         let layers = model.shapes()?;
         let mut weights = Vec::new();
-        let mut input_is_relu = Vec::new();
         let mut next = 0;
-        let mut is_relu = false;
         for shape in &layers {
-            input_is_relu.push(is_relu);
             weights.push(matches!(shape.layer, Layer::Conv2d { .. } | Layer::Dense { .. }).then_some(next));
-            is_relu = match &shape.layer {
-                Layer::Conv2d { activation, .. } | Layer::Dense { activation, .. } => *activation == Activation::Relu,
-                Layer::Relu => true,
-                Layer::MaxPool2d { .. } | Layer::Flatten => is_relu,
-                Layer::AveragePool2d { .. } | Layer::SumPool2d { .. } => false,
-            };
             if weights.last().is_some_and(Option::is_some) {
                 next += 2;
             }
         }
+        let input_is_relu = inputs_from_relu(&layers);
         Ok(Network { layers, weights, input_is_relu, tiles })
     }
 

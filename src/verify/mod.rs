@@ -8,6 +8,7 @@
 
 mod compare;
 pub mod gradients;
+pub mod native;
 
 pub use compare::{Comparison, compare, compare_exact};
 

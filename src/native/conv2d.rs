@@ -1,0 +1,471 @@
+//! Convolution with its bias, optional ReLU and the max pooling behind it; see [`crate::cpu::conv2d`] and [`crate::cpu::pool2d`].
+//!
+//! What is decided by the shape alone is decided once, in [`Conv2d::new`]: forward directly in vector registers or as a product over patches,
+//! backward over the positions that the pooling chose or as two products. The patches serve every shape.
+
+use super::conv2d_direct::{self, Forward};
+use super::conv2d_pooled::{self, BackwardW, BackwardX, Entry, FilterSums};
+use super::{Matrix, lanes, matmul, vectorised};
+use crate::cpu::conv2d::Conv2dDims;
+use crate::cpu::pool2d::{Pool2dDims, pool2d_max_backward_x, pool2d_max_forward};
+use std::ops::Range;
+
+/// Which loops compute a convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Those that are fastest for the shape.
+    Fastest,
+    /// Products over patches, whatever the shape.
+    Patches,
+}
+
+/// A convolution of one image, planned.
+#[derive(Debug)]
+pub struct Conv2d {
+    /// Of one image: `n` is 1.
+    d: Conv2dDims,
+    relu: bool,
+    /// Of one image.
+    pool: Option<Pool2dDims>,
+    /// Output channels side by side in the packed filter of the direct form; none in the form with patches.
+    direct: Option<usize>,
+    /// How the gradient of the filter is summed from behind the pooling, and whether that of the input is too; none by patches.
+    pooled: Option<(FilterSums, bool)>,
+    /// Whether the gradient of the input is wanted.
+    needs_dx: bool,
+    /// For each position of the output, its pixel in the padded image: that of the filter's first cell.
+    pixel_of: Vec<u32>,
+    /// For each position of the output, its place in its pooling window.
+    place_of: Vec<u8>,
+}
+
+/// What [`Conv2d::forward`] and [`Conv2d::backward`] write on their way: one for each thread, made once.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    padded: Vec<f32>,
+    padded_dx: Vec<f32>,
+    patches: Vec<f32>,
+    patches_dx: Vec<f32>,
+    /// The convolution's output before the pooling, or some rows of it.
+    rows: Vec<f32>,
+    entries: Vec<Entry>,
+    counts: Vec<usize>,
+}
+
+impl Scratch {
+    /// Room for each of some convolutions.
+    pub fn new<'a>(convolutions: impl IntoIterator<Item = &'a Conv2d>) -> Self {
+        let mut scratch = Scratch::default();
+        for conv in convolutions {
+            let d = &conv.d;
+            let patches = if conv.is_all_direct() { 0 } else { conv.band() * d.wo * d.terms() };
+            grow(&mut scratch.padded, conv.padded_len());
+            grow(&mut scratch.padded_dx, conv.padded_len());
+            grow(&mut scratch.patches, patches);
+            grow(&mut scratch.patches_dx, patches);
+            grow(&mut scratch.rows, d.y_len());
+            let places = conv.pool.map_or(0, |pool| pool.kh * pool.kw);
+            let cells = conv.pool.map_or(0, |pool| pool.ho * pool.wo);
+            grow(&mut scratch.entries, (places * d.o).max(cells + 1));
+            grow(&mut scratch.counts, places);
+        }
+        scratch
+    }
+}
+
+fn grow<T: Clone + Default>(values: &mut Vec<T>, len: usize) {
+    values.resize(values.len().max(len), T::default());
+}
+
+/// A filter as the loops read it; made anew when the filter has changed.
+#[derive(Debug, Default)]
+pub struct Packed {
+    forward: Vec<f32>,
+    backward: Vec<f32>,
+}
+
+impl Conv2d {
+    /// Plans a convolution `d` with the max pooling behind it, if there is one; of both, `n` does not count. `needs_dx` says whether the
+    /// gradient of the input will be asked for.
+    ///
+    /// # Panics
+    /// The pooling is none that [`Conv2d::can_pool`] takes.
+    pub fn new(d: &Conv2dDims, relu: bool, pool: Option<Pool2dDims>, needs_dx: bool, form: Form) -> Self {
+        let d = Conv2dDims { n: 1, ..*d };
+        let pool = pool.map(|pool| Pool2dDims { n: 1, ..pool });
+        assert!(pool.as_ref().is_none_or(Self::can_pool), "a pooling whose windows overlap or lie beyond the edge");
+        let width = (d.wo - 1) * d.stride_w + d.kw;
+        let pixel = |at: usize| (at / d.wo * d.stride_h * width + at % d.wo * d.stride_w) as u32;
+        let place = |at: usize| pool.map_or(0, |p| (at / d.wo % p.kh * p.kw + at % d.wo % p.kw) as u8);
+        let mut conv = Conv2d {
+            pixel_of: (0..d.ho * d.wo).map(pixel).collect(),
+            place_of: (0..d.ho * d.wo).map(place).collect(),
+            d,
+            relu,
+            pool,
+            direct: None,
+            pooled: None,
+            needs_dx,
+        };
+        if form == Form::Fastest {
+            conv.direct = conv2d_direct::block(&conv, lanes());
+            conv.pooled = conv2d_pooled::plan(&conv, lanes()).filter(|(_, with_x)| *with_x || !needs_dx);
+        }
+        conv
+    }
+
+    /// Whether a pooling can be computed together with the convolution before it: windows side by side, none beyond the edge.
+    pub fn can_pool(pool: &Pool2dDims) -> bool {
+        [pool.stride_h, pool.stride_w] == [pool.kh, pool.kw]
+            && [pool.pad_top, pool.pad_left] == [0, 0]
+            && pool.ho * pool.kh <= pool.h
+            && pool.wo * pool.kw <= pool.w
+    }
+
+    /// The dimensions, of one image.
+    pub fn dims(&self) -> &Conv2dDims {
+        &self.d
+    }
+
+    /// Whether a ReLU follows.
+    pub fn relu(&self) -> bool {
+        self.relu
+    }
+
+    /// The pooling behind it, of one image.
+    pub fn pool(&self) -> Option<&Pool2dDims> {
+        self.pool.as_ref()
+    }
+
+    /// In words: how the forward pass, and the backward pass, are computed.
+    pub fn describe(&self) -> [&'static str; 2] {
+        let forward = if self.direct.is_some() { "direct" } else { "patches" };
+        let backward = match self.pooled {
+            Some((FilterSums::ByInputs, _)) => "pooled positions",
+            Some((FilterSums::ByOutputs, _)) => "pooled positions, outputs on the lanes",
+            None => "patches",
+        };
+        [forward, backward]
+    }
+
+    /// Values of the output for one image.
+    pub fn y_len(&self) -> usize {
+        self.pool.map_or(self.d.y_len(), |pool| pool.ho * pool.wo * pool.c)
+    }
+
+    /// Values that [`Conv2d::backward`] adds to: the gradient of the filter, in an order of its own, and of the bias.
+    pub fn sums_len(&self) -> usize {
+        self.d.w_len() + self.d.o
+    }
+
+    pub(super) fn padded_width(&self) -> usize {
+        (self.d.wo - 1) * self.d.stride_w + self.d.kw
+    }
+
+    fn padded_len(&self) -> usize {
+        let height = (self.d.ho - 1) * self.d.stride_h + self.d.kh;
+        height * self.padded_width() * self.d.c
+    }
+
+    pub(super) fn pixel_of(&self) -> &[u32] {
+        &self.pixel_of
+    }
+
+    pub(super) fn place_of(&self) -> &[u8] {
+        &self.place_of
+    }
+
+    /// Whether no pass needs patches.
+    fn is_all_direct(&self) -> bool {
+        self.direct.is_some() && self.pooled.is_some()
+    }
+
+    /// Packs a filter `[KH, KW, C, O]`.
+    pub fn pack(&self, w: &[f32], packed: &mut Packed) {
+        if let Some(block) = self.direct {
+            packed.forward.resize(w.len(), 0.0);
+            conv2d_direct::pack(self.d.terms(), self.d.o, block, w, &mut packed.forward);
+        }
+        if self.pooled.is_some() && self.needs_dx {
+            packed.backward.resize(w.len(), 0.0);
+            let block = conv2d_pooled::block(self.d.c, lanes());
+            conv2d_pooled::pack(self.d.c, self.d.o, block, w, &mut packed.backward);
+        }
+    }
+
+    /// The outputs of some images. `packed` is of `w`.
+    ///
+    /// Shapes: x `[N, H, W, C]`, w `[KH, KW, C, O]`, b `[O]`; y and argmax (of a pooling; else empty) `[N, HO, WO, O]` of the pooling or the
+    /// convolution.
+    #[allow(clippy::too_many_arguments, reason = "one argument a tensor, named as in the formula")]
+    pub fn forward(
+        &self,
+        x: &[f32],
+        w: &[f32],
+        packed: &Packed,
+        b: &[f32],
+        y: &mut [f32],
+        argmax: &mut [u32],
+        scratch: &mut Scratch,
+    ) {
+        let d = &self.d;
+        let argmax_len = if self.pool.is_some() { self.y_len() } else { 0 };
+        let mut argmax = argmax;
+        for (x, y) in x.chunks_exact(d.x_len()).zip(y.chunks_exact_mut(self.y_len())) {
+            let (of_image, rest) = argmax.split_at_mut(argmax_len);
+            argmax = rest;
+            if self.direct.is_some() {
+                self.pad(x, &mut scratch.padded);
+                vectorised(Forward {
+                    conv: self,
+                    padded: &scratch.padded[..self.padded_len()],
+                    packed: &packed.forward,
+                    b,
+                    y,
+                    argmax: of_image,
+                    rows: &mut scratch.rows,
+                });
+                continue;
+            }
+            let (convolved, pooled) = match &self.pool {
+                Some(pool) => (&mut scratch.rows[..d.y_len()], Some((pool, y))),
+                None => (y, None),
+            };
+            for row in convolved.chunks_exact_mut(d.o) {
+                row.copy_from_slice(b);
+            }
+            for band in self.bands() {
+                let y = &mut convolved[band.start * d.wo * d.o..band.end * d.wo * d.o];
+                let patches = self.gather_patches(x, band, &mut scratch.patches);
+                matmul(patches, Matrix::new(w, d.terms(), d.o), true, y);
+            }
+            if self.relu {
+                for y in convolved.iter_mut() {
+                    *y = if *y > 0.0 { *y } else { 0.0 };
+                }
+            }
+            if let Some((pool, y)) = pooled {
+                pool2d_max_forward(pool, convolved, y, of_image);
+            }
+        }
+    }
+
+    /// Adds the gradients of the filter and the bias, from some images, to `sums`, and writes that of the input, unless `dx` is none.
+    /// `masked` says that x came out of a ReLU: then dx is zero where x is.
+    ///
+    /// Shapes as for [`Conv2d::forward`]; dy as y, already masked by this convolution's own ReLU; dx as x.
+    #[allow(clippy::too_many_arguments, reason = "one argument a tensor, named as in the formula")]
+    pub fn backward(
+        &self,
+        masked: bool,
+        x: &[f32],
+        w: &[f32],
+        packed: &Packed,
+        dy: &[f32],
+        argmax: &[u32],
+        sums: &mut [f32],
+        dx: Option<&mut [f32]>,
+        scratch: &mut Scratch,
+    ) {
+        let d = &self.d;
+        let (dw, db) = sums.split_at_mut(d.w_len());
+        let mut dx = dx.map(|dx| dx.chunks_exact_mut(d.x_len()));
+        for (i, (x, dy)) in x.chunks_exact(d.x_len()).zip(dy.chunks_exact(self.y_len())).enumerate() {
+            let dx = dx.as_mut().and_then(Iterator::next);
+            let argmax = if self.pool.is_some() { &argmax[i * self.y_len()..][..self.y_len()] } else { &[] };
+            match self.pooled {
+                Some((sums, _)) => {
+                    self.pad(x, &mut scratch.padded);
+                    let (padded, entries) = (&scratch.padded[..self.padded_len()], &mut scratch.entries[..]);
+                    vectorised(BackwardW { conv: self, sums, padded, dy, argmax, dw, db, entries });
+                    if let Some(dx) = dx {
+                        self.backward_x_pooled(masked.then_some(x), packed, dy, argmax, dx, scratch);
+                    }
+                }
+                None => {
+                    let dy = self.unpool(dy, argmax, &mut scratch.rows);
+                    let (patches, patches_dx) = (&mut scratch.patches, &mut scratch.patches_dx);
+                    self.backward_w_by_patches(x, dy, dw, db, patches);
+                    if let Some(dx) = dx {
+                        self.backward_x_by_patches(masked.then_some(x), w, dy, dx, patches_dx);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The gradient of the filter, `[KH, KW, C, O]`, from the sums of several calls of [`Conv2d::backward`], one after the other.
+    pub fn gather_dw(&self, parts: &[f32], dw: &mut [f32]) {
+        let (terms, w_len, o) = (self.d.terms(), self.d.w_len(), self.d.o);
+        let parts = parts.chunks_exact(self.sums_len()).map(|part| &part[..w_len]);
+        if !matches!(self.pooled, Some((FilterSums::ByInputs, _))) {
+            dw.fill(0.0);
+            parts.for_each(|part| add(part, dw));
+            return;
+        }
+        // From `[O, terms]`: some channels at a time, so that neighbours are written together.
+        const CHANNELS: usize = 16;
+        let mut sums = vec![0.0; CHANNELS * terms];
+        for first in (0..o).step_by(CHANNELS) {
+            let n = CHANNELS.min(o - first);
+            let sums = &mut sums[..n * terms];
+            sums.fill(0.0);
+            parts.clone().for_each(|part| add(&part[first * terms..][..n * terms], sums));
+            for (k, dw) in dw.chunks_exact_mut(o).enumerate() {
+                for (dw, of_channel) in dw[first..first + n].iter_mut().zip(sums.chunks_exact(terms)) {
+                    *dw = of_channel[k];
+                }
+            }
+        }
+    }
+
+    /// The gradient of the bias, `[O]`, as [`Conv2d::gather_dw`].
+    pub fn gather_db(&self, parts: &[f32], db: &mut [f32]) {
+        db.fill(0.0);
+        for part in parts.chunks_exact(self.sums_len()) {
+            add(&part[self.d.w_len()..], db);
+        }
+    }
+
+    /// Copies an image into its frame of zeros.
+    fn pad(&self, x: &[f32], padded: &mut [f32]) {
+        let d = &self.d;
+        let (width, row) = (self.padded_width() * d.c, d.w * d.c);
+        let left = d.pad_left * d.c;
+        let copied = row.min(width - left);
+        for (i, padded) in padded[..self.padded_len()].chunks_exact_mut(width).enumerate() {
+            match i.checked_sub(d.pad_top).filter(|&i| i < d.h) {
+                Some(i) => {
+                    padded[..left].fill(0.0);
+                    padded[left..left + copied].copy_from_slice(&x[i * row..][..copied]);
+                    padded[left + copied..].fill(0.0);
+                }
+                None => padded.fill(0.0),
+            }
+        }
+    }
+
+    fn backward_x_pooled(
+        &self,
+        mask: Option<&[f32]>,
+        packed: &Packed,
+        dy: &[f32],
+        argmax: &[u32],
+        dx: &mut [f32],
+        scratch: &mut Scratch,
+    ) {
+        let d = &self.d;
+        let Scratch { padded_dx, entries, counts, .. } = scratch;
+        let padded_dx = &mut padded_dx[..self.padded_len()];
+        let places = self.pool.map_or(0, |pool| pool.kh * pool.kw);
+        let counts = &mut counts[..places];
+        vectorised(BackwardX { conv: self, packed: &packed.backward, dy, argmax, padded_dx, entries, counts });
+        let (width, row) = (self.padded_width() * d.c, d.w * d.c);
+        let left = d.pad_left * d.c;
+        // A picture may end beyond the last window.
+        let copied = row.min(width - left);
+        let rows = padded_dx.chunks_exact(width).skip(d.pad_top).map(Some).chain(std::iter::repeat(None));
+        for (i, (dx, padded)) in dx.chunks_exact_mut(row).zip(rows).enumerate() {
+            let Some(padded) = padded else {
+                dx.fill(0.0);
+                continue;
+            };
+            dx[..copied].copy_from_slice(&padded[left..left + copied]);
+            dx[copied..].fill(0.0);
+            if let Some(x) = mask {
+                super::mask(&x[i * row..][..row], dx);
+            }
+        }
+    }
+
+    /// The gradient of the convolution's output: `dy` itself, or `dy` at the positions that the pooling chose.
+    fn unpool<'a>(&self, dy: &'a [f32], argmax: &[u32], rows: &'a mut [f32]) -> &'a [f32] {
+        let Some(pool) = &self.pool else { return dy };
+        let rows = &mut rows[..self.d.y_len()];
+        pool2d_max_backward_x(pool, argmax, dy, rows);
+        rows
+    }
+
+    fn backward_w_by_patches(&self, x: &[f32], dy: &[f32], dw: &mut [f32], db: &mut [f32], patches: &mut [f32]) {
+        let d = &self.d;
+        for band in self.bands() {
+            let dy = &dy[band.start * d.wo * d.o..band.end * d.wo * d.o];
+            let n = dy.len() / d.o;
+            let patches = self.gather_patches(x, band, patches);
+            matmul(patches.transposed(), Matrix::new(dy, n, d.o), true, dw);
+        }
+        for dy in dy.chunks_exact(d.o) {
+            add(dy, db);
+        }
+    }
+
+    fn backward_x_by_patches(
+        &self,
+        mask: Option<&[f32]>,
+        w: &[f32],
+        dy: &[f32],
+        dx: &mut [f32],
+        patches: &mut [f32],
+    ) {
+        let d = &self.d;
+        dx.fill(0.0);
+        for band in self.bands() {
+            let dy = &dy[band.start * d.wo * d.o..band.end * d.wo * d.o];
+            let n = dy.len() / d.o;
+            let patches = &mut patches[..n * d.terms()];
+            matmul(Matrix::new(dy, n, d.o), Matrix::new(w, d.terms(), d.o).transposed(), false, patches);
+            self.for_each_patch_row(band, |patch_at, x_at, len| add(&patches[patch_at..][..len], &mut dx[x_at..][..len]));
+        }
+        if let Some(x) = mask {
+            super::mask(x, dx);
+        }
+    }
+
+    /// Rows of the output whose patches are made together: few enough to stay near, whatever the size of the image.
+    fn band(&self) -> usize {
+        const NEAR: usize = 1 << 16;
+        (NEAR / (self.d.wo * self.d.terms())).clamp(1, self.d.ho)
+    }
+
+    fn bands(&self) -> impl Iterator<Item = Range<usize>> {
+        let (rows, band) = (self.d.ho, self.band());
+        (0..rows).step_by(band).map(move |first| first..rows.min(first + band))
+    }
+
+    /// One row for each position of some rows of the output: what the filter sees there, zeros outside the image. `[positions, KH * KW * C]`.
+    fn gather_patches<'a>(&self, x: &[f32], rows: Range<usize>, patches: &'a mut [f32]) -> Matrix<'a> {
+        let n = rows.len() * self.d.wo;
+        let patches = &mut patches[..n * self.d.terms()];
+        patches.fill(0.0);
+        self.for_each_patch_row(rows, |patch_at, x_at, len| {
+            patches[patch_at..][..len].copy_from_slice(&x[x_at..][..len]);
+        });
+        Matrix::new(patches, n, self.d.terms())
+    }
+
+    /// Calls `f` for each row of a window that meets the image: its offset in the patches of some rows of the output, in the image, and its length.
+    fn for_each_patch_row(&self, rows: Range<usize>, mut f: impl FnMut(usize, usize, usize)) {
+        let d = &self.d;
+        let first_row = rows.start;
+        for i in rows {
+            for j in 0..d.wo {
+                let patch = ((i - first_row) * d.wo + j) * d.terms();
+                // The columns of the window that lie inside the image.
+                let first = d.pad_left.saturating_sub(j * d.stride_w).min(d.kw);
+                let end = (d.w + d.pad_left).saturating_sub(j * d.stride_w).min(d.kw);
+                for p in 0..d.kh {
+                    let row = (i * d.stride_h + p).checked_sub(d.pad_top).filter(|&row| row < d.h);
+                    let (Some(row), true) = (row, first < end) else { continue };
+                    let column = j * d.stride_w + first - d.pad_left;
+                    f(patch + (p * d.kw + first) * d.c, (row * d.w + column) * d.c, (end - first) * d.c);
+                }
+            }
+        }
+    }
+}
+
+fn add(values: &[f32], to: &mut [f32]) {
+    for (to, value) in to.iter_mut().zip(values) {
+        *to += value;
+    }
+}

@@ -1,0 +1,35 @@
+//! Fully connected layer; see [`crate::cpu::dense`].
+
+use super::{Matrix, matmul};
+use crate::cpu::dense::DenseDims;
+
+/// `y = x w + b`, with ReLU where `relu`. Shapes: x `[N, I]`, w `[I, O]`, b `[O]`, y `[N, O]`.
+pub fn dense_forward(d: &DenseDims, relu: bool, x: &[f32], w: &[f32], b: &[f32], y: &mut [f32]) {
+    for row in y.chunks_exact_mut(d.o) {
+        row.copy_from_slice(b);
+    }
+    matmul(Matrix::new(x, d.n, d.i), Matrix::new(w, d.i, d.o), true, y);
+    if relu {
+        for y in y {
+            *y = if *y > 0.0 { *y } else { 0.0 };
+        }
+    }
+}
+
+/// The gradient of the input, `dy w^T`; zero where x is not above zero, if `masked` (x came out of a ReLU).
+///
+/// Shapes: x and dx `[N, I]`, w `[I, O]`, dy `[N, O]`.
+pub fn dense_backward_x(d: &DenseDims, masked: bool, x: &[f32], w: &[f32], dy: &[f32], dx: &mut [f32]) {
+    matmul(Matrix::new(dy, d.n, d.o), Matrix::new(w, d.i, d.o).transposed(), false, dx);
+    if masked {
+        super::mask(x, dx);
+    }
+}
+
+/// Rows `first..` of the gradient of the weights, `x^T dy`, as many as `dw` holds.
+///
+/// Shapes: x `[N, I]`, dy `[N, O]`, dw `[rows, O]`.
+pub fn dense_backward_w(d: &DenseDims, x: &[f32], dy: &[f32], first: usize, dw: &mut [f32]) {
+    let rows = Matrix::new(x, d.n, d.i).columns(first, dw.len() / d.o).transposed();
+    matmul(rows, Matrix::new(dy, d.n, d.o), false, dw);
+}

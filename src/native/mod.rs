@@ -1,0 +1,72 @@
+//! The operations as a processor computes them fast: what `--device cpu` runs.
+//!
+//! A function has the name of the plain loop in [`crate::cpu`] that it equals, and takes its tensors in the same order and layout; the plain
+//! loops are the specification, and both are compared under the same bounds. Each call works through some rows of a batch in the
+//! thread that calls it; the engine ([`crate::train::NativeEngine`]) gives each thread rows of its own.
+//!
+//! | what | how |
+//! |---|---|
+//! | matrix products | the crate `matrixmultiply`: AVX-512, AVX2 with FMA, or NEON as the processor has it |
+//! | convolution | directly in vector registers ([`conv2d`]); where a shape does not suit that, as a matrix product over patches |
+//! | its gradients | from behind the max pooling, which leaves one position of a window with a gradient: a quarter of the sums |
+//! | optimizers, batch gather | loops compiled for each instruction set by the crate `pulp`, which finds the widest when the program runs |
+//! | the other operations | the plain loops themselves |
+
+pub mod adam;
+pub mod batch_gather;
+pub mod conv2d;
+mod conv2d_direct;
+mod conv2d_pooled;
+pub mod dense;
+mod matmul;
+pub mod sgd;
+
+pub use matmul::{Matrix, matmul};
+
+use pulp::{Arch, Simd, WithSimd};
+use std::sync::LazyLock;
+
+/// The widest instruction set of this processor, found once.
+static ARCH: LazyLock<Arch> = LazyLock::new(Arch::new);
+
+/// Runs `work` compiled for the widest instruction set.
+#[inline(always)]
+fn vectorised<W: WithSimd>(work: W) -> W::Output {
+    ARCH.dispatch(work)
+}
+
+/// Single-precision numbers in a vector register: 16 with AVX-512, 8 with AVX2, 4 with NEON, 1 where none of these is there.
+pub fn lanes() -> usize {
+    struct Lanes;
+    impl WithSimd for Lanes {
+        type Output = usize;
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) -> usize {
+            S::F32_LANES
+        }
+    }
+    vectorised(Lanes)
+}
+
+/// The instruction set in words, for reports.
+pub fn instruction_set() -> &'static str {
+    match (lanes(), cfg!(target_arch = "x86_64")) {
+        (16, _) => "AVX-512",
+        (8, _) => "AVX2",
+        (4, false) => "NEON",
+        _ => "no vector instructions",
+    }
+}
+
+/// Makes dx zero where x is not above zero: the gradient of a ReLU whose output is x.
+pub fn mask(x: &[f32], dx: &mut [f32]) {
+    vectorised(
+        #[inline(always)]
+        || {
+            for (dx, &x) in dx.iter_mut().zip(x) {
+                *dx = if x > 0.0 { *dx } else { 0.0 };
+            }
+        },
+    );
+}

@@ -1,0 +1,530 @@
+//! Training and evaluation on the processor by the loops of [`crate::native`]: `--device cpu`.
+//!
+//! A step has two parts, each shared out among the threads. In the first, each thread takes some rows of the batch all the way: gather, forward,
+//! loss, backward, and the convolutions' own sums. In the second, each takes slices of the parameters: gradient over all rows, optimizer.
+//! Nothing is summed in an order that depends on the number of threads, so any number gives the same bits.
+
+use super::engine::{
+    Engine, EngineError, Epoch, NonFinite, OnProgress, Optimizer, State, Totals, check_order, check_split,
+};
+use super::native_network::{NativeNetwork, Owned, Rows, Weights, zeros};
+use crate::cpu::non_finite::non_finite;
+use crate::cpu::softmax_xent::{SoftmaxXentDims, softmax_xent_backward_x, softmax_xent_forward};
+use crate::data::{PIXELS, Split};
+use crate::model::{Model, N_CLASSES};
+use crate::native::conv2d::{Form, Packed, Scratch};
+use crate::native::{adam, batch_gather, sgd};
+use rayon::prelude::*;
+use std::ops::{ControlFlow, Range};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Into how many groups of rows a batch falls at least, as far as it has the rows: each group has its own sums of the convolutions' gradients, so
+/// this is also the number of threads that a small batch can keep busy.
+const GROUPS: usize = 8;
+
+/// Rows that are worked through together at most: few enough that what one layer writes is still near when the next reads it.
+const ROWS: usize = 32;
+
+/// How long steps go on without a word to the trainer.
+const SILENCE: Duration = Duration::from_millis(50);
+
+/// A model on the processor.
+#[derive(Debug)]
+pub struct NativeEngine<'d> {
+    threads: rayon::ThreadPool,
+    worker: Worker<'d>,
+}
+
+/// What the threads work on.
+#[derive(Debug)]
+struct Worker<'d> {
+    network: NativeNetwork,
+    /// Of the parameters.
+    names: Vec<String>,
+    parameters: Vec<Vec<f32>>,
+    packed: Vec<Packed>,
+    /// One for each thread.
+    scratch: Vec<Mutex<Scratch>>,
+    /// One for each thread, made at the first evaluation.
+    evaluation: Vec<Mutex<Batch>>,
+    training: Option<Training<'d>>,
+}
+
+/// What training adds.
+#[derive(Debug)]
+struct Training<'d> {
+    split: &'d Split,
+    optimizer: Optimizer,
+    /// In the order of [`Optimizer::slots`].
+    slots: Vec<Vec<Vec<f32>>>,
+    gradients: Vec<Vec<f32>>,
+    batch: Batch,
+    batch_size: usize,
+    /// Rows of a group.
+    group: usize,
+    has_run: bool,
+}
+
+/// The tensors of a batch.
+#[derive(Debug)]
+struct Batch {
+    tensors: Owned,
+    labels: Vec<u32>,
+    probabilities: Vec<f32>,
+    loss: Vec<f32>,
+    correct: Vec<u32>,
+}
+
+/// Rows of a batch that one thread works through.
+struct Share<'a> {
+    order: &'a [u32],
+    rows: Rows<'a>,
+    labels: &'a mut [u32],
+    probabilities: &'a mut [f32],
+    loss: &'a mut [f32],
+    correct: &'a mut [u32],
+}
+
+/// Elements of a parameter that one thread updates.
+struct Slice<'a> {
+    /// Of the parameter.
+    index: usize,
+    /// Of the elements.
+    first: usize,
+    w: &'a mut [f32],
+    g: &'a mut [f32],
+    slots: [&'a mut [f32]; 2],
+    packed: Option<&'a mut Packed>,
+}
+
+impl Batch {
+    fn new(network: &NativeNetwork, n: usize, groups: Option<usize>) -> Result<Self, EngineError> {
+        Ok(Batch {
+            tensors: network.tensors(n, groups)?,
+            labels: zeros(n)?,
+            probabilities: zeros(n * N_CLASSES)?,
+            loss: zeros(n)?,
+            correct: zeros(n)?,
+        })
+    }
+
+    /// Shares out the rows of the samples `order`, `rows` for each, in groups of `group`.
+    fn split<'a>(
+        &'a mut self,
+        network: &NativeNetwork,
+        order: &'a [u32],
+        rows: usize,
+        group: usize,
+    ) -> impl Iterator<Item = Share<'a>> {
+        let n = order.len();
+        let tensors = network.split(&mut self.tensors, n, rows, group);
+        let labels = self.labels[..n].chunks_mut(rows).zip(self.probabilities.chunks_mut(rows * N_CLASSES));
+        let results = self.loss[..n].chunks_mut(rows).zip(self.correct[..n].chunks_mut(rows));
+        let shares = order.chunks(rows).zip(tensors).zip(labels).zip(results);
+        shares.map(|(((order, rows), (labels, probabilities)), (loss, correct))| {
+            let probabilities = &mut probabilities[..order.len() * N_CLASSES];
+            Share { order, rows, labels, probabilities, loss, correct }
+        })
+    }
+
+    fn totals(&self, n: usize) -> (f64, u64) {
+        let loss = self.loss[..n].iter().map(|&loss| f64::from(loss)).sum();
+        (loss, self.correct[..n].iter().map(|&correct| u64::from(correct)).sum())
+    }
+}
+
+impl Share<'_> {
+    /// From the samples to probabilities, loss and right answers.
+    fn forward(&mut self, split: &Split, network: &NativeNetwork, weights: Weights<'_>, scratch: &mut Scratch) {
+        let n = self.order.len();
+        let x = &mut *self.rows.outputs[0];
+        batch_gather::batch_gather(PIXELS, &split.images, &split.labels, self.order, x, self.labels);
+        network.forward(weights, n, &mut self.rows, scratch);
+        let d = SoftmaxXentDims { n, c: N_CLASSES };
+        let logits = self.rows.outputs.last().expect("the input is there at least");
+        softmax_xent_forward(&d, logits, self.labels, self.probabilities, self.loss, self.correct);
+    }
+
+    /// From the loss, the mean over `n_valid` rows of all shares, to the gradients.
+    fn backward(
+        &mut self,
+        network: &NativeNetwork,
+        weights: Weights<'_>,
+        n_valid: usize,
+        group: usize,
+        scratch: &mut Scratch,
+    ) {
+        let n = self.order.len();
+        let d = SoftmaxXentDims { n, c: N_CLASSES };
+        let logits = self.rows.outputs.last().expect("the input is there at least");
+        let dlogits = self.rows.gradients.last_mut().expect("there are as many gradients as outputs");
+        softmax_xent_backward_x(&d, logits, self.labels, n_valid, dlogits);
+        network.backward(weights, n, group, &mut self.rows, scratch);
+    }
+}
+
+impl<'d> NativeEngine<'d> {
+    /// How many threads this machine can run at once.
+    pub fn default_threads() -> usize {
+        std::thread::available_parallelism().map_or(1, usize::from)
+    }
+
+    /// A model that is only evaluated, by so many threads.
+    ///
+    /// # Errors
+    /// The model cannot be built, or the threads cannot be started.
+    pub fn new(model: &Model, parameters: &[Vec<f32>], threads: usize) -> Result<Self, EngineError> {
+        Self::with_form(model, parameters, threads, Form::Fastest)
+    }
+
+    /// As [`NativeEngine::new`], with the convolutions in a form of one's choice.
+    ///
+    /// # Errors
+    /// As [`NativeEngine::new`].
+    pub fn with_form(
+        model: &Model,
+        parameters: &[Vec<f32>],
+        threads: usize,
+        form: Form,
+    ) -> Result<Self, EngineError> {
+        let network = NativeNetwork::new(model, form)?;
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("native {i}"));
+        let pool =
+            pool.build().map_err(|error| EngineError::Threads { threads, reason: error.to_string() })?;
+        let described = model.parameters()?;
+        let lengths: Vec<usize> = described.iter().map(|p| p.shape.iter().product()).collect();
+        State { parameters: parameters.to_vec(), slots: Vec::new() }.check(&lengths, &[])?;
+        let mut packed = Vec::new();
+        network.pack(parameters, &mut packed);
+        let worker = Worker {
+            scratch: (0..threads).map(|_| Mutex::new(network.scratch())).collect(),
+            evaluation: Vec::new(),
+            network,
+            names: described.into_iter().map(|parameter| parameter.name).collect(),
+            parameters: parameters.to_vec(),
+            packed,
+            training: None,
+        };
+        Ok(NativeEngine { threads: pool, worker })
+    }
+
+    /// A model with its training set, by so many threads.
+    ///
+    /// # Errors
+    /// The model cannot be built, the samples cannot be used, the threads cannot be started, or there is no memory.
+    pub fn with_training(
+        model: &Model,
+        parameters: &[Vec<f32>],
+        split: &'d Split,
+        batch_size: usize,
+        optimizer: &Optimizer,
+        threads: usize,
+    ) -> Result<Self, EngineError> {
+        Self::new(model, parameters, threads)?.and_training(split, batch_size, optimizer)
+    }
+
+    /// Adds a training set to a model.
+    ///
+    /// # Errors
+    /// As [`NativeEngine::with_training`].
+    pub fn and_training(
+        mut self,
+        split: &'d Split,
+        batch_size: usize,
+        optimizer: &Optimizer,
+    ) -> Result<Self, EngineError> {
+        check_split(split)?;
+        let group = batch_size.div_ceil(GROUPS).clamp(1, ROWS);
+        let Worker { network, parameters, training, .. } = &mut self.worker;
+        let alike = || parameters.iter().map(|values| zeros(values.len())).collect::<Result<Vec<_>, _>>();
+        *training = Some(Training {
+            split,
+            optimizer: *optimizer,
+            slots: optimizer.slots().iter().map(|_| alike()).collect::<Result<_, _>>()?,
+            gradients: alike()?,
+            batch: Batch::new(network, batch_size, Some(batch_size.div_ceil(group)))?,
+            batch_size,
+            group,
+            has_run: false,
+        });
+        Ok(self)
+    }
+
+    /// How each convolution is computed forward and backward, in words.
+    pub fn describe(&self) -> Vec<String> {
+        self.worker.network.describe()
+    }
+
+    /// The logits of the last training step, `[N, 10]`; none before the first.
+    pub fn last_logits(&self) -> Option<&[f32]> {
+        let training = self.worker.training.as_ref().filter(|training| training.has_run)?;
+        training.batch.tensors.outputs.last().map(Vec::as_slice)
+    }
+}
+
+/// Called by a thread of the pool, so that the others are awake and near.
+impl<'d> Worker<'d> {
+    fn training(&self) -> &Training<'d> {
+        self.training.as_ref().expect("training is asked of engines made by with_training")
+    }
+
+    /// One step on the samples `order`, with the given factor of the update. Returns the sum of the losses and the right answers.
+    fn step(&mut self, order: &[u32], step_size: f32) -> (f64, u64) {
+        self.forward_backward(order);
+        self.update(order.len(), step_size);
+        let training = self.training.as_mut().expect("training is asked of engines made by with_training");
+        training.has_run = true;
+        training.batch.totals(order.len())
+    }
+
+    /// The first part of a step: the rows.
+    fn forward_backward(&mut self, order: &[u32]) {
+        let Worker { network, parameters, packed, scratch, training, .. } = self;
+        let training = training.as_mut().expect("training is asked of engines made by with_training");
+        let (group, split, n) = (training.group, training.split, order.len());
+        // As few shares as there are threads, so that each reads the dense weights once; no more rows than stay near.
+        let groups = n.div_ceil(group);
+        let groups = groups.div_ceil(rayon::current_num_threads()).min((ROWS / group).max(1));
+        let weights = Weights { parameters, packed };
+        let shares: Vec<Share<'_>> = training.batch.split(network, order, groups * group, group).collect();
+        shares.into_par_iter().with_max_len(1).for_each(|mut share| {
+            let scratch = &mut *of_this_thread(scratch);
+            share.forward(split, network, weights, scratch);
+            share.backward(network, weights, n, group, scratch);
+        });
+    }
+
+    /// The second part of a step: the parameters.
+    fn update(&mut self, n: usize, step_size: f32) {
+        let Worker { network, parameters, packed, training, .. } = self;
+        let training = training.as_mut().expect("training is asked of engines made by with_training");
+        let Training { optimizer, slots, gradients, batch, group, .. } = training;
+        let slices = slices(network, parameters, gradients, slots, packed);
+        let (tensors, group, optimizer) = (&batch.tensors, *group, &*optimizer);
+        slices.into_par_iter().with_max_len(1).for_each(|slice| {
+            let Slice { index, first, w, g, slots: [m, v], packed } = slice;
+            network.gradient(index, first, n, group, tensors, g);
+            match optimizer {
+                Optimizer::Adam(config) => adam::adam_step(config, step_size, g, w, m, v),
+                Optimizer::Sgd(config) => sgd::sgd_step(config.momentum, step_size, g, w, m),
+            }
+            if let Some(packed) = packed {
+                network.pack_one(index, w, packed);
+            }
+        });
+    }
+
+    /// Steps on through an epoch until it is over or it is time for a word to the trainer.
+    fn some_steps(&mut self, epoch: &Epoch, totals: &mut Totals) {
+        let begin = Instant::now();
+        let batch_size = self.training().batch_size;
+        for (index, order) in epoch.order.chunks(batch_size).enumerate().skip(totals.batches) {
+            let (loss, correct) = self.step(order, epoch.step_sizes[index]);
+            totals.add(loss, correct, order.len());
+            // A loss that is no number is heard of at once.
+            if begin.elapsed() >= SILENCE || !loss.is_finite() {
+                break;
+            }
+        }
+    }
+
+    /// The first tensor of the first part of a step with a value that is not finite, in the order in which they are computed.
+    fn search_rows(&self, step: usize, n: usize) -> Option<NonFinite> {
+        let batch = &self.training().batch;
+        let Owned { outputs, gradients, .. } = &batch.tensors;
+        let of_outputs = self.network.outputs().zip(&outputs[1..]).map(|((layer, kind), values)| {
+            let len = values.len() / batch.loss.len() * n;
+            search(step, format!("{layer}.y"), kind, &values[..len])
+        });
+        let of_loss = std::iter::once_with(|| search(step, "loss".into(), "softmax_xent", &batch.loss[..n]));
+        // The last layer's gradient is computed first.
+        let names: Vec<&str> = self.network.outputs().map(|(layer, _)| layer).collect();
+        let of_gradients = names.into_iter().zip(&gradients[1..]).rev().map(|(layer, values)| {
+            let len = values.len() / batch.loss.len() * n;
+            search(step, format!("{layer}.dy"), "backward pass", &values[..len])
+        });
+        of_outputs.chain(of_loss).chain(of_gradients).find_map(|found| found)
+    }
+
+    /// The same of the second part.
+    fn search_parameters(&self, step: usize) -> Option<NonFinite> {
+        let training = self.training();
+        let kinds = [("gradients", "backward pass", &training.gradients)].into_iter();
+        let slots = training.optimizer.slots().iter().zip(&training.slots);
+        let kinds = kinds.chain(slots.map(|(&kind, tensors)| (kind, "optimizer step", tensors)));
+        let mut kinds = kinds.chain([("parameters", "optimizer step", &self.parameters)]);
+        kinds.find_map(|(kind, operation, tensors)| {
+            let mut tensors = self.names.iter().zip(tensors);
+            tensors.find_map(|(name, values)| search(step, format!("{kind}.{name}"), operation, values))
+        })
+    }
+
+    /// Calls `work` for each share of [`ROWS`] samples of a split, by all threads, and gives what it returns in the order of the samples.
+    fn for_each_share<T: Send>(
+        &mut self,
+        split: &Split,
+        samples: Range<usize>,
+        work: impl Fn(&mut Share<'_>) -> T + Sync,
+    ) -> Result<Vec<T>, EngineError> {
+        while self.evaluation.len() < self.scratch.len() {
+            self.evaluation.push(Mutex::new(Batch::new(&self.network, ROWS, None)?));
+        }
+        let Worker { network, parameters, packed, scratch, evaluation, .. } = &*self;
+        let weights = Weights { parameters, packed };
+        let order: Vec<u32> = samples.map(|sample| sample as u32).collect();
+        let shares = order.par_chunks(ROWS).with_max_len(1);
+        let results = shares.map(|order| {
+            let (mut scratch, mut batch) = (of_this_thread(scratch), of_this_thread(evaluation));
+            let mut share = batch.split(network, order, ROWS, ROWS).next().expect("a chunk is never empty");
+            share.forward(split, network, weights, &mut scratch);
+            work(&mut share)
+        });
+        Ok(results.collect())
+    }
+
+    fn find_non_finite(&mut self, epoch: &Epoch, last: usize) -> Option<NonFinite> {
+        let batch_size = self.training().batch_size;
+        for (index, order) in epoch.order.chunks(batch_size).enumerate().take(last).skip(epoch.done.batches) {
+            self.forward_backward(order);
+            let found = self.search_rows(index + 1, order.len());
+            if found.is_some() {
+                return found;
+            }
+            self.update(order.len(), epoch.step_sizes[index]);
+            let found = self.search_parameters(index + 1);
+            if found.is_some() {
+                return found;
+            }
+        }
+        None
+    }
+}
+
+fn search(step: usize, tensor: String, operation: &str, values: &[f32]) -> Option<NonFinite> {
+    let [count, index] = non_finite(values);
+    let (count, index, operation) = (count as usize, index as usize, operation.to_string());
+    (count > 0).then_some(NonFinite { step, tensor, operation, index, count })
+}
+
+/// The element that belongs to the calling thread of a pool.
+fn of_this_thread<T>(of_threads: &[Mutex<T>]) -> MutexGuard<'_, T> {
+    let index = rayon::current_thread_index().unwrap_or(0);
+    // What a thread left behind is overwritten before it is read.
+    of_threads[index].lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// All parameters, cut so that threads can share them; filters first, as they take longest.
+fn slices<'a>(
+    network: &NativeNetwork,
+    parameters: &'a mut [Vec<f32>],
+    gradients: &'a mut [Vec<f32>],
+    slots: &'a mut [Vec<Vec<f32>>],
+    packed: &'a mut [Packed],
+) -> Vec<Slice<'a>> {
+    let [mut m, mut v] = {
+        let mut slots = slots.iter_mut().map(|slot| slot.iter_mut());
+        [slots.next(), slots.next()]
+    };
+    let mut packed: Vec<Option<&mut Packed>> = packed.iter_mut().map(Some).collect();
+    let mut slices = Vec::with_capacity(128);
+    for ((index, len), (w, g)) in network.slice_lens().into_iter().enumerate().zip(parameters.iter_mut().zip(gradients)) {
+        let next = |slot: &mut Option<std::slice::IterMut<'a, Vec<f32>>>| {
+            slot.as_mut().and_then(Iterator::next).map_or(&mut [][..], Vec::as_mut_slice)
+        };
+        let (m, v) = (next(&mut m), next(&mut v));
+        let mut of_m = m.chunks_mut(len);
+        let mut of_v = v.chunks_mut(len);
+        for (i, (w, g)) in w.chunks_mut(len).zip(g.chunks_mut(len)).enumerate() {
+            slices.push(Slice {
+                index,
+                first: i * len,
+                w,
+                g,
+                slots: [of_m.next().unwrap_or_default(), of_v.next().unwrap_or_default()],
+                packed: packed[network.step_of_parameter(index)].take(),
+            });
+        }
+    }
+    slices
+}
+
+impl Engine for NativeEngine<'_> {
+    fn train_epoch(&mut self, epoch: &Epoch, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
+        let NativeEngine { threads, worker } = self;
+        let training = worker.training();
+        check_order(&epoch.order, training.split.len())?;
+        let batches = epoch.order.len().div_ceil(training.batch_size);
+        let mut totals = epoch.done;
+        while totals.batches < batches {
+            threads.install(|| worker.some_steps(epoch, &mut totals));
+            if on_progress(&totals) == ControlFlow::Break(()) {
+                break;
+            }
+        }
+        Ok(totals)
+    }
+
+    fn evaluate(&mut self, split: &Split, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
+        check_split(split)?;
+        // So many samples without a word to the trainer.
+        const SILENT: usize = 64 * ROWS;
+        let NativeEngine { threads, worker } = self;
+        let mut totals = Totals::default();
+        for first in (0..split.len()).step_by(SILENT) {
+            let samples = first..split.len().min(first + SILENT);
+            let count = |share: &mut Share<'_>| {
+                let loss: f64 = share.loss.iter().map(|&loss| f64::from(loss)).sum();
+                (loss, share.correct.iter().map(|&correct| u64::from(correct)).sum(), share.loss.len())
+            };
+            let shares = threads.install(|| worker.for_each_share(split, samples, count))?;
+            shares.into_iter().for_each(|(loss, correct, samples)| totals.add(loss, correct, samples));
+            if on_progress(&totals) == ControlFlow::Break(()) {
+                break;
+            }
+        }
+        Ok(totals)
+    }
+
+    fn predict(&mut self, images: &[u8]) -> Result<Vec<f32>, EngineError> {
+        let NativeEngine { threads, worker } = self;
+        let n = images.len() / PIXELS;
+        let split = Split { images: images[..n * PIXELS].to_vec(), labels: vec![0; n] };
+        let shares =
+            threads.install(|| worker.for_each_share(&split, 0..n, |share| share.probabilities.to_vec()))?;
+        Ok(shares.concat())
+    }
+
+    fn parameters(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {
+        Ok(self.worker.parameters.clone())
+    }
+
+    fn state(&mut self) -> Result<State, EngineError> {
+        let slots = self.worker.training.as_ref().map_or_else(Vec::new, |training| training.slots.clone());
+        Ok(State { parameters: self.worker.parameters.clone(), slots })
+    }
+
+    fn restore(&mut self, state: &State) -> Result<(), EngineError> {
+        let Worker { network, parameters, packed, training, .. } = &mut self.worker;
+        let lengths: Vec<usize> = parameters.iter().map(Vec::len).collect();
+        let names = training.as_ref().map_or(&[][..], |training| training.optimizer.slots());
+        state.check(&lengths, names)?;
+        parameters.clone_from(&state.parameters);
+        if let Some(training) = training {
+            training.slots.clone_from(&state.slots);
+        }
+        network.pack(parameters, packed);
+        Ok(())
+    }
+
+    fn find_non_finite(&mut self, epoch: &Epoch, last: usize) -> Result<Option<NonFinite>, EngineError> {
+        let NativeEngine { threads, worker } = self;
+        check_order(&epoch.order, worker.training().split.len())?;
+        Ok(threads.install(|| worker.find_non_finite(epoch, last)))
+    }
+
+    fn last_gradients(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {
+        let trained = self.worker.training.iter().filter(|training| training.has_run);
+        Ok(trained.map(|training| training.gradients.clone()).next().unwrap_or_default())
+    }
+}
