@@ -1,6 +1,6 @@
-//! Adam; see [`crate::cpu::adam`], whose bits this gives.
+//! Adam; see [`crate::cpu::adam`], whose bits this gives, but for moments that are [negligible](super::negligible_to_zero).
 
-use super::vectorised;
+use super::{negligible_to_zero, vectorised};
 use crate::cpu::adam::AdamConfig;
 
 /// One step on some elements of a parameter; `alpha` is [`AdamConfig::step_size`].
@@ -11,8 +11,8 @@ pub fn adam_step(config: &AdamConfig, alpha: f32, g: &[f32], w: &mut [f32], m: &
         #[inline(always)]
         || {
             for (((&g, w), m), v) in g.iter().zip(w).zip(m).zip(v) {
-                *m += (g - *m) * first;
-                *v += (g * g - *v) * second;
+                *m = negligible_to_zero(*m + (g - *m) * first);
+                *v = negligible_to_zero(*v + (g * g - *v) * second);
                 *w -= alpha * *m / (v.sqrt() + epsilon);
             }
         },

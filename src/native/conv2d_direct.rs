@@ -142,10 +142,11 @@ fn convolve_row<S: Simd, const R: usize, const V: usize, const C: usize>(
         // The last tile begins where it just fits, and sums some positions once more.
         let start = j.min(width - R);
         let sums = tile_of_sums::<S, R, V, C>(simd, tiles, i, start);
-        for (r, sums) in sums.iter().enumerate() {
+        // By constant indices, here and below: what is indexed by a variable anywhere is kept in memory everywhere.
+        for r in 0..R {
             let out = S::as_mut_simd_f32s(&mut out[(start + r) * stride..][..S::F32_LANES * V]).0;
-            for (out, &sum) in out.iter_mut().zip(sums) {
-                *out = if tiles.conv.relu() { relu(simd, sum) } else { sum };
+            for v in 0..V {
+                out[v] = sums[r][v];
             }
         }
         j += R;
@@ -194,15 +195,34 @@ fn tile_of_sums<S: Simd, const R: usize, const V: usize, const C: usize>(
     let mut sums = [*bias; R];
     for p in 0..d.kh {
         for q in 0..d.kw {
-            let x: &[[f32; C]; R] = constant_len(&pixels[(i + p) * conv.padded_width() + j + q..][..R]);
-            let w: &[[S::f32s; V]; C] = constant_len(&filter[(p * d.kw + q) * C..][..C]);
-            for c in 0..C {
-                for r in 0..R {
-                    let x = simd.splat_f32s(x[r][c]);
-                    for v in 0..V {
-                        sums[r][v] = simd.mul_add_e_f32s(x, w[c][v], sums[r][v]);
-                    }
-                }
+            let x = constant_len(&pixels[(i + p) * conv.padded_width() + j + q..][..R]);
+            let w = constant_len(&filter[(p * d.kw + q) * C..][..C]);
+            sums = add_products::<S, R, V, C>(simd, x, w, sums);
+        }
+    }
+    if conv.relu() {
+        for r in 0..R {
+            for v in 0..V {
+                sums[r][v] = relu(simd, sums[r][v]);
+            }
+        }
+    }
+    sums
+}
+
+/// One cell of the filter: the loop that takes nearly all the time.
+#[inline(always)]
+fn add_products<S: Simd, const R: usize, const V: usize, const C: usize>(
+    simd: S,
+    x: &[[f32; C]; R],
+    w: &[[S::f32s; V]; C],
+    mut sums: [[S::f32s; V]; R],
+) -> [[S::f32s; V]; R] {
+    for c in 0..C {
+        for r in 0..R {
+            let x = simd.splat_f32s(x[r][c]);
+            for v in 0..V {
+                sums[r][v] = simd.mul_add_e_f32s(x, w[c][v], sums[r][v]);
             }
         }
     }

@@ -113,11 +113,9 @@ fn by_inputs_of<S: Simd, const C: usize, const V: usize>(simd: S, image: Backwar
                     }
                 }
             }
-            for (tap, sums) in sums.iter().enumerate() {
-                let dw = S::as_mut_simd_f32s(&mut dw[tap * C + first..][..block]).0;
-                for (dw, &sum) in dw.iter_mut().zip(sums) {
-                    *dw = simd.add_f32s(*dw, sum);
-                }
+            // By constant indices: what is indexed by a variable anywhere is kept in memory everywhere.
+            for tap in 0..TAPS {
+                add_to::<S, V>(simd, &mut dw[tap * C + first..][..block], &sums[tap]);
             }
         }
     }
@@ -172,8 +170,8 @@ fn by_outputs_of<S: Simd, const V: usize>(simd: S, image: BackwardW<'_>) {
                     }
                 }
             }
-            for (tap, sums) in sums.iter().enumerate() {
-                add_to::<S, V>(simd, &mut dw[(tap * d.c + c) * d.o + first..][..block], sums);
+            for tap in 0..TAPS {
+                add_to::<S, V>(simd, &mut dw[(tap * d.c + c) * d.o + first..][..block], &sums[tap]);
             }
             if c == 0 {
                 add_to::<S, V>(simd, &mut db[first..first + block], &sum_of_dy);
@@ -184,8 +182,9 @@ fn by_outputs_of<S: Simd, const V: usize>(simd: S, image: BackwardW<'_>) {
 
 #[inline(always)]
 fn add_to<S: Simd, const V: usize>(simd: S, to: &mut [f32], values: &[S::f32s; V]) {
-    for (to, &value) in S::as_mut_simd_f32s(to).0.iter_mut().zip(values) {
-        *to = simd.add_f32s(*to, value);
+    let to = S::as_mut_simd_f32s(to).0;
+    for v in 0..V {
+        to[v] = simd.add_f32s(to[v], values[v]);
     }
 }
 
@@ -276,11 +275,13 @@ fn backward_x<S: Simd, const V: usize, const T: usize>(simd: S, image: BackwardX
                                 sums[t] = simd.mul_add_e_f32s(gradient, filter[t], sums[t]);
                             }
                         }
-                        let sums: &[[S::f32s; V]] = sums.as_chunks::<V>().0;
                         let pixel = (i * pool.kh + k) * width + j * pool.kw + l;
-                        for (tap, sums) in sums.iter().enumerate() {
+                        for tap in 0..TAPS {
                             let at = (pixel + tap / 3 * width + tap % 3) * d.c + i_block * block;
-                            add_to::<S, V>(simd, &mut padded_dx[at..at + block], sums);
+                            let dx = S::as_mut_simd_f32s(&mut padded_dx[at..at + block]).0;
+                            for v in 0..V {
+                                dx[v] = simd.add_f32s(dx[v], sums[tap * V + v]);
+                            }
                         }
                     }
                 }

@@ -1,6 +1,7 @@
-//! Gradient descent with momentum; see [`crate::cpu::sgd`], whose bits this gives.
+//! Gradient descent with momentum; see [`crate::cpu::sgd`], whose bits this gives, but for a velocity that is
+//! [negligible](super::negligible_to_zero).
 
-use super::vectorised;
+use super::{negligible_to_zero, vectorised};
 
 /// One step on some elements of a parameter.
 pub fn sgd_step(momentum: f64, alpha: f32, g: &[f32], w: &mut [f32], velocity: &mut [f32]) {
@@ -9,7 +10,7 @@ pub fn sgd_step(momentum: f64, alpha: f32, g: &[f32], w: &mut [f32], velocity: &
         #[inline(always)]
         || {
             for ((&g, w), velocity) in g.iter().zip(w).zip(velocity) {
-                *velocity = momentum * *velocity - alpha * g;
+                *velocity = negligible_to_zero(momentum * *velocity - alpha * g);
                 *w += *velocity;
             }
         },
