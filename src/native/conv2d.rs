@@ -5,7 +5,7 @@
 
 use super::conv2d_direct::{self, Forward};
 use super::conv2d_pooled::{self, BackwardW, BackwardX, Entry, FilterSums};
-use super::{Matrix, lanes, matmul, vectorised};
+use super::{Aligned, Matrix, lanes, matmul, vectorised};
 use crate::cpu::conv2d::Conv2dDims;
 use crate::cpu::pool2d::{Pool2dDims, pool2d_max_backward_x, pool2d_max_forward};
 use std::ops::Range;
@@ -42,12 +42,12 @@ pub struct Conv2d {
 /// What [`Conv2d::forward`] and [`Conv2d::backward`] write on their way: one for each thread, made once.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    padded: Vec<f32>,
-    padded_dx: Vec<f32>,
-    patches: Vec<f32>,
-    patches_dx: Vec<f32>,
+    padded: Aligned<f32>,
+    padded_dx: Aligned<f32>,
+    patches: Aligned<f32>,
+    patches_dx: Aligned<f32>,
     /// The convolution's output before the pooling, or some rows of it.
-    rows: Vec<f32>,
+    rows: Aligned<f32>,
     entries: Vec<Entry>,
     counts: Vec<usize>,
 }
@@ -59,11 +59,11 @@ impl Scratch {
         for conv in convolutions {
             let d = &conv.d;
             let patches = if conv.is_all_direct() { 0 } else { conv.band() * d.wo * d.terms() };
-            grow(&mut scratch.padded, conv.padded_len());
-            grow(&mut scratch.padded_dx, conv.padded_len());
-            grow(&mut scratch.patches, patches);
-            grow(&mut scratch.patches_dx, patches);
-            grow(&mut scratch.rows, d.y_len());
+            scratch.padded.grow(conv.padded_len());
+            scratch.padded_dx.grow(conv.padded_len());
+            scratch.patches.grow(patches);
+            scratch.patches_dx.grow(patches);
+            scratch.rows.grow(d.y_len());
             let places = conv.pool.map_or(0, |pool| pool.kh * pool.kw);
             let cells = conv.pool.map_or(0, |pool| pool.ho * pool.wo);
             grow(&mut scratch.entries, (places * d.o).max(cells + 1));
@@ -80,8 +80,8 @@ fn grow<T: Clone + Default>(values: &mut Vec<T>, len: usize) {
 /// A filter as the loops read it; made anew when the filter has changed.
 #[derive(Debug, Default)]
 pub struct Packed {
-    forward: Vec<f32>,
-    backward: Vec<f32>,
+    forward: Aligned<f32>,
+    backward: Aligned<f32>,
 }
 
 impl Conv2d {
@@ -183,11 +183,11 @@ impl Conv2d {
     /// Packs a filter `[KH, KW, C, O]`.
     pub fn pack(&self, w: &[f32], packed: &mut Packed) {
         if let Some(block) = self.direct {
-            packed.forward.resize(w.len(), 0.0);
+            packed.forward.grow(w.len());
             conv2d_direct::pack(self.d.terms(), self.d.o, block, w, &mut packed.forward);
         }
         if self.pooled.is_some() && self.needs_dx {
-            packed.backward.resize(w.len(), 0.0);
+            packed.backward.grow(w.len());
             let block = conv2d_pooled::block(self.d.c, lanes());
             conv2d_pooled::pack(self.d.c, self.d.o, block, w, &mut packed.backward);
         }

@@ -243,7 +243,7 @@ pub(super) fn vectors<S: Simd, const V: usize>(values: &[f32]) -> [S::f32s; V] {
 
 /// As the plain loops have it: what is no number becomes 0 too.
 #[inline(always)]
-fn relu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+pub(super) fn relu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let zero = simd.splat_f32s(0.0);
     simd.select_f32s(simd.greater_than_f32s(x, zero), x, zero)
 }

@@ -1,10 +1,15 @@
 //! Fully connected layer; see [`crate::cpu::dense`].
 
-use super::{Matrix, matmul};
+use super::dense_direct::{self, BackwardW, Forward};
+use super::{Matrix, lanes, matmul, vectorised};
 use crate::cpu::dense::DenseDims;
 
 /// `y = x w + b`, with ReLU where `relu`. Shapes: x `[N, I]`, w `[I, O]`, b `[O]`, y `[N, O]`.
 pub fn dense_forward(d: &DenseDims, relu: bool, x: &[f32], w: &[f32], b: &[f32], y: &mut [f32]) {
+    if dense_direct::suits(d, lanes()) {
+        vectorised(Forward { d, relu, x, w, b, y });
+        return;
+    }
     for row in y.chunks_exact_mut(d.o) {
         row.copy_from_slice(b);
     }
@@ -30,6 +35,10 @@ pub fn dense_backward_x(d: &DenseDims, masked: bool, x: &[f32], w: &[f32], dy: &
 ///
 /// Shapes: x `[N, I]`, dy `[N, O]`, dw `[rows, O]`.
 pub fn dense_backward_w(d: &DenseDims, x: &[f32], dy: &[f32], first: usize, dw: &mut [f32]) {
+    if dense_direct::suits(d, lanes()) {
+        vectorised(BackwardW { d, x, dy, first, dw });
+        return;
+    }
     let rows = Matrix::new(x, d.n, d.i).columns(first, dw.len() / d.o).transposed();
     matmul(rows, Matrix::new(dy, d.n, d.o), false, dw);
 }

@@ -6,21 +6,24 @@
 //!
 //! | what | how |
 //! |---|---|
-//! | matrix products | the crate `matrixmultiply`: AVX-512, AVX2 with FMA, or NEON as the processor has it |
-//! | convolution | directly in vector registers ([`conv2d`]); where a shape does not suit that, as a matrix product over patches |
+//! | convolution, dense layers | directly in vector registers ([`conv2d`], [`dense`]); where a shape does not suit that, as matrix products |
 //! | its gradients | from behind the max pooling, which leaves one position of a window with a gradient: a quarter of the sums |
-//! | optimizers, batch gather | loops compiled for each instruction set by the crate `pulp`, which finds the widest when the program runs |
+//! | other matrix products | the crate `matrixmultiply`: AVX-512, AVX2 with FMA, or NEON as the processor has it |
+//! | optimizers | loops compiled for each instruction set by the crate `pulp`, which finds the widest when the program runs |
 //! | the other operations | the plain loops themselves |
 
 pub mod adam;
+mod aligned;
 pub mod batch_gather;
 pub mod conv2d;
 mod conv2d_direct;
 mod conv2d_pooled;
 pub mod dense;
+mod dense_direct;
 mod matmul;
 pub mod sgd;
 
+pub use aligned::Aligned;
 pub use matmul::{Matrix, matmul};
 
 use pulp::{Arch, Simd, WithSimd};

@@ -13,7 +13,7 @@ use crate::cpu::softmax_xent::{SoftmaxXentDims, softmax_xent_backward_x, softmax
 use crate::data::{PIXELS, Split};
 use crate::model::{Model, N_CLASSES};
 use crate::native::conv2d::{Form, Packed, Scratch};
-use crate::native::{adam, batch_gather, sgd};
+use crate::native::{Aligned, adam, batch_gather, sgd};
 use rayon::prelude::*;
 use std::ops::{ControlFlow, Range};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -42,7 +42,7 @@ struct Worker<'d> {
     network: NativeNetwork,
     /// Of the parameters.
     names: Vec<String>,
-    parameters: Vec<Vec<f32>>,
+    parameters: Vec<Aligned<f32>>,
     packed: Vec<Packed>,
     /// One for each thread.
     scratch: Vec<Mutex<Scratch>>,
@@ -57,8 +57,8 @@ struct Training<'d> {
     split: &'d Split,
     optimizer: Optimizer,
     /// In the order of [`Optimizer::slots`].
-    slots: Vec<Vec<Vec<f32>>>,
-    gradients: Vec<Vec<f32>>,
+    slots: Vec<Vec<Aligned<f32>>>,
+    gradients: Vec<Aligned<f32>>,
     batch: Batch,
     batch_size: usize,
     /// Rows of a group.
@@ -70,10 +70,10 @@ struct Training<'d> {
 #[derive(Debug)]
 struct Batch {
     tensors: Owned,
-    labels: Vec<u32>,
-    probabilities: Vec<f32>,
-    loss: Vec<f32>,
-    correct: Vec<u32>,
+    labels: Aligned<u32>,
+    probabilities: Aligned<f32>,
+    loss: Aligned<f32>,
+    correct: Aligned<u32>,
 }
 
 /// Rows of a batch that one thread works through.
@@ -196,13 +196,14 @@ impl<'d> NativeEngine<'d> {
         let lengths: Vec<usize> = described.iter().map(|p| p.shape.iter().product()).collect();
         State { parameters: parameters.to_vec(), slots: Vec::new() }.check(&lengths, &[])?;
         let mut packed = Vec::new();
-        network.pack(parameters, &mut packed);
+        let parameters = aligned(parameters);
+        network.pack(&parameters, &mut packed);
         let worker = Worker {
             scratch: (0..threads).map(|_| Mutex::new(network.scratch())).collect(),
             evaluation: Vec::new(),
             network,
             names: described.into_iter().map(|parameter| parameter.name).collect(),
-            parameters: parameters.to_vec(),
+            parameters,
             packed,
             training: None,
         };
@@ -259,7 +260,7 @@ impl<'d> NativeEngine<'d> {
     /// The logits of the last training step, `[N, 10]`; none before the first.
     pub fn last_logits(&self) -> Option<&[f32]> {
         let training = self.worker.training.as_ref().filter(|training| training.has_run)?;
-        training.batch.tensors.outputs.last().map(Vec::as_slice)
+        training.batch.tensors.outputs.last().map(|logits| &**logits)
     }
 }
 
@@ -407,6 +408,14 @@ fn search(step: usize, tensor: String, operation: &str, values: &[f32]) -> Optio
     (count > 0).then_some(NonFinite { step, tensor, operation, index, count })
 }
 
+fn aligned(tensors: &[Vec<f32>]) -> Vec<Aligned<f32>> {
+    tensors.iter().map(|values| Aligned::from(&values[..])).collect()
+}
+
+fn plain(tensors: &[Aligned<f32>]) -> Vec<Vec<f32>> {
+    tensors.iter().map(|values| values.to_vec()).collect()
+}
+
 /// The element that belongs to the calling thread of a pool.
 fn of_this_thread<T>(of_threads: &[Mutex<T>]) -> MutexGuard<'_, T> {
     let index = rayon::current_thread_index().unwrap_or(0);
@@ -417,9 +426,9 @@ fn of_this_thread<T>(of_threads: &[Mutex<T>]) -> MutexGuard<'_, T> {
 /// All parameters, cut so that threads can share them; filters first, as they take longest.
 fn slices<'a>(
     network: &NativeNetwork,
-    parameters: &'a mut [Vec<f32>],
-    gradients: &'a mut [Vec<f32>],
-    slots: &'a mut [Vec<Vec<f32>>],
+    parameters: &'a mut [Aligned<f32>],
+    gradients: &'a mut [Aligned<f32>],
+    slots: &'a mut [Vec<Aligned<f32>>],
     packed: &'a mut [Packed],
 ) -> Vec<Slice<'a>> {
     let [mut m, mut v] = {
@@ -429,8 +438,8 @@ fn slices<'a>(
     let mut packed: Vec<Option<&mut Packed>> = packed.iter_mut().map(Some).collect();
     let mut slices = Vec::with_capacity(128);
     for ((index, len), (w, g)) in network.slice_lens().into_iter().enumerate().zip(parameters.iter_mut().zip(gradients)) {
-        let next = |slot: &mut Option<std::slice::IterMut<'a, Vec<f32>>>| {
-            slot.as_mut().and_then(Iterator::next).map_or(&mut [][..], Vec::as_mut_slice)
+        let next = |slot: &mut Option<std::slice::IterMut<'a, Aligned<f32>>>| {
+            slot.as_mut().and_then(Iterator::next).map_or(&mut [][..], |values| &mut **values)
         };
         let (m, v) = (next(&mut m), next(&mut v));
         let mut of_m = m.chunks_mut(len);
@@ -496,22 +505,23 @@ impl Engine for NativeEngine<'_> {
     }
 
     fn parameters(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {
-        Ok(self.worker.parameters.clone())
+        Ok(plain(&self.worker.parameters))
     }
 
     fn state(&mut self) -> Result<State, EngineError> {
-        let slots = self.worker.training.as_ref().map_or_else(Vec::new, |training| training.slots.clone());
-        Ok(State { parameters: self.worker.parameters.clone(), slots })
+        let slots = self.worker.training.iter().flat_map(|training| &training.slots);
+        let slots = slots.map(|slot| plain(slot)).collect();
+        Ok(State { parameters: plain(&self.worker.parameters), slots })
     }
 
     fn restore(&mut self, state: &State) -> Result<(), EngineError> {
         let Worker { network, parameters, packed, training, .. } = &mut self.worker;
-        let lengths: Vec<usize> = parameters.iter().map(Vec::len).collect();
+        let lengths: Vec<usize> = parameters.iter().map(|values| values.len()).collect();
         let names = training.as_ref().map_or(&[][..], |training| training.optimizer.slots());
         state.check(&lengths, names)?;
-        parameters.clone_from(&state.parameters);
+        *parameters = aligned(&state.parameters);
         if let Some(training) = training {
-            training.slots.clone_from(&state.slots);
+            training.slots = state.slots.iter().map(|slot| aligned(slot)).collect();
         }
         network.pack(parameters, packed);
         Ok(())
@@ -525,6 +535,6 @@ impl Engine for NativeEngine<'_> {
 
     fn last_gradients(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {
         let trained = self.worker.training.iter().filter(|training| training.has_run);
-        Ok(trained.map(|training| training.gradients.clone()).next().unwrap_or_default())
+        Ok(trained.map(|training| plain(&training.gradients)).next().unwrap_or_default())
     }
 }

@@ -8,7 +8,8 @@ use crate::cpu::pool2d::{self, Pool2dDims};
 use crate::cpu::relu::relu_forward;
 use crate::model::{Activation, Layer, LayerShape, Model, conv2d_dims, pool2d_dims};
 use crate::native::conv2d::{Conv2d, Form, Packed, Scratch};
-use crate::native::{dense, mask};
+use crate::native::{Aligned, dense, mask};
+use bytemuck::Pod;
 
 /// One call of the list. Of all dimensions, the batch does not count.
 #[derive(Debug)]
@@ -51,7 +52,7 @@ pub(super) struct NativeNetwork {
 /// Parameters as the calls take them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Weights<'a> {
-    pub(super) parameters: &'a [Vec<f32>],
+    pub(super) parameters: &'a [Aligned<f32>],
     /// One a call; empty for all but convolutions.
     pub(super) packed: &'a [Packed],
 }
@@ -70,7 +71,7 @@ pub(super) struct Tensors<F, U> {
 }
 
 /// The whole tensors.
-pub(super) type Owned = Tensors<Vec<f32>, Vec<u32>>;
+pub(super) type Owned = Tensors<Aligned<f32>, Aligned<u32>>;
 /// Some of their rows.
 pub(super) type Rows<'a> = Tensors<&'a mut [f32], &'a mut [u32]>;
 
@@ -144,7 +145,7 @@ impl NativeNetwork {
     }
 
     /// Makes the packed filters anew.
-    pub(super) fn pack(&self, parameters: &[Vec<f32>], packed: &mut Vec<Packed>) {
+    pub(super) fn pack(&self, parameters: &[Aligned<f32>], packed: &mut Vec<Packed>) {
         packed.resize_with(self.steps.len(), Packed::default);
         for (step, packed) in self.steps.iter().zip(packed) {
             if let (Call::Conv2d(conv), Some(weight)) = (&step.call, step.weight) {
@@ -157,7 +158,7 @@ impl NativeNetwork {
     pub(super) fn tensors(&self, n: usize, groups: Option<usize>) -> Result<Owned, EngineError> {
         let x_len = self.steps.first().map_or(0, |step| step.x_len);
         let lens = || std::iter::once(x_len).chain(self.steps.iter().map(|step| step.y_len));
-        let values = |lens: Vec<usize>| lens.into_iter().map(|len| zeros::<f32>(n * len)).collect::<Result<_, _>>();
+        let values = |lens: Vec<usize>| lens.into_iter().map(|len| zeros(n * len)).collect::<Result<_, _>>();
         let argmax = self.steps.iter().map(|step| zeros(n * step.argmax_len())).collect::<Result<_, _>>()?;
         let groups = groups.unwrap_or(0);
         let gradients = lens().enumerate().map(|(i, len)| if groups > 0 && i > 0 { len } else { 0 }).collect();
@@ -264,7 +265,7 @@ impl NativeNetwork {
 
     /// Into how long slices each parameter is cut, so that threads can share them: dense weights into some rows, the others not at all.
     pub(super) fn slice_lens(&self) -> Vec<usize> {
-        const ROWS: usize = 64;
+        const ROWS: usize = 56;
         let lens = self.steps.iter().flat_map(|step| match &step.call {
             Call::Dense { d, .. } => vec![ROWS.min(d.i) * d.o, d.o],
             Call::Conv2d(conv) => vec![conv.dims().w_len(), conv.dims().o],
@@ -316,7 +317,7 @@ impl NativeNetwork {
 }
 
 impl Step {
-    fn weight_and_bias<'a>(&self, parameters: &'a [Vec<f32>]) -> [&'a [f32]; 2] {
+    fn weight_and_bias<'a>(&self, parameters: &'a [Aligned<f32>]) -> [&'a [f32]; 2] {
         let weight = self.weight.expect("convolutions and dense layers have parameters");
         [&parameters[weight], &parameters[weight + 1]]
     }
@@ -356,11 +357,8 @@ fn deal<'a, T>(
 ///
 /// # Errors
 /// There is no memory for them.
-pub(super) fn zeros<T: Clone + Default>(len: usize) -> Result<Vec<T>, EngineError> {
-    let mut values = Vec::new();
-    values.try_reserve_exact(len).map_err(|_| EngineError::Memory { bytes: len * size_of::<T>() })?;
-    values.resize(len, T::default());
-    Ok(values)
+pub(super) fn zeros<T: Pod>(len: usize) -> Result<Aligned<T>, EngineError> {
+    Aligned::zeros(len).map_err(|_| EngineError::Memory { bytes: len * size_of::<T>() })
 }
 
 /// What to say of a layer that does not fit its input.
