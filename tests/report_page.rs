@@ -128,11 +128,15 @@ fn filters_and_feature_maps_show_what_is_there() {
     let maps = feature_maps(&model, &parameters, split.image(0)).unwrap();
     let layers: Vec<&str> = maps.iter().map(|m| m.layer.as_str()).collect();
     assert_eq!(layers, ["input", "conv2d_1", "maxpool2d_1", "conv2d_2", "maxpool2d_2", "dense_1", "dense_2"]);
+    assert_eq!(
+        (maps[1].title.as_str(), maps[5].title.as_str()),
+        ("conv2d_1: 32 maps of 28 x 28", "dense_1: 128 units")
+    );
     assert!(CLASS_NAMES.iter().all(|name| maps[6].description.contains(name)));
     assert!(feature_maps(&model, &parameters, &[0; 3]).is_err());
     let mlp = Model::mlp();
     let parameters = initial_parameters(&mlp.parameters().unwrap(), 1);
-    assert!(filters(&mlp, &parameters).unwrap().unwrap().title.contains("128 weights of each unit, 28 x 28"));
+    assert!(filters(&mlp, &parameters).unwrap().unwrap().title.contains("weights of its 128 units, 28 x 28"));
     let broken: Vec<Vec<f32>> = parameters.iter().map(|p| vec![f32::NAN; p.len()]).collect();
     assert!(filters(&mlp, &broken).unwrap().is_some());
     assert_eq!(feature_maps(&mlp, &broken, split.image(0)).unwrap().len(), 3);
@@ -170,6 +174,9 @@ fn the_report_stands_alone_and_is_accessible() {
     let page = fs::read_to_string(place.path("mlp/report.html")).unwrap();
     check_page(&page);
     assert!(page.contains("Generated pictures, not Fashion-MNIST") && page.contains("validation"));
+    // Both curves and the calibration fit a phone whole; the confusion matrix and the times are moved sideways.
+    assert_eq!(page.matches("<div class=\"plot fits\">").count(), 3);
+    assert_eq!(page.matches("<div class=\"scroll plot\"").count(), 2);
     let command = "fmnist-gpu train --model mlp --dataset synthetic --epochs 2 --batch-size 32 --seed 0 --learning-rate 0.001 \
                    --train-limit 640 --validation-split 0.25";
     assert!(page.contains(command), "the command to repeat the run is not `{command}`");
