@@ -108,6 +108,31 @@ fn plots_are_whole_with_names_of_any_kind() {
     assert_eq!(escape("<a href='x'>&\"\u{1}"), "&lt;a href=&#39;x&#39;&gt;&amp;&quot; ");
 }
 
+/// In the legend a dashed line has gaps beside its dot, and a solid one has none.
+#[test]
+fn the_legend_tells_dashed_from_solid() {
+    let curve = |dashed| Curve { name: "a".into(), colour: 0, dashed, points: vec![(1.0, 0.5), (2.0, 0.4)] };
+    for dashed in [false, true] {
+        let svg = draw_curves("t", "q", &[curve(dashed)]).unwrap();
+        let document = roxmltree::Document::parse(&svg).unwrap();
+        let number = |node: roxmltree::Node<'_, '_>, name: &str| node.attribute(name).unwrap().parse::<f64>().unwrap();
+        let dots = document.descendants().filter(|node| node.tag_name().name() == "circle");
+        let dot = dots.max_by(|a, b| number(*a, "cy").total_cmp(&number(*b, "cy"))).unwrap();
+        let (x, y, radius) = (number(dot, "cx"), number(dot, "cy"), number(dot, "r"));
+        let lines = document.descendants().filter(|node| node.tag_name().name() == "polyline");
+        let mut nearest = f64::INFINITY;
+        for line in lines {
+            let points: Vec<f64> =
+                line.attribute("points").unwrap().split([' ', ',']).filter_map(|word| word.parse().ok()).collect();
+            if points.chunks(2).all(|point| point[1] == y) {
+                let (from, to) = (points[0].min(points[2]), points[0].max(points[2]));
+                nearest = nearest.min(if from <= x && x <= to { 0.0 } else { (from - x).abs().min((to - x).abs()) });
+            }
+        }
+        assert!(if dashed { nearest >= radius + 4.0 } else { nearest == 0.0 }, "dashed {dashed}: {nearest}, {radius}");
+    }
+}
+
 /// A filter that is known shows in its tile; so does what layers do to an image that is known.
 #[test]
 fn filters_and_feature_maps_show_what_is_there() {
@@ -209,6 +234,16 @@ fn the_report_stands_alone_and_is_accessible() {
     assert!(page.contains("mlp, validation") && page.contains("Recall of each class"));
     let json = place.run("compare mlp cnn --json").exits(0).json();
     assert_eq!(json["runs"][1]["summary"]["model"], "cnn");
+    // Training that was interrupted evaluated nothing; a report made of it afterwards did.
+    let file = place.path("cnn/summary.json");
+    let mut interrupted: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    let accuracy = format!("{:.4}", interrupted["test_accuracy"].as_f64().unwrap());
+    interrupted["test_accuracy"] = serde_json::Value::Null;
+    interrupted["test_loss"] = serde_json::Value::Null;
+    fs::write(&file, interrupted.to_string()).unwrap();
+    let again = place.run("compare mlp cnn").exits(0).out;
+    let row = again.lines().find(|line| line.starts_with("test accuracy")).unwrap();
+    assert!(row.ends_with(&accuracy), "{row}");
     place.run("compare mlp").exits(2).says(&["2 values required"]);
     fs::create_dir(place.path("bare")).unwrap();
     fs::copy(place.path("mlp/model.safetensors"), place.path("bare/model.safetensors")).unwrap();

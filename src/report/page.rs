@@ -506,9 +506,9 @@ pub fn comparison_rows(runs: &[Compared]) -> Vec<Vec<String>> {
         row("parameters", &|r| grouped(r.summary.parameters as u64)),
         row("epochs", &|r| format!("{} of {}", r.summary.epochs_completed, r.summary.epochs)),
         row("batch size", &|r| r.summary.batch_size.to_string()),
-        row("test loss", &|r| or_none(r.summary.test_loss, 4)),
-        row("test accuracy", &|r| or_none(r.summary.test_accuracy, 4)),
-        row("95 % confidence", &|r| match r.summary.test_accuracy {
+        row("test loss", &|r| or_none(r.summary.test_loss.or(r.metrics.as_ref().map(|m| m.loss)), 4)),
+        row("test accuracy", &|r| or_none(test_accuracy(r), 4)),
+        row("95 % confidence", &|r| match test_accuracy(r) {
             // The test set has 10,000 images, genuine or generated.
             Some(accuracy) => {
                 let n = r.metrics.as_ref().map_or(10_000, |m| m.images as u64);
@@ -522,6 +522,11 @@ pub fn comparison_rows(runs: &[Compared]) -> Vec<Vec<String>> {
         row("device", &|r| r.summary.device.clone()),
         row("seed", &|r| r.summary.seed.to_string()),
     ]
+}
+
+/// Of the end of training, or of a report that was made later: training that was interrupted evaluates nothing.
+fn test_accuracy(run: &Compared) -> Option<f64> {
+    run.summary.test_accuracy.or(run.metrics.as_ref().map(|metrics| metrics.accuracy))
 }
 
 /// What makes runs hard to compare, in sentences.

@@ -93,13 +93,13 @@ pub fn draw_curves(title: &str, quantity: &str, curves: &[Curve]) -> Result<Stri
         for (i, curve) in (0..).zip(&curves) {
             let (y, colour) = (4 + 20 * i, SERIES[curve.colour % SERIES.len()]);
             if curve.points.len() > 1 {
-                let gaps: &[i32] = if curve.dashed { &[74, 90] } else { &[74] };
-                for &x in gaps {
-                    let end = if curve.dashed { x + 10 } else { 100 };
-                    legend.draw(&PathElement::new([(x, y + 7), (end, y + 7)], colour.stroke_width(2)))?;
+                // The gaps beside the dot are what tells a dashed line from a solid one.
+                let pieces: &[[i32; 2]] = if curve.dashed { &[[70, 77], [97, 104]] } else { &[[70, 104]] };
+                for &[from, to] in pieces {
+                    legend.draw(&PathElement::new([(from, y + 7), (to, y + 7)], colour.stroke_width(2)))?;
                 }
             }
-            legend.draw(&Circle::new((87, y + 7), 4, colour.filled()))?;
+            legend.draw(&Circle::new((87, y + 7), if curve.points.len() > 1 { 3 } else { 5 }, colour.filled()))?;
             let value = curve.points.last().map_or(f64::NAN, |p| p.1);
             legend.draw(&Text::new(format!("{}: {value:.4}", printable(&curve.name)), (110, y), text(TEXT, &INK)))?;
         }
