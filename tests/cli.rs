@@ -137,6 +137,9 @@ fn progress_fits_the_terminal() {
         for line in &drawn {
             assert!(line.chars().count() <= columns, "{columns}: {line:?}");
         }
+        // Before the first step it says so, in words.
+        assert!(said.contains("Epoch 1/1 begins"), "{columns}: {said:?}");
+        assert_eq!(said.contains('░'), columns >= 110, "{columns}: {said:?}");
         assert!(said.contains("Epoch 1/1: loss"), "{said:?}");
     }
     for set in [[("CI", "true")], [("TERM", "dumb")]] {

@@ -58,9 +58,17 @@ fn known_pictures_give_known_results() {
     assert_eq!(apply(&Filter::built_in("sobel-y").unwrap(), &step, [5, 6], Padding::Valid), vec![0.0; 12]);
     let shown = |name: &str| Filter::built_in(name).unwrap().shown();
     assert_eq!((shown("sobel-x"), shown("edge"), shown("blur")), (Shown::Magnitude, Shown::Magnitude, Shown::Clamped));
-    assert_eq!(Shown::Magnitude.grey(&[-510.0, -8.0, 0.0, 100.0]), [255, 4, 0, 50]);
-    assert_eq!(Shown::Magnitude.grey(&[0.0; 2]), [0, 0]);
-    assert_eq!(Shown::Clamped.grey(&[-300.0, -7.4, 0.0, 300.0]), [0, 0, 0, 255]);
+    let d = identity.dims([3, 6], 1, Padding::Valid).unwrap();
+    assert_eq!(Shown::Magnitude.grey(&d, &[-510.0, -8.0, 0.0, 100.0]), [255, 4, 0, 50]);
+    assert_eq!(Shown::Magnitude.grey(&d, &[0.0; 4]), [0; 4]);
+    assert_eq!(Shown::Clamped.grey(&d, &[-300.0, -7.4, 0.0, 300.0]), [0, 0, 0, 255]);
+    // The zeros around a bright picture do not outshine its own edges: 3 x 3 results, of which only the middle saw none.
+    let d = identity.dims([3, 3], 1, Padding::Same).unwrap();
+    let results = [900.0, 600.0, 900.0, 600.0, -40.0, 10.0, 900.0, 600.0, 900.0];
+    assert_eq!(Shown::Magnitude.grey(&d, &results), [255, 255, 255, 255, 255, 64, 255, 255, 255]);
+    // Where every result saw some, all count.
+    let d = identity.dims([1, 2], 1, Padding::Same).unwrap();
+    assert_eq!(Shown::Magnitude.grey(&d, &[100.0, 50.0]), [255, 128]);
 }
 
 #[test]
@@ -123,7 +131,7 @@ fn the_command_draws_and_refuses() {
     place.run("filter b.png --kernel unknown").exits(2).says(&["unknown", "sharpen"]);
     place.run("filter missing.png").exits(2).says(&["missing.png"]);
     place.run("filter own.txt").exits(2).says(&["own.txt", "PNG"]);
-    place.run("filter").exits(2).says(&["IMAGE"]);
+    place.run("filter").exits(2).says(&["IMAGE", "--test-index", "--show-steps"]);
     place.run("filter b.png --test-index 1").exits(2).says(&["--test-index"]);
     place.run("filter --test-index 10000 --dataset synthetic").exits(2).says(&["10000", "9999"]);
 }
@@ -152,6 +160,11 @@ fn the_steps_have_the_right_numbers() {
     }
     let same = place.run("filter --show-steps --kernel blur --stride 2 --device reference").exits(0).out;
     assert!(same.contains("4 / 2, rounded up, = 2 rows") && same.contains("plain loops"), "{same}");
+    // Numbers stay apart, however long they are.
+    assert!(same.contains("0.0625 0.125 0.0625"), "{same}");
+    fs::write(place.path("long.txt"), "-123.4567 -123.4567").unwrap();
+    let long = place.run("filter --show-steps --kernel long.txt --device reference").exits(0).out;
+    assert!(long.contains("-123.4567 -123.4567") && long.matches("7-").count() == 0, "{long}");
     fs::write(place.path("wide.txt"), "1 1 1 1 1").unwrap();
     place.run("filter --show-steps --kernel wide.txt --padding valid").exits(2).says(&["4 x 4"]);
 }

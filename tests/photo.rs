@@ -258,9 +258,22 @@ fn every_format_is_read_and_odd_files_do_no_harm() {
     for bytes in [&b""[..], b"nonsense", b"GIF89a"] {
         assert!(matches!(Photo::decode(bytes, "picture"), Err(PhotoError::Format { .. })));
     }
+    for format in [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP, ImageFormat::Bmp] {
+        let bytes = encoded(&image, format);
+        let error = Photo::decode(&bytes[..bytes.len() / 2], "half").expect_err(&format!("half of a {format:?}"));
+        assert!(error.to_string().starts_with("half: the picture cannot be decoded"), "{format:?}: {error}");
+    }
+    // A picture cut off in its last line is cut off; a whole one with a preview before it and other bytes behind it is not.
+    let jpeg = jpeg_with_orientation(&image, 1);
+    let error = Photo::decode(&jpeg[..jpeg.len() - 2], "half").unwrap_err();
+    assert!(error.to_string().contains(&format!("ends after {} bytes", jpeg.len() - 2)), "{error}");
+    let preview = encoded(&draw(BOOT, Scene { size: [60, 60], ..ON_WHITE }), ImageFormat::Jpeg);
+    let length = u16::try_from(preview.len() + 2).unwrap().to_be_bytes();
+    let whole = [&jpeg[..2], &[0xff, 0xef], &length[..], &preview, &jpeg[2..], &[0xff, 0xda, 0, 9]].concat();
+    close(&prepare(&Photo::decode(&whole, "whole").unwrap(), Invert::Auto), &expected, 3.0);
+    let cut = whole[..whole.len() - 6].to_vec();
+    assert!(Photo::decode(&cut, "half").is_err(), "the end of the preview was taken for that of the picture");
     let png = encoded(&image, ImageFormat::Png);
-    let error = Photo::decode(&png[..png.len() / 2], "half.png").unwrap_err();
-    assert!(error.to_string().starts_with("half.png: the picture cannot be decoded"), "{error}");
     // A PNG of a few bytes that says it has 100,000 x 100,000 pixels.
     let mut huge = png[..33].to_vec();
     huge[16..24].copy_from_slice(&[0, 1, 0x86, 0xa0, 0, 1, 0x86, 0xa0]);

@@ -108,6 +108,31 @@ fn plots_are_whole_with_names_of_any_kind() {
     assert_eq!(escape("<a href='x'>&\"\u{1}"), "&lt;a href=&#39;x&#39;&gt;&amp;&quot; ");
 }
 
+/// In the legend a dashed line has gaps beside its dot, and a solid one has none.
+#[test]
+fn the_legend_tells_dashed_from_solid() {
+    let curve = |dashed| Curve { name: "a".into(), colour: 0, dashed, points: vec![(1.0, 0.5), (2.0, 0.4)] };
+    for dashed in [false, true] {
+        let svg = draw_curves("t", "q", &[curve(dashed)]).unwrap();
+        let document = roxmltree::Document::parse(&svg).unwrap();
+        let number = |node: roxmltree::Node<'_, '_>, name: &str| node.attribute(name).unwrap().parse::<f64>().unwrap();
+        let dots = document.descendants().filter(|node| node.tag_name().name() == "circle");
+        let dot = dots.max_by(|a, b| number(*a, "cy").total_cmp(&number(*b, "cy"))).unwrap();
+        let (x, y, radius) = (number(dot, "cx"), number(dot, "cy"), number(dot, "r"));
+        let lines = document.descendants().filter(|node| node.tag_name().name() == "polyline");
+        let mut nearest = f64::INFINITY;
+        for line in lines {
+            let points: Vec<f64> =
+                line.attribute("points").unwrap().split([' ', ',']).filter_map(|word| word.parse().ok()).collect();
+            if points.chunks(2).all(|point| point[1] == y) {
+                let (from, to) = (points[0].min(points[2]), points[0].max(points[2]));
+                nearest = nearest.min(if from <= x && x <= to { 0.0 } else { (from - x).abs().min((to - x).abs()) });
+            }
+        }
+        assert!(if dashed { nearest >= radius + 4.0 } else { nearest == 0.0 }, "dashed {dashed}: {nearest}, {radius}");
+    }
+}
+
 /// A filter that is known shows in its tile; so does what layers do to an image that is known.
 #[test]
 fn filters_and_feature_maps_show_what_is_there() {
@@ -128,11 +153,15 @@ fn filters_and_feature_maps_show_what_is_there() {
     let maps = feature_maps(&model, &parameters, split.image(0)).unwrap();
     let layers: Vec<&str> = maps.iter().map(|m| m.layer.as_str()).collect();
     assert_eq!(layers, ["input", "conv2d_1", "maxpool2d_1", "conv2d_2", "maxpool2d_2", "dense_1", "dense_2"]);
+    assert_eq!(
+        (maps[1].title.as_str(), maps[5].title.as_str()),
+        ("conv2d_1: 32 maps of 28 x 28", "dense_1: 128 units")
+    );
     assert!(CLASS_NAMES.iter().all(|name| maps[6].description.contains(name)));
     assert!(feature_maps(&model, &parameters, &[0; 3]).is_err());
     let mlp = Model::mlp();
     let parameters = initial_parameters(&mlp.parameters().unwrap(), 1);
-    assert!(filters(&mlp, &parameters).unwrap().unwrap().title.contains("128 weights of each unit, 28 x 28"));
+    assert!(filters(&mlp, &parameters).unwrap().unwrap().title.contains("weights of its 128 units, 28 x 28"));
     let broken: Vec<Vec<f32>> = parameters.iter().map(|p| vec![f32::NAN; p.len()]).collect();
     assert!(filters(&mlp, &broken).unwrap().is_some());
     assert_eq!(feature_maps(&mlp, &broken, split.image(0)).unwrap().len(), 3);
@@ -170,6 +199,9 @@ fn the_report_stands_alone_and_is_accessible() {
     let page = fs::read_to_string(place.path("mlp/report.html")).unwrap();
     check_page(&page);
     assert!(page.contains("Generated pictures, not Fashion-MNIST") && page.contains("validation"));
+    // Both curves and the calibration fit a phone whole; the confusion matrix and the times are moved sideways.
+    assert_eq!(page.matches("<div class=\"plot fits\">").count(), 3);
+    assert_eq!(page.matches("<div class=\"scroll plot\"").count(), 2);
     let command = "fmnist-gpu train --model mlp --dataset synthetic --epochs 2 --batch-size 32 --seed 0 --learning-rate 0.001 \
                    --train-limit 640 --validation-split 0.25";
     assert!(page.contains(command), "the command to repeat the run is not `{command}`");
@@ -202,6 +234,16 @@ fn the_report_stands_alone_and_is_accessible() {
     assert!(page.contains("mlp, validation") && page.contains("Recall of each class"));
     let json = place.run("compare mlp cnn --json").exits(0).json();
     assert_eq!(json["runs"][1]["summary"]["model"], "cnn");
+    // Training that was interrupted evaluated nothing; a report made of it afterwards did.
+    let file = place.path("cnn/summary.json");
+    let mut interrupted: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    let accuracy = format!("{:.4}", interrupted["test_accuracy"].as_f64().unwrap());
+    interrupted["test_accuracy"] = serde_json::Value::Null;
+    interrupted["test_loss"] = serde_json::Value::Null;
+    fs::write(&file, interrupted.to_string()).unwrap();
+    let again = place.run("compare mlp cnn").exits(0).out;
+    let row = again.lines().find(|line| line.starts_with("test accuracy")).unwrap();
+    assert!(row.ends_with(&accuracy), "{row}");
     place.run("compare mlp").exits(2).says(&["2 values required"]);
     fs::create_dir(place.path("bare")).unwrap();
     fs::copy(place.path("mlp/model.safetensors"), place.path("bare/model.safetensors")).unwrap();

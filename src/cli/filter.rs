@@ -26,7 +26,7 @@ const MAX_FILTER_BYTES: u64 = 64 << 10;
 #[derive(Debug, Args)]
 pub struct FilterArgs {
     /// A picture: PNG, JPEG, WebP or BMP; it is turned to grey
-    #[arg(required_unless_present_any = ["test_index", "show_steps"], conflicts_with = "test_index")]
+    #[arg(conflicts_with = "test_index")]
     image: Option<PathBuf>,
     /// An image of the test set instead
     #[arg(long, value_name = "N")]
@@ -112,6 +112,9 @@ pub fn run(args: FilterArgs, global: &Global) -> Result<ExitCode> {
         print(&steps(&filter, args.stride as usize, args.padding.into(), &device)?)?;
         return Ok(ExitCode::SUCCESS);
     }
+    if args.image.is_none() && args.test_index.is_none() {
+        bail!("nothing to filter; name an IMAGE of your own, --test-index N, or --show-steps");
+    }
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("filter-{}.png", filter.name)));
     if !args.force && out.symlink_metadata().is_ok() {
         bail!("{} exists, and nothing is overwritten without --force", out.display());
@@ -140,7 +143,8 @@ pub fn run(args: FilterArgs, global: &Global) -> Result<ExitCode> {
     };
     let caption =
         format!("{} x {}, stride {}, {} padding; {how}", dims.wo, dims.ho, args.stride, Padding::from(args.padding));
-    let drawn = draw_filter(before, &filter, tile(&shown.grey(&results), dims.wo, caption)).context("drawing")?;
+    let drawn =
+        draw_filter(before, &filter, tile(&shown.grey(&dims, &results), dims.wo, caption)).context("drawing")?;
     picture::write_png(&out, &drawn.encode_png()?, args.force)?;
     let (min, max) = results.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(l, h), &v| (l.min(v), h.max(v)));
     if args.json {
@@ -263,9 +267,16 @@ fn one_output(filter: &Filter, d: &Conv2dDims, [i, j]: [usize; 2], result: f32) 
         }
     };
     let mut text = format!("  output row {}, column {}:\n", i + 1, j + 1);
+    let taps = || (0..d.kh).flat_map(|p| (0..d.kw).map(move |q| (p, q)));
+    let values = taps().flat_map(|(p, q)| {
+        let (x, w) = (at(p, q), filter.weights[p * d.kw + q]);
+        [x, w, x * w]
+    });
+    let width = column(values, 6);
     for p in 0..d.kh {
-        let row =
-            |value: &dyn Fn(usize) -> f32| (0..d.kw).map(|q| format!("{:>6}", short(value(q)))).collect::<String>();
+        let row = |value: &dyn Fn(usize) -> f32| {
+            (0..d.kw).map(|q| format!("{:>width$}", short(value(q)))).collect::<String>()
+        };
         let weight = |q: usize| filter.weights[p * d.kw + q];
         let (times, equals) = if p == d.kh / 2 { ("x", "=") } else { (" ", " ") };
         let _ = writeln!(
@@ -298,8 +309,14 @@ fn pooled(text: &mut String) -> Result<(Pool2dDims, Vec<f32>, Vec<f32>)> {
 }
 
 fn matrix(values: &[f32], columns: usize) -> String {
-    let row = |row: &[f32]| row.iter().map(|&value| format!("{:>8}", short(value))).collect::<String>() + "\n";
+    let width = column(values.iter().copied(), 8);
+    let row = |row: &[f32]| row.iter().map(|&value| format!("{:>width$}", short(value))).collect::<String>() + "\n";
     values.chunks(columns).map(row).collect()
+}
+
+/// Characters of a column: `least`, or as many as keep the longest number apart from the one before it.
+fn column(values: impl Iterator<Item = f32>, least: usize) -> usize {
+    values.map(|value| short(value).len() + 1).fold(least, usize::max)
 }
 
 /// Runs the same on the device.

@@ -61,8 +61,13 @@ impl Display {
         self.batches = batches;
         self.last_line = Instant::now();
         if self.style == Style::Bar {
-            let bar = ProgressBar::with_draw_target(Some(batches as u64), ProgressDrawTarget::stderr());
-            bar.set_prefix(format!("Epoch {epoch}/{}", self.epochs));
+            // With a style of its own from the beginning: the first step may take seconds, and the crate's own bar is a wall of blocks.
+            let style = ProgressStyle::with_template("{prefix} {wide_msg}");
+            let bar = ProgressBar::with_draw_target(Some(batches as u64), ProgressDrawTarget::stderr())
+                .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+                .with_prefix(format!("Epoch {epoch}/{}", self.epochs))
+                .with_message("begins");
+            bar.tick();
             self.bar = Some(bar);
         }
     }

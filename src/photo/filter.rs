@@ -67,7 +67,9 @@ pub struct Filter {
 pub enum Shown {
     /// Values below 0 as 0, above 255 as 255: for filters whose weights sum to something, which give a picture again.
     Clamped,
-    /// The absolute value, the largest as 255: for filters whose weights sum to zero, which give differences of either sign.
+    /// The absolute value, the largest as 255: for filters whose weights sum to zero, which give differences of either sign. Padding
+    /// beside a bright photo is the strongest edge by far, and would leave the others in the dark: the largest is that of the results
+    /// which saw no padding, and those that are larger are cut.
     Magnitude,
 }
 
@@ -175,12 +177,25 @@ impl Filter {
 }
 
 impl Shown {
-    /// Grey values of results.
-    pub fn grey(self, results: &[f32]) -> Vec<u8> {
-        let largest = results.iter().fold(f32::MIN_POSITIVE, |most, v| most.max(v.abs()));
+    /// Grey values of the results `[HO, WO]` of a convolution of these dimensions.
+    pub fn grey(self, d: &Conv2dDims, results: &[f32]) -> Vec<u8> {
+        let is_inside = |at: usize, stride: usize, pad: usize, kernel: usize, length: usize| {
+            at * stride >= pad && at * stride + kernel <= length + pad
+        };
+        let saw_no_padding = |i: usize| {
+            is_inside(i / d.wo, d.stride_h, d.pad_top, d.kh, d.h)
+                && is_inside(i % d.wo, d.stride_w, d.pad_left, d.kw, d.w)
+        };
+        let largest = |counts: &dyn Fn(usize) -> bool| {
+            let sizes = results.iter().enumerate().filter(|(i, _)| counts(*i)).map(|(_, v)| v.abs());
+            sizes.fold(f32::MIN_POSITIVE, f32::max)
+        };
+        // A filter larger than the picture sees padding everywhere.
+        let inside = largest(&saw_no_padding);
+        let largest = if (0..results.len()).any(saw_no_padding) { inside } else { largest(&|_| true) };
         let value = |&v: &f32| match self {
             Shown::Clamped => v.clamp(0.0, 255.0),
-            Shown::Magnitude => 255.0 * (v.abs() / largest),
+            Shown::Magnitude => 255.0 * (v.abs() / largest).min(1.0),
         };
         results.iter().map(|v| value(v).round() as u8).collect()
     }

@@ -7,7 +7,7 @@ mod garment;
 pub use filter::{Filter, FilterError, MAX_FILTER_SIDE, Shown};
 pub use garment::{Doubt, Garment, Invert, MAX_DISTANCE, distance, features, prepare};
 
-use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, Limits};
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 use std::io::Cursor;
 use std::path::Path;
 use thiserror::Error;
@@ -106,6 +106,10 @@ impl Photo {
         limits.max_image_height = Some(MAX_SIDE);
         limits.max_alloc = Some(MAX_BYTES);
         reader.limits(limits);
+        if reader.format() == Some(ImageFormat::Jpeg) && is_cut_off(bytes) {
+            let reason = format!("the file ends after {} bytes, before the picture does", bytes.len());
+            return Err(PhotoError::Decode { name: name.to_string(), reason });
+        }
         let mut decoder = reader.into_decoder().map_err(fail)?;
         // A damaged EXIF block is no reason to refuse the picture: it is then taken as it lies.
         let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
@@ -118,6 +122,38 @@ impl Photo {
             return Err(PhotoError::Decode { name: name.to_string(), reason });
         }
         Ok(Photo { width, height, rgba: rgba.into_raw() })
+    }
+}
+
+/// Whether a JPEG ends before its end-of-image marker. The decoder fills what is missing with grey and says nothing; half a download
+/// would be predicted as if it were whole.
+///
+/// Walks from segment to segment, as previews in the EXIF block and videos behind the picture have markers of their own.
+fn is_cut_off(jpeg: &[u8]) -> bool {
+    const STUFFED: u8 = 0x00;
+    const FIRST_RESTART: u8 = 0xd0;
+    const LAST_RESTART: u8 = 0xd7;
+    const END: u8 = 0xd9;
+    const SCAN: u8 = 0xda;
+    // Behind the two bytes of the start.
+    let mut at = 2;
+    let mut in_scan = false;
+    loop {
+        match jpeg.get(at..at + 2) {
+            None => return true,
+            Some([0xff, END]) => return false,
+            // Fill bytes may stand before a marker.
+            Some([0xff, 0xff]) => at += 1,
+            Some([0xff, STUFFED | FIRST_RESTART..=LAST_RESTART]) if in_scan => at += 2,
+            Some([0xff, marker]) => {
+                in_scan = *marker == SCAN;
+                let Some(length) = jpeg.get(at + 2..at + 4) else { return true };
+                at += 2 + usize::from(u16::from_be_bytes([length[0], length[1]]));
+            }
+            Some(_) if in_scan => at += 1,
+            // Not a marker where one must be: damaged, which the decoder says better.
+            Some(_) => return false,
+        }
     }
 }
 

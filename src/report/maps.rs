@@ -56,8 +56,12 @@ pub fn filters(model: &Model, parameters: &[Vec<f32>]) -> Result<Option<LayerPic
     };
     let tiles: Vec<Tile> = (0..n).map(tile).collect();
     let side = if size[1] < 12 { 61 } else { 2 * size[1] as u32 + 5 };
-    let kind = if matches!(shape.layer, Layer::Dense { .. }) { "weights of each unit" } else { "filters" };
-    let title = format!("{}: {n} {kind}, {} x {}", shape.name, size[0], size[1]);
+    let kind = if matches!(shape.layer, Layer::Dense { .. }) {
+        format!("weights of its {n} units")
+    } else {
+        format!("{n} filters")
+    };
+    let title = format!("{}: {kind}, {} x {}", shape.name, size[0], size[1]);
     let picture = draw_tiles(&tiles, Sheet { columns: 16, tile: [side, side], title: "" })?;
     let description = format!(
         "{title}. Blue is above zero, red below, white zero; the strongest colour is {largest:.3}. \
@@ -115,7 +119,11 @@ pub fn feature_maps(model: &Model, parameters: &[Vec<f32>], image: &[u8]) -> Res
             }
             _ => continue,
         };
-        let size = shape.output.iter().map(ToString::to_string).collect::<Vec<_>>().join(" x ");
+        let size = match shape.output[..] {
+            [height, width, channels] => format!("{channels} maps of {height} x {width}"),
+            [n] => format!("{n} units"),
+            _ => continue,
+        };
         let n_zero = output.iter().filter(|&&v| v == 0.0).count();
         pictures.push(LayerPicture {
             layer: shape.name.clone(),

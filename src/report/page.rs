@@ -5,7 +5,7 @@
 
 use super::maps::LayerPicture;
 use super::metrics::{Metrics, mcnemar, wilson_95};
-use super::plots::{Curve, draw_bars, draw_calibration, draw_confusion, draw_curves, escape};
+use super::plots::{Curve, NARROW, draw_bars, draw_calibration, draw_confusion, draw_curves, escape};
 use super::{GridItem, ReportError, Tone, columns_for, draw_grid, prediction_caption};
 use crate::data::{CLASS_NAMES, DatasetKind, N_CLASSES, Split};
 use crate::train::run::{RunConfig, Summary};
@@ -256,14 +256,16 @@ fn classes_section(page: &mut Page, report: &Report<'_>) {
     page.text("Precision: of the images given this class, the share that is of it. Recall: of the images of this class, the share that was given it. F1: their harmonic mean.");
     let row = |c: &super::metrics::ClassMetrics| {
         let shares = [c.precision, c.recall, c.f1].map(|share| format!("{share:.3}"));
-        std::iter::once(c.class.clone()).chain(shares).chain([c.support.to_string()]).collect()
+        std::iter::once(c.class.clone()).chain(shares).chain([grouped(c.support)]).collect()
     };
     let mut rows: Vec<Vec<String>> = report.metrics.classes.iter().map(row).collect();
     let mean = |of: fn(&super::metrics::ClassMetrics) -> f64| {
         format!("{:.3}", report.metrics.classes.iter().map(of).sum::<f64>() / N_CLASSES as f64)
     };
     let means = [mean(|c| c.precision), mean(|c| c.recall), mean(|c| c.f1)];
-    rows.push(std::iter::once("Mean".to_string()).chain(means).chain([report.metrics.images.to_string()]).collect());
+    rows.push(
+        std::iter::once("Mean".to_string()).chain(means).chain([grouped(report.metrics.images as u64)]).collect(),
+    );
     page.table("Figures of each class", &["Class", "Precision", "Recall", "F1", "Images"], &rows);
 }
 
@@ -349,7 +351,8 @@ fn calibration_section(page: &mut Page, report: &Report<'_>, svg: &str) {
     page.section("calibration", "Calibration");
     page.text(
         "A calibrated model that says 80 % is right eight times in ten. Bars below the dashed line: surer than it should be. The expected \
-         calibration error is the mean gap, weighted by images, over 15 bins (Guo et al., 2017).",
+         calibration error is the mean gap, weighted by images, over 15 bins (Guo et al., 2017). A bin of few images says little; the table \
+         has their numbers.",
     );
     page.svg(svg, "Reliability curve");
     let row = |b: &super::metrics::Bin| {
@@ -412,10 +415,7 @@ fn times_section(page: &mut Page, report: &Report<'_>, svg: Option<&str>) {
 fn repeat_section(page: &mut Page, report: &Report<'_>) {
     page.section("repeat", "To repeat this run");
     if let Some(config) = report.config {
-        page.html(&format!(
-            "<pre tabindex=\"0\" aria-label=\"Command\"><code>{}</code></pre>",
-            escape(&command(config))
-        ));
+        page.html(&format!("<pre class=\"command\"><code>{}</code></pre>", escape(&command(config))));
         let (adam, rate) = match config.optimizer {
             Optimizer::Adam(adam) => ("adam", adam.learning_rate),
             Optimizer::Sgd(sgd) => ("sgd", sgd.learning_rate),
@@ -506,9 +506,9 @@ pub fn comparison_rows(runs: &[Compared]) -> Vec<Vec<String>> {
         row("parameters", &|r| grouped(r.summary.parameters as u64)),
         row("epochs", &|r| format!("{} of {}", r.summary.epochs_completed, r.summary.epochs)),
         row("batch size", &|r| r.summary.batch_size.to_string()),
-        row("test loss", &|r| or_none(r.summary.test_loss, 4)),
-        row("test accuracy", &|r| or_none(r.summary.test_accuracy, 4)),
-        row("95 % confidence", &|r| match r.summary.test_accuracy {
+        row("test loss", &|r| or_none(r.summary.test_loss.or(r.metrics.as_ref().map(|m| m.loss)), 4)),
+        row("test accuracy", &|r| or_none(test_accuracy(r), 4)),
+        row("95 % confidence", &|r| match test_accuracy(r) {
             // The test set has 10,000 images, genuine or generated.
             Some(accuracy) => {
                 let n = r.metrics.as_ref().map_or(10_000, |m| m.images as u64);
@@ -522,6 +522,11 @@ pub fn comparison_rows(runs: &[Compared]) -> Vec<Vec<String>> {
         row("device", &|r| r.summary.device.clone()),
         row("seed", &|r| r.summary.seed.to_string()),
     ]
+}
+
+/// Of the end of training, or of a report that was made later: training that was interrupted evaluates nothing.
+fn test_accuracy(run: &Compared) -> Option<f64> {
+    run.summary.test_accuracy.or(run.metrics.as_ref().map(|metrics| metrics.accuracy))
 }
 
 /// What makes runs hard to compare, in sentences.
@@ -672,12 +677,14 @@ impl Page {
     fn svg(&mut self, svg: &str, name: &str) {
         self.figures += 1;
         let inner = svg.find("<svg ").map_or(svg, |at| &svg[at..]);
-        // Wide plots are moved sideways on a phone, by touch or by keyboard, and stay legible.
-        let _ = writeln!(
-            self.body,
-            "<figure><div class=\"scroll plot\" tabindex=\"0\" role=\"region\" aria-label=\"{}\">{inner}</div></figure>",
-            escape(name)
-        );
+        let tag = inner.split('>').next().unwrap_or_default();
+        // Narrow plots shrink to a phone; wide ones are moved sideways there, by touch or by keyboard, and stay legible.
+        let open = if tag.contains(&format!(" width=\"{NARROW}\"")) {
+            "<div class=\"plot fits\">".to_string()
+        } else {
+            format!("<div class=\"scroll plot\" tabindex=\"0\" role=\"region\" aria-label=\"{}\">", escape(name))
+        };
+        let _ = writeln!(self.body, "<figure>{open}{inner}</div></figure>");
     }
 
     fn png(&mut self, png: &[u8], caption: &str, description: &str) {

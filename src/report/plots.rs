@@ -22,6 +22,8 @@ const SERIES: [RGBColor; 6] = [
 ];
 const TITLE: f64 = 16.0;
 const TEXT: f64 = 12.5;
+/// Width of a plot that stays legible when a page shrinks it to a phone, pixels.
+pub(super) const NARROW: u32 = 460;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -49,7 +51,7 @@ pub fn draw_curves(title: &str, quantity: &str, curves: &[Curve]) -> Result<Stri
     };
     let curves: Vec<Curve> = curves.iter().map(finite).filter(|curve| !curve.points.is_empty()).collect();
     let rows = curves.len() as u32;
-    let svg = with_svg((560, 330 + 20 * rows), |root| {
+    let svg = with_svg((NARROW, 330 + 20 * rows), |root| {
         root.draw(&Text::new(printable(title), (20, 12), text(TITLE, &INK)))?;
         let points = || curves.iter().flat_map(|curve| &curve.points);
         let last = points().map(|p| p.0).fold(1.0, f64::max);
@@ -91,13 +93,13 @@ pub fn draw_curves(title: &str, quantity: &str, curves: &[Curve]) -> Result<Stri
         for (i, curve) in (0..).zip(&curves) {
             let (y, colour) = (4 + 20 * i, SERIES[curve.colour % SERIES.len()]);
             if curve.points.len() > 1 {
-                let gaps: &[i32] = if curve.dashed { &[74, 90] } else { &[74] };
-                for &x in gaps {
-                    let end = if curve.dashed { x + 10 } else { 100 };
-                    legend.draw(&PathElement::new([(x, y + 7), (end, y + 7)], colour.stroke_width(2)))?;
+                // The gaps beside the dot are what tells a dashed line from a solid one.
+                let pieces: &[[i32; 2]] = if curve.dashed { &[[70, 77], [97, 104]] } else { &[[70, 104]] };
+                for &[from, to] in pieces {
+                    legend.draw(&PathElement::new([(from, y + 7), (to, y + 7)], colour.stroke_width(2)))?;
                 }
             }
-            legend.draw(&Circle::new((87, y + 7), 4, colour.filled()))?;
+            legend.draw(&Circle::new((87, y + 7), if curve.points.len() > 1 { 3 } else { 5 }, colour.filled()))?;
             let value = curve.points.last().map_or(f64::NAN, |p| p.1);
             legend.draw(&Text::new(format!("{}: {value:.4}", printable(&curve.name)), (110, y), text(TEXT, &INK)))?;
         }
@@ -158,7 +160,7 @@ pub fn draw_confusion(confusion: &[[u64; N_CLASSES]; N_CLASSES]) -> Result<Strin
 /// # Errors
 /// The plot library refuses.
 pub fn draw_calibration(bins: &[Bin], ece: f64) -> Result<String, ReportError> {
-    let svg = with_svg((560, 380), |root| {
+    let svg = with_svg((NARROW, 380), |root| {
         let title = format!("Calibration: expected error {:.1} %", 100.0 * ece);
         root.draw(&Text::new(title, (20, 12), text(TITLE, &INK)))?;
         let mut chart = ChartBuilder::on(root)
