@@ -158,7 +158,8 @@ fn weight_files_of_another_model_are_refused_with_the_tensor() {
             .map(|(name, shape)| (name.to_string(), view(shape.clone(), &zeros[..4 * shape.iter().product::<usize>()])))
             .collect();
         let description = serde_json::to_string(&model).unwrap();
-        let metadata = std::collections::HashMap::from([(key.to_string(), description)]);
+        let format = ("format".to_string(), "fmnist-gpu 1".to_string());
+        let metadata = std::collections::HashMap::from([(key.to_string(), description), format]);
         from_bytes(&safetensors::serialize(views, Some(metadata)).unwrap()).unwrap_err()
     };
     let right = [

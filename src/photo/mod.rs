@@ -14,7 +14,7 @@ use thiserror::Error;
 
 /// Most pixels of one picture from left to right and from top to bottom.
 pub const MAX_SIDE: u32 = 32_768;
-/// Most memory that decoding one picture may take, bytes: enough for 100 megapixels in colour.
+/// Most memory that the pixels of one picture may take, bytes, decoded or in colour: enough for 128 megapixels.
 pub const MAX_BYTES: u64 = 512 << 20;
 /// Largest picture file that is read, bytes.
 pub const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -107,6 +107,14 @@ impl Photo {
         limits.max_alloc = Some(MAX_BYTES);
         reader.limits(limits);
         let mut decoder = reader.into_decoder().map_err(fail)?;
+        // The crate holds a decoder to the limits only for its own working memory: a header of 60 bytes can ask for 8 GiB of pixels.
+        let (width, height) = decoder.dimensions();
+        let bytes = decoder.total_bytes().max(4 * u64::from(width) * u64::from(height));
+        if bytes > MAX_BYTES {
+            let reason =
+                format!("{width} x {height} pixels would take {bytes} bytes, and at most {MAX_BYTES} are taken");
+            return Err(PhotoError::Decode { name: name.to_string(), reason });
+        }
         // A damaged EXIF block is no reason to refuse the picture: it is then taken as it lies.
         let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
         let mut picture = DynamicImage::from_decoder(decoder).map_err(fail)?;

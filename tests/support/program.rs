@@ -10,6 +10,10 @@ pub struct Place {
     folder: TempDir,
 }
 
+/// The commands that have `--safe`.
+const COMPUTING: [&str; 9] =
+    ["train", "evaluate", "predict", "report", "filter", "selftest", "bench", "profile", "doctor"];
+
 impl Place {
     /// A new empty folder.
     pub fn new() -> Self {
@@ -25,6 +29,14 @@ impl Place {
     pub fn command(&self, line: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_fmnist-gpu"));
         command.args(line.split_whitespace()).current_dir(self.folder.path());
+        // `FMNIST_TEST_SAFE=1 cargo test` runs the program with wgpu's run-time checks wherever it computes.
+        let computes = |word: &str| COMPUTING.contains(&word);
+        if std::env::var_os("FMNIST_TEST_SAFE").is_some()
+            && line.split_whitespace().next().is_some_and(computes)
+            && !line.contains("--safe")
+        {
+            command.arg("--safe");
+        }
         for name in ["FMNIST_DATA_DIR", "KERAS_HOME", "WGPU_BACKEND", "WGPU_ADAPTER_NAME", "RUST_LOG"] {
             command.env_remove(name);
         }
