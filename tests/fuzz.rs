@@ -118,3 +118,13 @@ fn seeds_that_are_wrong_are_refused_with_a_reason() {
     let said = fmnist_gpu::photo::Photo::decode(&read("photo/huge.bmp"), "huge.bmp").unwrap_err().to_string();
     assert!(said.contains("32768 x 32768 pixels would take"), "{said}");
 }
+
+/// Metadata of 4 GiB in a file of 180 bytes: refused, before memory is taken for it.
+#[test]
+fn a_webp_file_whose_parts_reach_past_its_end_is_refused() {
+    for path in files("findings", "photo").iter().filter(|path| path.extension().is_some_and(|end| end == "webp")) {
+        let said = fmnist_gpu::photo::Photo::open(path).unwrap_err().to_string();
+        assert!(said.contains("reach past its end"), "{said}");
+    }
+    assert!(files("findings", "photo").len() >= 2);
+}

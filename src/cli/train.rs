@@ -430,8 +430,14 @@ fn run_once(
     let mut events = args.tensorboard.then(|| TrainingEvents::create(&out.join("tensorboard"))).transpose()?;
     let mut keeper = Keeper { args, folder: &folder, checkpoints: &checkpoints, config: &config, error: None };
     let mut stepped = false;
+    let mut at = (0, 0);
     let trained = train(&mut *engine, &options, start, &validation, interrupt, &mut |event| {
         display.show(&event);
+        match &event {
+            Event::EpochStarted { epoch, .. } => at = (*epoch, 0),
+            Event::Progress { epoch, totals, .. } => at = (*epoch, totals.batches),
+            _ => {}
+        }
         if let (Event::Progress { totals, .. }, Some(steps), Device::Gpu(gpu)) =
             (&event, args.lose_device_after, &device)
             && totals.batches >= steps
@@ -453,7 +459,7 @@ fn run_once(
         }
     });
     display.clear();
-    let trained = trained.map_err(|error| explained(error, &folder, &checkpoints))?;
+    let trained = trained.map_err(|error| explained(error, at, &folder, &checkpoints))?;
     let weights = engine.parameters()?;
     keeper.model(&weights)?;
     if let Some(error) = keeper.error.take() {
@@ -620,16 +626,22 @@ fn too_large(error: EngineError, gpu: &Gpu, model: &Model, batch_size: usize) ->
     }
 }
 
-/// An error of the device, with how to go on.
-fn explained(error: EngineError, folder: &RunFolder, checkpoints: &Checkpoints) -> anyhow::Error {
+/// An error of the device, with what was running (an epoch and the steps done of it) and how to go on.
+fn explained(
+    error: EngineError,
+    (epoch, steps): (u64, usize),
+    folder: &RunFolder,
+    checkpoints: &Checkpoints,
+) -> anyhow::Error {
     let newest = checkpoints.newest(&mut |_, _| ()).ok().flatten();
+    let stopped = format!("training stopped in epoch {epoch}, after {steps} steps of it");
     let advice = match newest {
         Some((path, _)) => format!(
-            "training stopped; the last checkpoint is {}; go on with: fmnist-gpu train --resume {}",
+            "{stopped}; the last checkpoint is {}; go on with: fmnist-gpu train --resume {}",
             path.display(),
             folder.path().display()
         ),
-        None => "training stopped before the first checkpoint".to_string(),
+        None => format!("{stopped}, before the first checkpoint"),
     };
     anyhow::Error::from(error).context(advice)
 }

@@ -98,6 +98,10 @@ impl Photo {
             ImageError::Unsupported(_) => PhotoError::Format { name: name.to_string() },
             error => PhotoError::Decode { name: name.to_string(), reason: error.to_string() },
         };
+        if !webp_chunks_fit(bytes) {
+            let reason = "a part of the file would reach past its end: it was cut or made up".to_string();
+            return Err(PhotoError::Decode { name: name.to_string(), reason });
+        }
         let mut reader = ImageReader::new(Cursor::new(bytes))
             .with_guessed_format()
             .map_err(|source| PhotoError::Read { name: name.to_string(), source })?;
@@ -127,6 +131,24 @@ impl Photo {
         }
         Ok(Photo { width, height, rgba: rgba.into_raw() })
     }
+}
+
+/// Whether every chunk of a WebP file lies within it; other files pass. The decoder takes memory for a chunk of metadata on the word
+/// of its header: 180 bytes can ask for 4 GiB.
+fn webp_chunks_fit(bytes: &[u8]) -> bool {
+    let Some((riff, mut rest)) = bytes.split_first_chunk::<12>() else { return true };
+    if !riff.starts_with(b"RIFF") || !riff.ends_with(b"WEBP") {
+        return true;
+    }
+    while let Some((header, content)) = rest.split_first_chunk::<8>() {
+        let size = u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize;
+        if size > content.len() {
+            return false;
+        }
+        // Chunks begin at even offsets.
+        rest = content.get(size.next_multiple_of(2)..).unwrap_or_default();
+    }
+    true
 }
 
 impl Photo {

@@ -455,7 +455,12 @@ pub fn history_csv(history: &[EpochRecord]) -> String {
 /// Unlocks the folder. One that was made for a run which never began is taken away again.
 impl Drop for RunFolder {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(self.path.join(LOCK_FILE));
+        let file = self.path.join(LOCK_FILE);
+        let is_ours = self.lock.as_ref().is_some_and(|lock| is_at(lock, &file).unwrap_or(false));
+        // Not where the folder was removed meanwhile, and another training has made it anew.
+        if is_ours {
+            let _ = std::fs::remove_file(file);
+        }
         drop(self.lock.take());
         if !self.used.get() {
             // One with anything in it stays.
