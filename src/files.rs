@@ -1,7 +1,7 @@
-//! Files that appear whole: written aside, synced, renamed.
+//! Files that appear whole: written aside, synced, renamed. And files of strangers, read with a bound.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -62,9 +62,39 @@ pub fn write_whole(path: &Path, bytes: &[u8], overwrite: bool) -> Result<(), Fil
     sync_folder(folder).map_err(fail)
 }
 
-/// Makes the rename itself durable. Windows has no such call and needs none.
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+/// The content of a regular file of at most `limit` bytes.
+///
+/// # Errors
+/// The system refuses, the file is larger, or it is none: a pipe would block for ever, a device would never end.
+pub fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    // Asked before it is opened: to open a pipe already blocks.
+    let metadata = path.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let refuse = |bytes: u64| {
+        let reason = format!("it has {bytes} bytes or more, and at most {limit} are read");
+        Err(io::Error::new(io::ErrorKind::FileTooLarge, reason))
+    };
+    if metadata.len() > limit {
+        return refuse(metadata.len());
+    }
+    let mut content = Vec::with_capacity(metadata.len() as usize);
+    // It may grow while it is read.
+    File::open(path)?.take(limit + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > limit { refuse(content.len() as u64) } else { Ok(content) }
+}
+
+/// Makes what happened to the names in a folder durable. Windows has no such call and needs none.
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+    if !cfg!(unix) {
+        return Ok(());
+    }
+    match File::open(folder).and_then(|folder| folder.sync_all()) {
+        // A share that cannot, or a folder that may be written and not read: nothing more can be done for it.
+        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::PermissionDenied) => Ok(()),
+        result => result,
+    }
 }
 
 /// Temporary files are private to the user by default; what they become should be as any new file.

@@ -11,7 +11,7 @@
 use crate::export::layout::{Filter, filters};
 use crate::export::torch::MODEL_KEY;
 use crate::model::weights::FORMAT;
-use crate::model::{Model, ModelError};
+use crate::model::{MAX_DESCRIPTION_BYTES, Model, ModelError};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -19,8 +19,6 @@ use thiserror::Error;
 
 /// Largest file that is read, bytes.
 pub const MAX_FILE_BYTES: u64 = 1 << 30;
-/// Largest description of a model in the metadata that is read, bytes: a layer takes about a hundred.
-const MAX_MODEL_BYTES: usize = 64 << 10;
 /// Most tensors that an error lists.
 const MAX_LISTED: usize = 24;
 
@@ -224,8 +222,8 @@ fn own_metadata(metadata: &HashMap<String, String>) -> Option<(&str, Layout)> {
 }
 
 fn described_model(text: &str) -> Result<Model, ImportError> {
-    if text.len() > MAX_MODEL_BYTES {
-        let reason = format!("it has {} bytes, and at most {MAX_MODEL_BYTES} are read", text.len());
+    if text.len() > MAX_DESCRIPTION_BYTES {
+        let reason = format!("it has {} bytes, and at most {MAX_DESCRIPTION_BYTES} are read", text.len());
         return Err(ImportError::Metadata { reason });
     }
     serde_json::from_str(text).map_err(|error| ImportError::Metadata { reason: error.to_string() })

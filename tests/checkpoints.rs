@@ -5,7 +5,7 @@ use fmnist_gpu::model::{Model, initial_parameters};
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
 use fmnist_gpu::train::checkpoint::{Checkpoint, CheckpointError, Checkpoints};
-use fmnist_gpu::train::run::RunConfig;
+use fmnist_gpu::train::run::{RunConfig, RunError, RunFolder};
 use fmnist_gpu::train::{EpochRecord, Optimizer, Position, State, Totals};
 use serde_json::Value;
 use std::fs;
@@ -239,6 +239,20 @@ fn an_interrupted_training_goes_on_exactly() {
     place.run("train --resume run --no-report --quiet --epochs 5").exits(0);
     let (_, _, history) = outcome(&place, "run");
     assert_eq!(history.len(), 5);
+    // A configuration that was changed by hand since.
+    let text = fs::read_to_string(place.path("run/config.json")).unwrap();
+    let changed = text.replace("\"batch_size\": 4", "\"batch_size\": 8");
+    assert_ne!(text, changed);
+    for (content, parts) in [
+        (changed, vec!["`batch_size` is 8 in run/config.json", "4 in the checkpoint"]),
+        (text.replace("\"seed\": 5", "\"seed\": 50"), vec!["`seed` is 50"]),
+        ("{".to_string(), vec!["run/config.json", "not a run configuration"]),
+    ] {
+        fs::write(place.path("run/config.json"), content).unwrap();
+        place.run("train --resume run --no-report").exits(2).says(&parts);
+    }
+    fs::remove_file(place.path("run/config.json")).unwrap();
+    place.run("train --resume run --no-report --quiet").exits(0);
     place.run("train --resume missing").exits(2).says(&["missing", "no such folder"]);
     fs::create_dir(place.path("empty")).unwrap();
     place.run("train --resume empty").exits(2).says(&["empty has no checkpoint"]);
@@ -383,6 +397,7 @@ fn a_lost_device_costs_what_came_after_the_last_checkpoint_and_no_more() {
     let lose = format!("{TRAIN} --checkpoint-minutes 0.001 --lose-device-after 300");
     place.run(&format!("{lose} --out run")).exits(2).says(&[
         "was lost",
+        "training stopped in epoch 1, after ",
         "the last checkpoint is run/checkpoints/step-",
         "fmnist-gpu train --resume run",
         if cfg!(target_os = "linux") { "llvmpipe" } else { "" },
@@ -415,4 +430,168 @@ fn a_batch_too_large_for_the_adapter_is_refused_with_the_largest_that_fits() {
         format!("train --model wide.toml --dataset synthetic --train-limit 64 --epochs 1 --batch-size {}", largest + 1);
     place.run(&line).exits(2).says(&["does not fit this adapter", &format!("the largest that does is {largest}")]);
     assert!(!place.path("runs/wide-1").exists(), "a folder stayed of a run that never began");
+}
+
+/// Ctrl-C twice: the program leaves at once, and what was there before is whole.
+#[test]
+fn an_impatient_interruption_breaks_nothing() {
+    gpu();
+    if cfg!(not(unix)) {
+        return crate::support::not_run("two interruptions", "there is no `kill`", "FMNIST_EXPECT_KILL");
+    }
+    let place = Place::new();
+    place.run(&format!("{TRAIN} --out whole")).exits(0);
+    for round in 0..5 {
+        let run = format!("run-{round}");
+        let child = spawn(&place, &format!("{TRAIN} --checkpoint-minutes 0.001 --out {run}"));
+        let begin = Instant::now();
+        while !place.path(&run).join("checkpoints").exists() && begin.elapsed() < Duration::from_secs(60) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let pid = child.id().to_string();
+        std::thread::sleep(Duration::from_millis(37 * round));
+        // The second goes out before the work in flight can be over, or a little later.
+        let line = format!("kill -INT {pid}; sleep 0.00{round}; kill -INT {pid}");
+        std::process::Command::new("sh").args(["-c", &line]).status().unwrap();
+        let output = child.wait_with_output().unwrap();
+        // A training that was over before the second signal is none of what is tested, and is as whole.
+        assert!(
+            matches!(output.status.code(), Some(130 | 0)),
+            "{:?}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        place.run(&format!("train --resume {run} --no-report --quiet")).exits(0);
+        assert!(outcome(&place, &run) == outcome(&place, "whole"), "round {round}");
+    }
+}
+
+/// Threads that want the same folder, again and again: never two at once, and the lock leaves nothing behind.
+#[test]
+fn a_run_folder_has_one_writer_at_a_time() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let folder = tempfile::tempdir().unwrap();
+    let (inside, entered) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while entered.load(Ordering::SeqCst) < 2000 {
+                    match RunFolder::reopen(folder.path()) {
+                        Ok(held) => {
+                            assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two writers");
+                            entered.fetch_add(1, Ordering::SeqCst);
+                            std::thread::yield_now();
+                            inside.fetch_sub(1, Ordering::SeqCst);
+                            drop(held);
+                        }
+                        Err(error) => assert!(matches!(error, RunError::Locked { .. }), "{error}"),
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// A folder that cannot be written to is said before any work is done.
+#[test]
+fn a_folder_that_cannot_be_written_is_said_at_once() {
+    let place = Place::new();
+    fs::write(place.path("file"), "a file").unwrap();
+    place.run(&format!("{TRAIN} --out file/run")).exits(2).says(&["the run folder file/run could not be made"]);
+    if cfg!(target_os = "linux") {
+        place.run(&format!("{TRAIN} --out /proc/run")).exits(2).says(&["the run folder /proc/run could not be made"]);
+    }
+    fs::create_dir(place.path("closed")).unwrap();
+    let mut permissions = fs::metadata(place.path("closed")).unwrap().permissions();
+    permissions.set_readonly(true);
+    fs::set_permissions(place.path("closed"), permissions).unwrap();
+    if fs::write(place.path("closed/probe"), "").is_ok() {
+        return crate::support::not_run(
+            "read-only folder",
+            "this user may write to any folder",
+            "FMNIST_EXPECT_READ_ONLY",
+        );
+    }
+    place.run(&format!("{TRAIN} --out closed/run")).exits(2).says(&["closed/run could not be made"]);
+    place.run(&format!("{TRAIN} --out closed")).exits(2).says(&["closed"]);
+}
+
+/// Files in a run folder that are none: a pipe would block for ever, a device would never end, a file may be larger than any model.
+#[test]
+fn a_run_of_pipes_and_endless_files_is_refused() {
+    if cfg!(not(target_os = "linux")) {
+        return crate::support::not_run("endless files", "there is no /dev/zero", "FMNIST_EXPECT_DEVICES");
+    }
+    let place = Place::new();
+    for name in ["pipe", "endless", "large", "config"] {
+        fs::create_dir(place.path(name)).unwrap();
+    }
+    let status = std::process::Command::new("mkfifo").arg(place.path("pipe/model.safetensors")).status().unwrap();
+    assert!(status.success());
+    std::os::unix::fs::symlink("/dev/zero", place.path("endless/model.safetensors")).unwrap();
+    // Takes no room on the disk.
+    fs::File::create(place.path("large/model.safetensors")).unwrap().set_len(1 << 40).unwrap();
+    let model = Model::mlp();
+    let weights = initial_parameters(&model.parameters().unwrap(), 1);
+    fs::write(place.path("config/model.safetensors"), fmnist_gpu::model::weights::to_bytes(&model, &weights).unwrap())
+        .unwrap();
+    std::os::unix::fs::symlink("/dev/zero", place.path("config/config.json")).unwrap();
+    for (run, part) in [
+        ("pipe", "not a regular file"),
+        ("endless", "not a regular file"),
+        ("large", "1099511627776 bytes or more"),
+        ("config", "not a regular file"),
+    ] {
+        place.run(&format!("evaluate {run} --dataset synthetic --quiet")).exits(2).says(&[part]);
+    }
+    std::os::unix::fs::symlink("/dev/zero", place.path("model.toml")).unwrap();
+    place.run("summary --model model.toml").exits(2).says(&["not a regular file"]);
+}
+
+/// Layers of more parameters than one buffer can hold: said before memory is taken for them.
+#[test]
+fn a_model_too_large_is_refused_before_training() {
+    let gpu = gpu();
+    let place = Place::new();
+    let dense = |units: u64| {
+        format!(
+            "name = \"large\"\nlayer = [{{ type = \"flatten\" }}, {{ type = \"dense\", units = {units} }}, \
+             {{ type = \"dense\", units = 10 }}]"
+        )
+    };
+    // 4 GB, beyond what any adapter is asked for.
+    fs::write(place.path("vast.toml"), dense(1_300_000)).unwrap();
+    place.run("train --model vast.toml --dataset synthetic").exits(2).says(&["`large`", "make its layers smaller"]);
+    let allowed = gpu.limits().max_storage_buffer_binding_size.min(gpu.limits().max_buffer_size);
+    if allowed >= 1 << 30 {
+        return crate::support::not_run(
+            "a model above the adapter's limit",
+            "the limit is 1 GiB or more",
+            "FMNIST_EXPECT_LIMIT",
+        );
+    }
+    fs::write(place.path("large.toml"), dense(allowed / 4 / 784)).unwrap();
+    place
+        .run("train --model large.toml --dataset synthetic --train-limit 64 --epochs 1")
+        .exits(2)
+        .says(&["the parameters of the model need", "make its layers smaller"]);
+    assert!(!place.path("runs/large-1").exists(), "a folder stayed of a run that never began");
+}
+
+/// A run that was begun with `--data-dir` goes on without: the folder is known.
+#[test]
+fn a_resumed_training_finds_the_data_that_it_was_begun_with() {
+    gpu();
+    let Some(data) = crate::support::genuine_data() else { return };
+    let place = Place::new();
+    let data = data.canonicalize().unwrap();
+    let begin = format!(
+        "train --model mlp --train-limit 640 --epochs 1 --no-report --quiet --out run --data-dir {}",
+        data.display()
+    );
+    place.run(&begin).exits(0);
+    place.run("train --resume run --epochs 2 --no-report --quiet").exits(0);
+    assert_eq!(json_file(&place.path("run/summary.json"))["dataset"], "fashion-mnist");
+    assert_eq!(json_file(&place.path("run/summary.json"))["epochs_completed"], 2);
 }

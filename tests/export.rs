@@ -24,7 +24,7 @@ const N_IMAGES: usize = 1000;
 
 /// Every kind of layer, with windows that are not square and padding that is uneven.
 const ODD: &str = r#"
-    name = "odd \"model\"\nof lines"
+    name = "odd \"model\" of <&>'"
     [[layer]]
     type = "conv2d"
     filters = 6

@@ -1,9 +1,11 @@
 use crate::support::gpu;
+use fmnist_gpu::gpu::peak::Peak;
 use fmnist_gpu::gpu::{
     DeviceChoice, Element, Gpu, GpuError, GpuOptions, KernelSpec, PlanBuilder, adapter, bind, read, workgroups_linear,
     write,
 };
 use fmnist_gpu::ops::relu;
+use std::time::Duration;
 
 fn record(tensors: &[(&'static str, &fmnist_gpu::gpu::Tensor, usize)]) -> Result<(), GpuError> {
     let bound: Vec<_> = tensors.iter().map(|(name, tensor, len)| bind(name, tensor, *len)).collect();
@@ -149,6 +151,19 @@ fn a_lost_device_is_an_error_and_not_a_panic() {
     assert!(matches!(error, GpuError::DeviceLost { .. }), "{error:?}");
     let shown = error.to_string();
     assert!(shown.contains(&lost.info().name) && shown.contains(&lost.info().driver), "{shown}");
+}
+
+/// A device that does not answer in time counts as lost; one that does answer does not.
+#[test]
+fn a_device_that_hangs_is_lost() {
+    gpu();
+    let open = || Gpu::open(&GpuOptions::default()).unwrap();
+    let hung = open().with_patience(Some(Duration::ZERO));
+    let error = Peak::measure(&hung).unwrap_err();
+    assert!(matches!(&error, GpuError::DeviceLost { reason, .. } if reason.contains("not finished")), "{error:?}");
+    // It stays lost.
+    assert!(matches!(hung.check(), Err(GpuError::DeviceLost { .. })));
+    Peak::measure(&open().with_patience(Some(Duration::from_secs(600)))).unwrap();
 }
 
 #[test]

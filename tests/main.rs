@@ -53,6 +53,8 @@ mod examples;
 mod export;
 /// One filter over one picture.
 mod filter;
+/// Bytes of strangers: the seeds of fuzzing and what it found.
+mod fuzz;
 /// Weights of other tools: good files, files that fit twice or not at all, damaged files.
 mod import;
 /// Photos of one's own: decoding, what is done to them, what is doubted.

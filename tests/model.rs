@@ -1,5 +1,9 @@
+use fmnist_gpu::cpu::conv2d::Padding;
+use fmnist_gpu::data::Split;
 use fmnist_gpu::model::weights::{WeightsError, from_bytes, to_bytes};
-use fmnist_gpu::model::{Model, ModelError, initial_parameters, summary};
+use fmnist_gpu::model::{Activation, Layer, Model, ModelError, Pair, initial_parameters, summary};
+use fmnist_gpu::ops::adam::AdamConfig;
+use fmnist_gpu::train::{Engine, Optimizer, ReferenceEngine};
 
 fn load(text: &str) -> Result<Model, ModelError> {
     let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
@@ -158,7 +162,8 @@ fn weight_files_of_another_model_are_refused_with_the_tensor() {
             .map(|(name, shape)| (name.to_string(), view(shape.clone(), &zeros[..4 * shape.iter().product::<usize>()])))
             .collect();
         let description = serde_json::to_string(&model).unwrap();
-        let metadata = std::collections::HashMap::from([(key.to_string(), description)]);
+        let format = ("format".to_string(), "fmnist-gpu 1".to_string());
+        let metadata = std::collections::HashMap::from([(key.to_string(), description), format]);
         from_bytes(&safetensors::serialize(views, Some(metadata)).unwrap()).unwrap_err()
     };
     let right = [
@@ -177,4 +182,91 @@ fn weight_files_of_another_model_are_refused_with_the_tensor() {
     let mut extra = right.to_vec();
     extra.push(("dense_3.bias", vec![10]));
     assert!(matches!(with(&extra, "model"), WeightsError::Unknown { .. }));
+}
+
+/// Twenty thousand lists of layers at random, sizes at the edges of what fits among them: refused, or whole and usable.
+#[test]
+fn models_at_random_are_refused_or_fit_together() {
+    const SIZES: [usize; 14] = [0, 1, 2, 3, 4, 5, 7, 14, 28, 29, 1 << 16, u32::MAX as usize, 1 << 32, usize::MAX];
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut random = move |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) as usize % below
+    };
+    let (mut accepted, mut applied) = (0, 0);
+    for _ in 0..20_000 {
+        // Mostly small, so that many are accepted.
+        let mut size = |random: &mut dyn FnMut(usize) -> usize| match random(12) {
+            0 => SIZES[random(SIZES.len())],
+            _ => SIZES[1 + random(5)],
+        };
+        let mut pair = |random: &mut dyn FnMut(usize) -> usize| Pair(size(random), size(random));
+        let mut layers = Vec::new();
+        for _ in 0..random(5) {
+            let padding = if random(2) == 0 { Padding::Same } else { Padding::Valid };
+            let stride = Some(pair(&mut random)).filter(|_| random(2) == 0);
+            layers.push(match random(6) {
+                0 | 1 => Layer::Conv2d {
+                    filters: pair(&mut random).0,
+                    kernel_size: pair(&mut random),
+                    stride: stride.unwrap_or(Pair(1, 1)),
+                    padding,
+                    activation: if random(2) == 0 { Activation::Relu } else { Activation::None },
+                },
+                2 => Layer::MaxPool2d { pool_size: pair(&mut random), stride, padding },
+                3 => Layer::AveragePool2d { pool_size: pair(&mut random), stride, padding },
+                4 => Layer::SumPool2d { pool_size: pair(&mut random), stride, padding },
+                _ => Layer::Relu,
+            });
+        }
+        layers.push(Layer::Flatten);
+        if random(3) == 0 {
+            layers.push(Layer::Dense { units: pair(&mut random).0, activation: Activation::Relu });
+        }
+        layers.push(Layer::Dense { units: 10, activation: Activation::Softmax });
+        let model = Model { name: "random".into(), input: [28, 28, 1], layers };
+        let Ok(shapes) = model.shapes() else { continue };
+        accepted += 1;
+        for pair in shapes.windows(2) {
+            assert_eq!(pair[0].output, pair[1].input, "{model:?}");
+        }
+        for shape in &shapes {
+            assert!(shape.output.iter().all(|&size| size > 0), "{model:?}");
+            assert!(shape.output.iter().product::<usize>() <= u32::MAX as usize, "{model:?}");
+        }
+        assert!(count(&model) <= (1 << 30) / 4, "{model:?}");
+        summary(&model).unwrap();
+        let text = toml::to_string(&model).unwrap();
+        assert_eq!(load(&text).unwrap(), model, "{text}");
+        let work: usize = shapes.iter().map(|s| s.multiply_adds + s.output.iter().product::<usize>()).sum();
+        if work > 20_000 {
+            continue;
+        }
+        applied += 1;
+        let parameters = initial_parameters(&model.parameters().unwrap(), 1);
+        let adam = Optimizer::Adam(AdamConfig::default());
+        let mut engine = ReferenceEngine::<f32>::new(&model, &parameters, &Split::default(), 1, &adam).unwrap();
+        let row = engine.predict(&[100; 784]).unwrap();
+        assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-4, "{row:?} of {model:?}");
+    }
+    assert!(accepted > 2000 && applied > 500, "{accepted} accepted, {applied} applied");
+}
+
+/// Names go into the names of files and onto terminals.
+#[test]
+fn a_name_that_is_a_path_or_moves_the_cursor_is_refused() {
+    for (name, part) in [
+        ("../x", "its name is a path"),
+        ("a\\\\b", "its name is a path"),
+        ("..", "its name is a path"),
+        ("\\u001b[2J", "control characters"),
+        (&"x".repeat(101), "more than 100 characters"),
+    ] {
+        let text = format!("name = \"{name}\"\nlayer = [{{ type = \"flatten\" }}, {{ type = \"dense\", units = 10 }}]");
+        let error = load(&text).unwrap_err().to_string();
+        assert!(error.contains(part) && !error.contains('\u{1b}'), "{error}");
+        load(&text.replace(name, "plain \u{e9} name")).unwrap();
+    }
 }

@@ -120,3 +120,34 @@ fn the_lower_modules_import_nothing_from_above() {
         }
     }
 }
+
+/// Unsafe code stands only where `docs/safety.md` argues for it.
+#[test]
+fn every_unsafe_block_is_in_the_table() {
+    fn search(folder: &Path, found: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                search(&path, found);
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                let code = std::fs::read_to_string(&path).unwrap();
+                let is_unsafe = |line: &str| line.split("//").next().is_some_and(|code| code.contains("unsafe "));
+                found.extend(
+                    code.lines()
+                        .filter(|line| is_unsafe(line))
+                        .map(|_| path.strip_prefix(root()).unwrap().to_str().unwrap().replace('\\', "/")),
+                );
+            }
+        }
+    }
+    let mut found = Vec::new();
+    search(&root().join("src"), &mut found);
+    found.sort();
+    let table = text("docs/safety.md");
+    let mut listed: Vec<String> = table
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `src/")?.split_once('`').map(|(path, _)| format!("src/{path}")))
+        .collect();
+    listed.sort();
+    assert_eq!(found, listed, "unsafe blocks, and the table of docs/safety.md");
+}

@@ -4,14 +4,14 @@ use super::report::run_name;
 use super::{Global, print, print_json};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use fmnist_gpu::files::write_whole;
+use fmnist_gpu::files::{read_bounded, write_whole};
 use fmnist_gpu::report::metrics::Metrics;
 use fmnist_gpu::report::page::{
     Compared, comparison_curves, comparison_page, comparison_rows, comparison_verdicts, comparison_warnings,
 };
 use fmnist_gpu::report::plots::Curve;
 use fmnist_gpu::train::EpochRecord;
-use fmnist_gpu::train::run::{REPORT_FILE, Run, Summary};
+use fmnist_gpu::train::run::{MAX_JSON_BYTES, REPORT_FILE, Run, Summary};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -97,13 +97,13 @@ fn open(path: &Path) -> Result<Compared> {
 /// The figures of a run's report, where one was made.
 fn metrics(folder: &Path) -> Result<Option<Metrics>> {
     let path = folder.join(REPORT_FILE);
-    let bytes = match std::fs::read(&path) {
+    let bytes = match read_bounded(&path, MAX_JSON_BYTES) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         bytes => bytes.with_context(|| format!("{}", path.display()))?,
     };
-    let figures = serde_json::from_slice(&bytes);
-    figures
+    Metrics::parse(&bytes)
         .map(Some)
+        .map_err(anyhow::Error::msg)
         .with_context(|| format!("{}: not the figures of a report; make it anew with --force", path.display()))
 }
 

@@ -65,31 +65,29 @@ impl DeviceArgs {
         match self.device.as_str() {
             "reference" => Ok(Device::Reference),
             "cpu" => Ok(self.native(global)),
-            "auto" => match self.open_silently(DeviceChoice::Hardware, self.safe, pipelines()) {
-                Ok(gpu) => {
-                    announce(&gpu, global);
-                    Ok(Device::Gpu(Box::new(gpu)))
-                }
-                Err(GpuError::NoHardware { software, index }) => {
-                    let device = self.native(global);
-                    global.say(format!(
-                        "No hardware GPU was found: the native engine computes, on the processor. \
-                         `--device {index}` runs the shaders instead, on {software}."
-                    ));
-                    Ok(device)
-                }
-                Err(GpuError::NoAdapter { .. }) if std::env::var_os("WGPU_ADAPTER_NAME").is_none_or(|n| n.is_empty()) => {
-                    let device = self.native(global);
-                    global.say(
-                        "No GPU was found: the native engine computes, on the processor. `sh scripts/setup.sh` brings a software \
-                         adapter, to run the shaders on; then name it with --device.",
-                    );
-                    Ok(device)
-                }
-                Err(error) => Err(error.into()),
-            },
+            "auto" => self.open_auto(global),
             _ => Ok(Device::Gpu(Box::new(self.open_gpu(global)?))),
         }
+    }
+
+    fn open_auto(&self, global: &Global) -> Result<Device> {
+        let error = match self.open_silently(DeviceChoice::Hardware, self.safe, pipelines()) {
+            Ok(gpu) => {
+                announce(&gpu, global);
+                return Ok(Device::Gpu(Box::new(gpu)));
+            }
+            Err(error) => error,
+        };
+        let how = match &error {
+            GpuError::NoHardware { software, index } => {
+                format!("`--device {index}` runs the shaders instead, on {software}")
+            }
+            error if is_without_adapter(error) => "`sh scripts/setup.sh` brings a software adapter to run the shaders on".to_string(),
+            _ => return Err(error.into()),
+        };
+        let device = self.native(global);
+        global.say(format!("No hardware GPU was found: the native engine computes, on the processor; {how}."));
+        Ok(device)
     }
 
     /// Whether `--device` names what is no adapter.
@@ -120,6 +118,20 @@ impl DeviceArgs {
     /// compiler too, and whose many sizes no later run needs.
     pub fn open_fresh(&self, global: &Global) -> Result<Gpu> {
         self.open_keeping(global, None)
+    }
+
+    /// As [`DeviceArgs::open_fresh`]; none where `--device cpu` asks for no shaders, or where `--device auto` finds no adapter, which is said.
+    pub fn open_shaders(&self, global: &Global) -> Result<Option<Gpu>> {
+        if self.device == "cpu" {
+            return Ok(None);
+        }
+        match self.open_fresh(global) {
+            Err(error) if self.device == "auto" && error.downcast_ref().is_some_and(is_without_adapter) => {
+                global.say(format!("No shaders are tested: {error}"));
+                Ok(None)
+            }
+            opened => opened.map(Some),
+        }
     }
 
     /// The same device once more, without a word.
@@ -164,6 +176,12 @@ impl DeviceArgs {
     pub fn safe(&self) -> bool {
         self.safe
     }
+}
+
+/// Whether an error says that there is no adapter, which nobody asked for by name.
+fn is_without_adapter(error: &GpuError) -> bool {
+    let is_named = std::env::var_os("WGPU_ADAPTER_NAME").is_some_and(|name| !name.is_empty());
+    !is_named && matches!(error, GpuError::NoAdapter { .. })
 }
 
 /// Where compiled pipelines are kept.

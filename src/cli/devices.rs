@@ -1,9 +1,12 @@
 //! `fmnist-gpu devices`
 
+use super::device::Device;
 use super::{print, print_json};
 use anyhow::Result;
 use clap::Args;
-use fmnist_gpu::gpu::{Gpu, GpuOptions, adapter};
+use fmnist_gpu::gpu::adapter;
+use fmnist_gpu::train::NativeEngine;
+use serde::Serialize;
 use std::process::ExitCode;
 
 /// Flags of `devices`.
@@ -14,26 +17,60 @@ pub struct DevicesArgs {
     json: bool,
 }
 
-/// Lists the adapters, the default one marked.
+/// What `--device` can name.
+#[derive(Debug, Serialize)]
+struct Listed {
+    /// What to write behind `--device`.
+    device: String,
+    /// Of adapters, their position.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<usize>,
+    name: String,
+    backend: String,
+    device_type: String,
+    driver: String,
+    default: bool,
+}
+
+/// Lists the adapters, the native engine and the plain loops; the default one is marked.
 pub fn run(args: DevicesArgs) -> Result<ExitCode> {
     let adapters = adapter::list()?;
+    let has_default = adapters.iter().any(|adapter| adapter.default);
+    let mut listed: Vec<Listed> = adapters
+        .iter()
+        .map(|a| Listed {
+            device: a.index.to_string(),
+            index: Some(a.index),
+            name: a.name.clone(),
+            backend: a.backend.clone(),
+            device_type: a.device_type.clone(),
+            driver: a.driver.clone(),
+            default: a.default,
+        })
+        .collect();
+    let native = Device::Native(NativeEngine::default_threads());
+    for (word, device, kind) in [("cpu", native, "native"), ("reference", Device::Reference, "plain loops")] {
+        let [name, driver, backend] = device.describe();
+        let default = word == "cpu" && !has_default;
+        let (device, device_type) = (word.to_string(), kind.to_string());
+        listed.push(Listed { device, index: None, name, backend, device_type, driver, default });
+    }
     if args.json {
-        print_json(&adapters)?;
-    } else if !adapters.is_empty() {
-        let mut lines = vec![format!("  {:<5} {:<48} {:<8} {:<11} driver", "index", "name", "backend", "type")];
-        for a in &adapters {
-            let mark = if a.default { '*' } else { ' ' };
-            lines.push(format!(
-                "{mark} {:<5} {:<48} {:<8} {:<11} {}",
-                a.index, a.name, a.backend, a.device_type, a.driver
-            ));
-        }
-        lines.push("* what --device auto takes".to_string());
-        print(&lines.join("\n"))?;
+        print_json(&listed)?;
+        return Ok(ExitCode::SUCCESS);
     }
+    let mut lines = vec![format!("  {:<9} {:<48} {:<9} {:<11} driver", "device", "name", "backend", "type")];
+    for l in &listed {
+        let mark = if l.default { '*' } else { ' ' };
+        lines.push(format!(
+            "{mark} {:<9} {:<48} {:<9} {:<11} {}",
+            l.device, l.name, l.backend, l.device_type, l.driver
+        ));
+    }
+    lines.push("* what --device auto takes".to_string());
     if adapters.is_empty() {
-        // The error of opening says which package brings an adapter.
-        Gpu::open(&GpuOptions::default())?;
+        lines.push("No GPU and no software adapter was found; `sh scripts/setup.sh` brings one, to run the shaders on.".into());
     }
+    print(&lines.join("\n"))?;
     Ok(ExitCode::SUCCESS)
 }

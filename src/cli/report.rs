@@ -6,14 +6,14 @@ use super::{Global, evaluate, interrupt_flag, print, print_json};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use fmnist_gpu::data::{DatasetKind, Split};
-use fmnist_gpu::files::write_whole;
+use fmnist_gpu::files::{read_bounded, write_whole};
 use fmnist_gpu::model::{Model, summary};
 use fmnist_gpu::ops::SharedTiles;
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::report::maps::{feature_maps, filters};
 use fmnist_gpu::report::metrics::Metrics;
 use fmnist_gpu::report::page::{Report, report_files};
-use fmnist_gpu::train::run::{MODEL_FILE, Run, RunConfig, Summary};
+use fmnist_gpu::train::run::{MAX_WEIGHT_BYTES, MODEL_FILE, Run, RunConfig, Summary};
 use fmnist_gpu::train::{EpochRecord, KernelTimes, Optimizer};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
@@ -142,7 +142,7 @@ pub fn run(args: ReportArgs, global: &Global) -> Result<ExitCode> {
     let probabilities = evaluate::engine(&run, &device)?.predict(&dataset.test.images)?;
     let (summary, history) = (run.summary()?, run.history()?);
     let file = if args.run.is_dir() { args.run.join(MODEL_FILE) } else { args.run.clone() };
-    let model_file = std::fs::read(&file).with_context(|| format!("{}", file.display()))?;
+    let model_file = read_bounded(&file, MAX_WEIGHT_BYTES).with_context(|| format!("{}", file.display()))?;
     let material = Material {
         name: run_name(&run.path),
         model: &run.model,

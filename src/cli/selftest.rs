@@ -1,12 +1,12 @@
 //! `fmnist-gpu selftest`
 
-use super::device::DeviceArgs;
+use super::device::{Device, DeviceArgs};
 use super::{Global, print, print_json};
 use anyhow::Result;
 use clap::Args;
 use fmnist_gpu::gpu::Gpu;
 use fmnist_gpu::ops::{OPS, Op};
-use fmnist_gpu::verify::{Verdict, Verifier, gradients};
+use fmnist_gpu::verify::{Breadth, Verdict, Verifier, gradients, native};
 use serde::Serialize;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -35,17 +35,27 @@ struct Report {
     gradients: Vec<Verdict>,
 }
 
-/// Compares every kernel with its mirror, and every mirror's gradient with finite differences.
+/// Compares every kernel and every loop of the native engine with its mirror, and every mirror's gradient with finite differences.
 pub fn run(args: SelftestArgs, global: &Global) -> Result<ExitCode> {
     let start = Instant::now();
-    let gpu = args.device.open_fresh(global)?;
-    let kernels = compare_all(&gpu, &args.device, args.seed, global)?;
+    let gpu = args.device.open_shaders(global)?;
+    let mut kernels = match &gpu {
+        Some(gpu) => compare_all(gpu, &args.device, args.seed, global)?,
+        None => Vec::new(),
+    };
+    global.say("Testing the native engine");
+    kernels.extend(native::check_all(args.seed, Breadth::Forms));
     global.say("Testing the mirrors' gradients against finite differences");
     let gradients = gradients::check_all(args.seed);
     let passed = kernels.iter().chain(&gradients).all(Verdict::passed);
+    let [device, driver, _] = match gpu {
+        Some(gpu) => Device::Gpu(Box::new(gpu)),
+        None => Device::Native(args.device.threads()),
+    }
+    .describe();
     let report = Report {
-        device: gpu.info().name.clone(),
-        driver: gpu.info().driver.clone(),
+        device,
+        driver,
         passed,
         seconds: start.elapsed().as_secs_f64(),
         kernels,

@@ -21,9 +21,17 @@ pub struct SourceArgs {
     /// Folder that holds the four files of Fashion-MNIST, gzipped or plain
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// Where the data of a run that is resumed were found.
+    #[arg(skip)]
+    begun_with: Option<PathBuf>,
 }
 
 impl SourceArgs {
+    /// Also looks into the folder that a run was begun with, so that it need not be named again.
+    pub fn also_search(&mut self, folder: PathBuf) {
+        self.begun_with = Some(folder);
+    }
+
     /// Loads the data; `trained_on` is the data set of a run that is evaluated.
     pub fn load(
         &self,
@@ -81,6 +89,7 @@ impl SourceArgs {
             None => DatasetChoice::Auto,
         });
         let mut options = LoadOptions { choice, data_dir: self.data_dir.clone(), interrupt, ..LoadOptions::default() };
+        options.places.others.splice(0..0, self.begun_with.clone());
         let available = options.synthetic_n_train;
         if let Some(limit) = train_limit.filter(|&limit| limit > available) {
             bail!("--train-limit is {limit}, and the training set has {available} images");

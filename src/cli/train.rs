@@ -7,14 +7,14 @@ use super::source::SourceArgs;
 use super::{Global, INTERRUPTED, interrupt_flag, picture, print};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use fmnist_gpu::data::{CLASS_NAMES, Dataset, N_CLASSES};
+use fmnist_gpu::data::{CLASS_NAMES, Dataset, DatasetKind, N_CLASSES};
 use fmnist_gpu::gpu::{Gpu, GpuError, Tiling};
 use fmnist_gpu::model::{Model, initial_parameters, summary};
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
 use fmnist_gpu::tensorboard::TrainingEvents;
 use fmnist_gpu::train::checkpoint::{self, Checkpoint, Checkpoints};
-use fmnist_gpu::train::run::{RunConfig, RunFolder, Summary};
+use fmnist_gpu::train::run::{CONFIG_FILE, MAX_BATCH_SIZE, RunConfig, RunFolder, Summary};
 use fmnist_gpu::train::{
     Engine, EngineError, EpochRecord, Event, GpuEngine, NativeEngine, NonFinite, Optimizer, Outcome, Position, ReferenceEngine,
     Totals, TrainOptions, Trained, train,
@@ -37,7 +37,7 @@ pub struct TrainArgs {
     #[arg(long)]
     epochs: Option<u64>,
     /// Images a step [default: 32]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=32_768))]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=MAX_BATCH_SIZE as i64))]
     batch_size: Option<u32>,
     /// How weights follow their gradients [default: adam]
     #[arg(long, value_enum)]
@@ -279,6 +279,7 @@ fn prepare(args: &TrainArgs, global: &Global) -> Result<(RunFolder, Checkpoints,
             path.join(checkpoint::FOLDER).display()
         );
     };
+    check_config_file(&folder, &checkpoint.config)?;
     let position = &checkpoint.position;
     global.say(format!(
         "Going on from {}: {} epochs done{}",
@@ -340,7 +341,11 @@ fn run_once(
     let begun = settings.start.as_ref().map(|start| &start.config);
     // The data is read and unpacked while the device opens and its pipelines compile: each takes about as long as the other.
     let trained_on = begun.map(|config| config.dataset);
-    let loading = args.source.start(global, interrupt.clone(), *limit, trained_on)?;
+    let mut source = args.source.clone();
+    if let Some(config) = begun.filter(|config| config.dataset == DatasetKind::FashionMnist) {
+        source.also_search(PathBuf::from(&config.data_source));
+    }
+    let loading = source.start(global, interrupt.clone(), *limit, trained_on)?;
     let device = args.device.open(global)?;
     log_time("device opened");
     loading.allow();
@@ -393,6 +398,10 @@ fn run_once(
         check_resumed(begun, &config, global)?;
     }
     global.say(format!("\n{}", summary(model)?));
+    if let Device::Gpu(gpu) = &device {
+        // Before memory is taken for them here.
+        GpuEngine::check_parameters(gpu, model)?;
+    }
     let initial = initial_parameters(&parameters, seed);
     let mut engine: Box<dyn Engine> = match &device {
         Device::Gpu(gpu) => {
@@ -429,8 +438,14 @@ fn run_once(
     let mut events = args.tensorboard.then(|| TrainingEvents::create(&out.join("tensorboard"))).transpose()?;
     let mut keeper = Keeper { args, folder: &folder, checkpoints: &checkpoints, config: &config, error: None };
     let mut stepped = false;
+    let mut at = (0, 0);
     let trained = train(&mut *engine, &options, start, &validation, interrupt, &mut |event| {
         display.show(&event);
+        match &event {
+            Event::EpochStarted { epoch, .. } => at = (*epoch, 0),
+            Event::Progress { epoch, totals, .. } => at = (*epoch, totals.batches),
+            _ => {}
+        }
         if let (Event::Progress { totals, .. }, Some(steps), Device::Gpu(gpu)) =
             (&event, args.lose_device_after, &device)
             && totals.batches >= steps
@@ -452,7 +467,7 @@ fn run_once(
         }
     });
     display.clear();
-    let trained = trained.map_err(|error| explained(error, &folder, &checkpoints))?;
+    let trained = trained.map_err(|error| explained(error, at, &folder, &checkpoints))?;
     let weights = engine.parameters()?;
     keeper.model(&weights)?;
     if let Some(error) = keeper.error.take() {
@@ -501,6 +516,32 @@ fn run_once(
         global.say(format!("Report: {}", out.join("report.html").display()));
     }
     Ok(if summary.status == "interrupted" { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
+}
+
+/// Refuses a run folder whose `config.json` is of another training than its checkpoint: which of the two is meant, nobody knows.
+fn check_config_file(folder: &RunFolder, begun: &RunConfig) -> Result<()> {
+    let Some(file) = RunConfig::read(folder.path())? else { return Ok(()) };
+    // What may differ: more epochs were asked for, or it went on elsewhere.
+    let fields = |config: &RunConfig| -> Result<[(&str, String); 7]> {
+        Ok([
+            ("model", serde_json::to_string(&config.model)?),
+            ("dataset", config.dataset.to_string()),
+            ("train_images", config.train_images.to_string()),
+            ("validation_images", config.validation_images.to_string()),
+            ("seed", config.seed.to_string()),
+            ("batch_size", config.batch_size.to_string()),
+            ("optimizer", serde_json::to_string(&config.optimizer)?),
+        ])
+    };
+    for ((name, found), (_, was)) in fields(&file)?.into_iter().zip(fields(begun)?) {
+        if found != was {
+            bail!(
+                "`{name}` is {found} in {}, and {was} in the checkpoint: it was changed since. Put it back, or begin anew with --out",
+                folder.path().join(CONFIG_FILE).display()
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Refuses data that are not those that the run was begun with; says where the device is another.
@@ -593,16 +634,22 @@ fn too_large(error: EngineError, gpu: &Gpu, model: &Model, batch_size: usize) ->
     }
 }
 
-/// An error of the device, with how to go on.
-fn explained(error: EngineError, folder: &RunFolder, checkpoints: &Checkpoints) -> anyhow::Error {
+/// An error of the device, with what was running (an epoch and the steps done of it) and how to go on.
+fn explained(
+    error: EngineError,
+    (epoch, steps): (u64, usize),
+    folder: &RunFolder,
+    checkpoints: &Checkpoints,
+) -> anyhow::Error {
     let newest = checkpoints.newest(&mut |_, _| ()).ok().flatten();
+    let stopped = format!("training stopped in epoch {epoch}, after {steps} steps of it");
     let advice = match newest {
         Some((path, _)) => format!(
-            "training stopped; the last checkpoint is {}; go on with: fmnist-gpu train --resume {}",
+            "{stopped}; the last checkpoint is {}; go on with: fmnist-gpu train --resume {}",
             path.display(),
             folder.path().display()
         ),
-        None => "training stopped before the first checkpoint".to_string(),
+        None => format!("{stopped}, before the first checkpoint"),
     };
     anyhow::Error::from(error).context(advice)
 }

@@ -18,7 +18,7 @@ pub struct AdapterInfo {
     pub device_type: String,
     /// Driver and version.
     pub driver: String,
-    /// Whether `--device auto` takes this one.
+    /// Whether `--device auto` takes this one; it takes none where all are software adapters, unless `WGPU_ADAPTER_NAME` names one.
     pub default: bool,
 }
 
@@ -74,10 +74,10 @@ pub fn list() -> Result<Vec<AdapterInfo>, GpuError> {
     if candidates.is_empty() {
         return Ok(Vec::new());
     }
-    let chosen = position(&candidates, &DeviceChoice::Auto)?;
+    let chosen = default_of(&candidates, position(&candidates, &DeviceChoice::Auto)?);
     let mut infos: Vec<AdapterInfo> = candidates.into_iter().map(|c| c.info).collect();
     for (i, info) in infos.iter_mut().enumerate() {
-        info.default = i == chosen;
+        info.default = Some(i) == chosen;
     }
     Ok(infos)
 }
@@ -90,14 +90,19 @@ pub(super) fn choose(choice: &DeviceChoice) -> Result<Candidate, GpuError> {
         return Err(GpuError::NoAdapter { backends: backend_names(backends) });
     }
     let index = position(&candidates, choice)?;
-    let is_named = named_by_environment().is_some();
-    if *choice == DeviceChoice::Hardware && !is_named && candidates[index].device_type == wgpu::DeviceType::Cpu {
+    if *choice == DeviceChoice::Hardware && default_of(&candidates, index).is_none() {
         return Err(GpuError::NoHardware { software: candidates[index].info.name.clone(), index });
     }
-    let default = position(&candidates, &DeviceChoice::Auto).unwrap_or(0);
+    let default = default_of(&candidates, position(&candidates, &DeviceChoice::Auto).unwrap_or(0));
     let mut candidate = candidates.swap_remove(index);
-    candidate.info.default = index == default;
+    candidate.info.default = Some(index) == default;
     Ok(candidate)
+}
+
+/// `first`, the one that is taken without a word from the user, if it is a hardware GPU or named by the environment.
+fn default_of(candidates: &[Candidate], first: usize) -> Option<usize> {
+    let is_software = candidates[first].device_type == wgpu::DeviceType::Cpu;
+    (!is_software || named_by_environment().is_some()).then_some(first)
 }
 
 fn position(candidates: &[Candidate], choice: &DeviceChoice) -> Result<usize, GpuError> {

@@ -7,6 +7,7 @@ use super::{Element, GpuError, Plan, Readback, Tensor, Tiling};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 /// How a device is opened.
 #[derive(Clone, Debug)]
@@ -42,11 +43,17 @@ pub struct Gpu {
     device: wgpu::Device,
     queue: wgpu::Queue,
     limits: wgpu::Limits,
+    /// How long a submission may take before the device counts as lost.
+    patience: Option<Duration>,
     faults: Arc<Mutex<Faults>>,
     files: Mutex<HashMap<&'static str, Arc<OnceLock<ShaderFile>>>>,
     kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
     pipelines: Option<Store>,
 }
+
+/// A hardware adapter that has not finished a submission by then has hung: submissions are sized to take a fraction of a second.
+/// A software adapter never hangs, and may be stopped together with the rest of the machine.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// An entry point with the bits of its constants.
 type KernelKey = (&'static str, Vec<(&'static str, u64)>);
@@ -164,6 +171,7 @@ impl Gpu {
             pipelines,
             tiling: options.tiling.unwrap_or(Tiling::for_device(candidate.device_type, lanes)),
             lanes,
+            patience: (candidate.device_type != wgpu::DeviceType::Cpu).then_some(PATIENCE),
             info,
             checked: options.checked,
             device,
@@ -173,6 +181,15 @@ impl Gpu {
             files: Mutex::default(),
             kernels: Mutex::default(),
         })
+    }
+
+    /// The same device, which counts as lost where a submission takes longer than `patience`. By default hardware has ten minutes,
+    /// and software all the time in the world.
+    pub fn with_patience(self, patience: Option<Duration>) -> Self {
+        // `Gpu` has a destructor, so that no field can be moved out of it.
+        let mut gpu = self;
+        gpu.patience = patience;
+        gpu
     }
 
     /// The adapter.
@@ -452,7 +469,12 @@ impl Gpu {
     /// # Errors
     /// The device was lost or reported an error.
     pub fn wait(&self, submission: wgpu::SubmissionIndex) -> Result<(), GpuError> {
-        let polled = self.device.poll(wgpu::PollType::Wait { submission_index: Some(submission), timeout: None });
+        let timeout = self.patience;
+        let polled = self.device.poll(wgpu::PollType::Wait { submission_index: Some(submission), timeout });
+        if let (Err(wgpu::PollError::Timeout), Some(patience)) = (&polled, timeout) {
+            let reason = format!("it has not finished a submission in {} s", patience.as_secs_f64());
+            lock(&self.faults).lost.get_or_insert(reason);
+        }
         self.check()?;
         polled.map(drop).map_err(|error| GpuError::Uncaptured {
             adapter: self.info.name.clone(),

@@ -10,6 +10,7 @@ pub use summary::{summary, training_mflop};
 use crate::cpu::DimsError;
 use crate::cpu::conv2d::{Conv2dDims, Padding};
 use crate::cpu::pool2d::Pool2dDims;
+use crate::files::read_bounded;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -167,6 +168,13 @@ fn fashion_mnist_input() -> [usize; 3] {
 /// Classes of the data set, and outputs of every model.
 pub const N_CLASSES: usize = 10;
 
+/// Largest description of a model that is read, bytes, as a file or in the metadata of one: a layer takes about a hundred.
+pub const MAX_DESCRIPTION_BYTES: usize = 64 << 10;
+/// Most bytes that the parameters of a model may have: they lie in one buffer, and weight files of no more are read.
+const MAX_PARAMETER_BYTES: u64 = 1 << 30;
+/// Most characters of a model's name.
+const MAX_NAME: usize = 100;
+
 /// A model that cannot be built.
 #[derive(Debug, Error)]
 pub enum ModelError {
@@ -293,12 +301,37 @@ impl Model {
     }
 
     fn from_file(path: &Path) -> Result<Self, ModelError> {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| ModelError::Read { path: path.to_path_buf(), source })?;
-        let model: Model = toml::from_str(&text)
-            .map_err(|error| ModelError::Parse { path: path.to_path_buf(), reason: error.to_string() })?;
+        let read = |source| ModelError::Read { path: path.to_path_buf(), source };
+        let bytes = read_bounded(path, MAX_DESCRIPTION_BYTES as u64).map_err(read)?;
+        let text = String::from_utf8(bytes)
+            .map_err(|error| read(std::io::Error::new(std::io::ErrorKind::InvalidData, error.utf8_error())))?;
+        Model::parse(path, &text)
+    }
+
+    /// The model in the text of a model file; errors call the file `path`.
+    ///
+    /// # Errors
+    /// The text is not a model that can be built.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ModelError> {
+        let fail = |reason| ModelError::Parse { path: path.to_path_buf(), reason };
+        if text.len() > MAX_DESCRIPTION_BYTES {
+            return Err(fail(format!("it has {} bytes, and at most {MAX_DESCRIPTION_BYTES} are read", text.len())));
+        }
+        let model: Model = toml::from_str(text).map_err(|error| fail(error.to_string()))?;
         model.shapes()?;
         Ok(model)
+    }
+
+    /// What speaks against the name. It comes from a stranger's file, and goes into the names of files and onto terminals.
+    fn name_fault(&self) -> Option<&'static str> {
+        match &self.name {
+            name if name.chars().count() > MAX_NAME => Some("its name has more than 100 characters"),
+            name if name.contains(['/', '\\']) || name == "." || name == ".." => {
+                Some("its name is a path; a name has no `/` and no `\\`")
+            }
+            name if name.chars().any(char::is_control) => Some("its name has control characters"),
+            _ => None,
+        }
     }
 
     /// The layers with names and shapes.
@@ -306,6 +339,14 @@ impl Model {
     /// # Errors
     /// A layer does not fit its input, or the list does not end in [`N_CLASSES`] outputs.
     pub fn shapes(&self) -> Result<Vec<LayerShape>, ModelError> {
+        let fail = |reason: String| ModelError::Shape { model: self.name.escape_debug().to_string(), reason };
+        if let Some(reason) = self.name_fault() {
+            return Err(fail(reason.to_string()));
+        }
+        // Before anything is computed from it: no product of these sizes overflows.
+        if self.input != fashion_mnist_input() {
+            return Err(fail(format!("the input is {:?}, Fashion-MNIST has [28, 28, 1]", self.input)));
+        }
         let mut shapes: Vec<LayerShape> = Vec::with_capacity(self.layers.len());
         let mut input: Vec<usize> = self.input.to_vec();
         for (i, layer) in self.layers.iter().enumerate() {
@@ -332,9 +373,12 @@ impl Model {
                 multiply_adds,
             });
         }
-        let fail = |reason: String| ModelError::Shape { model: self.name.clone(), reason };
-        if self.input != fashion_mnist_input() {
-            return Err(fail(format!("the input is {:?}, Fashion-MNIST has [28, 28, 1]", self.input)));
+        let elements = |parameter: Parameter| parameter.shape.iter().map(|&size| size as u64).product::<u64>();
+        let bytes = 4 * shapes.iter().flat_map(LayerShape::parameters).map(elements).sum::<u64>();
+        if bytes > MAX_PARAMETER_BYTES {
+            return Err(fail(format!(
+                "its parameters have {bytes} bytes, and at most {MAX_PARAMETER_BYTES} can be handled; make its layers smaller"
+            )));
         }
         match shapes.last().map(|s| &s.layer) {
             Some(Layer::Dense { units: N_CLASSES, activation: Activation::None | Activation::Softmax }) => Ok(shapes),

@@ -1,6 +1,6 @@
 //! `model.safetensors`: the parameters in single precision, with the model itself and the layout in the metadata.
 
-use super::{Model, ModelError};
+use super::{MAX_DESCRIPTION_BYTES, Model, ModelError};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::HashMap;
 use thiserror::Error;
@@ -30,6 +30,22 @@ pub enum WeightsError {
     /// The file's model cannot be built.
     #[error("the model in the metadata cannot be read: {0}")]
     Model(String),
+    /// The file is of a version of the program that this one does not know.
+    #[error("it has the format `{found}`, and this program reads `{FORMAT}`; use the version that wrote it")]
+    Version {
+        /// The format in the file.
+        found: String,
+    },
+    /// A weight is infinite or not a number.
+    #[error("tensor `{name}` holds {value} at position {position}; every weight must be a finite number")]
+    NotFinite {
+        /// The tensor.
+        name: String,
+        /// The first such value.
+        value: f32,
+        /// Its position in the flat tensor.
+        position: usize,
+    },
     /// The file's model cannot be built.
     #[error(transparent)]
     Shapes(#[from] ModelError),
@@ -117,8 +133,16 @@ pub(crate) fn sort_header(bytes: Vec<u8>) -> Result<Vec<u8>, WeightsError> {
 /// The bytes are no safetensors file, or their tensors do not fit the model in the metadata.
 pub fn from_bytes(bytes: &[u8]) -> Result<(Model, Vec<Vec<f32>>), WeightsError> {
     let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| WeightsError::Format(e.to_string()))?;
-    let description =
-        metadata.metadata().as_ref().and_then(|map| map.get("model")).ok_or(WeightsError::Metadata { key: "model" })?;
+    let entry = |key| metadata.metadata().as_ref().and_then(|map| map.get(key)).ok_or(WeightsError::Metadata { key });
+    let description = entry("model")?;
+    let format = entry("format")?;
+    if format != FORMAT {
+        return Err(WeightsError::Version { found: format.clone() });
+    }
+    if description.len() > MAX_DESCRIPTION_BYTES {
+        let reason = format!("it has {} bytes, and at most {MAX_DESCRIPTION_BYTES} are read", description.len());
+        return Err(WeightsError::Model(reason));
+    }
     let model: Model = serde_json::from_str(description).map_err(|e| WeightsError::Model(e.to_string()))?;
     let tensors = SafeTensors::deserialize(bytes).map_err(|e| WeightsError::Format(e.to_string()))?;
     let expected = model.parameters()?;
@@ -139,7 +163,12 @@ pub fn from_bytes(bytes: &[u8]) -> Result<(Model, Vec<Vec<f32>>), WeightsError> 
                 expected: parameter.shape.clone(),
             });
         }
-        parameters.push(bytemuck::pod_collect_to_vec::<u8, f32>(tensor.data()));
+        let values = bytemuck::pod_collect_to_vec::<u8, f32>(tensor.data());
+        if let Some(position) = values.iter().position(|value| !value.is_finite()) {
+            let (name, value) = (parameter.name.clone(), values[position]);
+            return Err(WeightsError::NotFinite { name, value, position });
+        }
+        parameters.push(values);
     }
     Ok((model, parameters))
 }

@@ -14,7 +14,7 @@ use thiserror::Error;
 
 /// Most pixels of one picture from left to right and from top to bottom.
 pub const MAX_SIDE: u32 = 32_768;
-/// Most memory that decoding one picture may take, bytes: enough for 100 megapixels in colour.
+/// Most memory that the pixels of one picture may take, bytes, decoded or in colour: enough for 128 megapixels.
 pub const MAX_BYTES: u64 = 512 << 20;
 /// Largest picture file that is read, bytes.
 pub const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -98,6 +98,10 @@ impl Photo {
             ImageError::Unsupported(_) => PhotoError::Format { name: name.to_string() },
             error => PhotoError::Decode { name: name.to_string(), reason: error.to_string() },
         };
+        if !webp_chunks_fit(bytes) {
+            let reason = "a part of the file would reach past its end: it was cut or made up".to_string();
+            return Err(PhotoError::Decode { name: name.to_string(), reason });
+        }
         let mut reader = ImageReader::new(Cursor::new(bytes))
             .with_guessed_format()
             .map_err(|source| PhotoError::Read { name: name.to_string(), source })?;
@@ -111,6 +115,14 @@ impl Photo {
             return Err(PhotoError::Decode { name: name.to_string(), reason });
         }
         let mut decoder = reader.into_decoder().map_err(fail)?;
+        // The crate holds a decoder to the limits only for its own working memory: a header of 60 bytes can ask for 8 GiB of pixels.
+        let (width, height) = decoder.dimensions();
+        let bytes = decoder.total_bytes().max(4 * u64::from(width) * u64::from(height));
+        if bytes > MAX_BYTES {
+            let reason =
+                format!("{width} x {height} pixels would take {bytes} bytes, and at most {MAX_BYTES} are taken");
+            return Err(PhotoError::Decode { name: name.to_string(), reason });
+        }
         // A damaged EXIF block is no reason to refuse the picture: it is then taken as it lies.
         let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
         let mut picture = DynamicImage::from_decoder(decoder).map_err(fail)?;
@@ -155,6 +167,24 @@ fn is_cut_off(jpeg: &[u8]) -> bool {
             Some(_) => return false,
         }
     }
+}
+
+/// Whether every chunk of a WebP file lies within it; other files pass. The decoder takes memory for a chunk of metadata on the word
+/// of its header: 180 bytes can ask for 4 GiB.
+fn webp_chunks_fit(bytes: &[u8]) -> bool {
+    let Some((riff, mut rest)) = bytes.split_first_chunk::<12>() else { return true };
+    if !riff.starts_with(b"RIFF") || !riff.ends_with(b"WEBP") {
+        return true;
+    }
+    while let Some((header, content)) = rest.split_first_chunk::<8>() {
+        let size = u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize;
+        if size > content.len() {
+            return false;
+        }
+        // Chunks begin at even offsets.
+        rest = content.get(size.next_multiple_of(2)..).unwrap_or_default();
+    }
+    true
 }
 
 impl Photo {

@@ -80,6 +80,18 @@ pub struct Mistake {
 const N_MISTAKES: usize = 15;
 
 impl Metrics {
+    /// The figures in the bytes of a `report.json`.
+    ///
+    /// # Errors
+    /// They are none.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let metrics: Metrics = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        match metrics.classes.len() {
+            N_CLASSES => Ok(metrics),
+            n => Err(format!("it has figures of {n} classes, and there are {N_CLASSES}")),
+        }
+    }
+
     /// The figures of `probabilities`, `[n, 10]`, for the `n` images of `split`.
     ///
     /// # Panics

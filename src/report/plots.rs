@@ -25,6 +25,10 @@ const TEXT: f64 = 12.5;
 /// Width of a plot that stays legible when a page shrinks it to a phone, pixels.
 pub(super) const NARROW: u32 = 460;
 
+/// Points beyond are not drawn: no training has so many epochs, and no loss that means anything is so large.
+const MAX_EPOCH: f64 = 1e9;
+const MAX_VALUE: f64 = 1e100;
+
 type Failure = Box<dyn std::error::Error>;
 
 /// One line of a plot over epochs.
@@ -36,7 +40,7 @@ pub struct Curve {
     pub colour: usize,
     /// Whether the line is dashed.
     pub dashed: bool,
-    /// Epoch and value; values that are not finite are left out.
+    /// Epoch and value; what is not finite or too large to be drawn is left out.
     pub points: Vec<(f64, f64)>,
 }
 
@@ -45,11 +49,13 @@ pub struct Curve {
 /// # Errors
 /// The plot library refuses.
 pub fn draw_curves(title: &str, quantity: &str, curves: &[Curve]) -> Result<String, ReportError> {
-    let finite = |curve: &Curve| {
-        let points = curve.points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite()).collect();
+    // The plot library looks for round numbers on an axis for ever where its length is not finite.
+    let drawable = |curve: &Curve| {
+        let points =
+            curve.points.iter().copied().filter(|(x, y)| x.abs() <= MAX_EPOCH && y.abs() <= MAX_VALUE).collect();
         Curve { points, ..curve.clone() }
     };
-    let curves: Vec<Curve> = curves.iter().map(finite).filter(|curve| !curve.points.is_empty()).collect();
+    let curves: Vec<Curve> = curves.iter().map(drawable).filter(|curve| !curve.points.is_empty()).collect();
     let rows = curves.len() as u32;
     let svg = with_svg((NARROW, 330 + 20 * rows), |root| {
         root.draw(&Text::new(printable(title), (20, 12), text(TITLE, &INK)))?;

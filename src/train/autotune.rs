@@ -8,7 +8,7 @@
 use super::engine::{Engine, EngineError, Epoch, Optimizer, Totals};
 use super::gpu_engine::GpuEngine;
 use crate::data::{PIXELS, Split};
-use crate::files::write_whole;
+use crate::files::{read_bounded, write_whole};
 use crate::gpu::{Gpu, Tiling};
 use crate::model::{Model, initial_parameters};
 use crate::ops::SharedTiles;
@@ -24,7 +24,7 @@ const STEPS: usize = 8;
 const WINDOW: Duration = Duration::from_millis(40);
 /// A candidate must be faster than the one before it by this much: differences below are noise, and the choice should not waver.
 const MARGIN: f64 = 0.97;
-/// Choices kept; the oldest go.
+/// TileChoices kept; the oldest go.
 const KEPT: usize = 64;
 
 /// The tiles with which `model` trains fastest on this GPU.
@@ -44,7 +44,7 @@ pub fn autotune(
         return Ok(SharedTiles::default());
     }
     let key = key(gpu, model, batch_size);
-    let mut choices = kept.map(Choices::read).unwrap_or_default();
+    let mut choices = kept.map(TileChoices::read).unwrap_or_default();
     if let Some(choice) = choices.choices.iter().find(|choice| choice.key == key) {
         log::debug!("tiles chosen before: {:?}", choice.tiles);
         return Ok(choice.tiles);
@@ -124,9 +124,12 @@ fn key(gpu: &Gpu, model: &Model, batch_size: usize) -> String {
     )
 }
 
+/// Largest file of choices that is read, bytes.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
 /// The file of choices.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Choices {
+pub struct TileChoices {
     choices: Vec<Choice>,
 }
 
@@ -136,22 +139,33 @@ struct Choice {
     tiles: SharedTiles,
 }
 
-impl Choices {
-    fn read(path: &Path) -> Choices {
-        let read = || -> Result<Choices, String> {
-            let text = match std::fs::read_to_string(path) {
-                Ok(text) => text,
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Choices::default()),
-                Err(error) => return Err(error.to_string()),
-            };
-            let mut choices: Choices = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-            // Whatever stands there, only tiles that exist are taken.
-            choices.choices.retain(|choice| choice.tiles.is_possible());
-            Ok(choices)
+impl TileChoices {
+    /// The choices in the bytes of a file, whatever stands there: only tiles that exist are taken.
+    ///
+    /// # Errors
+    /// The bytes are no such file.
+    pub fn parse(bytes: &[u8]) -> Result<TileChoices, String> {
+        let mut choices: TileChoices = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        choices.choices.retain(|choice| choice.tiles.is_possible());
+        Ok(choices)
+    }
+
+    /// The tiles chosen for each key.
+    pub fn tiles(&self) -> impl Iterator<Item = (&str, SharedTiles)> {
+        self.choices.iter().map(|choice| (choice.key.as_str(), choice.tiles))
+    }
+
+    fn read(path: &Path) -> TileChoices {
+        let read = || -> Result<TileChoices, String> {
+            match read_bounded(path, MAX_FILE_BYTES) {
+                Ok(bytes) => TileChoices::parse(&bytes),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(TileChoices::default()),
+                Err(error) => Err(error.to_string()),
+            }
         };
         read().unwrap_or_else(|reason| {
             log::info!("{} is left unused: {reason}", path.display());
-            Choices::default()
+            TileChoices::default()
         })
     }
 

@@ -5,9 +5,9 @@
 //! history; the permutations and step sizes follow from seed and position) and a SHA-256 digest over all of it.
 
 use super::engine::State;
-use super::run::RunConfig;
+use super::run::{MAX_WEIGHT_BYTES, RunConfig};
 use super::trainer::Position;
-use crate::files::{FileError, write_whole};
+use crate::files::{FileError, read_bounded, sync_folder, write_whole};
 use crate::model::weights::{WeightsError, sort_header};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use sha2::{Digest, Sha256};
@@ -17,6 +17,9 @@ use thiserror::Error;
 
 /// Name of the folder in a run folder.
 pub const FOLDER: &str = "checkpoints";
+
+/// Largest checkpoint that is read, bytes: the weights with two moments each.
+pub const MAX_CHECKPOINT_BYTES: u64 = 3 * MAX_WEIGHT_BYTES;
 
 const FORMAT: &str = "fmnist-gpu checkpoint 1";
 const PREFIX: &str = "step-";
@@ -111,8 +114,10 @@ impl Checkpoint {
         }
         let config: RunConfig =
             serde_json::from_str(config_text).map_err(|error| damaged(format!("its configuration: {error}")))?;
-        let position =
+        config.check().map_err(|reason| damaged(format!("its configuration: {reason}")))?;
+        let position: Position =
             serde_json::from_str(position_text).map_err(|error| damaged(format!("its position: {error}")))?;
+        check_position(&config, &position).map_err(|reason| damaged(format!("its position: {reason}")))?;
         let parameters = config.model.parameters().map_err(|error| damaged(error.to_string()))?;
         let read = |kind: &str| -> Result<Vec<Vec<f32>>, CheckpointError> {
             let tensor = |name: &str, shape: &[usize]| {
@@ -153,6 +158,25 @@ impl Checkpoint {
         tensors.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Ok(tensors)
     }
+}
+
+/// Sees whether a run of this configuration can come to this position: a digest says only that nobody changed it since.
+fn check_position(config: &RunConfig, position: &Position) -> Result<(), String> {
+    let Position { history, done, seconds } = position;
+    let times = history.iter().map(|record| record.seconds).chain([*seconds]);
+    if let Some(time) = times.into_iter().find(|time| !(time.is_finite() && *time >= 0.0)) {
+        return Err(format!("a time of {time} seconds"));
+    }
+    if let Some((i, record)) = history.iter().enumerate().find(|(i, record)| record.epoch != *i as u64 + 1) {
+        return Err(format!("epoch {} stands where epoch {} belongs", record.epoch, i + 1));
+    }
+    let batches = config.train_images.div_ceil(config.batch_size);
+    let images = done.batches.checked_mul(config.batch_size).map(|images| images.min(config.train_images) as u64);
+    // A pause while validating has the whole epoch done.
+    if done.batches > batches || images != Some(done.samples) || done.correct > done.samples || !done.loss.is_finite() {
+        return Err(format!("{done:?} of an epoch of {batches} batches"));
+    }
+    Ok(())
 }
 
 struct Named<'a> {
@@ -202,8 +226,12 @@ impl Checkpoints {
         let io = |source| CheckpointError::Io { path: self.folder.clone(), source };
         // Not with the folders above it: a run folder that was removed is not to come back as half of one.
         match std::fs::create_dir(&self.folder) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(io(error)),
-            _ => {}
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            made => {
+                made.map_err(io)?;
+                // The name of the folder must last as long as the files in it.
+                sync_folder(self.folder.parent().unwrap_or(Path::new("."))).map_err(io)?;
+            }
         }
         let step = checkpoint.position.steps(batches);
         let path = self.folder.join(format!("{PREFIX}{step:012}{SUFFIX}"));
@@ -225,7 +253,8 @@ impl Checkpoints {
         on_damaged: &mut dyn FnMut(&Path, &CheckpointError),
     ) -> Result<Option<(PathBuf, Checkpoint)>, CheckpointError> {
         for path in self.newest_first()? {
-            let read = std::fs::read(&path).map_err(|source| CheckpointError::Io { path: path.clone(), source });
+            let read = read_bounded(&path, MAX_CHECKPOINT_BYTES)
+                .map_err(|source| CheckpointError::Io { path: path.clone(), source });
             match read.and_then(|bytes| Checkpoint::from_bytes(&bytes)) {
                 Ok(checkpoint) => return Ok(Some((path, checkpoint))),
                 Err(error) => on_damaged(&path, &error),

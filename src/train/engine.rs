@@ -44,6 +44,18 @@ pub enum EngineError {
         /// What the system says.
         reason: String,
     },
+    /// The parameters are too many for the adapter, at any batch size.
+    #[error(
+        "the parameters of the model need {bytes} bytes in one buffer, and `{adapter}` allows {allowed}; make its layers smaller"
+    )]
+    Parameters {
+        /// What they need.
+        bytes: u64,
+        /// What one buffer may have.
+        allowed: u64,
+        /// The adapter.
+        adapter: String,
+    },
     /// A layer does not fit the batch size.
     #[error("layer `{layer}` at batch size {batch_size}: {reason}")]
     Batch {

@@ -242,8 +242,13 @@ impl Batches {
         let mut readback = Readback::new(gpu, "found", 2 * found.len())?;
         for step in epoch.done.batches + 1..=last {
             let mut encoder = gpu.encoder("searched step");
-            gpu.encode(&mut encoder, "step", &self.plan, 1);
-            gpu.encode(&mut encoder, "search", &search, 1);
+            if self.in_pieces {
+                encoder = gpu.submit_all_but_last(encoder, &self.plan)?;
+                encoder = gpu.submit_all_but_last(encoder, &search)?;
+            } else {
+                gpu.encode(&mut encoder, "step", &self.plan, 1);
+                gpu.encode(&mut encoder, "search", &search, 1);
+            }
             readback.record(&mut encoder, &found.iter().collect::<Vec<_>>());
             let submission = gpu.submit(encoder.finish())?;
             readback.begin();
@@ -434,6 +439,21 @@ impl<'g> GpuEngine<'g> {
         let limits = gpu.limits();
         let allowed = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         Ok((allowed / 4) as usize / network.widest_tensor(gpu).max(PIXELS))
+    }
+
+    /// Sees whether the parameters of a model, which lie in one buffer, fit a device at any batch size.
+    ///
+    /// # Errors
+    /// They do not, or the model cannot be built.
+    pub fn check_parameters(gpu: &Gpu, model: &Model) -> Result<(), EngineError> {
+        let limits = gpu.limits();
+        let allowed = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
+        // Every one is below 2^32, and a description has far fewer than 2^30 of them.
+        let bytes = 4 * model.parameters()?.iter().map(|p| p.shape.iter().product::<usize>() as u64).sum::<u64>();
+        if bytes > allowed {
+            return Err(EngineError::Parameters { bytes, allowed, adapter: gpu.info().name.clone() });
+        }
+        Ok(())
     }
 
     /// The logits `[N, 10]` of the last training step, for checking; empty for a model that is only evaluated.

@@ -12,7 +12,7 @@ mod reference;
 pub mod run;
 mod trainer;
 
-pub use autotune::autotune;
+pub use autotune::{TileChoices, autotune};
 pub use engine::{Engine, EngineError, Epoch, NonFinite, Optimizer, State, Totals};
 pub use gpu_engine::{Evaluator, GpuEngine};
 pub use kernel_times::{KernelTime, KernelTimes};

@@ -3,7 +3,7 @@
 use super::engine::Optimizer;
 use super::trainer::EpochRecord;
 use crate::data::DatasetKind;
-use crate::files::{FileError, PART_PREFIX, PART_SUFFIX, write_whole};
+use crate::files::{FileError, PART_PREFIX, PART_SUFFIX, read_bounded, sync_folder, write_whole};
 use crate::model::Model;
 use crate::model::weights::{self, WeightsError};
 use crate::ops::SharedTiles;
@@ -28,6 +28,15 @@ pub const REPORT_FILE: &str = "report.json";
 pub const HISTORY_CSV_FILE: &str = "history.csv";
 /// Name of the summary.
 pub const SUMMARY_FILE: &str = "summary.json";
+
+/// Largest weight file or checkpoint that is read, bytes.
+pub const MAX_WEIGHT_BYTES: u64 = 1 << 30;
+/// Largest file of figures that is read, bytes: a history has some 200 an epoch.
+pub const MAX_JSON_BYTES: u64 = 64 << 20;
+/// Most images and epochs that a run can have been made of, far above any real run and far below what sums could overflow at.
+const MAX_COUNT: u64 = 1 << 32;
+/// Largest batch that a run can have been trained with.
+pub const MAX_BATCH_SIZE: usize = 32_768;
 
 /// A run folder that cannot be used.
 #[derive(Debug, Error)]
@@ -118,6 +127,51 @@ pub struct RunConfig {
     pub tiles: Option<SharedTiles>,
 }
 
+impl RunConfig {
+    /// The configuration in the bytes of a `config.json`.
+    ///
+    /// # Errors
+    /// They are not one, or it is of a run that there cannot be.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let config: RunConfig =
+            serde_json::from_slice(bytes).map_err(|error| format!("not a run configuration: {error}"))?;
+        config.check().map(|()| config)
+    }
+
+    /// The configuration of the run in the folder `run`; none where there is none.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn read(run: &Path) -> Result<Option<Self>, RunError> {
+        read_parsed(&run.join(CONFIG_FILE), RunConfig::parse)
+    }
+
+    /// Sees whether it is one that a run can have: sizes are divided by and multiplied, tiles compiled into shaders.
+    ///
+    /// # Errors
+    /// What it cannot have.
+    pub fn check(&self) -> Result<(), String> {
+        self.model.shapes().map_err(|error| error.to_string())?;
+        let images = [("train_images", self.train_images), ("validation_images", self.validation_images)];
+        if let Some((name, count)) = images.into_iter().find(|&(_, count)| count as u64 > MAX_COUNT) {
+            return Err(format!("{name} is {count}, and no run has more than {MAX_COUNT}"));
+        }
+        if self.train_images == 0 {
+            return Err("train_images is 0".into());
+        }
+        if self.epochs > MAX_COUNT {
+            return Err(format!("epochs is {}, and no run has more than {MAX_COUNT}", self.epochs));
+        }
+        if !(1..=MAX_BATCH_SIZE).contains(&self.batch_size) {
+            return Err(format!("batch_size is {}; a run has 1 to {MAX_BATCH_SIZE}", self.batch_size));
+        }
+        match self.tiles {
+            Some(tiles) if !tiles.is_possible() => Err(format!("{tiles:?} are no tiles that the shaders are made for")),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// `summary.json`: what came out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
@@ -153,6 +207,27 @@ pub struct Summary {
     pub version: String,
 }
 
+impl Summary {
+    /// The summary in the bytes of a `summary.json`.
+    ///
+    /// # Errors
+    /// They are not one.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        serde_json::from_slice(bytes).map_err(|error| format!("not a run's summary: {error}"))
+    }
+}
+
+/// The epochs in the bytes of a `history.jsonl`.
+///
+/// # Errors
+/// A line is no epoch's record.
+pub fn parse_history(bytes: &[u8]) -> Result<Vec<EpochRecord>, String> {
+    let line = |(i, line): (usize, &[u8])| {
+        serde_json::from_slice(line).map_err(|error| format!("line {}: not an epoch's record: {error}", i + 1))
+    };
+    bytes.split(|&byte| byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty()).map(line).collect()
+}
+
 fn is_zero(n: &usize) -> bool {
     *n == 0
 }
@@ -175,7 +250,7 @@ impl RunFolder {
     /// It exists and is not empty, or cannot be made.
     pub fn create(path: &Path, overwrite: bool) -> Result<Self, RunError> {
         let fail = |source| RunError::Make { path: path.to_path_buf(), source };
-        std::fs::create_dir_all(path).map_err(fail)?;
+        create_durably(path).map_err(fail)?;
         let is_empty = std::fs::read_dir(path).map_err(fail)?.next().is_none();
         if !is_empty && !overwrite {
             return Err(RunError::Exists { path: path.to_path_buf() });
@@ -197,12 +272,20 @@ impl RunFolder {
 
     fn locked(path: &Path, overwrite: bool, used: bool) -> Result<Self, RunError> {
         let fail = |source| RunError::Make { path: path.to_path_buf(), source };
-        let lock = File::options().create(true).truncate(false).write(true).open(path.join(LOCK_FILE)).map_err(fail)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(RunError::Locked { path: path.to_path_buf() }),
-            Err(TryLockError::Error(source)) => return Err(fail(source)),
-        }
+        let file = path.join(LOCK_FILE);
+        let lock = loop {
+            let lock = File::options().create(true).truncate(false).write(true).open(&file).map_err(fail)?;
+            match lock.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Err(RunError::Locked { path: path.to_path_buf() }),
+                Err(TryLockError::Error(source)) => return Err(fail(source)),
+            }
+            // Whoever held it takes the file away before unlocking it: then this is a lock on a file that has no name any more,
+            // and keeps nobody out.
+            if is_at(&lock, &file).map_err(fail)? {
+                break lock;
+            }
+        };
         let folder =
             RunFolder { path: path.to_path_buf(), overwrite, used: std::cell::Cell::new(used), lock: Some(lock) };
         folder.sweep();
@@ -314,6 +397,40 @@ impl RunFolder {
     }
 }
 
+/// Whether the open file is the one that `path` names.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> std::io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let open = file.metadata()?;
+    match path.metadata() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        named => named.map(|named| (named.dev(), named.ino()) == (open.dev(), open.ino())),
+    }
+}
+
+/// Whether the open file is the one that `path` names. Elsewhere a file that is open keeps its name until it is closed.
+#[cfg(not(unix))]
+fn is_at(_: &File, _: &Path) -> std::io::Result<bool> {
+    Ok(true)
+}
+
+/// Makes a folder with those above it, whose names last as what will be written into them.
+fn create_durably(path: &Path) -> std::io::Result<()> {
+    let parent = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    if path.is_dir() {
+        return Ok(());
+    }
+    create_durably(parent)?;
+    match std::fs::create_dir(path) {
+        // Another process was faster, or something else has the name; which of the two comes out as soon as it is opened.
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        made => made.and_then(|()| sync_folder(parent)),
+    }
+}
+
 /// The epochs as a table: a heading, then a line an epoch; a cell is empty where nothing was measured.
 pub fn history_csv(history: &[EpochRecord]) -> String {
     let mut text = "epoch,loss,accuracy,val_loss,val_accuracy,seconds,images_per_second\n".to_string();
@@ -338,7 +455,12 @@ pub fn history_csv(history: &[EpochRecord]) -> String {
 /// Unlocks the folder. One that was made for a run which never began is taken away again.
 impl Drop for RunFolder {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(self.path.join(LOCK_FILE));
+        let file = self.path.join(LOCK_FILE);
+        let is_ours = self.lock.as_ref().is_some_and(|lock| is_at(lock, &file).unwrap_or(false));
+        // Not where the folder was removed meanwhile, and another training has made it anew.
+        if is_ours {
+            let _ = std::fs::remove_file(file);
+        }
         drop(self.lock.take());
         if !self.used.get() {
             // One with anything in it stays.
@@ -376,10 +498,11 @@ impl Run {
         let metadata = path.metadata().map_err(|error| no_run(error.to_string()))?;
         let file = if metadata.is_dir() { path.join(MODEL_FILE) } else { path.to_path_buf() };
         let folder = file.parent().map(Path::to_path_buf).unwrap_or_default();
-        let bytes = std::fs::read(&file).map_err(|error| no_run(format!("{}: {error}", file.display())))?;
+        let bytes =
+            read_bounded(&file, MAX_WEIGHT_BYTES).map_err(|error| no_run(format!("{}: {error}", file.display())))?;
         let (model, parameters) =
             weights::from_bytes(&bytes).map_err(|source| RunError::Weights { path: file, source })?;
-        let config = read_json(&folder.join(CONFIG_FILE), "a run configuration")?;
+        let config = RunConfig::read(&folder)?;
         Ok(Run { path: folder, model, parameters, config })
     }
 
@@ -388,7 +511,7 @@ impl Run {
     /// # Errors
     /// The file cannot be read.
     pub fn summary(&self) -> Result<Option<Summary>, RunError> {
-        read_json(&self.path.join(SUMMARY_FILE), "a run's summary")
+        read_parsed(&self.path.join(SUMMARY_FILE), Summary::parse)
     }
 
     /// The epochs of `history.jsonl`; none where there is no such file.
@@ -396,27 +519,16 @@ impl Run {
     /// # Errors
     /// The file cannot be read.
     pub fn history(&self) -> Result<Vec<EpochRecord>, RunError> {
-        let path = self.path.join(HISTORY_FILE);
-        let Some(text) = read_if_there(&path)? else { return Ok(Vec::new()) };
-        let line = |(i, line): (usize, &[u8])| {
-            let reason = |error| format!("line {}: not an epoch's record: {error}", i + 1);
-            serde_json::from_slice(line).map_err(|e| RunError::Damaged { path: path.clone(), reason: reason(e) })
-        };
-        text.split(|&byte| byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty()).map(line).collect()
+        Ok(read_parsed(&self.path.join(HISTORY_FILE), parse_history)?.unwrap_or_default())
     }
 }
 
-/// The bytes of a file of a run; none where there is no such file.
-fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, RunError> {
-    match std::fs::read(path) {
+/// What `parse` makes of a file of a run; none where there is no such file.
+fn read_parsed<T>(path: &Path, parse: impl FnOnce(&[u8]) -> Result<T, String>) -> Result<Option<T>, RunError> {
+    let damaged = |reason| RunError::Damaged { path: path.to_path_buf(), reason };
+    match read_bounded(path, MAX_JSON_BYTES) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(RunError::Damaged { path: path.to_path_buf(), reason: error.to_string() }),
-        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) => Err(damaged(error.to_string())),
+        Ok(bytes) => parse(&bytes).map(Some).map_err(damaged),
     }
-}
-
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path, what: &str) -> Result<Option<T>, RunError> {
-    let Some(bytes) = read_if_there(path)? else { return Ok(None) };
-    let damaged = |error| RunError::Damaged { path: path.to_path_buf(), reason: format!("not {what}: {error}") };
-    serde_json::from_slice(&bytes).map(Some).map_err(damaged)
 }

@@ -1,14 +1,20 @@
 //! The program, run from outside in a folder of its own.
 
+use fmnist_gpu::gpu::adapter;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 use tempfile::TempDir;
 
 /// A folder to work in, and the program with nothing of this machine's data or network.
 pub struct Place {
     folder: TempDir,
 }
+
+/// The commands that have `--safe`.
+const COMPUTING: [&str; 9] =
+    ["train", "evaluate", "predict", "report", "filter", "selftest", "bench", "profile", "doctor"];
 
 impl Place {
     /// A new empty folder.
@@ -25,8 +31,20 @@ impl Place {
     pub fn command(&self, line: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_fmnist-gpu"));
         command.args(line.split_whitespace()).current_dir(self.folder.path());
+        // `FMNIST_TEST_SAFE=1 cargo test` runs the program with wgpu's run-time checks wherever it computes.
+        let computes = |word: &str| COMPUTING.contains(&word);
+        if std::env::var_os("FMNIST_TEST_SAFE").is_some()
+            && line.split_whitespace().next().is_some_and(computes)
+            && !line.contains("--safe")
+        {
+            command.arg("--safe");
+        }
         for name in ["FMNIST_DATA_DIR", "KERAS_HOME", "WGPU_BACKEND", "WGPU_ADAPTER_NAME", "RUST_LOG"] {
             command.env_remove(name);
+        }
+        // Where there is no GPU, the default would be the native engine. These tests are about the shaders, but where `--device cpu` stands.
+        if let Some(name) = adapter_name() {
+            command.env("WGPU_ADAPTER_NAME", name);
         }
         for name in ["HOME", "XDG_CACHE_HOME", "APPDATA", "LOCALAPPDATA", "USERPROFILE"] {
             command.env(name, self.folder.path().join("home"));
@@ -44,6 +62,12 @@ impl Place {
     pub fn run(&self, line: &str) -> Ran {
         Ran::new(self.command(line).output().unwrap(), line)
     }
+}
+
+/// The name of the adapter that tests of the shaders run on.
+fn adapter_name() -> Option<&'static str> {
+    static NAME: OnceLock<Option<String>> = OnceLock::new();
+    NAME.get_or_init(|| adapter::list().unwrap().first().map(|first| first.name.clone())).as_deref()
 }
 
 /// What the program did.

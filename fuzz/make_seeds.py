@@ -1,0 +1,298 @@
+#!/usr/bin/env python3
+"""Makes the seeds of every fuzz target, in corpus/: small files that are right, and a few that are nearly so.
+
+Needs Pillow for the pictures (pip install pillow). The same files each time:  python3 make_seeds.py
+"""
+
+import gzip
+import hashlib
+import io
+import json
+import pathlib
+import struct
+
+from PIL import Image
+
+CORPUS = pathlib.Path(__file__).parent / "corpus"
+
+
+def write(target, name, data):
+    folder = CORPUS / target
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(data if isinstance(data, bytes) else data.encode())
+
+
+def safetensors(tensors, metadata=None):
+    """Tensors as (name, dtype, shape, bytes)."""
+    header, data = {}, b""
+    if metadata is not None:
+        header["__metadata__"] = metadata
+    for name, dtype, shape, values in tensors:
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(values)]}
+        data += values
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def floats(count, first=0.0):
+    return struct.pack(f"<{count}f", *((first + 0.01 * i) for i in range(count)))
+
+
+# IDX, plain and packed.
+def idx(shape, payload, kind=8):
+    return bytes([0, 0, kind, len(shape)]) + b"".join(struct.pack(">I", n) for n in shape) + payload
+
+
+images = idx([2, 28, 28], bytes(i % 251 for i in range(2 * 784)))
+labels = idx([3], bytes([0, 9, 5]))
+write("idx", "images", images)
+write("idx", "labels", labels)
+write("idx", "labels.gz", gzip.compress(labels, mtime=0))
+write("idx", "images.gz", gzip.compress(images, mtime=0))
+write("idx", "two-members.gz", gzip.compress(labels[:5], mtime=0) + gzip.compress(labels[5:], mtime=0))
+write("idx", "bomb.gz", gzip.compress(idx([60000, 28, 28], bytes(1 << 20)), mtime=0))
+write("idx", "bomb-of-its-own-size.gz", gzip.compress(idx([1024, 32, 32], bytes(1 << 20)), mtime=0))
+write("idx", "product-overflows", idx([0xFFFFFFFF] * 3, b"x"))
+write("idx", "floats", idx([1], b"\0\0\0\0", kind=13))
+write("idx", "cut", images[:100])
+
+# Model files.
+SMALL = """name = "small"
+layer = [
+    { type = "conv2d", filters = 2, kernel_size = [5, 3], stride = 7, activation = "relu" },
+    { type = "maxpool2d", pool_size = 2 },
+    { type = "flatten" },
+    { type = "dense", units = 10, activation = "softmax" },
+]
+"""
+write("model_file", "small.toml", SMALL)
+write(
+    "model_file",
+    "every-layer.toml",
+    """name = "every"
+[[layer]]
+type = "conv2d"
+filters = 3
+kernel_size = 3
+stride = [2, 3]
+padding = "same"
+[[layer]]
+type = "relu"
+[[layer]]
+type = "averagepool2d"
+pool_size = [2, 1]
+stride = 1
+padding = "same"
+[[layer]]
+type = "sumpool2d"
+pool_size = 2
+[[layer]]
+type = "maxpool2d"
+pool_size = [3, 2]
+stride = [1, 2]
+padding = "same"
+[[layer]]
+type = "flatten"
+[[layer]]
+type = "dense"
+units = 4
+activation = "relu"
+[[layer]]
+type = "dense"
+units = 10
+""",
+)
+write("model_file", "huge-dense.toml", 'name = "h"\nlayer = [{ type = "flatten" }, { type = "dense", units = 18446744073709551615 }]\n')
+write("model_file", "other-input.toml", 'name = "i"\ninput = [4294967296, 4294967296, 2]\nlayer = [{ type = "flatten" }]\n')
+write("model_file", "path.toml", 'name = "../x"\nlayer = [{ type = "flatten" }, { type = "dense", units = 10 }]\n')
+
+# Weights, checkpoints, weights of other tools: one pooling to a pixel and a dense layer, so that they are short.
+TINY = {
+    "name": "tiny",
+    "input": [28, 28, 1],
+    "layer": [
+        {"type": "averagepool2d", "pool_size": [28, 28], "padding": "valid"},
+        {"type": "flatten"},
+        {"type": "dense", "units": 10, "activation": "softmax"},
+    ],
+}
+PARAMETERS = [("dense_1.bias", [10], 10), ("dense_1.weight", [1, 10], 10)]
+
+
+def named(prefix, first):
+    return [(prefix + name, "F32", shape, floats(count, first)) for name, shape, count in PARAMETERS]
+
+
+def weights(model=TINY, version="fmnist-gpu 1", tensors=None):
+    return safetensors(tensors or named("", -0.05), {"format": version, "layout": "row-major", "model": json.dumps(model)})
+
+
+write("weights", "tiny.safetensors", weights())
+write("weights", "newer.safetensors", weights(version="fmnist-gpu 2"))
+write("weights", "nan.safetensors", weights(tensors=named("", float("nan"))))
+write("weights", "path.safetensors", weights(model={**TINY, "name": "../../etc/x"}))
+write("weights", "tensor-with-a-path.safetensors", weights(tensors=named("../", 0.0)))
+write("weights", "input-of-another-size.safetensors", weights(model={**TINY, "input": [1 << 40, 1 << 40, 1]}))
+
+ADAM = {"name": "adam", "learning_rate": 0.001, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-07}
+SGD = {"name": "sgd", "learning_rate": 0.1, "momentum": 0.9}
+CONFIG = {
+    "version": "0.1.0",
+    "model": TINY,
+    "dataset": "synthetic",
+    "data_source": "generated with seed 0",
+    "train_images": 100,
+    "validation_images": 20,
+    "seed": 7,
+    "epochs": 3,
+    "batch_size": 32,
+    "optimizer": ADAM,
+    "device": "d",
+    "driver": "v",
+    "backend": "vulkan",
+    "safe": False,
+    "tiles": {"rows_each": 4, "workgroups": 128},
+}
+EPOCH = {"epoch": 1, "loss": 0.7, "accuracy": 0.75, "val_loss": 0.6, "val_accuracy": 0.8, "seconds": 1.25, "images_per_second": 80.0}
+POSITION = {"history": [EPOCH], "done": {"loss": 20.5, "correct": 40, "samples": 64, "batches": 2}, "seconds": 0.25}
+
+
+def checkpoint(config=CONFIG, position=POSITION, slots=("m.", "v.")):
+    tensors = sorted(sum((named(slot, 0.1) for slot in slots), []) + named("parameters.", -0.05))
+    config, position = json.dumps(config), json.dumps(position)
+    digest = hashlib.sha256()
+    for part in [config.encode(), position.encode()] + [p for t in tensors for p in (t[0].encode(), t[3])]:
+        digest.update(struct.pack("<Q", len(part)) + part)
+    metadata = {"format": "fmnist-gpu checkpoint 1", "config": config, "position": position, "sha256": digest.hexdigest()}
+    return safetensors(tensors, metadata)
+
+
+write("checkpoint", "adam.safetensors", checkpoint())
+write("checkpoint", "sgd.safetensors", checkpoint({**CONFIG, "optimizer": SGD}, slots=("velocity.",)))
+write("checkpoint", "cut.safetensors", checkpoint()[:-7])
+write("checkpoint", "no-batch.safetensors", checkpoint({**CONFIG, "batch_size": 0}))
+write("checkpoint", "sums-overflow.safetensors", checkpoint({**CONFIG, "train_images": 2**64 - 1, "validation_images": 2**64 - 1}))
+write("checkpoint", "past-the-end.safetensors", checkpoint(position={**POSITION, "done": {**POSITION["done"], "batches": 2**60}}))
+write("checkpoint", "odd-tiles.safetensors", checkpoint({**CONFIG, "tiles": {"rows_each": 0, "workgroups": 0}}))
+
+half = struct.pack("<10e", *([0.5] * 10))
+write("import", "keras.safetensors", safetensors([("dense/bias", "F32", [10], floats(10)), ("dense/kernel", "F32", [8, 10], floats(80))]))
+write(
+    "import",
+    "torch.safetensors",
+    safetensors(
+        [
+            ("conv.bias", "F32", [2], floats(2)),
+            ("conv.weight", "F32", [2, 1, 5, 3], floats(30)),
+            ("fc.bias", "F16", [10], half),
+            ("fc.weight", "F64", [10, 8], struct.pack("<40d", *([0.25] * 40)) * 2),
+        ]
+    ),
+)
+write(
+    "import",
+    "our-names.safetensors",
+    safetensors(
+        [
+            ("conv2d_1.bias", "BF16", [2], b"\0\x3f" * 2),
+            ("conv2d_1.weight", "F32", [5, 3, 1, 2], floats(30)),
+            ("dense_1.bias", "F32", [10], floats(10)),
+            ("dense_1.weight", "F32", [8, 10], floats(80)),
+        ]
+    ),
+)
+write("import", "own.safetensors", weights())
+write("import", "described.safetensors", safetensors(named("", 0.0), {"fmnist_gpu_model": json.dumps(TINY)}))
+
+# Files of a run folder; the first byte says which.
+write("run_folder", "config", "c" + json.dumps(CONFIG))
+SUMMARY = {
+    "model": "mlp",
+    "dataset": "fashion-mnist",
+    "device": "d",
+    "driver": "v",
+    "seed": 1,
+    "epochs": 2,
+    "epochs_completed": 2,
+    "status": "complete",
+    "batch_size": 32,
+    "parameters": 101770,
+    "test_loss": 0.35,
+    "test_accuracy": 0.87,
+    "train_seconds": 19.5,
+    "images_per_second": 15000.5,
+    "version": "0.1.0",
+}
+write("run_folder", "summary", "s" + json.dumps(SUMMARY))
+write("run_folder", "summary-html", "s" + json.dumps({**SUMMARY, "model": "<script>alert(1)</script>", "device": "\u001b[2J"}))
+write("run_folder", "history", "h" + "\n".join(json.dumps({**EPOCH, "epoch": n, "loss": 1 / n}) for n in range(1, 6)) + "\n")
+write("run_folder", "history-huge", "h" + json.dumps({**EPOCH, "epoch": 2**64 - 1, "loss": 1e308, "val_loss": -1e308}))
+SHARES = [0.1] * 10
+CLASSES = [{"class": str(n), "precision": 0.8, "recall": 0.9, "f1": 0.85, "support": 1} for n in range(10)]
+METRICS = {
+    "images": 10,
+    "accuracy": 0.9,
+    "accuracy_95": [0.8, 0.95],
+    "loss": 0.4,
+    "confusion": [[1 if a == b else 0 for b in range(10)] for a in range(10)],
+    "classes": CLASSES,
+    "macro_f1": 0.85,
+    "ece": 0.01,
+    "bins": [{"above": 0.0, "to": 0.5, "images": 4, "confidence": 0.4, "accuracy": 0.5}],
+    "right": "1101111111",
+    "mistakes": [{"index": 2, "label": 2, "predicted": 4, "probabilities": SHARES}],
+}
+write("run_folder", "metrics", "m" + json.dumps(METRICS))
+write("run_folder", "metrics-of-no-class", "m" + json.dumps({**METRICS, "classes": []}))
+
+
+# Pictures.
+def picture(mode, size, **options):
+    image = Image.new(mode, size)
+    pixels = image.load()
+    for y in range(size[1]):
+        for x in range(size[0]):
+            inside = size[0] // 4 <= x < 3 * size[0] // 4 and size[1] // 4 <= y < 3 * size[1] // 4
+            value = 30 + x % 20 if inside else 240
+            pixels[x, y] = value if mode in ("L", "P") else (1 - inside if mode == "1" else (value, value, 200, 255)[: len(mode)])
+    out = io.BytesIO()
+    image.save(out, **options)
+    return out.getvalue()
+
+
+exif = Image.Exif()
+exif[0x0112] = 6
+write("photo", "grey-28.png", picture("L", (28, 28), format="PNG"))
+write("photo", "rgba.png", picture("RGBA", (20, 30), format="PNG"))
+write("photo", "palette.png", picture("P", (17, 9), format="PNG"))
+write("photo", "exif.png", picture("RGB", (12, 20), format="PNG", exif=exif))
+write("photo", "exif.jpg", picture("RGB", (24, 16), format="JPEG", quality=60, exif=exif))
+write("photo", "progressive.jpg", picture("L", (33, 17), format="JPEG", quality=50, progressive=True))
+write("photo", "lossy.webp", picture("RGB", (24, 16), format="WEBP", quality=40, exif=exif))
+write("photo", "lossless.webp", picture("RGBA", (16, 16), format="WEBP", lossless=True))
+write("photo", "rgb.bmp", picture("RGB", (9, 7), format="BMP"))
+write("photo", "one-bit.bmp", picture("1", (33, 8), format="BMP"))
+# A header that promises more than there is.
+bmp = bytearray(picture("RGB", (9, 7), format="BMP"))
+bmp[18:26] = struct.pack("<ii", 32768, 32768)
+write("photo", "huge.bmp", bytes(bmp))
+
+write("filter", "edge", "# the edges\n-1 -1 -1\n-1 8 -1\n-1 -1 -1\n")
+write("filter", "line", "0.5, 0.25; 1e-3\n")
+write("filter", "ragged", "1 2\n3\n")
+write("filter", "no-numbers", "# nothing\n\n")
+write("filter", "not-finite", "1 inf nan\n")
+
+
+# Files that the program keeps for itself.
+def pipelines(version=b"1", adapter=b"adapter", data=b"some bytes of a driver"):
+    parts = b"".join(struct.pack("<Q", len(text)) + text for text in (version, adapter))
+    return b"FMGPUPC1" + parts + struct.pack("<Q", len(data)) + hashlib.sha256(data).digest() + data
+
+
+write("caches", "pipelines", pipelines())
+write("caches", "pipelines-of-another", pipelines(adapter=b"other"))
+write("caches", "pipelines-cut", pipelines()[:-3])
+write("caches", "tiles", json.dumps({"choices": [{"key": "k", "tiles": {"rows_each": 8, "workgroups": 64}}]}))
+write("caches", "odd-tiles", json.dumps({"choices": [{"key": "k", "tiles": {"rows_each": 3, "workgroups": 0}}]}))

@@ -1,0 +1,241 @@
+//! Every parser of bytes that a stranger can hand us, and what the program does next with what it accepts.
+//!
+//! Shared by the fuzz targets and by `tests/fuzz.rs`, which runs the corpus and all findings in `cargo test`. A parser may refuse; it must
+//! not panic, overflow, run for long or take memory that the bytes do not justify. What it accepts must be usable.
+
+#![allow(dead_code, reason = "each fuzz target uses one of these")]
+
+use fmnist_gpu::cpu::conv2d::Padding;
+use fmnist_gpu::data::idx::{parse_images, parse_labels};
+use fmnist_gpu::data::{PIXELS, Split};
+use fmnist_gpu::import::{self, Layout};
+use fmnist_gpu::model::{Model, initial_parameters, permutation, summary, weights};
+use fmnist_gpu::ops::adam::AdamConfig;
+use fmnist_gpu::photo::{Filter, Invert, Photo, prepare};
+use fmnist_gpu::report::metrics::Metrics;
+use fmnist_gpu::report::page::{
+    Compared, command, comparison_page, comparison_rows, comparison_verdicts, comparison_warnings,
+};
+use fmnist_gpu::train::checkpoint::Checkpoint;
+use fmnist_gpu::train::run::{RunConfig, Summary, history_csv, parse_history};
+use fmnist_gpu::train::{Engine, Optimizer, ReferenceEngine, TileChoices};
+use safetensors::SafeTensors;
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::Path;
+
+/// A parser, by the name of its fuzz target and of its folder of seeds.
+pub type Parser = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const PARSERS: [Parser; 9] = [
+    ("idx", idx),
+    ("model_file", model_file),
+    ("weights", weights),
+    ("checkpoint", checkpoint),
+    ("import", import),
+    ("run_folder", run_folder),
+    ("photo", photo),
+    ("filter", filter),
+    ("caches", caches),
+];
+
+/// IDX files as they are and, so that changes reach what lies behind the checksum, packed by gzip.
+pub fn idx(bytes: &[u8]) {
+    let both = |bytes: &[u8]| {
+        if let Ok(images) = parse_images("fuzz", bytes) {
+            assert_eq!(images.pixels.len(), images.n * images.rows * images.cols);
+        }
+        let _ = parse_labels("fuzz", bytes);
+    };
+    both(bytes);
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(bytes).expect("a vector takes every byte");
+    both(&packed.finish().expect("a vector takes every byte"));
+}
+
+/// Model files, and the model that comes out, applied to a picture where that is little work.
+pub fn model_file(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(model) = Model::parse(Path::new("fuzz.toml"), text) else { return };
+    use_model(&model, None);
+}
+
+/// What the program does with a model that it accepts.
+fn use_model(model: &Model, parameters: Option<&[Vec<f32>]>) {
+    assert!(!summary(model).expect("an accepted model has a summary").is_empty());
+    let shapes = model.shapes().expect("an accepted model has shapes");
+    let work: usize = shapes.iter().map(|s| s.multiply_adds + s.output.iter().product::<usize>()).sum();
+    if work > 100_000 {
+        return;
+    }
+    let expected = model.parameters().expect("an accepted model has parameters");
+    let initial = initial_parameters(&expected, 1);
+    let optimizer = Optimizer::Adam(AdamConfig::default());
+    let parameters = parameters.unwrap_or(&initial);
+    let mut engine = ReferenceEngine::<f32>::new(model, parameters, &Split::default(), 1, &optimizer)
+        .expect("an accepted model has an engine");
+    let row = engine.predict(&[7; PIXELS]).expect("the plain loops do not fail");
+    assert_eq!(row.len(), 10);
+}
+
+/// `model.safetensors`.
+pub fn weights(bytes: &[u8]) {
+    let Ok((model, parameters)) = weights::from_bytes(bytes) else { return };
+    let written = weights::to_bytes(&model, &parameters).expect("what was read can be written");
+    assert_eq!(
+        weights::from_bytes(&written).expect("what was written can be read"),
+        (model.clone(), parameters.clone())
+    );
+    use_model(&model, Some(&parameters));
+}
+
+/// Checkpoints as they are and, so that changes reach what lies behind the digest, with the digest set right.
+pub fn checkpoint(bytes: &[u8]) {
+    for bytes in [Some(bytes.to_vec()), sealed(bytes)].into_iter().flatten() {
+        let Ok(checkpoint) = Checkpoint::from_bytes(&bytes) else { continue };
+        let written = checkpoint.to_bytes().expect("what was read can be written");
+        assert_eq!(Checkpoint::from_bytes(&written).expect("what was written can be read"), checkpoint);
+        let Checkpoint { config, position, state } = &checkpoint;
+        let batches = config.train_images.div_ceil(config.batch_size);
+        assert!(position.steps(batches) >= position.history.len() as u64);
+        assert!(position.epoch() > 0 && history_csv(&position.history).lines().count() == position.history.len() + 1);
+        if config.train_images < 1000 {
+            let _ = permutation(config.train_images, config.seed, position.epoch());
+        }
+        let _ = config.optimizer.step_size(position.steps(batches) + 1);
+        let _ = command(config);
+        use_model(&config.model, Some(&state.parameters));
+    }
+}
+
+/// A checkpoint file with the digest that its content has.
+fn sealed(bytes: &[u8]) -> Option<Vec<u8>> {
+    let (_, header) = SafeTensors::read_metadata(bytes).ok()?;
+    let mut metadata: HashMap<String, String> = header.metadata().clone()?;
+    let tensors = SafeTensors::deserialize(bytes).ok()?;
+    let mut named: Vec<_> = tensors.iter().collect();
+    named.sort_unstable_by_key(|(name, _)| *name);
+    let mut hasher = Sha256::new();
+    let mut add = |part: &[u8]| {
+        hasher.update((part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    };
+    add(metadata.get("config")?.as_bytes());
+    add(metadata.get("position")?.as_bytes());
+    for (name, view) in &named {
+        add(name.as_bytes());
+        add(view.data());
+    }
+    let digest = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    metadata.insert("sha256".into(), digest);
+    safetensors::serialize(named, Some(metadata)).ok()
+}
+
+/// Weights of other tools, with the model named and not.
+pub fn import(bytes: &[u8]) {
+    let small = Model::parse(Path::new("small.toml"), SMALL).expect("the small model is one");
+    for model in [None, Some(&small)] {
+        for layout in [None, Some(Layout::Torch), Some(Layout::Keras)] {
+            let Ok(imported) = import::from_bytes(bytes, model, layout) else { continue };
+            let written =
+                weights::to_bytes(&imported.model, &imported.parameters).expect("what was imported can be written");
+            weights::from_bytes(&written).expect("what was written can be read");
+            use_model(&imported.model, Some(&imported.parameters));
+        }
+    }
+}
+
+/// A model whose files are short.
+pub const SMALL: &str = r#"
+name = "small"
+layer = [
+    { type = "conv2d", filters = 2, kernel_size = [5, 3], stride = 7, activation = "relu" },
+    { type = "maxpool2d", pool_size = 2 },
+    { type = "flatten" },
+    { type = "dense", units = 10, activation = "softmax" },
+]
+"#;
+
+/// The files of a run folder, of which the first byte says which; then the page that sets the run beside itself.
+pub fn run_folder(bytes: &[u8]) {
+    let Some((&which, bytes)) = bytes.split_first() else { return };
+    let mut summary = Summary::parse(SUMMARY.as_bytes()).expect("the plain summary is one");
+    let (mut history, mut metrics) = (Vec::new(), None);
+    match which {
+        b'c' => {
+            let Ok(config) = RunConfig::parse(bytes) else { return };
+            let _ = command(&config);
+            return use_model(&config.model, None);
+        }
+        b's' => match Summary::parse(bytes) {
+            Ok(found) => summary = found,
+            Err(_) => return,
+        },
+        b'h' => match parse_history(bytes) {
+            Ok(found) => history = found,
+            Err(_) => return,
+        },
+        _ => match Metrics::parse(bytes) {
+            Ok(found) => metrics = Some(found),
+            Err(_) => return,
+        },
+    }
+    let _ = history_csv(&history);
+    let run = Compared { name: "fuzz".into(), summary, history, metrics };
+    let runs = [run.clone(), run];
+    let _ = (comparison_rows(&runs), comparison_warnings(&runs), comparison_verdicts(&runs));
+    // A plot that cannot be drawn is an error, not a panic.
+    let _ = comparison_page(&runs);
+}
+
+const SUMMARY: &str = r#"{
+    "model": "mlp", "dataset": "synthetic", "device": "d", "driver": "v", "seed": 1, "epochs": 2, "epochs_completed": 2,
+    "status": "complete", "batch_size": 32, "parameters": 10, "test_loss": 0.5, "test_accuracy": 0.8, "train_seconds": 1.5,
+    "images_per_second": 80.0, "version": "0.1.0"
+}"#;
+
+/// Pictures, and what the network sees of them.
+pub fn photo(bytes: &[u8]) {
+    let Ok(photo) = Photo::decode(bytes, "fuzz") else { return };
+    assert_eq!(photo.rgba.len(), 4 * photo.width * photo.height);
+    // A few bytes can be a picture of many megapixels; what is done with them is the same.
+    if photo.rgba.len() > 1 << 20 {
+        return;
+    }
+    let (grey, [rows, columns]) = photo.grey(64);
+    assert!(
+        grey.len() == rows * columns && rows.max(columns) <= 64 && grey.iter().all(|v| (-0.01..=255.01).contains(v))
+    );
+    for invert in [Invert::Auto, Invert::Yes, Invert::No] {
+        let garment = prepare(&photo, invert);
+        let [left, top, width, height] = garment.crop;
+        assert_eq!(garment.image.len(), PIXELS);
+        assert!(left + width <= photo.width && top + height <= photo.height, "{:?}", garment.crop);
+    }
+}
+
+/// Filter files, and the filter over a picture.
+pub fn filter(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(filter) = Filter::parse("fuzz", text) else { return };
+    assert_eq!(filter.weights.len(), filter.size[0] * filter.size[1]);
+    for padding in [Padding::Same, Padding::Valid] {
+        let Ok(dims) = filter.dims([9, 40], 3, padding) else { continue };
+        let results = filter.apply_by_loops(&dims, &[200.0; 360]);
+        assert_eq!(filter.shown().grey(&results).len(), results.len());
+    }
+}
+
+/// The files that the program keeps for itself: compiled pipelines, chosen tiles.
+pub fn caches(bytes: &[u8]) {
+    use fmnist_gpu::gpu::pipeline_cache::{pack, unpack};
+    if let Ok(data) = unpack("1", "adapter", bytes) {
+        assert_eq!(pack("1", "adapter", data), bytes, "two files with one content");
+    }
+    assert_eq!(unpack("1", "adapter", &pack("1", "adapter", bytes)), Ok(bytes));
+    if let Ok(choices) = TileChoices::parse(bytes) {
+        assert!(choices.tiles().all(|(_, tiles)| tiles.is_possible()));
+    }
+}
