@@ -38,6 +38,8 @@ mod checkpoints;
 mod gpu;
 /// Layers as data, weight files.
 mod model;
+/// The native engine: its loops, its bits, the program without an adapter.
+mod native;
 /// Pipelines kept from one run to the next: good files, bad files, no folder.
 mod pipeline_cache;
 /// Training as a whole: against Keras, against the mirrors, the same seed twice, a batch learnt by heart.

@@ -1,6 +1,6 @@
 //! `fmnist-gpu bench`
 
-use super::device::{DeviceArgs, TuneArgs};
+use super::device::{Device, DeviceArgs, TuneArgs};
 use super::{Global, print, print_json};
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
@@ -9,7 +9,7 @@ use fmnist_gpu::gpu::Gpu;
 use fmnist_gpu::gpu::peak::Peak;
 use fmnist_gpu::model::{Model, initial_parameters, training_mflop};
 use fmnist_gpu::ops::adam::AdamConfig;
-use fmnist_gpu::train::{Engine, Epoch, GpuEngine, Optimizer, Totals};
+use fmnist_gpu::train::{Engine, Epoch, GpuEngine, NativeEngine, Optimizer, Totals};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::Serialize;
@@ -59,6 +59,9 @@ enum Mode {
 struct Report {
     device: String,
     driver: String,
+    /// Of the native engine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    threads: Option<usize>,
     /// Multiply-adds without memory, measured in the same run.
     peak_gflops: f64,
     /// Bytes read and written by a copy, measured in the same run.
@@ -93,8 +96,11 @@ struct Measured {
     step_ms: f64,
     gflops: f64,
     percent_of_peak: f64,
-    dispatches_per_step: usize,
-    host_us_per_step: f64,
+    /// None of the native engine, which dispatches nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dispatches_per_step: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host_us_per_step: Option<f64>,
 }
 
 /// Images on the adapter: as many as Fashion-MNIST has for training.
@@ -109,14 +115,22 @@ pub fn run(args: BenchArgs, global: &Global) -> Result<ExitCode> {
     }
     let model = Model::load(&args.model)?;
     let begin = Instant::now();
-    let gpu = args.device.open_gpu(global)?;
+    let device = args.device.open(global)?;
+    let target = match &device {
+        Device::Gpu(gpu) => Target::Gpu(gpu),
+        Device::Native(_) if args.ab_checks => {
+            bail!("--ab-checks is about the checks in shaders; name an adapter with --device")
+        }
+        Device::Native(threads) => Target::Native(*threads),
+        Device::Reference => bail!("the plain loops are for checking, not for speed; name another --device"),
+    };
     let mut startup = Startup { device_ms: milliseconds(begin), ..Startup::default() };
     let split = noise(IMAGES);
     let window = Duration::from_secs_f64(args.seconds / WINDOWS as f64);
     let checked = if args.ab_checks { Some(args.device.open_checked()?) } else { None };
     let mut bench = Bench {
         tune: &args.tune,
-        gpu: &gpu,
+        target,
         model: &model,
         split: &split,
         window,
@@ -132,11 +146,11 @@ pub fn run(args: BenchArgs, global: &Global) -> Result<ExitCode> {
             let what = if mode == Mode::Train { "Training" } else { "Inference" };
             global.say(format!("{what} at batch size {batch_size}"));
             bench.runtime_checks = checked.as_ref().map(|_| false);
-            bench.gpu = &gpu;
+            bench.target = target;
             bench.measure(mode, batch_size as usize)?;
             if let Some(checked) = &checked {
                 bench.runtime_checks = Some(true);
-                bench.gpu = checked;
+                bench.target = Target::Gpu(checked);
                 bench.measure(mode, batch_size as usize)?;
             }
         }
@@ -144,15 +158,24 @@ pub fn run(args: BenchArgs, global: &Global) -> Result<ExitCode> {
     let mut results = bench.results;
     // Before the peaks, whose buffers are larger than those of training.
     let peak_memory_mb = peak_memory_mb();
-    let peak = Peak::measure(&gpu)?;
+    let [gflops, gb_per_second] = match target {
+        Target::Gpu(gpu) => Peak::measure(gpu).map(|peak| [peak.gflops, peak.gb_per_second])?,
+        Target::Native(threads) => {
+            let parameters = initial_parameters(&model.parameters()?, 0);
+            let peak = NativeEngine::new(&model, &parameters, threads)?.peak();
+            [peak.gflops, peak.gb_per_second]
+        }
+    };
     for result in &mut results {
-        result.percent_of_peak = 100.0 * result.gflops / peak.gflops;
+        result.percent_of_peak = 100.0 * result.gflops / gflops;
     }
+    let [device, driver, _] = device.describe();
     let report = Report {
-        device: gpu.info().name.clone(),
-        driver: gpu.info().driver.clone(),
-        peak_gflops: peak.gflops,
-        peak_gb_per_second: peak.gb_per_second,
+        device,
+        driver,
+        threads: if let Target::Native(threads) = target { Some(threads) } else { None },
+        peak_gflops: gflops,
+        peak_gb_per_second: gb_per_second,
         startup_ms: startup.device_ms + startup.upload_and_pipelines_ms + startup.first_step_ms,
         startup,
         peak_memory_mb,
@@ -166,9 +189,17 @@ pub fn run(args: BenchArgs, global: &Global) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What is measured.
+#[derive(Clone, Copy)]
+enum Target<'a> {
+    Gpu(&'a Gpu),
+    /// The native engine with so many threads.
+    Native(usize),
+}
+
 struct Bench<'a> {
     tune: &'a TuneArgs,
-    gpu: &'a Gpu,
+    target: Target<'a>,
     model: &'a Model,
     split: &'a Split,
     window: Duration,
@@ -184,12 +215,36 @@ impl Bench<'_> {
 
     fn train(&mut self, batch_size: usize) -> Result<()> {
         let optimizer = Optimizer::Adam(AdamConfig::default());
-        // Done once and kept, so no part of the start.
-        let tiles = self.tune.tiles(self.gpu, self.model, batch_size, &optimizer);
-        let begin = Instant::now();
         let parameters = initial_parameters(&self.model.parameters()?, 0);
-        let mut engine =
-            GpuEngine::with_tiles(self.gpu, self.model, &parameters, self.split, batch_size, &optimizer, tiles)?;
+        match self.target {
+            Target::Gpu(gpu) => {
+                // Done once and kept, so no part of the start.
+                let tiles = self.tune.tiles(gpu, self.model, batch_size, &optimizer);
+                let begin = Instant::now();
+                let (model, split) = (self.model, self.split);
+                let mut engine = GpuEngine::with_tiles(gpu, model, &parameters, split, batch_size, &optimizer, tiles)?;
+                let speeds = self.training_speeds(&mut engine, begin, batch_size, &optimizer)?;
+                let host = (engine.step_dispatches().len(), engine.host_seconds_per_step());
+                self.note("train", batch_size, speeds, Some(host))
+            }
+            Target::Native(threads) => {
+                let begin = Instant::now();
+                let (model, split) = (self.model, self.split);
+                let mut engine =
+                    NativeEngine::with_training(model, &parameters, split, batch_size, &optimizer, threads)?;
+                let speeds = self.training_speeds(&mut engine, begin, batch_size, &optimizer)?;
+                self.note("train", batch_size, speeds, None)
+            }
+        }
+    }
+
+    fn training_speeds(
+        &mut self,
+        engine: &mut dyn Engine,
+        begin: Instant,
+        batch_size: usize,
+        optimizer: &Optimizer,
+    ) -> Result<Vec<f64>> {
         let made = milliseconds(begin);
         let epoch = |samples: usize| Epoch {
             done: Totals::default(),
@@ -200,27 +255,38 @@ impl Bench<'_> {
         engine.train_epoch(&epoch(batch_size.min(IMAGES)), &mut |_| ControlFlow::Continue(()))?;
         self.started(made, milliseconds(first));
         let whole = epoch(IMAGES);
-        let speeds = self.speeds(|stop| Ok(engine.train_epoch(&whole, stop)?))?;
-        let mflop = training_mflop(&self.model.shapes()?);
-        let dispatches = engine.step_dispatches().len();
-        self.note("train", batch_size, speeds, mflop, dispatches, engine.host_seconds_per_step());
-        Ok(())
+        self.speeds(|stop| Ok(engine.train_epoch(&whole, stop)?))
     }
 
     fn infer(&mut self, batch_size: usize) -> Result<()> {
         let begin = Instant::now();
         let parameters = initial_parameters(&self.model.parameters()?, 0);
-        let engine = GpuEngine::new(self.gpu, self.model, &parameters)?;
-        let mut evaluator = engine.evaluator(self.split, batch_size)?;
+        let (speeds, host) = match self.target {
+            Target::Gpu(gpu) => {
+                let engine = GpuEngine::new(gpu, self.model, &parameters)?;
+                let mut evaluator = engine.evaluator(self.split, batch_size)?;
+                let speeds = self.inference_speeds(begin, |stop| Ok(evaluator.run(stop)?))?;
+                (speeds, Some((evaluator.dispatches().len(), evaluator.host_seconds_per_step())))
+            }
+            Target::Native(threads) => {
+                let mut engine = NativeEngine::new(self.model, &parameters, threads)?;
+                let split = self.split;
+                (self.inference_speeds(begin, |stop| Ok(engine.evaluate(split, stop)?))?, None)
+            }
+        };
+        self.note("inference", batch_size, speeds, host)
+    }
+
+    fn inference_speeds(
+        &mut self,
+        begin: Instant,
+        mut run: impl FnMut(&mut dyn FnMut(&Totals) -> ControlFlow<()>) -> Result<Totals>,
+    ) -> Result<Vec<f64>> {
         let made = milliseconds(begin);
         let first = Instant::now();
-        evaluator.run(&mut |_| ControlFlow::Break(()))?;
+        run(&mut |_| ControlFlow::Break(()))?;
         self.started(made, milliseconds(first));
-        let speeds = self.speeds(|stop| Ok(evaluator.run(stop)?))?;
-        let mflop = 2e-6 * self.model.shapes()?.iter().map(|shape| shape.multiply_adds).sum::<usize>() as f64;
-        let (dispatches, host) = (evaluator.dispatches().len(), evaluator.host_seconds_per_step());
-        self.note("inference", batch_size, speeds, mflop, dispatches, host);
-        Ok(())
+        self.speeds(run)
     }
 
     /// The first setting is what a start costs; later ones find kernels compiled.
@@ -252,15 +318,19 @@ impl Bench<'_> {
         Ok(speeds)
     }
 
+    /// Notes the speeds, and of an adapter dispatches a step and the host's seconds a step.
     fn note(
         &mut self,
         mode: &'static str,
         batch_size: usize,
         speeds: Vec<f64>,
-        mflop: f64,
-        dispatches: usize,
-        host_seconds: f64,
-    ) {
+        host: Option<(usize, f64)>,
+    ) -> Result<()> {
+        let shapes = self.model.shapes()?;
+        let mflop = match mode {
+            "train" => training_mflop(&shapes),
+            _ => 2e-6 * shapes.iter().map(|shape| shape.multiply_adds).sum::<usize>() as f64,
+        };
         let median = speeds[speeds.len() / 2];
         self.results.push(Measured {
             model: self.model.name.clone(),
@@ -273,9 +343,10 @@ impl Bench<'_> {
             step_ms: 1e3 * batch_size as f64 / median,
             gflops: median * mflop * 1e-3,
             percent_of_peak: 0.0,
-            dispatches_per_step: dispatches,
-            host_us_per_step: 1e6 * host_seconds,
+            dispatches_per_step: host.map(|(dispatches, _)| dispatches),
+            host_us_per_step: host.map(|(_, seconds)| 1e6 * seconds),
         });
+        Ok(())
     }
 }
 
@@ -301,7 +372,10 @@ fn peak_memory_mb() -> Option<f64> {
 
 fn table(report: &Report) -> String {
     let mut lines = vec![
-        format!("{} ({})", report.device, report.driver),
+        match report.threads {
+            Some(threads) => format!("{} ({}), {threads} threads", report.device, report.driver),
+            None => format!("{} ({})", report.device, report.driver),
+        },
         format!(
             "Measured limits: {:.1} GFLOP/s multiply-adds, {:.1} GB/s copying",
             report.peak_gflops, report.peak_gb_per_second
@@ -323,7 +397,7 @@ fn table(report: &Report) -> String {
     ));
     for r in &report.results {
         lines.push(format!(
-            "{:<8} {:<15} {:>6} {:>10.0} {:>21} {:>9.2} {:>8.1} {:>7.1} {:>10} {:>8.1}",
+            "{:<8} {:<15} {:>6} {:>10.0} {:>21} {:>9.2} {:>8.1} {:>7.1} {:>10} {:>8}",
             r.model,
             match r.runtime_checks {
                 Some(true) => format!("{}, safe", r.mode),
@@ -335,8 +409,8 @@ fn table(report: &Report) -> String {
             r.step_ms,
             r.gflops,
             r.percent_of_peak,
-            r.dispatches_per_step,
-            r.host_us_per_step
+            r.dispatches_per_step.map_or("-".to_string(), |n| n.to_string()),
+            r.host_us_per_step.map_or("-".to_string(), |us| format!("{us:.1}"))
         ));
     }
     lines.join("\n")

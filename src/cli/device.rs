@@ -82,7 +82,9 @@ impl DeviceArgs {
             GpuError::NoHardware { software, index } => {
                 format!("`--device {index}` runs the shaders instead, on {software}")
             }
-            error if is_without_adapter(error) => "`sh scripts/setup.sh` brings a software adapter to run the shaders on".to_string(),
+            error if is_without_adapter(error) => {
+                "`sh scripts/setup.sh` brings a software adapter to run the shaders on".to_string()
+            }
             _ => return Err(error.into()),
         };
         let device = self.native(global);
@@ -93,6 +95,12 @@ impl DeviceArgs {
     /// Whether `--device` names what is no adapter.
     pub fn names_no_adapter(&self) -> bool {
         matches!(self.device.as_str(), "cpu" | "reference")
+    }
+
+    /// Whether the user named an adapter, here or by `WGPU_ADAPTER_NAME`.
+    pub fn is_named(&self) -> bool {
+        let by_environment = std::env::var_os("WGPU_ADAPTER_NAME").is_some_and(|name| !name.is_empty());
+        !self.names_no_adapter() && (self.device != "auto" || by_environment)
     }
 
     /// The native engine's threads.
@@ -162,7 +170,10 @@ impl DeviceArgs {
 
     fn open_keeping(&self, global: &Global, pipeline_cache: Option<PathBuf>) -> Result<Gpu> {
         if self.names_no_adapter() {
-            bail!("this command is about shaders, and --device {} runs none; name an adapter, or leave the flag away", self.device);
+            bail!(
+                "this command is about shaders, and --device {} runs none; name an adapter, or leave the flag away",
+                self.device
+            );
         }
         let gpu = self.open_silently(self.choice(), self.safe, pipeline_cache)?;
         announce(&gpu, global);

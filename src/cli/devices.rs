@@ -62,14 +62,14 @@ pub fn run(args: DevicesArgs) -> Result<ExitCode> {
     let mut lines = vec![format!("  {:<9} {:<48} {:<9} {:<11} driver", "device", "name", "backend", "type")];
     for l in &listed {
         let mark = if l.default { '*' } else { ' ' };
-        lines.push(format!(
-            "{mark} {:<9} {:<48} {:<9} {:<11} {}",
-            l.device, l.name, l.backend, l.device_type, l.driver
-        ));
+        lines
+            .push(format!("{mark} {:<9} {:<48} {:<9} {:<11} {}", l.device, l.name, l.backend, l.device_type, l.driver));
     }
     lines.push("* what --device auto takes".to_string());
     if adapters.is_empty() {
-        lines.push("No GPU and no software adapter was found; `sh scripts/setup.sh` brings one, to run the shaders on.".into());
+        lines.push(
+            "No GPU and no software adapter was found; `sh scripts/setup.sh` brings one, to run the shaders on.".into(),
+        );
     }
     print(&lines.join("\n"))?;
     Ok(ExitCode::SUCCESS)

@@ -1,6 +1,6 @@
 //! `fmnist-gpu doctor`
 
-use super::device::DeviceArgs;
+use super::device::{Device, DeviceArgs};
 use super::selftest::compare_all;
 use super::{Global, print, print_json};
 use anyhow::Result;
@@ -8,6 +8,10 @@ use clap::Args;
 use fmnist_gpu::data::Places;
 use fmnist_gpu::gpu::adapter::{self, AdapterInfo};
 use fmnist_gpu::gpu::peak::Peak;
+use fmnist_gpu::model::{Model, initial_parameters};
+use fmnist_gpu::native::instruction_set;
+use fmnist_gpu::train::NativeEngine;
+use fmnist_gpu::verify::{self, Breadth, Verdict};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -38,6 +42,7 @@ struct Page {
     /// Why there are no adapters or the device could not be opened.
     error: Option<String>,
     device: Option<DevicePage>,
+    native: NativePage,
     environment: Vec<(String, String)>,
     data: Vec<Folder>,
     caches: Vec<Folder>,
@@ -57,6 +62,19 @@ struct DevicePage {
     max_binding_bytes: u64,
     max_workgroup_storage_bytes: u32,
     max_invocations_per_workgroup: u32,
+    peak_gflops: f64,
+    peak_gb_per_second: f64,
+    selftest: Selftest,
+}
+
+/// What is known of the native engine.
+#[derive(Debug, Serialize)]
+struct NativePage {
+    processor: String,
+    instruction_set: &'static str,
+    threads: usize,
+    /// How each convolution of the article's CNN is computed, forward and backward.
+    convolutions: Vec<String>,
     peak_gflops: f64,
     peak_gb_per_second: f64,
     selftest: Selftest,
@@ -99,7 +117,8 @@ const VARIABLES: [&str; 17] = [
     "TERM",
 ];
 
-/// Collects the page. It is made even where there is no adapter; then the exit code is 2, and 1 where the self-test fails.
+/// Collects the page. It is made even where there is no adapter. The exit code is 1 where a self-test fails, and 2 where the device that
+/// was named could not be opened.
 pub fn run(args: DoctorArgs, global: &Global) -> Result<ExitCode> {
     let (adapters, no_list) = match adapter::list() {
         Ok(adapters) => (adapters, None),
@@ -119,6 +138,7 @@ pub fn run(args: DoctorArgs, global: &Global) -> Result<ExitCode> {
         adapters,
         error,
         device,
+        native: native(&args, global)?,
         environment: environment(),
         data: data_folders(),
         caches: caches(),
@@ -128,27 +148,63 @@ pub fn run(args: DoctorArgs, global: &Global) -> Result<ExitCode> {
     } else {
         print(&text(&page))?;
     }
+    let tests = page.device.iter().map(|device| &device.selftest).chain([&page.native.selftest]);
+    let has_failed = tests.into_iter().any(|test| matches!(test, Selftest::Failed { .. }));
     Ok(match &page.device {
-        None => ExitCode::from(2),
-        Some(DevicePage { selftest: Selftest::Failed { .. }, .. }) => ExitCode::from(1),
-        Some(_) => ExitCode::SUCCESS,
+        _ if has_failed => ExitCode::from(1),
+        // The native engine needs no adapter; one that was named and could not be opened is another matter.
+        None if args.device.is_named() => ExitCode::from(2),
+        _ => ExitCode::SUCCESS,
     })
 }
 
-fn device(args: &DoctorArgs, global: &Global) -> Result<DevicePage> {
-    let gpu = args.device.open_fresh(global)?;
-    let peak = Peak::measure(&gpu)?;
+fn native(args: &DoctorArgs, global: &Global) -> Result<NativePage> {
+    let model = Model::cnn();
+    let parameters = initial_parameters(&model.parameters()?, 0);
+    let engine = NativeEngine::new(&model, &parameters, args.device.threads())?;
+    let peak = engine.peak();
     let selftest = if args.no_selftest {
         Selftest::NotRun
     } else {
-        let verdicts = compare_all(&gpu, &args.device, 0, global)?;
+        global.say("Testing the native engine");
+        Selftest::of(&verify::native::check_all(0, Breadth::Forms))
+    };
+    let [processor, ..] = Device::Native(args.device.threads()).describe();
+    Ok(NativePage {
+        processor,
+        instruction_set: instruction_set(),
+        threads: args.device.threads(),
+        convolutions: engine.describe(),
+        peak_gflops: peak.gflops,
+        peak_gb_per_second: peak.gb_per_second,
+        selftest,
+    })
+}
+
+impl Selftest {
+    fn of(verdicts: &[Verdict]) -> Self {
         let failed: Vec<String> = verdicts.iter().filter(|v| !v.passed()).map(|v| v.kernel.to_string()).collect();
         if failed.is_empty() {
             Selftest::Passed { kernels: verdicts.len() }
         } else {
             Selftest::Failed { kernels: failed }
         }
-    };
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Selftest::Passed { kernels } => format!("  self-test: all {kernels} kernels are right"),
+            Selftest::Failed { kernels } => format!("  self-test: FAILED: {}", kernels.join(", ")),
+            Selftest::NotRun => "  self-test: not run".to_string(),
+        }
+    }
+}
+
+fn device(args: &DoctorArgs, global: &Global) -> Result<DevicePage> {
+    let gpu = args.device.open_fresh(global)?;
+    let peak = Peak::measure(&gpu)?;
+    let selftest =
+        if args.no_selftest { Selftest::NotRun } else { Selftest::of(&compare_all(&gpu, &args.device, 0, global)?) };
     let (info, limits) = (gpu.info(), gpu.limits());
     Ok(DevicePage {
         name: info.name.clone(),
@@ -255,12 +311,13 @@ fn text(page: &Page) -> String {
             d.max_invocations_per_workgroup
         ));
         lines.push(format!("  {:.0} GFLOP/s multiply-adds, {:.1} GB/s copying", d.peak_gflops, d.peak_gb_per_second));
-        lines.push(match &d.selftest {
-            Selftest::Passed { kernels } => format!("  self-test: all {kernels} kernels are right"),
-            Selftest::Failed { kernels } => format!("  self-test: FAILED: {}", kernels.join(", ")),
-            Selftest::NotRun => "  self-test: not run".to_string(),
-        });
+        lines.push(d.selftest.text());
     }
+    let n = &page.native;
+    lines.push(format!("\nNative engine: {}, {}, {} threads", n.processor, n.instruction_set, n.threads));
+    lines.push(format!("  {:.0} GFLOP/s multiply-adds, {:.1} GB/s copying", n.peak_gflops, n.peak_gb_per_second));
+    lines.extend(n.convolutions.iter().map(|convolution| format!("  convolution: {convolution}")));
+    lines.push(n.selftest.text());
     lines.push("\nEnvironment".to_string());
     lines.extend(page.environment.iter().map(|(name, value)| format!("  {name}={value}")));
     for (title, folders) in [("\nData", &page.data), ("\nKept from run to run", &page.caches)] {

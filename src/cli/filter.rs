@@ -248,11 +248,20 @@ fn steps(filter: &Filter, stride: usize, padding: Padding, device: &Device) -> R
     }
     let _ = writeln!(text, "Output, {} x {}:\n{}", d.ho, d.wo, matrix(&results, d.wo));
     let (pool, max, average) = pooled(&mut text)?;
-    if let Device::Gpu(gpu) = device {
-        agree_on_device(gpu, filter, &d, &results, &pool, &max, &average)?;
-        let _ = write!(text, "The kernels on {} give the same numbers.", gpu.info().name);
-    } else {
-        let _ = write!(text, "Computed by the plain loops.");
+    match device {
+        Device::Gpu(gpu) => {
+            agree_on_device(gpu, filter, &d, &results, &pool, &max, &average)?;
+            let _ = write!(text, "The kernels on {} give the same numbers.", gpu.info().name);
+        }
+        Device::Native(_) => {
+            if filter.apply_natively(&d, &EXAMPLE) != results {
+                bail!("the native engine gives other numbers; `fmnist-gpu selftest --device cpu` tells more");
+            }
+            let _ = write!(text, "Computed by the native engine.");
+        }
+        Device::Reference => {
+            let _ = write!(text, "Computed by the plain loops.");
+        }
     }
     Ok(text)
 }

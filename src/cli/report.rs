@@ -78,14 +78,17 @@ pub fn write(
 ) -> Result<(Vec<PathBuf>, Metrics)> {
     let Material { model, parameters, .. } = *material;
     let metrics = Metrics::new(material.test, material.probabilities);
+    let adam = Optimizer::Adam(AdamConfig::default());
+    let (batch_size, optimizer) = material.config.map_or((32, adam), |c| (c.batch_size, c.optimizer));
     let kernel_times = match device {
-        Device::Gpu(gpu) => {
-            let adam = Optimizer::Adam(AdamConfig::default());
-            let (batch_size, optimizer) = material.config.map_or((32, adam), |c| (c.batch_size, c.optimizer));
-            Some(KernelTimes::measure(gpu, model, batch_size, &optimizer, tiles).context("timing the kernels")?)
+        Device::Gpu(gpu) => Some(KernelTimes::measure(gpu, model, batch_size, &optimizer, tiles)),
+        Device::Native(_) => {
+            let [name, ..] = device.describe();
+            Some(KernelTimes::measure_native(&name, model, parameters, material.test, batch_size, &optimizer))
         }
-        Device::Native(_) | Device::Reference => None,
+        Device::Reference => None,
     };
+    let kernel_times = kernel_times.transpose().context("timing the kernels")?;
     let sha256: String = Sha256::digest(material.model_file).iter().map(|byte| format!("{byte:02x}")).collect();
     let first_filters = filters(model, parameters)?;
     let report = Report {

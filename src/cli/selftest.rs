@@ -53,14 +53,7 @@ pub fn run(args: SelftestArgs, global: &Global) -> Result<ExitCode> {
         None => Device::Native(args.device.threads()),
     }
     .describe();
-    let report = Report {
-        device,
-        driver,
-        passed,
-        seconds: start.elapsed().as_secs_f64(),
-        kernels,
-        gradients,
-    };
+    let report = Report { device, driver, passed, seconds: start.elapsed().as_secs_f64(), kernels, gradients };
     if args.json {
         print_json(&report)?;
     } else {

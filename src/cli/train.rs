@@ -16,8 +16,8 @@ use fmnist_gpu::tensorboard::TrainingEvents;
 use fmnist_gpu::train::checkpoint::{self, Checkpoint, Checkpoints};
 use fmnist_gpu::train::run::{CONFIG_FILE, MAX_BATCH_SIZE, RunConfig, RunFolder, Summary};
 use fmnist_gpu::train::{
-    Engine, EngineError, EpochRecord, Event, GpuEngine, NativeEngine, NonFinite, Optimizer, Outcome, Position, ReferenceEngine,
-    Totals, TrainOptions, Trained, train,
+    Engine, EngineError, EpochRecord, Event, GpuEngine, NativeEngine, NonFinite, Optimizer, Outcome, Position,
+    ReferenceEngine, Totals, TrainOptions, Trained, train,
 };
 use std::fmt::Display as Shown;
 use std::ops::ControlFlow;
@@ -408,14 +408,9 @@ fn run_once(
             let engine = GpuEngine::with_tiles(gpu, model, &initial, &dataset.train, batch_size, optimizer, tiles);
             Box::new(engine.map_err(|error| too_large(error, gpu, model, batch_size))?)
         }
-        Device::Native(threads) => Box::new(NativeEngine::with_training(
-            model,
-            &initial,
-            &dataset.train,
-            batch_size,
-            optimizer,
-            *threads,
-        )?),
+        Device::Native(threads) => {
+            Box::new(NativeEngine::with_training(model, &initial, &dataset.train, batch_size, optimizer, *threads)?)
+        }
         Device::Reference => {
             Box::new(ReferenceEngine::<f32>::new(model, &initial, &dataset.train, batch_size, optimizer)?)
         }

@@ -14,14 +14,7 @@ static BYTES: [f32; 256] = {
 /// The pictures and labels of some samples: bytes divided by 255.
 ///
 /// Shapes: images `[samples, pixels]`, all_labels `[samples]`, order `[N]`, x `[N, pixels]`, labels `[N]`.
-pub fn batch_gather(
-    pixels: usize,
-    images: &[u8],
-    all_labels: &[u8],
-    order: &[u32],
-    x: &mut [f32],
-    labels: &mut [u32],
-) {
+pub fn batch_gather(pixels: usize, images: &[u8], all_labels: &[u8], order: &[u32], x: &mut [f32], labels: &mut [u32]) {
     for ((&sample, row), label) in order.iter().zip(x.chunks_exact_mut(pixels)).zip(labels) {
         let sample = sample as usize;
         let bytes = &images[sample * pixels..][..pixels];

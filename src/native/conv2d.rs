@@ -399,14 +399,7 @@ impl Conv2d {
         }
     }
 
-    fn backward_x_by_patches(
-        &self,
-        mask: Option<&[f32]>,
-        w: &[f32],
-        dy: &[f32],
-        dx: &mut [f32],
-        patches: &mut [f32],
-    ) {
+    fn backward_x_by_patches(&self, mask: Option<&[f32]>, w: &[f32], dy: &[f32], dx: &mut [f32], patches: &mut [f32]) {
         let d = &self.d;
         dx.fill(0.0);
         for band in self.bands() {
@@ -414,7 +407,9 @@ impl Conv2d {
             let n = dy.len() / d.o;
             let patches = &mut patches[..n * d.terms()];
             matmul(Matrix::new(dy, n, d.o), Matrix::new(w, d.terms(), d.o).transposed(), false, patches);
-            self.for_each_patch_row(band, |patch_at, x_at, len| add(&patches[patch_at..][..len], &mut dx[x_at..][..len]));
+            self.for_each_patch_row(band, |patch_at, x_at, len| {
+                add(&patches[patch_at..][..len], &mut dx[x_at..][..len])
+            });
         }
         if let Some(x) = mask {
             super::mask(x, dx);

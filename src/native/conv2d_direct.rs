@@ -29,10 +29,8 @@ pub(super) fn block(conv: &Conv2d, lanes: usize) -> Option<usize> {
     let d = conv.dims();
     let [positions, vectors] = tile(lanes)?;
     let block = lanes * vectors;
-    let suits = [d.stride_h, d.stride_w] == [1, 1]
-        && CHANNELS.contains(&d.c)
-        && d.o.is_multiple_of(block)
-        && d.wo >= positions;
+    let suits =
+        [d.stride_h, d.stride_w] == [1, 1] && CHANNELS.contains(&d.c) && d.o.is_multiple_of(block) && d.wo >= positions;
     suits.then_some(block)
 }
 

@@ -253,8 +253,7 @@ fn backward_x<S: Simd, const V: usize, const T: usize>(simd: S, image: BackwardX
                 let at = (i * pool.wo + j) * d.o;
                 // The channels with a gradient, listed by their position in the window: one set of sums serves a list.
                 counts.fill(0);
-                for (channel, (&gradient, &position)) in
-                    dy[at..at + d.o].iter().zip(&argmax[at..at + d.o]).enumerate()
+                for (channel, (&gradient, &position)) in dy[at..at + d.o].iter().zip(&argmax[at..at + d.o]).enumerate()
                 {
                     let place = usize::from(place_of[position as usize]);
                     entries[place * d.o + counts[place]] = Entry { at: channel as u32, gradient };

@@ -21,6 +21,7 @@ mod conv2d_pooled;
 pub mod dense;
 mod dense_direct;
 mod matmul;
+pub mod peak;
 pub mod sgd;
 
 pub use aligned::Aligned;

@@ -391,12 +391,21 @@ fn times_section(page: &mut Page, report: &Report<'_>, svg: Option<&str>) {
         page.text("Not measured: the plain loops ran, not an adapter.");
         return;
     };
+    let (how, then) = match times.clock.as_str() {
+        "timestamps" => {
+            ("kernel by kernel, by the adapter's clock", "In training many steps run without a pause, and take less.")
+        }
+        "one thread" => (
+            "call by call, in one thread",
+            "In training all threads share them. An update is a gradient and the optimizer's step.",
+        ),
+        _ => ("kernel by kernel, by the host's clock", "In training many steps run without a pause, and take less."),
+    };
     page.text(&format!(
-        "A training step at batch size {} on {}, measured when this report was made, kernel by kernel, by {}. In training many steps \
-         run without a pause, and take less. More: fmnist-gpu profile.",
+        "A training step at batch size {} on {}, measured when this report was made, {how}. {then} More: fmnist-gpu {}.",
         times.batch_size,
         times.device,
-        if times.clock == "timestamps" { "the adapter's clock" } else { "the host's clock" }
+        if times.clock == "one thread" { "bench" } else { "profile" }
     ));
     page.svg(svg, "Time of each kernel");
     let row = |k: &crate::train::KernelTime| {
@@ -408,7 +417,7 @@ fn times_section(page: &mut Page, report: &Report<'_>, svg: Option<&str>) {
         ]
     };
     let rows: Vec<Vec<String>> = times.kernels.iter().map(row).collect();
-    let head = ["Kernel", "Dispatches", "Microseconds", "Share"];
+    let head = ["Kernel", "Calls", "Microseconds", "Share"];
     page.details("The same as a table", |page| page.table("The kernels of a step", &head, &rows));
 }
 

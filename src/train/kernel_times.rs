@@ -2,6 +2,7 @@
 
 use super::engine::{EngineError, Optimizer};
 use super::gpu_engine::GpuEngine;
+use super::native_engine::NativeEngine;
 use crate::data::{PIXELS, Split};
 use crate::gpu::Gpu;
 use crate::gpu::timing::Clock;
@@ -15,11 +16,12 @@ const STEPS: usize = 5;
 /// The kernels of a training step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KernelTimes {
-    /// The adapter.
+    /// The adapter, or the processor.
     pub device: String,
     /// Images a step.
     pub batch_size: usize,
-    /// `timestamps` (the adapter's clock) or `submissions` (the host's, around each dispatch alone).
+    /// `timestamps` (the adapter's clock) or `submissions` (the host's, around each dispatch alone), or `one thread` (the native
+    /// engine's calls, one after the other).
     pub clock: String,
     /// The largest first.
     pub kernels: Vec<KernelTime>,
@@ -28,9 +30,9 @@ pub struct KernelTimes {
 /// All dispatches of one entry point in a step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KernelTime {
-    /// The entry point.
+    /// The entry point, or the native engine's call.
     pub kernel: String,
-    /// Dispatches a step.
+    /// Dispatches or calls a step.
     pub calls: usize,
     /// Microseconds of all of them together: the sum of their medians.
     pub median_us: f64,
@@ -55,10 +57,52 @@ impl KernelTimes {
         let initial = initial_parameters(&model.parameters()?, 0);
         let mut engine = GpuEngine::with_tiles(gpu, model, &initial, &split, batch_size, optimizer, tiles)?;
         let timings = engine.time_step(STEPS)?;
+        let dispatches = engine.step_dispatches();
+        let clock = match timings.clock {
+            Clock::Timestamps => "timestamps",
+            Clock::Submissions => "submissions",
+        };
+        let times = dispatches.iter().map(|dispatch| dispatch.entry).zip(timings.seconds.iter().map(Vec::as_slice));
+        Ok(Self::of(&gpu.info().name, batch_size, clock, times))
+    }
+
+    /// The same of the native engine on `device`, in one thread, with the given parameters on images of `split`, as often as needed: how long its
+    /// gradients take depends on how many are zero.
+    ///
+    /// # Errors
+    /// The model cannot be built, or there is no memory.
+    pub fn measure_native(
+        device: &str,
+        model: &Model,
+        parameters: &[Vec<f32>],
+        split: &Split,
+        batch_size: usize,
+        optimizer: &Optimizer,
+    ) -> Result<KernelTimes, EngineError> {
+        let samples = (0..split.len()).cycle().take(if split.is_empty() { 0 } else { batch_size });
+        let mut batch =
+            Split { images: samples.clone().flat_map(|i| split.image(i)).copied().collect(), labels: Vec::new() };
+        batch.labels = samples.map(|i| split.labels[i]).collect();
+        if batch.is_empty() {
+            return Err(EngineError::Samples { reason: "there are none to time a step on".to_string() });
+        }
+        let mut engine = NativeEngine::with_training(model, parameters, &batch, batch_size, optimizer, 1)?;
+        let times = engine.time_step(STEPS);
+        let times = times.iter().map(|(name, seconds)| (name.as_str(), seconds.as_slice()));
+        Ok(Self::of(device, batch_size, "one thread", times))
+    }
+
+    /// From the seconds of each call in some rounds.
+    fn of<'a>(
+        device: &str,
+        batch_size: usize,
+        clock: &str,
+        times: impl Iterator<Item = (&'a str, &'a [f64])>,
+    ) -> KernelTimes {
         let mut kernels: Vec<KernelTime> = Vec::new();
-        for (dispatch, rounds) in engine.step_dispatches().iter().zip(&timings.seconds) {
-            let at = kernels.iter().position(|k| k.kernel == dispatch.entry).unwrap_or_else(|| {
-                let kernel = dispatch.entry.to_string();
+        for (name, rounds) in times {
+            let at = kernels.iter().position(|k| k.kernel == name).unwrap_or_else(|| {
+                let kernel = name.to_string();
                 kernels.push(KernelTime { kernel, calls: 0, median_us: 0.0, percent_of_step: 0.0 });
                 kernels.len() - 1
             });
@@ -70,11 +114,7 @@ impl KernelTimes {
             kernel.percent_of_step = 100.0 * kernel.median_us / total;
         }
         kernels.sort_by(|a, b| b.median_us.total_cmp(&a.median_us));
-        let clock = match timings.clock {
-            Clock::Timestamps => "timestamps",
-            Clock::Submissions => "submissions",
-        };
-        Ok(KernelTimes { device: gpu.info().name.clone(), batch_size, clock: clock.to_string(), kernels })
+        KernelTimes { device: device.to_string(), batch_size, clock: clock.to_string(), kernels }
     }
 }
 

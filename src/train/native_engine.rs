@@ -13,6 +13,7 @@ use crate::cpu::softmax_xent::{SoftmaxXentDims, softmax_xent_backward_x, softmax
 use crate::data::{PIXELS, Split};
 use crate::model::{Model, N_CLASSES};
 use crate::native::conv2d::{Form, Packed, Scratch};
+use crate::native::peak::Peak;
 use crate::native::{Aligned, adam, batch_gather, sgd};
 use rayon::prelude::*;
 use std::ops::{ControlFlow, Range};
@@ -134,13 +135,44 @@ impl Batch {
     }
 }
 
+impl Slice<'_> {
+    /// The gradient over `n` rows in groups of `group`, and one step of the optimizer.
+    fn update(
+        self,
+        network: &NativeNetwork,
+        tensors: &Owned,
+        n: usize,
+        group: usize,
+        optimizer: &Optimizer,
+        step_size: f32,
+    ) {
+        let Slice { index, first, w, g, slots: [m, v], packed } = self;
+        network.gradient(index, first, n, group, tensors, g);
+        match optimizer {
+            Optimizer::Adam(config) => adam::adam_step(config, step_size, g, w, m, v),
+            Optimizer::Sgd(config) => sgd::sgd_step(config.momentum, step_size, g, w, m),
+        }
+        if let Some(packed) = packed {
+            network.pack_one(index, w, packed);
+        }
+    }
+}
+
 impl Share<'_> {
     /// From the samples to probabilities, loss and right answers.
     fn forward(&mut self, split: &Split, network: &NativeNetwork, weights: Weights<'_>, scratch: &mut Scratch) {
-        let n = self.order.len();
+        self.gather(split);
+        network.forward(weights, self.order.len(), &mut self.rows, scratch);
+        self.loss();
+    }
+
+    fn gather(&mut self, split: &Split) {
         let x = &mut *self.rows.outputs[0];
         batch_gather::batch_gather(PIXELS, &split.images, &split.labels, self.order, x, self.labels);
-        network.forward(weights, n, &mut self.rows, scratch);
+    }
+
+    fn loss(&mut self) {
+        let n = self.order.len();
         let d = SoftmaxXentDims { n, c: N_CLASSES };
         let logits = self.rows.outputs.last().expect("the input is there at least");
         softmax_xent_forward(&d, logits, self.labels, self.probabilities, self.loss, self.correct);
@@ -155,12 +187,15 @@ impl Share<'_> {
         group: usize,
         scratch: &mut Scratch,
     ) {
-        let n = self.order.len();
-        let d = SoftmaxXentDims { n, c: N_CLASSES };
+        self.loss_backward(n_valid);
+        network.backward(weights, self.order.len(), group, &mut self.rows, scratch);
+    }
+
+    fn loss_backward(&mut self, n_valid: usize) {
+        let d = SoftmaxXentDims { n: self.order.len(), c: N_CLASSES };
         let logits = self.rows.outputs.last().expect("the input is there at least");
         let dlogits = self.rows.gradients.last_mut().expect("there are as many gradients as outputs");
         softmax_xent_backward_x(&d, logits, self.labels, n_valid, dlogits);
-        network.backward(weights, n, group, &mut self.rows, scratch);
     }
 }
 
@@ -182,16 +217,10 @@ impl<'d> NativeEngine<'d> {
     ///
     /// # Errors
     /// As [`NativeEngine::new`].
-    pub fn with_form(
-        model: &Model,
-        parameters: &[Vec<f32>],
-        threads: usize,
-        form: Form,
-    ) -> Result<Self, EngineError> {
+    pub fn with_form(model: &Model, parameters: &[Vec<f32>], threads: usize, form: Form) -> Result<Self, EngineError> {
         let network = NativeNetwork::new(model, form)?;
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("native {i}"));
-        let pool =
-            pool.build().map_err(|error| EngineError::Threads { threads, reason: error.to_string() })?;
+        let pool = pool.build().map_err(|error| EngineError::Threads { threads, reason: error.to_string() })?;
         let described = model.parameters()?;
         let lengths: Vec<usize> = described.iter().map(|p| p.shape.iter().product()).collect();
         State { parameters: parameters.to_vec(), slots: Vec::new() }.check(&lengths, &[])?;
@@ -252,6 +281,29 @@ impl<'d> NativeEngine<'d> {
         Ok(self)
     }
 
+    /// How long the parts of a training step take in one thread: names, and the seconds of each of `rounds`, after one that does not count.
+    ///
+    /// # Panics
+    /// The engine was not made for training, or the training set is smaller than a batch.
+    pub fn time_step(&mut self, rounds: usize) -> Vec<(String, Vec<f64>)> {
+        let worker = &mut self.worker;
+        let mut times = worker.timed_step();
+        for (_, seconds) in &mut times {
+            seconds.clear();
+        }
+        for _ in 0..rounds {
+            for ((_, seconds), (_, of_round)) in times.iter_mut().zip(worker.timed_step()) {
+                seconds.extend(of_round);
+            }
+        }
+        times
+    }
+
+    /// What the engine's threads can do at most, measured.
+    pub fn peak(&self) -> Peak {
+        self.threads.install(Peak::measure)
+    }
+
     /// How each convolution is computed forward and backward, in words.
     pub fn describe(&self) -> Vec<String> {
         self.worker.network.describe()
@@ -304,15 +356,7 @@ impl<'d> Worker<'d> {
         let slices = slices(network, parameters, gradients, slots, packed);
         let (tensors, group, optimizer) = (&batch.tensors, *group, &*optimizer);
         slices.into_par_iter().with_max_len(1).for_each(|slice| {
-            let Slice { index, first, w, g, slots: [m, v], packed } = slice;
-            network.gradient(index, first, n, group, tensors, g);
-            match optimizer {
-                Optimizer::Adam(config) => adam::adam_step(config, step_size, g, w, m, v),
-                Optimizer::Sgd(config) => sgd::sgd_step(config.momentum, step_size, g, w, m),
-            }
-            if let Some(packed) = packed {
-                network.pack_one(index, w, packed);
-            }
+            slice.update(network, tensors, n, group, optimizer, step_size);
         });
     }
 
@@ -328,6 +372,46 @@ impl<'d> Worker<'d> {
                 break;
             }
         }
+    }
+
+    /// One step in the calling thread, part by part.
+    fn timed_step(&mut self) -> Vec<(String, Vec<f64>)> {
+        let mut times = Vec::new();
+        let mut begin = Instant::now();
+        let mut note = |name: String| {
+            times.push((name, vec![begin.elapsed().as_secs_f64()]));
+            begin = Instant::now();
+        };
+        let Worker { network, parameters, packed, scratch, training, .. } = self;
+        let training = training.as_mut().expect("training is asked of engines made by with_training");
+        let (group, split, n) = (training.group, training.split, training.batch_size);
+        let order: Vec<u32> = (0..n as u32).collect();
+        let kinds: Vec<&str> = network.outputs().map(|(_, kind)| kind).collect();
+        let scratch = &mut *of_this_thread(scratch);
+        let weights = Weights { parameters, packed };
+        for mut share in training.batch.split(network, &order, n, group) {
+            note("shares".into());
+            share.gather(split);
+            note("batch_gather".into());
+            for (i, kind) in kinds.iter().enumerate() {
+                network.forward_call(i, weights, n, &mut share.rows, scratch);
+                note(format!("{kind}_forward"));
+            }
+            share.loss();
+            share.loss_backward(n);
+            note("softmax_xent".into());
+            for (i, kind) in kinds.iter().enumerate().rev() {
+                network.backward_call(i, weights, n, group, &mut share.rows, scratch);
+                note(format!("{kind}_backward"));
+            }
+        }
+        let Training { optimizer, slots, gradients, batch, .. } = training;
+        for slice in slices(network, parameters, gradients, slots, packed) {
+            let name = format!("{}_update", kinds[network.step_of_parameter(slice.index)]);
+            slice.update(network, &batch.tensors, n, group, optimizer, 0.0);
+            note(name);
+        }
+        times
     }
 
     /// The first tensor of the first part of a step with a value that is not finite, in the order in which they are computed.
@@ -437,7 +521,8 @@ fn slices<'a>(
     };
     let mut packed: Vec<Option<&mut Packed>> = packed.iter_mut().map(Some).collect();
     let mut slices = Vec::with_capacity(128);
-    for ((index, len), (w, g)) in network.slice_lens().into_iter().enumerate().zip(parameters.iter_mut().zip(gradients)) {
+    for ((index, len), (w, g)) in network.slice_lens().into_iter().enumerate().zip(parameters.iter_mut().zip(gradients))
+    {
         let next = |slot: &mut Option<std::slice::IterMut<'a, Aligned<f32>>>| {
             slot.as_mut().and_then(Iterator::next).map_or(&mut [][..], |values| &mut **values)
         };
@@ -499,8 +584,7 @@ impl Engine for NativeEngine<'_> {
         let NativeEngine { threads, worker } = self;
         let n = images.len() / PIXELS;
         let split = Split { images: images[..n * PIXELS].to_vec(), labels: vec![0; n] };
-        let shares =
-            threads.install(|| worker.for_each_share(&split, 0..n, |share| share.probabilities.to_vec()))?;
+        let shares = threads.install(|| worker.for_each_share(&split, 0..n, |share| share.probabilities.to_vec()))?;
         Ok(shares.concat())
     }
 

@@ -175,7 +175,12 @@ impl NativeNetwork {
         let shares = n.div_ceil(rows);
         let with_room = || Vec::with_capacity(self.steps.len() + 1);
         let mut split: Vec<Rows<'a>> = (0..shares)
-            .map(|_| Tensors { outputs: with_room(), argmax: Vec::with_capacity(self.steps.len()), gradients: with_room(), sums: with_room() })
+            .map(|_| Tensors {
+                outputs: with_room(),
+                argmax: Vec::with_capacity(self.steps.len()),
+                gradients: with_room(),
+                sums: with_room(),
+            })
             .collect();
         let x_len = self.steps.first().map_or(0, |step| step.x_len);
         let lens = std::iter::once(x_len).chain(self.steps.iter().map(|step| step.y_len));
@@ -194,24 +199,37 @@ impl NativeNetwork {
 
     /// Computes the outputs of `n` rows from their input.
     pub(super) fn forward(&self, weights: Weights<'_>, n: usize, rows: &mut Rows<'_>, scratch: &mut Scratch) {
-        for (i, step) in self.steps.iter().enumerate() {
-            let (before, after) = rows.outputs.split_at_mut(i + 1);
-            let (x, y) = (&before[i][..n * step.x_len], &mut after[0][..n * step.y_len]);
-            let argmax = &mut *rows.argmax[i];
-            match &step.call {
-                Call::Conv2d(conv) => {
-                    let [w, b] = step.weight_and_bias(weights.parameters);
-                    conv.forward(x, w, &weights.packed[i], b, y, argmax, scratch);
-                }
-                Call::Dense { d, relu } => {
-                    let [w, b] = step.weight_and_bias(weights.parameters);
-                    dense::dense_forward(&DenseDims { n, ..*d }, *relu, x, w, b, y);
-                }
-                Call::MaxPool2d(d) => pool2d::pool2d_max_forward(&Pool2dDims { n, ..*d }, x, y, argmax),
-                Call::AveragePool2d(d) => pool2d::pool2d_average_forward(&Pool2dDims { n, ..*d }, x, y),
-                Call::SumPool2d(d) => pool2d::pool2d_sum_forward(&Pool2dDims { n, ..*d }, x, y),
-                Call::Relu => relu_forward(x, y),
+        for i in 0..self.steps.len() {
+            self.forward_call(i, weights, n, rows, scratch);
+        }
+    }
+
+    /// One call of [`NativeNetwork::forward`].
+    pub(super) fn forward_call(
+        &self,
+        i: usize,
+        weights: Weights<'_>,
+        n: usize,
+        rows: &mut Rows<'_>,
+        scratch: &mut Scratch,
+    ) {
+        let step = &self.steps[i];
+        let (before, after) = rows.outputs.split_at_mut(i + 1);
+        let (x, y) = (&before[i][..n * step.x_len], &mut after[0][..n * step.y_len]);
+        let argmax = &mut *rows.argmax[i];
+        match &step.call {
+            Call::Conv2d(conv) => {
+                let [w, b] = step.weight_and_bias(weights.parameters);
+                conv.forward(x, w, &weights.packed[i], b, y, argmax, scratch);
             }
+            Call::Dense { d, relu } => {
+                let [w, b] = step.weight_and_bias(weights.parameters);
+                dense::dense_forward(&DenseDims { n, ..*d }, *relu, x, w, b, y);
+            }
+            Call::MaxPool2d(d) => pool2d::pool2d_max_forward(&Pool2dDims { n, ..*d }, x, y, argmax),
+            Call::AveragePool2d(d) => pool2d::pool2d_average_forward(&Pool2dDims { n, ..*d }, x, y),
+            Call::SumPool2d(d) => pool2d::pool2d_sum_forward(&Pool2dDims { n, ..*d }, x, y),
+            Call::Relu => relu_forward(x, y),
         }
     }
 
@@ -225,41 +243,55 @@ impl NativeNetwork {
         rows: &mut Rows<'_>,
         scratch: &mut Scratch,
     ) {
-        for (i, step) in self.steps.iter().enumerate().rev() {
-            let (before, after) = rows.gradients.split_at_mut(i + 1);
-            let dy = &after[0][..n * step.y_len];
-            let mut dx = step.needs_dx.then(|| &mut before[i][..n * step.x_len]);
-            let x = &rows.outputs[i][..n * step.x_len];
-            let argmax = &*rows.argmax[i];
-            if let (Call::Conv2d(conv), Some(_)) = (&step.call, step.weight) {
+        for i in (0..self.steps.len()).rev() {
+            self.backward_call(i, weights, n, group, rows, scratch);
+        }
+    }
+
+    /// One call of [`NativeNetwork::backward`].
+    pub(super) fn backward_call(
+        &self,
+        i: usize,
+        weights: Weights<'_>,
+        n: usize,
+        group: usize,
+        rows: &mut Rows<'_>,
+        scratch: &mut Scratch,
+    ) {
+        let step = &self.steps[i];
+        let (before, after) = rows.gradients.split_at_mut(i + 1);
+        let dy = &after[0][..n * step.y_len];
+        let mut dx = step.needs_dx.then(|| &mut before[i][..n * step.x_len]);
+        let x = &rows.outputs[i][..n * step.x_len];
+        let argmax = &*rows.argmax[i];
+        if let (Call::Conv2d(conv), Some(_)) = (&step.call, step.weight) {
+            let [w, _] = step.weight_and_bias(weights.parameters);
+            for (part, sums) in rows.sums[i].chunks_exact_mut(conv.sums_len()).enumerate() {
+                let some = part * group..n.min((part + 1) * group);
+                let of = |len: usize| some.start * len..some.end * len;
+                let dx = dx.as_mut().map(|dx| &mut dx[of(step.x_len)]);
+                let argmax = if argmax.is_empty() { argmax } else { &argmax[of(step.y_len)] };
+                let (x, dy) = (&x[of(step.x_len)], &dy[of(step.y_len)]);
+                sums.fill(0.0);
+                conv.backward(step.masked, x, w, &weights.packed[i], dy, argmax, sums, dx, scratch);
+            }
+            return;
+        }
+        let Some(dx) = dx else { return };
+        match &step.call {
+            Call::Dense { d, .. } => {
                 let [w, _] = step.weight_and_bias(weights.parameters);
-                for (part, sums) in rows.sums[i].chunks_exact_mut(conv.sums_len()).enumerate() {
-                    let some = part * group..n.min((part + 1) * group);
-                    let of = |len: usize| some.start * len..some.end * len;
-                    let dx = dx.as_mut().map(|dx| &mut dx[of(step.x_len)]);
-                    let argmax = if argmax.is_empty() { argmax } else { &argmax[of(step.y_len)] };
-                    let (x, dy) = (&x[of(step.x_len)], &dy[of(step.y_len)]);
-                    sums.fill(0.0);
-                    conv.backward(step.masked, x, w, &weights.packed[i], dy, argmax, sums, dx, scratch);
-                }
-                continue;
+                dense::dense_backward_x(&DenseDims { n, ..*d }, step.masked, x, w, dy, dx);
             }
-            let Some(dx) = dx else { continue };
-            match &step.call {
-                Call::Dense { d, .. } => {
-                    let [w, _] = step.weight_and_bias(weights.parameters);
-                    dense::dense_backward_x(&DenseDims { n, ..*d }, step.masked, x, w, dy, dx);
-                }
-                // The gradient of a maximum arrives masked, and goes to an element of the same sign.
-                Call::MaxPool2d(d) => pool2d::pool2d_max_backward_x(&Pool2dDims { n, ..*d }, argmax, dy, dx),
-                Call::AveragePool2d(d) => pool2d::pool2d_average_backward_x(&Pool2dDims { n, ..*d }, dy, dx),
-                Call::SumPool2d(d) => pool2d::pool2d_sum_backward_x(&Pool2dDims { n, ..*d }, dy, dx),
-                // The gradient arrives masked by this layer's output, which is all that a ReLU does.
-                Call::Relu | Call::Conv2d(_) => dx.copy_from_slice(dy),
-            }
-            if step.masked && matches!(step.call, Call::AveragePool2d(_) | Call::SumPool2d(_)) {
-                mask(x, dx);
-            }
+            // The gradient of a maximum arrives masked, and goes to an element of the same sign.
+            Call::MaxPool2d(d) => pool2d::pool2d_max_backward_x(&Pool2dDims { n, ..*d }, argmax, dy, dx),
+            Call::AveragePool2d(d) => pool2d::pool2d_average_backward_x(&Pool2dDims { n, ..*d }, dy, dx),
+            Call::SumPool2d(d) => pool2d::pool2d_sum_backward_x(&Pool2dDims { n, ..*d }, dy, dx),
+            // The gradient arrives masked by this layer's output, which is all that a ReLU does.
+            Call::Relu | Call::Conv2d(_) => dx.copy_from_slice(dy),
+        }
+        if step.masked && matches!(step.call, Call::AveragePool2d(_) | Call::SumPool2d(_)) {
+            mask(x, dx);
         }
     }
 

@@ -43,9 +43,8 @@ pub fn check_all(seed: u64, breadth: Breadth) -> Vec<Verdict> {
         let d = Conv2dDims::new(n, input, window, o, stride, padding).expect("the shapes above are valid");
         let more = [Some([3, 2]), Some([4, 4])];
         for pool in pools.iter().chain(more.iter().filter(|_| breadth == Breadth::Everything)) {
-            let pool = pool.and_then(|window| {
-                Pool2dDims::new(d.n, [d.ho, d.wo, d.o], window, window, Padding::Valid).ok()
-            });
+            let pool =
+                pool.and_then(|window| Pool2dDims::new(d.n, [d.ho, d.wo, d.o], window, window, Padding::Valid).ok());
             for form in [Form::Fastest, Form::Patches] {
                 check.conv2d(&d, pool.as_ref(), form);
             }
@@ -96,7 +95,15 @@ impl Check {
         }
     }
 
-    fn sums(&mut self, kernel: &'static str, case: &str, actual: &[f32], expected: &[f64], scale: &[f64], terms: usize) {
+    fn sums(
+        &mut self,
+        kernel: &'static str,
+        case: &str,
+        actual: &[f32],
+        expected: &[f64],
+        scale: &[f64],
+        terms: usize,
+    ) {
         let bound: Vec<f64> = scale.iter().map(|&scale| sum_bound(terms, scale)).collect();
         self.note(kernel, case, expected.len(), &compare(actual, expected, &bound));
     }

@@ -1,0 +1,345 @@
+use crate::support::fixture::{self, Fixture, worst_error};
+use crate::support::genuine_data;
+use crate::support::program::Place;
+use fmnist_gpu::cpu::conv2d::{Conv2dDims, Padding};
+use fmnist_gpu::data::{Split, fashion_mnist, synthetic};
+use fmnist_gpu::model::{Model, initial_parameters, permutation};
+use fmnist_gpu::native::conv2d::{Conv2d, Form};
+use fmnist_gpu::native::lanes;
+use fmnist_gpu::ops::adam::AdamConfig;
+use fmnist_gpu::ops::sgd::SgdConfig;
+use fmnist_gpu::train::{
+    Engine, EngineError, Epoch, NativeEngine, Optimizer, Position, ReferenceEngine, Totals, TrainOptions, train,
+};
+use fmnist_gpu::verify::{Breadth, native};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+const ADAM: Optimizer = Optimizer::Adam(AdamConfig { learning_rate: 1e-3, beta_1: 0.9, beta_2: 0.999, epsilon: 1e-7 });
+const MOMENTUM: Optimizer = Optimizer::Sgd(SgdConfig { learning_rate: 0.01, momentum: 0.9 });
+
+fn go(_: &Totals) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+fn epoch(samples: usize, batch_size: usize, optimizer: &Optimizer, number: u64) -> Epoch {
+    let batches = samples.div_ceil(batch_size) as u64;
+    Epoch {
+        done: Totals::default(),
+        order: permutation(samples, 7, number),
+        step_sizes: (1..=batches).map(|i| optimizer.step_size((number - 1) * batches + i)).collect(),
+    }
+}
+
+fn initial(model: &Model, seed: u64) -> Vec<Vec<f32>> {
+    initial_parameters(&model.parameters().unwrap(), seed)
+}
+
+/// Convolutions that take every way: with and without pooling behind, pooling that overlaps, other windows and strides, a single channel.
+const EVERY_LAYER: &str = "
+    name = 'every-layer'
+    input = [28, 28, 1]
+    [[layers]]
+    type = 'conv2d'
+    filters = 16
+    kernel_size = 3
+    padding = 'same'
+    activation = 'relu'
+    [[layers]]
+    type = 'maxpool2d'
+    pool_size = 3
+    stride = 2
+    [[layers]]
+    type = 'conv2d'
+    filters = 32
+    kernel_size = 3
+    padding = 'same'
+    [[layers]]
+    type = 'relu'
+    [[layers]]
+    type = 'averagepool2d'
+    pool_size = 2
+    [[layers]]
+    type = 'conv2d'
+    filters = 5
+    kernel_size = [3, 2]
+    stride = [2, 1]
+    activation = 'relu'
+    [[layers]]
+    type = 'maxpool2d'
+    pool_size = 2
+    [[layers]]
+    type = 'flatten'
+    [[layers]]
+    type = 'dense'
+    units = 32
+    activation = 'relu'
+    [[layers]]
+    type = 'dense'
+    units = 10
+    activation = 'softmax'
+";
+
+fn every_layer() -> Model {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("every-layer.toml");
+    std::fs::write(&file, EVERY_LAYER).unwrap();
+    Model::load(file.to_str().unwrap()).unwrap()
+}
+
+/// Every loop of the native engine against the plain one in double precision, under the shaders' bounds.
+#[test]
+fn every_loop_equals_its_mirror() {
+    for verdict in native::check_all(11, Breadth::Everything) {
+        assert!(verdict.passed(), "{}: {:#?}", verdict.kernel, &verdict.failures[..verdict.failures.len().min(5)]);
+    }
+}
+
+/// The article's convolutions take the fast ways wherever the processor has vectors.
+#[test]
+fn the_articles_convolutions_are_fast() {
+    if lanes() < 4 {
+        return;
+    }
+    let engine = NativeEngine::new(&Model::cnn(), &initial(&Model::cnn(), 0), 1).unwrap();
+    let ways = engine.describe();
+    assert_eq!(ways, ["direct, pooled positions, outputs on the lanes", "direct, pooled positions"]);
+    let d = Conv2dDims::new(1, [9, 9, 5], [2, 2], 3, [1, 1], Padding::Same).unwrap();
+    assert_eq!(Conv2d::new(&d, false, None, true, Form::Fastest).describe(), ["patches", "patches"]);
+}
+
+/// The whole against an outside truth, as for the shaders: Keras in double precision.
+fn agrees_with_keras(name: &str, form: Form) {
+    let truth = Fixture::load(name);
+    let model = Model::load(name).unwrap();
+    let parameters: Vec<Vec<f32>> = truth.initial_weights().into_iter().map(|(_, _, values)| values).collect();
+    let split = Split { images: fixture::images(), labels: fixture::labels() };
+    let engine = NativeEngine::with_form(&model, &parameters, 2, form).unwrap();
+    let mut engine = engine.and_training(&split, 32, &ADAM).unwrap();
+    for step in 1..=10u64 {
+        let order: Vec<u32> = (0..32).collect();
+        let work = Epoch { done: Totals::default(), order, step_sizes: vec![ADAM.step_size(step)] };
+        let totals = engine.train_epoch(&work, &mut go).unwrap();
+        let expected = truth.step_losses[step as usize - 1];
+        let error = (totals.mean_loss() - expected).abs() / expected;
+        assert!(error <= 2e-5, "{name}: loss of step {step}: {}, Keras {expected}", totals.mean_loss());
+        if step == 1 {
+            let error = worst_error(engine.last_logits().unwrap(), &truth.logits);
+            assert!(error <= 5e-6, "{name}: logits off by {error:e}");
+            let gradients = engine.last_gradients().unwrap();
+            for (parameter, gradient) in model.parameters().unwrap().iter().zip(&gradients) {
+                let difference = truth.gradient(&parameter.name).compare(gradient);
+                assert!(difference.worst() <= 1e-5, "{name}: gradient of {}: {difference}", parameter.name);
+            }
+        }
+    }
+    for (parameter, values) in model.parameters().unwrap().iter().zip(&engine.parameters().unwrap()) {
+        let difference = truth.trained_weight(&parameter.name).compare(values);
+        assert!(difference.worst() <= 5e-5, "{name}: {} after ten steps: {difference}", parameter.name);
+    }
+    let probabilities = engine.predict(&split.images).unwrap();
+    for (row, logits) in probabilities.chunks(10).zip(truth.trained_logits.chunks(10)) {
+        let sum: f64 = logits.iter().map(|x| x.exp()).sum();
+        let expected: Vec<f64> = logits.iter().map(|x| x.exp() / sum).collect();
+        assert!(worst_error(row, &expected) <= 1e-4, "{name}: {row:?}, Keras {expected:?}");
+    }
+}
+
+#[test]
+fn mlp_agrees_with_keras() {
+    agrees_with_keras("mlp", Form::Fastest);
+}
+
+#[test]
+fn cnn_agrees_with_keras() {
+    agrees_with_keras("cnn", Form::Fastest);
+}
+
+#[test]
+fn cnn_agrees_with_keras_by_patches() {
+    agrees_with_keras("cnn", Form::Patches);
+}
+
+/// The parameters after some epochs.
+fn trained(model: &Model, split: &Split, batch_size: usize, optimizer: &Optimizer, threads: usize) -> Vec<Vec<f32>> {
+    let mut engine =
+        NativeEngine::with_training(model, &initial(model, 3), split, batch_size, optimizer, threads).unwrap();
+    for number in 1..=2 {
+        let totals = engine.train_epoch(&epoch(split.len(), batch_size, optimizer, number), &mut go).unwrap();
+        assert_eq!(totals.samples as usize, split.len());
+    }
+    engine.parameters().unwrap()
+}
+
+/// One thread, two, three, more than there are rows for: the same bits. Short last batches among them.
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    let split = synthetic::generate(101, 1, 3).0;
+    for model in [Model::mlp(), Model::cnn(), every_layer()] {
+        for batch_size in [1, 7, 32, 100] {
+            let one = trained(&model, &split, batch_size, &ADAM, 1);
+            for threads in [2, 3, 13] {
+                let more = trained(&model, &split, batch_size, &ADAM, threads);
+                assert!(one == more, "{}, batch size {batch_size}, {threads} threads", model.name);
+            }
+        }
+    }
+}
+
+/// Against the plain loops in double precision, with a short last batch and both optimizers.
+#[test]
+fn trains_as_the_plain_loops_do() {
+    let split = synthetic::generate(43, 1, 5).0;
+    for (model, batch_size) in [(Model::mlp(), 16), (Model::cnn(), 8), (every_layer(), 8)] {
+        for optimizer in [ADAM, MOMENTUM] {
+            let initial = initial(&model, 5);
+            let mut engine = NativeEngine::with_training(&model, &initial, &split, batch_size, &optimizer, 2).unwrap();
+            let mut truth = ReferenceEngine::<f64>::new(&model, &initial, &split, batch_size, &optimizer).unwrap();
+            for number in 1..=2 {
+                let work = epoch(split.len(), batch_size, &optimizer, number);
+                let a = engine.train_epoch(&work, &mut go).unwrap();
+                let b = truth.train_epoch(&work, &mut go).unwrap();
+                let error = (a.loss - b.loss).abs() / b.loss;
+                assert!(error <= 1e-5, "{}, {optimizer:?}: {} and {}", model.name, a.mean_loss(), b.mean_loss());
+                assert_eq!((a.samples, a.batches), (b.samples, b.batches));
+            }
+            for (a, b) in engine.parameters().unwrap().iter().zip(&truth.parameters().unwrap()) {
+                let b: Vec<f64> = b.iter().map(|&b| f64::from(b)).collect();
+                assert!(worst_error(a, &b) <= 2e-4, "{}, {optimizer:?}: {:e}", model.name, worst_error(a, &b));
+            }
+            let test = synthetic::generate(77, 1, 6).0;
+            let (a, b) = (engine.evaluate(&test, &mut go).unwrap(), truth.evaluate(&test, &mut go).unwrap());
+            assert!((a.loss - b.loss).abs() / b.loss <= 1e-4 && a.samples == b.samples);
+        }
+    }
+}
+
+/// A state that is taken out and put into another engine goes on with the same bits.
+#[test]
+fn a_restored_state_goes_on_exactly() {
+    let split = synthetic::generate(60, 1, 3).0;
+    for (model, optimizer) in [(Model::cnn(), ADAM), (Model::mlp(), MOMENTUM)] {
+        let engine = || NativeEngine::with_training(&model, &initial(&model, 3), &split, 16, &optimizer, 2).unwrap();
+        let (mut through, mut first, mut second) = (engine(), engine(), engine());
+        for number in 1..=2 {
+            through.train_epoch(&epoch(60, 16, &optimizer, number), &mut go).unwrap();
+        }
+        first.train_epoch(&epoch(60, 16, &optimizer, 1), &mut go).unwrap();
+        second.restore(&first.state().unwrap()).unwrap();
+        second.train_epoch(&epoch(60, 16, &optimizer, 2), &mut go).unwrap();
+        assert!(second.state().unwrap() == through.state().unwrap(), "{}", model.name);
+        let wrong =
+            NativeEngine::new(&Model::mlp(), &initial(&Model::mlp(), 0), 1).unwrap().restore(&first.state().unwrap());
+        assert!(matches!(wrong, Err(EngineError::State { .. })));
+    }
+}
+
+/// Bad samples are refused before a loop could index by them.
+#[test]
+fn samples_are_checked() {
+    let model = Model::mlp();
+    let weights = initial(&model, 0);
+    let mut split = synthetic::generate(8, 1, 3).0;
+    {
+        let mut engine = NativeEngine::with_training(&model, &weights, &split, 4, &ADAM, 1).unwrap();
+        let mut wrong = epoch(8, 4, &ADAM, 1);
+        wrong.order[5] = 8;
+        assert!(matches!(engine.train_epoch(&wrong, &mut go), Err(EngineError::Samples { .. })));
+    }
+    split.labels[3] = 10;
+    let refused = NativeEngine::with_training(&model, &weights, &split, 4, &ADAM, 1);
+    assert!(matches!(refused, Err(EngineError::Samples { .. })));
+}
+
+/// A number that is not finite is traced to the tensor in which it first shows.
+#[test]
+fn what_went_bad_is_found() {
+    let model = Model::cnn();
+    let split = synthetic::generate(32, 1, 3).0;
+    let huge = Optimizer::Sgd(SgdConfig { learning_rate: 1e30, momentum: 0.0 });
+    let mut engine = NativeEngine::with_training(&model, &initial(&model, 1), &split, 8, &huge, 2).unwrap();
+    let options = TrainOptions::new(3, 32, 8, huge);
+    let never = AtomicBool::new(false);
+    let trained = train(&mut engine, &options, Position::default(), &Split::default(), &never, &mut |_| {}).unwrap();
+    let fmnist_gpu::train::Outcome::NonFinite { epoch: 1, cause: Some(cause), .. } = trained.outcome else {
+        panic!("{:?}", trained.outcome)
+    };
+    assert!(cause.count > 0 && cause.step <= 4, "{cause:?}");
+    assert!(engine.parameters().unwrap().iter().flatten().all(|value| value.is_finite()));
+}
+
+/// One epoch on the genuine data reaches what an epoch reaches.
+#[test]
+fn learns_the_genuine_data() {
+    let Some(folder) = genuine_data() else { return };
+    let data = fashion_mnist::load(&folder).unwrap();
+    let model = Model::cnn();
+    let threads = NativeEngine::default_threads();
+    let mut engine = NativeEngine::with_training(&model, &initial(&model, 0), &data.train, 32, &ADAM, threads).unwrap();
+    engine.train_epoch(&epoch(data.train.len(), 32, &ADAM, 1), &mut go).unwrap();
+    let totals = engine.evaluate(&data.test, &mut go).unwrap();
+    assert!(totals.accuracy() >= 0.865, "{}", totals.accuracy());
+}
+
+/// The program with `--device cpu`: the run's files, the same bits for any number of threads, resume, report, every export.
+#[test]
+fn the_program_computes_without_an_adapter() {
+    let place = Place::new();
+    let run = |line: &str| {
+        let mut command = place.command(line);
+        // No adapter at all: nothing of this may need one.
+        command.env("WGPU_BACKEND", "metal").env_remove("WGPU_ADAPTER_NAME");
+        crate::support::program::Ran::new(command.output().unwrap(), line)
+    };
+    let settings = "train --dataset synthetic --train-limit 300 --model cnn --json --quiet --no-report";
+    let summary = run(&format!("{settings} --epochs 2 --device cpu --threads 1 --out one")).exits(0).summary();
+    assert_eq!(summary["epochs_completed"], 2);
+    assert_eq!(summary["parameters"], 421_642);
+    assert!(summary["driver"].as_str().unwrap().starts_with("fmnist-gpu "));
+    // Without a word about the device, as there is no GPU.
+    let auto = run(&settings.replace("--quiet", "--epochs 1 --threads 3 --out two")).exits(0);
+    let auto = auto.says(&["No hardware GPU was found: the native engine computes", "sh scripts/setup.sh"]);
+    assert_eq!(auto.summary()["device"], summary["device"]);
+    run("train --resume two --epochs 2 --device cpu --threads 2 --quiet --dataset synthetic").exits(0);
+    let weights = |run: &str| std::fs::read(place.path(run).join("model.safetensors")).unwrap();
+    assert!(weights("one") == weights("two"), "threads or a resume changed the result");
+    let report = std::fs::read_to_string(place.path("two").join("report.html")).unwrap();
+    assert!(report.contains("conv2d_backward") && report.contains("call by call, in one thread"));
+    let evaluated = run("evaluate one --device cpu --json --quiet").exits(0).json();
+    assert_eq!(evaluated["test_accuracy"], summary["test_accuracy"]);
+    run("predict one --test-index 0..3 --device cpu --quiet").exits(0);
+    for format in ["onnx", "torch", "keras", "npz"] {
+        run(&format!("export one --format {format} --quiet")).exits(0);
+    }
+    let steps = run("filter --show-steps --kernel blur --device cpu").exits(0).out;
+    assert_eq!(
+        steps,
+        run("filter --show-steps --kernel blur --device reference")
+            .exits(0)
+            .out
+            .replace("the plain loops", "the native engine")
+    );
+    assert!(Path::new(&place.path("one").join("history.csv")).exists());
+}
+
+/// What is about shaders says so; what is about any device takes this one too.
+#[test]
+fn commands_know_the_native_engine() {
+    let place = Place::new();
+    place.run("profile --device cpu").exits(2).says(&["shaders", "name an adapter"]);
+    place.run("bench --device cpu --ab-checks").exits(2).says(&["shaders"]);
+    let bench =
+        place.run("bench --device cpu --model mlp --batch-size 32 --seconds 0.2 --threads 2 --json --quiet").exits(0);
+    let bench = bench.json();
+    assert_eq!(bench["threads"], 2);
+    assert!(bench["peak_gflops"].as_f64().unwrap() > 0.0 && bench["results"].as_array().unwrap().len() == 2);
+    let devices = place.run("devices --json").exits(0).json();
+    let words: Vec<&str> = devices.as_array().unwrap().iter().filter_map(|d| d["device"].as_str()).collect();
+    assert!(words.ends_with(&["cpu", "reference"]), "{words:?}");
+    let test = place.run("selftest --device cpu --json --quiet").exits(0).json();
+    assert_eq!(test["passed"], true);
+    let kernels = test["kernels"].as_array().unwrap();
+    assert!(kernels.len() >= 10 && kernels.iter().all(|k| k["kernel"].as_str().unwrap().starts_with("native ")));
+    place.run("train --device cpu --threads 0").exits(2).says(&["--threads"]);
+}
