@@ -224,7 +224,7 @@ pub fn filter(bytes: &[u8]) {
     for padding in [Padding::Same, Padding::Valid] {
         let Ok(dims) = filter.dims([9, 40], 3, padding) else { continue };
         let results = filter.apply_by_loops(&dims, &[200.0; 360]);
-        assert_eq!(filter.shown().grey(&results).len(), results.len());
+        assert_eq!(filter.shown().grey(&dims, &results).len(), results.len());
     }
 }
 

@@ -39,43 +39,42 @@ fn initial(model: &Model, seed: u64) -> Vec<Vec<f32>> {
 /// Convolutions that take every way: with and without pooling behind, pooling that overlaps, other windows and strides, a single channel.
 const EVERY_LAYER: &str = "
     name = 'every-layer'
-    input = [28, 28, 1]
-    [[layers]]
+    [[layer]]
     type = 'conv2d'
     filters = 16
     kernel_size = 3
     padding = 'same'
     activation = 'relu'
-    [[layers]]
+    [[layer]]
     type = 'maxpool2d'
     pool_size = 3
     stride = 2
-    [[layers]]
+    [[layer]]
     type = 'conv2d'
     filters = 32
     kernel_size = 3
     padding = 'same'
-    [[layers]]
+    [[layer]]
     type = 'relu'
-    [[layers]]
+    [[layer]]
     type = 'averagepool2d'
     pool_size = 2
-    [[layers]]
+    [[layer]]
     type = 'conv2d'
     filters = 5
     kernel_size = [3, 2]
     stride = [2, 1]
     activation = 'relu'
-    [[layers]]
+    [[layer]]
     type = 'maxpool2d'
     pool_size = 2
-    [[layers]]
+    [[layer]]
     type = 'flatten'
-    [[layers]]
+    [[layer]]
     type = 'dense'
     units = 32
     activation = 'relu'
-    [[layers]]
+    [[layer]]
     type = 'dense'
     units = 10
     activation = 'softmax'
@@ -273,12 +272,12 @@ fn what_went_bad_is_found() {
 #[test]
 fn learns_the_genuine_data() {
     let Some(folder) = genuine_data() else { return };
-    let data = fashion_mnist::load(&folder).unwrap();
+    let (training, test) = fashion_mnist::load_from_dir(&folder).unwrap();
     let model = Model::cnn();
     let threads = NativeEngine::default_threads();
-    let mut engine = NativeEngine::with_training(&model, &initial(&model, 0), &data.train, 32, &ADAM, threads).unwrap();
-    engine.train_epoch(&epoch(data.train.len(), 32, &ADAM, 1), &mut go).unwrap();
-    let totals = engine.evaluate(&data.test, &mut go).unwrap();
+    let mut engine = NativeEngine::with_training(&model, &initial(&model, 0), &training, 32, &ADAM, threads).unwrap();
+    engine.train_epoch(&epoch(training.len(), 32, &ADAM, 1), &mut go).unwrap();
+    let totals = engine.evaluate(&test, &mut go).unwrap();
     assert!(totals.accuracy() >= 0.865, "{}", totals.accuracy());
 }
 

@@ -254,9 +254,7 @@ fn steps(filter: &Filter, stride: usize, padding: Padding, device: &Device) -> R
             let _ = write!(text, "The kernels on {} give the same numbers.", gpu.info().name);
         }
         Device::Native(_) => {
-            if filter.apply_natively(&d, &EXAMPLE) != results {
-                bail!("the native engine gives other numbers; `fmnist-gpu selftest --device cpu` tells more");
-            }
+            agree("the native engine", &filter.apply_natively(&d, &EXAMPLE), &results)?;
             let _ = write!(text, "Computed by the native engine.");
         }
         Device::Reference => {
@@ -348,13 +346,16 @@ fn agree_on_device(
     gpu.run(&plan.finish()?)?;
     let found = [filter.apply(gpu, d, &EXAMPLE)?, gpu.read(&y)?, gpu.read(&mean)?];
     for (found, expected) in found.iter().zip([results, max, average]) {
-        let differs = |(a, b): (&f32, &f32)| (a - b).abs() > 1e-4 * b.abs().max(1.0);
-        if found.len() != expected.len() || found.iter().zip(expected).any(differs) {
-            bail!(
-                "the device {} gives {found:?}, and the plain loops {expected:?}; `fmnist-gpu selftest` says more",
-                gpu.info().name
-            );
-        }
+        agree(&format!("the device {}", gpu.info().name), found, expected)?;
+    }
+    Ok(())
+}
+
+/// Refuses what `who` computed where it is not what the plain loops computed.
+fn agree(who: &str, found: &[f32], expected: &[f32]) -> Result<()> {
+    let differs = |(a, b): (&f32, &f32)| (a - b).abs() > 1e-4 * b.abs().max(1.0);
+    if found.len() != expected.len() || found.iter().zip(expected).any(differs) {
+        bail!("{who} gives {found:?}, and the plain loops {expected:?}; `fmnist-gpu selftest` says more");
     }
     Ok(())
 }

@@ -2,8 +2,8 @@
 //!
 //! A function has the name of the WGSL entry point that it mirrors, and takes the tensors in the order of the bindings. Tensors
 //! are slices, row-major, last index fastest: pictures NHWC, filters HWIO (`[KH, KW, C, O]`), matrices `[rows, columns]`. Outputs
-//! are overwritten whole. Nothing here is optimised or parallel; it is what the fast kernels are compared with, and what
-//! `--device reference` runs.
+//! are overwritten whole. Nothing here is optimised or parallel; it is what the fast kernels, and the loops of [`crate::native`], are compared
+//! with, and what `--device reference` runs.
 
 pub mod adam;
 pub mod batch_gather;
