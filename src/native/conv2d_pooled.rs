@@ -5,6 +5,12 @@
 //! nine rows of channels. Measured on one core with AVX-512, second convolution of the article, one image, half of the pooled cells above zero: dw 16.5 us,
 //! dx 18.1 us, where the products over all positions take 38 us each at the speed of the forward pass.
 
+#![allow(
+    clippy::needless_range_loop,
+    clippy::manual_memcpy,
+    reason = "an array that anything but a constant indexes is kept in memory, and not in registers"
+)]
+
 use super::conv2d::Conv2d;
 use super::conv2d_direct::{constant_len, vectors};
 use pulp::{Simd, WithSimd};

@@ -3,6 +3,12 @@
 //! Tiles as in the convolution: `R` values, each lent to all lanes, times `V` vectors of outputs. Measured on one core with AVX-512, 784 inputs,
 //! 128 outputs, 16 rows (what a thread has of a batch of 32), by `matrixmultiply`: forward 39 us, dw 22 us.
 
+#![allow(
+    clippy::needless_range_loop,
+    clippy::manual_memcpy,
+    reason = "an array that anything but a constant indexes is kept in memory, and not in registers"
+)]
+
 use super::conv2d_direct::{constant_len, relu, vectors};
 use crate::cpu::dense::DenseDims;
 use pulp::{Simd, WithSimd};

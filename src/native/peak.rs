@@ -1,5 +1,11 @@
 //! What this processor can do at most, measured by tiny loops: arithmetic and bytes. The twin of [`crate::gpu::peak`].
 
+#![allow(
+    clippy::needless_range_loop,
+    clippy::manual_memcpy,
+    reason = "an array that anything but a constant indexes is kept in memory, and not in registers"
+)]
+
 use super::vectorised;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
