@@ -198,11 +198,11 @@ fn models_at_random_are_refused_or_fit_together() {
     let (mut accepted, mut applied) = (0, 0);
     for _ in 0..20_000 {
         // Mostly small, so that many are accepted.
-        let mut size = |random: &mut dyn FnMut(usize) -> usize| match random(12) {
+        let size = |random: &mut dyn FnMut(usize) -> usize| match random(12) {
             0 => SIZES[random(SIZES.len())],
             _ => SIZES[1 + random(5)],
         };
-        let mut pair = |random: &mut dyn FnMut(usize) -> usize| Pair(size(random), size(random));
+        let pair = |random: &mut dyn FnMut(usize) -> usize| Pair(size(random), size(random));
         let mut layers = Vec::new();
         for _ in 0..random(5) {
             let padding = if random(2) == 0 { Padding::Same } else { Padding::Valid };
