@@ -203,7 +203,8 @@ write(
     ),
 )
 write("import", "own.safetensors", weights())
-write("import", "described.safetensors", safetensors(named("", 0.0), {"fmnist_gpu_model": json.dumps(TINY)}))
+in_torch_layout = [("dense_1.bias", "F32", [10], floats(10)), ("dense_1.weight", "F32", [10, 1], floats(10))]
+write("import", "described.safetensors", safetensors(in_torch_layout, {"fmnist_gpu_model": json.dumps(TINY)}))
 
 # Files of a run folder; the first byte says which.
 write("run_folder", "config", "c" + json.dumps(CONFIG))

@@ -186,8 +186,10 @@ pub fn run_folder(bytes: &[u8]) {
     let run = Compared { name: "fuzz".into(), summary, history, metrics };
     let runs = [run.clone(), run];
     let _ = (comparison_rows(&runs), comparison_warnings(&runs), comparison_verdicts(&runs));
-    // A plot that cannot be drawn is an error, not a panic.
-    let _ = comparison_page(&runs);
+    // A plot that cannot be drawn is an error, not a panic; and what a file says is shown, never run.
+    if let Ok(page) = comparison_page(&runs) {
+        assert!(!page.contains("<script"), "a run's file brought markup into a page");
+    }
 }
 
 const SUMMARY: &str = r#"{

@@ -8,8 +8,7 @@ fn main() -> ExitCode {
     match cli::run() {
         Ok(code) => code,
         Err(error) => {
-            // `{:#}` joins the chain of causes.
-            eprintln!("fmnist-gpu: {error:#}");
+            eprintln!("fmnist-gpu: {}", cli::with_causes(&error));
             ExitCode::from(2)
         }
     }

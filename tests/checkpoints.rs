@@ -546,7 +546,9 @@ fn a_run_of_pipes_and_endless_files_is_refused() {
         place.run(&format!("evaluate {run} --dataset synthetic --quiet")).exits(2).says(&[part]);
     }
     std::os::unix::fs::symlink("/dev/zero", place.path("model.toml")).unwrap();
-    place.run("summary --model model.toml").exits(2).says(&["not a regular file"]);
+    let ran = place.run("summary --model model.toml").exits(2).says(&["not a regular file"]);
+    assert_eq!(ran.err.matches("not a regular file").count(), 1, "a cause is said twice: {}", ran.err);
+    place.run("filter --show-steps --kernel /dev/zero --device reference").exits(2).says(&["not a regular file"]);
 }
 
 /// Layers of more parameters than one buffer can hold: said before memory is taken for them.

@@ -105,7 +105,7 @@ fn seeds_that_are_wrong_are_refused_with_a_reason() {
         assert!(said.contains(part), "{path}: {said}");
     }
     for (path, part) in [
-        ("model_file/huge-dense.toml", "units"),
+        ("model_file/huge-dense.toml", "more than 4294967295 elements"),
         ("model_file/other-input.toml", "the input is"),
         ("model_file/path.toml", "its name is a path"),
     ] {

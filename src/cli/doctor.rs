@@ -2,7 +2,7 @@
 
 use super::device::{Device, DeviceArgs};
 use super::selftest::compare_all;
-use super::{Global, print, print_json};
+use super::{Global, print, print_json, with_causes};
 use anyhow::Result;
 use clap::Args;
 use fmnist_gpu::data::Places;
@@ -127,7 +127,7 @@ pub fn run(args: DoctorArgs, global: &Global) -> Result<ExitCode> {
     let opened = device(&args, global);
     let (device, error) = match opened {
         Ok(device) => (Some(device), no_list),
-        Err(error) => (None, Some(format!("{error:#}"))),
+        Err(error) => (None, Some(with_causes(&error))),
     };
     let page = Page {
         version: env!("CARGO_PKG_VERSION"),

@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use fmnist_gpu::cpu::conv2d::{Conv2dDims, Padding};
 use fmnist_gpu::cpu::pool2d::{self, Pool2dDims};
 use fmnist_gpu::data::{CLASS_NAMES, IMAGE_SIDE};
+use fmnist_gpu::files::read_bounded;
 use fmnist_gpu::gpu::{Element, Gpu, PlanBuilder};
 use fmnist_gpu::ops::pool2d::{Mean, record_max_forward, record_mean_forward};
 use fmnist_gpu::photo::{Filter, Photo, Shown};
@@ -183,11 +184,13 @@ fn filter(name: &str) -> Result<Filter> {
     }
     let path = Path::new(name);
     let fail = || format!("--kernel {name}: neither a file nor one of {}", Filter::NAMES.join(", "));
-    let size = path.metadata().with_context(fail)?.len();
-    if size > MAX_FILTER_BYTES {
-        bail!("--kernel {name}: the file has {size} bytes; a filter is a few rows of numbers");
-    }
-    let text = std::fs::read_to_string(path).with_context(fail)?;
+    let bytes = match read_bounded(path, MAX_FILTER_BYTES) {
+        Err(error) if error.kind() == std::io::ErrorKind::FileTooLarge => {
+            bail!("--kernel {name}: {error}; a filter is a few rows of numbers")
+        }
+        bytes => bytes.with_context(fail)?,
+    };
+    let text = String::from_utf8(bytes).with_context(fail)?;
     let stem = path.file_stem().map_or_else(|| "own".to_string(), |stem| stem.to_string_lossy().into_owned());
     Filter::parse(&stem, &text).with_context(|| format!("--kernel {name}"))
 }

@@ -120,6 +120,18 @@ pub fn run() -> Result<ExitCode> {
     }
 }
 
+/// An error with its causes, each said once: most messages of the library quote their cause themselves.
+pub fn with_causes(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
 /// Keeps Mesa's device selection layer from complaining about a missing desktop, in containers and over ssh.
 fn quiet_drivers() {
     let is_set = |name| std::env::var_os(name).is_some();

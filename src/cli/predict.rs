@@ -2,7 +2,7 @@
 
 use super::device::DeviceArgs;
 use super::source::SourceArgs;
-use super::{Global, evaluate, interrupt_flag, picture, print, print_json};
+use super::{Global, evaluate, interrupt_flag, picture, print, print_json, with_causes};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use fmnist_gpu::data::{CLASS_NAMES, N_CLASSES};
@@ -216,7 +216,7 @@ fn photos(args: &PredictArgs, run: &Run, global: &Global) -> Result<ExitCode> {
                 prepared.push(Prepared { name, photo, garment, scale });
             }
             Err(error) => {
-                eprintln!("fmnist-gpu: {error:#}");
+                eprintln!("fmnist-gpu: {}", with_causes(&error));
                 failures += 1;
             }
         }

@@ -4,7 +4,7 @@ use super::device::{Device, DeviceArgs, TuneArgs};
 use super::progress::Display;
 use super::report::{self, Material};
 use super::source::SourceArgs;
-use super::{Global, INTERRUPTED, interrupt_flag, picture, print};
+use super::{Global, INTERRUPTED, interrupt_flag, picture, print, with_causes};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use fmnist_gpu::data::{CLASS_NAMES, Dataset, DatasetKind, N_CLASSES};
@@ -300,27 +300,48 @@ pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
     let interrupt = interrupt_flag()?;
     let mut args = args;
     let mut retries = if args.retry_device { 3 } else { 0 };
+    let mut begun: Option<PathBuf> = None;
     loop {
         let mut written = None;
         let error = match run_once(&args, global, &interrupt, &mut written) {
             Ok(code) => return Ok(code),
             Err(error) => error,
         };
-        let is_lost = error.chain().any(|cause| matches!(cause.downcast_ref(), Some(GpuError::DeviceLost { .. })))
-            || error
-                .chain()
-                .any(|cause| matches!(cause.downcast_ref(), Some(EngineError::Gpu(GpuError::DeviceLost { .. }))));
-        let Some(folder) = written.filter(|_| is_lost && retries > 0) else { return Err(error) };
+        let is_lost = is_of_gpu(&error, |error| matches!(error, GpuError::DeviceLost { .. }));
+        // A driver that is reset takes a while to come back.
+        let is_away = begun.is_some()
+            && is_of_gpu(&error, |error| {
+                matches!(
+                    error,
+                    GpuError::NoAdapter { .. } | GpuError::NoSuchAdapter { .. } | GpuError::OpenDevice { .. }
+                )
+            });
+        let known = written.or(begun);
+        let Some(folder) = known.filter(|_| (is_lost || is_away) && retries > 0) else { return Err(error) };
         retries -= 1;
         eprintln!(
-            "fmnist-gpu: {error:#}\nfmnist-gpu: opening the device again; {retries} more attempts after this one"
+            "fmnist-gpu: {}\nfmnist-gpu: opening the device again; {retries} more attempts after this one",
+            with_causes(&error)
         );
+        if is_away {
+            std::thread::sleep(Duration::from_secs(5));
+        }
         // Before the first checkpoint there is nothing to go on from: the same is begun anew, in the same folder.
         let has_checkpoint = Checkpoints::new(&folder, 1).newest(&mut |_, _| ())?.is_some();
         args.lose_device_after = None;
-        (args.resume, args.out) = if has_checkpoint { (Some(folder), None) } else { (None, Some(folder)) };
+        (args.resume, args.out) =
+            if has_checkpoint { (Some(folder.clone()), None) } else { (None, Some(folder.clone())) };
         args.force |= !has_checkpoint;
+        begun = Some(folder);
     }
+}
+
+/// Whether an error, or what caused it, is one of the device of that kind.
+fn is_of_gpu(error: &anyhow::Error, is_kind: impl Fn(&GpuError) -> bool) -> bool {
+    error.chain().any(|cause| match (cause.downcast_ref(), cause.downcast_ref()) {
+        (Some(error), _) | (_, Some(EngineError::Gpu(error))) => is_kind(error),
+        _ => false,
+    })
 }
 
 /// One attempt. `written` is the run folder, once there is something in it.
@@ -575,7 +596,7 @@ struct Keeper<'a> {
 impl Keeper<'_> {
     fn attempt(&mut self, write: impl FnOnce(&Self) -> Result<()>) {
         if let Err(error) = write(self) {
-            eprintln!("fmnist-gpu: {error:#}; training goes on");
+            eprintln!("fmnist-gpu: {}; training goes on", with_causes(&error));
             self.error.get_or_insert(error);
         }
     }

@@ -5,12 +5,11 @@
 //! that a bad file can do is a slower start.
 
 use super::kernel::Scopes;
-use crate::files::write_whole;
+use crate::files::{read_bounded, write_whole};
 use sha2::{Digest, Sha256};
-use std::fs::{self, File};
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::{fs, io};
 use thiserror::Error;
 
 /// The most that is read from a file: far above what the kernels of one program come to.
@@ -182,15 +181,7 @@ impl Store {
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let file = File::open(path)?;
-    // Refused before it is read, and bounded while it is read, as it may grow meanwhile.
-    let bytes = file.metadata()?.len();
-    if bytes > MAX_FILE_BYTES {
-        return Err(io::Error::other(format!("{bytes} bytes, allowed are {MAX_FILE_BYTES}")));
-    }
-    let mut content = Vec::new();
-    file.take(MAX_FILE_BYTES).read_to_end(&mut content)?;
-    Ok(content)
+    read_bounded(path, MAX_FILE_BYTES)
 }
 
 fn write(path: &Path, file: &[u8]) -> Result<(), String> {
