@@ -114,7 +114,7 @@ fn profile_of_a_forward_pass_has_no_backward_kernels() {
     assert!(!names.iter().any(|name| name.contains("backward") || name.contains("adam")), "{names:?}");
 }
 
-/// Two dense layers of one width are one row, though the first takes 784 numbers and the second 128.
+/// Dense layers of one width are one row, also where the first takes 784 numbers and the others 128 (in some forms it has a kernel of its own).
 #[test]
 fn profile_adds_up_the_work_of_calls_that_differ() {
     gpu();
@@ -122,13 +122,14 @@ fn profile_adds_up_the_work_of_calls_that_differ() {
     let path = folder.path().join("deep.toml");
     let dense = "[[layer]]\ntype = \"dense\"\nunits = 128\nactivation = \"relu\"\n";
     let last = "[[layer]]\ntype = \"dense\"\nunits = 10\n";
-    std::fs::write(&path, format!("name = \"deep\"\n[[layer]]\ntype = \"flatten\"\n{dense}{dense}{last}")).unwrap();
+    std::fs::write(&path, format!("name = \"deep\"\n[[layer]]\ntype = \"flatten\"\n{dense}{dense}{dense}{last}"))
+        .unwrap();
     let report = json(&format!("profile --model {} --batch-size 20 --steps 3 --mode inference --json", path.display()));
     let kernels = report["kernels"].as_array().unwrap();
-    assert!(kernels.iter().any(|k| k["calls"] == 2), "{kernels:?}");
+    assert!(kernels.iter().any(|k| k["calls"].as_u64() >= Some(2)), "{kernels:?}");
     let number = |k: &Value, key: &str| k[key].as_f64().unwrap();
     let flop: f64 = kernels.iter().map(|k| 1e3 * number(k, "gflops") * number(k, "median_us")).sum();
-    let expected = 2.0 * 20.0 * f64::from(784 * 128 + 128 * 128 + 128 * 10);
+    let expected = 2.0 * 20.0 * f64::from(784 * 128 + 2 * 128 * 128 + 128 * 10);
     assert!((flop / expected - 1.0).abs() < 1e-6, "{flop} for {expected}");
 }
 

@@ -394,7 +394,8 @@ fn a_lost_device_costs_what_came_after_the_last_checkpoint_and_no_more() {
     gpu();
     let place = Place::new();
     place.run(&format!("{TRAIN} --out whole")).exits(0);
-    let lose = format!("{TRAIN} --checkpoint-minutes 0.001 --lose-device-after 300");
+    // So short that the fastest GPU pauses before it is lost.
+    let lose = format!("{TRAIN} --checkpoint-minutes 0.0001 --lose-device-after 300");
     place.run(&format!("{lose} --out run")).exits(2).says(&[
         "was lost",
         "training stopped in epoch 1, after ",

@@ -182,12 +182,26 @@ fn interrupt_flag() -> Result<Arc<AtomicBool>> {
     let set = Arc::clone(&flag);
     ctrlc::set_handler(move || {
         if set.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
+            leave_at_once();
         }
         eprintln!("\nstopping after the work in flight (Ctrl-C again to leave at once)");
     })
     .context("installing the Ctrl-C handler")?;
     Ok(flag)
+}
+
+/// Ends the process with the exit code 130, whatever its other threads are doing.
+///
+/// On Unix without the exit handlers of libraries: those of a Vulkan driver take down what a thread is still working with, and NVIDIA's
+/// ended in a segmentation fault.
+fn leave_at_once() -> ! {
+    #[cfg(unix)]
+    // SAFETY: `_exit` takes any number and touches no memory of the program; what is half-written lies in files of other names.
+    unsafe {
+        libc::_exit(i32::from(INTERRUPTED))
+    }
+    #[cfg(not(unix))]
+    std::process::exit(i32::from(INTERRUPTED))
 }
 
 /// The exit code after Ctrl-C, as shells have it.
