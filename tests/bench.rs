@@ -8,7 +8,10 @@ use serde_json::Value;
 use std::process::Command;
 
 fn run(line: &str) -> (Option<i32>, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_fmnist-gpu")).args(line.split_whitespace()).output().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fmnist-gpu"));
+    // Where there is no GPU, the default would be the native engine.
+    command.args(line.split_whitespace()).env("WGPU_ADAPTER_NAME", &gpu().info().name);
+    let output = command.output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code(), text(output.stdout), text(output.stderr))
 }

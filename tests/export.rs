@@ -459,7 +459,7 @@ fn what_cannot_be_exported_is_refused_with_the_reason() {
     )
     .unwrap();
     let error = onnx::to_bytes(&huge, &[], &facts()).unwrap_err();
-    assert!(matches!(error, ExportError::TooLarge { bytes: 3_180_000_040.., .. }), "{error}");
+    assert!(matches!(error, ExportError::Model(_)) && error.to_string().contains("3180000040 bytes"), "{error}");
     let broken = Model { layers: vec![], ..Model::mlp() };
     assert!(matches!(keras::python(&broken, "x"), Err(ExportError::Model(_))));
 }

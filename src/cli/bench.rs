@@ -96,11 +96,10 @@ struct Measured {
     step_ms: f64,
     gflops: f64,
     percent_of_peak: f64,
-    /// None of the native engine, which dispatches nothing.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    dispatches_per_step: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    host_us_per_step: Option<f64>,
+    /// Of the native engine 0, which dispatches nothing.
+    dispatches_per_step: usize,
+    /// What the host takes to record a step: of the native engine 0.
+    host_us_per_step: f64,
 }
 
 /// Images on the adapter: as many as Fashion-MNIST has for training.
@@ -225,7 +224,7 @@ impl Bench<'_> {
                 let mut engine = GpuEngine::with_tiles(gpu, model, &parameters, split, batch_size, &optimizer, tiles)?;
                 let speeds = self.training_speeds(&mut engine, begin, batch_size, &optimizer)?;
                 let host = (engine.step_dispatches().len(), engine.host_seconds_per_step());
-                self.note("train", batch_size, speeds, Some(host))
+                self.note("train", batch_size, speeds, host)
             }
             Target::Native(threads) => {
                 let begin = Instant::now();
@@ -233,7 +232,7 @@ impl Bench<'_> {
                 let mut engine =
                     NativeEngine::with_training(model, &parameters, split, batch_size, &optimizer, threads)?;
                 let speeds = self.training_speeds(&mut engine, begin, batch_size, &optimizer)?;
-                self.note("train", batch_size, speeds, None)
+                self.note("train", batch_size, speeds, (0, 0.0))
             }
         }
     }
@@ -266,12 +265,12 @@ impl Bench<'_> {
                 let engine = GpuEngine::new(gpu, self.model, &parameters)?;
                 let mut evaluator = engine.evaluator(self.split, batch_size)?;
                 let speeds = self.inference_speeds(begin, |stop| Ok(evaluator.run(stop)?))?;
-                (speeds, Some((evaluator.dispatches().len(), evaluator.host_seconds_per_step())))
+                (speeds, (evaluator.dispatches().len(), evaluator.host_seconds_per_step()))
             }
             Target::Native(threads) => {
                 let mut engine = NativeEngine::new(self.model, &parameters, threads)?;
                 let split = self.split;
-                (self.inference_speeds(begin, |stop| Ok(engine.evaluate(split, stop)?))?, None)
+                (self.inference_speeds(begin, |stop| Ok(engine.evaluate(split, stop)?))?, (0, 0.0))
             }
         };
         self.note("inference", batch_size, speeds, host)
@@ -318,13 +317,13 @@ impl Bench<'_> {
         Ok(speeds)
     }
 
-    /// Notes the speeds, and of an adapter dispatches a step and the host's seconds a step.
+    /// Notes the speeds, the dispatches of a step and the host's seconds for one.
     fn note(
         &mut self,
         mode: &'static str,
         batch_size: usize,
         speeds: Vec<f64>,
-        host: Option<(usize, f64)>,
+        (dispatches, host_seconds): (usize, f64),
     ) -> Result<()> {
         let shapes = self.model.shapes()?;
         let mflop = match mode {
@@ -343,8 +342,8 @@ impl Bench<'_> {
             step_ms: 1e3 * batch_size as f64 / median,
             gflops: median * mflop * 1e-3,
             percent_of_peak: 0.0,
-            dispatches_per_step: host.map(|(dispatches, _)| dispatches),
-            host_us_per_step: host.map(|(_, seconds)| 1e6 * seconds),
+            dispatches_per_step: dispatches,
+            host_us_per_step: 1e6 * host_seconds,
         });
         Ok(())
     }
@@ -397,7 +396,7 @@ fn table(report: &Report) -> String {
     ));
     for r in &report.results {
         lines.push(format!(
-            "{:<8} {:<15} {:>6} {:>10.0} {:>21} {:>9.2} {:>8.1} {:>7.1} {:>10} {:>8}",
+            "{:<8} {:<15} {:>6} {:>10.0} {:>21} {:>9.2} {:>8.1} {:>7.1} {:>10} {:>8.1}",
             r.model,
             match r.runtime_checks {
                 Some(true) => format!("{}, safe", r.mode),
@@ -409,8 +408,8 @@ fn table(report: &Report) -> String {
             r.step_ms,
             r.gflops,
             r.percent_of_peak,
-            r.dispatches_per_step.map_or("-".to_string(), |n| n.to_string()),
-            r.host_us_per_step.map_or("-".to_string(), |us| format!("{us:.1}"))
+            r.dispatches_per_step,
+            r.host_us_per_step
         ));
     }
     lines.join("\n")
