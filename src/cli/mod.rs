@@ -31,8 +31,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Train, evaluate and explain Fashion-MNIST classifiers with hand-written WGSL compute shaders, on any GPU.
 ///
 /// Start with `fmnist-gpu train`: it finds or downloads Fashion-MNIST, trains a convolutional network for five epochs,
-/// evaluates it on the test set, and writes weights, history and pictures into a run folder. Works without a GPU on a
-/// software adapter.
+/// evaluates it on the test set, and writes weights, history and pictures into a run folder. Without a GPU it trains on the
+/// processor.
 #[derive(Debug, Parser)]
 #[command(name = "fmnist-gpu", version, propagate_version = true, max_term_width = 100, after_help = AFTER_HELP)]
 struct Cli {
@@ -72,15 +72,15 @@ enum Command {
     Export(export::ExportArgs),
     /// Make a run from weights of PyTorch or Keras
     Import(import::ImportArgs),
-    /// See what a convolution does: slide a filter over a picture on the GPU, or print a small example with its numbers
+    /// See what a convolution does: slide a filter over a picture, or print a small example with its numbers
     Filter(filter::FilterArgs),
     /// Draw the first images of the data set with their class names
     Samples(samples::SamplesArgs),
-    /// List the adapters of this machine
+    /// List what --device can name on this machine
     Devices(devices::DevicesArgs),
     /// One page for a bug report: version, system, adapters, limits, environment, self-test, speed
     Doctor(doctor::DoctorArgs),
-    /// Compare every kernel with its CPU mirror on this machine's adapter
+    /// Compare every kernel on this machine's adapter, and the native engine, with the plain loops in double precision
     Selftest(selftest::SelftestArgs),
     /// Measure the speed of training and inference
     Bench(bench::BenchArgs),
