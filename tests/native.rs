@@ -322,6 +322,29 @@ fn the_program_computes_without_an_adapter() {
     assert!(Path::new(&place.path("one").join("history.csv")).exists());
 }
 
+/// Processors with narrower vectors, or none, take other tiles and other ways: as right, and trained to the same figures.
+#[test]
+fn narrower_vectors_are_right_too() {
+    let place = Place::new();
+    let run = |line: &str, vectors: &str| {
+        let mut command = place.command(line);
+        command.env("FMNIST_NATIVE_VECTORS", vectors);
+        crate::support::program::Ran::new(command.output().unwrap(), line).exits(0)
+    };
+    let names: &[&str] = if lanes() >= 8 { &["avx2", "none"] } else { &["none"] };
+    let train = "train --device cpu --dataset synthetic --train-limit 300 --epochs 1 --json --quiet --no-report --out";
+    let widest = run(&format!("{train} widest"), "").summary();
+    for vectors in names {
+        let test = run("selftest --device cpu --json --quiet", vectors).json();
+        assert_eq!(test["passed"], true, "{test}");
+        let said = if *vectors == "avx2" { "AVX2" } else { "no vector instructions" };
+        assert!(test["driver"].as_str().unwrap().ends_with(said), "{}", test["driver"]);
+        let trained = run(&format!("{train} {vectors}"), vectors).summary();
+        let [a, b] = [&trained, &widest].map(|summary| summary["test_loss"].as_f64().unwrap());
+        assert!((a / b - 1.0).abs() < 1e-3, "{vectors}: {a} and {b}");
+    }
+}
+
 /// What is about shaders says so; what is about any device takes this one too.
 #[test]
 fn commands_know_the_native_engine() {

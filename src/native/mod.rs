@@ -30,10 +30,16 @@ pub use matmul::{Matrix, matmul};
 use pulp::{Arch, Simd, WithSimd};
 use std::sync::LazyLock;
 
-/// The widest instruction set of this processor, found once.
-static ARCH: LazyLock<Arch> = LazyLock::new(Arch::new);
+/// The instruction set to use, found once: the widest of this processor, or a narrower one that `FMNIST_NATIVE_VECTORS` names, `avx2` or `none`, so
+/// that a processor can test and time what others take.
+static ARCH: LazyLock<Arch> = LazyLock::new(|| match std::env::var("FMNIST_NATIVE_VECTORS").as_deref() {
+    Ok("none") => Arch::Scalar,
+    #[cfg(target_arch = "x86_64")]
+    Ok("avx2") => pulp::x86::V3::try_new().map_or_else(Arch::new, Arch::V3),
+    _ => Arch::new(),
+});
 
-/// Runs `work` compiled for the widest instruction set.
+/// Runs `work` compiled for that instruction set.
 #[inline(always)]
 fn vectorised<W: WithSimd>(work: W) -> W::Output {
     ARCH.dispatch(work)
