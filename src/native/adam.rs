@@ -1,4 +1,4 @@
-//! Adam; see [`crate::cpu::adam`], whose bits this gives, but for moments that are [negligible](super::negligible_to_zero).
+//! Adam; see [`crate::cpu::adam`], whose bits this gives, but for moments below 1e-30, which become 0.
 
 use super::{negligible_to_zero, vectorised};
 use crate::cpu::adam::AdamConfig;

@@ -1,5 +1,4 @@
-//! Gradient descent with momentum; see [`crate::cpu::sgd`], whose bits this gives, but for a velocity that is
-//! [negligible](super::negligible_to_zero).
+//! Gradient descent with momentum; see [`crate::cpu::sgd`], whose bits this gives, but for a velocity below 1e-30, which becomes 0.
 
 use super::{negligible_to_zero, vectorised};
 
