@@ -36,7 +36,7 @@ pub struct Conv2d {
     /// For each position of the output, its pixel in the padded image: that of the filter's first cell.
     pixel_of: Vec<u32>,
     /// For each position of the output, its place in its pooling window.
-    place_of: Vec<u8>,
+    place_of: Vec<u32>,
 }
 
 /// What [`Conv2d::forward`] and [`Conv2d::backward`] write on their way: one for each thread, made once.
@@ -96,7 +96,7 @@ impl Conv2d {
         assert!(pool.as_ref().is_none_or(Self::can_pool), "a pooling whose windows overlap or lie beyond the edge");
         let width = (d.wo - 1) * d.stride_w + d.kw;
         let pixel = |at: usize| (at / d.wo * d.stride_h * width + at % d.wo * d.stride_w) as u32;
-        let place = |at: usize| pool.map_or(0, |p| (at / d.wo % p.kh * p.kw + at % d.wo % p.kw) as u8);
+        let place = |at: usize| pool.map_or(0, |p| (at / d.wo % p.kh * p.kw + at % d.wo % p.kw) as u32);
         let mut conv = Conv2d {
             pixel_of: (0..d.ho * d.wo).map(pixel).collect(),
             place_of: (0..d.ho * d.wo).map(place).collect(),
@@ -171,7 +171,7 @@ impl Conv2d {
         &self.pixel_of
     }
 
-    pub(super) fn place_of(&self) -> &[u8] {
+    pub(super) fn place_of(&self) -> &[u32] {
         &self.place_of
     }
 

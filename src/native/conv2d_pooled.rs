@@ -261,7 +261,7 @@ fn backward_x<S: Simd, const V: usize, const T: usize>(simd: S, image: BackwardX
                 counts.fill(0);
                 for (channel, (&gradient, &position)) in dy[at..at + d.o].iter().zip(&argmax[at..at + d.o]).enumerate()
                 {
-                    let place = usize::from(place_of[position as usize]);
+                    let place = place_of[position as usize] as usize;
                     entries[place * d.o + counts[place]] = Entry { at: channel as u32, gradient };
                     counts[place] += usize::from(gradient != 0.0);
                 }

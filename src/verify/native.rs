@@ -50,6 +50,12 @@ pub fn check_all(seed: u64, breadth: Breadth) -> Vec<Verdict> {
             }
         }
     }
+    if breadth == Breadth::Everything {
+        // A window of more positions than a byte counts.
+        let d = Conv2dDims::new(1, [18, 18, 16], [3, 3], 32, [1, 1], Padding::Same).expect("the shape is valid");
+        let pool = Pool2dDims::new(1, [18, 18, 32], [18, 17], [18, 17], Padding::Valid).expect("the window fits");
+        check.conv2d(&d, Some(&pool), Form::Fastest);
+    }
     let mut sizes = vec![(32, 784, 128), (16, 3136, 128), (32, 128, 10), (3, 5, 7)];
     if breadth == Breadth::Everything {
         sizes.extend([(1, 1, 1), (1, 65, 1), (7, 64, 17), (33, 63, 31), (13, 257, 64), (5, 2, 100)]);
