@@ -33,9 +33,9 @@ pub struct Conv2d {
     pooled: Option<(FilterSums, bool)>,
     /// Whether the gradient of the input is wanted.
     needs_dx: bool,
-    /// For each position of the output, its pixel in the padded image: that of the filter's first cell.
+    /// For each position of the output, its pixel in the padded image: that of the filter's first cell. Filled where `pooled` is.
     pixel_of: Vec<u32>,
-    /// For each position of the output, its place in its pooling window.
+    /// For each position of the output, its place in its pooling window. Filled where `pooled` is.
     place_of: Vec<u32>,
 }
 
@@ -59,11 +59,13 @@ impl Scratch {
         for conv in convolutions {
             let d = &conv.d;
             let patches = if conv.is_all_direct() { 0 } else { conv.band() * d.wo * d.terms() };
-            scratch.padded.grow(conv.padded_len());
-            scratch.padded_dx.grow(conv.padded_len());
+            let is_padded = conv.direct.is_some() || conv.pooled.is_some();
+            let padded = if is_padded { conv.padded_len() } else { 0 };
+            scratch.padded.grow(padded);
+            scratch.padded_dx.grow(padded);
             scratch.patches.grow(patches);
             scratch.patches_dx.grow(patches);
-            scratch.rows.grow(d.y_len());
+            scratch.rows.grow(if conv.pool.is_some() { d.y_len() } else { 0 });
             let places = conv.pool.map_or(0, |pool| pool.kh * pool.kw);
             let cells = conv.pool.map_or(0, |pool| pool.ho * pool.wo);
             grow(&mut scratch.entries, (places * d.o).max(cells + 1));
@@ -94,22 +96,17 @@ impl Conv2d {
         let d = Conv2dDims { n: 1, ..*d };
         let pool = pool.map(|pool| Pool2dDims { n: 1, ..pool });
         assert!(pool.as_ref().is_none_or(Self::can_pool), "a pooling whose windows overlap or lie beyond the edge");
-        let width = (d.wo - 1) * d.stride_w + d.kw;
-        let pixel = |at: usize| (at / d.wo * d.stride_h * width + at % d.wo * d.stride_w) as u32;
-        let place = |at: usize| pool.map_or(0, |p| (at / d.wo % p.kh * p.kw + at % d.wo % p.kw) as u32);
-        let mut conv = Conv2d {
-            pixel_of: (0..d.ho * d.wo).map(pixel).collect(),
-            place_of: (0..d.ho * d.wo).map(place).collect(),
-            d,
-            relu,
-            pool,
-            direct: None,
-            pooled: None,
-            needs_dx,
-        };
+        let mut conv =
+            Conv2d { pixel_of: Vec::new(), place_of: Vec::new(), d, relu, pool, direct: None, pooled: None, needs_dx };
         if form == Form::Fastest {
             conv.direct = conv2d_direct::block(&conv, lanes());
             conv.pooled = conv2d_pooled::plan(&conv, lanes()).filter(|(_, with_x)| *with_x || !needs_dx);
+        }
+        if let (Some(p), Some(_)) = (pool, conv.pooled) {
+            let width = conv.padded_width();
+            let positions = || (0..d.ho * d.wo).map(|at| (at / d.wo, at % d.wo));
+            conv.pixel_of = positions().map(|(i, j)| (i * width + j) as u32).collect();
+            conv.place_of = positions().map(|(i, j)| (i % p.kh * p.kw + j % p.kw) as u32).collect();
         }
         conv
     }
