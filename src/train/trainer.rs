@@ -37,7 +37,7 @@ impl TrainOptions {
     }
 }
 
-/// How far training has come: with an engine's [`State`], all that is needed to go on.
+/// How far training has come: with an engine's [`State`](super::State), all that is needed to go on.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Position {
     /// The whole epochs.
