@@ -452,7 +452,7 @@ fn what_cannot_be_exported_is_refused_with_the_reason() {
     wrong_length(npz::to_bytes(&model, &parameters));
     let error = npz::to_bytes(&model, &parameters[..3]).unwrap_err();
     assert!(matches!(error, ExportError::Count { expected: 4, found: 3, .. }), "{error}");
-    // Three gigabytes of parameters, of which none are needed to say no.
+    // Three gigabytes of parameters, of which none are needed to say no: weight files of no more than one are read.
     let huge: Model = toml::from_str(
         "name = \"huge\"\nlayer = [{ type = \"flatten\" }, { type = \"dense\", units = 1000000 }, \
          { type = \"dense\", units = 10 }]",
