@@ -5,6 +5,7 @@ pub mod checkpoint;
 pub mod engine;
 mod gpu_engine;
 mod kernel_times;
+mod native_batch;
 mod native_engine;
 mod native_network;
 mod network;

@@ -7,14 +7,14 @@
 use super::engine::{
     Engine, EngineError, Epoch, NonFinite, OnProgress, Optimizer, State, Totals, check_order, check_split,
 };
-use super::native_network::{NativeNetwork, Owned, Rows, Weights, zeros};
+use super::native_batch::{Batch, Share, slices};
+use super::native_network::{NativeNetwork, Owned, Weights, zeros};
 use crate::cpu::non_finite::non_finite;
-use crate::cpu::softmax_xent::{SoftmaxXentDims, softmax_xent_backward_x, softmax_xent_forward};
 use crate::data::{PIXELS, Split};
-use crate::model::{Model, N_CLASSES};
+use crate::model::Model;
+use crate::native::Aligned;
 use crate::native::conv2d::{Form, Packed, Scratch};
 use crate::native::peak::Peak;
-use crate::native::{Aligned, adam, batch_gather, sgd};
 use rayon::prelude::*;
 use std::ops::{ControlFlow, Range};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -65,138 +65,6 @@ struct Training<'d> {
     /// Rows of a group.
     group: usize,
     has_run: bool,
-}
-
-/// The tensors of a batch.
-#[derive(Debug)]
-struct Batch {
-    tensors: Owned,
-    labels: Aligned<u32>,
-    probabilities: Aligned<f32>,
-    loss: Aligned<f32>,
-    correct: Aligned<u32>,
-}
-
-/// Rows of a batch that one thread works through.
-struct Share<'a> {
-    order: &'a [u32],
-    rows: Rows<'a>,
-    labels: &'a mut [u32],
-    probabilities: &'a mut [f32],
-    loss: &'a mut [f32],
-    correct: &'a mut [u32],
-}
-
-/// Elements of a parameter that one thread updates.
-struct Slice<'a> {
-    /// Of the parameter.
-    index: usize,
-    /// Of the elements.
-    first: usize,
-    w: &'a mut [f32],
-    g: &'a mut [f32],
-    slots: [&'a mut [f32]; 2],
-    packed: Option<&'a mut Packed>,
-}
-
-impl Batch {
-    fn new(network: &NativeNetwork, n: usize, groups: Option<usize>) -> Result<Self, EngineError> {
-        Ok(Batch {
-            tensors: network.tensors(n, groups)?,
-            labels: zeros(n)?,
-            probabilities: zeros(n * N_CLASSES)?,
-            loss: zeros(n)?,
-            correct: zeros(n)?,
-        })
-    }
-
-    /// Shares out the rows of the samples `order`, `rows` for each, in groups of `group`.
-    fn split<'a>(
-        &'a mut self,
-        network: &NativeNetwork,
-        order: &'a [u32],
-        rows: usize,
-        group: usize,
-    ) -> impl Iterator<Item = Share<'a>> {
-        let n = order.len();
-        let tensors = network.split(&mut self.tensors, n, rows, group);
-        let labels = self.labels[..n].chunks_mut(rows).zip(self.probabilities.chunks_mut(rows * N_CLASSES));
-        let results = self.loss[..n].chunks_mut(rows).zip(self.correct[..n].chunks_mut(rows));
-        let shares = order.chunks(rows).zip(tensors).zip(labels).zip(results);
-        shares.map(|(((order, rows), (labels, probabilities)), (loss, correct))| {
-            let probabilities = &mut probabilities[..order.len() * N_CLASSES];
-            Share { order, rows, labels, probabilities, loss, correct }
-        })
-    }
-
-    fn totals(&self, n: usize) -> (f64, u64) {
-        let loss = self.loss[..n].iter().map(|&loss| f64::from(loss)).sum();
-        (loss, self.correct[..n].iter().map(|&correct| u64::from(correct)).sum())
-    }
-}
-
-impl Slice<'_> {
-    /// The gradient over `n` rows in groups of `group`, and one step of the optimizer.
-    fn update(
-        self,
-        network: &NativeNetwork,
-        tensors: &Owned,
-        n: usize,
-        group: usize,
-        optimizer: &Optimizer,
-        step_size: f32,
-    ) {
-        let Slice { index, first, w, g, slots: [m, v], packed } = self;
-        network.gradient(index, first, n, group, tensors, g);
-        match optimizer {
-            Optimizer::Adam(config) => adam::adam_step(config, step_size, g, w, m, v),
-            Optimizer::Sgd(config) => sgd::sgd_step(config.momentum, step_size, g, w, m),
-        }
-        if let Some(packed) = packed {
-            network.pack_one(index, w, packed);
-        }
-    }
-}
-
-impl Share<'_> {
-    /// From the samples to probabilities, loss and right answers.
-    fn forward(&mut self, split: &Split, network: &NativeNetwork, weights: Weights<'_>, scratch: &mut Scratch) {
-        self.gather(split);
-        network.forward(weights, self.order.len(), &mut self.rows, scratch);
-        self.loss();
-    }
-
-    fn gather(&mut self, split: &Split) {
-        let x = &mut *self.rows.outputs[0];
-        batch_gather::batch_gather(PIXELS, &split.images, &split.labels, self.order, x, self.labels);
-    }
-
-    fn loss(&mut self) {
-        let n = self.order.len();
-        let d = SoftmaxXentDims { n, c: N_CLASSES };
-        let logits = self.rows.outputs.last().expect("the input is there at least");
-        softmax_xent_forward(&d, logits, self.labels, self.probabilities, self.loss, self.correct);
-    }
-
-    /// From the loss, the mean over `n_valid` rows of all shares, to the gradients.
-    fn backward(
-        &mut self,
-        network: &NativeNetwork,
-        weights: Weights<'_>,
-        n_valid: usize,
-        group: usize,
-        scratch: &mut Scratch,
-    ) {
-        self.loss_backward(n_valid);
-        network.backward(weights, self.order.len(), group, &mut self.rows, scratch);
-    }
-
-    fn loss_backward(&mut self, n_valid: usize) {
-        let d = SoftmaxXentDims { n: self.order.len(), c: N_CLASSES };
-        let logits = self.rows.outputs.last().expect("the input is there at least");
-        let dlogits = self.rows.gradients.last_mut().expect("there are as many gradients as outputs");
-        softmax_xent_backward_x(&d, logits, self.labels, n_valid, dlogits);
-    }
 }
 
 impl<'d> NativeEngine<'d> {
@@ -505,42 +373,6 @@ fn of_this_thread<T>(of_threads: &[Mutex<T>]) -> MutexGuard<'_, T> {
     let index = rayon::current_thread_index().unwrap_or(0);
     // What a thread left behind is overwritten before it is read.
     of_threads[index].lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// All parameters, cut so that threads can share them; filters first, as they take longest.
-fn slices<'a>(
-    network: &NativeNetwork,
-    parameters: &'a mut [Aligned<f32>],
-    gradients: &'a mut [Aligned<f32>],
-    slots: &'a mut [Vec<Aligned<f32>>],
-    packed: &'a mut [Packed],
-) -> Vec<Slice<'a>> {
-    let [mut m, mut v] = {
-        let mut slots = slots.iter_mut().map(|slot| slot.iter_mut());
-        [slots.next(), slots.next()]
-    };
-    let mut packed: Vec<Option<&mut Packed>> = packed.iter_mut().map(Some).collect();
-    let mut slices = Vec::with_capacity(128);
-    for ((index, len), (w, g)) in network.slice_lens().into_iter().enumerate().zip(parameters.iter_mut().zip(gradients))
-    {
-        let next = |slot: &mut Option<std::slice::IterMut<'a, Aligned<f32>>>| {
-            slot.as_mut().and_then(Iterator::next).map_or(&mut [][..], |values| &mut **values)
-        };
-        let (m, v) = (next(&mut m), next(&mut v));
-        let mut of_m = m.chunks_mut(len);
-        let mut of_v = v.chunks_mut(len);
-        for (i, (w, g)) in w.chunks_mut(len).zip(g.chunks_mut(len)).enumerate() {
-            slices.push(Slice {
-                index,
-                first: i * len,
-                w,
-                g,
-                slots: [of_m.next().unwrap_or_default(), of_v.next().unwrap_or_default()],
-                packed: packed[network.step_of_parameter(index)].take(),
-            });
-        }
-    }
-    slices
 }
 
 impl Engine for NativeEngine<'_> {
