@@ -1,6 +1,7 @@
-use crate::support::fixture::{self, Fixture, worst_error};
+use crate::support::fixture::{Fixture, worst_error};
 use crate::support::genuine_data;
 use crate::support::program::Place;
+use crate::training::{keras_start, walks_with_keras};
 use fmnist_gpu::cpu::conv2d::{Conv2dDims, Padding};
 use fmnist_gpu::data::{Split, fashion_mnist, synthetic};
 use fmnist_gpu::model::{Model, initial_parameters, permutation};
@@ -111,38 +112,10 @@ fn the_articles_convolutions_are_fast() {
 /// The whole against an outside truth, as for the shaders: Keras in double precision.
 fn agrees_with_keras(name: &str, form: Form) {
     let truth = Fixture::load(name);
-    let model = Model::load(name).unwrap();
-    let parameters: Vec<Vec<f32>> = truth.initial_weights().into_iter().map(|(_, _, values)| values).collect();
-    let split = Split { images: fixture::images(), labels: fixture::labels() };
-    let engine = NativeEngine::with_form(&model, &parameters, 2, form).unwrap();
+    let (parameters, split) = keras_start(&truth);
+    let engine = NativeEngine::with_form(&Model::load(name).unwrap(), &parameters, 2, form).unwrap();
     let mut engine = engine.and_training(&split, 32, &ADAM).unwrap();
-    for step in 1..=10u64 {
-        let order: Vec<u32> = (0..32).collect();
-        let work = Epoch { done: Totals::default(), order, step_sizes: vec![ADAM.step_size(step)] };
-        let totals = engine.train_epoch(&work, &mut go).unwrap();
-        let expected = truth.step_losses[step as usize - 1];
-        let error = (totals.mean_loss() - expected).abs() / expected;
-        assert!(error <= 2e-5, "{name}: loss of step {step}: {}, Keras {expected}", totals.mean_loss());
-        if step == 1 {
-            let error = worst_error(engine.last_logits().unwrap(), &truth.logits);
-            assert!(error <= 5e-6, "{name}: logits off by {error:e}");
-            let gradients = engine.last_gradients().unwrap();
-            for (parameter, gradient) in model.parameters().unwrap().iter().zip(&gradients) {
-                let difference = truth.gradient(&parameter.name).compare(gradient);
-                assert!(difference.worst() <= 1e-5, "{name}: gradient of {}: {difference}", parameter.name);
-            }
-        }
-    }
-    for (parameter, values) in model.parameters().unwrap().iter().zip(&engine.parameters().unwrap()) {
-        let difference = truth.trained_weight(&parameter.name).compare(values);
-        assert!(difference.worst() <= 5e-5, "{name}: {} after ten steps: {difference}", parameter.name);
-    }
-    let probabilities = engine.predict(&split.images).unwrap();
-    for (row, logits) in probabilities.chunks(10).zip(truth.trained_logits.chunks(10)) {
-        let sum: f64 = logits.iter().map(|x| x.exp()).sum();
-        let expected: Vec<f64> = logits.iter().map(|x| x.exp() / sum).collect();
-        assert!(worst_error(row, &expected) <= 1e-4, "{name}: {row:?}, Keras {expected:?}");
-    }
+    walks_with_keras(&truth, &mut engine, |engine| engine.last_logits().unwrap().to_vec());
 }
 
 #[test]

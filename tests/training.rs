@@ -47,21 +47,26 @@ fn distance(a: &[f32], b: &[f32]) -> f64 {
     worst_error(a, &b)
 }
 
+/// The parameters that Keras began with, and its 32 images.
+pub fn keras_start(truth: &Fixture) -> (Vec<Vec<f32>>, Split) {
+    let parameters = truth.initial_weights().into_iter().map(|(_, _, values)| values).collect();
+    (parameters, fixture_split())
+}
+
 /// The whole against an outside truth: Keras in double precision. What single precision may differ by was measured with Keras
 /// itself in single precision (see tests/fixtures/make_fixtures.py --float32), and is allowed some five times over.
-fn agrees_with_keras(name: &str, gpu: &Gpu) {
-    let truth = Fixture::load(name);
+///
+/// `engine` is one of [`keras_start`]; `logits` gives those of its last training step.
+pub fn walks_with_keras<E: Engine>(truth: &Fixture, engine: &mut E, logits: impl Fn(&E) -> Vec<f32>) {
+    let name = &truth.model;
     let model = Model::load(name).unwrap();
-    let parameters: Vec<Vec<f32>> = truth.initial_weights().into_iter().map(|(_, _, values)| values).collect();
-    let split = fixture_split();
-    let mut engine = GpuEngine::with_training(gpu, &model, &parameters, &split, 32, &ADAM).unwrap();
     for step in 1..=10u64 {
         let totals = engine.train_epoch(&epoch(32, 32, &ADAM, step), &mut go).unwrap();
         let expected = truth.step_losses[step as usize - 1];
         let error = (totals.mean_loss() - expected).abs() / expected;
         assert!(error <= 2e-5, "{name}: loss of step {step}: {}, Keras {expected}", totals.mean_loss());
         if step == 1 {
-            let error = worst_error(&engine.last_logits().unwrap(), &truth.logits);
+            let error = worst_error(&logits(engine), &truth.logits);
             assert!(error <= 5e-6, "{name}: logits off by {error:e}");
             let gradients = engine.last_gradients().unwrap();
             for (parameter, gradient) in model.parameters().unwrap().iter().zip(&gradients) {
@@ -76,12 +81,20 @@ fn agrees_with_keras(name: &str, gpu: &Gpu) {
         assert!(difference.worst() <= 5e-5, "{name}: {} after ten steps: {difference}", parameter.name);
     }
     // Predictions of the trained model, by the plan of evaluation.
-    let probabilities = engine.predict(&split.images).unwrap();
+    let probabilities = engine.predict(&fixture_split().images).unwrap();
     for (row, logits) in probabilities.chunks(10).zip(truth.trained_logits.chunks(10)) {
         let sum: f64 = logits.iter().map(|x| x.exp()).sum();
         let expected: Vec<f64> = logits.iter().map(|x| x.exp() / sum).collect();
         assert!(worst_error(row, &expected) <= 1e-4, "{name}: {row:?}, Keras {expected:?}");
     }
+}
+
+fn agrees_with_keras(name: &str, gpu: &Gpu) {
+    let truth = Fixture::load(name);
+    let (parameters, split) = keras_start(&truth);
+    let model = Model::load(name).unwrap();
+    let mut engine = GpuEngine::with_training(gpu, &model, &parameters, &split, 32, &ADAM).unwrap();
+    walks_with_keras(&truth, &mut engine, |engine| engine.last_logits().unwrap());
 }
 
 #[test]

@@ -29,8 +29,8 @@ pub struct Conv2d {
     pool: Option<Pool2dDims>,
     /// Output channels side by side in the packed filter of the direct form; none in the form with patches.
     direct: Option<usize>,
-    /// How the gradient of the filter is summed from behind the pooling, and whether that of the input is too; none by patches.
-    pooled: Option<(FilterSums, bool)>,
+    /// How the gradient of the filter is summed from behind the pooling, as is that of the input where it is needed; none by patches.
+    pooled: Option<FilterSums>,
     /// Whether the gradient of the input is wanted.
     needs_dx: bool,
     /// For each position of the output, its pixel in the padded image: that of the filter's first cell. Filled where `pooled` is.
@@ -100,7 +100,7 @@ impl Conv2d {
             Conv2d { pixel_of: Vec::new(), place_of: Vec::new(), d, relu, pool, direct: None, pooled: None, needs_dx };
         if form == Form::Fastest {
             conv.direct = conv2d_direct::block(&conv, lanes());
-            conv.pooled = conv2d_pooled::plan(&conv, lanes()).filter(|(_, with_x)| *with_x || !needs_dx);
+            conv.pooled = conv2d_pooled::plan(&conv, needs_dx, lanes());
         }
         if let (Some(p), Some(_)) = (pool, conv.pooled) {
             let width = conv.padded_width();
@@ -138,8 +138,8 @@ impl Conv2d {
     pub fn describe(&self) -> [&'static str; 2] {
         let forward = if self.direct.is_some() { "direct" } else { "patches" };
         let backward = match self.pooled {
-            Some((FilterSums::ByInputs, _)) => "pooled positions",
-            Some((FilterSums::ByOutputs, _)) => "pooled positions, outputs on the lanes",
+            Some(FilterSums::ByInputs) => "pooled positions",
+            Some(FilterSums::ByOutputs) => "pooled positions, outputs on the lanes",
             None => "patches",
         };
         [forward, backward]
@@ -271,7 +271,7 @@ impl Conv2d {
             let dx = dx.as_mut().and_then(Iterator::next);
             let argmax = if self.pool.is_some() { &argmax[i * self.y_len()..][..self.y_len()] } else { &[] };
             match self.pooled {
-                Some((sums, _)) => {
+                Some(sums) => {
                     self.pad(x, &mut scratch.padded);
                     let (padded, entries) = (&scratch.padded[..self.padded_len()], &mut scratch.entries[..]);
                     vectorised(BackwardW { conv: self, sums, padded, dy, argmax, dw, db, entries });
@@ -295,7 +295,7 @@ impl Conv2d {
     pub fn gather_dw(&self, parts: &[f32], dw: &mut [f32]) {
         let (terms, w_len, o) = (self.d.terms(), self.d.w_len(), self.d.o);
         let parts = parts.chunks_exact(self.sums_len()).map(|part| &part[..w_len]);
-        if !matches!(self.pooled, Some((FilterSums::ByInputs, _))) {
+        if !matches!(self.pooled, Some(FilterSums::ByInputs)) {
             dw.fill(0.0);
             parts.for_each(|part| add(part, dw));
             return;

@@ -27,16 +27,16 @@ pub(super) enum FilterSums {
     ByOutputs,
 }
 
-/// Whether this file computes the gradients, how that of the filter, and whether it can compute that of the input.
-pub(super) fn plan(conv: &Conv2d, lanes: usize) -> Option<(FilterSums, bool)> {
+/// How the gradient of the filter is summed, where this file can compute what is needed.
+pub(super) fn plan(conv: &Conv2d, needs_dx: bool, lanes: usize) -> Option<FilterSums> {
     let d = conv.dims();
     if conv.pool().is_none() || lanes < 4 || [d.kh, d.kw, d.stride_h, d.stride_w] != [3, 3, 1, 1] {
         return None;
     }
-    if matches!(d.c, 16 | 32 | 64) {
-        Some((FilterSums::ByInputs, true))
-    } else {
-        d.o.is_multiple_of(lanes).then_some((FilterSums::ByOutputs, false))
+    match d.c {
+        16 | 32 | 64 => Some(FilterSums::ByInputs),
+        // The gradient of the input is only summed by inputs.
+        _ => (!needs_dx && d.o.is_multiple_of(lanes)).then_some(FilterSums::ByOutputs),
     }
 }
 

@@ -84,9 +84,9 @@ pub fn mask(x: &[f32], dx: &mut [f32]) {
 /// Numbers below 1e-30 become 0.
 ///
 /// What an optimizer keeps of a parameter whose gradient is zero, such as that of a pixel that is always dark, shrinks a little in each step until it
-/// is below the normal numbers of single precision, where many processors take a hundred times as long for a product: the article's
-/// MLP trained five times as slowly after its first epoch. Nothing is lost, as epsilon, 1e-7, hides such a root, and a step of 1e-30
-/// changes no weight.
+/// is below the normal numbers of single precision, where many processors take far longer for a product: epochs of the article's MLP grew
+/// from 0.99 to 1.19 s, and with this fell from 1.02 to 0.70 s, both on a busy machine. Nothing is lost, as epsilon, 1e-7, hides such a
+/// root, and a step of 1e-30 changes no weight.
 #[inline(always)]
 fn negligible_to_zero(x: f32) -> f32 {
     if x.abs() < 1e-30 { 0.0 } else { x }
