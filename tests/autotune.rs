@@ -82,3 +82,18 @@ fn impossible_tiles_are_refused() {
         assert!(error.contains("not made for"), "{error}");
     }
 }
+
+/// A search takes some hundred steps, which nobody waits for where each takes long.
+#[test]
+fn a_slow_adapter_is_not_searched() {
+    let (_, gpu) = small();
+    if !gpu.is_software() {
+        return crate::support::not_run("tiles on a slow adapter", "this adapter is fast", "FMNIST_EXPECT_SLOW");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let begin = std::time::Instant::now();
+    assert_eq!(tune(&gpu, &Model::cnn(), 256, &folder.path().join("autotune.json")), SharedTiles::default());
+    let seconds = begin.elapsed().as_secs_f64();
+    // Two steps of up to some seconds, where a search would have been 160.
+    assert!(seconds < 60.0, "{seconds:.0} s");
+}

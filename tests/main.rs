@@ -32,8 +32,10 @@ mod registry;
 /// Every shader through the writers for Vulkan, Metal and DX12; needs no GPU.
 mod shaders;
 
-/// Checkpoints: kills, interrupts, damage, full disks, bad numbers.
+/// Checkpoints: kills, interrupts, damage.
 mod checkpoints;
+/// What goes wrong around a training: numbers, disks, folders, devices, sizes.
+mod faults;
 /// The device layer: choice of adapter, wrong dispatches, a lost device.
 mod gpu;
 /// Layers as data, weight files.

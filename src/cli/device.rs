@@ -92,6 +92,13 @@ impl DeviceArgs {
         Ok(device)
     }
 
+    /// Where it was left to the program, takes the adapter of this name and no other from now on.
+    pub fn insist_on(&mut self, name: &str) {
+        if self.device == "auto" {
+            self.device = name.to_string();
+        }
+    }
+
     /// Whether `--device` names what is no adapter.
     pub fn names_no_adapter(&self) -> bool {
         matches!(self.device.as_str(), "cpu" | "reference")

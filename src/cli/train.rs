@@ -299,7 +299,8 @@ fn prepare(args: &TrainArgs, global: &Global) -> Result<(RunFolder, Checkpoints,
 pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
     let interrupt = interrupt_flag()?;
     let mut args = args;
-    let mut retries = if args.retry_device { 3 } else { 0 };
+    let allowed = if args.retry_device { 3 } else { 0 };
+    let mut retries = 0;
     let mut begun: Option<PathBuf> = None;
     loop {
         let mut written = None;
@@ -317,10 +318,14 @@ pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
                 )
             });
         let known = written.or(begun);
-        let Some(folder) = known.filter(|_| (is_lost || is_away) && retries > 0) else { return Err(error) };
-        retries -= 1;
+        let Some(folder) = known.filter(|_| (is_lost || is_away) && retries < allowed) else { return Err(error) };
+        retries += 1;
+        // The same adapter, for the same bits: not another one, nor the processor, that is there while a reset driver is not.
+        if let Some(name) = lost_adapter(&error) {
+            args.device.insist_on(&name);
+        }
         eprintln!(
-            "fmnist-gpu: {}\nfmnist-gpu: opening the device again; {retries} more attempts after this one",
+            "fmnist-gpu: {}\nfmnist-gpu: opening the device again, attempt {retries} of {allowed}",
             with_causes(&error)
         );
         if is_away {
@@ -341,6 +346,15 @@ fn is_of_gpu(error: &anyhow::Error, is_kind: impl Fn(&GpuError) -> bool) -> bool
     error.chain().any(|cause| match (cause.downcast_ref(), cause.downcast_ref()) {
         (Some(error), _) | (_, Some(EngineError::Gpu(error))) => is_kind(error),
         _ => false,
+    })
+}
+
+/// The adapter of a device that was lost.
+fn lost_adapter(error: &anyhow::Error) -> Option<String> {
+    error.chain().find_map(|cause| match (cause.downcast_ref(), cause.downcast_ref()) {
+        (Some(GpuError::DeviceLost { adapter, .. }), _)
+        | (_, Some(EngineError::Gpu(GpuError::DeviceLost { adapter, .. }))) => Some(adapter.clone()),
+        _ => None,
     })
 }
 
@@ -369,6 +383,16 @@ fn run_once(
     let loading = source.start(global, interrupt.clone(), *limit, trained_on)?;
     let device = args.device.open(global)?;
     log_time("device opened");
+    if let Device::Gpu(gpu) = &device
+        && epochs > 0
+    {
+        // Before anything of that size runs. What else is wrong comes back, better explained, when the engine is made.
+        match GpuEngine::check_time(gpu, model, batch_size, optimizer) {
+            Err(error @ EngineError::Slow { .. }) => return Err(error.into()),
+            Err(error) => log::debug!("no step could be timed: {error}"),
+            Ok(()) => {}
+        }
+    }
     loading.allow();
     let tiles = match (&device, begun) {
         // Other tiles would sum in another order.

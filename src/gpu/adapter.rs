@@ -31,7 +31,7 @@ pub enum DeviceChoice {
     Hardware,
     /// By position in the list.
     Index(usize),
-    /// By any part of the name, without regard to case.
+    /// By the name or, where none is that, by any part of it, without regard to case.
     Name(String),
 }
 
@@ -107,8 +107,9 @@ fn default_of(candidates: &[Candidate], first: usize) -> Option<usize> {
 
 fn position(candidates: &[Candidate], choice: &DeviceChoice) -> Result<usize, GpuError> {
     let by_name = |wanted: &str| {
+        let exact = candidates.iter().position(|c| c.info.name == wanted);
         let wanted = wanted.to_lowercase();
-        candidates.iter().position(|c| c.info.name.to_lowercase().contains(&wanted))
+        exact.or_else(|| candidates.iter().position(|c| c.info.name.to_lowercase().contains(&wanted)))
     };
     let (found, wanted, origin) = match choice {
         DeviceChoice::Index(index) => ((*index < candidates.len()).then_some(*index), index.to_string(), ""),

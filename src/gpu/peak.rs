@@ -32,6 +32,10 @@ pub struct Peak {
 const COPY_BYTES: usize = 64 << 20;
 /// Multiply-adds of each chain.
 const ROUNDS: u32 = 1024;
+/// Workgroups at most.
+const MAX_GROUPS: u32 = 32_768;
+/// A dispatch this long hides what its submission costs, and is far below what a watchdog allows.
+const LONG_ENOUGH: Duration = Duration::from_millis(2);
 /// How long one form is measured.
 const WINDOW: Duration = Duration::from_millis(300);
 
@@ -47,11 +51,16 @@ impl Peak {
         gpu.write(&x.slice("peak factors", 0, &[8]), &[0.999, 0.001, 0.999, 0.999, 0.001, 0.001, 0.001, 0.001]);
         let mut gflops: f64 = 0.0;
         for (spec, chains) in [(&SCALARS, 12), (&VECTORS, 24)] {
-            // A processor is busy with few invocations, a GPU needs many.
-            let groups = if gpu.is_software() { 64 } else { 8192 };
-            let plan = plan(gpu, spec, Some(ROUNDS), [groups, 1, 1], &x, &y)?;
+            // A processor is busy with few workgroups, a GPU needs many; a slow one would be too long at as many as a fast one needs.
+            let mut groups = 64;
+            let mut dispatch = plan(gpu, spec, Some(ROUNDS), [groups, 1, 1], &x, &y)?;
+            gpu.run(&dispatch)?;
+            while groups < MAX_GROUPS && seconds(gpu, &dispatch)? < LONG_ENOUGH.as_secs_f64() {
+                groups *= 2;
+                dispatch = plan(gpu, spec, Some(ROUNDS), [groups, 1, 1], &x, &y)?;
+            }
             let flop = 2.0 * f64::from(groups) * 64.0 * f64::from(ROUNDS) * f64::from(chains);
-            gflops = gflops.max(flop / fastest(gpu, &plan)? / 1e9);
+            gflops = gflops.max(flop / fastest(gpu, &dispatch)? / 1e9);
         }
         let plan = plan(gpu, &COPY, None, workgroups_linear(COPY_BYTES / 16, 64), &x, &y)?;
         let gb_per_second = 2.0 * COPY_BYTES as f64 / fastest(gpu, &plan)? / 1e9;
@@ -79,9 +88,14 @@ fn fastest(gpu: &Gpu, plan: &Plan) -> Result<f64, GpuError> {
     let begin = Instant::now();
     let mut best = f64::INFINITY;
     while begin.elapsed() < WINDOW {
-        let start = Instant::now();
-        gpu.run(plan)?;
-        best = best.min(start.elapsed().as_secs_f64());
+        best = best.min(seconds(gpu, plan)?);
     }
     Ok(best)
+}
+
+/// How long one run takes, by the host's clock.
+fn seconds(gpu: &Gpu, plan: &Plan) -> Result<f64, GpuError> {
+    let start = Instant::now();
+    gpu.run(plan)?;
+    Ok(start.elapsed().as_secs_f64())
 }

@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 const STEPS: usize = 8;
 /// How long a candidate is timed.
 const WINDOW: Duration = Duration::from_millis(40);
+/// An adapter that takes longer for a step is not kept waiting by a search: it trains with the standard tiles.
+const SLOW_STEP: Duration = Duration::from_millis(100);
 /// A candidate must be faster than the one before it by this much: differences below are noise, and the choice should not waver.
 const MARGIN: f64 = 0.97;
 /// TileChoices kept; the oldest go.
@@ -61,10 +63,13 @@ pub fn autotune(
 fn measure(gpu: &Gpu, model: &Model, batch_size: usize, optimizer: &Optimizer) -> Result<SharedTiles, EngineError> {
     let begin = Instant::now();
     let mut best = SharedTiles::default();
-    let mut best_seconds = seconds_per_step(gpu, model, batch_size, optimizer, best)?;
+    let Some(mut best_seconds) = seconds_per_step(gpu, model, batch_size, optimizer, best)? else {
+        log::debug!("a step takes longer than {} ms: no tiles are tried", SLOW_STEP.as_millis());
+        return Ok(best);
+    };
     let mut consider = |tiles: SharedTiles, best: &mut SharedTiles| -> Result<(), EngineError> {
         let seconds = seconds_per_step(gpu, model, batch_size, optimizer, tiles)?;
-        if seconds < MARGIN * best_seconds {
+        if let Some(seconds) = seconds.filter(|seconds| *seconds < MARGIN * best_seconds) {
             (*best, best_seconds) = (tiles, seconds);
         }
         Ok(())
@@ -77,24 +82,34 @@ fn measure(gpu: &Gpu, model: &Model, batch_size: usize, optimizer: &Optimizer) -
     Ok(best)
 }
 
-/// The fastest of several short epochs on a blank set.
+/// The fastest of several short epochs on a blank set; none where a step takes longer than [`SLOW_STEP`].
 fn seconds_per_step(
     gpu: &Gpu,
     model: &Model,
     batch_size: usize,
     optimizer: &Optimizer,
     tiles: SharedTiles,
-) -> Result<f64, EngineError> {
+) -> Result<Option<f64>, EngineError> {
     let samples = STEPS * batch_size;
     let split = Split { images: vec![0; samples * PIXELS], labels: vec![0; samples] };
     let initial = initial_parameters(&model.parameters()?, 0);
     let mut engine = GpuEngine::with_tiles(gpu, model, &initial, &split, batch_size, optimizer, tiles)?;
-    let epoch = Epoch {
-        order: (0..samples as u32).collect(),
+    let epoch = |steps: usize| Epoch {
+        order: (0..(steps * batch_size) as u32).collect(),
         step_sizes: (1..=STEPS as u64).map(|step| optimizer.step_size(step)).collect(),
         done: Totals::default(),
     };
-    let mut run = || engine.train_epoch(&epoch, &mut |_| ControlFlow::Continue(()));
+    let mut train = |epoch: &Epoch| engine.train_epoch(epoch, &mut |_| ControlFlow::Continue(()));
+    // The first step may compile.
+    let one = epoch(1);
+    train(&one)?;
+    let begin = Instant::now();
+    train(&one)?;
+    if begin.elapsed() > SLOW_STEP {
+        return Ok(None);
+    }
+    let all = epoch(STEPS);
+    let mut run = || train(&all);
     // Warms up, and finds how many steps a submission takes.
     for _ in 0..3 {
         run()?;
@@ -106,7 +121,7 @@ fn seconds_per_step(
         best = best.min(start.elapsed().as_secs_f64() / STEPS as f64);
     }
     log::debug!("{tiles:?}: {:.0} us a step", 1e6 * best);
-    Ok(best)
+    Ok(Some(best))
 }
 
 /// What the choice depends on.

@@ -56,6 +56,19 @@ pub enum EngineError {
         /// The adapter.
         adapter: String,
     },
+    /// A batch would keep the adapter busy for so long that its driver takes it for hung.
+    #[error(
+        "at batch size {batch_size} a dispatch would take `{adapter}` more than a second, and drivers reset a device that is busy for about two; \
+         the largest batch that stays below is {largest}"
+    )]
+    Slow {
+        /// The batch size asked for.
+        batch_size: usize,
+        /// The largest that takes no longer than allowed.
+        largest: usize,
+        /// The adapter.
+        adapter: String,
+    },
     /// A layer does not fit the batch size.
     #[error("layer `{layer}` at batch size {batch_size}: {reason}")]
     Batch {

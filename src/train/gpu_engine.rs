@@ -7,7 +7,7 @@ use super::network::{Arena, Network};
 use crate::data::{PIXELS, Split};
 use crate::gpu::timing::Timings;
 use crate::gpu::{DispatchInfo, Element, Gpu, Plan, PlanBuilder, Readback, Submission, Tensor};
-use crate::model::{Model, N_CLASSES};
+use crate::model::{Model, N_CLASSES, initial_parameters};
 use crate::ops::adam::AdamTensors;
 use crate::ops::batch_gather::{BatchGatherDims, pack_bytes};
 use crate::ops::non_finite::{self, NOTHING_FOUND};
@@ -22,6 +22,12 @@ use std::time::{Duration, Instant};
 const SUBMISSION: Duration = Duration::from_millis(80);
 /// No more steps than this in one submission, however fast they are: it bounds the read-back buffers.
 const MAX_STEPS: usize = 512;
+/// Multiply-adds of an evaluated batch: a quarter of a second on an adapter of 10 GFLOP/s, which is 100 times slower than a small GPU.
+const EVALUATED_WORK: usize = 1_250_000_000;
+/// What a dispatch may take: half of what Windows allows.
+const LONGEST_DISPATCH: Duration = Duration::from_secs(1);
+/// Multiply-adds of a dispatch that every adapter is trusted to do in that time: those of 10 GFLOP/s. More are measured first.
+const TRUSTED_WORK: usize = 5_000_000_000;
 /// Up to this batch size, preparing also runs the kernels on software adapters.
 const TOUCHED_BATCH: usize = 256;
 /// A step that takes longer is submitted dispatch by dispatch, each far below what a watchdog allows.
@@ -202,6 +208,9 @@ impl Batches {
             }
             let elapsed = last.elapsed();
             self.in_pieces = elapsed / steps as u32 > LONG_STEP;
+            if self.in_pieces && totals.batches == done.batches + steps {
+                log::debug!("a step took {:.0} ms: they go out dispatch by dispatch", 1e3 * elapsed.as_secs_f64());
+            }
             self.steps = if self.in_pieces { 1 } else { next_steps(self.steps, steps, elapsed) };
             last = Instant::now();
             // A break lets what is in flight finish, and is asked no more.
@@ -441,6 +450,53 @@ impl<'g> GpuEngine<'g> {
         Ok((allowed / 4) as usize / network.widest_tensor(gpu).max(PIXELS))
     }
 
+    /// The largest batch up to `batch_size` of which no dispatch takes longer than `allowed`, but at least 1: a driver resets a device
+    /// that is busy with one for longer than it likes, and nothing can divide a dispatch once it runs. A batch so large that a very
+    /// slow adapter would take too long is not tried: the step is timed at a small part of it, dispatch by dispatch.
+    ///
+    /// # Errors
+    /// The model cannot be built, a tensor exceeds the adapter's limits, or the device failed.
+    pub fn largest_timely_batch(
+        gpu: &Gpu,
+        model: &Model,
+        batch_size: usize,
+        optimizer: &Optimizer,
+        allowed: Duration,
+    ) -> Result<usize, EngineError> {
+        let work = model.shapes()?.iter().map(|shape| shape.multiply_adds).max().unwrap_or(0).max(1);
+        let trusted = (TRUSTED_WORK as f64 * allowed.as_secs_f64() / LONGEST_DISPATCH.as_secs_f64()) as usize / work;
+        if batch_size <= trusted {
+            return Ok(batch_size);
+        }
+        const ROUNDS: usize = 3;
+        let timed = (trusted / 8).clamp(1, batch_size);
+        let samples = timed * (ROUNDS + 1);
+        let split = Split { images: vec![0; samples * PIXELS], labels: vec![0; samples] };
+        let initial = initial_parameters(&model.parameters()?, 0);
+        let mut engine = GpuEngine::with_training(gpu, model, &initial, &split, timed, optimizer)?;
+        let dispatches = engine.time_step(ROUNDS)?.seconds;
+        let fastest = |rounds: &Vec<f64>| rounds.iter().copied().fold(f64::INFINITY, f64::min);
+        let longest = dispatches.iter().map(fastest).fold(0.0, f64::max).max(1e-9);
+        log::debug!("the longest dispatch takes {:.3} ms at batch size {timed}", 1e3 * longest);
+        Ok(((timed as f64 * allowed.as_secs_f64() / longest) as usize).clamp(1, batch_size))
+    }
+
+    /// Sees whether a batch is so large for a GPU that its driver would take the device for hung.
+    ///
+    /// # Errors
+    /// It is, or as for [`GpuEngine::largest_timely_batch`].
+    pub fn check_time(gpu: &Gpu, model: &Model, batch_size: usize, optimizer: &Optimizer) -> Result<(), EngineError> {
+        // Nothing watches over a software adapter.
+        if gpu.is_software() {
+            return Ok(());
+        }
+        let largest = GpuEngine::largest_timely_batch(gpu, model, batch_size, optimizer, LONGEST_DISPATCH)?;
+        if largest < batch_size {
+            return Err(EngineError::Slow { batch_size, largest, adapter: gpu.info().name.clone() });
+        }
+        Ok(())
+    }
+
     /// Sees whether the parameters of a model, which lie in one buffer, fit a device at any batch size.
     ///
     /// # Errors
@@ -500,12 +556,13 @@ impl<'g> GpuEngine<'g> {
         training.batch.time(self.gpu, rounds)
     }
 
-    /// Batch size of evaluation and prediction: large enough to fill the adapter, small enough for a processor's cache and for the
-    /// size of buffers that every device allows (128 MiB).
+    /// Batch size of evaluation and prediction: large enough to fill the adapter, small enough for a processor's cache, for what the
+    /// slowest adapter may take for a batch, and for the size of buffers that every device allows (128 MiB).
     fn inference_batch(&self, samples: usize) -> usize {
         const MAX_VALUES: usize = (96 << 20) / 4;
         let wanted = if self.gpu.is_software() { 128 } else { 2500 };
-        samples.min(wanted).min((MAX_VALUES / self.network.widest_output()).max(1))
+        let by_work = EVALUATED_WORK / self.network.multiply_adds().max(1);
+        samples.min(wanted).min((MAX_VALUES / self.network.widest_output()).max(1)).min(by_work.max(1))
     }
 
     /// The plan that evaluates `split`, and the tensor of its probabilities.
@@ -553,7 +610,9 @@ impl Engine for GpuEngine<'_> {
         self.gpu.write_u32(&batches.progress, &[0, n_images as u32]);
         let mut result = Vec::with_capacity(n_images * N_CLASSES);
         while result.len() < n_images * N_CLASSES {
-            self.gpu.run(&batches.plan)?;
+            // Dispatch by dispatch, as nobody knows how long one takes here.
+            let last = self.gpu.submit_all_but_last(self.gpu.encoder("prediction"), &batches.plan)?;
+            self.gpu.submit(last.finish())?;
             result.extend(self.gpu.read(&probabilities)?);
         }
         result.truncate(n_images * N_CLASSES);
@@ -600,5 +659,35 @@ impl Engine for GpuEngine<'_> {
     fn last_gradients(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {
         let trained = self.training.iter().filter(|training| training.batch.has_run);
         trained.map(|training| training.gradients.read(self.gpu)).next().unwrap_or(Ok(Vec::new()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Submits as [`Batches::run`] does, on a made adapter that takes `step` for one, and returns the longest submission.
+    fn longest_submission(step: Duration) -> Duration {
+        let (mut steps, mut longest) = (1, Duration::ZERO);
+        for _ in 0..100 {
+            let elapsed = step * steps as u32;
+            longest = longest.max(elapsed);
+            steps = if elapsed / steps as u32 > LONG_STEP { 1 } else { next_steps(steps, steps, elapsed) };
+        }
+        longest
+    }
+
+    #[test]
+    fn submissions_stay_short_on_every_adapter() {
+        for step in [1, 10, 100, 1_000, 10_000, 79_000, 81_000, 299_000, 301_000, 5_000_000].map(Duration::from_micros)
+        {
+            let longest = longest_submission(step);
+            assert!(longest <= step.max(SUBMISSION), "{step:?} a step, {longest:?} a submission");
+        }
+        // Twice as many as before at most: a first step that was fast by chance does not make a long submission.
+        assert_eq!(next_steps(1, 1, Duration::from_nanos(1)), 2);
+        assert_eq!(next_steps(400, 400, Duration::from_nanos(1)), MAX_STEPS);
+        // And one submission after an adapter became 100 times slower, they are short again.
+        assert_eq!(next_steps(80, 80, 100 * SUBMISSION), 1);
     }
 }

@@ -119,6 +119,11 @@ impl Network {
         self.layers.iter().map(|shape| shape.output.iter().product()).max().unwrap_or(1)
     }
 
+    /// Multiply-adds for one picture, forward.
+    pub(super) fn multiply_adds(&self) -> usize {
+        self.layers.iter().map(|shape| shape.multiply_adds).sum()
+    }
+
     /// The most values for one picture that a tensor of a training step has: outputs and their gradients, but for those that are only
     /// ever held in registers.
     pub(super) fn widest_tensor(&self, gpu: &Gpu) -> usize {

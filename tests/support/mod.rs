@@ -1,5 +1,6 @@
 //! What several tests share.
 
+pub mod broken_off;
 pub mod fixture;
 pub mod program;
 pub mod python;
