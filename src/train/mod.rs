@@ -3,7 +3,9 @@
 mod autotune;
 pub mod checkpoint;
 pub mod engine;
+mod gpu_batches;
 mod gpu_engine;
+mod gpu_limits;
 mod kernel_times;
 mod native_batch;
 mod native_engine;

@@ -1,25 +1,29 @@
 //! `fmnist-gpu train`
 
+mod faults;
+mod keeper;
+mod settings;
+
+use self::faults::{explained, is_of_gpu, lost_adapter, non_finite, too_large};
+use self::keeper::Keeper;
+use self::settings::{Settings, check_resumed, prepare};
 use super::device::{Device, DeviceArgs, TuneArgs};
 use super::progress::Display;
 use super::report::{self, Material};
 use super::source::SourceArgs;
 use super::{Global, INTERRUPTED, interrupt_flag, picture, print, with_causes};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use fmnist_gpu::data::{CLASS_NAMES, Dataset, DatasetKind, N_CLASSES};
-use fmnist_gpu::gpu::{Gpu, GpuError, Tiling};
-use fmnist_gpu::model::{Model, initial_parameters, summary};
-use fmnist_gpu::ops::adam::AdamConfig;
-use fmnist_gpu::ops::sgd::SgdConfig;
+use fmnist_gpu::gpu::{GpuError, Tiling};
+use fmnist_gpu::model::{initial_parameters, summary};
 use fmnist_gpu::tensorboard::TrainingEvents;
-use fmnist_gpu::train::checkpoint::{self, Checkpoint, Checkpoints};
-use fmnist_gpu::train::run::{CONFIG_FILE, MAX_BATCH_SIZE, RunConfig, RunFolder, Summary};
+use fmnist_gpu::train::checkpoint::Checkpoints;
+use fmnist_gpu::train::run::{MAX_BATCH_SIZE, RunConfig, RunFolder, Summary};
 use fmnist_gpu::train::{
-    Engine, EngineError, EpochRecord, Event, GpuEngine, NativeEngine, NonFinite, Optimizer, Outcome, Position,
-    ReferenceEngine, Totals, TrainOptions, Trained, train,
+    Engine, EngineError, Event, GpuEngine, NativeEngine, Outcome, Position, ReferenceEngine, Totals, TrainOptions,
+    Trained, train,
 };
-use std::fmt::Display as Shown;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -106,195 +110,6 @@ enum OptimizerName {
     Sgd,
 }
 
-/// What is trained, and how: from the flags, or from a checkpoint.
-struct Settings {
-    model: Model,
-    epochs: u64,
-    batch_size: usize,
-    optimizer: Optimizer,
-    seed: u64,
-    /// Only so many training images.
-    limit: Option<usize>,
-    held_out: HeldOut,
-    /// The checkpoint to go on from.
-    start: Option<Checkpoint>,
-}
-
-/// What is kept from training, for validation.
-enum HeldOut {
-    /// A share of the images.
-    Share(f64),
-    /// As many as when the run was begun.
-    Images(usize),
-}
-
-impl Settings {
-    /// The settings of a new run.
-    fn new(args: &TrainArgs) -> Result<Self> {
-        let share = args.validation_split.unwrap_or(0.0);
-        if !(0.0..1.0).contains(&share) {
-            bail!("--validation-split is {share}; it must be at least 0 and below 1, such as 0.1");
-        }
-        Ok(Settings {
-            optimizer: args.optimizer()?,
-            model: Model::load(args.model.as_deref().unwrap_or("cnn"))?,
-            epochs: args.epochs.unwrap_or(5),
-            batch_size: args.batch_size.unwrap_or(32) as usize,
-            seed: args.seed.unwrap_or(0),
-            limit: args.train_limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
-            held_out: HeldOut::Share(share),
-            start: None,
-        })
-    }
-
-    /// The settings of the run that a checkpoint is of. A flag that says otherwise is refused.
-    fn resumed(args: &TrainArgs, checkpoint: Checkpoint) -> Result<Self> {
-        let config = &checkpoint.config;
-        let all = config.train_images + config.validation_images;
-        let refuse = |flag: &str, given: &dyn Shown, was: &dyn Shown| -> Result<()> {
-            bail!(
-                "{flag} is {given}, and the run was begun with {was}; leave the flag away to go on, or begin anew with --out"
-            )
-        };
-        if let Some(name) = &args.model
-            && Model::load(name)? != config.model
-        {
-            refuse("--model", name, &format!("another model, `{}`", config.model.name))?;
-        }
-        if let Some(size) = args.batch_size.filter(|&size| size as usize != config.batch_size) {
-            refuse("--batch-size", &size, &config.batch_size)?;
-        }
-        if let Some(seed) = args.seed.filter(|&seed| seed != config.seed) {
-            refuse("--seed", &seed, &config.seed)?;
-        }
-        if let Some(limit) = args.train_limit.filter(|&limit| limit != all as u64) {
-            refuse("--train-limit", &limit, &all)?;
-        }
-        if let Some(share) = args.validation_split
-            && held_out(share, all)? != config.validation_images
-        {
-            refuse("--validation-split", &share, &format!("{} of {all} images held out", config.validation_images))?;
-        }
-        let (name, rate, momentum) = match config.optimizer {
-            Optimizer::Adam(adam) => (OptimizerName::Adam, adam.learning_rate, 0.0),
-            Optimizer::Sgd(sgd) => (OptimizerName::Sgd, sgd.learning_rate, sgd.momentum),
-        };
-        if args.optimizer.is_some_and(|given| given != name) {
-            refuse("--optimizer", &"another", &format!("{name:?}").to_lowercase())?;
-        }
-        if let Some(given) = args.learning_rate.filter(|&given| given != rate) {
-            refuse("--learning-rate", &given, &rate)?;
-        }
-        if let Some(given) = args.momentum.filter(|&given| given != momentum) {
-            refuse("--momentum", &given, &momentum)?;
-        }
-        let done = checkpoint.position.history.len() as u64;
-        let epochs = args.epochs.unwrap_or(config.epochs);
-        if epochs < done {
-            bail!("--epochs is {epochs}, and {done} epochs are done already; ask for as many or more");
-        }
-        Ok(Settings {
-            model: config.model.clone(),
-            epochs,
-            batch_size: config.batch_size,
-            optimizer: config.optimizer,
-            seed: config.seed,
-            limit: Some(all),
-            held_out: HeldOut::Images(config.validation_images),
-            start: Some(checkpoint),
-        })
-    }
-
-    /// How many of `available` training images are held out.
-    fn validation_images(&self, available: usize) -> Result<usize> {
-        match self.held_out {
-            HeldOut::Share(share) => held_out(share, available),
-            HeldOut::Images(images) => Ok(images),
-        }
-    }
-}
-
-/// How many of `available` training images a share is; the rounding is that of Keras's `validation_split`.
-fn held_out(share: f64, available: usize) -> Result<usize> {
-    let held_out = available - (available as f64 * (1.0 - share)).floor() as usize;
-    if share > 0.0 && (held_out == 0 || held_out == available) {
-        bail!(
-            "--validation-split {share} of {available} training images leaves {} to train on and {held_out} to validate \
-             on; both need at least one",
-            available - held_out
-        );
-    }
-    Ok(held_out)
-}
-
-impl TrainArgs {
-    fn optimizer(&self) -> Result<Optimizer> {
-        let learning_rate = self.learning_rate.unwrap_or(0.001);
-        if !(learning_rate.is_finite() && learning_rate > 0.0) {
-            bail!("--learning-rate is {learning_rate}; it must be a number above 0, such as 0.001");
-        }
-        let momentum = self.momentum.unwrap_or(0.0);
-        if !(0.0..1.0).contains(&momentum) {
-            bail!("--momentum is {momentum}; it must be at least 0 and below 1, such as 0.9");
-        }
-        Ok(match self.optimizer.unwrap_or(OptimizerName::Adam) {
-            OptimizerName::Adam if self.momentum.is_some() => bail!("--momentum belongs to --optimizer sgd"),
-            OptimizerName::Adam => Optimizer::Adam(AdamConfig { learning_rate, ..AdamConfig::default() }),
-            OptimizerName::Sgd => Optimizer::Sgd(SgdConfig { learning_rate, momentum }),
-        })
-    }
-
-    /// How long an epoch may run before a checkpoint.
-    fn pause_after(&self) -> Result<Option<Duration>> {
-        let Some(minutes) = self.checkpoint_minutes else { return Ok(None) };
-        match Duration::try_from_secs_f64(60.0 * minutes) {
-            Ok(pause) if minutes > 0.0 => Ok(Some(pause)),
-            _ => bail!("--checkpoint-minutes is {minutes}; it must be a number above 0, such as 10"),
-        }
-    }
-}
-
-/// The folder of the run, and what is trained: a new run, or one that is resumed.
-fn prepare(args: &TrainArgs, global: &Global) -> Result<(RunFolder, Checkpoints, Settings)> {
-    let keep = args.keep as usize;
-    let Some(path) = &args.resume else {
-        let settings = Settings::new(args)?;
-        let out = args.out.clone().unwrap_or_else(|| RunFolder::next_free(&settings.model.name));
-        // The folder is made before the work, so that a bad --out costs no training.
-        let folder = RunFolder::create(&out, args.force)?;
-        let checkpoints = Checkpoints::new(folder.path(), keep);
-        // Those of the run that was here before would be taken for this one's.
-        checkpoints.clear()?;
-        return Ok((folder, checkpoints, settings));
-    };
-    let folder = RunFolder::reopen(path)?;
-    let checkpoints = Checkpoints::new(folder.path(), keep);
-    let found = checkpoints.newest(&mut |path, error| {
-        eprintln!("fmnist-gpu: {} is not used: {error}", path.display());
-    })?;
-    let Some((file, checkpoint)) = found else {
-        bail!(
-            "{} has no checkpoint that could be used (they lie in {}); begin anew with --out",
-            path.display(),
-            path.join(checkpoint::FOLDER).display()
-        );
-    };
-    check_config_file(&folder, &checkpoint.config)?;
-    let position = &checkpoint.position;
-    global.say(format!(
-        "Going on from {}: {} epochs done{}",
-        file.display(),
-        position.history.len(),
-        if position.done.batches > 0 {
-            format!(", and {} steps of the next", position.done.batches)
-        } else {
-            String::new()
-        }
-    ));
-    let settings = Settings::resumed(args, checkpoint)?;
-    Ok((folder, checkpoints, settings))
-}
-
 /// Trains, evaluates, and writes the run folder; again where the device was lost and `--retry-device` was given.
 pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
     let interrupt = interrupt_flag()?;
@@ -339,23 +154,6 @@ pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
         args.force |= !has_checkpoint;
         begun = Some(folder);
     }
-}
-
-/// Whether an error, or what caused it, is one of the device of that kind.
-fn is_of_gpu(error: &anyhow::Error, is_kind: impl Fn(&GpuError) -> bool) -> bool {
-    error.chain().any(|cause| match (cause.downcast_ref(), cause.downcast_ref()) {
-        (Some(error), _) | (_, Some(EngineError::Gpu(error))) => is_kind(error),
-        _ => false,
-    })
-}
-
-/// The adapter of a device that was lost.
-fn lost_adapter(error: &anyhow::Error) -> Option<String> {
-    error.chain().find_map(|cause| match (cause.downcast_ref(), cause.downcast_ref()) {
-        (Some(GpuError::DeviceLost { adapter, .. }), _)
-        | (_, Some(EngineError::Gpu(GpuError::DeviceLost { adapter, .. }))) => Some(adapter.clone()),
-        _ => None,
-    })
 }
 
 /// One attempt. `written` is the run folder, once there is something in it.
@@ -525,9 +323,13 @@ fn run_once(
         None
     } else {
         global.say("Evaluating on the test set");
-        let totals = engine.evaluate(&dataset.test, &mut |_| {
-            if interrupt.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })?;
+        let totals = engine
+            .evaluate(&dataset.test, &mut |_| {
+                if interrupt.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })
+            .with_context(|| {
+                format!("training is done and its weights are saved; go on with: fmnist-gpu evaluate {}", out.display())
+            })?;
         (totals.samples as usize == dataset.test.len()).then_some(totals)
     };
     let summary = summarise(&config, &trained, &weights, test.as_ref());
@@ -556,170 +358,6 @@ fn run_once(
         global.say(format!("Report: {}", out.join("report.html").display()));
     }
     Ok(if summary.status == "interrupted" { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
-}
-
-/// Refuses a run folder whose `config.json` is of another training than its checkpoint: which of the two is meant, nobody knows.
-fn check_config_file(folder: &RunFolder, begun: &RunConfig) -> Result<()> {
-    let Some(file) = RunConfig::read(folder.path())? else { return Ok(()) };
-    // What may differ: more epochs were asked for, or it went on elsewhere.
-    let fields = |config: &RunConfig| -> Result<[(&str, String); 7]> {
-        Ok([
-            ("model", serde_json::to_string(&config.model)?),
-            ("dataset", config.dataset.to_string()),
-            ("train_images", config.train_images.to_string()),
-            ("validation_images", config.validation_images.to_string()),
-            ("seed", config.seed.to_string()),
-            ("batch_size", config.batch_size.to_string()),
-            ("optimizer", serde_json::to_string(&config.optimizer)?),
-        ])
-    };
-    for ((name, found), (_, was)) in fields(&file)?.into_iter().zip(fields(begun)?) {
-        if found != was {
-            bail!(
-                "`{name}` is {found} in {}, and {was} in the checkpoint: it was changed since. Put it back, or begin anew with --out",
-                folder.path().join(CONFIG_FILE).display()
-            );
-        }
-    }
-    Ok(())
-}
-
-/// Refuses data that are not those that the run was begun with; says where the device is another.
-fn check_resumed(begun: &RunConfig, now: &RunConfig, global: &Global) -> Result<()> {
-    if begun.dataset != now.dataset {
-        bail!(
-            "the data set is {}, and the run was begun with {}; name that one with --dataset or --data-dir",
-            now.dataset,
-            begun.dataset
-        );
-    }
-    if begun.train_images != now.train_images {
-        bail!("there are {} training images, and the run was begun with {}", now.train_images, begun.train_images);
-    }
-    let same = (&begun.device, &begun.driver, &begun.version) == (&now.device, &now.driver, &now.version);
-    if !same || begun.tiles != now.tiles {
-        global.say(format!(
-            "Note: the run was begun on {} ({}, fmnist-gpu {}); here the last bits may come out differently.",
-            begun.device, begun.driver, begun.version
-        ));
-    }
-    Ok(())
-}
-
-/// Writes what must not be lost while training runs. What cannot be written is said at once; training goes on, as the weights in
-/// memory are worth more than the file, and the next attempt may succeed.
-struct Keeper<'a> {
-    args: &'a TrainArgs,
-    folder: &'a RunFolder,
-    checkpoints: &'a Checkpoints,
-    config: &'a RunConfig,
-    /// The first error.
-    error: Option<anyhow::Error>,
-}
-
-impl Keeper<'_> {
-    fn attempt(&mut self, write: impl FnOnce(&Self) -> Result<()>) {
-        if let Err(error) = write(self) {
-            eprintln!("fmnist-gpu: {}; training goes on", with_causes(&error));
-            self.error.get_or_insert(error);
-        }
-    }
-
-    fn epoch(&self, record: &EpochRecord, position: &Position, engine: &mut dyn Engine) -> Result<()> {
-        self.folder.write_history(&position.history)?;
-        if self.args.json {
-            print(&serde_json::to_string(record)?)?;
-        }
-        let before = position.history.iter().rev().skip(1).filter_map(|earlier| earlier.val_loss);
-        if record.val_loss.is_some_and(|loss| before.fold(f64::INFINITY, f64::min) > loss) {
-            self.folder.write_best(&self.config.model, &engine.parameters()?)?;
-        }
-        self.folder.write_model(&self.config.model, &engine.parameters()?)?;
-        let every = self.args.checkpoint_every;
-        if every > 0 && (record.epoch.is_multiple_of(every) || record.epoch == self.config.epochs) {
-            self.checkpoint(position, engine)?;
-        }
-        Ok(())
-    }
-
-    fn checkpoint(&self, position: &Position, engine: &mut dyn Engine) -> Result<()> {
-        let checkpoint = Checkpoint { config: self.config.clone(), position: position.clone(), state: engine.state()? };
-        let batches = self.config.train_images.div_ceil(self.config.batch_size);
-        let path = self.checkpoints.write(&checkpoint, batches)?;
-        log::debug!("checkpoint {}", path.display());
-        Ok(())
-    }
-
-    /// The weights, in the run folder or, where that is gone, in another place.
-    fn model(&self, weights: &[Vec<f32>]) -> Result<()> {
-        let model = &self.config.model;
-        let Err(error) = self.folder.write_model(model, weights) else { return Ok(()) };
-        let elsewhere = std::env::temp_dir().join(format!("fmnist-gpu-{}-rescued.safetensors", std::process::id()));
-        let bytes = fmnist_gpu::model::weights::to_bytes(model, weights)?;
-        match fmnist_gpu::files::write_whole(&elsewhere, &bytes, true) {
-            Ok(()) => bail!("{error}; the trained weights are in {}", elsewhere.display()),
-            Err(_) => Err(error.into()),
-        }
-    }
-}
-
-/// A batch that does not fit the adapter, with the largest that does.
-fn too_large(error: EngineError, gpu: &Gpu, model: &Model, batch_size: usize) -> anyhow::Error {
-    let is_size = matches!(&error, EngineError::Gpu(GpuError::TensorTooLarge { .. } | GpuError::OutOfMemory { .. }));
-    match GpuEngine::largest_batch(gpu, model) {
-        Ok(largest) if is_size && largest < batch_size => anyhow::Error::from(error).context(format!(
-            "--batch-size {batch_size} does not fit this adapter; the largest that does is {largest}"
-        )),
-        _ => error.into(),
-    }
-}
-
-/// An error of the device, with what was running (an epoch and the steps done of it) and how to go on.
-fn explained(
-    error: EngineError,
-    (epoch, steps): (u64, usize),
-    folder: &RunFolder,
-    checkpoints: &Checkpoints,
-) -> anyhow::Error {
-    let newest = checkpoints.newest(&mut |_, _| ()).ok().flatten();
-    let stopped = format!("training stopped in epoch {epoch}, after {steps} steps of it");
-    let advice = match newest {
-        Some((path, _)) => format!(
-            "{stopped}; the last checkpoint is {}; go on with: fmnist-gpu train --resume {}",
-            path.display(),
-            folder.path().display()
-        ),
-        None => format!("{stopped}, before the first checkpoint"),
-    };
-    anyhow::Error::from(error).context(advice)
-}
-
-/// What to say when a number was not finite any more.
-fn non_finite(
-    epoch: u64,
-    step: usize,
-    cause: Option<&NonFinite>,
-    optimizer: &Optimizer,
-    out: &std::path::Path,
-) -> String {
-    let rate = match optimizer {
-        Optimizer::Adam(adam) => adam.learning_rate,
-        Optimizer::Sgd(sgd) => sgd.learning_rate,
-    };
-    let first = match cause {
-        Some(cause) => format!(
-            "The first tensor that went bad is `{}`, written by `{}` in step {}: {} elements are infinite or no numbers, the first at \
-             index {}.",
-            cause.tensor, cause.operation, cause.step, cause.count, cause.index
-        ),
-        None => "Replaying the epoch gave finite numbers throughout, so the device does not compute the same twice."
-            .to_string(),
-    };
-    format!(
-        "training met a loss or a parameter that is not finite, in epoch {epoch}, step {step}. {first} A smaller --learning-rate usually \
-         helps (it was {rate}). The weights from before are in {}",
-        out.display()
-    )
 }
 
 fn summarise(config: &RunConfig, trained: &Trained, weights: &[Vec<f32>], test: Option<&Totals>) -> Summary {

@@ -1,0 +1,284 @@
+//! A split on the GPU, and how its batches go out: many steps a submission, two submissions in flight, none too long.
+
+use super::engine::{EngineError, Epoch, NonFinite, OnProgress, Totals, check_order, check_split};
+use crate::data::{PIXELS, Split};
+use crate::gpu::timing::Timings;
+use crate::gpu::{Element, Gpu, Plan, PlanBuilder, Readback, Submission, Tensor};
+use crate::ops::batch_gather::{self, BatchGatherDims, pack_bytes};
+use crate::ops::non_finite::{self, NOTHING_FOUND};
+use crate::ops::softmax_xent::BatchTotals;
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+/// What a submission should take: long enough that the host costs nothing, far below the two seconds after which
+/// Windows resets a driver, and often enough for the progress bar.
+const SUBMISSION: Duration = Duration::from_millis(80);
+/// No more steps than this in one submission, however fast they are: it bounds the read-back buffers.
+const MAX_STEPS: usize = 512;
+/// A step that takes longer is submitted dispatch by dispatch, each far below what a watchdog allows.
+const LONG_STEP: Duration = Duration::from_millis(300);
+/// Submissions in flight: the adapter works on one while the host prepares the next.
+const IN_FLIGHT: usize = 2;
+
+/// A split on the GPU and the plan that goes through it batch by batch.
+#[derive(Debug)]
+pub(super) struct Batches {
+    pub(super) plan: Plan,
+    batch_size: usize,
+    samples: usize,
+    pub(super) order: Tensor,
+    pub(super) progress: Tensor,
+    batch_loss: Tensor,
+    batch_correct: Tensor,
+    readbacks: Vec<Readback>,
+    /// Steps of the next submission, from the time that the last ones took.
+    steps: usize,
+    /// What the host spent so far on recording (on hardware also on submitting), and for how many steps.
+    host: (Duration, usize),
+    /// Whether any batch was submitted yet.
+    pub(super) has_run: bool,
+    /// Whether a step is submitted dispatch by dispatch: the first one, as nobody knows yet how long it takes, and all of them on
+    /// an adapter that takes longer than [`LONG_STEP`] for one.
+    in_pieces: bool,
+}
+
+/// The tensors of a split on the GPU and of the batch taken from it.
+pub(super) struct Feed {
+    dims: BatchGatherDims,
+    images: Tensor,
+    labels: Tensor,
+    pub(super) order: Tensor,
+    pub(super) progress: Tensor,
+    pub(super) batch_labels: Tensor,
+    batch_loss: Tensor,
+    batch_correct: Tensor,
+}
+
+impl Feed {
+    pub(super) fn new(gpu: &Gpu, name: &str, split: &Split, batch_size: usize) -> Result<Self, EngineError> {
+        let samples = split.len();
+        // The kernels index by labels without a check.
+        check_split(split)?;
+        let batches = samples.div_ceil(batch_size);
+        let tensor = |part: &str, len: usize, element| gpu.tensor(&format!("{name}.{part}"), &[len], element);
+        let images = tensor("images", samples * PIXELS / 4, Element::U32)?;
+        gpu.write_bytes(&images, &split.images);
+        let labels =
+            gpu.tensor_from_u32(&format!("{name}.labels"), &[samples.div_ceil(4)], &pack_bytes(&split.labels))?;
+        Ok(Feed {
+            dims: BatchGatherDims { n: batch_size, pixels: PIXELS, samples },
+            images,
+            labels,
+            order: tensor("order", samples, Element::U32)?,
+            progress: tensor("progress", 2, Element::U32)?,
+            batch_labels: tensor("batch_labels", batch_size, Element::U32)?,
+            batch_loss: tensor("batch_loss", batches, Element::F32)?,
+            batch_correct: tensor("batch_correct", batches, Element::U32)?,
+        })
+    }
+
+    pub(super) fn record_gather(&self, plan: &mut PlanBuilder<'_>, x: &Tensor) -> Result<(), EngineError> {
+        let Feed { images, labels, order, progress, batch_labels, .. } = self;
+        Ok(batch_gather::record(plan, &self.dims, images, labels, order, progress, x, batch_labels)?)
+    }
+
+    pub(super) fn totals(&self) -> BatchTotals<'_> {
+        let Feed { progress, batch_loss, batch_correct, .. } = self;
+        BatchTotals { progress, batch_loss, batch_correct }
+    }
+
+    pub(super) fn finish(self, gpu: &Gpu, plan: Plan) -> Result<Batches, EngineError> {
+        let room = 2 * MAX_STEPS.min(self.batch_loss.len());
+        let readbacks = (0..IN_FLIGHT).map(|_| Readback::new(gpu, "metrics", room)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Batches {
+            plan,
+            batch_size: self.dims.n,
+            samples: self.dims.samples,
+            order: self.order,
+            progress: self.progress,
+            batch_loss: self.batch_loss,
+            batch_correct: self.batch_correct,
+            readbacks,
+            steps: 1,
+            host: (Duration::ZERO, 0),
+            has_run: false,
+            in_pieces: true,
+        })
+    }
+}
+
+impl Batches {
+    /// Goes through `order` from the batch after those of `done` on. Stops early, after the work in flight, when `on_progress`
+    /// breaks.
+    pub(super) fn run(
+        &mut self,
+        gpu: &Gpu,
+        order: &[u32],
+        done: Totals,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Totals, EngineError> {
+        // The kernels index by the order without a check.
+        check_order(order, self.samples)?;
+        if order.len() > self.order.len() {
+            let reason = format!("the order has {} samples, and there is room for {}", order.len(), self.order.len());
+            return Err(EngineError::Samples { reason });
+        }
+        gpu.write_u32(&self.order, order);
+        gpu.write_u32(&self.progress, &[done.batches as u32, order.len() as u32]);
+        let n_batches = order.len().div_ceil(self.batch_size);
+        let mut totals = done;
+        let mut submitted = done.batches;
+        let mut in_flight: VecDeque<(Submission, Readback, usize)> = VecDeque::new();
+        let mut going = true;
+        let mut last = Instant::now();
+        loop {
+            while going && submitted < n_batches {
+                let Some(mut readback) = self.readbacks.pop() else { break };
+                let steps = self.steps.min(n_batches - submitted);
+                let begin = Instant::now();
+                let mut encoder = gpu.encoder("steps");
+                if self.in_pieces {
+                    // `steps` is 1 then. The last dispatch goes with the read-back.
+                    encoder = gpu.submit_all_but_last(encoder, &self.plan)?;
+                } else {
+                    gpu.encode(&mut encoder, "steps", &self.plan, steps);
+                }
+                let loss = self.batch_loss.slice("batch_loss", submitted, &[steps]);
+                let correct = self.batch_correct.slice("batch_correct", submitted, &[steps]);
+                readback.record(&mut encoder, &[&loss, &correct]);
+                let commands = encoder.finish();
+                let recorded = begin.elapsed();
+                let submission = gpu.submit(commands)?;
+                self.has_run = true;
+                // A software adapter does the work inside the call; that is not the host's part in it.
+                let host = if gpu.is_software() { recorded } else { begin.elapsed() };
+                self.host = (self.host.0 + host, self.host.1 + steps);
+                readback.begin();
+                submitted += steps;
+                in_flight.push_back((submission, readback, steps));
+            }
+            let Some((submission, mut readback, steps)) = in_flight.pop_front() else { break };
+            let words = readback.wait(gpu, submission)?;
+            self.readbacks.push(readback);
+            let (loss, correct) = words.split_at(steps);
+            for (loss, correct) in loss.iter().zip(correct) {
+                let done = totals.batches * self.batch_size;
+                let samples = self.batch_size.min(order.len() - done);
+                totals.add(f64::from(f32::from_bits(*loss)), u64::from(*correct), samples);
+            }
+            let elapsed = last.elapsed();
+            self.in_pieces = elapsed / steps as u32 > LONG_STEP;
+            if self.in_pieces && totals.batches == done.batches + steps {
+                log::debug!("a step took {:.0} ms: they go out dispatch by dispatch", 1e3 * elapsed.as_secs_f64());
+            }
+            self.steps = if self.in_pieces { 1 } else { next_steps(self.steps, steps, elapsed) };
+            last = Instant::now();
+            // A break lets what is in flight finish, and is asked no more.
+            if going && on_progress(&totals) == ControlFlow::Break(()) {
+                going = false;
+            }
+        }
+        Ok(totals)
+    }
+
+    /// Goes through the first batches, `rounds` and one before, and times each dispatch.
+    pub(super) fn time(&self, gpu: &Gpu, rounds: usize) -> Result<Timings, EngineError> {
+        let batches = self.order.len().div_ceil(self.batch_size);
+        assert!(rounds < batches, "{rounds} timed steps and one before need more than {batches} batches");
+        let samples = self.order.len().min((rounds + 1) * self.batch_size) as u32;
+        gpu.write_u32(&self.order.slice("order", 0, &[samples as usize]), &(0..samples).collect::<Vec<_>>());
+        gpu.write_u32(&self.progress, &[0, samples]);
+        Ok(Timings::measure(gpu, &self.plan, rounds)?)
+    }
+
+    /// Goes through the batches of `epoch` up to `last` (counted from 1), one by one, and searches what each dispatch wrote.
+    pub(super) fn find_non_finite(
+        &self,
+        gpu: &Gpu,
+        epoch: &Epoch,
+        last: usize,
+    ) -> Result<Option<NonFinite>, EngineError> {
+        let written: Vec<_> = self.plan.written().collect();
+        let parts: Vec<_> = (0..written.len()).map(|i| (format!("{i}"), vec![2])).collect();
+        let (_, found) = gpu.arena("found", Element::U32, &parts)?;
+        let mut search = PlanBuilder::new(gpu);
+        for ((_, tensor), found) in written.iter().zip(&found) {
+            non_finite::record(&mut search, tensor, found)?;
+            gpu.write_u32(found, &NOTHING_FOUND);
+        }
+        let search = search.finish()?;
+        gpu.write_u32(&self.order, &epoch.order);
+        gpu.write_u32(&self.progress, &[epoch.done.batches as u32, epoch.order.len() as u32]);
+        // The only tensor that a step does not write whole still holds the losses of the attempt before.
+        gpu.write(&self.batch_loss, &vec![0.0; self.batch_loss.len()]);
+        let mut readback = Readback::new(gpu, "found", 2 * found.len())?;
+        for step in epoch.done.batches + 1..=last {
+            let mut encoder = gpu.encoder("searched step");
+            if self.in_pieces {
+                encoder = gpu.submit_all_but_last(encoder, &self.plan)?;
+                encoder = gpu.submit_all_but_last(encoder, &search)?;
+            } else {
+                gpu.encode(&mut encoder, "step", &self.plan, 1);
+                gpu.encode(&mut encoder, "search", &search, 1);
+            }
+            readback.record(&mut encoder, &found.iter().collect::<Vec<_>>());
+            let submission = gpu.submit(encoder.finish())?;
+            readback.begin();
+            let words = readback.wait(gpu, submission)?;
+            let first = written.iter().zip(words.chunks_exact(2)).find(|(_, words)| words[0] > 0);
+            if let Some(((entry, tensor), words)) = first {
+                let (count, index) = (words[0] as usize, words[1] as usize);
+                return Ok(Some(NonFinite {
+                    step,
+                    tensor: tensor.name().to_string(),
+                    operation: entry.to_string(),
+                    index,
+                    count,
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    pub(super) fn host_seconds_per_step(&self) -> f64 {
+        self.host.0.as_secs_f64() / self.host.1.max(1) as f64
+    }
+}
+
+/// Steps of the next submission when `steps` took `elapsed`: towards [`SUBMISSION`], at most twice the last choice, at least one.
+fn next_steps(current: usize, steps: usize, elapsed: Duration) -> usize {
+    let one = elapsed.as_secs_f64().max(1e-6) / steps as f64;
+    let wanted = (SUBMISSION.as_secs_f64() / one) as usize;
+    wanted.clamp(1, (2 * current).min(MAX_STEPS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Submits as [`Batches::run`] does, on a made adapter that takes `step` for one, and returns the longest submission.
+    fn longest_submission(step: Duration) -> Duration {
+        let (mut steps, mut longest) = (1, Duration::ZERO);
+        for _ in 0..100 {
+            let elapsed = step * steps as u32;
+            longest = longest.max(elapsed);
+            steps = if elapsed / steps as u32 > LONG_STEP { 1 } else { next_steps(steps, steps, elapsed) };
+        }
+        longest
+    }
+
+    #[test]
+    fn submissions_stay_short_on_every_adapter() {
+        for step in [1, 10, 100, 1_000, 10_000, 79_000, 81_000, 299_000, 301_000, 5_000_000].map(Duration::from_micros)
+        {
+            let longest = longest_submission(step);
+            assert!(longest <= step.max(SUBMISSION), "{step:?} a step, {longest:?} a submission");
+        }
+        // Twice as many as before at most: a first step that was fast by chance does not make a long submission.
+        assert_eq!(next_steps(1, 1, Duration::from_nanos(1)), 2);
+        assert_eq!(next_steps(400, 400, Duration::from_nanos(1)), MAX_STEPS);
+        // And one submission after an adapter became 100 times slower, they are short again.
+        assert_eq!(next_steps(80, 80, 100 * SUBMISSION), 1);
+    }
+}
