@@ -8,7 +8,22 @@ use fmnist_gpu::train::{GpuEngine, Optimizer};
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+/// The same command with what a shell does before it.
+fn limited(command: &Command, first: &str) -> Command {
+    let mut limited = Command::new("bash");
+    limited.arg("-c").arg(format!("{first}; exec \"$0\" \"$@\"")).arg(command.get_program()).args(command.get_args());
+    for (key, value) in command.get_envs() {
+        match value {
+            Some(value) => limited.env(key, value),
+            None => limited.env_remove(key),
+        };
+    }
+    limited.current_dir(command.get_current_dir().unwrap());
+    limited
+}
 
 /// What went bad, where, and the weights from before it.
 #[test]
@@ -59,17 +74,8 @@ fn a_full_disk_loses_nothing_that_was_there() {
     let before: Vec<PathBuf> =
         fs::read_dir(place.path("run/checkpoints")).unwrap().map(|entry| entry.unwrap().path()).collect();
     // No file may have more than 600 KB: the weights (407 KB) fit, a checkpoint (1.2 MB) does not.
-    let program = env!("CARGO_BIN_EXE_fmnist-gpu");
-    let script = format!("trap '' XFSZ; ulimit -f 1200; exec {program} train --resume run --epochs 2 --no-report");
-    let mut command = std::process::Command::new("bash");
-    let surroundings = place.command("");
-    command.args(["-c", &script.replace("ulimit -f 1200", "ulimit -f 600")]).current_dir(place.path(""));
-    for (key, value) in surroundings.get_envs() {
-        match value {
-            Some(value) => command.env(key, value),
-            None => command.env_remove(key),
-        };
-    }
+    let mut command =
+        limited(&place.command("train --resume run --epochs 2 --no-report"), "trap '' XFSZ; ulimit -f 600");
     // The driver's cache would be cut off too, and is not what is tested.
     command.env("MESA_SHADER_CACHE_DISABLE", "true");
     let ran = Ran::new(command.output().unwrap(), "train --resume run, no room").exits(2);
@@ -137,7 +143,7 @@ fn a_run_of_pipes_and_endless_files_is_refused() {
     for name in ["pipe", "endless", "large", "config"] {
         fs::create_dir(place.path(name)).unwrap();
     }
-    let status = std::process::Command::new("mkfifo").arg(place.path("pipe/model.safetensors")).status().unwrap();
+    let status = Command::new("mkfifo").arg(place.path("pipe/model.safetensors")).status().unwrap();
     assert!(status.success());
     std::os::unix::fs::symlink("/dev/zero", place.path("endless/model.safetensors")).unwrap();
     // Takes no room on the disk.
@@ -220,7 +226,7 @@ fn an_adapter_that_is_away_is_waited_for() {
     for name in ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"] {
         command.env(name, copies.join(":"));
     }
-    let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let begin = Instant::now();
     while !place.path("run/config.json").exists() && begin.elapsed() < Duration::from_secs(60) {
         std::thread::sleep(Duration::from_millis(1));
@@ -285,6 +291,31 @@ fn a_batch_too_large_for_the_adapter_is_refused_with_the_largest_that_fits() {
         format!("train --model wide.toml --dataset synthetic --train-limit 64 --epochs 1 --batch-size {}", largest + 1);
     place.run(&line).exits(2).says(&["does not fit this adapter", &format!("the largest that does is {largest}")]);
     assert!(!place.path("runs/wide-1").exists(), "a folder stayed of a run that never began");
+}
+
+/// Memory that runs out while the tensors of a batch are made, with as much as a small batch needs and little more.
+#[test]
+fn memory_that_runs_out_is_said_with_what_it_was_for() {
+    let gpu = gpu();
+    if cfg!(not(target_os = "linux")) || !gpu.is_software() {
+        return not_run("memory that runs out", "that of this adapter cannot be made scarce", "FMNIST_EXPECT_SCARCITY");
+    }
+    let place = Place::new();
+    let train = |megabytes: u32, batch_size: u32| {
+        let line = format!(
+            "train --model cnn --dataset synthetic --train-limit 64 --batch-size {batch_size} --epochs 1 --no-report --quiet \
+             --out run --force"
+        );
+        limited(&place.command(&line), &format!("ulimit -v {megabytes}000")).output().unwrap()
+    };
+    let enough = (400..8000).step_by(100).find(|&megabytes| train(megabytes, 32).status.success());
+    let enough = enough.expect("a small batch needs less than 8 GB");
+    // A batch of 2,600 needs some 600 MB more.
+    Ran::new(train(enough, 2600), "train with little memory").exits(2).says(&[
+        "ran out of memory while making the buffer",
+        "use a smaller --batch-size",
+        &gpu.info().name,
+    ]);
 }
 
 /// Layers of more parameters than one buffer can hold: said before memory is taken for them.

@@ -119,6 +119,19 @@ fn seeds_that_are_wrong_are_refused_with_a_reason() {
     assert!(said.contains("32768 x 32768 pixels would take"), "{said}");
 }
 
+/// A palette that ends within a colour: refused, as the decoder would panic.
+#[test]
+fn a_png_file_with_a_broken_palette_is_refused() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/findings/photo/png-palette-of-47-bytes.png");
+    let mut bytes = std::fs::read(path).unwrap();
+    for size in [1, 2, 4, 46, 47, 767, 769, 771] {
+        // Behind the signature of 8 bytes and the header of 25.
+        bytes[33..37].copy_from_slice(&u32::to_be_bytes(size));
+        let said = fmnist_gpu::photo::Photo::decode(&bytes, "p.png").unwrap_err().to_string();
+        assert!(said.contains("its palette is not one of"), "{size}: {said}");
+    }
+}
+
 /// Metadata of 4 GiB in a file of 180 bytes: refused, before memory is taken for it.
 #[test]
 fn a_webp_file_whose_parts_reach_past_its_end_is_refused() {

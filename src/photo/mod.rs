@@ -102,6 +102,10 @@ impl Photo {
             let reason = "a part of the file would reach past its end: it was cut or made up".to_string();
             return Err(PhotoError::Decode { name: name.to_string(), reason });
         }
+        if !png_palette_fits(bytes) {
+            let reason = "its palette is not one of at most 256 colours, three bytes each".to_string();
+            return Err(PhotoError::Decode { name: name.to_string(), reason });
+        }
         let mut reader = ImageReader::new(Cursor::new(bytes))
             .with_guessed_format()
             .map_err(|source| PhotoError::Read { name: name.to_string(), source })?;
@@ -183,6 +187,21 @@ fn webp_chunks_fit(bytes: &[u8]) -> bool {
         }
         // Chunks begin at even offsets.
         rest = content.get(size.next_multiple_of(2)..).unwrap_or_default();
+    }
+    true
+}
+
+/// Whether the palettes of a PNG file have three bytes for each of at most 256 colours; other files pass. The `png` crate, up to 0.18.1,
+/// takes other lengths and panics where it looks colours up (its issue 694).
+fn png_palette_fits(bytes: &[u8]) -> bool {
+    let Some(mut rest) = bytes.strip_prefix(b"\x89PNG\r\n\x1a\n") else { return true };
+    while let Some((header, content)) = rest.split_first_chunk::<8>() {
+        let size = u32::from_be_bytes([header[0], header[1], header[2], header[3]]) as usize;
+        if header.ends_with(b"PLTE") && (!size.is_multiple_of(3) || size > 3 * 256) {
+            return false;
+        }
+        // A checksum of four bytes follows.
+        rest = content.get(size.saturating_add(4)..).unwrap_or_default();
     }
     true
 }

@@ -35,7 +35,7 @@ impl Place {
         let computes = |word: &str| COMPUTING.contains(&word);
         if std::env::var_os("FMNIST_TEST_SAFE").is_some()
             && line.split_whitespace().next().is_some_and(computes)
-            && !line.contains("--safe")
+            && !["--safe", "--ab-checks"].iter().any(|flag| line.contains(flag))
         {
             command.arg("--safe");
         }

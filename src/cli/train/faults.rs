@@ -25,7 +25,7 @@ pub(super) fn lost_adapter(error: &anyhow::Error) -> Option<String> {
 
 /// A batch that does not fit the adapter, with the largest that does.
 pub(super) fn too_large(error: EngineError, gpu: &Gpu, model: &Model, batch_size: usize) -> anyhow::Error {
-    let is_size = matches!(&error, EngineError::Gpu(GpuError::TensorTooLarge { .. } | GpuError::OutOfMemory { .. }));
+    let is_size = matches!(&error, EngineError::Gpu(GpuError::TensorTooLarge { .. }));
     match GpuEngine::largest_batch(gpu, model) {
         Ok(largest) if is_size && largest < batch_size => anyhow::Error::from(error).context(format!(
             "--batch-size {batch_size} does not fit this adapter; the largest that does is {largest}"
