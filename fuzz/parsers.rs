@@ -12,10 +12,11 @@ use fmnist_gpu::import::{self, Layout};
 use fmnist_gpu::model::{Model, initial_parameters, permutation, summary, weights};
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::photo::{Filter, Invert, Photo, prepare};
-use fmnist_gpu::report::metrics::Metrics;
-use fmnist_gpu::report::page::{
-    Compared, command, comparison_page, comparison_rows, comparison_verdicts, comparison_warnings,
+use fmnist_gpu::report::comparison::{
+    Compared, comparison_page, comparison_rows, comparison_verdicts, comparison_warnings,
 };
+use fmnist_gpu::report::metrics::Metrics;
+use fmnist_gpu::report::run_page::command;
 use fmnist_gpu::train::checkpoint::Checkpoint;
 use fmnist_gpu::train::run::{RunConfig, Summary, history_csv, parse_history};
 use fmnist_gpu::train::{Engine, Optimizer, ReferenceEngine, TileChoices};

@@ -5,10 +5,10 @@ use super::{Global, print, print_json};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use fmnist_gpu::files::{read_bounded, write_whole};
-use fmnist_gpu::report::metrics::Metrics;
-use fmnist_gpu::report::page::{
+use fmnist_gpu::report::comparison::{
     Compared, comparison_curves, comparison_page, comparison_rows, comparison_verdicts, comparison_warnings,
 };
+use fmnist_gpu::report::metrics::Metrics;
 use fmnist_gpu::report::plots::Curve;
 use fmnist_gpu::train::EpochRecord;
 use fmnist_gpu::train::run::{MAX_JSON_BYTES, REPORT_FILE, Run, Summary};

@@ -12,7 +12,7 @@ use fmnist_gpu::ops::SharedTiles;
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::report::maps::{feature_maps, filters};
 use fmnist_gpu::report::metrics::Metrics;
-use fmnist_gpu::report::page::{Report, report_files};
+use fmnist_gpu::report::run_page::{Report, report_files};
 use fmnist_gpu::train::run::{MAX_WEIGHT_BYTES, MODEL_FILE, Run, RunConfig, Summary};
 use fmnist_gpu::train::{EpochRecord, KernelTimes, Optimizer};
 use sha2::{Digest, Sha256};

@@ -5,13 +5,15 @@
 //! [`Picture::encode_png`] where they belong.
 
 mod canvas;
+pub mod comparison;
 mod filter;
 mod grid;
 pub mod maps;
 pub mod metrics;
-pub mod page;
+mod page;
 pub mod plots;
 mod roofline;
+pub mod run_page;
 mod text;
 mod tiles;
 

@@ -1,640 +1,14 @@
-//! `report.html` and the page of a comparison: one file each, that opens from disk without a network.
+//! A page of HTML in one file, that opens from disk without a network: what the report of a run and the comparison are written in.
 //!
 //! Light and dark follow the reader's system. The plots are SVG inside the page, whose few colours the style sheet replaces on a dark
 //! ground; pictures are PNG inside the page. Each picture has a text beside it that says the same, mostly as a table.
 
-use super::maps::LayerPicture;
-use super::metrics::{Metrics, mcnemar, wilson_95};
-use super::plots::{Curve, NARROW, draw_bars, draw_calibration, draw_confusion, draw_curves, escape};
-use super::{GridItem, ReportError, Tone, columns_for, draw_grid, prediction_caption};
-use crate::data::{CLASS_NAMES, DatasetKind, N_CLASSES, Split};
-use crate::train::run::{RunConfig, Summary};
-use crate::train::{EpochRecord, KernelTimes, Optimizer};
+use super::plots::{NARROW, escape};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use std::fmt::Write as _;
 
-/// What a report is made of.
-#[derive(Clone, Debug)]
-pub struct Report<'a> {
-    /// The run's name, for people.
-    pub name: &'a str,
-    /// Its configuration, where there is one.
-    pub config: Option<&'a RunConfig>,
-    /// Its summary, where there is one.
-    pub summary: Option<&'a Summary>,
-    /// Its epochs.
-    pub history: &'a [EpochRecord],
-    /// Name of the model.
-    pub model: &'a str,
-    /// The layers as text, as `fmnist-gpu summary` prints them.
-    pub layers: &'a str,
-    /// The data set that was evaluated.
-    pub dataset: DatasetKind,
-    /// Its test images.
-    pub test: &'a Split,
-    /// Their probabilities, `[n, 10]`.
-    pub probabilities: &'a [f32],
-    /// The figures of these probabilities.
-    pub metrics: &'a Metrics,
-    /// The filters of the first layer.
-    pub filters: Option<&'a LayerPicture>,
-    /// What each layer makes of the image of that index.
-    pub maps: &'a [LayerPicture],
-    /// Which test image `maps` are of.
-    pub map_index: usize,
-    /// How long each kernel takes; none where no adapter was used.
-    pub kernel_times: Option<&'a KernelTimes>,
-    /// SHA-256 of `model.safetensors`, in hexadecimal.
-    pub model_sha256: &'a str,
-}
-
-/// A file of a report.
-#[derive(Clone, Debug, PartialEq)]
-pub struct File {
-    /// Its name in the run folder.
-    pub name: String,
-    /// Its bytes.
-    pub bytes: Vec<u8>,
-}
-
-/// The files of a report: `report.html`, `report.json` with the [`Metrics`], and every picture by itself.
-///
-/// # Errors
-/// A picture could not be drawn.
-pub fn report_files(report: &Report<'_>) -> Result<Vec<File>, ReportError> {
-    let mut files = Vec::new();
-    let mut keep = |name: &str, bytes: &[u8]| files.push(File { name: name.to_string(), bytes: bytes.to_vec() });
-    let [loss_svg, accuracy_svg] = learning_curves(report)?;
-    let confusion_svg = draw_confusion(&report.metrics.confusion)?;
-    let calibration_svg = draw_calibration(&report.metrics.bins, report.metrics.ece)?;
-    keep("loss.svg", loss_svg.as_bytes());
-    keep("accuracy.svg", accuracy_svg.as_bytes());
-    keep("confusion.svg", confusion_svg.as_bytes());
-    keep("calibration.svg", calibration_svg.as_bytes());
-    let times_svg = report.kernel_times.map(kernel_bars).transpose()?;
-    if let Some(svg) = &times_svg {
-        keep("kernel_times.svg", svg.as_bytes());
-    }
-    let mistakes = mistakes_png(report)?;
-    if let Some(png) = &mistakes {
-        keep("mistakes.png", png);
-    }
-    let grid = grid_png(report)?;
-    let filters = report.filters.map(|f| f.picture.encode_png()).transpose()?;
-    if let Some(png) = &filters {
-        keep("filters.png", png);
-    }
-    let maps = report.maps.iter().map(|m| m.picture.encode_png()).collect::<Result<Vec<_>, _>>()?;
-    for (map, png) in report.maps.iter().zip(&maps) {
-        keep(&format!("feature_maps_{}.png", map.layer), png);
-    }
-
-    let mut page = Page::new(&format!("{}: report", report.name));
-    page.title(&format!("Report of {}", report.name));
-    result_section(&mut page, report);
-    curves_section(&mut page, report, &loss_svg, &accuracy_svg);
-    confusion_section(&mut page, report, &confusion_svg);
-    classes_section(&mut page, report);
-    mistakes_section(&mut page, report, mistakes.as_deref());
-    page.section("predictions", "Predictions");
-    page.text("The first test images: predicted class, its probability, and the original class in brackets; a red frame where they differ.");
-    page.png(&grid, "Test images with their predicted and original classes", &grid_text(report));
-    calibration_section(&mut page, report, &calibration_svg);
-    insides_section(&mut page, report, filters.as_deref(), &maps);
-    times_section(&mut page, report, times_svg.as_deref());
-    repeat_section(&mut page, report);
-    keep("report.html", page.finish().as_bytes());
-    let json = serde_json::to_string_pretty(report.metrics).unwrap_or_default() + "\n";
-    keep("report.json", json.as_bytes());
-    Ok(files)
-}
-
-/// Training and validation loss and accuracy, with the test value at the end.
-fn learning_curves(report: &Report<'_>) -> Result<[String; 2], ReportError> {
-    let last = report.history.last().map_or(1.0, |record| record.epoch as f64);
-    let curves = |training: fn(&EpochRecord) -> f64, validation: fn(&EpochRecord) -> Option<f64>, test: f64| {
-        let epoch = |record: &EpochRecord| record.epoch as f64;
-        let of_training = report.history.iter().map(|r| (epoch(r), training(r))).collect();
-        let of_validation = report.history.iter().filter_map(|r| validation(r).map(|v| (epoch(r), v))).collect();
-        vec![
-            Curve { name: "training".into(), colour: 0, dashed: false, points: of_training },
-            Curve { name: "validation".into(), colour: 1, dashed: true, points: of_validation },
-            Curve { name: "test, at the end".into(), colour: 2, dashed: false, points: vec![(last, test)] },
-        ]
-    };
-    let metrics = report.metrics;
-    Ok([
-        draw_curves("Loss", "mean cross-entropy", &curves(|r| r.loss, |r| r.val_loss, metrics.loss))?,
-        draw_curves("Accuracy", "share that is right", &curves(|r| r.accuracy, |r| r.val_accuracy, metrics.accuracy))?,
-    ])
-}
-
-fn kernel_bars(times: &KernelTimes) -> Result<String, ReportError> {
-    let bars: Vec<(String, f64)> = times.kernels.iter().map(|k| (k.kernel.clone(), k.median_us)).collect();
-    draw_bars("Time of each kernel in a training step", "us", &bars)
-}
-
-fn result_section(page: &mut Page, report: &Report<'_>) {
-    let metrics = report.metrics;
-    page.section("result", "Result");
-    if report.dataset == DatasetKind::Synthetic {
-        page.html(
-            "<p class=\"warning\"><strong>Generated pictures, not Fashion-MNIST.</strong> The genuine set could not be had, or was \
-             not asked for. These figures say nothing about Fashion-MNIST.</p>",
-        );
-    }
-    if let Some(summary) = report.summary.filter(|summary| summary.status != "complete") {
-        page.html(&format!(
-            "<p class=\"warning\"><strong>Training did not end as planned ({}).</strong> {} of {} epochs were done.</p>",
-            escape(&summary.status),
-            summary.epochs_completed,
-            summary.epochs
-        ));
-    }
-    let [low, high] = metrics.accuracy_95.map(|share| 100.0 * share);
-    page.html(&format!(
-        "<p class=\"lead\"><strong>{:.2} %</strong> of {} test images are recognised \
-         <span class=\"quiet\">(95 % confidence: {low:.2} to {high:.2} %)</span></p>",
-        100.0 * metrics.accuracy,
-        grouped(metrics.images as u64)
-    ));
-    let mut rows = vec![
-        ("Model".to_string(), escape(report.model)),
-        ("Data set".to_string(), report.dataset.to_string()),
-        ("Test loss".to_string(), format!("{:.4}", metrics.loss)),
-        ("Test accuracy".to_string(), format!("{:.4}", metrics.accuracy)),
-        ("Mean F1 of the classes".to_string(), format!("{:.4}", metrics.macro_f1)),
-        ("Expected calibration error".to_string(), format!("{:.2} %", 100.0 * metrics.ece)),
-    ];
-    if let (Some(article), DatasetKind::FashionMnist) = (article(report.model), report.dataset) {
-        rows.push(("The article reports".to_string(), article.to_string()));
-    }
-    if let Some(summary) = report.summary {
-        let (seconds, speed) = (summary.train_seconds, summary.images_per_second);
-        let of = format!("{seconds:.1} s, {} images/s", grouped(speed.round() as u64));
-        rows.push((format!("Training, {} epochs", summary.epochs_completed), of));
-        rows.push(("Device".to_string(), escape(&summary.device)));
-    }
-    page.facts(&rows);
-}
-
-/// What the TensorFlow 2 article on CNNs gives for its two models.
-fn article(model: &str) -> Option<&'static str> {
-    match model {
-        "mlp" => Some("loss 0.3522, accuracy 0.8756"),
-        "cnn" => Some("loss 0.2410, accuracy 0.9162"),
-        _ => None,
-    }
-}
-
-fn curves_section(page: &mut Page, report: &Report<'_>, loss: &str, accuracy: &str) {
-    page.section("curves", "Learning curves");
-    page.text(
-        "Training values are means over an epoch, while the weights still change; so they lag behind validation and test values, \
-         which are taken with the weights at an epoch's end.",
-    );
-    if report.history.iter().all(|record| record.val_loss.is_none()) {
-        page.html(
-            "<p>No validation images were held out. <code>train --validation-split 0.1</code> holds out a tenth of the training \
-             images and adds their curves.</p>",
-        );
-    }
-    page.html("<div class=\"pair\">");
-    page.svg(loss, "Loss over the epochs");
-    page.svg(accuracy, "Accuracy over the epochs");
-    page.html("</div>");
-    if report.history.is_empty() {
-        page.text("There is no history of this run.");
-        return;
-    }
-    let value = |value: Option<f64>| value.map_or("–".to_string(), |value| format!("{value:.4}"));
-    let row = |r: &EpochRecord| {
-        vec![
-            r.epoch.to_string(),
-            format!("{:.4}", r.loss),
-            format!("{:.4}", r.accuracy),
-            value(r.val_loss),
-            value(r.val_accuracy),
-            format!("{:.1}", r.seconds),
-            grouped(r.images_per_second.round() as u64),
-        ]
-    };
-    let head = ["Epoch", "Loss", "Accuracy", "Validation loss", "Validation accuracy", "Seconds", "Images/s"];
-    page.table("The epochs", &head, &report.history.iter().map(row).collect::<Vec<_>>());
-}
-
-fn confusion_section(page: &mut Page, report: &Report<'_>, svg: &str) {
-    page.section("confusion", "Confusion matrix");
-    page.text(&worst_pair(report.metrics));
-    page.svg(svg, "Confusion matrix");
-    let head: Vec<&str> = std::iter::once("Original").chain(CLASS_NAMES).collect();
-    let row = |(i, row): (usize, &[u64; N_CLASSES])| {
-        std::iter::once(CLASS_NAMES[i].to_string()).chain(row.iter().map(ToString::to_string)).collect()
-    };
-    let rows: Vec<Vec<String>> = report.metrics.confusion.iter().enumerate().map(row).collect();
-    page.details("The same as a table", |page| page.table("Rows original, columns predicted", &head, &rows));
-}
-
-/// The two classes that are most often mistaken for one another.
-fn worst_pair(metrics: &Metrics) -> String {
-    let both = |a: usize, b: usize| metrics.confusion[a][b] + metrics.confusion[b][a];
-    let pairs = (0..N_CLASSES).flat_map(|a| (0..a).map(move |b| (b, a)));
-    match pairs.max_by_key(|&(a, b)| both(a, b)).filter(|&(a, b)| both(a, b) > 0) {
-        Some((a, b)) => format!(
-            "Most often confused: {} and {}, {} times in {} images.",
-            CLASS_NAMES[a],
-            CLASS_NAMES[b],
-            both(a, b),
-            grouped(metrics.images as u64)
-        ),
-        None => "No two classes are confused.".to_string(),
-    }
-}
-
-fn classes_section(page: &mut Page, report: &Report<'_>) {
-    page.section("classes", "Each class");
-    page.text("Precision: of the images given this class, the share that is of it. Recall: of the images of this class, the share that was given it. F1: their harmonic mean.");
-    let row = |c: &super::metrics::ClassMetrics| {
-        let shares = [c.precision, c.recall, c.f1].map(|share| format!("{share:.3}"));
-        std::iter::once(c.class.clone()).chain(shares).chain([grouped(c.support)]).collect()
-    };
-    let mut rows: Vec<Vec<String>> = report.metrics.classes.iter().map(row).collect();
-    let mean = |of: fn(&super::metrics::ClassMetrics) -> f64| {
-        format!("{:.3}", report.metrics.classes.iter().map(of).sum::<f64>() / N_CLASSES as f64)
-    };
-    let means = [mean(|c| c.precision), mean(|c| c.recall), mean(|c| c.f1)];
-    rows.push(
-        std::iter::once("Mean".to_string()).chain(means).chain([grouped(report.metrics.images as u64)]).collect(),
-    );
-    page.table("Figures of each class", &["Class", "Precision", "Recall", "F1", "Images"], &rows);
-}
-
-fn mistakes_section(page: &mut Page, report: &Report<'_>, png: Option<&[u8]>) {
-    page.section("mistakes", "The worst mistakes");
-    let Some(png) = png else {
-        page.text("There are none: every test image was recognised.");
-        return;
-    };
-    page.text(
-        "Wrong answers that the model was surest of. Some of these images carry a doubtful label; look for yourself.",
-    );
-    let listed = report.metrics.mistakes.iter().map(|m| {
-        let (class, label) = (CLASS_NAMES[m.predicted], CLASS_NAMES[m.label]);
-        format!("image {}: {class} {:.1} %, original {label}", m.index, 100.0 * m.probabilities[m.predicted])
-    });
-    page.png(png, "The worst mistakes", &listed.collect::<Vec<_>>().join("; "));
-    let row = |m: &super::metrics::Mistake| {
-        let percent = |class: usize| format!("{:.1} %", 100.0 * m.probabilities[class]);
-        let mut order: Vec<usize> = (0..N_CLASSES).filter(|&c| c != m.predicted && c != m.label).collect();
-        order.sort_by(|&a, &b| m.probabilities[b].total_cmp(&m.probabilities[a]));
-        vec![
-            m.index.to_string(),
-            CLASS_NAMES[m.label].to_string(),
-            percent(m.label),
-            CLASS_NAMES[m.predicted].to_string(),
-            percent(m.predicted),
-            format!("{} {}", CLASS_NAMES[order[0]], percent(order[0])),
-        ]
-    };
-    let rows: Vec<Vec<String>> = report.metrics.mistakes.iter().map(row).collect();
-    let head = ["Test image", "Original", "its probability", "Predicted", "its probability", "Next"];
-    page.details("Their probabilities", |page| page.table("Probabilities of the worst mistakes", &head, &rows));
-}
-
-fn mistakes_png(report: &Report<'_>) -> Result<Option<Vec<u8>>, ReportError> {
-    let items: Vec<GridItem<'_>> = report
-        .metrics
-        .mistakes
-        .iter()
-        .map(|m| GridItem {
-            image: report.test.image(m.index),
-            caption: prediction_caption(CLASS_NAMES[m.predicted], m.probabilities[m.predicted], CLASS_NAMES[m.label]),
-            tone: Tone::Wrong,
-        })
-        .collect();
-    if items.is_empty() { Ok(None) } else { draw_grid(&items, 5, None)?.encode_png().map(Some) }
-}
-
-/// The article's grid: the first 25 test images.
-fn grid_png(report: &Report<'_>) -> Result<Vec<u8>, ReportError> {
-    let items: Vec<GridItem<'_>> = (0..report.test.len().min(25))
-        .map(|i| {
-            let (predicted, probability, label) = first_choice(report, i);
-            GridItem {
-                image: report.test.image(i),
-                caption: prediction_caption(CLASS_NAMES[predicted], probability, CLASS_NAMES[label]),
-                tone: if predicted == label { Tone::Right } else { Tone::Wrong },
-            }
-        })
-        .collect();
-    draw_grid(&items, columns_for(items.len()), None)?.encode_png()
-}
-
-fn grid_text(report: &Report<'_>) -> String {
-    let one = |i: usize| {
-        let (predicted, probability, label) = first_choice(report, i);
-        let verdict = if predicted == label { "right" } else { "wrong" };
-        format!("{} {:.0} % ({}), {verdict}", CLASS_NAMES[predicted], 100.0 * probability, CLASS_NAMES[label])
-    };
-    (0..report.test.len().min(25)).map(one).collect::<Vec<_>>().join("; ")
-}
-
-/// Predicted class, its probability, original class.
-fn first_choice(report: &Report<'_>, i: usize) -> (usize, f32, usize) {
-    let row = &report.probabilities[i * N_CLASSES..(i + 1) * N_CLASSES];
-    let predicted = super::metrics::argmax(row);
-    (predicted, row[predicted], usize::from(report.test.labels[i]))
-}
-
-fn calibration_section(page: &mut Page, report: &Report<'_>, svg: &str) {
-    let metrics = report.metrics;
-    page.section("calibration", "Calibration");
-    page.text(
-        "A calibrated model that says 80 % is right eight times in ten. Bars below the dashed line: surer than it should be. The expected \
-         calibration error is the mean gap, weighted by images, over 15 bins (Guo et al., 2017). A bin of few images says little; the table \
-         has their numbers.",
-    );
-    page.svg(svg, "Reliability curve");
-    let row = |b: &super::metrics::Bin| {
-        let share = |share: f64| if b.images == 0 { "–".to_string() } else { format!("{:.1} %", 100.0 * share) };
-        vec![
-            format!("{:.0} to {:.0} %", 100.0 * b.above, 100.0 * b.to),
-            grouped(b.images),
-            share(b.confidence),
-            share(b.accuracy),
-        ]
-    };
-    let rows: Vec<Vec<String>> = metrics.bins.iter().map(row).collect();
-    let head = ["Confidence", "Images", "Mean confidence", "Right"];
-    page.details("The same as a table", |page| page.table("The bins", &head, &rows));
-}
-
-fn insides_section(page: &mut Page, report: &Report<'_>, filters: Option<&[u8]>, maps: &[Vec<u8>]) {
-    page.section("insides", "Inside the network");
-    if let (Some(picture), Some(png)) = (report.filters, filters) {
-        page.heading("What the first layer looks for");
-        page.png(png, &picture.title, &picture.description);
-    }
-    if maps.is_empty() {
-        return;
-    }
-    page.heading(&format!("Test image {} on its way through the layers", report.map_index));
-    page.text("Each tile is one channel of a layer's output. Blue is above zero, red below, white zero. Another image: report --image INDEX.");
-    for (picture, png) in report.maps.iter().zip(maps) {
-        page.png(png, &picture.title, &picture.description);
-    }
-}
-
-fn times_section(page: &mut Page, report: &Report<'_>, svg: Option<&str>) {
-    page.section("times", "Time of each kernel");
-    let (Some(times), Some(svg)) = (report.kernel_times, svg) else {
-        page.text("Not measured: the plain loops ran, not an adapter.");
-        return;
-    };
-    let (how, then) = match times.clock.as_str() {
-        "timestamps" => {
-            ("kernel by kernel, by the adapter's clock", "In training many steps run without a pause, and take less.")
-        }
-        "one thread" => (
-            "call by call, in one thread",
-            "In training all threads share them. An update is a gradient and the optimizer's step.",
-        ),
-        _ => ("kernel by kernel, by the host's clock", "In training many steps run without a pause, and take less."),
-    };
-    page.text(&format!(
-        "A training step at batch size {} on {}, measured when this report was made, {how}. {then} More: fmnist-gpu {}.",
-        times.batch_size,
-        times.device,
-        if times.clock == "one thread" { "bench" } else { "profile" }
-    ));
-    page.svg(svg, "Time of each kernel");
-    let row = |k: &crate::train::KernelTime| {
-        vec![
-            k.kernel.clone(),
-            k.calls.to_string(),
-            format!("{:.0}", k.median_us),
-            format!("{:.1} %", k.percent_of_step),
-        ]
-    };
-    let rows: Vec<Vec<String>> = times.kernels.iter().map(row).collect();
-    let head = ["Kernel", "Calls", "Microseconds", "Share"];
-    page.details("The same as a table", |page| page.table("The kernels of a step", &head, &rows));
-}
-
-fn repeat_section(page: &mut Page, report: &Report<'_>) {
-    page.section("repeat", "To repeat this run");
-    if let Some(config) = report.config {
-        page.html(&format!("<pre class=\"command\"><code>{}</code></pre>", escape(&command(config))));
-        let (adam, rate) = match config.optimizer {
-            Optimizer::Adam(adam) => ("adam", adam.learning_rate),
-            Optimizer::Sgd(sgd) => ("sgd", sgd.learning_rate),
-        };
-        let mut rows = vec![
-            ("Program".to_string(), format!("fmnist-gpu {}", escape(&config.version))),
-            ("Device".to_string(), escape(&config.device)),
-            ("Driver".to_string(), escape(&config.driver)),
-            ("Backend".to_string(), escape(&config.backend)),
-            ("Run-time checks".to_string(), if config.safe { "on" } else { "off" }.to_string()),
-            ("Seed".to_string(), config.seed.to_string()),
-            ("Training images".to_string(), grouped(config.train_images as u64)),
-            ("Validation images".to_string(), grouped(config.validation_images as u64)),
-            ("Data found in".to_string(), escape(&config.data_source)),
-            ("Optimizer".to_string(), format!("{adam}, learning rate {rate}")),
-        ];
-        rows.push((
-            "SHA-256 of model.safetensors".to_string(),
-            format!("<code>{}</code>", escape(report.model_sha256)),
-        ));
-        page.facts(&rows);
-        page.text("The same command on the same device, driver and version gives the same weights, bit by bit.");
-    } else {
-        page.text("There is no config.json beside the weights, so that nobody knows how they were made.");
-        page.facts(&[(
-            "SHA-256 of model.safetensors".to_string(),
-            format!("<code>{}</code>", escape(report.model_sha256)),
-        )]);
-    }
-    page.details("The layers", |page| {
-        page.html(&format!("<pre tabindex=\"0\" aria-label=\"Layers\">{}</pre>", escape_lines(report.layers)));
-    });
-}
-
-/// The command line that gives a run of this configuration.
-pub fn command(config: &RunConfig) -> String {
-    let built_in = ["mlp", "cnn"].contains(&config.model.name.as_str());
-    let model = if built_in { config.model.name.clone() } else { format!("{}.toml", config.model.name) };
-    let mut command = format!(
-        "fmnist-gpu train --model {model} --dataset {} --epochs {} --batch-size {} --seed {}",
-        config.dataset, config.epochs, config.batch_size, config.seed
-    );
-    let mut add = |flag: String| {
-        command.push(' ');
-        command.push_str(&flag);
-    };
-    match config.optimizer {
-        Optimizer::Adam(adam) => add(format!("--learning-rate {}", adam.learning_rate)),
-        Optimizer::Sgd(sgd) => {
-            add(format!("--optimizer sgd --momentum {} --learning-rate {}", sgd.momentum, sgd.learning_rate));
-        }
-    }
-    let all = config.train_images + config.validation_images;
-    if all != 60_000 {
-        add(format!("--train-limit {all}"));
-    }
-    if config.validation_images > 0 {
-        add(format!("--validation-split {}", config.validation_images as f64 / all as f64));
-    }
-    if config.safe {
-        add("--safe".to_string());
-    }
-    command
-}
-
-/// One run of a comparison.
-#[derive(Clone, Debug)]
-pub struct Compared {
-    /// The run's name, for people.
-    pub name: String,
-    /// Its summary.
-    pub summary: Summary,
-    /// Its epochs.
-    pub history: Vec<EpochRecord>,
-    /// Its figures, where `report.json` is there.
-    pub metrics: Option<Metrics>,
-}
-
-/// The rows of a comparison: what is compared, and its value in each run.
-pub fn comparison_rows(runs: &[Compared]) -> Vec<Vec<String>> {
-    let row = |what: &str, value: &dyn Fn(&Compared) -> String| {
-        std::iter::once(what.to_string()).chain(runs.iter().map(value)).collect::<Vec<String>>()
-    };
-    let or_none = |value: Option<f64>, digits: usize| value.map_or("–".to_string(), |v| format!("{v:.digits$}"));
-    vec![
-        row("model", &|r| r.summary.model.clone()),
-        row("data set", &|r| r.summary.dataset.to_string()),
-        row("parameters", &|r| grouped(r.summary.parameters as u64)),
-        row("epochs", &|r| format!("{} of {}", r.summary.epochs_completed, r.summary.epochs)),
-        row("batch size", &|r| r.summary.batch_size.to_string()),
-        row("test loss", &|r| or_none(r.summary.test_loss.or(r.metrics.as_ref().map(|m| m.loss)), 4)),
-        row("test accuracy", &|r| or_none(test_accuracy(r), 4)),
-        row("95 % confidence", &|r| match test_accuracy(r) {
-            // The test set has 10,000 images, genuine or generated.
-            Some(accuracy) => {
-                let n = r.metrics.as_ref().map_or(10_000, |m| m.images as u64);
-                let [low, high] = wilson_95((accuracy * n as f64).round() as u64, n);
-                format!("{low:.4} to {high:.4}")
-            }
-            None => "–".to_string(),
-        }),
-        row("training, s", &|r| format!("{:.1}", r.summary.train_seconds)),
-        row("images/s", &|r| grouped(r.summary.images_per_second.round() as u64)),
-        row("device", &|r| r.summary.device.clone()),
-        row("seed", &|r| r.summary.seed.to_string()),
-    ]
-}
-
-/// Of the end of training, or of a report that was made later: training that was interrupted evaluates nothing.
-fn test_accuracy(run: &Compared) -> Option<f64> {
-    run.summary.test_accuracy.or(run.metrics.as_ref().map(|metrics| metrics.accuracy))
-}
-
-/// What makes runs hard to compare, in sentences.
-pub fn comparison_warnings(runs: &[Compared]) -> Vec<String> {
-    let differ = |of: &dyn Fn(&Compared) -> String| runs.windows(2).any(|pair| of(&pair[0]) != of(&pair[1]));
-    let mut warnings = Vec::new();
-    if differ(&|r| r.summary.dataset.to_string()) {
-        warnings.push("The runs used different data sets: their accuracies cannot be compared.".to_string());
-    }
-    if differ(&|r| r.summary.epochs_completed.to_string()) {
-        warnings.push("The runs were trained for different numbers of epochs.".to_string());
-    }
-    if differ(&|r| r.summary.device.clone()) {
-        warnings.push("The runs used different devices: their times cannot be compared.".to_string());
-    }
-    warnings
-}
-
-/// For each run after the first, whether its difference to the first is more than luck, in a sentence; none where `report.json` is
-/// missing in one of them.
-pub fn comparison_verdicts(runs: &[Compared]) -> Vec<String> {
-    let Some((first, others)) = runs.split_first() else { return Vec::new() };
-    let verdict = |other: &Compared| {
-        let (a, b) = (first.metrics.as_ref()?, other.metrics.as_ref()?);
-        if first.summary.dataset != other.summary.dataset {
-            return None;
-        }
-        let (only_a, only_b, p) = mcnemar(&a.right, &b.right)?;
-        let meaning = if p < 0.05 { "more than luck" } else { "which luck may explain" };
-        let p = if p < 1e-4 { "p < 0.0001".to_string() } else { format!("p = {p:.4}") };
-        Some(format!(
-            "{} alone has {} images right, {} alone {}: {meaning} (McNemar's exact test, {p}).",
-            first.name,
-            grouped(only_a),
-            other.name,
-            grouped(only_b)
-        ))
-    };
-    others.iter().filter_map(verdict).collect()
-}
-
-/// The page of a comparison.
-///
-/// # Errors
-/// A picture could not be drawn.
-pub fn comparison_page(runs: &[Compared]) -> Result<String, ReportError> {
-    let names: Vec<&str> = runs.iter().map(|run| run.name.as_str()).collect();
-    let mut page = Page::new(&format!("Comparison of {}", names.join(", ")));
-    page.title(&format!("Comparison of {}", names.join(", ")));
-    page.section("table", "Side by side");
-    for warning in comparison_warnings(runs) {
-        page.html(&format!("<p class=\"warning\">{}</p>", escape(&warning)));
-    }
-    let head: Vec<&str> = std::iter::once("").chain(names.iter().copied()).collect();
-    page.table("The runs", &head, &comparison_rows(runs));
-    for verdict in comparison_verdicts(runs) {
-        page.text(&verdict);
-    }
-    page.section("curves", "Learning curves");
-    page.text("Training: solid. Validation, where images were held out: dashed.");
-    page.html("<div class=\"pair\">");
-    page.svg(&draw_curves("Loss", "mean cross-entropy", &comparison_curves(runs, true))?, "Loss over the epochs");
-    let accuracy = comparison_curves(runs, false);
-    page.svg(&draw_curves("Accuracy", "share that is right", &accuracy)?, "Accuracy over the epochs");
-    page.html("</div>");
-    let with_metrics: Vec<&Compared> = runs.iter().filter(|run| run.metrics.is_some()).collect();
-    if with_metrics.len() >= 2 {
-        page.section("classes", "Each class");
-        page.text("Recall: of the images of a class, the share that was recognised.");
-        let head: Vec<&str> = std::iter::once("Class").chain(with_metrics.iter().map(|r| r.name.as_str())).collect();
-        let recall = |run: &Compared, class: usize| run.metrics.as_ref().map_or(0.0, |m| m.classes[class].recall);
-        let row = |class: usize| {
-            let values = with_metrics.iter().map(|run| format!("{:.3}", recall(run, class)));
-            std::iter::once(CLASS_NAMES[class].to_string()).chain(values).collect()
-        };
-        page.table("Recall of each class", &head, &(0..N_CLASSES).map(row).collect::<Vec<Vec<String>>>());
-    }
-    Ok(page.finish())
-}
-
-/// The curves of every run: training solid, validation dashed, a colour a run.
-pub fn comparison_curves(runs: &[Compared], loss: bool) -> Vec<Curve> {
-    let mut curves = Vec::new();
-    for (colour, run) in runs.iter().enumerate() {
-        let value = |r: &EpochRecord| if loss { r.loss } else { r.accuracy };
-        let validation = |r: &EpochRecord| if loss { r.val_loss } else { r.val_accuracy };
-        let points = run.history.iter().map(|r| (r.epoch as f64, value(r))).collect();
-        curves.push(Curve { name: run.name.clone(), colour, dashed: false, points });
-        let points: Vec<(f64, f64)> =
-            run.history.iter().filter_map(|r| validation(r).map(|v| (r.epoch as f64, v))).collect();
-        if !points.is_empty() {
-            curves.push(Curve { name: format!("{}, validation", run.name), colour, dashed: true, points });
-        }
-    }
-    curves
-}
-
 /// A page as it grows. It is XML too, so that a test can read it whole.
-struct Page {
+pub(super) struct Page {
     title: String,
     body: String,
     /// Id and heading of each section.
@@ -644,16 +18,16 @@ struct Page {
 }
 
 impl Page {
-    fn new(title: &str) -> Self {
+    pub(super) fn new(title: &str) -> Self {
         Page { title: escape(title), body: String::new(), sections: Vec::new(), heading: String::new(), figures: 0 }
     }
 
-    fn title(&mut self, text: &str) {
+    pub(super) fn title(&mut self, text: &str) {
         self.heading = escape(text);
     }
 
     /// Ends the section before, and begins the next.
-    fn section(&mut self, id: &str, heading: &str) {
+    pub(super) fn section(&mut self, id: &str, heading: &str) {
         if !self.sections.is_empty() {
             self.body.push_str("</section>\n");
         }
@@ -663,27 +37,27 @@ impl Page {
         self.sections.push((id.to_string(), heading));
     }
 
-    fn heading(&mut self, text: &str) {
+    pub(super) fn heading(&mut self, text: &str) {
         let _ = writeln!(self.body, "<h3>{}</h3>", escape(text));
     }
 
-    fn text(&mut self, text: &str) {
+    pub(super) fn text(&mut self, text: &str) {
         let _ = writeln!(self.body, "<p>{}</p>", escape(text));
     }
 
-    fn html(&mut self, html: &str) {
+    pub(super) fn html(&mut self, html: &str) {
         self.body.push_str(html);
         self.body.push('\n');
     }
 
-    fn details(&mut self, summary: &str, inside: impl FnOnce(&mut Page)) {
+    pub(super) fn details(&mut self, summary: &str, inside: impl FnOnce(&mut Page)) {
         let _ = writeln!(self.body, "<details><summary>{}</summary>", escape(summary));
         inside(self);
         self.html("</details>");
     }
 
     /// A plot; it says itself what it shows.
-    fn svg(&mut self, svg: &str, name: &str) {
+    pub(super) fn svg(&mut self, svg: &str, name: &str) {
         self.figures += 1;
         let inner = svg.find("<svg ").map_or(svg, |at| &svg[at..]);
         let tag = inner.split('>').next().unwrap_or_default();
@@ -696,7 +70,7 @@ impl Page {
         let _ = writeln!(self.body, "<figure>{open}{inner}</div></figure>");
     }
 
-    fn png(&mut self, png: &[u8], caption: &str, description: &str) {
+    pub(super) fn png(&mut self, png: &[u8], caption: &str, description: &str) {
         self.figures += 1;
         let size = |at: usize| png.get(at..at + 4).map_or(0, |b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]));
         // On a phone a wide picture is moved sideways, as its captions could not be read otherwise.
@@ -715,7 +89,7 @@ impl Page {
     }
 
     /// Names and values; the values are HTML.
-    fn facts(&mut self, rows: &[(String, String)]) {
+    pub(super) fn facts(&mut self, rows: &[(String, String)]) {
         self.html("<dl>");
         for (name, value) in rows {
             let _ = writeln!(self.body, "<div><dt>{}</dt><dd>{value}</dd></div>", escape(name));
@@ -723,7 +97,7 @@ impl Page {
         self.html("</dl>");
     }
 
-    fn table(&mut self, caption: &str, head: &[&str], rows: &[Vec<String>]) {
+    pub(super) fn table(&mut self, caption: &str, head: &[&str], rows: &[Vec<String>]) {
         let caption = escape(caption);
         let _ = writeln!(
             self.body,
@@ -748,7 +122,7 @@ impl Page {
         self.html("</tbody></table></div>");
     }
 
-    fn finish(mut self) -> String {
+    pub(super) fn finish(mut self) -> String {
         if !self.sections.is_empty() {
             self.body.push_str("</section>\n");
         }
@@ -772,12 +146,12 @@ impl Page {
 }
 
 /// Text with its lines kept.
-fn escape_lines(text: &str) -> String {
+pub(super) fn escape_lines(text: &str) -> String {
     text.lines().map(escape).collect::<Vec<_>>().join("\n")
 }
 
 /// A number with a comma before every three digits.
-fn grouped(number: u64) -> String {
+pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut grouped = String::new();
     for (i, digit) in digits.chars().enumerate() {

@@ -6,20 +6,11 @@ use fmnist_gpu::train::checkpoint::Checkpoints;
 use fmnist_gpu::train::run::RunFolder;
 use fmnist_gpu::train::{EngineError, GpuEngine, NonFinite, Optimizer};
 
-/// Whether an error, or what caused it, is one of the device of that kind.
-pub(super) fn is_of_gpu(error: &anyhow::Error, is_kind: impl Fn(&GpuError) -> bool) -> bool {
-    error.chain().any(|cause| match (cause.downcast_ref(), cause.downcast_ref()) {
-        (Some(error), _) | (_, Some(EngineError::Gpu(error))) => is_kind(error),
-        _ => false,
-    })
-}
-
-/// The adapter of a device that was lost.
-pub(super) fn lost_adapter(error: &anyhow::Error) -> Option<String> {
-    error.chain().find_map(|cause| match (cause.downcast_ref(), cause.downcast_ref()) {
-        (Some(GpuError::DeviceLost { adapter, .. }), _)
-        | (_, Some(EngineError::Gpu(GpuError::DeviceLost { adapter, .. }))) => Some(adapter.clone()),
-        _ => None,
+/// The error of the device in an error, or in what caused it.
+pub(super) fn gpu_error(error: &anyhow::Error) -> Option<&GpuError> {
+    error.chain().find_map(|cause| match cause.downcast_ref() {
+        Some(EngineError::Gpu(error)) => Some(error),
+        _ => cause.downcast_ref(),
     })
 }
 

@@ -4,7 +4,7 @@ mod faults;
 mod keeper;
 mod settings;
 
-use self::faults::{explained, is_of_gpu, lost_adapter, non_finite, too_large};
+use self::faults::{explained, gpu_error, non_finite, too_large};
 use self::keeper::Keeper;
 use self::settings::{Settings, check_resumed, prepare};
 use super::device::{Device, DeviceArgs, TuneArgs};
@@ -123,21 +123,20 @@ pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
             Ok(code) => return Ok(code),
             Err(error) => error,
         };
-        let is_lost = is_of_gpu(&error, |error| matches!(error, GpuError::DeviceLost { .. }));
+        let of_gpu = gpu_error(&error);
+        let is_lost = matches!(of_gpu, Some(GpuError::DeviceLost { .. }));
         // A driver that is reset takes a while to come back.
         let is_away = begun.is_some()
-            && is_of_gpu(&error, |error| {
-                matches!(
-                    error,
-                    GpuError::NoAdapter { .. } | GpuError::NoSuchAdapter { .. } | GpuError::OpenDevice { .. }
-                )
-            });
+            && matches!(
+                of_gpu,
+                Some(GpuError::NoAdapter { .. } | GpuError::NoSuchAdapter { .. } | GpuError::OpenDevice { .. })
+            );
         let known = written.or(begun);
         let Some(folder) = known.filter(|_| (is_lost || is_away) && retries < allowed) else { return Err(error) };
         retries += 1;
         // The same adapter, for the same bits: not another one, nor the processor, that is there while a reset driver is not.
-        if let Some(name) = lost_adapter(&error) {
-            args.device.insist_on(&name);
+        if let Some(GpuError::DeviceLost { adapter, .. }) = of_gpu {
+            args.device.insist_on(adapter);
         }
         eprintln!(
             "fmnist-gpu: {}\nfmnist-gpu: opening the device again, attempt {retries} of {allowed}",
