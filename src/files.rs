@@ -1,21 +1,28 @@
-//! Files that appear whole: written aside, synced, renamed. And files of strangers, read with a bound.
+//! Files that appear whole: written under another name, synced, renamed. And untrusted files, read with a bound.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
 
 /// A file that could not be written.
 #[derive(Debug, Error)]
 pub enum FileError {
     /// Something of that name is there.
-    #[error("{path} exists, and nothing is overwritten without --force")]
+    #[error("{} exists, and nothing is overwritten unless asked for", path.shown())]
     Exists {
         /// The file.
         path: PathBuf,
     },
+    /// What is there is a folder, a pipe, a device or a dangling link, which a file must not replace.
+    #[error("{} is not a regular file, and only files are overwritten; choose another name", path.shown())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+    },
     /// The system refused.
-    #[error("{path} could not be written: {source}")]
+    #[error("{} could not be written: {source}", path.shown())]
     Write {
         /// The file.
         path: PathBuf,
@@ -24,21 +31,35 @@ pub enum FileError {
     },
 }
 
-/// How the name of a file begins that is still being written.
+/// How the name of a file starts that is still being written.
 pub const PART_PREFIX: &str = ".fmnist-gpu-";
 /// How it ends.
 pub const PART_SUFFIX: &str = ".part";
 
-/// Writes `bytes` to `path`, which then holds all of them or is as it was before.
+/// Paths for messages.
+pub trait ShownPath {
+    /// The path with its control characters as escapes: a file's name may hold line feeds and terminal sequences.
+    fn shown(&self) -> String;
+}
+
+impl ShownPath for Path {
+    fn shown(&self) -> String {
+        let plain = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+        self.to_string_lossy().chars().map(plain).collect()
+    }
+}
+
+/// Writes `bytes` to `path`, which then holds all of them or is as it was before. A link is followed.
 ///
 /// # Errors
-/// `path` exists and `overwrite` is off, or the system refuses.
+/// `path` exists and `overwrite` is off, it is something other than a regular file, or the system refuses.
 pub fn write_whole(path: &Path, bytes: &[u8], overwrite: bool) -> Result<(), FileError> {
+    check_target(path, overwrite)?;
     let fail = |source| FileError::Write { path: path.to_path_buf(), source };
-    if !overwrite && path.symlink_metadata().is_ok() {
-        return Err(FileError::Exists { path: path.to_path_buf() });
-    }
-    let folder = match path.parent() {
+    // Renaming onto a link would replace the link and leave the file behind it as it is.
+    let is_link = path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink());
+    let target = if is_link { path.canonicalize().map_err(fail)? } else { path.to_path_buf() };
+    let folder = match target.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
     };
@@ -48,13 +69,14 @@ pub fn write_whole(path: &Path, bytes: &[u8], overwrite: bool) -> Result<(), Fil
         .permissions_like_a_new_file()
         .tempfile_in(folder)
         .map_err(fail)?;
+    let _unfinished = Unfinished::new(file.path());
     file.write_all(bytes).map_err(fail)?;
     file.as_file().sync_all().map_err(fail)?;
     if overwrite {
-        file.persist(path).map_err(|error| fail(error.error))?;
+        file.persist(&target).map_err(|error| fail(error.error))?;
     } else {
         // Refuses a file that appeared in the meantime.
-        file.persist_noclobber(path).map_err(|error| match error.error.kind() {
+        file.persist_noclobber(&target).map_err(|error| match error.error.kind() {
             io::ErrorKind::AlreadyExists => FileError::Exists { path: path.to_path_buf() },
             _ => fail(error.error),
         })?;
@@ -62,42 +84,122 @@ pub fn write_whole(path: &Path, bytes: &[u8], overwrite: bool) -> Result<(), Fil
     sync_folder(folder).map_err(fail)
 }
 
+/// Checks whether [`write_whole`] may write to `path`, so that a command can refuse before it starts to work.
+///
+/// # Errors
+/// `path` exists and `overwrite` is off, or it is something other than a regular file.
+pub fn check_target(path: &Path, overwrite: bool) -> Result<(), FileError> {
+    if path.symlink_metadata().is_err() {
+        return Ok(());
+    }
+    if !overwrite {
+        return Err(FileError::Exists { path: path.to_path_buf() });
+    }
+    match path.metadata() {
+        Ok(metadata) if metadata.is_file() => Ok(()),
+        _ => Err(FileError::NotAFile { path: path.to_path_buf() }),
+    }
+}
+
 /// The content of a regular file of at most `limit` bytes.
 ///
 /// # Errors
-/// The system refuses, the file is larger, or it is none: a pipe would block for ever, a device would never end.
+/// The system refuses, the file is larger, or it is not a regular file: a pipe would block for ever, a device would never end.
 pub fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    // Asked before it is opened: to open a pipe already blocks.
-    let metadata = path.metadata()?;
+    let file = open_at_once(path)?;
+    let metadata = file.metadata()?;
     if !metadata.is_file() {
-        return Err(io::Error::other("not a regular file"));
+        return Err(io::Error::other(if metadata.is_dir() { "it is a folder" } else { "not a regular file" }));
     }
-    let refuse = |bytes: u64| {
-        let reason = format!("it has {bytes} bytes or more, and at most {limit} are read");
-        Err(io::Error::new(io::ErrorKind::FileTooLarge, reason))
-    };
     if metadata.len() > limit {
-        return refuse(metadata.len());
+        return Err(too_large(metadata.len(), limit));
     }
-    let mut content = Vec::with_capacity(metadata.len() as usize);
     // It may grow while it is read.
-    File::open(path)?.take(limit + 1).read_to_end(&mut content)?;
-    if content.len() as u64 > limit { refuse(content.len() as u64) } else { Ok(content) }
+    read_to_limit(file, limit, metadata.len() as usize)
 }
 
-/// Makes what happened to the names in a folder durable. Windows has no such call and needs none.
+/// What a reader that the user named holds, at most `limit` bytes: a file, or a pipe such as standard input or `<(command)`.
+///
+/// # Errors
+/// The system refuses, there is more, or memory runs out.
+pub fn read_stream(reader: impl Read, limit: u64) -> io::Result<Vec<u8>> {
+    read_to_limit(reader, limit, 0)
+}
+
+fn read_to_limit(reader: impl Read, limit: u64, expected: usize) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    content.try_reserve_exact(expected)?;
+    reader.take(limit + 1).read_to_end(&mut content)?;
+    let bytes = content.len() as u64;
+    if bytes > limit { Err(too_large(bytes, limit)) } else { Ok(content) }
+}
+
+fn too_large(bytes: u64, limit: u64) -> io::Error {
+    io::Error::new(io::ErrorKind::FileTooLarge, format!("it has {bytes} bytes or more, and at most {limit} are read"))
+}
+
+/// Opens a file for reading without waiting: to open a pipe waits for its writer.
+#[cfg(unix)]
+fn open_at_once(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)
+}
+
+/// Opens a file for reading; pipes have no names in the file system here.
+#[cfg(not(unix))]
+fn open_at_once(path: &Path) -> io::Result<File> {
+    if path.is_dir() {
+        return Err(io::Error::other("it is a folder"));
+    }
+    File::open(path)
+}
+
+/// Temporary files that exist right now.
+static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// A temporary file that [`discard_unfinished`] removes while this value lives.
+#[derive(Debug)]
+pub(crate) struct Unfinished(PathBuf);
+
+impl Unfinished {
+    pub(crate) fn new(path: &Path) -> Self {
+        unfinished().push(path.to_path_buf());
+        Unfinished(path.to_path_buf())
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        unfinished().retain(|path| *path != self.0);
+    }
+}
+
+fn unfinished() -> MutexGuard<'static, Vec<PathBuf>> {
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes the temporary files that exist right now, and the folders that hold nothing else: for a process that is about to end at once.
+pub fn discard_unfinished() {
+    for path in unfinished().iter() {
+        let _ = std::fs::remove_file(path);
+        // One with anything in it stays.
+        let _ = path.parent().map(std::fs::remove_dir);
+    }
+}
+
+/// Makes changes to the names in a folder durable. Windows has no such call and needs none.
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     if !cfg!(unix) {
         return Ok(());
     }
     match File::open(folder).and_then(|folder| folder.sync_all()) {
-        // A share that cannot, or a folder that may be written and not read: nothing more can be done for it.
+        // A network share that cannot sync, or a folder that may be written but not read: nothing more can be done for it.
         Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::PermissionDenied) => Ok(()),
         result => result,
     }
 }
 
-/// Temporary files are private to the user by default; what they become should be as any new file.
+/// Temporary files are private to the user by default; what they become should have the permissions of any new file.
 trait LikeANewFile {
     fn permissions_like_a_new_file(&mut self) -> &mut Self;
 }
@@ -106,7 +208,7 @@ impl LikeANewFile for tempfile::Builder<'_, '_> {
     #[cfg(unix)]
     fn permissions_like_a_new_file(&mut self) -> &mut Self {
         use std::os::unix::fs::PermissionsExt;
-        // The system takes the user's umask off.
+        // The system applies the user's umask.
         self.permissions(std::fs::Permissions::from_mode(0o666))
     }
 

@@ -23,7 +23,7 @@ pub struct CompareArgs {
     #[arg(required = true, num_args = 2.., value_name = "RUN")]
     runs: Vec<PathBuf>,
     /// Write the comparison as a page too
-    #[arg(long, value_name = "FILE.html")]
+    #[arg(long, value_name = "FILE.html", value_parser = super::output_path())]
     out: Option<PathBuf>,
     /// Replace an existing page
     #[arg(long)]

@@ -29,7 +29,7 @@ pub fn run(args: CompletionsArgs) -> Result<ExitCode> {
 #[derive(Debug, Args)]
 pub struct ManArgs {
     /// Write a page for the program and one for each command into this folder, instead of printing the program's
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = super::output_path())]
     out: Option<PathBuf>,
     /// Replace existing pages
     #[arg(long)]

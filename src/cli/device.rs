@@ -1,4 +1,4 @@
-//! `--device`, `--threads` and `--safe`: opening what computes.
+//! `--device`, `--threads` and `--safe`: opening the device that computes.
 
 use super::Global;
 use anyhow::{Result, bail};
@@ -8,17 +8,21 @@ use fmnist_gpu::gpu::{DeviceChoice, Gpu, GpuError, GpuOptions};
 use fmnist_gpu::model::Model;
 use fmnist_gpu::native::instruction_set;
 use fmnist_gpu::ops::SharedTiles;
+use fmnist_gpu::train::run::RunConfig;
 use fmnist_gpu::train::{NativeEngine, Optimizer, autotune};
 use std::path::PathBuf;
 
-/// Flags of every command that computes.
+/// Flags of all commands that compute.
 #[derive(Clone, Debug, Args)]
 pub struct DeviceArgs {
-    /// auto (the strongest GPU, else cpu), cpu (the native engine, on the processor), an index or part of a name from
-    /// `fmnist-gpu devices`, or reference (plain loops: for checking, slow)
-    #[arg(long, default_value = "auto", value_name = "auto|cpu|reference|INDEX|NAME")]
-    device: String,
-    /// Threads of the native engine; any number gives the same results [default: one a processor core]
+    /// auto (the strongest GPU, else cpu), cpu (the native engine), an index or part of a name from `fmnist-gpu devices`,
+    /// or reference (plain loops: for checking, slow) [default: auto; for a run that is resumed, the device it was started on]
+    #[arg(long, value_name = "auto|cpu|reference|INDEX|NAME")]
+    device: Option<String>,
+    /// The device of the run that is resumed, if it was not named.
+    #[arg(skip)]
+    started_on: Option<String>,
+    /// Threads of the native engine; the results are the same for any number [default: one per CPU core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
     /// Compile wgpu's run-time checks into the shaders (array bounds, loop bounds, division by zero): slower
@@ -26,23 +30,23 @@ pub struct DeviceArgs {
     safe: bool,
 }
 
-/// `--no-autotune`, of the commands that train.
+/// `--no-autotune`, for the commands that train.
 #[derive(Clone, Debug, Args)]
 pub struct TuneArgs {
-    /// On a GPU, take the standard tiles instead of timing a few on the first run and keeping the fastest
+    /// On a GPU, use the standard tile sizes instead of timing a few on the first run and keeping the fastest
     #[arg(long)]
     no_autotune: bool,
 }
 
 impl TuneArgs {
-    /// The tiles to train with: chosen before, or timed now and kept; nothing is timed on software adapters.
+    /// The tiles to train with: chosen earlier, or timed now and kept; nothing is timed on software adapters.
     pub fn tiles(&self, gpu: &Gpu, model: &Model, batch_size: usize, optimizer: &Optimizer) -> SharedTiles {
         if self.no_autotune {
             return SharedTiles::default();
         }
         let kept = Places::from_environment().cache_dir.map(|folder| folder.join("autotune.json"));
         autotune(gpu, model, batch_size, optimizer, kept.as_deref()).unwrap_or_else(|error| {
-            // What is wrong comes back when the engine is made.
+            // The same error is reported when the engine is created.
             log::debug!("the tiles could not be chosen: {error}");
             SharedTiles::default()
         })
@@ -53,16 +57,42 @@ impl TuneArgs {
 pub enum Device {
     /// An adapter.
     Gpu(Box<Gpu>),
-    /// The native engine, with so many threads.
+    /// The native engine, with this number of threads.
     Native(usize),
     /// The plain loops.
     Reference,
 }
 
 impl DeviceArgs {
-    /// Opens the device, and says what it is.
+    /// What to open. The names of what is not an adapter are the same in capitals.
+    fn name(&self) -> &str {
+        let name = self.device.as_deref().or(self.started_on.as_deref()).unwrap_or("auto");
+        let known = ["auto", "cpu", "reference"].into_iter().find(|known| known.eq_ignore_ascii_case(name));
+        known.unwrap_or(name)
+    }
+
+    /// Takes the device that a run was started on, unless another one was named: only there the same bits are sure to come out.
+    pub fn resume_on(&mut self, config: &RunConfig) {
+        self.started_on = Some(match config.backend.as_str() {
+            known @ ("cpu" | "reference") => known.to_string(),
+            _ => config.device.clone(),
+        });
+    }
+
+    /// Explains an error of the device that a run was started on.
+    fn explained(&self, error: GpuError) -> anyhow::Error {
+        match (&self.device, &self.started_on) {
+            (None, Some(device)) => anyhow::Error::from(error).context(format!(
+                "the run was started on `{device}`, which is not available now; choose another device with --device \
+                 (`fmnist-gpu devices` lists them; the last bits may come out differently)"
+            )),
+            _ => error.into(),
+        }
+    }
+
+    /// Opens the device, and prints what it is.
     pub fn open(&self, global: &Global) -> Result<Device> {
-        match self.device.as_str() {
+        match self.name() {
             "reference" => Ok(Device::Reference),
             "cpu" => Ok(self.native(global)),
             "auto" => self.open_auto(global),
@@ -80,34 +110,34 @@ impl DeviceArgs {
         };
         let how = match &error {
             GpuError::NoHardware { software, index } => {
-                format!("`--device {index}` runs the shaders instead, on {software}")
+                format!("`--device {index}` runs the shaders on {software} instead")
             }
             error if is_without_adapter(error) => {
-                "`sh scripts/setup.sh` brings a software adapter to run the shaders on".to_string()
+                "`sh scripts/setup.sh` installs a software adapter that can run the shaders".to_string()
             }
             _ => return Err(error.into()),
         };
         let device = self.native(global);
-        global.say(format!("No hardware GPU was found: the native engine computes, on the processor; {how}."));
+        global.say(format!("No hardware GPU was found: computing on the CPU with the native engine; {how}."));
         Ok(device)
     }
 
-    /// Where it was left to the program, takes the adapter of this name and no other from now on.
+    /// Where the choice was left to the program, takes the adapter of this name and no other from now on.
     pub fn insist_on(&mut self, name: &str) {
-        if self.device == "auto" {
-            self.device = name.to_string();
+        if self.name() == "auto" {
+            self.device = Some(name.to_string());
         }
     }
 
     /// Whether `--device` names what is no adapter.
     pub fn names_no_adapter(&self) -> bool {
-        matches!(self.device.as_str(), "cpu" | "reference")
+        matches!(self.name(), "cpu" | "reference")
     }
 
     /// Whether the user named an adapter, here or by `WGPU_ADAPTER_NAME`.
     pub fn is_named(&self) -> bool {
         let by_environment = std::env::var_os("WGPU_ADAPTER_NAME").is_some_and(|name| !name.is_empty());
-        !self.names_no_adapter() && (self.device != "auto" || by_environment)
+        !self.names_no_adapter() && (self.name() != "auto" || by_environment)
     }
 
     /// The native engine's threads.
@@ -135,13 +165,13 @@ impl DeviceArgs {
         self.open_keeping(global, None)
     }
 
-    /// As [`DeviceArgs::open_fresh`]; none where `--device cpu` asks for no shaders, or where `--device auto` finds no adapter, which is said.
+    /// As [`DeviceArgs::open_fresh`]; `None` if `--device cpu` asks for no shaders, or if `--device auto` finds no adapter, which is reported.
     pub fn open_shaders(&self, global: &Global) -> Result<Option<Gpu>> {
-        if self.device == "cpu" {
+        if self.name() == "cpu" {
             return Ok(None);
         }
         match self.open_fresh(global) {
-            Err(error) if self.device == "auto" && error.downcast_ref().is_some_and(is_without_adapter) => {
+            Err(error) if self.name() == "auto" && error.downcast_ref().is_some_and(is_without_adapter) => {
                 global.say(format!("No shaders are tested: {error}"));
                 Ok(None)
             }
@@ -149,7 +179,7 @@ impl DeviceArgs {
         }
     }
 
-    /// The same device once more, without a word.
+    /// The same device once more, silently.
     pub fn open_another(&self) -> Result<Gpu> {
         Ok(self.open_silently(self.choice(), self.safe, None)?)
     }
@@ -160,7 +190,7 @@ impl DeviceArgs {
     }
 
     fn choice(&self) -> DeviceChoice {
-        match self.device.parse() {
+        match self.name().parse() {
             Ok(choice) => choice,
             Err(never) => match never {},
         }
@@ -178,14 +208,15 @@ impl DeviceArgs {
     fn open_keeping(&self, global: &Global, pipeline_cache: Option<PathBuf>) -> Result<Gpu> {
         if self.names_no_adapter() {
             bail!(
-                "this command is about shaders, and --device {} runs none; name an adapter, or leave the flag away",
-                self.device
+                "this command is about shaders, and --device {} runs none; name an adapter, or omit the flag",
+                self.name()
             );
         }
-        let gpu = self.open_silently(self.choice(), self.safe, pipeline_cache)?;
+        let gpu =
+            self.open_silently(self.choice(), self.safe, pipeline_cache).map_err(|error| self.explained(error))?;
         announce(&gpu, global);
-        if gpu.is_software() && self.device == "auto" {
-            global.say("No hardware GPU was found: the shaders run on a software adapter, on the processor.");
+        if gpu.is_software() && self.name() == "auto" {
+            global.say("No hardware GPU was found: the shaders run on a software (CPU) adapter.");
         }
         Ok(gpu)
     }
@@ -196,7 +227,7 @@ impl DeviceArgs {
     }
 }
 
-/// Whether an error says that there is no adapter, which nobody asked for by name.
+/// Whether an error means that there is no adapter at all, and none was asked for by name.
 fn is_without_adapter(error: &GpuError) -> bool {
     let is_named = std::env::var_os("WGPU_ADAPTER_NAME").is_some_and(|name| !name.is_empty());
     !is_named && matches!(error, GpuError::NoAdapter { .. })
@@ -212,7 +243,7 @@ fn announce(gpu: &Gpu, global: &Global) {
     global.say(format!("Device: {} ({}, {}, {})", info.name, info.backend, info.device_type, info.driver));
 }
 
-/// The processor's name where the system tells it, else its architecture.
+/// The CPU's name if the system reports it, else its architecture.
 fn processor() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let line = text.lines().find(|line| line.starts_with("model name"));

@@ -2,10 +2,10 @@
 
 use super::device::{Device, DeviceArgs};
 use super::source::SourceArgs;
-use super::{Global, INTERRUPTED, interrupt_flag, print, print_json};
+use super::{Global, Interrupted, interrupt_flag, print_json, signals, terminal};
 use anyhow::Result;
 use clap::Args;
-use fmnist_gpu::data::{DatasetKind, Split};
+use fmnist_gpu::data::{Dataset, DatasetKind, Split};
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::train::run::Run;
 use fmnist_gpu::train::{Engine, GpuEngine, NativeEngine, Optimizer, ReferenceEngine};
@@ -13,7 +13,8 @@ use serde::Serialize;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// Flags of `evaluate`.
@@ -56,12 +57,30 @@ pub fn engine<'g>(run: &Run, device: &'g Device) -> Result<Box<dyn Engine + 'g>>
     })
 }
 
+/// Probabilities `[n, 10]` of `n` images of 784 bytes each.
+///
+/// # Errors
+/// The engine failed, or the user interrupted.
+pub fn predict(engine: &mut dyn Engine, images: &[u8], interrupt: &AtomicBool) -> Result<Vec<f32>> {
+    let probabilities = engine.predict(images)?;
+    if interrupt.load(Ordering::Relaxed) { Err(Interrupted.into()) } else { Ok(probabilities) }
+}
+
+/// The data set that a run was trained on, or the one that the flags name.
+pub fn load_data(run: &Run, source: &SourceArgs, global: &Global, interrupt: &Arc<AtomicBool>) -> Result<Dataset> {
+    let mut source = source.clone();
+    if let Some(config) = &run.config {
+        source.search_data_of(&run.path, config);
+    }
+    source.load(global, run.config.as_ref().map(|config| config.dataset), Some(interrupt.clone()))
+}
+
 /// Evaluates a trained model on the test set.
 pub fn run(args: EvaluateArgs, global: &Global) -> Result<ExitCode> {
     let run = Run::open(&args.run)?;
-    let interrupt = interrupt_flag()?;
+    let interrupt = interrupt_flag();
     let device = args.device.open(global)?;
-    let dataset = args.source.load(global, run.config.as_ref().map(|c| c.dataset), Some(interrupt.clone()))?;
+    let dataset = load_data(&run, &args.source, global, &interrupt)?;
     let mut engine = engine(&run, &device)?;
     let start = Instant::now();
     let totals = engine.evaluate(&dataset.test, &mut |_| {
@@ -69,7 +88,7 @@ pub fn run(args: EvaluateArgs, global: &Global) -> Result<ExitCode> {
     })?;
     if (totals.samples as usize) < dataset.test.len() {
         global.say(format!("Interrupted after {} of {} images", totals.samples, dataset.test.len()));
-        return Ok(ExitCode::from(INTERRUPTED));
+        return Ok(signals::exit_code());
     }
     let [device_name, driver, _] = device.describe();
     let result = Evaluation {
@@ -86,10 +105,10 @@ pub fn run(args: EvaluateArgs, global: &Global) -> Result<ExitCode> {
     if args.json {
         print_json(&result)?;
     } else {
-        print(&format!(
+        terminal::print(&format!(
             "Test loss {:.4}, test accuracy {:.4} on {} images (model {}, dataset: {})",
             result.test_loss, result.test_accuracy, result.images, result.model, result.dataset
-        ))?;
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -6,9 +6,8 @@ use clap::{Args, ValueEnum};
 use fmnist_gpu::data::DatasetKind;
 use fmnist_gpu::export::{Facts, keras, npz, onnx, torch};
 use fmnist_gpu::files::write_whole;
-use fmnist_gpu::train::run::{MODEL_FILE, Run, SUMMARY_FILE, Summary};
+use fmnist_gpu::train::run::{MODEL_FILE, Run};
 use serde::Serialize;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -21,7 +20,7 @@ pub struct ExportArgs {
     #[arg(long, value_enum)]
     format: Format,
     /// File to write [default: beside the model: model.onnx, model.torch.safetensors, model.keras.npz, model.npz]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = super::output_path())]
     out: Option<PathBuf>,
     /// Replace an existing file
     #[arg(long)]
@@ -114,17 +113,7 @@ fn default_path(run: &Path, format: Format) -> PathBuf {
 fn facts(named: &Path, run: &Run) -> Result<Facts> {
     // Other weights in the same folder, a checkpoint say, have another accuracy.
     let is_final = named.is_dir() || named.file_name().is_some_and(|name| name == MODEL_FILE);
-    let path = run.path.join(SUMMARY_FILE);
-    let summary: Option<Summary> = match std::fs::read(&path) {
-        Ok(bytes) if is_final => {
-            let summary = serde_json::from_slice(&bytes);
-            Some(summary.with_context(|| format!("{} is not the summary of a run", path.display()))?)
-        }
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("reading {}", path.display()));
-        }
-        _ => None,
-    };
+    let summary = if is_final { run.summary()? } else { None };
     Ok(Facts {
         dataset: run.config.as_ref().map(|config| config.dataset),
         test_accuracy: summary.and_then(|summary| summary.test_accuracy),

@@ -42,7 +42,7 @@ pub struct FilterArgs {
     #[arg(long, value_enum, default_value_t = PaddingChoice::Same)]
     padding: PaddingChoice,
     /// Picture to write: before, filter, after [default: filter-NAME.png]
-    #[arg(long, value_name = "FILE.png")]
+    #[arg(long, value_name = "FILE.png", value_parser = super::output_path())]
     out: Option<PathBuf>,
     /// Print a small example of convolution and pooling with every number instead, 4 x 4
     #[arg(long, conflicts_with_all = ["image", "test_index", "out", "json"])]
@@ -213,7 +213,7 @@ fn source(args: &FilterArgs, global: &Global) -> Result<Source> {
         return Ok(Source { values, size, name, is_ink: false });
     }
     let index = args.test_index.unwrap_or_default();
-    let dataset = args.source.load(global, None, Some(interrupt_flag()?))?;
+    let dataset = args.source.load(global, None, Some(interrupt_flag()))?;
     if index >= dataset.test.len() {
         let n = dataset.test.len();
         bail!("--test-index {index}: the test set has {n} images (0 to {})", n - 1);

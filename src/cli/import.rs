@@ -3,12 +3,13 @@
 use super::{Global, print, print_json};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
+use fmnist_gpu::files::read_stream;
 use fmnist_gpu::import::{Imported, Layout, MAX_FILE_BYTES, from_bytes};
 use fmnist_gpu::model::Model;
-use fmnist_gpu::train::run::{CONFIG_FILE, RunFolder, SUMMARY_FILE};
+use fmnist_gpu::train::run::{CONFIG_FILE, SUMMARY_FILE};
+use fmnist_gpu::train::run_folder::RunFolder;
 use serde::Serialize;
 use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -25,7 +26,7 @@ pub struct ImportArgs {
           value_name = "auto|torch|keras")]
     layout: LayoutChoice,
     /// Run folder to write [default: the first free runs/MODEL-NUMBER]
-    #[arg(long, value_name = "RUN")]
+    #[arg(long, value_name = "RUN", value_parser = super::output_path())]
     out: Option<PathBuf>,
     /// Write into a folder that is not empty
     #[arg(long)]
@@ -72,10 +73,16 @@ pub fn run(args: ImportArgs, global: &Global) -> Result<ExitCode> {
     let bytes = read(&args.file)?;
     let imported =
         from_bytes(&bytes, model.as_ref(), layout).with_context(|| format!("importing {}", args.file.display()))?;
-    let out = args.out.unwrap_or_else(|| RunFolder::next_free(&imported.model.name));
-    refuse_trained(&out)?;
-    RunFolder::create(&out, args.force)?.write_model(&imported.model, &imported.parameters)?;
-    let report = report(&out, imported);
+    let folder = match &args.out {
+        Some(out) => {
+            refuse_trained(out)?;
+            RunFolder::create(out, args.force)?
+        }
+        None => RunFolder::create_next(&imported.model.name)?,
+    };
+    folder.write_model(&imported.model, &imported.parameters)?;
+    folder.commit()?;
+    let report = report(folder.path(), imported);
     if args.json {
         print_json(&report)?;
     } else {
@@ -87,13 +94,9 @@ pub fn run(args: ImportArgs, global: &Global) -> Result<ExitCode> {
 
 /// The whole file, if it is not larger than a model can be.
 fn read(path: &Path) -> Result<Vec<u8>> {
+    // A pipe is allowed here: who imports names the file.
     let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).with_context(|| format!("reading {}", path.display()))?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        bail!("{} has more than {} MiB, and no more are imported", path.display(), MAX_FILE_BYTES >> 20);
-    }
-    Ok(bytes)
+    read_stream(file, MAX_FILE_BYTES).with_context(|| format!("reading {}", path.display()))
 }
 
 /// The configuration and the summary of a training speak of its own weights: others must not come to lie beside them.

@@ -1,4 +1,4 @@
-//! The command line: one file a subcommand. Arguments as typed become validated values before anything is touched.
+//! The command line: one file per subcommand. Arguments as typed become validated values before anything is touched.
 
 mod bench;
 mod compare;
@@ -17,22 +17,27 @@ mod progress;
 mod report;
 mod samples;
 mod selftest;
+mod signals;
 mod source;
 mod summary;
+pub mod terminal;
 mod train;
 
+use self::signals::interrupt_flag;
 use anyhow::{Context, Result};
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
-use std::io::{self, Write};
+use fmnist_gpu::data::DataError;
+use fmnist_gpu::files::{FileError, ShownPath};
+use fmnist_gpu::train::run::RunError;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use thiserror::Error;
 
 /// Train, evaluate and explain Fashion-MNIST classifiers with hand-written WGSL compute shaders, on any GPU.
 ///
 /// Start with `fmnist-gpu train`: it finds or downloads Fashion-MNIST, trains a convolutional network for five epochs,
-/// evaluates it on the test set, and writes weights, history and pictures into a run folder. Without a GPU it trains on the
-/// processor.
+/// evaluates it on the test set, and writes weights, history and images into a run folder. Without a GPU it trains on the CPU.
 #[derive(Debug, Parser)]
 #[command(name = "fmnist-gpu", version, propagate_version = true, max_term_width = 100, after_help = AFTER_HELP)]
 struct Cli {
@@ -42,16 +47,17 @@ struct Cli {
     command: Command,
 }
 
-const AFTER_HELP: &str = "Exit codes: 0 done; 1 the work ran and its verdict is negative (a self-test failed, training met a \
-                          loss that is not finite); 2 it could not run (bad input, no adapter, no data); 130 interrupted.";
+const AFTER_HELP: &str = "Exit codes: 0 success; 1 the command ran and its verdict is negative (a self-test failed, the training loss \
+                          became infinite or NaN); 2 it could not run, or could not save everything (bad input, no adapter, no data, \
+                          a full disk); 130, 143, 129 stopped by Ctrl-C, SIGTERM, SIGHUP.";
 
 /// Flags of every command.
 #[derive(Clone, Debug, Args)]
 struct Global {
-    /// Say nothing but results and errors
+    /// Print only results and errors
     #[arg(long, short, global = true, display_order = 900)]
     quiet: bool,
-    /// Say more; twice for the messages of wgpu
+    /// Print more; twice for the messages of wgpu
     #[arg(long, short, global = true, action = clap::ArgAction::Count, display_order = 901)]
     verbose: u8,
 }
@@ -60,45 +66,75 @@ struct Global {
 enum Command {
     /// Train a model, evaluate it, and write a run folder
     Train(train::TrainArgs),
-    /// Loss and accuracy of a trained model on the test set
+    /// Measure loss and accuracy of a trained model on the test set
     Evaluate(evaluate::EvaluateArgs),
-    /// Say what is on photos of your own, or on test images
+    /// Classify your own photos, or test images
     Predict(predict::PredictArgs),
-    /// Make a page of a run: curves, confusion, calibration, mistakes, feature maps
+    /// Write a report of a run: curves, confusion matrix, calibration, mistakes, feature maps
     Report(report::ReportArgs),
-    /// Set runs side by side, such as "without CNN" and "with CNN"
+    /// Compare runs side by side, such as "without CNN" and "with CNN"
     Compare(compare::CompareArgs),
-    /// Write a trained model for ONNX, PyTorch, Keras or NumPy
+    /// Export a trained model to ONNX, PyTorch, Keras or NumPy
     Export(export::ExportArgs),
-    /// Make a run from weights of PyTorch or Keras
+    /// Import weights from PyTorch or Keras as a run
     Import(import::ImportArgs),
-    /// See what a convolution does: slide a filter over a picture, or print a small example with its numbers
+    /// Show what a convolution does: apply a filter to an image, or print a small worked example
     Filter(filter::FilterArgs),
-    /// Draw the first images of the data set with their class names
+    /// Draw the first training images with their class names
     Samples(samples::SamplesArgs),
-    /// List what --device can name on this machine
+    /// List the devices of this machine, for --device
     Devices(devices::DevicesArgs),
-    /// One page for a bug report: version, system, adapters, limits, environment, self-test, speed
+    /// Collect facts for a bug report: version, system, adapters, limits, environment, self-test, speed
     Doctor(doctor::DoctorArgs),
-    /// Compare every kernel on this machine's adapter, and the native engine, with the plain loops in double precision
+    /// Check every kernel on this machine's adapter, and the native engine, against plain loops in double precision
     Selftest(selftest::SelftestArgs),
     /// Measure the speed of training and inference
     Bench(bench::BenchArgs),
-    /// Show how long each kernel of a training step takes, beside what the adapter can do
+    /// Time each kernel of a training step and compare it with the adapter's peak
     Profile(profile::ProfileArgs),
-    /// Show the layers, shapes, parameters and work of a model
+    /// Print the layers, shapes, parameters and operations of a model
     Summary(summary::SummaryArgs),
-    /// Print what makes a shell complete commands and flags
+    /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
-    /// Print the manual page, or write one for each command
+    /// Print the manual page, or write one per command
     Man(completions::ManArgs),
 }
 
-/// Parses the command line and runs the command.
-pub fn run() -> Result<ExitCode> {
+/// Runs the command that the arguments name, and waits until what it printed is written.
+pub fn main() -> ExitCode {
     quiet_drivers();
-    let Cli { global, command } = Cli::parse();
+    report_panics();
+    let mut code = match run() {
+        Ok(code) => code,
+        Err(error) if is_interruption(&error) => {
+            terminal::complain(with_causes(&error));
+            signals::exit_code()
+        }
+        Err(error) => {
+            terminal::complain(with_causes(&error));
+            ExitCode::from(2)
+        }
+    };
+    if let Err(error) = terminal::finish() {
+        terminal::complain(format_args!("standard output could not be written: {error}"));
+        let _ = terminal::finish();
+        // A negative verdict stays one.
+        if code == ExitCode::SUCCESS {
+            code = ExitCode::from(2);
+        }
+    }
+    code
+}
+
+fn run() -> Result<ExitCode> {
+    signals::listen()?;
+    let Cli { global, command } = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Help and version come this way too.
+        Err(message) => return Ok(print_message(&message)),
+    };
     init_log(&global);
+    //MERGE fmnist_gpu::native::check_environment()?;
     match command {
         Command::Train(args) => train::run(args, &global),
         Command::Evaluate(args) => evaluate::run(args, &global),
@@ -120,7 +156,41 @@ pub fn run() -> Result<ExitCode> {
     }
 }
 
-/// An error with its causes, each said once: most messages of the library quote their cause themselves.
+/// Prints what clap has to say: help and version as results, errors as such.
+fn print_message(message: &clap::Error) -> ExitCode {
+    let text = message.render();
+    match message.use_stderr() {
+        // An error quotes what was typed, which may hold anything.
+        true => terminal::say(text.to_string().trim_end()),
+        false => terminal::print_help(text.to_string().trim_end(), text.ansi().to_string().trim_end()),
+    }
+    ExitCode::from(message.exit_code() as u8)
+}
+
+/// The command ended because of a signal.
+#[derive(Debug, Error)]
+#[error("interrupted")]
+struct Interrupted;
+
+fn is_interruption(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.is::<Interrupted>() || matches!(cause.downcast_ref(), Some(DataError::Interrupted)))
+}
+
+/// A defect of the program, told like any other error; not one inside an image decoder, which becomes an error of that file.
+fn report_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        if !false
+        /*MERGE fmnist_gpu::photo::is_decoding()*/
+        {
+            terminal::complain(format_args!(
+                "{panic}\nThis is a defect of the program. Please report it with the output of `fmnist-gpu doctor`."
+            ));
+            let _ = terminal::finish();
+        }
+    }));
+}
+
+/// An error with its causes, each said once as most messages of the library quote their cause themselves, and with the flags that help.
 pub fn with_causes(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
@@ -129,7 +199,46 @@ pub fn with_causes(error: &anyhow::Error) -> String {
             text.push_str(&cause);
         }
     }
+    if let Some(advice) = error.chain().find_map(advice) {
+        text.push_str("; ");
+        text.push_str(advice);
+    }
     text
+}
+
+/// What to do about an error of the library, which does not know the flags.
+fn advice(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    if let Some(FileError::Exists { .. } | FileError::NotAFile { .. }) = cause.downcast_ref() {
+        let is_file = matches!(cause.downcast_ref(), Some(FileError::Exists { .. }));
+        return is_file.then_some("choose another name, or overwrite it with --force");
+    }
+    match cause.downcast_ref()? {
+        RunError::Exists { .. } => Some("choose another --out, or replace the run in it with --force"),
+        RunError::Create { .. } | RunError::Unwritable { .. } => Some("choose another folder with --out"),
+        _ => None,
+    }
+}
+
+/// Parses the name of a file or folder to write.
+fn output_path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().try_map(|text| match text.to_str() {
+        Some("-") => Err("`-` is not a file, and nothing is written to standard output; ./- is a file of that name"),
+        Some("") => Err("the name is empty"),
+        _ => Ok(PathBuf::from(text)),
+    })
+}
+
+/// A path as an argument for a shell.
+fn shell_quoted(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-./+:@%,=".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text.into_owned();
+    }
+    if text.chars().any(char::is_control) {
+        return format!("$'{}'", path.shown().replace('\'', "\\'"));
+    }
+    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 /// Keeps Mesa's device selection layer from complaining about a missing desktop, in containers and over ssh.
@@ -149,60 +258,33 @@ fn init_log(global: &Global) {
         _ => "fmnist_gpu=debug,wgpu_core=info,wgpu_hal=info,warn",
     };
     let environment = env_logger::Env::default().default_filter_or(filter);
+    let target = env_logger::Target::Pipe(terminal::log());
     // A second initialisation could only happen in a test of this function.
-    let _ = env_logger::Builder::from_env(environment).try_init();
+    let _ = env_logger::Builder::from_env(environment).target(target).try_init();
 }
 
 impl Global {
     /// A line for people, on standard error; not with `--quiet`.
     fn say(&self, line: impl std::fmt::Display) {
         if !self.quiet {
-            eprintln!("{line}");
+            terminal::say(line);
         }
     }
 }
 
-/// Prints a result on standard output. A reader that went away (`| head`) is no error.
+/// Prints a result on standard output.
 fn print(text: &str) -> Result<()> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.context("writing to standard output"),
-    }
+    terminal::print(text);
+    Ok(())
 }
 
 /// Prints a result as JSON.
 fn print_json(value: &impl serde::Serialize) -> Result<()> {
-    print(&serde_json::to_string_pretty(value).context("making JSON")?)
+    terminal::print(&serde_json::to_string_pretty(value).context("encoding the result as JSON")?);
+    Ok(())
 }
 
-/// A flag that Ctrl-C sets. The second Ctrl-C leaves at once: files appear whole or not at all, so nothing breaks.
-fn interrupt_flag() -> Result<Arc<AtomicBool>> {
-    let flag = Arc::new(AtomicBool::new(false));
-    let set = Arc::clone(&flag);
-    ctrlc::set_handler(move || {
-        if set.swap(true, Ordering::SeqCst) {
-            leave_at_once();
-        }
-        eprintln!("\nstopping after the work in flight (Ctrl-C again to leave at once)");
-    })
-    .context("installing the Ctrl-C handler")?;
-    Ok(flag)
+/// `1 image`, `2 images`.
+fn counted(n: usize, one: &str, several: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { several })
 }
-
-/// Ends the process with the exit code 130, whatever its other threads are doing.
-///
-/// On Unix without the exit handlers of libraries: those of a Vulkan driver take down what a thread is still working with, and NVIDIA's
-/// ended in a segmentation fault.
-fn leave_at_once() -> ! {
-    #[cfg(unix)]
-    // SAFETY: `_exit` takes any number and touches no memory of the program; what is half-written lies in files of other names.
-    unsafe {
-        libc::_exit(i32::from(INTERRUPTED))
-    }
-    #[cfg(not(unix))]
-    std::process::exit(i32::from(INTERRUPTED))
-}
-
-/// The exit code after Ctrl-C, as shells have it.
-const INTERRUPTED: u8 = 130;

@@ -2,10 +2,13 @@
 
 use super::device::DeviceArgs;
 use super::source::SourceArgs;
-use super::{Global, evaluate, interrupt_flag, picture, print, print_json, with_causes};
+use super::{
+    Global, Interrupted, counted, evaluate, interrupt_flag, output_path, picture, print_json, terminal, with_causes,
+};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use fmnist_gpu::data::{CLASS_NAMES, N_CLASSES};
+use fmnist_gpu::files::{ShownPath, check_target};
 use fmnist_gpu::photo::{Doubt, Garment, Invert, Photo, prepare};
 use fmnist_gpu::report::{GridItem, Sheet, Tile, Tone, columns_for, draw_grid, draw_tiles};
 use fmnist_gpu::train::run::Run;
@@ -13,36 +16,39 @@ use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::sync::atomic::Ordering;
+
+/// Most test images that are predicted at once: the table and the probabilities of more would fill memory.
+const MAX_INDICES: usize = 100_000;
 
 /// Flags of `predict`.
 #[derive(Debug, Args)]
 pub struct PredictArgs {
     /// Run folder, or the model.safetensors in it
     run: PathBuf,
-    /// Photos of your own: PNG, JPEG, WebP or BMP, folders of them, or - for standard input; without any, test images
+    /// Your own photos: PNG, JPEG, WebP or BMP, folders of them, or - for standard input; test images if omitted
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Test images: an index, a range whose end is not included, or several of them, such as 7 or 0..25 or 3,10..12
-    /// [default: 0..25]
+    /// Test images: an index, a range that excludes its end, or a list of them, such as 7 or 0..25 or 3,10..12 [default: 0..25]
     #[arg(long, value_name = "INDICES", conflicts_with = "files")]
     test_index: Option<IndexList>,
-    /// Photos: turn light and dark round; auto does where the ground is light
+    /// Photos: swap light and dark; auto does so if the background is light
     #[arg(long, value_enum, default_value_t = InvertChoice::Auto, requires = "files")]
     invert: InvertChoice,
     /// Photos: how many classes to list for each
     #[arg(long, value_name = "K", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=10))]
     top: u8,
-    /// Photos: draw each one with the part that was taken, beside what the network saw
-    #[arg(long, value_name = "FILE.png", requires = "files")]
+    /// Photos: draw each one with the part that was used, beside what the network saw
+    #[arg(long, value_name = "FILE.png", requires = "files", value_parser = output_path())]
     show_input: Option<PathBuf>,
-    /// Draw the images with the prediction under each; for test images also the original, blue where right, red where wrong
-    #[arg(long, value_name = "FILE.png")]
+    /// Draw the images with their predictions; for test images also the original class, blue if correct, red if wrong
+    #[arg(long, value_name = "FILE.png", value_parser = output_path())]
     grid: Option<PathBuf>,
     #[command(flatten)]
     source: SourceArgs,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Replace an existing picture
+    /// Overwrite existing images
     #[arg(long)]
     force: bool,
     /// Print the result as JSON
@@ -52,7 +58,7 @@ pub struct PredictArgs {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum InvertChoice {
-    /// Where the ground is light
+    /// If the background is light
     Auto,
     /// Always
     Yes,
@@ -101,7 +107,17 @@ impl FromStr for IndexList {
 
 /// Predicts photos or test images.
 pub fn run(args: PredictArgs, global: &Global) -> Result<ExitCode> {
-    let run = Run::open(&args.run)?;
+    let run = match Run::open(&args.run) {
+        // `predict photo.jpg RUN`: the arguments were swapped.
+        Err(_) if args.files.iter().any(|file| Run::open(file).is_ok()) && !args.run.is_dir() => {
+            bail!("{} is not a run; the run comes first, then the photos: predict RUN {0}", args.run.shown())
+        }
+        run => run?,
+    };
+    // Before any work: of several images, none is written if one is refused.
+    for path in [&args.grid, &args.show_input].into_iter().flatten() {
+        check_target(path, args.force)?;
+    }
     if args.files.is_empty() { test_images(&args, &run, global) } else { photos(&args, &run, global) }
 }
 
@@ -117,9 +133,9 @@ struct Prediction {
 }
 
 fn test_images(args: &PredictArgs, run: &Run, global: &Global) -> Result<ExitCode> {
-    let interrupt = interrupt_flag()?;
+    let interrupt = interrupt_flag();
     let device = args.device.open(global)?;
-    let dataset = args.source.load(global, run.config.as_ref().map(|c| c.dataset), Some(interrupt))?;
+    let dataset = evaluate::load_data(run, &args.source, global, &interrupt)?;
     let available = dataset.test.len();
     let ranges = args.test_index.clone().map_or_else(|| std::iter::once(0..25).collect(), |list| list.0);
     // Checked before the list is spelled out: 0..18446744073709551615 is a short text.
@@ -131,12 +147,16 @@ fn test_images(args: &PredictArgs, run: &Run, global: &Global) -> Result<ExitCod
             available - 1
         );
     }
+    let count = ranges.iter().map(|range| range.len()).fold(0, usize::saturating_add);
+    if count > MAX_INDICES {
+        bail!("--test-index lists {count} images, and at most {MAX_INDICES} are predicted at once; list fewer");
+    }
     let indices: Vec<usize> = ranges.into_iter().flatten().collect();
     let images: Vec<u8> = indices.iter().flat_map(|&i| dataset.test.image(i)).copied().collect();
-    let probabilities = evaluate::engine(run, &device)?.predict(&images)?;
+    let probabilities = evaluate::predict(&mut *evaluate::engine(run, &device)?, &images, &interrupt)?;
     if let Some(path) = &args.grid {
         picture::write_png(path, &picture::predictions_png(&dataset.test, &indices, &probabilities)?, args.force)?;
-        global.say(format!("Picture: {}", path.display()));
+        global.say(format!("Image: {}", path.shown()));
     }
     let predictions: Vec<Prediction> = indices
         .iter()
@@ -156,7 +176,7 @@ fn test_images(args: &PredictArgs, run: &Run, global: &Global) -> Result<ExitCod
     if args.json {
         print_json(&predictions)?;
     } else {
-        print(&table(&predictions))?;
+        terminal::print(&table(&predictions));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -172,11 +192,11 @@ fn table(predictions: &[Prediction]) -> String {
         );
     }
     let right = predictions.iter().filter(|p| p.predicted == usize::from(p.label)).count();
-    lines.push(format!("{right} of {} right", predictions.len()));
+    lines.push(format!("{right} of {} correct", predictions.len()));
     lines.join("\n")
 }
 
-/// A photo with what became of it.
+/// A photo and what was made of it.
 struct Prepared {
     name: String,
     photo: Photo,
@@ -193,19 +213,23 @@ struct PhotoPrediction {
     class: &'static str,
     probability: f32,
     probabilities: Vec<f32>,
-    /// Whether light and dark were turned round.
+    /// Whether light and dark were swapped.
     inverted: bool,
-    /// The part of the upright photo that was taken: left, top, width, height.
+    /// The part of the upright photo that was used: left, top, width, height.
     crop: [usize; 4],
-    /// Why the prediction may mean nothing.
+    /// Why the prediction may be meaningless.
     warning: Option<String>,
 }
 
-/// Predicts every photo that can be read. One that cannot is named, and makes the exit code 2 at the end.
+/// Predicts every photo that can be read. One that cannot be read is named, and the exit code is 2.
 fn photos(args: &PredictArgs, run: &Run, global: &Global) -> Result<ExitCode> {
+    let interrupt = interrupt_flag();
     let mut failures = 0;
     let mut prepared = Vec::new();
     for path in listed(&args.files)? {
+        if interrupt.load(Ordering::Relaxed) {
+            return Err(Interrupted.into());
+        }
         match open(&path) {
             Ok((name, photo)) => {
                 let garment = prepare(&photo, args.invert.into());
@@ -216,17 +240,18 @@ fn photos(args: &PredictArgs, run: &Run, global: &Global) -> Result<ExitCode> {
                 prepared.push(Prepared { name, photo, garment, scale });
             }
             Err(error) => {
-                eprintln!("fmnist-gpu: {}", with_causes(&error));
+                terminal::complain(with_causes(&error));
                 failures += 1;
             }
         }
     }
     if prepared.is_empty() {
-        bail!("none of the {failures} pictures could be read; nothing was predicted");
+        let images = if failures == 1 { "the image" } else { "none of the images" };
+        bail!("{images} could{} be read; nothing was predicted", if failures == 1 { " not" } else { "" });
     }
     let device = args.device.open(global)?;
     let images: Vec<u8> = prepared.iter().flat_map(|p| &p.garment.image).copied().collect();
-    let probabilities = evaluate::engine(run, &device)?.predict(&images)?;
+    let probabilities = evaluate::predict(&mut *evaluate::engine(run, &device)?, &images, &interrupt)?;
     let predictions: Vec<PhotoPrediction> =
         prepared.iter().zip(probabilities.chunks(N_CLASSES)).map(predicted).collect();
     if let Some(path) = &args.grid {
@@ -241,25 +266,26 @@ fn photos(args: &PredictArgs, run: &Run, global: &Global) -> Result<ExitCode> {
             .collect();
         let drawn = draw_grid(&items, columns_for(items.len()), None).context("drawing the grid")?;
         picture::write_png(path, &drawn.encode_png()?, args.force)?;
-        global.say(format!("Picture: {}", path.display()));
+        global.say(format!("Image: {}", path.shown()));
     }
     if let Some(path) = &args.show_input {
         picture::write_png(path, &inputs_png(&prepared, &predictions)?, args.force)?;
-        global.say(format!("Picture: {}", path.display()));
+        global.say(format!("Image: {}", path.shown()));
     }
     if args.json {
         print_json(&predictions)?;
     } else {
-        print(&photo_table(&predictions, usize::from(args.top)))?;
+        terminal::print(&photo_table(&predictions, usize::from(args.top)));
     }
     if failures > 0 {
-        eprintln!("fmnist-gpu: {failures} pictures could not be read; the others are above");
+        let images = counted(failures, "image", "images");
+        terminal::complain(format_args!("{images} could not be read; the predictions of the others are above"));
         return Ok(ExitCode::from(2));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The files named, with those of the folders named in alphabetical order.
+/// The named files, and those in the named folders in alphabetical order.
 fn listed(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
     const ENDINGS: [&str; 5] = ["png", "jpg", "jpeg", "webp", "bmp"];
     let mut files = Vec::new();
@@ -268,17 +294,22 @@ fn listed(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
             files.push(path.clone());
             continue;
         }
-        let entries = std::fs::read_dir(path).with_context(|| format!("the folder {}", path.display()))?;
+        let entries = std::fs::read_dir(path).with_context(|| format!("reading the folder {}", path.shown()))?;
         let mut inside = Vec::new();
         for entry in entries {
-            let file = entry.with_context(|| format!("the folder {}", path.display()))?.path();
+            let entry = entry.with_context(|| format!("reading the folder {}", path.shown()))?;
+            let file = entry.path();
             let ending = file.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
-            if ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str())) && file.is_file() {
+            // macOS puts a file `._photo.png` beside each photo on foreign disks, which holds attributes.
+            let is_attributes = entry.file_name().to_string_lossy().starts_with("._");
+            // A broken link is taken too, to be named with the files that cannot be read; a pipe would block.
+            let is_taken = file.is_file() || !file.exists();
+            if ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str())) && !is_attributes && is_taken {
                 inside.push(file);
             }
         }
         if inside.is_empty() {
-            bail!("the folder {} holds no pictures (files that end in {})", path.display(), ENDINGS.join(", "));
+            bail!("the folder {} contains no images (files that end in {})", path.shown(), ENDINGS.join(", "));
         }
         inside.sort_unstable();
         files.extend(inside);
@@ -290,7 +321,7 @@ fn open(path: &Path) -> Result<(String, Photo)> {
     if path == Path::new("-") {
         return Ok(("standard input".to_string(), Photo::read(std::io::stdin().lock(), "standard input")?));
     }
-    Ok((path.display().to_string(), Photo::open(path)?))
+    Ok((path.shown(), Photo::open(path)?))
 }
 
 /// The photo in the size in which it is drawn; nothing of it where it is not.
@@ -357,7 +388,7 @@ fn photo_table(predictions: &[PhotoPrediction], top: usize) -> String {
     lines.join("\n")
 }
 
-/// Each photo with the part that was taken, and beside it what the network saw.
+/// Each photo with the part that was used, and beside it what the network saw.
 fn inputs_png(prepared: &[Prepared], predictions: &[PhotoPrediction]) -> Result<Vec<u8>> {
     let tiles: Vec<Tile> = prepared
         .iter()

@@ -1,11 +1,12 @@
 //! The progress of training: a bar in a terminal, plain lines in a pipe or under continuous integration, nothing with `--quiet`.
 
+use super::terminal;
 use fmnist_gpu::train::{EpochRecord, Event, Totals};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-/// Shows what the trainer tells, on standard error. No colours, so that `NO_COLOR` has nothing to forbid.
+/// Shows the progress of training on standard error. Without colours, so that there is nothing for `NO_COLOR` to turn off.
 pub struct Display {
     style: Style,
     epochs: u64,
@@ -16,9 +17,9 @@ pub struct Display {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Style {
-    /// A bar that is drawn over and over.
+    /// A bar that is redrawn.
     Bar,
-    /// A line now and then.
+    /// A line at this interval.
     Lines(Duration),
     Nothing,
 }
@@ -37,7 +38,7 @@ impl Style {
 }
 
 impl Display {
-    /// A display for so many epochs.
+    /// A display for a number of epochs.
     pub fn new(quiet: bool, epochs: u64) -> Self {
         let style = Style::choose(quiet, std::io::stderr().is_terminal(), |name| std::env::var(name).ok());
         Display { style, epochs, bar: None, batches: 0, last_line: Instant::now() }
@@ -52,7 +53,7 @@ impl Display {
             Event::Paused { .. } => {}
             Event::EpochFinished { record, .. } => {
                 self.clear();
-                eprintln!("{}", epoch_line(record, self.epochs));
+                terminal::say(epoch_line(record, self.epochs));
             }
         }
     }
@@ -61,12 +62,12 @@ impl Display {
         self.batches = batches;
         self.last_line = Instant::now();
         if self.style == Style::Bar {
-            // With a style of its own from the beginning: the first step may take seconds, and the crate's own bar is a wall of blocks.
+            // With a style from the start: the first step may take seconds, and the crate's own bar is a wall of blocks.
             let style = ProgressStyle::with_template("{prefix} {wide_msg}");
-            let bar = ProgressBar::with_draw_target(Some(batches as u64), ProgressDrawTarget::stderr())
+            let bar = ProgressBar::with_draw_target(Some(batches as u64), terminal::bars())
                 .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
                 .with_prefix(format!("Epoch {epoch}/{}", self.epochs))
-                .with_message("begins");
+                .with_message("starting");
             bar.tick();
             self.bar = Some(bar);
         }
@@ -76,9 +77,8 @@ impl Display {
         let left = self.batches.saturating_sub(totals.batches) as f64 * seconds / totals.batches.max(1) as f64;
         match (&self.bar, self.style) {
             (Some(bar), _) => {
-                // The window may have been made narrower in the meantime.
-                let columns = terminal_size::terminal_size_of(std::io::stderr()).map_or(80, |(width, _)| width.0);
-                let (template, message) = fitted(usize::from(columns), totals, seconds, left);
+                // The window may have been resized in the meantime.
+                let (template, message) = fitted(usize::from(terminal::columns()), totals, seconds, left);
                 bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
                 bar.set_message(message);
                 bar.set_position(totals.batches as u64);
@@ -86,16 +86,16 @@ impl Display {
             (None, Style::Lines(every)) if self.last_line.elapsed() >= every && totals.batches < self.batches => {
                 self.last_line = Instant::now();
                 let state = state(totals, seconds);
-                eprintln!(
+                terminal::say(format_args!(
                     "Epoch {epoch}/{} {}/{}: {state}, {left:.0} s left",
                     self.epochs, totals.batches, self.batches
-                );
+                ));
             }
             _ => {}
         }
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub fn clear(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
@@ -108,8 +108,7 @@ fn state(totals: &Totals, seconds: f64) -> String {
     format!("loss {:.4}, accuracy {:.4}, {speed:.0} images/s", totals.mean_loss(), totals.accuracy())
 }
 
-/// Template and message of a bar that stays in one line of so many columns. What is most wanted comes first: how far, the loss, how
-/// long.
+/// Template and message of a bar that fits into one line of `columns`. The most wanted comes first: how far, the loss, how long.
 fn fitted(columns: usize, totals: &Totals, seconds: f64, left: f64) -> (&'static str, String) {
     match columns {
         110.. => ("{prefix} {pos}/{len} {bar:25} {msg}", format!("{}, {left:.0} s left", state(totals, seconds))),
@@ -117,12 +116,12 @@ fn fitted(columns: usize, totals: &Totals, seconds: f64, left: f64) -> (&'static
             "{prefix} {percent:>3}% {wide_msg}",
             format!("loss {:.4}, accuracy {:.4}, {left:.0} s left", totals.mean_loss(), totals.accuracy()),
         ),
-        // Longer messages are cut at the edge by `wide_msg`.
+        // `wide_msg` truncates longer messages at the edge.
         _ => ("{prefix} {percent:>3}% {wide_msg}", format!("loss {:.3}, {left:.0} s", totals.mean_loss())),
     }
 }
 
-/// The line that stays.
+/// The line that stays when an epoch is done.
 fn epoch_line(record: &EpochRecord, epochs: u64) -> String {
     let validation = record.val_loss.zip(record.val_accuracy);
     let validation = validation

@@ -2,22 +2,23 @@
 
 use super::device::{Device, DeviceArgs};
 use super::source::SourceArgs;
-use super::{Global, evaluate, interrupt_flag, print, print_json};
+use super::{Global, Interrupted, evaluate, interrupt_flag, output_path, print_json, terminal};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use fmnist_gpu::data::{DatasetKind, Split};
-use fmnist_gpu::files::{read_bounded, write_whole};
+use fmnist_gpu::files::{ShownPath, check_target, write_whole};
 use fmnist_gpu::model::{Model, summary};
 use fmnist_gpu::ops::SharedTiles;
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::report::maps::{feature_maps, filters};
 use fmnist_gpu::report::metrics::Metrics;
 use fmnist_gpu::report::run_page::{Report, report_files};
-use fmnist_gpu::train::run::{MAX_WEIGHT_BYTES, MODEL_FILE, Run, RunConfig, Summary};
-use fmnist_gpu::train::{EpochRecord, KernelTimes, Optimizer};
+use fmnist_gpu::train::run::{Run, RunConfig, Summary};
+use fmnist_gpu::train::{Engine, EpochRecord, KernelTimes, Optimizer};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Flags of `report`.
 #[derive(Debug, Args)]
@@ -25,9 +26,9 @@ pub struct ReportArgs {
     /// Run folder, or the model.safetensors in it
     run: PathBuf,
     /// Folder for the report and its pictures [default: the run folder]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = output_path())]
     out: Option<PathBuf>,
-    /// The test image whose way through the layers is drawn
+    /// The test image whose feature maps are drawn
     #[arg(long, default_value_t = 0, value_name = "INDEX")]
     image: usize,
     #[command(flatten)]
@@ -42,17 +43,17 @@ pub struct ReportArgs {
     json: bool,
 }
 
-/// What a report is made of, where the command has it already.
+/// The ingredients of a report.
 pub struct Material<'a> {
-    /// Of the run, for people.
+    /// Name of the run, for people.
     pub name: String,
     /// The model.
     pub model: &'a Model,
     /// Its weights.
     pub parameters: &'a [Vec<f32>],
-    /// The run's configuration, where there is one.
+    /// The run's configuration, if there is one.
     pub config: Option<&'a RunConfig>,
-    /// The run's summary, where there is one.
+    /// The run's summary, if there is one.
     pub summary: Option<&'a Summary>,
     /// The run's epochs.
     pub history: &'a [EpochRecord],
@@ -62,7 +63,7 @@ pub struct Material<'a> {
     pub test: &'a Split,
     /// Their probabilities.
     pub probabilities: &'a [f32],
-    /// The test image to be followed through the layers.
+    /// The test image whose feature maps are drawn.
     pub image: usize,
     /// The bytes of the weight file.
     pub model_file: &'a [u8],
@@ -75,9 +76,12 @@ pub fn write(
     tiles: SharedTiles,
     folder: &Path,
     force: bool,
+    interrupt: &AtomicBool,
 ) -> Result<(Vec<PathBuf>, Metrics)> {
     let Material { model, parameters, .. } = *material;
+    let go_on = || if interrupt.load(Ordering::Relaxed) { Err(Interrupted) } else { Ok(()) };
     let metrics = Metrics::new(material.test, material.probabilities);
+    go_on()?;
     let adam = Optimizer::Adam(AdamConfig::default());
     let (batch_size, optimizer) = material.config.map_or((32, adam), |c| (c.batch_size, c.optimizer));
     let kernel_times = match device {
@@ -89,6 +93,7 @@ pub fn write(
         Device::Reference => None,
     };
     let kernel_times = kernel_times.transpose().context("timing the kernels")?;
+    go_on()?;
     let sha256: String = Sha256::digest(material.model_file).iter().map(|byte| format!("{byte:02x}")).collect();
     let first_filters = filters(model, parameters)?;
     let report = Report {
@@ -109,9 +114,10 @@ pub fn write(
         model_sha256: &sha256,
     };
     let files = report_files(&report).context("drawing the report")?;
+    go_on()?;
     // All or none: a report of which half is old would mislead.
-    if let Some(file) = files.iter().find(|file| !force && folder.join(&file.name).symlink_metadata().is_ok()) {
-        bail!("{} exists, and nothing is overwritten without --force", folder.join(&file.name).display());
+    for file in &files {
+        check_target(&folder.join(&file.name), force)?;
     }
     let mut paths = Vec::new();
     for file in &files {
@@ -128,24 +134,27 @@ pub fn run_name(folder: &Path) -> String {
     canonical.file_name().map_or_else(|| "run".to_string(), |name| name.to_string_lossy().into_owned())
 }
 
-/// Makes the report of a run.
+/// Probabilities of every test image.
+pub fn probabilities(engine: &mut dyn Engine, test: &Split, interrupt: &AtomicBool) -> Result<Vec<f32>> {
+    evaluate::predict(engine, &test.images, interrupt)
+}
+
+/// Writes the report of a run.
 pub fn run(args: ReportArgs, global: &Global) -> Result<ExitCode> {
     let run = Run::open(&args.run)?;
     let folder = args.out.clone().unwrap_or_else(|| run.path.clone());
-    let interrupt = interrupt_flag()?;
+    let interrupt = interrupt_flag();
     let device = args.device.open(global)?;
-    let dataset = args.source.load(global, run.config.as_ref().map(|c| c.dataset), Some(interrupt))?;
+    let dataset = evaluate::load_data(&run, &args.source, global, &interrupt)?;
     let available = dataset.test.len();
     if args.image >= available {
         bail!("--image {}: the test set has {available} images (0 to {})", args.image, available - 1);
     }
     if args.out.is_some() {
-        std::fs::create_dir_all(&folder).with_context(|| format!("making the folder {}", folder.display()))?;
+        std::fs::create_dir_all(&folder).with_context(|| format!("creating the folder {}", folder.shown()))?;
     }
-    let probabilities = evaluate::engine(&run, &device)?.predict(&dataset.test.images)?;
+    let probabilities = probabilities(&mut *evaluate::engine(&run, &device)?, &dataset.test, &interrupt)?;
     let (summary, history) = (run.summary()?, run.history()?);
-    let file = if args.run.is_dir() { args.run.join(MODEL_FILE) } else { args.run.clone() };
-    let model_file = read_bounded(&file, MAX_WEIGHT_BYTES).with_context(|| format!("{}", file.display()))?;
     let material = Material {
         name: run_name(&run.path),
         model: &run.model,
@@ -157,22 +166,22 @@ pub fn run(args: ReportArgs, global: &Global) -> Result<ExitCode> {
         test: &dataset.test,
         probabilities: &probabilities,
         image: args.image,
-        model_file: &model_file,
+        model_file: &run.model_file,
     };
     let tiles = run.config.as_ref().and_then(|config| config.tiles).unwrap_or_default();
-    let (paths, metrics) = write(&material, &device, tiles, &folder, args.force)?;
+    let (paths, metrics) = write(&material, &device, tiles, &folder, args.force, &interrupt)?;
     if args.json {
         print_json(&metrics)?;
     } else {
         let [low, high] = metrics.accuracy_95;
-        print(&format!(
+        terminal::print(&format!(
             "Test accuracy {:.4} ({low:.4} to {high:.4} with 95 % confidence), loss {:.4}, calibration error {:.4} on {} \
              images (dataset: {})",
             metrics.accuracy, metrics.loss, metrics.ece, metrics.images, dataset.kind
-        ))?;
+        ));
     }
     for path in paths.iter().filter(|path| path.ends_with("report.html")) {
-        global.say(format!("Report: {} (its {} pictures and figures beside it)", path.display(), paths.len() - 1));
+        global.say(format!("Report: {} (its {} images and figures are beside it)", path.shown(), paths.len() - 1));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -16,7 +16,8 @@ pub struct SamplesArgs {
     #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..=2_500))]
     count: u32,
     /// Where to draw them
-    #[arg(long, default_value = "samples.png", value_name = "FILE.png")]
+    #[arg(long, default_value = "samples.png", value_name = "FILE.png",
+          value_parser = super::output_path())]
     grid: PathBuf,
     #[command(flatten)]
     source: SourceArgs,
@@ -45,7 +46,7 @@ struct Sample {
 
 /// Draws the first training images.
 pub fn run(args: SamplesArgs, global: &Global) -> Result<ExitCode> {
-    let dataset = args.source.load(global, None, Some(interrupt_flag()?))?;
+    let dataset = args.source.load(global, None, Some(interrupt_flag()))?;
     let count = args.count as usize;
     if count > dataset.train.len() {
         bail!("--count is {count}, and the training set has {} images", dataset.train.len());

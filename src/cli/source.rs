@@ -1,35 +1,47 @@
-//! `--dataset` and `--data-dir`: finding, downloading or generating the data, with a word on each step.
+//! `--dataset` and `--data-dir`: finding, downloading or generating the data, reporting each step.
 
-use super::Global;
+use super::{Global, counted, terminal};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use fmnist_gpu::data::{self, DataEvent, Dataset, DatasetChoice, DatasetKind, LoadOptions, PIXELS};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::path::PathBuf;
+use fmnist_gpu::files::ShownPath;
+use fmnist_gpu::train::run::RunConfig;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 
-/// Flags of every command that reads the data.
+/// Flags of all commands that read the data.
 #[derive(Clone, Debug, Args)]
 pub struct SourceArgs {
-    /// auto (Fashion-MNIST, or the generated set if it can neither be found nor downloaded), fashion-mnist, or synthetic
-    /// [default: auto; for a trained model, what it was trained on]
+    /// auto (Fashion-MNIST, or generated images if it can neither be found nor downloaded), fashion-mnist, or synthetic
+    /// [default: auto; for a trained model, the data set it was trained on]
     #[arg(long, value_name = "auto|fashion-mnist|synthetic")]
     dataset: Option<DatasetChoice>,
-    /// Folder that holds the four files of Fashion-MNIST, gzipped or plain
+    /// Folder with the four files of Fashion-MNIST, gzipped or plain
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// Where the data of a run that is resumed were found.
+    /// Where the data of the run may be that is resumed or evaluated.
     #[arg(skip)]
-    begun_with: Option<PathBuf>,
+    run_data: Vec<PathBuf>,
 }
 
 impl SourceArgs {
-    /// Also looks into the folder that a run was begun with, so that it need not be named again.
-    pub fn also_search(&mut self, folder: PathBuf) {
-        self.begun_with = Some(folder);
+    /// Also searches the folder that a run was trained from, so that it need not be named again. If run and data were moved together, or the
+    /// folder was recorded relative to the working folder (version 0.1), it is found beside the run.
+    pub fn search_data_of(&mut self, run: &Path, config: &RunConfig) {
+        if config.dataset != DatasetKind::FashionMnist {
+            return;
+        }
+        let recorded = Path::new(&config.data_source);
+        let beside = if recorded.is_absolute() { recorded.file_name().map(Path::new) } else { Some(recorded) };
+        let run = run.canonicalize().unwrap_or_else(|_| run.to_path_buf());
+        let above = run.ancestors().skip(1).take(3);
+        self.run_data = std::iter::once(recorded.to_path_buf())
+            .chain(above.flat_map(|folder| beside.map(|name| folder.join(name))))
+            .collect();
     }
 
     /// Loads the data; `trained_on` is the data set of a run that is evaluated.
@@ -44,9 +56,9 @@ impl SourceArgs {
         Ok(dataset)
     }
 
-    /// Begins to load the data, with no more than `train_limit` training images, in a thread of its own.
+    /// Starts loading the data, with at most `train_limit` training images, in another thread.
     ///
-    /// The thread says nothing, downloads nothing and generates nothing before [`Loading::allow`].
+    /// The thread prints, downloads and generates nothing before [`Loading::allow`].
     /// `trained_on` is the data set of a run that is resumed.
     pub fn start(
         &self,
@@ -60,7 +72,7 @@ impl SourceArgs {
         let mut gate = Some(gate);
         let mut wait = move || {
             if gate.take().is_some_and(|gate: Receiver<()>| gate.recv().is_err()) {
-                // The command failed meanwhile, and the program is about to end: what this thread would do is in vain.
+                // The command failed meanwhile and the program is about to end: nothing that this thread could do matters.
                 loop {
                     thread::park();
                 }
@@ -82,19 +94,19 @@ impl SourceArgs {
         wait: &mut dyn FnMut(),
     ) -> Result<Dataset> {
         let choice = self.dataset.unwrap_or(match trained_on {
-            // A named folder holds the genuine set, whatever the model was trained on.
+            // A named folder holds the genuine data set, whatever the model was trained on.
             _ if self.data_dir.is_some() => DatasetChoice::Auto,
             Some(DatasetKind::FashionMnist) => DatasetChoice::FashionMnist,
             Some(DatasetKind::Synthetic) => DatasetChoice::Synthetic,
             None => DatasetChoice::Auto,
         });
         let mut options = LoadOptions { choice, data_dir: self.data_dir.clone(), interrupt, ..LoadOptions::default() };
-        options.places.others.splice(0..0, self.begun_with.clone());
+        options.places.others.splice(0..0, self.run_data.iter().cloned());
         let available = options.synthetic_n_train;
         if let Some(limit) = train_limit.filter(|&limit| limit > available) {
             bail!("--train-limit is {limit}, and the training set has {available} images");
         }
-        // A generated image does not depend on how many there are, so no more are made than are used.
+        // A generated image does not depend on their number, so only those that are used are generated.
         options.synthetic_n_train = train_limit.unwrap_or(available);
         let mut bar = DownloadBar { bar: None, quiet: global.quiet };
         let mut dataset = data::load(&options, &mut |event| {
@@ -112,25 +124,25 @@ impl SourceArgs {
     }
 }
 
-/// Data that a thread of its own loads, begun by [`SourceArgs::start`].
+/// Data that another thread loads, started by [`SourceArgs::start`].
 pub struct Loading {
     allowed: Sender<()>,
     thread: JoinHandle<Result<Dataset>>,
 }
 
 impl Loading {
-    /// Lets the thread say what it does, download and generate.
+    /// Lets the thread print, download and generate.
     pub fn allow(&self) {
-        // A thread that has ended already needs no leave.
+        // A thread that has ended needs no permission.
         let _ = self.allowed.send(());
     }
 
-    /// Whether the thread has ended, in whatever way.
+    /// Whether the thread has ended, successfully or not.
     pub fn is_finished(&self) -> bool {
         self.thread.is_finished()
     }
 
-    /// The data, once they are there.
+    /// Waits for the data.
     pub fn finish(self, global: &Global) -> Result<Dataset> {
         self.allow();
         let dataset = self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
@@ -141,30 +153,30 @@ impl Loading {
 
 fn announce(global: &Global, dataset: &Dataset) {
     global.say(format!(
-        "Data: {}, {} training and {} test images ({})",
+        "Data: {}, {} and {} ({})",
         dataset.kind,
-        dataset.train.len(),
-        dataset.test.len(),
-        dataset.source
+        counted(dataset.train.len(), "training image", "training images"),
+        counted(dataset.test.len(), "test image", "test images"),
+        Path::new(&dataset.source).shown()
     ));
 }
 
 fn report(event: &DataEvent, global: &Global, bar: &mut DownloadBar) {
     match event {
         DataEvent::Skipped { place, reason } => {
-            global.say(format!("Skipped {}: {reason}", place.display()));
+            global.say(format!("Skipped {}: {reason}", place.shown()));
         }
         DataEvent::Connecting { file, mirror } => global.say(format!("Downloading {file} from {mirror}")),
         DataEvent::Downloading { file, received, total, .. } => bar.update(file, *received, *total),
         DataEvent::MirrorFailed { file, mirror, reason } => {
             bar.finish();
-            global.say(format!("{mirror} did not give {file}: {reason}"));
+            global.say(format!("{file} could not be downloaded from {mirror}: {reason}"));
         }
         DataEvent::Downloaded { .. } => bar.finish(),
         DataEvent::FallingBack { reason } => {
             bar.finish();
-            // Not silenced by --quiet: results on another data set must not pass for results on Fashion-MNIST.
-            eprintln!("{}", warning(&reason.to_string()));
+            // Even with --quiet: results on another data set must not pass for results on Fashion-MNIST.
+            terminal::say(warning(reason));
         }
         DataEvent::Generating { n_train, n_test, .. } => {
             global.say(format!("Generating {n_train} training and {n_test} test images"));
@@ -177,9 +189,9 @@ fn warning(reason: &str) -> String {
     let rule = "!".repeat(96);
     format!(
         "{rule}\n\
-         WARNING: Fashion-MNIST could not be found or downloaded. Going on with GENERATED pictures.\n\
-         Accuracies on them say nothing about Fashion-MNIST; every result is marked `dataset: synthetic`.\n\
-         For the genuine set, put its four files into a folder and pass --data-dir DIR.\n\n{reason}\n{rule}"
+         WARNING: Fashion-MNIST could not be found or downloaded. Continuing with GENERATED images.\n\
+         Accuracy on them says nothing about Fashion-MNIST; every result is marked `dataset: synthetic`.\n\
+         For the genuine data set, put its four files into a folder and pass --data-dir DIR.\n\n{reason}\n{rule}"
     )
 }
 
@@ -194,7 +206,7 @@ impl DownloadBar {
             return;
         }
         let bar = self.bar.get_or_insert_with(|| {
-            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+            let bar = ProgressBar::with_draw_target(Some(total), terminal::bars());
             let style = ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
             bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())).with_message(file.to_string())
         });

@@ -1,17 +1,18 @@
-//! Checkpoints: all that training needs to go on as if it had never stopped, in files that appear whole and check themselves.
+//! Checkpoints: everything that training needs to resume as if it had never stopped, in files that appear whole and carry a digest.
 //!
-//! A checkpoint is a safetensors file: the parameters (`parameters.NAME`), what the optimizer keeps for each (`m.NAME`, `v.NAME` or
+//! A checkpoint is a safetensors file: the parameters (`parameters.NAME`), the optimizer's state for each (`m.NAME`, `v.NAME` or
 //! `velocity.NAME`), and in its metadata the run's configuration, the position (epoch, batches done of it with their sums,
 //! history; the permutations and step sizes follow from seed and position) and a SHA-256 digest over all of it.
 
 use super::engine::State;
 use super::run::{MAX_WEIGHT_BYTES, RunConfig};
 use super::trainer::Position;
-use crate::files::{FileError, read_bounded, sync_folder, write_whole};
+use crate::files::{FileError, ShownPath, read_bounded, sync_folder, write_whole};
 use crate::model::weights::{WeightsError, sort_header};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -31,8 +32,8 @@ pub enum CheckpointError {
     /// A file could not be written.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A folder or file could not be made or read.
-    #[error("{path}: {source}")]
+    /// A folder or file could not be created or read.
+    #[error("{}: {source}", path.shown())]
     Io {
         /// The folder or file.
         path: PathBuf,
@@ -42,11 +43,11 @@ pub enum CheckpointError {
     /// The bytes are not those of a whole checkpoint.
     #[error("{reason}")]
     Damaged {
-        /// What does not fit.
+        /// What is wrong.
         reason: String,
     },
     /// The file is of a version of the program that this one does not know.
-    #[error("it has the format `{found}`, and this program reads `{FORMAT}`; use the version that wrote it")]
+    #[error("its format is `{found}`, and this version reads `{FORMAT}`; use the version that wrote it")]
     Version {
         /// The format in the file.
         found: String,
@@ -58,9 +59,9 @@ pub enum CheckpointError {
 pub struct Checkpoint {
     /// The run's configuration.
     pub config: RunConfig,
-    /// How far training had come.
+    /// How far training had got.
     pub position: Position,
-    /// Parameters and what the optimizer keeps.
+    /// Parameters and the optimizer's state.
     pub state: State,
 }
 
@@ -91,15 +92,15 @@ impl Checkpoint {
         sort_header(bytes).map_err(|error: WeightsError| damaged(error.to_string()))
     }
 
-    /// The checkpoint in the bytes of a file.
+    /// Parses the bytes of a checkpoint file.
     ///
     /// # Errors
-    /// They are not those of a whole checkpoint: cut, changed, or of another kind of file.
+    /// They are not a whole checkpoint: truncated, changed, or another kind of file.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, CheckpointError> {
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| damaged(error.to_string()))?;
         let entry = |key: &str| -> Result<&String, CheckpointError> {
             let found = header.metadata().as_ref().and_then(|map| map.get(key));
-            found.ok_or_else(|| damaged(format!("it has no `{key}` in its metadata, so it is no checkpoint")))
+            found.ok_or_else(|| damaged(format!("its metadata has no `{key}`, so it is not a checkpoint")))
         };
         let format = entry("format")?;
         if format != FORMAT {
@@ -110,7 +111,7 @@ impl Checkpoint {
         let mut named: Vec<_> = tensors.iter().map(|(name, view)| (name, view.data())).collect();
         named.sort_unstable_by_key(|(name, _)| *name);
         if digest(config_text, position_text, named.into_iter()) != *entry("sha256")? {
-            return Err(damaged("its content does not have the digest that it names: it was cut or changed".into()));
+            return Err(damaged("its digest does not match its content: it was truncated or changed".into()));
         }
         let config: RunConfig =
             serde_json::from_str(config_text).map_err(|error| damaged(format!("its configuration: {error}")))?;
@@ -134,7 +135,7 @@ impl Checkpoint {
         let slots = config.optimizer.slots().iter().map(|slot| read(slot)).collect::<Result<_, _>>()?;
         let state = State { parameters: read("parameters")?, slots };
         if !state.is_finite() {
-            return Err(damaged("it holds numbers that are not finite".into()));
+            return Err(damaged("it holds values that are not finite".into()));
         }
         Ok(Checkpoint { config, position, state })
     }
@@ -160,7 +161,7 @@ impl Checkpoint {
     }
 }
 
-/// Sees whether a run of this configuration can come to this position: a digest says only that nobody changed it since.
+/// Checks whether a run of this configuration can reach this position: a digest only shows that nothing was changed since.
 fn check_position(config: &RunConfig, position: &Position) -> Result<(), String> {
     let Position { history, done, seconds } = position;
     let times = history.iter().map(|record| record.seconds).chain([*seconds]);
@@ -205,7 +206,7 @@ fn digest<'a>(config: &str, position: &str, tensors: impl Iterator<Item = (&'a s
     hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The checkpoints of a run: written, found again, and the oldest taken away.
+/// The checkpoints of a run: written, found again, and the oldest removed.
 #[derive(Debug)]
 pub struct Checkpoints {
     folder: PathBuf,
@@ -213,20 +214,20 @@ pub struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Those of the run folder `run`; of those that are written, the newest `keep` stay.
+    /// The checkpoints of the run folder `run`; when one is written, the newest `keep` stay.
     pub fn new(run: &Path, keep: usize) -> Self {
         Checkpoints { folder: run.join(FOLDER), keep }
     }
 
-    /// Writes a checkpoint and returns its path. Then takes away the oldest beyond those to keep.
+    /// Writes a checkpoint, returns its path, and removes the oldest beyond those to keep.
     ///
     /// # Errors
-    /// The file could not be written; those from before are as they were.
+    /// The file could not be written; earlier ones are as they were.
     pub fn write(&self, checkpoint: &Checkpoint, batches: usize) -> Result<PathBuf, CheckpointError> {
         let io = |source| CheckpointError::Io { path: self.folder.clone(), source };
-        // Not with the folders above it: a run folder that was removed is not to come back as half of one.
+        // Without the folders above it: a run folder that was removed must not reappear as half of one.
         match std::fs::create_dir(&self.folder) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             made => {
                 made.map_err(io)?;
                 // The name of the folder must last as long as the files in it.
@@ -238,13 +239,13 @@ impl Checkpoints {
         write_whole(&path, &checkpoint.to_bytes()?, true)?;
         let paths = self.newest_first()?;
         for old in paths.iter().skip(self.keep).filter(|old| **old != path) {
-            // A file that cannot be removed costs room and nothing else.
+            // A file that cannot be removed takes up space and does nothing else.
             let _ = std::fs::remove_file(old);
         }
         Ok(path)
     }
 
-    /// The newest checkpoint that is whole. `on_damaged` hears of each newer one that is not.
+    /// The newest checkpoint that is whole. `on_damaged` is called for each newer one that is not.
     ///
     /// # Errors
     /// The folder cannot be read.
@@ -263,34 +264,31 @@ impl Checkpoints {
         Ok(None)
     }
 
-    /// Takes all checkpoints away, for a run that begins anew in the folder of another.
-    ///
-    /// # Errors
-    /// One cannot be removed.
-    pub fn clear(&self) -> Result<(), CheckpointError> {
-        for path in self.newest_first()? {
-            std::fs::remove_file(&path).map_err(|source| CheckpointError::Io { path, source })?;
-        }
-        Ok(())
-    }
-
-    /// The files by their steps, the last first; none where there is no folder.
+    /// The files, the last step first; none if there is no folder.
     fn newest_first(&self) -> Result<Vec<PathBuf>, CheckpointError> {
         let io = |source| CheckpointError::Io { path: self.folder.clone(), source };
-        let entries = match std::fs::read_dir(&self.folder) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(io)?,
-        };
-        let mut found = Vec::new();
-        for entry in entries {
-            let path = entry.map_err(io)?.path();
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let step = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(SUFFIX));
-            if let Some(step) = step.and_then(|step| step.parse::<u64>().ok()) {
-                found.push((step, path));
-            }
-        }
+        let mut found = files(&self.folder).map_err(io)?;
         found.sort_unstable_by(|a, b| b.cmp(a));
         Ok(found.into_iter().map(|(_, path)| path).collect())
     }
+}
+
+/// The checkpoints in a folder with their steps, in no order; none if there is no folder. A folder of such a name is not one.
+pub(super) fn files(folder: &Path) -> std::io::Result<Vec<(u64, PathBuf)>> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let step = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(SUFFIX));
+        if let Some(step) = step.and_then(|step| step.parse::<u64>().ok())
+            && !path.is_dir()
+        {
+            found.push((step, path));
+        }
+    }
+    Ok(found)
 }

@@ -13,6 +13,7 @@ mod native_network;
 mod network;
 mod reference;
 pub mod run;
+pub mod run_folder;
 mod trainer;
 
 pub use autotune::{TileChoices, autotune};

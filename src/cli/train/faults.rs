@@ -1,9 +1,10 @@
-//! What is said, and done, when training cannot go on.
+//! What is reported when training cannot continue.
 
+use crate::cli::shell_quoted;
+use fmnist_gpu::files::ShownPath;
 use fmnist_gpu::gpu::{Gpu, GpuError};
 use fmnist_gpu::model::Model;
-use fmnist_gpu::train::checkpoint::Checkpoints;
-use fmnist_gpu::train::run::RunFolder;
+use fmnist_gpu::train::run_folder::RunFolder;
 use fmnist_gpu::train::{EngineError, GpuEngine, NonFinite, Optimizer};
 
 /// The error of the device in an error, or in what caused it.
@@ -25,33 +26,42 @@ pub(super) fn too_large(error: EngineError, gpu: &Gpu, model: &Model, batch_size
     }
 }
 
-/// An error of the device, with what was running (an epoch and the steps done of it) and how to go on.
+/// The command that resumes a run.
+pub(super) fn resume_command(folder: &RunFolder) -> String {
+    format!("fmnist-gpu train --resume {}", shell_quoted(folder.path()))
+}
+
+/// An error of the device, with what was running (an epoch and the steps done of it) and how to resume.
 pub(super) fn explained(
     error: EngineError,
     (epoch, steps): (u64, usize),
     folder: &RunFolder,
-    checkpoints: &Checkpoints,
+    has_checkpoint: bool,
 ) -> anyhow::Error {
-    let newest = checkpoints.newest(&mut |_, _| ()).ok().flatten();
-    let stopped = format!("training stopped in epoch {epoch}, after {steps} steps of it");
+    let stopped = format!("training stopped in epoch {epoch}, after {steps} of its steps");
+    let newest = has_checkpoint.then(|| folder.checkpoints(1).newest(&mut |_, _| ()).ok().flatten()).flatten();
     let advice = match newest {
-        Some((path, _)) => format!(
-            "{stopped}; the last checkpoint is {}; go on with: fmnist-gpu train --resume {}",
-            path.display(),
-            folder.path().display()
-        ),
+        Some((path, _)) => {
+            format!("{stopped}; the last checkpoint is {}; resume with: {}", path.shown(), resume_command(folder))
+        }
+        None if !folder.is_committed() => {
+            format!(
+                "{stopped}, before the first checkpoint; the run that was in {} is unchanged",
+                folder.path().shown()
+            )
+        }
         None => format!("{stopped}, before the first checkpoint"),
     };
     anyhow::Error::from(error).context(advice)
 }
 
-/// What to say when a number was not finite any more.
+/// The message about a value that is not finite.
 pub(super) fn non_finite(
     epoch: u64,
     step: usize,
     cause: Option<&NonFinite>,
     optimizer: &Optimizer,
-    out: &std::path::Path,
+    folder: &RunFolder,
 ) -> String {
     let rate = match optimizer {
         Optimizer::Adam(adam) => adam.learning_rate,
@@ -59,16 +69,20 @@ pub(super) fn non_finite(
     };
     let first = match cause {
         Some(cause) => format!(
-            "The first tensor that went bad is `{}`, written by `{}` in step {}: {} elements are infinite or no numbers, the first at \
+            "The first tensor that went bad is `{}`, written by `{}` in step {}: {} of its elements are infinite or NaN, the first at \
              index {}.",
             cause.tensor, cause.operation, cause.step, cause.count, cause.index
         ),
-        None => "Replaying the epoch gave finite numbers throughout, so the device does not compute the same twice."
+        None => "Replaying the epoch gave finite values throughout, so the device does not compute the same twice."
             .to_string(),
     };
+    let path = folder.path().shown();
+    let kept = match folder.is_committed() {
+        true => format!("The weights from before are in {path}"),
+        false => format!("It had not completed an epoch, so the run that was in {path} is unchanged"),
+    };
     format!(
-        "training met a loss or a parameter that is not finite, in epoch {epoch}, step {step}. {first} A smaller --learning-rate usually \
-         helps (it was {rate}). The weights from before are in {}",
-        out.display()
+        "the training loss or a parameter became infinite or NaN (it is not finite) in epoch {epoch}, step {step}. {first} A smaller \
+         --learning-rate usually helps (it was {rate}). {kept}"
     )
 }

@@ -4,22 +4,24 @@ mod faults;
 mod keeper;
 mod settings;
 
-use self::faults::{explained, gpu_error, non_finite, too_large};
+use self::faults::{explained, gpu_error, non_finite, resume_command, too_large};
 use self::keeper::Keeper;
 use self::settings::{Settings, check_resumed, prepare};
 use super::device::{Device, DeviceArgs, TuneArgs};
 use super::progress::Display;
 use super::report::{self, Material};
 use super::source::SourceArgs;
-use super::{Global, INTERRUPTED, interrupt_flag, picture, print, with_causes};
+use super::{
+    Global, Interrupted, counted, interrupt_flag, output_path, picture, shell_quoted, signals, terminal, with_causes,
+};
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use fmnist_gpu::data::{CLASS_NAMES, Dataset, DatasetKind, N_CLASSES};
+use fmnist_gpu::data::{CLASS_NAMES, Dataset, N_CLASSES};
+use fmnist_gpu::files::ShownPath;
 use fmnist_gpu::gpu::{GpuError, Tiling};
 use fmnist_gpu::model::{initial_parameters, summary};
-use fmnist_gpu::tensorboard::TrainingEvents;
-use fmnist_gpu::train::checkpoint::Checkpoints;
-use fmnist_gpu::train::run::{MAX_BATCH_SIZE, RunConfig, RunFolder, Summary};
+use fmnist_gpu::train::run::{MAX_BATCH_SIZE, MAX_EPOCHS, RunConfig, Summary};
+use fmnist_gpu::train::run_folder::RunFolder;
 use fmnist_gpu::train::{
     Engine, EngineError, Event, GpuEngine, NativeEngine, Outcome, Position, ReferenceEngine, Totals, TrainOptions,
     Trained, train,
@@ -33,32 +35,34 @@ use std::time::{Duration, Instant};
 
 /// Flags of `train`.
 #[derive(Clone, Debug, Args)]
+#[command(allow_negative_numbers = true)]
 pub struct TrainArgs {
     /// mlp (the article's "without CNN"), cnn ("with CNN"), or a .toml file that lists layers [default: cnn]
     #[arg(long, value_name = "mlp|cnn|FILE.toml")]
     model: Option<String>,
     /// Passes over the training set; 0 writes the initial weights [default: 5]
-    #[arg(long)]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(0..=MAX_EPOCHS))]
     epochs: Option<u64>,
-    /// Images a step [default: 32]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=MAX_BATCH_SIZE as i64))]
+    /// Images per training step [default: 32]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MAX_BATCH_SIZE as i64))]
     batch_size: Option<u32>,
-    /// How weights follow their gradients [default: adam]
+    /// Optimizer [default: adam]
     #[arg(long, value_enum)]
     optimizer: Option<OptimizerName>,
-    /// Step size of the optimizer [default: 0.001]
-    #[arg(long)]
+    /// Learning rate of the optimizer [default: 0.001]
+    #[arg(long, value_name = "RATE")]
     learning_rate: Option<f64>,
-    /// Share of the last change that sgd keeps [default: 0]
+    /// Momentum for SGD [default: 0]
     #[arg(long)]
     momentum: Option<f64>,
-    /// Seed of the initial weights and of every epoch's order; the same seed on the same device gives the same bits [default: 0]
+    /// Seed of the initial weights and of the order of images in every epoch; the same seed on the same device gives the same bits
+    /// [default: 0]
     #[arg(long)]
     seed: Option<u64>,
     /// Use only the first N training images
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     train_limit: Option<u64>,
-    /// Hold out this share of the training images, the last ones, and evaluate on them after each epoch, such as 0.1 [default: 0]
+    /// Hold out this share of the training images (the last ones) and evaluate on them after each epoch, for example 0.1 [default: 0]
     #[arg(long, value_name = "SHARE")]
     validation_split: Option<f64>,
     #[command(flatten)]
@@ -68,36 +72,36 @@ pub struct TrainArgs {
     #[command(flatten)]
     tune: TuneArgs,
     /// Run folder to write [default: the first free runs/MODEL-NUMBER]
-    #[arg(long, value_name = "RUN", conflicts_with = "resume")]
+    #[arg(long, value_name = "RUN", value_parser = output_path(), conflicts_with = "resume")]
     out: Option<PathBuf>,
-    /// Go on with a run from its newest checkpoint, with the settings that it was begun with; more --epochs may be asked for
+    /// Resume a run from its newest checkpoint, with the settings it was started with; --epochs may be raised
     #[arg(long, value_name = "RUN")]
     resume: Option<PathBuf>,
     /// Write a checkpoint after every N epochs; 0 writes none
     #[arg(long, value_name = "N", default_value_t = 1)]
     checkpoint_every: u64,
-    /// Write a checkpoint after so many minutes too, in the middle of an epoch
+    /// Also write a checkpoint every so many minutes, in the middle of an epoch
     #[arg(long, value_name = "MINUTES")]
     checkpoint_minutes: Option<f64>,
     /// Keep the newest N checkpoints
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     keep: u32,
-    /// Replace files of the same name in an existing run folder
+    /// Replace the run in an existing folder, once the new run has its first checkpoint or epoch; other files in the folder stay
     #[arg(long)]
     force: bool,
-    /// Where the device is lost, open it again and go on from the newest checkpoint, up to three times
+    /// If the device is lost, open it again and resume from the newest checkpoint, up to three times
     #[arg(long)]
     retry_device: bool,
-    /// For tests: lose the device after so many steps of an epoch
+    /// For tests: lose the device after this many steps of an epoch
     #[arg(long, hide = true)]
     lose_device_after: Option<usize>,
-    /// Write no report.html, only weights, history, summary and the two pictures
+    /// Write no report.html, only weights, history, summary and the two images
     #[arg(long)]
     no_report: bool,
     /// Write event files for TensorBoard into RUN/tensorboard: scalars, histograms of weights and gradients, the predictions
     #[arg(long)]
     tensorboard: bool,
-    /// Print a JSON object a line on standard output: one as each epoch ends (as in history.jsonl), the summary last
+    /// Print one JSON object per line on standard output: one after each epoch (as in history.jsonl), the summary last
     #[arg(long)]
     json: bool,
 }
@@ -106,20 +110,26 @@ pub struct TrainArgs {
 enum OptimizerName {
     /// Adam in Keras's form
     Adam,
-    /// Gradient descent with momentum
+    /// Stochastic gradient descent with momentum
     Sgd,
 }
 
-/// Trains, evaluates, and writes the run folder; again where the device was lost and `--retry-device` was given.
+/// A run that has been started.
+struct Started {
+    folder: PathBuf,
+    has_checkpoint: bool,
+}
+
+/// Trains, evaluates, and writes the run folder; once more if the device was lost and `--retry-device` was given.
 pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
-    let interrupt = interrupt_flag()?;
+    let interrupt = interrupt_flag();
     let mut args = args;
     let allowed = if args.retry_device { 3 } else { 0 };
     let mut retries = 0;
-    let mut begun: Option<PathBuf> = None;
+    let mut begun: Option<Started> = None;
     loop {
-        let mut written = None;
-        let error = match run_once(&args, global, &interrupt, &mut written) {
+        let mut started = None;
+        let error = match run_once(&args, global, &interrupt, &mut started) {
             Ok(code) => return Ok(code),
             Err(error) => error,
         };
@@ -131,59 +141,61 @@ pub fn run(args: TrainArgs, global: &Global) -> Result<ExitCode> {
                 of_gpu,
                 Some(GpuError::NoAdapter { .. } | GpuError::NoSuchAdapter { .. } | GpuError::OpenDevice { .. })
             );
-        let known = written.or(begun);
-        let Some(folder) = known.filter(|_| (is_lost || is_away) && retries < allowed) else { return Err(error) };
+        let known = started.or(begun);
+        let Some(known) = known.filter(|_| (is_lost || is_away) && retries < allowed) else { return Err(error) };
         retries += 1;
-        // The same adapter, for the same bits: not another one, nor the processor, that is there while a reset driver is not.
+        // The same adapter, for the same bits: not another one, nor the CPU, that is available while a reset driver is not.
         if let Some(GpuError::DeviceLost { adapter, .. }) = of_gpu {
             args.device.insist_on(adapter);
         }
-        eprintln!(
-            "fmnist-gpu: {}\nfmnist-gpu: opening the device again, attempt {retries} of {allowed}",
-            with_causes(&error)
-        );
-        if is_away {
-            std::thread::sleep(Duration::from_secs(5));
+        terminal::complain(with_causes(&error));
+        terminal::complain(format_args!("opening the device again, attempt {retries} of {allowed}"));
+        let waiting = Instant::now();
+        while is_away && waiting.elapsed() < Duration::from_secs(5) {
+            if interrupt.load(Ordering::Relaxed) {
+                return Err(Interrupted.into());
+            }
+            std::thread::sleep(Duration::from_millis(50));
         }
-        // Before the first checkpoint there is nothing to go on from: the same is begun anew, in the same folder.
-        let has_checkpoint = Checkpoints::new(&folder, 1).newest(&mut |_, _| ())?.is_some();
         args.lose_device_after = None;
-        (args.resume, args.out) =
-            if has_checkpoint { (Some(folder.clone()), None) } else { (None, Some(folder.clone())) };
-        args.force |= !has_checkpoint;
-        begun = Some(folder);
+        let folder = Some(known.folder.clone());
+        // Before the first checkpoint there is nothing to resume: the same training starts over, in the same folder.
+        (args.resume, args.out) = if known.has_checkpoint { (folder, None) } else { (None, folder) };
+        args.force |= !known.has_checkpoint;
+        begun = Some(known);
     }
 }
 
-/// One attempt. `written` is the run folder, once there is something in it.
+/// One attempt. `started` is the run, once there is something in its folder.
 fn run_once(
     args: &TrainArgs,
     global: &Global,
     interrupt: &Arc<AtomicBool>,
-    written: &mut Option<PathBuf>,
+    started: &mut Option<Started>,
 ) -> Result<ExitCode> {
     let begin = Instant::now();
     let log_time = |what: &str| log::debug!("{what} {:.0} ms after the start", 1e3 * begin.elapsed().as_secs_f64());
     let pause_after = args.pause_after()?;
-    let (folder, checkpoints, settings) = prepare(args, global)?;
+    let (folder, settings) = prepare(args, global)?;
     let Settings { model, epochs, batch_size, optimizer, seed, limit, .. } = &settings;
     let (epochs, batch_size, seed) = (*epochs, *batch_size, *seed);
     let parameters = model.parameters()?;
     let out = folder.path().to_path_buf();
-    let begun = settings.start.as_ref().map(|start| &start.config);
-    // The data is read and unpacked while the device opens and its pipelines compile: each takes about as long as the other.
+    let begun = settings.begun.as_ref();
+    // The data are read and unpacked while the device opens and its pipelines compile: each takes about as long as the other.
     let trained_on = begun.map(|config| config.dataset);
-    let mut source = args.source.clone();
-    if let Some(config) = begun.filter(|config| config.dataset == DatasetKind::FashionMnist) {
-        source.also_search(PathBuf::from(&config.data_source));
+    let (mut source, mut device) = (args.source.clone(), args.device.clone());
+    if let Some(config) = begun {
+        source.search_data_of(&out, config);
+        device.resume_on(config);
     }
     let loading = source.start(global, interrupt.clone(), *limit, trained_on)?;
-    let device = args.device.open(global)?;
+    let device = device.open(global)?;
     log_time("device opened");
     if let Device::Gpu(gpu) = &device
         && epochs > 0
     {
-        // Before anything of that size runs. What else is wrong comes back, better explained, when the engine is made.
+        // Before anything of that size runs. Other errors are reported, better explained, when the engine is created.
         match GpuEngine::check_time(gpu, model, batch_size, optimizer) {
             Err(error @ EngineError::Slow { .. }) => return Err(error.into()),
             Err(error) => log::debug!("no step could be timed: {error}"),
@@ -198,24 +210,25 @@ fn run_once(
         _ => None,
     };
     let tiles = tiles.unwrap_or_default();
-    // Data that cannot be had is mostly known by now, and no data needs no pipelines.
+    // Missing data are mostly known by now, and without data no pipelines are needed.
     if let Device::Gpu(gpu) = &device
         && epochs > 0
         && !loading.is_finished()
     {
-        // With the data there, or known to be missing, the time for it is over.
+        // Only while the data are not there.
         let wanted = || !loading.is_finished() && !interrupt.load(Ordering::Relaxed);
         match GpuEngine::prepare_training(gpu, model, batch_size, optimizer, tiles, &wanted) {
             Ok(()) => log_time("kernels ready"),
-            // What is wrong comes back when the engine is made; what is wrong with the data comes first.
-            Err(error) => log::debug!("the kernels could not be made ready: {error}"),
+            // The error is reported when the engine is created; errors of the data come first.
+            Err(error) => log::debug!("the kernels could not be prepared: {error}"),
         }
     }
     let mut dataset = loading.finish(global)?;
     let held_out = settings.validation_images(dataset.train.len())?;
     let validation = dataset.train.split_off(dataset.train.len() - held_out);
     if held_out > 0 {
-        global.say(format!("Training on the first {} images, validating on the last {held_out}", dataset.train.len()));
+        let trained = counted(dataset.train.len(), "image", "images");
+        global.say(format!("Training on the first {trained}, validating on the last {held_out}"));
     }
     log_time("data loaded");
     let [device_name, driver, backend] = device.describe();
@@ -266,16 +279,14 @@ fn run_once(
     };
     log_time("engine ready");
     folder.write_config(&config)?;
-    *written = Some(out.clone());
+    let mut at = (start.epoch(), 0);
+    let names = parameters.iter().map(|parameter| parameter.name.clone()).collect();
+    let mut keeper = Keeper::new(args, &folder, &config, names, &start, settings.start.is_some());
 
     let options =
         TrainOptions { epochs, samples: dataset.train.len(), batch_size, seed, optimizer: *optimizer, pause_after };
     let mut display = Display::new(global.quiet, epochs);
-    let names: Vec<String> = parameters.iter().map(|parameter| parameter.name.clone()).collect();
-    let mut events = args.tensorboard.then(|| TrainingEvents::create(&out.join("tensorboard"))).transpose()?;
-    let mut keeper = Keeper { args, folder: &folder, checkpoints: &checkpoints, config: &config, error: None };
     let mut stepped = false;
-    let mut at = (0, 0);
     let trained = train(&mut *engine, &options, start, &validation, interrupt, &mut |event| {
         display.show(&event);
         match &event {
@@ -291,33 +302,31 @@ fn run_once(
         }
         match event {
             Event::Progress { .. } if !std::mem::replace(&mut stepped, true) => log_time("first training step done"),
-            Event::EpochFinished { record, position, engine } => {
-                keeper.attempt(|keeper| keeper.epoch(record, position, engine));
-                if let Some(events) = &mut events {
-                    keeper.attempt(|_| {
-                        Ok(events.epoch(record, &names, &engine.parameters()?, &engine.last_gradients()?)?)
-                    });
-                }
-            }
-            Event::Paused { position, engine } => keeper.attempt(|keeper| keeper.checkpoint(position, engine)),
+            Event::EpochFinished { record, position, engine } => keeper.epoch(record, position, engine),
+            Event::Paused { position, engine } => keeper.checkpoint(position, engine),
             _ => {}
         }
     });
     display.clear();
-    let trained = trained.map_err(|error| explained(error, at, &folder, &checkpoints))?;
+    *started = Some(Started { folder: out.clone(), has_checkpoint: keeper.has_checkpoint() });
+    let trained = trained.map_err(|error| explained(error, at, &folder, keeper.has_checkpoint()))?;
     let weights = engine.parameters()?;
-    keeper.model(&weights)?;
-    if let Some(error) = keeper.error.take() {
-        return Err(error.context("not everything of the training could be written; the weights reached are saved"));
-    }
     let history = &trained.position.history;
-    folder.write_history(history)?;
 
     if let Outcome::NonFinite { epoch, step, cause } = &trained.outcome {
-        folder.write_summary(&summarise(&config, &trained, &weights, None))?;
-        eprintln!("fmnist-gpu: {}", non_finite(*epoch, *step, cause.as_ref(), optimizer, &out));
+        let summary = summarise(&config, &trained, &weights, None);
+        // A run that did not complete an epoch does not replace another one.
+        if folder.is_committed() {
+            keeper.finish(&trained.position, &mut *engine, &weights);
+            keeper.attempt("summary", |_| Ok(folder.write_summary(&summary)?));
+        }
+        if args.json {
+            terminal::print(&serde_json::to_string(&summary)?);
+        }
+        terminal::complain(non_finite(*epoch, *step, cause.as_ref(), optimizer, &folder));
         return Ok(ExitCode::from(1));
     }
+    keeper.finish(&trained.position, &mut *engine, &weights);
     let test = if trained.outcome == Outcome::Interrupted {
         None
     } else {
@@ -327,16 +336,21 @@ fn run_once(
                 if interrupt.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             })
             .with_context(|| {
-                format!("training is done and its weights are saved; go on with: fmnist-gpu evaluate {}", out.display())
+                let run = shell_quoted(&out);
+                format!("training is done and its weights are saved; evaluate them with: fmnist-gpu evaluate {run}")
             })?;
         (totals.samples as usize == dataset.test.len()).then_some(totals)
     };
     let summary = summarise(&config, &trained, &weights, test.as_ref());
-    folder.write_summary(&summary)?;
-    let pictures = if test.is_some() { write_pictures(&folder, &dataset, &mut *engine)? } else { Vec::new() };
-    if let (Some(events), Some(path)) = (&mut events, pictures.last()) {
-        let png = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-        events.picture("predictions", summary.epochs_completed, &png)?;
+    keeper.attempt("summary", |_| Ok(folder.write_summary(&summary)?));
+    let mut pictures = Vec::new();
+    if test.is_some() {
+        for (name, png) in draw_pictures(&dataset, &mut *engine)? {
+            keeper.attempt(name, |_| Ok(pictures.push(folder.write_picture(name, &png)?)));
+            if name == "predictions.png" {
+                keeper.event_image("predictions", summary.epochs_completed, &png);
+            }
+        }
     }
     conclude(args, global, &dataset, &mut *engine, &summary, &pictures, &folder)?;
     if test.is_some() && !args.no_report {
@@ -349,14 +363,18 @@ fn run_once(
             history,
             dataset: dataset.kind,
             test: &dataset.test,
-            probabilities: &engine.predict(&dataset.test.images)?,
+            probabilities: &report::probabilities(&mut *engine, &dataset.test, interrupt)?,
             image: 0,
             model_file: &fmnist_gpu::model::weights::to_bytes(model, &weights)?,
         };
-        report::write(&material, &device, tiles, &out, folder.overwrites())?;
-        global.say(format!("Report: {}", out.join("report.html").display()));
+        keeper.attempt("report", |_| {
+            report::write(&material, &device, tiles, &out, folder.replaces(), interrupt)?;
+            global.say(format!("Report: {}", out.join("report.html").shown()));
+            Ok(())
+        });
     }
-    Ok(if summary.status == "interrupted" { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
+    keeper.conclude()?;
+    Ok(if summary.status == "interrupted" { signals::exit_code() } else { ExitCode::SUCCESS })
 }
 
 fn summarise(config: &RunConfig, trained: &Trained, weights: &[Vec<f32>], test: Option<&Totals>) -> Summary {
@@ -384,19 +402,19 @@ fn summarise(config: &RunConfig, trained: &Trained, weights: &[Vec<f32>], test: 
     }
 }
 
-/// The article's two pictures: 25 training images with their classes, 25 test images with predictions.
-fn write_pictures(folder: &RunFolder, dataset: &Dataset, engine: &mut dyn Engine) -> Result<Vec<PathBuf>> {
+/// The article's two images with their names, as PNG: 25 training images with their classes, 25 test images with predictions.
+fn draw_pictures(dataset: &Dataset, engine: &mut dyn Engine) -> Result<[(&'static str, Vec<u8>); 2]> {
     let n_samples = dataset.train.len().min(25);
     let indices: Vec<usize> = (0..dataset.test.len().min(25)).collect();
     let images: Vec<u8> = indices.iter().flat_map(|&i| dataset.test.image(i)).copied().collect();
     let probabilities = engine.predict(&images)?;
-    Ok(vec![
-        folder.write_picture("samples.png", &picture::samples_png(&dataset.train, n_samples)?)?,
-        folder.write_picture("predictions.png", &picture::predictions_png(&dataset.test, &indices, &probabilities)?)?,
+    Ok([
+        ("samples.png", picture::samples_png(&dataset.train, n_samples)?),
+        ("predictions.png", picture::predictions_png(&dataset.test, &indices, &probabilities)?),
     ])
 }
 
-/// Says what came out.
+/// Prints the result.
 fn conclude(
     args: &TrainArgs,
     global: &Global,
@@ -407,24 +425,26 @@ fn conclude(
     folder: &RunFolder,
 ) -> Result<()> {
     if args.json {
-        print(&serde_json::to_string(summary)?)?;
+        terminal::print(&serde_json::to_string(summary)?);
     } else if let (Some(loss), Some(accuracy)) = (summary.test_loss, summary.test_accuracy) {
         let row = engine.predict(dataset.test.image(0)).context("predicting the first test image")?;
         let (predicted, original) = (picture::argmax(&row[..N_CLASSES]), usize::from(dataset.test.labels[0]));
-        print(&format!(
+        terminal::print(&format!(
             "Test loss {loss:.4}, test accuracy {accuracy:.4} (dataset: {})\n\
              First test image: original class {original} ({}), predicted class {predicted} ({})",
             summary.dataset, CLASS_NAMES[original], CLASS_NAMES[predicted]
-        ))?;
+        ));
     } else {
-        print(&format!(
-            "Interrupted after {} of {} epochs; the weights reached are saved, no evaluation was made",
-            summary.epochs_completed, summary.epochs
-        ))?;
+        terminal::print(&format!(
+            "Interrupted after {} of {}; resume with: {}",
+            summary.epochs_completed,
+            counted(summary.epochs as usize, "epoch", "epochs"),
+            resume_command(folder)
+        ));
     }
     for path in pictures {
-        global.say(format!("Picture: {}", path.display()));
+        global.say(format!("Image: {}", path.shown()));
     }
-    global.say(format!("Run: {}", folder.path().display()));
+    global.say(format!("Run: {}", folder.path().shown()));
     Ok(())
 }
