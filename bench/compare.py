@@ -674,7 +674,7 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     if not set(options.models) <= {"cnn", "mlp"} or not options.models:
         parser.error("--models: expected cnn, mlp or both")
     if unknown := {*options.skip_job, *options.smallest_batch} - {OURS, *PEERS}:
-        parser.error(f"--skip-job, --smallest-batch: {', '.join(sorted(unknown))} unknown: choose from ours, {', '.join(PEERS)}")
+        parser.error(f"--skip-job, --smallest-batch: unknown system {', '.join(sorted(unknown))}: choose from ours, {', '.join(PEERS)}")
     options.job_rounds = options.rounds if options.job_rounds is None else options.job_rounds
     options.data_dir = options.data_dir or default_data_dir()
     return options
