@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Measure fmnist-gpu and its peers on this machine, in turn, and write a JSON file and a Markdown table.
+"""Measure fmnist-gpu and its peers in turn on this machine, and write a JSON file and a Markdown table.
 
     python3 bench/compare.py --data-dir DIR
 
-Every figure is a process of its own. Each round runs every system once for every task, one after the other, so that a
-busy neighbour hits all alike. Results are saved after every task. Needs only Python's standard library.
+Every figure comes from a separate process. Each round runs every system once per task, one after the other, so that a
+busy neighbour affects all of them alike. Results are saved after every task. Only Python's standard library is needed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ JOB_BATCH, JOB_EPOCHS, TRAINING_IMAGES = 32, 5, 60_000
 
 
 class PeerKind(NamedTuple):
-    """A framework: its program, what its interpreter must be able to import, its distribution, its variants."""
+    """A framework: its script, the modules its interpreter must be able to import, its distributions, its variants."""
 
     script: str
     imports: tuple[str, ...]
@@ -53,7 +53,7 @@ KINDS = {
     ),
     "burn": PeerKind("burn", (), (), ("fused",)),
 }
-# Burn has one variant, so it goes by its bare name.
+# Burn has only one variant, so its name has no suffix.
 PEERS = {f"{kind}-{v}" if kind != "burn" else "burn": (kind, v) for kind, k in KINDS.items() for v in k.variants}
 
 
@@ -77,7 +77,7 @@ class Task:
 
 @dataclass
 class System:
-    """Ours or a peer: how to start it, and where what it needs is installed."""
+    """Ours or a peer: how to start it, and how much is installed for it."""
 
     name: str
     command: list[str]
@@ -106,22 +106,22 @@ def say(text: str) -> None:
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Median and extremes of the rounds."""
+    """Median, minimum and maximum of the rounds."""
     return {"rounds": list(values), "median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def times_ours(ours: Mapping[str, Any], peer: Mapping[str, Any], more_is_better: bool) -> float:
-    """How many times as good as the peer we are; below one, the peer is ahead."""
+    """How many times as good as the peer ours is; below one, the peer is better."""
     return ours["median"] / peer["median"] if more_is_better else peer["median"] / ours["median"]
 
 
 def overlap(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Whether the rounds of both reach into each other, so that the difference may be chance."""
+    """Whether the ranges of the rounds overlap, so that the difference may be chance."""
     return a["min"] <= b["max"] and b["min"] <= a["max"]
 
 
 def number(value: float) -> str:
-    """Three significant digits or so, as people write them."""
+    """Formats about three significant digits."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
@@ -135,7 +135,7 @@ def cell(figure: Mapping[str, Any] | None) -> str:
 
 
 def slug(device: str, cores: int | None) -> str:
-    """A file name from an adapter's name. A software adapter is as fast as its cores are many, so they are part of it."""
+    """A file name from an adapter's name, with the number of cores for a software adapter, whose speed depends on it."""
     plain = re.sub(r"\([^)]*\)", " ", device).lower()
     words = re.findall(r"[a-z0-9]+", plain)
     software = any(name in words for name in ("llvmpipe", "lavapipe", "swiftshader", "warp")) or "basic render" in plain
@@ -148,9 +148,9 @@ def slug(device: str, cores: int | None) -> str:
 
 
 def run_process(command: Sequence[str], environment: Mapping[str, str], timeout: float) -> Run:
-    """Run to the end or to the time limit; wall time from start to end, and the peak memory the kernel counted.
+    """Run a process until it exits or reaches the time limit; measure the wall-clock time and the kernel's peak memory.
 
-    On Linux the count begins with what this small process used itself when it started the other, about 20 MB.
+    On Linux the peak includes the memory of this small process at the time it started the other, about 20 MB.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         start = time.perf_counter()
@@ -161,7 +161,7 @@ def run_process(command: Sequence[str], environment: Mapping[str, str], timeout:
             stderr=err,
             env={**os.environ, **environment},
             cwd=ROOT,
-            start_new_session=True,  # so that the time limit ends its children too
+            start_new_session=True,  # so that the time limit also ends its children
         )
         expired = threading.Event()
 
@@ -176,7 +176,7 @@ def run_process(command: Sequence[str], environment: Mapping[str, str], timeout:
         timer.start()
         try:
             _, status, usage = os.wait4(process.pid, 0)
-        except BaseException:  # interrupted: leave nothing behind
+        except BaseException:  # interrupted: leave no process behind
             end()
             raise
         finally:
@@ -192,7 +192,7 @@ def run_process(command: Sequence[str], environment: Mapping[str, str], timeout:
 
 
 def last_json(text: str) -> dict[str, Any]:
-    """The JSON object that a program printed: all of the output, or its last line that is one."""
+    """The JSON object that a program printed: the whole output, or the last line that is a JSON object."""
     for part in (text, *reversed(text.splitlines())):
         try:
             value = json.loads(part)
@@ -200,7 +200,7 @@ def last_json(text: str) -> dict[str, Any]:
             continue
         if isinstance(value, dict):
             return value
-    raise ValueError("it printed no JSON object")
+    raise ValueError("no JSON object in its output")
 
 
 def command_of(system: System, task: Task, options: argparse.Namespace, seed: int, scratch: Path) -> list[str]:
@@ -220,7 +220,7 @@ def command_of(system: System, task: Task, options: argparse.Namespace, seed: in
 
 
 def figures_of(system: System, task: Task, output: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures in what a system printed, by the names of the result file."""
+    """The figures in the output of a system, under the names used in the result file."""
     if system.kind == OURS and task.mode != "job":
         output = {**output, **output["results"][0]}
     if task.mode == "job":
@@ -232,7 +232,7 @@ def figures_of(system: System, task: Task, output: Mapping[str, Any]) -> dict[st
     return figures
 
 
-# --- the machine and what is installed -------------------------------------------------------------------------------
+# --- the machine and the installed peers -----------------------------------------------------------------------------
 
 
 def read_text(path: str) -> str:
@@ -265,7 +265,7 @@ def git(*words: str) -> str | None:
 
 
 def machine(ours: System, options: argparse.Namespace) -> dict[str, Any]:
-    """Device and driver as our program names them, and the rest of the machine."""
+    """Device and driver as reported by our program, and the rest of the machine."""
     command = [*ours.command, "bench", "--model", "mlp", "--batch-size", "32", "--mode", "inference", "--seconds", "0.2"]
     command += ["--json", "--quiet", *(["--device", options.device] if options.device else [])]
     run = run_process(command, {}, options.timeout)
@@ -287,8 +287,8 @@ def machine(ours: System, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-# Run by a peer's own interpreter. In a virtual environment all that is there was installed for the peer; elsewhere,
-# count the distributions and, through what they require, theirs. What only comes with an extra is not counted there.
+# Run by a peer's own interpreter. In a virtual environment everything was installed for the peer; elsewhere, the
+# distributions and their dependencies are counted, but not the dependencies that only an extra requires.
 MEASURE_SIZE = r"""
 import json, re, sys, sysconfig
 from importlib import metadata
@@ -326,11 +326,11 @@ def can_import(python: str, kind: PeerKind) -> bool:
 
 
 def find_python(name: str, given: Mapping[str, str]) -> str | None:
-    """The interpreter for a framework: the one that was named, its own environment, or any that can import it."""
+    """The interpreter for a framework: the one given by --python, the one in bench/.venv, or any that can import it."""
     kind = KINDS[name]
     if name in given:
         if not can_import(given[name], kind):
-            raise SystemExit(f"--python {name}={given[name]}: it cannot import {', '.join(kind.imports)}")
+            raise SystemExit(f"--python {name}={given[name]}: this interpreter cannot import {', '.join(kind.imports)}")
         return given[name]
     own = BENCH / ".venv" / name / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     for python in (str(own), shutil.which("python3"), sys.executable):
@@ -340,11 +340,11 @@ def find_python(name: str, given: Mapping[str, str]) -> str | None:
 
 
 def find_peers(names: Sequence[str] | None, options: argparse.Namespace) -> list[System]:
-    """The peers that are installed. One that was asked for by name and is not there is an error."""
+    """The peers that are installed. It is an error if a peer requested by name is not installed."""
     systems: list[System] = []
     for name in names or PEERS:
         if name not in PEERS:
-            raise SystemExit(f"{name} is not a peer; there are {', '.join(PEERS)}")
+            raise SystemExit(f"unknown peer {name}: choose from {', '.join(PEERS)}")
         kind, variant = PEERS[name]
         known = next((s for s in systems if s.kind == kind), None)
         if known:
@@ -365,9 +365,9 @@ def find_peers(names: Sequence[str] | None, options: argparse.Namespace) -> list
         if command:
             systems.append(System(name, command, kind, variant, size, {"PYTHONDONTWRITEBYTECODE": "1"}))
         elif names:
-            raise SystemExit(f"{name} is not installed; bench/setup.sh {kind} installs it")
+            raise SystemExit(f"{name} is not installed: run bench/setup.sh {kind}")
         else:
-            say(f"{name}: not installed, left out (bench/setup.sh {kind})")
+            say(f"{name}: not installed, skipped (run bench/setup.sh {kind} to install it)")
     return systems
 
 
@@ -375,7 +375,7 @@ def find_peers(names: Sequence[str] | None, options: argparse.Namespace) -> list
 
 
 class Results:
-    """Everything that was measured, as the JSON file holds it."""
+    """Everything that was measured, in the form of the JSON file."""
 
     def __init__(self, about: Mapping[str, Any], options: Mapping[str, Any], systems: Iterable[System]) -> None:
         self.data: dict[str, Any] = {
@@ -421,7 +421,7 @@ class Results:
         return self.data["systems"].get(name, {}).get("results", {}).get(task.key, {}).get(figure)
 
     def job_estimate(self, name: str, model: str) -> float:
-        """Seconds that a job would take at the speed measured so far; zero if none was."""
+        """Seconds that a job would take at the speed measured so far; zero if no speed was measured."""
         rate = self.figure(name, Task(model, "train", JOB_BATCH), "images_per_second")
         return JOB_EPOCHS * TRAINING_IMAGES / rate["median"] if rate else 0.0
 
@@ -462,23 +462,23 @@ def measure_all(
             for task in tasks:
                 if task.mode == "job" and i_round >= options.job_rounds:
                     continue
-                # Another one begins every round, so that nobody always runs on a machine heated by the same neighbour.
+                # Each round starts with a different system, so that none always runs on a machine heated by the same one.
                 first = i_round % len(systems)
                 for system in [*systems[first:], *systems[:first]]:
                     head = f"round {i_round + 1}/{options.rounds}: {task.words}: {system.name}"
                     if results.failed(system, task):
-                        say(f"{head}: failed before, left out")
+                        say(f"{head}: failed before, skipped")
                         continue
                     why = None
                     if task.mode != "job":
                         if system.name in options.smallest_batch and task.batch_size > min(options.batch_sizes):
-                            why = "asked to"
+                            why = "on request"
                     else:
                         estimate = results.job_estimate(system.name, task.model)
                         if system.name in options.skip_job:
-                            why = "asked to"
+                            why = "on request"
                         elif estimate > options.timeout:
-                            why = f"it would take about {estimate / 60:.0f} minutes, more than the limit of a run"
+                            why = f"it would take about {estimate / 60:.0f} minutes, more than --timeout"
                     if why:
                         results.system(system.name)["skipped"][task.key] = why
                         say(f"{head}: skipped: {why}")
@@ -495,7 +495,7 @@ def measure_all(
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Written aside and renamed, so that a reader never sees half a file."""
+    """Write to a temporary file and rename it, so that a reader never sees a partial file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".part")
     aside.write_text(text)
@@ -520,7 +520,7 @@ def ratio_cell(results: Results, name: str, task: Task, figure: str, more_is_bet
 
 
 def where_peers_lead(results: Results, tasks: Sequence[Task]) -> str:
-    """Says of every peer where it is ahead of us, from the medians."""
+    """Lists the tasks in which each peer is faster than ours, by the medians."""
     sentences = []
     for name in results.data["systems"]:
         if name == OURS:
@@ -536,7 +536,7 @@ def where_peers_lead(results: Results, tasks: Sequence[Task]) -> str:
                 doubt = ", but the rounds of the two overlap" if overlap(ours, peer) else ""
                 ahead.append(f"{task.words} ({1 / ratio:.2f} times as fast{doubt})")
         if ahead:
-            sentences.append(f"- `{name}` is ahead of ours in {'; '.join(ahead)}.")
+            sentences.append(f"- `{name}` is faster than ours in {'; '.join(ahead)}.")
     return "\n".join(sentences) or "No peer is faster than ours in any figure measured here."
 
 
@@ -544,17 +544,17 @@ def markdown(results: Results, tasks: Sequence[Task]) -> str:
     data = results.data
     systems = data["systems"]
     options = data["options"]
-    load = ", ".join(f"{value:.1f}" for value in data["load_average"]) or "not noted"
+    load = ", ".join(f"{value:.1f}" for value in data["load_average"]) or "not recorded"
     commit = f"{data['commit']}{', with changes' if data['commit_modified'] else ''}" if data["commit"] else "unknown"
     lines = [
         f"# {data['device']}",
         "",
         f"{data['driver']}; {data['cpu']}, {data['cores']} cores; {data['os']}. Version {data['ours_version']}, commit {commit}, "
         f"{data['date'][:10]}.",
-        f"Rounds: {data['rounds_done']}, each figure {number(options['seconds'])} s a round; median (least to most). Load average "
-        f"after each round: {load}. Written by `bench/compare.py`; what is measured and how: `bench/README.md`.",
+        f"Rounds: {data['rounds_done']}, {number(options['seconds'])} s per figure and round; median (min to max). Load average "
+        f"after each round: {load}. Written by `bench/compare.py`; `bench/README.md` explains what is measured and how.",
         "",
-        "## Where a peer is ahead",
+        "## Where a peer is faster",
         "",
         where_peers_lead(results, tasks),
         "",
@@ -567,14 +567,14 @@ def markdown(results: Results, tasks: Sequence[Task]) -> str:
         lines += table(
             ["", *head], ([f"`{n}`", *(cell(results.figure(n, t, "images_per_second")) for t in chosen)] for n in systems)
         )
-        lines += ["Ours divided by the peer; below 1 the peer is faster.", ""]
+        lines += ["Ours divided by the peer; below 1, the peer is faster.", ""]
         peers = [n for n in systems if n != OURS]
         lines += table(
             ["", *head],
             ([f"`{n}`", *(ratio_cell(results, n, t, "images_per_second", True) for t in chosen)] for n in peers),
         )
     for task in (t for t in tasks if t.mode == "job"):
-        lines += [f"## {task.words}, from the start of the process to its end", ""]
+        lines += [f"## {task.words}, from process start to exit", ""]
         rows = []
         for n in systems:
             accuracy = results.figure(n, task, "test_accuracy")
@@ -587,8 +587,8 @@ def markdown(results: Results, tasks: Sequence[Task]) -> str:
                     cell(results.figure(n, task, "peak_memory_mb")),
                 ]
             )
-        lines += table(["", "seconds", "ours is so many times as fast", "test accuracy", "peak memory, MB"], rows)
-    lines += ["## What ran", ""]
+        lines += table(["", "seconds", "speedup of ours", "test accuracy", "peak memory, MB"], rows)
+    lines += ["## Systems", ""]
     rows = []
     for n, system in systems.items():
         memory = [r["peak_memory_mb"] for k, r in system["results"].items() if "/job/" not in k]
@@ -604,7 +604,7 @@ def markdown(results: Results, tasks: Sequence[Task]) -> str:
             ]
         )
     lines += table(
-        ["", "version", "ran on", "installed, MB", "most memory of a speed run, MB", "device memory it reports, MB"], rows
+        ["", "version", "device", "installed, MB", "peak memory of a speed run, MB", "reported device memory, MB"], rows
     )
     notes = [
         f"- `{n}`, {key}: skipped: {why}." for n, system in systems.items() for key, why in system["skipped"].items()
@@ -614,7 +614,7 @@ def markdown(results: Results, tasks: Sequence[Task]) -> str:
         for failure in system["failures"]
     ]
     if notes:
-        lines += ["## Left out", "", *notes, ""]
+        lines += ["## Skipped and failed", "", *notes, ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -626,7 +626,7 @@ def names(text: str) -> list[str]:
 
 
 def default_data_dir() -> Path | None:
-    """The folder that the program itself would find, where that is easily said."""
+    """The folder that the program itself would use, in the simple cases."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fmnist-gpu"
     for place in (os.environ.get("FMNIST_DATA_DIR"), cache):
         if place and any(Path(place).glob("t10k-labels-idx1-ubyte*")):
@@ -636,27 +636,27 @@ def default_data_dir() -> Path | None:
 
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--ours", type=Path, default=ROOT / "target/release/fmnist-gpu", help="our program")
-    parser.add_argument("--burn", type=Path, help="Burn's program [default: where bench/setup.sh builds it]")
-    parser.add_argument("--peers", type=names, help=f"of {','.join(PEERS)} [default: every one installed]")
+    parser.add_argument("--ours", type=Path, default=ROOT / "target/release/fmnist-gpu", help="the fmnist-gpu program")
+    parser.add_argument("--burn", type=Path, help="the Burn peer's program [default: where bench/setup.sh builds it]")
+    parser.add_argument("--peers", type=names, help=f"a list from {','.join(PEERS)} [default: all that are installed]")
     parser.add_argument(
-        "--python", action="append", default=[], metavar="KIND=PATH", help="interpreter of keras, torch or jax"
+        "--python", action="append", default=[], metavar="KIND=PATH", help="interpreter for keras, torch or jax"
     )
     parser.add_argument("--models", type=names, default=["cnn", "mlp"])
     parser.add_argument("--batch-sizes", type=names, default=["32", "256", "1024"])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each figure in each round")
-    parser.add_argument("--data-dir", type=Path, help="folder of the four files of Fashion-MNIST, for the jobs")
-    parser.add_argument("--no-job", action="store_true", help="leave out five epochs with evaluation")
-    parser.add_argument("--job-rounds", type=int, help="[default: --rounds]")
-    parser.add_argument("--skip-job", type=names, default=[], metavar="NAMES", help="systems that run no job")
+    parser.add_argument("--seconds", type=float, default=5.0, help="measuring time per figure and round")
+    parser.add_argument("--data-dir", type=Path, help="folder with the four files of Fashion-MNIST, for the jobs")
+    parser.add_argument("--no-job", action="store_true", help="skip the five epochs with evaluation")
+    parser.add_argument("--job-rounds", type=int, help="number of rounds that run the jobs [default: --rounds]")
+    parser.add_argument("--skip-job", type=names, default=[], metavar="NAMES", help="systems that do not run the jobs")
     parser.add_argument("--smallest-batch", type=names, default=[], metavar="NAMES",
-                        help="systems that are measured at the smallest batch size only, as they would take too long at others")
-    parser.add_argument("--tf32", action="store_true", help="let the peers round factors to TF32 on an NVIDIA GPU")
-    parser.add_argument("--device", help="of ours: see fmnist-gpu bench --help")
-    parser.add_argument("--timeout", type=float, default=900.0, help="seconds that one run may take")
-    parser.add_argument("--out", type=Path, default=BENCH / "results", help="folder of the two files")
-    parser.add_argument("--name", help="of the two files, without the ending [default: made of the device's]")
+                        help="systems that are measured only at the smallest batch size, because others would take too long")
+    parser.add_argument("--tf32", action="store_true", help="let the peers use TF32 on an NVIDIA GPU")
+    parser.add_argument("--device", help="device for fmnist-gpu: see fmnist-gpu bench --help")
+    parser.add_argument("--timeout", type=float, default=900.0, help="time limit of one run, seconds")
+    parser.add_argument("--out", type=Path, default=BENCH / "results", help="folder for the two result files")
+    parser.add_argument("--name", help="name of the result files, without extension [default: derived from the device name]")
     options = parser.parse_args(words)
     given: dict[str, str] = {}
     for pair in options.python:
@@ -674,19 +674,19 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     if not set(options.models) <= {"cnn", "mlp"} or not options.models:
         parser.error("--models: expected cnn, mlp or both")
     if unknown := {*options.skip_job, *options.smallest_batch} - {OURS, *PEERS}:
-        parser.error(f"--skip-job, --smallest-batch: {', '.join(sorted(unknown))} is no system; there are ours, {', '.join(PEERS)}")
+        parser.error(f"--skip-job, --smallest-batch: unknown system {', '.join(sorted(unknown))}: choose from ours, {', '.join(PEERS)}")
     options.job_rounds = options.rounds if options.job_rounds is None else options.job_rounds
     options.data_dir = options.data_dir or default_data_dir()
     return options
 
 
 def tasks_of(options: argparse.Namespace) -> list[Task]:
-    """Speeds first: they tell whether a job is worth its time."""
+    """Speeds come first: they tell whether a job fits into the time limit."""
     tasks = [Task(m, mode, b) for m in options.models for mode in ("train", "inference") for b in options.batch_sizes]
     if options.no_job:
         return tasks
     if options.data_dir is None:
-        say("no --data-dir: the jobs are left out")
+        say("no --data-dir: skipping the jobs")
         return tasks
     return tasks + [Task(model, "job", JOB_BATCH) for model in options.models]
 
@@ -696,7 +696,7 @@ def main() -> int:
     if options.data_dir is not None:
         options.data_dir = options.data_dir.resolve()
     if not options.ours.is_file():
-        raise SystemExit(f"{options.ours} is missing; cargo build --release builds it")
+        raise SystemExit(f"{options.ours} does not exist: run cargo build --release")
     ours = System(OURS, [str(options.ours.resolve())], installed_mb=options.ours.stat().st_size / 1e6)
     systems = [ours, *find_peers(options.peers, options)]
     tasks = tasks_of(options)

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Installs the peers that bench/compare.py measures: each in an environment of its own under bench/.venv, which git ignores.
+# Installs the peers that bench/compare.py measures, each in its own environment in bench/.venv, which git ignores.
 #
-#   bench/setup.sh                # all: keras torch jax burn
-#   bench/setup.sh keras torch    # some
+#   bench/setup.sh                # all of them: keras torch jax burn
+#   bench/setup.sh keras torch    # only these
 #
-# Where there is an NVIDIA GPU the CUDA builds are taken, else those for the processor. PYTHON names the interpreter,
-# TORCH_INDEX another package index for PyTorch.
+# Installs the CUDA builds if there is an NVIDIA GPU, otherwise the CPU builds. PYTHON names the interpreter,
+# TORCH_INDEX a different package index for PyTorch.
 set -eu
 
 cd "$(dirname "$0")"
@@ -28,13 +28,13 @@ keras() {
 }
 
 torch() {
-    # PyPI's Linux wheels carry CUDA, some gigabytes; those for the processor are on PyTorch's own index.
+    # PyPI's Linux wheels include CUDA, several gigabytes; the CPU wheels are on PyTorch's own index.
     if has_nvidia || [ "$(uname -s)" != Linux ]; then
         install torch torch numpy
     else
         install torch numpy
         install torch torch --index-url "${TORCH_INDEX:-https://download.pytorch.org/whl/cpu}" || {
-            say 'the index with the wheels for the processor does not answer; taking the large wheel from PyPI'
+            say 'the index with the CPU wheels does not respond; installing the large wheel from PyPI'
             install torch torch
         }
     fi
@@ -53,7 +53,7 @@ for peer in "$@"; do
     case $peer in
     keras | torch | jax | burn) ;;
     *)
-        say "$peer is not a peer; there are keras, torch, jax and burn"
+        say "unknown peer $peer: choose from keras, torch, jax, burn"
         exit 2
         ;;
     esac
@@ -61,10 +61,10 @@ done
 failed=
 for peer in "$@"; do
     say "$peer"
-    # One that cannot be installed here does not keep the others away.
+    # If one cannot be installed, the others still are.
     ("$peer") || failed="$failed $peer"
 done
 [ -z "$failed" ] || {
-    say "not installed:$failed"
+    say "could not install:$failed"
     exit 1
 }

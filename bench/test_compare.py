@@ -29,7 +29,7 @@ TASK = Task("cnn", "train", 32)
 
 
 def results(**rates: list[float]) -> Results:
-    """Results of systems with these images/s."""
+    """Results of systems with the given images/s."""
     systems = [System(name, [], kind=name) for name in rates]
     made = Results(ABOUT, {"seconds": 1.0}, systems)
     for name, values in rates.items():
@@ -41,12 +41,12 @@ def results(**rates: list[float]) -> Results:
 
 
 def fake(code: str, name: str = "fake") -> System:
-    """A peer that is a line of Python; it ignores its arguments."""
+    """A peer that is one line of Python; it ignores its arguments."""
     return System(name, [sys.executable, "-c", code], kind="fake", variant="v")
 
 
 def measure(systems: list[System], *words: str) -> tuple[Results, str]:
-    """Run the rounds of these systems; the results and the Markdown file."""
+    """Run the rounds of these systems; returns the results and the Markdown file."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
         options = compare.parse_args(["--out", folder, "--models", "cnn", "--batch-sizes", "32", "--no-job", *words])
         made = Results(ABOUT, {"seconds": options.seconds}, systems)
@@ -61,7 +61,7 @@ class Figures(unittest.TestCase):
     def test_spread_is_median_and_extremes(self) -> None:
         self.assertEqual(compare.spread([3.0, 1.0, 8.0]), {"rounds": [3.0, 1.0, 8.0], "median": 3.0, "min": 1.0, "max": 8.0})
 
-    def test_ratios_say_how_good_we_are(self) -> None:
+    def test_ratios_are_ours_over_the_peer(self) -> None:
         slow, fast = compare.spread([10.0]), compare.spread([40.0])
         self.assertEqual(compare.times_ours(slow, fast, more_is_better=True), 0.25)
         self.assertEqual(compare.times_ours(slow, fast, more_is_better=False), 4.0)
@@ -88,15 +88,15 @@ class Markdown(unittest.TestCase):
         text = compare.markdown(results(ours=[100.0, 90.0, 120.0], peer=[400.0]), [TASK])
         self.assertIn("| `ours` | 100 (90.0 to 120) |", text)
         self.assertIn("| `peer` | 0.25 |", text)
-        self.assertIn("`peer` is ahead of ours in cnn: training at batch 32 (4.00 times as fast).", text)
+        self.assertIn("`peer` is faster than ours in cnn: training at batch 32 (4.00 times as fast).", text)
 
-    def test_says_so_where_rounds_overlap_and_where_none_is_ahead(self) -> None:
+    def test_reports_overlapping_rounds_and_that_no_peer_is_faster(self) -> None:
         self.assertIn("overlap", compare.where_peers_lead(results(ours=[100.0, 130.0, 90.0], peer=[110.0]), [TASK]))
         self.assertIn("No peer is faster", compare.where_peers_lead(results(ours=[100.0], peer=[50.0]), [TASK]))
 
 
 class Rounds(unittest.TestCase):
-    def test_a_peer_that_fails_is_reported_and_the_rest_goes_on(self) -> None:
+    def test_a_peer_that_fails_is_reported_and_the_others_continue(self) -> None:
         good = fake("""print('{"images_per_second": 50, "version": "Good 1", "device": "cpu"}')""", "good")
         bad = fake("import sys; sys.exit('no such GPU')", "bad")
         silent = fake("print('done')", "silent")
@@ -104,13 +104,13 @@ class Rounds(unittest.TestCase):
         self.assertEqual(made.figure("good", TASK, "images_per_second"), compare.spread([50.0] * 3))
         self.assertEqual(made.system("good")["version"], "Good 1")
         self.assertGreater(made.system("good")["results"][TASK.key]["peak_memory_mb"]["min"], 1)
-        self.assertEqual(len(made.system("bad")["failures"]), 1, "it is not tried again")
+        self.assertEqual(len(made.system("bad")["failures"]), 1, "it is not retried")
         self.assertIn("no such GPU", made.system("bad")["failures"][0]["reason"])
         self.assertIn("no JSON", made.system("silent")["failures"][0]["reason"])
         self.assertIn("no such GPU", text)
         self.assertIn("| `bad` | - |", text)
 
-    def test_a_run_over_its_time_is_ended_with_its_children(self) -> None:
+    def test_a_run_over_its_time_limit_is_killed_with_its_children(self) -> None:
         code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
         made, _ = measure([fake(code)], "--rounds", "1", "--timeout", "0.5")
         self.assertIn("stopped after", made.system("fake")["failures"][0]["reason"])

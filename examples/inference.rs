@@ -1,7 +1,7 @@
-//! Predicts in a loop and says how long it takes, one image at a time and 32 at once.
+//! Predicts in a loop and prints how long it takes, for one image at a time and for batches of 32.
 //!
 //! ```sh
-//! cargo run --release --example inference -- runs/cnn-1    # a trained run; without one, untrained weights
+//! cargo run --release --example inference -- runs/cnn-1    # a trained run; untrained weights if omitted
 //! ```
 
 use fmnist_gpu::data::{CLASS_NAMES, N_CLASSES, PIXELS, synthetic};
@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let gpu = Gpu::open(&GpuOptions::default())?;
     let mut engine = GpuEngine::new(&gpu, &model, &weights)?;
-    // Pictures: 28 x 28 bytes each, 0 for the ground.
+    // Images: 28 x 28 bytes each; the background is 0.
     let (_, pictures) = synthetic::generate(0, 64, 7);
 
     for batch in [1, 32] {

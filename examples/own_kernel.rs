@@ -1,17 +1,17 @@
-//! A kernel of your own: the shader beside this file, its mirror as a plain loop, and the comparison of the two.
+//! Your own kernel: the shader next to this file, its mirror as a plain loop, and the comparison of the two.
 //!
 //! ```sh
 //! cargo run --release --example own_kernel
 //! ```
 //!
-//! The operations of the library are made the same way, in four files (README, "Adding an operation").
+//! The operations of the library are built the same way, in four files (README, "Adding an operation").
 
 use fmnist_gpu::gpu::{
     Gpu, GpuError, GpuOptions, KernelSpec, PlanBuilder, Tensor, bind, read, workgroups_linear, write,
 };
 use fmnist_gpu::verify::{Verifier, sum_bound, widen};
 
-/// The entry point as data; a dispatch whose bindings do not fit it is refused.
+/// The entry point as data; a dispatch with other bindings is refused.
 static LEAKY_RELU: KernelSpec = KernelSpec {
     op: "leaky_relu",
     entry: "leaky_relu_forward",
@@ -19,7 +19,7 @@ static LEAKY_RELU: KernelSpec = KernelSpec {
     bindings: &[read(0, "x"), write(1, "y")],
 };
 
-/// Records `y = x` where x is above zero, else `slope * x`; both have `len` elements.
+/// Records `y = x` if x is above zero, else `y = slope * x`; both have `len` elements.
 fn record(plan: &mut PlanBuilder<'_>, len: usize, slope: f64, x: &Tensor, y: &Tensor) -> Result<(), GpuError> {
     let constants = [("LEN", len as f64), ("SLOPE", slope)];
     plan.push(&LEAKY_RELU, &constants, workgroups_linear(len, 64), &[bind("x", x, len), bind("y", y, len)])
@@ -33,7 +33,7 @@ fn leaky_relu(slope: f64, x: &[f64]) -> Vec<f64> {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let gpu = Gpu::open(&GpuOptions::default())?;
 
-    // Use it.
+    // Use the kernel.
     let x = gpu.tensor_from("x", &[4], &[-2.0, -0.5, 0.0, 3.0])?;
     let y = gpu.tensor_from("y", &[4], &[0.0; 4])?;
     let mut plan = PlanBuilder::new(&gpu);
@@ -41,12 +41,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     gpu.run(&plan.finish()?)?;
     println!("leaky_relu([-2, -0.5, 0, 3]) = {:?}", gpu.read(&y)?);
 
-    // Prove it: random inputs, outputs that begin as NaN, guard cells after their ends, a bound that is derived and not tuned.
+    // Verify it: random inputs, outputs initialized to NaN with guard cells after their ends, and a bound that is derived,
+    // not tuned.
     let mut verifier = Verifier::new(&gpu, 1);
     for len in [1, 63, 64, 65, 10_007] {
         let input = verifier.random(len);
         let expected = leaky_relu(0.1, &widen(&input));
-        // One product: its own rounding, and that of the slope.
+        // One product: its own rounding and the rounding of the slope.
         let bounds: Vec<f64> = expected.iter().map(|y| sum_bound(1, y.abs())).collect();
         let mut run = verifier.run();
         let (x, y) = (run.input(&input)?, run.output(len)?);

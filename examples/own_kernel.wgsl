@@ -1,6 +1,6 @@
-// leaky_relu: a rectified linear unit that lets a little through.
+// leaky_relu: a rectified linear unit with a small slope for negative inputs.
 //
-//   y = x where x > 0, else SLOPE * x
+//   y = x if x > 0, else SLOPE * x
 //
 // Any shape, LEN elements. Source: Maas, Hannun, Ng, 2013.
 

@@ -1,4 +1,4 @@
-//! Trains the article's first model and evaluates it: the whole loop by the library.
+//! Trains the article's first model and evaluates it: the whole loop with the library.
 //!
 //! ```sh
 //! cargo run --release --example train
@@ -13,7 +13,7 @@ use std::ops::ControlFlow;
 use std::sync::atomic::AtomicBool;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // Fashion-MNIST where it is found or can be downloaded, else the generated set.
+    // Fashion-MNIST if it is found or can be downloaded, otherwise the synthetic dataset.
     let dataset = data::load(&LoadOptions::default(), &mut |_| {})?;
     let gpu = Gpu::open(&GpuOptions::default())?;
     println!("{} on {}", dataset.kind, gpu.info().name);

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Makes the seeds of every fuzz target, in corpus/: small files that are right, and a few that are nearly so.
+"""Generates the seeds of every fuzz target in corpus/: small valid files, and a few that are almost valid.
 
-Needs Pillow for the pictures (pip install pillow). The same files each time:  python3 make_seeds.py
+Needs Pillow for the images (pip install pillow). The output is deterministic:  python3 make_seeds.py
 """
 
 import gzip
@@ -23,7 +23,7 @@ def write(target, name, data):
 
 
 def safetensors(tensors, metadata=None):
-    """Tensors as (name, dtype, shape, bytes)."""
+    """Serializes tensors given as (name, dtype, shape, bytes)."""
     header, data = {}, b""
     if metadata is not None:
         header["__metadata__"] = metadata
@@ -39,7 +39,7 @@ def floats(count, first=0.0):
     return struct.pack(f"<{count}f", *((first + 0.01 * i) for i in range(count)))
 
 
-# IDX, plain and packed.
+# IDX files, plain and gzipped.
 def idx(shape, payload, kind=8):
     return bytes([0, 0, kind, len(shape)]) + b"".join(struct.pack(">I", n) for n in shape) + payload
 
@@ -107,7 +107,7 @@ write("model_file", "huge-dense.toml", 'name = "h"\nlayer = [{ type = "flatten" 
 write("model_file", "other-input.toml", 'name = "i"\ninput = [4294967296, 4294967296, 2]\nlayer = [{ type = "flatten" }]\n')
 write("model_file", "path.toml", 'name = "../x"\nlayer = [{ type = "flatten" }, { type = "dense", units = 10 }]\n')
 
-# Weights, checkpoints, weights of other tools: one pooling to a pixel and a dense layer, so that they are short.
+# Weights, checkpoints, weights from other tools: one pooling to a single pixel and a dense layer, to keep them short.
 TINY = {
     "name": "tiny",
     "input": [28, 28, 1],
@@ -206,7 +206,7 @@ write("import", "own.safetensors", weights())
 in_torch_layout = [("dense_1.bias", "F32", [10], floats(10)), ("dense_1.weight", "F32", [10, 1], floats(10))]
 write("import", "described.safetensors", safetensors(in_torch_layout, {"fmnist_gpu_model": json.dumps(TINY)}))
 
-# Files of a run folder; the first byte says which.
+# Files of a run folder; the first byte selects the kind.
 write("run_folder", "config", "c" + json.dumps(CONFIG))
 SUMMARY = {
     "model": "mlp",
@@ -248,8 +248,8 @@ write("run_folder", "metrics", "m" + json.dumps(METRICS))
 write("run_folder", "metrics-of-no-class", "m" + json.dumps({**METRICS, "classes": []}))
 
 
-# Pictures.
-def picture(mode, size, **options):
+# Images.
+def make_image(mode, size, **options):
     image = Image.new(mode, size)
     pixels = image.load()
     for y in range(size[1]):
@@ -264,18 +264,18 @@ def picture(mode, size, **options):
 
 exif = Image.Exif()
 exif[0x0112] = 6
-write("photo", "grey-28.png", picture("L", (28, 28), format="PNG"))
-write("photo", "rgba.png", picture("RGBA", (20, 30), format="PNG"))
-write("photo", "palette.png", picture("P", (17, 9), format="PNG"))
-write("photo", "exif.png", picture("RGB", (12, 20), format="PNG", exif=exif))
-write("photo", "exif.jpg", picture("RGB", (24, 16), format="JPEG", quality=60, exif=exif))
-write("photo", "progressive.jpg", picture("L", (33, 17), format="JPEG", quality=50, progressive=True))
-write("photo", "lossy.webp", picture("RGB", (24, 16), format="WEBP", quality=40, exif=exif))
-write("photo", "lossless.webp", picture("RGBA", (16, 16), format="WEBP", lossless=True))
-write("photo", "rgb.bmp", picture("RGB", (9, 7), format="BMP"))
-write("photo", "one-bit.bmp", picture("1", (33, 8), format="BMP"))
-# A header that promises more than there is.
-bmp = bytearray(picture("RGB", (9, 7), format="BMP"))
+write("photo", "grey-28.png", make_image("L", (28, 28), format="PNG"))
+write("photo", "rgba.png", make_image("RGBA", (20, 30), format="PNG"))
+write("photo", "palette.png", make_image("P", (17, 9), format="PNG"))
+write("photo", "exif.png", make_image("RGB", (12, 20), format="PNG", exif=exif))
+write("photo", "exif.jpg", make_image("RGB", (24, 16), format="JPEG", quality=60, exif=exif))
+write("photo", "progressive.jpg", make_image("L", (33, 17), format="JPEG", quality=50, progressive=True))
+write("photo", "lossy.webp", make_image("RGB", (24, 16), format="WEBP", quality=40, exif=exif))
+write("photo", "lossless.webp", make_image("RGBA", (16, 16), format="WEBP", lossless=True))
+write("photo", "rgb.bmp", make_image("RGB", (9, 7), format="BMP"))
+write("photo", "one-bit.bmp", make_image("1", (33, 8), format="BMP"))
+# A header that claims more pixels than the file contains.
+bmp = bytearray(make_image("RGB", (9, 7), format="BMP"))
 bmp[18:26] = struct.pack("<ii", 32768, 32768)
 write("photo", "huge.bmp", bytes(bmp))
 
@@ -286,7 +286,7 @@ write("filter", "no-numbers", "# nothing\n\n")
 write("filter", "not-finite", "1 inf nan\n")
 
 
-# Files that the program keeps for itself.
+# Files that the program writes for its own use.
 def pipelines(version=b"1", adapter=b"adapter", data=b"some bytes of a driver"):
     parts = b"".join(struct.pack("<Q", len(text)) + text for text in (version, adapter))
     return b"FMGPUPC1" + parts + struct.pack("<Q", len(data)) + hashlib.sha256(data).digest() + data

@@ -1,7 +1,7 @@
-//! Every parser of bytes that a stranger can hand us, and what the program does next with what it accepts.
+//! Every parser of untrusted input, and what the program does next with the values that it accepts.
 //!
-//! Shared by the fuzz targets and by `tests/fuzz.rs`, which runs the corpus and all findings in `cargo test`. A parser may refuse; it must
-//! not panic, overflow, run for long or take memory that the bytes do not justify. What it accepts must be usable.
+//! Shared by the fuzz targets and by `tests/fuzz.rs`, which runs the corpus and all findings in `cargo test`. A parser may refuse its
+//! input; it must not panic, overflow, run for long or allocate more memory than the input justifies. What it accepts must be usable.
 
 #![allow(dead_code, reason = "each fuzz target uses one of these")]
 
@@ -26,10 +26,10 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
 
-/// A parser, by the name of its fuzz target and of its folder of seeds.
+/// A parser, and the name of its fuzz target and seed folder.
 pub type Parser = (&'static str, fn(&[u8]));
 
-/// All of them.
+/// All parsers.
 pub const PARSERS: [Parser; 9] = [
     ("idx", idx),
     ("model_file", model_file),
@@ -42,7 +42,7 @@ pub const PARSERS: [Parser; 9] = [
     ("caches", caches),
 ];
 
-/// IDX files as they are and, so that changes reach what lies behind the checksum, packed by gzip.
+/// IDX files, parsed unchanged and also gzipped, so that mutations get past the checksum.
 pub fn idx(bytes: &[u8]) {
     let both = |bytes: &[u8]| {
         if let Ok(images) = parse_images("fuzz", bytes) {
@@ -52,18 +52,18 @@ pub fn idx(bytes: &[u8]) {
     };
     both(bytes);
     let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    packed.write_all(bytes).expect("a vector takes every byte");
-    both(&packed.finish().expect("a vector takes every byte"));
+    packed.write_all(bytes).expect("writing to a vector cannot fail");
+    both(&packed.finish().expect("writing to a vector cannot fail"));
 }
 
-/// Model files, and the model that comes out, applied to a picture where that is little work.
+/// Model files; a small accepted model is also applied to an image.
 pub fn model_file(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let Ok(model) = Model::parse(Path::new("fuzz.toml"), text) else { return };
     use_model(&model, None);
 }
 
-/// What the program does with a model that it accepts.
+/// Uses an accepted model as the program would.
 fn use_model(model: &Model, parameters: Option<&[Vec<f32>]>) {
     assert!(!summary(model).expect("an accepted model has a summary").is_empty());
     let shapes = model.shapes().expect("an accepted model has shapes");
@@ -84,20 +84,20 @@ fn use_model(model: &Model, parameters: Option<&[Vec<f32>]>) {
 /// `model.safetensors`.
 pub fn weights(bytes: &[u8]) {
     let Ok((model, parameters)) = weights::from_bytes(bytes) else { return };
-    let written = weights::to_bytes(&model, &parameters).expect("what was read can be written");
+    let written = weights::to_bytes(&model, &parameters).expect("an accepted file can be written again");
     assert_eq!(
-        weights::from_bytes(&written).expect("what was written can be read"),
+        weights::from_bytes(&written).expect("a written file can be read again"),
         (model.clone(), parameters.clone())
     );
     use_model(&model, Some(&parameters));
 }
 
-/// Checkpoints as they are and, so that changes reach what lies behind the digest, with the digest set right.
+/// Checkpoints, parsed unchanged and also with a corrected digest, so that mutations get past the digest.
 pub fn checkpoint(bytes: &[u8]) {
     for bytes in [Some(bytes.to_vec()), sealed(bytes)].into_iter().flatten() {
         let Ok(checkpoint) = Checkpoint::from_bytes(&bytes) else { continue };
-        let written = checkpoint.to_bytes().expect("what was read can be written");
-        assert_eq!(Checkpoint::from_bytes(&written).expect("what was written can be read"), checkpoint);
+        let written = checkpoint.to_bytes().expect("an accepted file can be written again");
+        assert_eq!(Checkpoint::from_bytes(&written).expect("a written file can be read again"), checkpoint);
         let Checkpoint { config, position, state } = &checkpoint;
         let batches = config.train_images.div_ceil(config.batch_size);
         assert!(position.steps(batches) >= position.history.len() as u64);
@@ -111,7 +111,7 @@ pub fn checkpoint(bytes: &[u8]) {
     }
 }
 
-/// A checkpoint file with the digest that its content has.
+/// Returns the checkpoint file with the correct digest of its content.
 fn sealed(bytes: &[u8]) -> Option<Vec<u8>> {
     let (_, header) = SafeTensors::read_metadata(bytes).ok()?;
     let mut metadata: HashMap<String, String> = header.metadata().clone()?;
@@ -134,21 +134,21 @@ fn sealed(bytes: &[u8]) -> Option<Vec<u8>> {
     safetensors::serialize(named, Some(metadata)).ok()
 }
 
-/// Weights of other tools, with the model named and not.
+/// Weights from other tools, with and without a given model.
 pub fn import(bytes: &[u8]) {
-    let small = Model::parse(Path::new("small.toml"), SMALL).expect("the small model is one");
+    let small = Model::parse(Path::new("small.toml"), SMALL).expect("the small model is valid");
     for model in [None, Some(&small)] {
         for layout in [None, Some(Layout::Torch), Some(Layout::Keras)] {
             let Ok(imported) = import::from_bytes(bytes, model, layout) else { continue };
             let written =
-                weights::to_bytes(&imported.model, &imported.parameters).expect("what was imported can be written");
-            weights::from_bytes(&written).expect("what was written can be read");
+                weights::to_bytes(&imported.model, &imported.parameters).expect("imported weights can be written");
+            weights::from_bytes(&written).expect("a written file can be read again");
             use_model(&imported.model, Some(&imported.parameters));
         }
     }
 }
 
-/// A model whose files are short.
+/// A model whose weight files are small.
 pub const SMALL: &str = r#"
 name = "small"
 layer = [
@@ -159,10 +159,10 @@ layer = [
 ]
 "#;
 
-/// The files of a run folder, of which the first byte says which; then the page that sets the run beside itself.
+/// The files of a run folder, selected by the first byte; then the page that compares the run with itself.
 pub fn run_folder(bytes: &[u8]) {
     let Some((&which, bytes)) = bytes.split_first() else { return };
-    let mut summary = Summary::parse(SUMMARY.as_bytes()).expect("the plain summary is one");
+    let mut summary = Summary::parse(SUMMARY.as_bytes()).expect("the plain summary is valid");
     let (mut history, mut metrics) = (Vec::new(), None);
     match which {
         b'c' => {
@@ -187,9 +187,9 @@ pub fn run_folder(bytes: &[u8]) {
     let run = Compared { name: "fuzz".into(), summary, history, metrics };
     let runs = [run.clone(), run];
     let _ = (comparison_rows(&runs), comparison_warnings(&runs), comparison_verdicts(&runs));
-    // A plot that cannot be drawn is an error, not a panic; and what a file says is shown, never run.
+    // A plot that cannot be drawn must be an error, not a panic; text from a file must be shown, never executed.
     if let Ok(page) = comparison_page(&runs) {
-        assert!(!page.contains("<script"), "a run's file brought markup into a page");
+        assert!(!page.contains("<script"), "markup from a run file reached the page");
     }
 }
 
@@ -199,11 +199,11 @@ const SUMMARY: &str = r#"{
     "images_per_second": 80.0, "version": "0.1.0"
 }"#;
 
-/// Pictures, and what the network sees of them.
+/// Image files, and their preparation for the network.
 pub fn photo(bytes: &[u8]) {
     let Ok(photo) = Photo::decode(bytes, "fuzz") else { return };
     assert_eq!(photo.rgba.len(), 4 * photo.width * photo.height);
-    // A few bytes can be a picture of many megapixels; what is done with them is the same.
+    // A few bytes can decode to many megapixels, which would only take longer.
     if photo.rgba.len() > 1 << 20 {
         return;
     }
@@ -219,7 +219,7 @@ pub fn photo(bytes: &[u8]) {
     }
 }
 
-/// Filter files, and the filter over a picture.
+/// Filter files, and an accepted filter applied to an image.
 pub fn filter(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let Ok(filter) = Filter::parse("fuzz", text) else { return };
@@ -231,11 +231,11 @@ pub fn filter(bytes: &[u8]) {
     }
 }
 
-/// The files that the program keeps for itself: compiled pipelines, chosen tiles.
+/// The files that the program writes for its own use: compiled pipelines, chosen tiles.
 pub fn caches(bytes: &[u8]) {
     use fmnist_gpu::gpu::pipeline_cache::{pack, unpack};
     if let Ok(data) = unpack("1", "adapter", bytes) {
-        assert_eq!(pack("1", "adapter", data), bytes, "two files with one content");
+        assert_eq!(pack("1", "adapter", data), bytes, "two different files with the same content");
     }
     assert_eq!(unpack("1", "adapter", &pack("1", "adapter", bytes)), Ok(bytes));
     if let Ok(choices) = TileChoices::parse(bytes) {

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Fuzzes one target for so many seconds, from the seeds and what earlier runs added in work/; its log and its processor time go there too.
-# A finding (artifacts/TARGET/) does not end the run.
+# Fuzzes one target for the given time, from the seeds and the inputs that earlier runs added in work/; the log and the CPU time go there too.
+# A finding (in artifacts/TARGET/) does not stop the run.
 #
 #   sh run.sh TARGET SECONDS
 #
-# cargo-fuzz (`cargo install cargo-fuzz`) builds the targets: `RUSTC_BOOTSTRAP=1 cargo fuzz build` on the stable toolchain.
+# Build the targets first, with cargo-fuzz (`cargo install cargo-fuzz`) on the stable toolchain: `RUSTC_BOOTSTRAP=1 cargo fuzz build`.
 set -eu
 cd "$(dirname "$0")"
 target=$1

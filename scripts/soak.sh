@@ -1,10 +1,10 @@
 #!/bin/sh
-# A long training, and whether its memory stays flat: trains until the time is over, stops by one Ctrl-C as a user would, and resumes once.
+# Checks that memory stays flat in a long training run: trains for the given time, stops with one Ctrl-C as a user would, and resumes once.
 #
-#   sh scripts/soak.sh MINUTES OUT.json [flags of train]      such as: sh scripts/soak.sh 60 soak.json --data-dir DIR
+#   sh scripts/soak.sh MINUTES OUT.json [flags for train]     for example: sh scripts/soak.sh 60 soak.json --data-dir DIR
 #
-# Every 10 s the resident memory of the process is read (VmRSS of /proc, so Linux only). The first tenth of the time is warm-up; after it, the
-# median of the first fifth and of the last fifth of the samples are compared. Exit code 1 where it grew by more than 2 %.
+# Reads the resident memory of the process every 10 s (VmRSS in /proc, so Linux only). The first tenth of the time is warm-up; after that, the
+# medians of the first and the last fifth of the samples are compared. The exit code is 1 if memory grew by more than 2 %.
 set -eu
 [ $# -ge 2 ] || { sed -n '2,7p' "$0"; exit 2; }
 minutes=$1 out=$2
@@ -27,14 +27,14 @@ kill -INT "$pid" 2>/dev/null || true
 status=0
 wait "$pid" || status=$?
 if [ "$status" -ne 130 ]; then
-    echo "the training ended with $status, expected is 130:" >&2
+    echo "training exited with code $status, expected 130:" >&2
     cat "$work/log" >&2
     exit 2
 fi
 epochs=$(wc -l <"$work/run/history.jsonl")
-# It goes on from there, for one more epoch.
+# Resume for one more epoch.
 "$program" train --resume "$work/run" --epochs "$((epochs + 1))" --no-report --quiet >>"$work/log" 2>&1 ||
-    { echo "it could not be resumed:" >&2; cat "$work/log" >&2; exit 2; }
+    { echo "training could not be resumed:" >&2; cat "$work/log" >&2; exit 2; }
 device=$(sed -n 's/^ *"device": "\(.*\)",$/\1/p' "$work/run/summary.json")
 
 awk -v epochs="$epochs" -v device="$device" -v out="$out" '

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Training, evaluation, prediction, profile and self-test under the Vulkan validation layers (Debian: vulkan-validationlayers), with
-# synchronisation validation. Exit code 0 only where the layer was loaded, can be heard, and has said nothing.
+# Runs training, evaluation, prediction, profile and self-test under the Vulkan validation layers (Debian: vulkan-validationlayers) with
+# synchronisation validation. The exit code is 0 only if the layer was loaded, its messages were captured, and it reported nothing.
 #
 #   sh scripts/vulkan-validation.sh
 set -eu
@@ -10,7 +10,7 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 export VK_INSTANCE_LAYERS=VK_LAYER_KHRONOS_validation VK_LAYER_SETTINGS_PATH="$work" WGPU_BACKEND=vulkan
 
-# settings WHAT: what the layer looks at, and the file that it writes to.
+# settings FEATURE: sets what the layer checks and the file that it writes to.
 settings() {
     cat >vk_layer_settings.txt <<EOF
 khronos_validation.debug_action = VK_DBG_LAYER_ACTION_LOG_MSG
@@ -21,13 +21,13 @@ khronos_validation.enables = $1
 EOF
 }
 
-# The proof that the layer hears and is heard: its advice on best practices, which is no fault, is bound to find something.
+# Proves that the layer works and its messages are captured: its best-practice advice, which is not an error, always finds something.
 settings VK_VALIDATION_FEATURE_ENABLE_BEST_PRACTICES_EXT
 VK_LOADER_DEBUG=layer "$program" devices >devices.txt 2>loader.txt
 "$program" train --model mlp --dataset synthetic --train-limit 64 --epochs 1 --no-report --quiet --out control >/dev/null
 grep -q 'Loading layer library.*khronos_validation' loader.txt || { echo "the validation layer was not loaded:"; cat loader.txt; exit 2; }
-[ -s messages.txt ] || { echo "the validation layer is not heard"; exit 2; }
-echo "control: the layer is loaded and heard ($(grep -c '^Validation\|BestPractices' messages.txt) lines of advice)"
+[ -s messages.txt ] || { echo "no messages of the validation layer were captured"; exit 2; }
+echo "control: the layer is loaded and its messages are captured ($(grep -c '^Validation\|BestPractices' messages.txt) lines of advice)"
 
 settings VK_VALIDATION_FEATURE_ENABLE_SYNCHRONIZATION_VALIDATION_EXT
 total=0

@@ -1,7 +1,7 @@
-"""What the Python peers share: the command line, the data, the clock and the printed line.
+"""Code shared by the Python peers: command line, data, timing and output.
 
-Every peer trains the same two models with the same Adam on the same images, checks its number of parameters, and
-prints one JSON object on standard output. Images are `[N, 28, 28]`, labels `[N]`.
+Every peer trains the same two models with the same Adam settings on the same images, checks its number of parameters, and
+prints one JSON object to standard output. Images are `[N, 28, 28]`, labels `[N]`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import numpy as np
 PARAMETERS = {"mlp": 101_770, "cnn": 421_642}
 EPOCHS = 5
 LEARNING_RATE, BETA_1, BETA_2, EPSILON = 1e-3, 0.9, 0.999, 1e-7
-# Inference and evaluation compute what a test set is for: the sum of the losses and the number of right answers.
+# Inference and evaluation compute the sum of the losses and the number of correct answers.
 EVALUATION_BATCH = 1000
 
 
 def parse_args(variants: Sequence[str]) -> argparse.Namespace:
-    """The command line of every peer; the first of `variants` is its default."""
+    """The command line of every peer; the first of `variants` is the default."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", choices=sorted(PARAMETERS), default="cnn")
     parser.add_argument("--batch-size", type=int, default=32)
@@ -37,20 +37,20 @@ def parse_args(variants: Sequence[str]) -> argparse.Namespace:
         help="job: five epochs and the evaluation on the test set",
     )
     parser.add_argument("--variant", choices=variants, default=variants[0])
-    parser.add_argument("--seconds", type=float, default=5.0, help="how long to measure, after the warm-up")
-    parser.add_argument("--data-dir", type=Path, help="folder of the four IDX files; without it, random images")
+    parser.add_argument("--seconds", type=float, default=5.0, help="measuring time after the warm-up")
+    parser.add_argument("--data-dir", type=Path, help="folder with the four IDX files; random images if omitted")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tf32", action="store_true", help="let an NVIDIA GPU round factors to TF32")
+    parser.add_argument("--tf32", action="store_true", help="allow TF32 on an NVIDIA GPU")
     args = parser.parse_args()
     if args.batch_size < 1 or args.seconds <= 0:
         parser.error("--batch-size and --seconds must be positive")
     if args.mode == "job" and args.data_dir is None:
-        parser.error("--mode job needs --data-dir")
+        parser.error("--mode job requires --data-dir")
     return args
 
 
 def read_idx(folder: Path, name: str) -> np.ndarray:
-    """An IDX file of bytes, gzipped or plain."""
+    """Reads an IDX file of bytes, gzipped or plain."""
     packed, plain = folder / f"{name}.gz", folder / name
     raw = gzip.decompress(packed.read_bytes()) if packed.exists() else plain.read_bytes()
     if len(raw) < 4 or raw[:3] != b"\0\0\x08":
@@ -61,7 +61,7 @@ def read_idx(folder: Path, name: str) -> np.ndarray:
 
 
 def load(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Training images in 0 to 1, training labels, test images, test labels."""
+    """Returns training images scaled to [0, 1], training labels, test images, test labels."""
     if args.data_dir is None:
         random = np.random.default_rng(0)
         sets = [
@@ -86,10 +86,10 @@ def check_parameters(args: argparse.Namespace, count: int) -> None:
 
 
 def measure(args: argparse.Namespace, run: Callable[[int], None], quantum: int = 1) -> dict[str, Any]:
-    """Time `run(n)`, which does `n` steps and waits for their end.
+    """Times `run(n)`, which runs `n` steps and waits for the device.
 
-    `n` is always a multiple of `quantum`: a compiled scan has one length. The first two calls compile and tune, a fifth
-    of `--seconds` warms up, then about ten chunks are timed, three at least.
+    `n` is always a multiple of `quantum`, because a compiled scan has a fixed length. The first two calls compile and tune;
+    after a warm-up of a fifth of `--seconds`, about ten chunks are timed, but at least three.
     """
     run(quantum)
     run(quantum)
@@ -109,7 +109,7 @@ def measure(args: argparse.Namespace, run: Callable[[int], None], quantum: int =
 
 
 def speeds(rates: Sequence[float]) -> dict[str, Any]:
-    """Median and extremes of the chunks' rates."""
+    """Median, minimum and maximum of the rates of the chunks."""
     return {
         "images_per_second": statistics.median(rates),
         "images_per_second_min": min(rates),
@@ -119,7 +119,7 @@ def speeds(rates: Sequence[float]) -> dict[str, Any]:
 
 
 def report(args: argparse.Namespace, peer: str, version: str, device: str, figures: dict[str, Any]) -> None:
-    """Print the one line that the caller reads."""
+    """Prints the line that the caller reads."""
     who = {"peer": peer, "variant": args.variant, "version": version, "device": device}
     what = {"model": args.model, "batch_size": args.batch_size, "mode": args.mode, "seed": args.seed, "tf32": args.tf32}
     print(json.dumps({**who, **what, **figures}), flush=True)

@@ -1,7 +1,7 @@
-"""JAX alone, with Adam written out; the data resident on the device.
+"""Plain JAX with a hand-written Adam; the data is on the device.
 
-scan  many steps as one compiled `lax.scan`: an epoch in a job
-step  one compiled step a call
+scan  many steps as one compiled `lax.scan`, in a job a whole epoch
+step  one compiled step per call
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import time
 from functools import partial
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # else JAX takes three quarters of a GPU's memory
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # otherwise JAX allocates three quarters of the GPU memory
 
 import common
 
@@ -31,7 +31,7 @@ Weights = list[tuple[jax.Array, jax.Array]]
 
 
 def initial_state() -> tuple[Weights, Weights, Weights, jax.Array]:
-    """Weights, Adam's two moments, the number of steps done."""
+    """Weights, Adam's two moments, number of completed steps."""
     glorot = jax.nn.initializers.glorot_uniform()
     keys = jax.random.split(key, len(SHAPES))
     weights = [(glorot(k, shape), jnp.zeros(shape[-1])) for k, shape in zip(keys, SHAPES)]
@@ -72,21 +72,21 @@ def update(state, images: jax.Array, labels: jax.Array):
 
 @partial(jax.jit, donate_argnums=0)
 def train_step(state, x: jax.Array, y: jax.Array, rows: jax.Array):
-    """One batch; also the sum of its losses."""
+    """Trains on one batch; also returns the sum of its losses."""
     state, loss = update(state, x[rows], y[rows])
     return state, loss * len(rows)
 
 
 @partial(jax.jit, donate_argnums=0)
 def train_scan(state, x: jax.Array, y: jax.Array, rows: jax.Array):
-    """`rows` is `[steps, batch]`."""
+    """Trains on many batches; `rows` is `[steps, batch]`."""
     state, totals = lax.scan(lambda s, r: update(s, x[r], y[r]), state, rows)
     return state, totals.sum() * rows.shape[1]
 
 
 @partial(jax.jit, static_argnames="n")
 def score(weights: Weights, x: jax.Array, y: jax.Array, start: jax.Array | int, n: int) -> jax.Array:
-    """Sum of the losses and number of right answers of the `n` images from `start`."""
+    """Sum of the losses and number of correct answers for the `n` images from `start`."""
     images, labels = lax.dynamic_slice_in_dim(x, start, n), lax.dynamic_slice_in_dim(y, start, n)
     logits = forward(weights, images)
     return jnp.stack([losses(logits, labels).sum(), (logits.argmax(1) == labels).sum()])
@@ -94,7 +94,7 @@ def score(weights: Weights, x: jax.Array, y: jax.Array, start: jax.Array | int, 
 
 @partial(jax.jit, static_argnames="n")
 def score_scan(weights: Weights, x: jax.Array, y: jax.Array, starts: jax.Array, n: int) -> jax.Array:
-    """The same of many batches."""
+    """The same for many batches."""
     return lax.scan(lambda total, start: (total + score(weights, x, y, start, n), None), jnp.zeros(2), starts)[0]
 
 
@@ -102,7 +102,7 @@ x, y, x_test, y_test = (jax.device_put(part, device) for part in common.load(arg
 state = initial_state()
 common.check_parameters(args, sum(p.size for p in jax.tree.leaves(state[0])))
 n_images, batch = len(x), args.batch_size
-n_steps = n_images // batch  # whole batches an epoch
+n_steps = n_images // batch  # full batches per epoch
 scan = args.variant == "scan"
 
 
@@ -133,8 +133,8 @@ def job() -> dict[str, object]:
     return {"epoch_seconds": epoch_seconds, "test_accuracy": right / len(x_test)}
 
 
-# Steps of one scan while measuring: an epoch on a GPU; on a processor, where convolutions inside a loop are slow, so few
-# that a chunk stays short.
+# Steps per scan while measuring: an epoch on a GPU; fewer on a CPU, where convolutions inside a loop are slow, so that
+# a chunk stays short.
 ON_CPU = {"cnn": 512, "mlp": 8192}[args.model]
 QUANTUM = (max(1, ON_CPU // batch) if device.platform == "cpu" else n_steps) if scan else 1
 

@@ -1,7 +1,7 @@
 """Keras on TensorFlow.
 
 fit    `model.fit` on arrays, as in the article
-tuned  batches gathered in `tf.data` and fetched ahead, many steps an execution
+tuned  batches gathered in `tf.data` and prefetched, many steps per execution
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from keras import layers
 
 tf.config.experimental.enable_tensor_float_32_execution(args.tf32)
 gpus = tf.config.list_physical_devices("GPU")
-for gpu in gpus:  # else TensorFlow takes all of the GPU's memory
+for gpu in gpus:  # otherwise TensorFlow allocates all GPU memory
     tf.config.experimental.set_memory_growth(gpu, True)
 device = tf.config.experimental.get_device_details(gpus[0])["device_name"] if gpus else "cpu"
 
 
 def glorot(i_layer: int) -> keras.Initializer:
-    # `keras.utils.set_random_seed` would also fix the order of the images, to the same one every epoch, and that costs
-    # about a point of accuracy. So only the weights are seeded.
+    # `keras.utils.set_random_seed` would also fix the order of the images, to the same order in every epoch, which costs
+    # about one percentage point of accuracy. So only the weights are seeded.
     return keras.initializers.GlorotUniform(seed=10 * args.seed + i_layer)
 
 
@@ -54,9 +54,9 @@ def build_model() -> keras.Model:
 
 
 class Clock(keras.callbacks.Callback):
-    """Times windows of batches inside `fit` and `evaluate`, so that the start of a call is not counted in each.
+    """Times windows of batches inside `fit` and `evaluate`, so that the start-up of a call is not counted in every window.
 
-    The first window is the first execution, which compiles; the second is the warm-up; ten more are kept.
+    The first window is the first execution, which compiles; the second is the warm-up; the next ten are kept.
     """
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class Clock(keras.callbacks.Callback):
         self.last_step = -1
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        # One call an execution, which may be many steps; `batch` is the index of its last step.
+        # Called once per execution, which may be many steps; `batch` is the index of the last one.
         self.steps += batch - self.last_step
         self.last_step = batch
         if time.perf_counter() < self.until:
@@ -107,12 +107,12 @@ class EpochTimes(keras.callbacks.Callback):
 
 
 def tuned_data(x: np.ndarray, y: np.ndarray, batch_size: int, shuffle: bool) -> tf.data.Dataset:
-    """Batches gathered by a permutation that is drawn whole; cheaper than a shuffle buffer image by image."""
+    """Batches gathered by a permutation of the whole set; cheaper than a shuffle buffer, which works image by image."""
 
     def one_pass(_: tf.Tensor) -> tf.data.Dataset:
         return tf.data.Dataset.from_tensor_slices(tf.random.shuffle(order) if shuffle else order)
 
-    with tf.device("CPU:0"):  # where `tf.data` works, so that nothing is copied back from a GPU
+    with tf.device("CPU:0"):  # where `tf.data` runs, so that nothing is copied back from a GPU
         order, x, y = tf.range(len(x)), tf.constant(x), tf.constant(y)
         indices = tf.data.Dataset.range(1).flat_map(one_pass).batch(batch_size)
         batches = indices.map(lambda i: (tf.gather(x, i), tf.gather(y, i)), num_parallel_calls=tf.data.AUTOTUNE)
@@ -130,9 +130,9 @@ model.compile(
     optimizer=keras.optimizers.Adam(common.LEARNING_RATE, common.BETA_1, common.BETA_2, common.EPSILON),
     loss="sparse_categorical_crossentropy",
     metrics=["accuracy"],
-    # XLA is slower than oneDNN at the convolutions on a processor, and faster at the rest.
+    # On a CPU, XLA is slower than oneDNN for the convolutions and faster for the rest.
     jit_compile=(bool(gpus) or args.model == "mlp") if tuned else "auto",
-    # What a call costs matters for small batches only; a long execution of large ones would outlast a chunk.
+    # The cost of a call matters only for small batches; a long execution of large batches would take longer than a chunk.
     steps_per_execution=max(1, min(64, 16_384 // args.batch_size)) if tuned else 1,
 )
 
@@ -147,7 +147,7 @@ if args.mode == "job":
         _, accuracy = model.evaluate(x_test, y_test, verbose=0)
     figures = {"epoch_seconds": times.seconds, "test_accuracy": float(accuracy)}
 else:
-    whole = len(x) // args.batch_size * args.batch_size  # every batch has the same size here
+    whole = len(x) // args.batch_size * args.batch_size  # all batches have the same size here
     x, y = x[:whole], y[:whole]
     clock = Clock()
     if args.mode == "train":

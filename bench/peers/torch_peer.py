@@ -1,7 +1,7 @@
-"""PyTorch, the data resident on the device, every batch taken by a permutation; no DataLoader.
+"""PyTorch; the data is on the device and every batch is gathered by a permutation, without a DataLoader.
 
-eager     channels_last and the fused Adam
-compiled  forward, loss and backward through torch.compile; with CUDA, the whole step with Adam as one CUDA graph
+eager     channels_last and fused Adam
+compiled  forward, loss and backward through torch.compile; with CUDA, the whole step including Adam as one CUDA graph
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ adam = torch.optim.Adam(
     betas=(common.BETA_1, common.BETA_2),
     eps=common.EPSILON,
     fused=True,
-    capturable=cuda and compiled,  # its step counter lies on the GPU
+    capturable=cuda and compiled,  # its step counter is on the GPU
 )
 
 
@@ -59,7 +59,7 @@ def loss_of(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def score_of(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Sum of the losses and number of right answers."""
+    """Sum of the losses and number of correct answers."""
     logits = model(images)
     right = (logits.argmax(1) == labels).sum()
     return torch.stack([F.cross_entropy(logits, labels, reduction="sum"), right.float()])
@@ -78,11 +78,11 @@ def step(rows: torch.Tensor, loss_of=fast_loss_of) -> torch.Tensor:
 
 
 class Graph:
-    """`work(rows)` captured once as a CUDA graph; a replay costs the host one call."""
+    """`work(rows)`, captured once as a CUDA graph; the host replays it with a single call."""
 
     def __init__(self, work) -> None:
         self.rows = torch.zeros(args.batch_size, dtype=torch.long, device=device)
-        # Captured work may not compile, choose algorithms or create state, so all of that happens first. The steps of
+        # Captured work must not compile, choose algorithms or create state, so all of that happens first. The steps of
         # this warm-up are undone below.
         saved = [p.detach().clone() for p in model.parameters()]
         stream = torch.cuda.Stream()
@@ -109,7 +109,7 @@ class Graph:
 
 
 class Order:
-    """Batches of row numbers; a new permutation every epoch, the short batch at its end left to the caller."""
+    """Batches of row numbers; a new permutation every epoch, without the short batch at its end."""
 
     def __init__(self) -> None:
         self.rows = torch.empty(0, dtype=torch.long, device=device)
@@ -135,13 +135,13 @@ def job() -> dict[str, object]:
         total = torch.zeros((), device=device)
         for rows in torch.randperm(len(x), device=device).split(args.batch_size):
             full = len(rows) == args.batch_size
-            # A short batch would be compiled for its own size, for one step an epoch.
+            # A short batch would be compiled for its own size, for only one step per epoch.
             total += (full_step(rows) if full else step(rows, loss_of)) * len(rows)
         total.item()  # waits for the device
         epoch_seconds.append(time.perf_counter() - start)
     with torch.inference_mode():
         n = common.EVALUATION_BATCH
-        # Ten batches do not pay for a compilation.
+        # Ten batches do not justify a compilation.
         right = sum(score_of(*part)[1].item() for part in zip(x_test.split(n), y_test.split(n)))
     return {"epoch_seconds": epoch_seconds, "test_accuracy": right / len(x_test)}
 

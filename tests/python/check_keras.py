@@ -1,5 +1,5 @@
-"""An exported Keras npz: the printed lines build a model and set its weights, and it agrees. Also saves the weights anew as
-safetensors, under the names that Keras gives by itself, for the test of `import`."""
+"""Checks an exported Keras npz file: the printed code builds a model and sets its weights, and its predictions agree. Also saves
+the weights as safetensors under Keras's default names, for the test of `import`."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""An exported npz: NumPy opens it, and its arrays are the parameters in `parameters.bin` (float32, one after the other)."""
+"""Checks an exported npz file: NumPy opens it, and its arrays are the parameters in `parameters.bin` (float32, concatenated)."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""An exported ONNX file: the checker of ONNX passes, onnxruntime agrees, names and metadata are as documented."""
+"""Checks an exported ONNX file: ONNX's checker passes, onnxruntime agrees, names and metadata are as documented."""
 
 import json
 

@@ -1,6 +1,6 @@
-"""The event files of a training, opened by TensorBoard's own reader.
+"""Checks the event files of a training run with TensorBoard's own reader.
 
-Called with a run folder: history.jsonl is what the scalars must say.
+Takes a run folder as its argument; the scalars must match history.jsonl.
 """
 
 import json

@@ -1,5 +1,5 @@
-"""An exported PyTorch file: the printed module loads it and agrees. Also saves the weights anew under names of PyTorch's own, in
-four types, for the test of `import`."""
+"""Checks an exported PyTorch file: the printed module loads it, and its predictions agree. Also saves the weights under PyTorch's
+default names, in four types, for the test of `import`."""
 
 import json
 
@@ -16,13 +16,13 @@ def check():
     require(json.loads(metadata["class_names"]) == CLASS_NAMES, f"class names {metadata['class_names']}")
     variables = run_lines()
     net = variables["net"]
-    require(metadata["module"].strip() in open("lines.py", encoding="utf-8").read(), "the metadata has another module")
+    require(metadata["module"].strip() in open("lines.py", encoding="utf-8").read(), "the module in the metadata differs")
 
     with torch.no_grad():
-        # Through lists, as an older PyTorch does not know a newer NumPy.
+        # Through lists, because an older PyTorch does not support a newer NumPy.
         compare(lambda x: net(torch.tensor(x.tolist()).permute(0, 3, 1, 2)).softmax(1).tolist())
 
-    # As torch.nn.Sequential names its layers: numbers with gaps.
+    # Names like those of torch.nn.Sequential: numbers with gaps.
     layers = sorted({name.rsplit(".", 1)[0] for name in net.state_dict()}, key=list(dict(net.named_children())).index)
     state = load_file("model.torch.safetensors")
     for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):

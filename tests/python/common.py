@@ -1,8 +1,8 @@
-"""What the checks of the exports share.
+"""Code shared by the checks of the exports.
 
-A check is called with folders that tests/export.rs has filled, one a model: an exported file, `lines.py` (what `fmnist-gpu
-export` prints), `images.bin` (grey values, uint8 [N, 28, 28]) and `probabilities.bin` (our own predictions, float32 [N, 10]). It
-runs the printed lines as they stand, predicts, and compares. It exits with 1, and a line that says why, where anything differs.
+A check is called with folders that tests/export.rs has filled, one per model: an exported file, `lines.py` (the code that
+`fmnist-gpu export` prints), `images.bin` (grey values, uint8 [N, 28, 28]) and `probabilities.bin` (our own predictions, float32
+[N, 10]). It runs the printed code unchanged, predicts, and compares. If anything differs, it prints the reason and exits with 1.
 """
 
 import os
@@ -39,14 +39,14 @@ def images():
 
 
 def run_lines():
-    """The variables that the printed lines leave."""
+    """Runs the printed code and returns its variables."""
     variables = {}
     exec(compile(pathlib.Path("lines.py").read_text(encoding="utf-8"), "lines.py", "exec"), variables)
     return variables
 
 
 def compare(predict):
-    """Compares `predict`, from images [n, 28, 28, 1] to probabilities [n, 10], with our own predictions, at several batch sizes."""
+    """Compares `predict`, from images [n, 28, 28, 1] to probabilities [n, 10], with our own predictions at several batch sizes."""
     x = images()
     expected = np.fromfile("probabilities.bin", np.float32).reshape(-1, 10)
     require(len(x) == len(expected) and len(x) >= 100, f"{len(x)} images and {len(expected)} predictions")

@@ -1,14 +1,14 @@
 #!/bin/sh
-# Makes a virtual environment with what the tests of the exports need (requirements.txt):
+# Creates a virtual environment with the packages that the tests of the exports need (requirements.txt):
 #
 #     sh tests/python/setup.sh DIR
 #     FMNIST_TEST_PYTHON=DIR/bin/python cargo test --release -- export
 #
-# PYTHON names the interpreter to make it with (3.11 or newer; default python3). Does nothing where DIR is complete.
+# PYTHON names the interpreter to use (3.11 or newer; default python3). Does nothing if DIR is complete.
 #
-# A system's own PyTorch is taken where there is one (Debian and Ubuntu: apt-get install python3-torch python3-venv, 250 MB). Else
-# it comes from its own index of processor-only packages. Where that cannot be reached, it comes from PyPI, whose package
-# for Linux on x86-64 brings CUDA's libraries along; all but the compiler Triton are needed just to import it.
+# The system's own PyTorch is used if there is one (Debian and Ubuntu: apt-get install python3-torch python3-venv, 250 MB). Otherwise
+# PyTorch is installed from its index of CPU-only packages. If that cannot be reached, it is installed from PyPI, whose package
+# for Linux on x86-64 includes CUDA's libraries; all of them except the compiler Triton are needed even to import it.
 set -eu
 
 if [ $# -ne 1 ]; then
@@ -31,7 +31,7 @@ if [ -x "$venv/bin/python" ] && imports; then
     exit 0
 fi
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-    echo "setup: $python is older than 3.11; name another by PYTHON=..." >&2
+    echo "setup: $python is older than 3.11; set PYTHON=... to use another" >&2
     exit 1
 }
 "$python" -m venv $system "$venv"
@@ -40,11 +40,11 @@ grep -v '^torch==' "$here/requirements.txt" >"$venv/others.txt"
 pip install --no-cache-dir -r "$venv/others.txt"
 
 if [ -n "$system" ]; then
-    echo "setup: PyTorch of the system"
+    echo "setup: using the system's PyTorch"
 elif pip --retries 0 --timeout 15 install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu "$torch" 2>/dev/null; then
-    echo "setup: $torch for processors alone, from download.pytorch.org"
+    echo "setup: installed $torch, CPU only, from download.pytorch.org"
 else
-    echo "setup: $torch from PyPI, without Triton"
+    echo "setup: installing $torch from PyPI, without Triton"
     pip install --no-cache-dir --no-deps "$torch"
     "$venv/bin/python" - >"$venv/of-torch.txt" <<'PYTHON'
 import importlib.metadata
@@ -56,11 +56,11 @@ for line in importlib.metadata.requires("torch"):
         needed.marker = None
         print(needed)
 PYTHON
-    # pip says that Triton is missing; it is.
+    # pip complains that Triton is missing, which is intended.
     pip install --no-cache-dir -r "$venv/of-torch.txt" 2>"$venv/pip.log" || { cat "$venv/pip.log" >&2; exit 1; }
 fi
 if ! imports; then
-    echo "setup: the packages were installed, and cannot be imported:" >&2
+    echo "setup: the packages were installed but cannot be imported:" >&2
     KERAS_BACKEND=jax "$venv/bin/python" -c "import onnx, onnxruntime, keras, safetensors.torch, tensorboard, torch"
     exit 1
 fi

@@ -1,7 +1,7 @@
-//! Burn on its wgpu backend, with the command line and the printed line of the Python peers (`../common.py`).
+//! Burn on its wgpu backend, with the same command line and output as the Python peers (`../common.py`).
 //!
-//! `fused` keeps Burn's defaults: kernels fused and tuned while running. The images lie on the device; each batch is taken
-//! by a permutation.
+//! `fused` keeps Burn's defaults: kernels are fused and tuned at run time. The images are on the device; each batch is
+//! gathered by a permutation.
 
 use std::error::Error;
 use std::io::Read;
@@ -46,7 +46,7 @@ impl Args {
             Args { model: "cnn".into(), batch_size: 32, mode: Mode::Train, seconds: 5.0, data_dir: None, seed: 0 };
         let mut words = std::env::args().skip(1);
         while let Some(name) = words.next() {
-            let mut value = || words.next().ok_or_else(|| format!("{name} needs a value"));
+            let mut value = || words.next().ok_or_else(|| format!("{name} requires a value"));
             match name.as_str() {
                 "--model" => args.model = value()?,
                 "--batch-size" => args.batch_size = value()?.parse()?,
@@ -68,7 +68,7 @@ impl Args {
                 "--data-dir" => args.data_dir = Some(value()?.into()),
                 "--seed" => args.seed = value()?.parse()?,
                 "--tf32" => {} // wgpu has no such switch
-                _ => return Err(format!("{name} is not an option").into()),
+                _ => return Err(format!("unknown option {name}").into()),
             }
         }
         if !["mlp", "cnn"].contains(&args.model.as_str()) {
@@ -78,13 +78,13 @@ impl Args {
             return Err("--batch-size and --seconds must be positive".into());
         }
         if args.mode == Mode::Job && args.data_dir.is_none() {
-            return Err("--mode job needs --data-dir".into());
+            return Err("--mode job requires --data-dir".into());
         }
         Ok(args)
     }
 }
 
-/// SplitMix64: enough for random images and for permutations.
+/// SplitMix64, which is good enough for random images and permutations.
 struct Random(u64);
 
 impl Random {
@@ -105,7 +105,7 @@ impl Random {
     }
 }
 
-/// An IDX file of bytes without its header, gzipped or plain.
+/// Reads an IDX file of bytes, gzipped or plain, and removes its header.
 fn read_idx(folder: &Path, name: &str) -> Result<Vec<u8>> {
     let packed = folder.join(format!("{name}.gz"));
     let mut bytes = Vec::new();
@@ -119,13 +119,13 @@ fn read_idx(folder: &Path, name: &str) -> Result<Vec<u8>> {
     }
     let header = 4 + 4 * usize::from(bytes[3]);
     if bytes.len() < header {
-        return Err(format!("{name}: the file ends in its header").into());
+        return Err(format!("{name}: the file ends within its header").into());
     }
     Ok(bytes.split_off(header))
 }
 
-/// Images and labels `[N]` on the device. Four pixels lie in an integer, `[N, 196]`: as floats the set would exceed the
-/// 128 MiB that many adapters bind at once.
+/// Images and labels `[N]` on the device. Four pixels are packed into one integer, `[N, 196]`, because as floats the set
+/// would exceed the 128 MiB that many adapters can bind at once.
 struct Images {
     x: Tensor<2, Int>,
     y: Tensor<1, Int>,
@@ -159,7 +159,7 @@ impl Images {
         })
     }
 
-    /// Images `[N, 784]` in 0 to 1.
+    /// Images `[N, 784]`, scaled to [0, 1].
     fn unpack(&self, words: Tensor<2, Int>) -> Tensor<2> {
         let n = words.dims()[0];
         let words = words.reshape([n, PIXELS / 4, 1]).expand([n, PIXELS / 4, 4]);
@@ -186,7 +186,7 @@ struct Network {
 
 impl Network {
     fn new(model: &str, device: &Device) -> Self {
-        // Burn's layers draw the biases like the weights; Keras starts them at zero.
+        // Burn's layers initialize biases like weights; Keras initializes them with zeros.
         let glorot = Initializer::XavierUniform { gain: 1.0 };
         let zeros = |n: usize| -> Option<Param<Tensor<1>>> { Some(Initializer::Zeros.init([n], device)) };
         let conv = |n_in: usize, n_out: usize| {
@@ -224,7 +224,7 @@ impl Network {
     }
 }
 
-/// The network in training, with its optimizer.
+/// The network under training and its optimizer.
 struct Trainer {
     network: Option<Network>, // taken and put back by every step
     adam: ModuleOptimizer,
@@ -242,7 +242,7 @@ impl Trainer {
         Ok(Self { network: Some(network), adam, loss: CrossEntropyLossConfig::new().init(device) })
     }
 
-    /// One step; the loss before it, `[1]`.
+    /// Trains one step and returns the loss before it, `[1]`.
     fn step(&mut self, x: Tensor<2>, y: Tensor<1, Int>) -> Tensor<1> {
         let network = self.network.take().expect("every step puts the network back");
         let loss = self.loss.forward(network.forward(x), y);
@@ -252,7 +252,7 @@ impl Trainer {
     }
 }
 
-/// Number of right answers and sum of the losses of a batch, both `[1]`.
+/// Number of correct answers and sum of the losses of a batch, both `[1]`.
 fn score(network: &Network, loss: &CrossEntropyLoss, x: Tensor<2>, y: Tensor<1, Int>) -> (Tensor<1, Int>, Tensor<1>) {
     let n = y.dims()[0];
     let logits = network.forward(x);
@@ -260,8 +260,8 @@ fn score(network: &Network, loss: &CrossEntropyLoss, x: Tensor<2>, y: Tensor<1, 
     (right, loss.forward(logits, y) * n as f32)
 }
 
-/// Wait for the device. Burn skips work that depends on a buffer it could not have, and `sync` says nothing of it; reading a
-/// result does.
+/// Waits for the device. If Burn fails to allocate a buffer, it skips the work that depends on it. `sync` does not report
+/// that; reading a result does.
 fn wait(device: &Device, loss: Option<Tensor<1>>) -> Result<()> {
     if let Some(loss) = loss {
         let loss = loss.try_into_data()?.iter::<f32>().next().unwrap_or(f32::NAN);
@@ -272,7 +272,7 @@ fn wait(device: &Device, loss: Option<Tensor<1>>) -> Result<()> {
     Ok(device.sync()?)
 }
 
-/// Rows of the batches of endless epochs, a new permutation each; the permutation lies on the device.
+/// Rows of the batches of endless epochs, with a new permutation per epoch; the permutation is on the device.
 struct Order {
     random: Random,
     rows: Option<Tensor<1, Int>>,
@@ -298,14 +298,14 @@ fn upload(values: Vec<i32>, device: &Device) -> Tensor<1, Int> {
     Tensor::from_data(TensorData::new(values, [n]), device)
 }
 
-/// As `measure` in `common.py`: `run(n)` does `n` steps and waits for their end.
+/// Like `measure` in `common.py`: `run(n)` runs `n` steps and waits for the device.
 fn measure(args: &Args, mut run: impl FnMut(usize) -> Result<()>) -> Result<Value> {
     let mut timed = |n: usize| -> Result<f64> {
         let start = Instant::now();
         run(n)?;
         Ok(start.elapsed().as_secs_f64())
     };
-    // Burn tries several kernels for every shape at first.
+    // At first, Burn tries several kernels for every shape.
     timed(1)?;
     timed(1)?;
     let n = (args.seconds / 10.0 / timed(1)?).ceil().max(1.0) as usize;
