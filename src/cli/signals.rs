@@ -78,7 +78,7 @@ fn leave_at_once(signal: i32) -> ! {
 /// Starts listening. Where no thread can be started for it, signals end the program as they end any other.
 #[cfg(unix)]
 pub fn listen() -> Result<()> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+    use signal_hook::consts::{SIGABRT, SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
     use signal_hook::iterator::Signals;
     let wanted = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|&signal| signal != SIGHUP || !is_ignored(signal));
     let (sender, receiver) = std::sync::mpsc::channel::<Signals>();
@@ -88,9 +88,24 @@ pub fn listen() -> Result<()> {
         // The thread waits for it.
         let _ = sender.send(signals);
     }
+    // SAFETY: the handler only calls `write` and `_exit`, which a signal handler may call.
+    unsafe { signal_hook::low_level::register(SIGABRT, report_abort) }.context("installing the handler of SIGABRT")?;
     // A file that grows past its limit (`ulimit -f`) is then an error of that write and not the end of the program.
     signal_hook::flag::register(SIGXFSZ, Arc::default()).context("installing the handler of SIGXFSZ")?;
     Ok(())
+}
+
+/// Ends the program with an error of its own where the standard library or a driver aborts it. Files appear whole or not at all, so what was
+/// saved is there.
+#[cfg(unix)]
+fn report_abort() {
+    const MESSAGE: &str = "fmnist-gpu: memory ran out, or a driver failed; close other programs, raise the limit (ulimit -v), or use a smaller \
+                           model or batch\n";
+    // SAFETY: both calls are allowed in a signal handler; the pointer and the length are those of a constant.
+    unsafe {
+        libc::write(libc::STDERR_FILENO, MESSAGE.as_ptr().cast(), MESSAGE.len());
+        libc::_exit(2)
+    }
 }
 
 /// Whether a signal was ignored when the program started, as `nohup` does for SIGHUP.

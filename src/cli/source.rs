@@ -1,7 +1,7 @@
 //! `--dataset` and `--data-dir`: finding, downloading or generating the data, reporting each step.
 
 use super::{Global, counted, terminal};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 use fmnist_gpu::data::{self, DataEvent, Dataset, DatasetChoice, DatasetKind, LoadOptions, PIXELS};
 use fmnist_gpu::files::ShownPath;
@@ -66,7 +66,8 @@ impl SourceArgs {
         interrupt: Arc<AtomicBool>,
         train_limit: Option<usize>,
         trained_on: Option<DatasetKind>,
-    ) -> Result<Loading> {
+    ) -> Loading {
+        let said = global;
         let (source, global) = (self.clone(), global.clone());
         let (allowed, gate) = mpsc::channel();
         let mut gate = Some(gate);
@@ -78,10 +79,17 @@ impl SourceArgs {
                 }
             }
         };
+        let (now, limit) = (interrupt.clone(), train_limit);
         let work = move || source.read(&global, trained_on, Some(interrupt), train_limit, &mut wait);
-        let thread =
-            thread::Builder::new().name("data".into()).spawn(work).context("starting the thread of the data")?;
-        Ok(Loading { allowed, thread })
+        match thread::Builder::new().name("data".into()).spawn(work) {
+            Ok(thread) => Loading::Thread { allowed, thread },
+            // Without threads the data wait for the device.
+            Err(error) => {
+                log::debug!("the data are loaded later, as no thread could be started: {error}");
+                let (source, global) = (self.clone(), said.clone());
+                Loading::Later(Box::new(move || source.read(&global, trained_on, Some(now), limit, &mut || ())))
+            }
+        }
     }
 
     /// Loads the data, and calls `wait` before anything is said, downloaded or generated.
@@ -125,27 +133,42 @@ impl SourceArgs {
 }
 
 /// Data that another thread loads, started by [`SourceArgs::start`].
-pub struct Loading {
-    allowed: Sender<()>,
-    thread: JoinHandle<Result<Dataset>>,
+pub enum Loading {
+    /// At work.
+    Thread {
+        /// Lets it print, download and generate.
+        allowed: Sender<()>,
+        /// The thread.
+        thread: JoinHandle<Result<Dataset>>,
+    },
+    /// No thread could be started: the work is done when the data are needed.
+    Later(Box<dyn FnOnce() -> Result<Dataset>>),
 }
 
 impl Loading {
     /// Lets the thread print, download and generate.
     pub fn allow(&self) {
         // A thread that has ended needs no permission.
-        let _ = self.allowed.send(());
+        if let Loading::Thread { allowed, .. } = self {
+            let _ = allowed.send(());
+        }
     }
 
     /// Whether the thread has ended, successfully or not.
     pub fn is_finished(&self) -> bool {
-        self.thread.is_finished()
+        match self {
+            Loading::Thread { thread, .. } => thread.is_finished(),
+            Loading::Later(_) => false,
+        }
     }
 
     /// Waits for the data.
     pub fn finish(self, global: &Global) -> Result<Dataset> {
         self.allow();
-        let dataset = self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let dataset = match self {
+            Loading::Thread { thread, .. } => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?,
+            Loading::Later(work) => work()?,
+        };
         announce(global, &dataset);
         Ok(dataset)
     }

@@ -189,7 +189,7 @@ fn run_once(
         source.search_data_of(&out, config);
         device.resume_on(config);
     }
-    let loading = source.start(global, interrupt.clone(), *limit, trained_on)?;
+    let loading = source.start(global, interrupt.clone(), *limit, trained_on);
     let device = device.open(global)?;
     log_time("device opened");
     if let Device::Gpu(gpu) = &device
