@@ -7,7 +7,8 @@ use fmnist_gpu::ops::SharedTiles;
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
 use fmnist_gpu::train::{
-    Batch, Engine, Epoch, Event, GpuEngine, Optimizer, Outcome, Position, ReferenceEngine, Totals, TrainOptions, train,
+    Batch, Engine, Epoch, Event, GpuEngine, NativeEngine, Optimizer, Outcome, Position, ReferenceEngine, Totals,
+    TrainOptions, train,
 };
 use std::ops::ControlFlow;
 use std::sync::atomic::AtomicBool;
@@ -81,7 +82,7 @@ pub fn walks_with_keras<E: Engine>(truth: &Fixture, engine: &mut E, logits: impl
         assert!(difference.worst() <= 5e-5, "{name}: {} after ten steps: {difference}", parameter.name);
     }
     // Predictions of the trained model, by the plan of evaluation.
-    let probabilities = engine.predict(&fixture_split().images).unwrap();
+    let probabilities = engine.predict(&fixture_split().images, &mut |_| ControlFlow::Continue(())).unwrap();
     for (row, logits) in probabilities.chunks(10).zip(truth.trained_logits.chunks(10)) {
         let sum: f64 = logits.iter().map(|x| x.exp()).sum();
         let expected: Vec<f64> = logits.iter().map(|x| x.exp() / sum).collect();
@@ -400,6 +401,46 @@ fn an_interrupt_ends_after_the_work_in_flight() {
     assert_eq!(trained.outcome, Outcome::Interrupted);
     assert!(trained.position.history.len() <= 1);
     assert!(engine.parameters().unwrap().iter().flatten().all(|w| w.is_finite()));
+}
+
+/// `Break` returns the images done so far, with the bits that they have in the whole; the whole is reported to its end.
+#[test]
+fn an_interrupted_prediction_returns_the_images_done_so_far() {
+    let model = Model::mlp();
+    let parameters = initial(&model, 1);
+    // More than one batch of every engine, and no multiple of any.
+    let images = made_data(2_801).images;
+    let engines: [(&str, Box<dyn Engine>); 3] = [
+        ("GPU", Box::new(GpuEngine::new(gpu(), &model, &parameters).unwrap())),
+        ("native", Box::new(NativeEngine::new(&model, &parameters, 2).unwrap())),
+        (
+            "reference",
+            Box::new(ReferenceEngine::<f32>::new(&model, &parameters, &Split::default(), 100, &ADAM).unwrap()),
+        ),
+    ];
+    for (name, mut engine) in engines {
+        let mut reports = Vec::new();
+        let whole = engine
+            .predict(&images, &mut |done| {
+                reports.push(done);
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        assert_eq!(whole.len(), 2_801 * 10, "{name}");
+        assert!(reports.len() > 1 && reports.is_sorted_by(|a, b| a < b), "{name}: {reports:?}");
+        assert_eq!(reports.last(), Some(&2_801), "{name}");
+        let mut calls = 0;
+        let part = engine
+            .predict(&images, &mut |done| {
+                calls += 1;
+                assert_eq!(done, reports[0], "{name}");
+                ControlFlow::Break(())
+            })
+            .unwrap();
+        assert_eq!((calls, part.len()), (1, reports[0] * 10), "{name}");
+        assert!(part.iter().zip(&whole).all(|(a, b)| a.to_bits() == b.to_bits()), "{name}: other bits");
+        assert!(engine.predict(&[], &mut |_| panic!("{name}: nothing to report")).unwrap().is_empty(), "{name}");
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use fmnist_gpu::photo::{Doubt, Garment, Invert, Photo, prepare};
 use fmnist_gpu::report::{GridItem, Sheet, Tile, Tone, columns_for, draw_grid, draw_tiles};
 use fmnist_gpu::train::run::Run;
 use serde::Serialize;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -133,7 +134,7 @@ fn test_images(args: &PredictArgs, run: &Run, global: &Global) -> Result<ExitCod
     }
     let indices: Vec<usize> = ranges.into_iter().flatten().collect();
     let images: Vec<u8> = indices.iter().flat_map(|&i| dataset.test.image(i)).copied().collect();
-    let probabilities = evaluate::engine(run, &device)?.predict(&images)?;
+    let probabilities = evaluate::engine(run, &device)?.predict(&images, &mut |_| ControlFlow::Continue(()))?;
     if let Some(path) = &args.grid {
         picture::write_png(path, &picture::predictions_png(&dataset.test, &indices, &probabilities)?, args.force)?;
         global.say(format!("Picture: {}", path.display()));
@@ -226,7 +227,7 @@ fn photos(args: &PredictArgs, run: &Run, global: &Global) -> Result<ExitCode> {
     }
     let device = args.device.open(global)?;
     let images: Vec<u8> = prepared.iter().flat_map(|p| &p.garment.image).copied().collect();
-    let probabilities = evaluate::engine(run, &device)?.predict(&images)?;
+    let probabilities = evaluate::engine(run, &device)?.predict(&images, &mut |_| ControlFlow::Continue(()))?;
     let predictions: Vec<PhotoPrediction> =
         prepared.iter().zip(probabilities.chunks(N_CLASSES)).map(predicted).collect();
     if let Some(path) = &args.grid {

@@ -16,6 +16,7 @@ use fmnist_gpu::report::run_page::{Report, report_files};
 use fmnist_gpu::train::run::{MAX_WEIGHT_BYTES, MODEL_FILE, Run, RunConfig, Summary};
 use fmnist_gpu::train::{EpochRecord, KernelTimes, Optimizer};
 use sha2::{Digest, Sha256};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -142,7 +143,8 @@ pub fn run(args: ReportArgs, global: &Global) -> Result<ExitCode> {
     if args.out.is_some() {
         std::fs::create_dir_all(&folder).with_context(|| format!("making the folder {}", folder.display()))?;
     }
-    let probabilities = evaluate::engine(&run, &device)?.predict(&dataset.test.images)?;
+    let probabilities =
+        evaluate::engine(&run, &device)?.predict(&dataset.test.images, &mut |_| ControlFlow::Continue(()))?;
     let (summary, history) = (run.summary()?, run.history()?);
     let file = if args.run.is_dir() { args.run.join(MODEL_FILE) } else { args.run.clone() };
     let model_file = read_bounded(&file, MAX_WEIGHT_BYTES).with_context(|| format!("{}", file.display()))?;

@@ -251,11 +251,18 @@ pub trait Engine: std::fmt::Debug {
     /// The device failed.
     fn evaluate(&mut self, split: &Split, on_progress: OnProgress<'_>) -> Result<Totals, EngineError>;
 
-    /// Probabilities `[n, 10]` for `n` pictures of 784 bytes each.
+    /// Returns the probabilities `[n, 10]` of `n` images of 784 bytes each.
+    ///
+    /// Calls `on_progress` several times per second with the number of images done so far, the last time with all of them. On
+    /// `Break` it returns the probabilities of those images only.
     ///
     /// # Errors
     /// The device failed.
-    fn predict(&mut self, images: &[u8]) -> Result<Vec<f32>, EngineError>;
+    fn predict(
+        &mut self,
+        images: &[u8],
+        on_progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Vec<f32>, EngineError>;
 
     /// The parameters in the order of [`crate::model::Model::parameters`].
     ///

@@ -10,6 +10,7 @@ use crate::model::{Model, N_CLASSES};
 use crate::ops::adam::AdamTensors;
 use crate::ops::softmax_xent::SoftmaxXentDims;
 use crate::ops::{SharedTiles, adam, sgd, softmax_xent};
+use std::ops::ControlFlow;
 
 /// Multiply-adds of an evaluated batch: a quarter of a second on an adapter of 10 GFLOP/s, which is 100 times slower than a small GPU.
 const EVALUATED_WORK: usize = 1_250_000_000;
@@ -276,7 +277,11 @@ impl Engine for GpuEngine<'_> {
         batches.run(self.gpu, &order, Totals::default(), on_progress)
     }
 
-    fn predict(&mut self, images: &[u8]) -> Result<Vec<f32>, EngineError> {
+    fn predict(
+        &mut self,
+        images: &[u8],
+        on_progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Vec<f32>, EngineError> {
         let n_images = images.len() / PIXELS;
         if n_images == 0 {
             return Ok(Vec::new());
@@ -293,8 +298,12 @@ impl Engine for GpuEngine<'_> {
             let last = self.gpu.submit_all_but_last(self.gpu.encoder("prediction"), &batches.plan)?;
             self.gpu.submit(last.finish())?;
             result.extend(self.gpu.read(&probabilities)?);
+            // The last batch may have rows past the end.
+            result.truncate(n_images * N_CLASSES);
+            if on_progress(result.len() / N_CLASSES).is_break() {
+                break;
+            }
         }
-        result.truncate(n_images * N_CLASSES);
         Ok(result)
     }
 

@@ -11,7 +11,7 @@ use super::native_batch::{Batch, Share, slices};
 use super::native_network::{NativeNetwork, Owned, Weights, zeros};
 use crate::cpu::non_finite::non_finite;
 use crate::data::{PIXELS, Split};
-use crate::model::Model;
+use crate::model::{Model, N_CLASSES};
 use crate::native::Aligned;
 use crate::native::conv2d::{Form, Packed, Scratch};
 use crate::native::peak::Peak;
@@ -177,6 +177,35 @@ impl<'d> NativeEngine<'d> {
         self.worker.network.describe()
     }
 
+    /// Calls `work` for each share of [`ROWS`] samples of a split, on all threads, and hands the results to `on_some` in the order of the
+    /// samples, about as often as [`SILENCE`] asks for, until that breaks.
+    fn for_each_share<T: Send>(
+        &mut self,
+        split: &Split,
+        work: impl Fn(&mut Share<'_>) -> T + Sync,
+        mut on_some: impl FnMut(Vec<T>) -> ControlFlow<()>,
+    ) -> Result<(), EngineError> {
+        let NativeEngine { threads, worker } = self;
+        // Whole shares, so that the same rows are computed together however many shares there are at a time.
+        let (mut first, mut shares) = (0, worker.scratch.len().max(1));
+        while first < split.len() {
+            let begin = Instant::now();
+            let samples = first..split.len().min(first + shares * ROWS);
+            first = samples.end;
+            let results = threads.install(|| worker.some_shares(split, samples, &work))?;
+            if on_some(results).is_break() {
+                break;
+            }
+            let elapsed = begin.elapsed();
+            if elapsed < SILENCE / 2 {
+                shares *= 2;
+            } else if elapsed > SILENCE * 2 {
+                shares = (shares / 2).max(1);
+            }
+        }
+        Ok(())
+    }
+
     /// The logits of the last training step, `[N, 10]`; none before the first.
     pub fn last_logits(&self) -> Option<&[f32]> {
         let training = self.worker.training.as_ref().filter(|training| training.has_run)?;
@@ -313,12 +342,12 @@ impl<'d> Worker<'d> {
         })
     }
 
-    /// Calls `work` for each share of [`ROWS`] samples of a split, by all threads, and gives what it returns in the order of the samples.
-    fn for_each_share<T: Send>(
+    /// Calls `work` for each share of [`ROWS`] of the given samples, on all threads, and returns its results in the order of the samples.
+    fn some_shares<T: Send>(
         &mut self,
         split: &Split,
         samples: Range<usize>,
-        work: impl Fn(&mut Share<'_>) -> T + Sync,
+        work: &(impl Fn(&mut Share<'_>) -> T + Sync),
     ) -> Result<Vec<T>, EngineError> {
         while self.evaluation.len() < self.scratch.len() {
             self.evaluation.push(Mutex::new(Batch::new(&self.network, ROWS, None)?));
@@ -393,31 +422,32 @@ impl Engine for NativeEngine<'_> {
 
     fn evaluate(&mut self, split: &Split, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
         check_split(split)?;
-        // So many samples without a word to the trainer.
-        const SILENT: usize = 64 * ROWS;
-        let NativeEngine { threads, worker } = self;
+        let count = |share: &mut Share<'_>| {
+            let loss: f64 = share.loss.iter().map(|&loss| f64::from(loss)).sum();
+            (loss, share.correct.iter().map(|&correct| u64::from(correct)).sum(), share.loss.len())
+        };
         let mut totals = Totals::default();
-        for first in (0..split.len()).step_by(SILENT) {
-            let samples = first..split.len().min(first + SILENT);
-            let count = |share: &mut Share<'_>| {
-                let loss: f64 = share.loss.iter().map(|&loss| f64::from(loss)).sum();
-                (loss, share.correct.iter().map(|&correct| u64::from(correct)).sum(), share.loss.len())
-            };
-            let shares = threads.install(|| worker.for_each_share(split, samples, count))?;
+        self.for_each_share(split, count, |shares| {
             shares.into_iter().for_each(|(loss, correct, samples)| totals.add(loss, correct, samples));
-            if on_progress(&totals) == ControlFlow::Break(()) {
-                break;
-            }
-        }
+            on_progress(&totals)
+        })?;
         Ok(totals)
     }
 
-    fn predict(&mut self, images: &[u8]) -> Result<Vec<f32>, EngineError> {
-        let NativeEngine { threads, worker } = self;
+    fn predict(
+        &mut self,
+        images: &[u8],
+        on_progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Vec<f32>, EngineError> {
         let n = images.len() / PIXELS;
         let split = Split { images: images[..n * PIXELS].to_vec(), labels: vec![0; n] };
-        let shares = threads.install(|| worker.for_each_share(&split, 0..n, |share| share.probabilities.to_vec()))?;
-        Ok(shares.concat())
+        let mut probabilities = Vec::with_capacity(n * N_CLASSES);
+        let rows = |share: &mut Share<'_>| share.probabilities.to_vec();
+        self.for_each_share(&split, rows, |shares| {
+            shares.iter().for_each(|rows| probabilities.extend_from_slice(rows));
+            on_progress(probabilities.len() / N_CLASSES)
+        })?;
+        Ok(probabilities)
     }
 
     fn parameters(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {

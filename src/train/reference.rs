@@ -10,6 +10,9 @@ use crate::model::{Activation, Layer, LayerShape, Model, N_CLASSES, conv2d_dims,
 use crate::ops::sgd::SgdConfig;
 use std::ops::ControlFlow;
 
+/// Multiply-adds of the images that are predicted between two reports of progress: a small part of a second.
+const PREDICTED_WORK: usize = 100_000_000;
+
 /// A model computed by the plain loops.
 #[derive(Debug)]
 pub struct ReferenceEngine<T> {
@@ -292,15 +295,25 @@ impl<T: Real> Engine for ReferenceEngine<T> {
         self.through(split, &order, None, Totals::default(), on_progress)
     }
 
-    fn predict(&mut self, images: &[u8]) -> Result<Vec<f32>, EngineError> {
+    fn predict(
+        &mut self,
+        images: &[u8],
+        on_progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Vec<f32>, EngineError> {
         let n = images.len() / PIXELS;
         let split = Split { images: images.to_vec(), labels: vec![0; n] };
         let order: Vec<u32> = (0..n as u32).collect();
+        // Each row is computed alone, so smaller batches give the same bits.
+        let work: usize = self.layers.iter().map(|shape| shape.multiply_adds).sum();
+        let batch_size = (PREDICTED_WORK / work.max(1)).clamp(1, self.batch_size.max(1));
         let mut probabilities = Vec::with_capacity(n * N_CLASSES);
-        for first in (0..n).step_by(self.batch_size) {
-            let rows = self.batch_size.min(n - first);
+        for first in (0..n).step_by(batch_size) {
+            let rows = batch_size.min(n - first);
             let pass = self.forward(&Self::batch(&split, &order, first, rows))?;
             probabilities.extend(pass.probabilities.iter().map(|p| p.to_f64() as f32));
+            if on_progress(first + rows).is_break() {
+                break;
+            }
         }
         Ok(probabilities)
     }

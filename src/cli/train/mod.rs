@@ -349,7 +349,7 @@ fn run_once(
             history,
             dataset: dataset.kind,
             test: &dataset.test,
-            probabilities: &engine.predict(&dataset.test.images)?,
+            probabilities: &engine.predict(&dataset.test.images, &mut |_| ControlFlow::Continue(()))?,
             image: 0,
             model_file: &fmnist_gpu::model::weights::to_bytes(model, &weights)?,
         };
@@ -389,7 +389,7 @@ fn write_pictures(folder: &RunFolder, dataset: &Dataset, engine: &mut dyn Engine
     let n_samples = dataset.train.len().min(25);
     let indices: Vec<usize> = (0..dataset.test.len().min(25)).collect();
     let images: Vec<u8> = indices.iter().flat_map(|&i| dataset.test.image(i)).copied().collect();
-    let probabilities = engine.predict(&images)?;
+    let probabilities = engine.predict(&images, &mut |_| ControlFlow::Continue(()))?;
     Ok(vec![
         folder.write_picture("samples.png", &picture::samples_png(&dataset.train, n_samples)?)?,
         folder.write_picture("predictions.png", &picture::predictions_png(&dataset.test, &indices, &probabilities)?)?,
@@ -409,7 +409,9 @@ fn conclude(
     if args.json {
         print(&serde_json::to_string(summary)?)?;
     } else if let (Some(loss), Some(accuracy)) = (summary.test_loss, summary.test_accuracy) {
-        let row = engine.predict(dataset.test.image(0)).context("predicting the first test image")?;
+        let row = engine
+            .predict(dataset.test.image(0), &mut |_| ControlFlow::Continue(()))
+            .context("predicting the first test image")?;
         let (predicted, original) = (picture::argmax(&row[..N_CLASSES]), usize::from(dataset.test.labels[0]));
         print(&format!(
             "Test loss {loss:.4}, test accuracy {accuracy:.4} (dataset: {})\n\
