@@ -7,8 +7,8 @@ use fmnist_gpu::ops::SharedTiles;
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
 use fmnist_gpu::train::{
-    Batch, Engine, Epoch, Event, GpuEngine, NativeEngine, Optimizer, Outcome, Position, ReferenceEngine, Totals,
-    TrainOptions, train,
+    Batch, Engine, EngineError, Epoch, Event, GpuEngine, NativeEngine, Optimizer, Outcome, Position, ReferenceEngine,
+    Totals, TrainOptions, train,
 };
 use std::ops::ControlFlow;
 use std::sync::atomic::AtomicBool;
@@ -401,6 +401,37 @@ fn an_interrupt_ends_after_the_work_in_flight() {
     assert_eq!(trained.outcome, Outcome::Interrupted);
     assert!(trained.position.history.len() <= 1);
     assert!(engine.parameters().unwrap().iter().flatten().all(|w| w.is_finite()));
+}
+
+#[test]
+fn an_engine_without_a_training_set_refuses_to_train() {
+    let model = Model::mlp();
+    let parameters = initial(&model, 1);
+    let mut on_gpu = GpuEngine::new(gpu(), &model, &parameters).unwrap();
+    assert!(matches!(on_gpu.time_step(1), Err(EngineError::NoTraining)));
+    let mut native = NativeEngine::new(&model, &parameters, 1).unwrap();
+    assert!(matches!(native.time_step(1), Err(EngineError::NoTraining)));
+    let mut reference = ReferenceEngine::<f32>::new(&model, &parameters, &Split::default(), 8, &ADAM).unwrap();
+    let engines: [&mut dyn Engine; 3] = [&mut on_gpu, &mut native, &mut reference];
+    for engine in engines {
+        let work = epoch(8, 8, &ADAM, 1);
+        assert!(matches!(engine.train_epoch(&work, &mut go), Err(EngineError::NoTraining)), "{engine:?}");
+        assert!(matches!(engine.find_non_finite(&work, 1), Err(EngineError::NoTraining)), "{engine:?}");
+        assert!(engine.last_gradients().unwrap().is_empty());
+        assert_eq!(engine.state().unwrap().slots.len(), 0);
+    }
+}
+
+/// Timing takes whole batches, and one more to warm up.
+#[test]
+fn timing_refuses_a_training_set_that_is_too_small() {
+    let (model, split) = (Model::mlp(), made_data(20));
+    let parameters = initial(&model, 1);
+    let mut on_gpu = GpuEngine::with_training(gpu(), &model, &parameters, &split, 8, &ADAM).unwrap();
+    assert_eq!(on_gpu.time_step(2).unwrap().seconds[0].len(), 2);
+    assert!(matches!(on_gpu.time_step(3), Err(EngineError::Samples { .. })));
+    let mut native = NativeEngine::with_training(&model, &parameters, &split, 21, &ADAM, 1).unwrap();
+    assert!(matches!(native.time_step(1), Err(EngineError::Samples { .. })));
 }
 
 /// `Break` returns the images done so far, with the bits that they have in the whole; the whole is reported to its end.

@@ -30,18 +30,21 @@ pub enum EngineError {
         /// What does not fit, with names and numbers.
         reason: String,
     },
+    /// The engine was created without a training set.
+    #[error("the engine was created for evaluation only; create one with a training set")]
+    NoTraining,
     /// There is no memory for a tensor.
-    #[error("no memory for a tensor of {bytes} bytes; a smaller --batch-size needs less")]
+    #[error("no memory for a tensor of {bytes} bytes; use a smaller batch size")]
     Memory {
         /// Its size.
         bytes: usize,
     },
     /// The threads of the native engine could not be started.
-    #[error("{threads} threads could not be started: {reason}")]
+    #[error("could not start {threads} thread{}: {reason}; use fewer threads", if *threads == 1 { "" } else { "s" })]
     Threads {
         /// How many.
         threads: usize,
-        /// What the system says.
+        /// What the system reports.
         reason: String,
     },
     /// The parameters are too many for the adapter, at any batch size.

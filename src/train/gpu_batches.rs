@@ -185,7 +185,11 @@ impl Batches {
     /// Goes through the first batches, `rounds` and one before, and times each dispatch.
     pub(super) fn time(&self, gpu: &Gpu, rounds: usize) -> Result<Timings, EngineError> {
         let batches = self.order.len().div_ceil(self.batch_size);
-        assert!(rounds < batches, "{rounds} timed steps and one before need more than {batches} batches");
+        if rounds >= batches {
+            let reason =
+                format!("timing needs {} batches, one of them to warm up, and there are {batches}", rounds + 1);
+            return Err(EngineError::Samples { reason });
+        }
         let samples = self.order.len().min((rounds + 1) * self.batch_size) as u32;
         gpu.write_u32(&self.order.slice("order", 0, &[samples as usize]), &(0..samples).collect::<Vec<_>>());
         gpu.write_u32(&self.progress, &[0, samples]);

@@ -68,10 +68,7 @@ impl Evaluator<'_> {
     /// Evaluates the first batches, `rounds` and one before, and times each dispatch.
     ///
     /// # Errors
-    /// The device failed.
-    ///
-    /// # Panics
-    /// If there are fewer batches than that.
+    /// There are fewer batches than that, or the device failed.
     pub fn time_batch(&self, rounds: usize) -> Result<Timings, EngineError> {
         self.batches.time(self.gpu, rounds)
     }
@@ -227,12 +224,9 @@ impl<'g> GpuEngine<'g> {
     /// Trains on the first batches, `rounds` steps and one before, and times each dispatch.
     ///
     /// # Errors
-    /// The device failed.
-    ///
-    /// # Panics
-    /// If there are fewer batches than that, or the engine was not made by [`GpuEngine::with_training`].
+    /// The engine was not created for training, there are fewer batches than that, or the device failed.
     pub fn time_step(&mut self, rounds: usize) -> Result<Timings, EngineError> {
-        let training = self.training.as_ref().expect("time_step is called on engines made by with_training");
+        let training = self.training.as_ref().ok_or(EngineError::NoTraining)?;
         training.batch.time(self.gpu, rounds)
     }
 
@@ -263,7 +257,7 @@ impl<'g> GpuEngine<'g> {
 
 impl Engine for GpuEngine<'_> {
     fn train_epoch(&mut self, epoch: &Epoch, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
-        let training = self.training.as_mut().expect("train_epoch is called on engines made by with_training");
+        let training = self.training.as_mut().ok_or(EngineError::NoTraining)?;
         self.gpu.write(&training.step_sizes, &epoch.step_sizes);
         training.batch.run(self.gpu, &epoch.order, epoch.done, on_progress)
     }
@@ -329,7 +323,7 @@ impl Engine for GpuEngine<'_> {
     }
 
     fn find_non_finite(&mut self, epoch: &Epoch, last: usize) -> Result<Option<NonFinite>, EngineError> {
-        let training = self.training.as_ref().expect("find_non_finite is called on engines made by with_training");
+        let training = self.training.as_ref().ok_or(EngineError::NoTraining)?;
         self.gpu.write(&training.step_sizes, &epoch.step_sizes);
         let found = training.batch.find_non_finite(self.gpu, epoch, last)?;
         // The optimizer writes all parameters at once; the one that went bad has a name.

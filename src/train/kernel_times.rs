@@ -87,7 +87,7 @@ impl KernelTimes {
             return Err(EngineError::Samples { reason: "there are none to time a step on".to_string() });
         }
         let mut engine = NativeEngine::with_training(model, parameters, &batch, batch_size, optimizer, 1)?;
-        let times = engine.time_step(STEPS);
+        let times = engine.time_step(STEPS)?;
         let times = times.iter().map(|(name, seconds)| (name.as_str(), seconds.as_slice()));
         Ok(Self::of(device, batch_size, "one thread", times))
     }

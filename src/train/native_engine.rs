@@ -87,6 +87,8 @@ impl<'d> NativeEngine<'d> {
     /// As [`NativeEngine::new`].
     pub fn with_form(model: &Model, parameters: &[Vec<f32>], threads: usize, form: Form) -> Result<Self, EngineError> {
         let network = NativeNetwork::new(model, form)?;
+        // For 0, rayon would choose a number itself, and each thread needs its scratch.
+        let threads = threads.max(1);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("native {i}"));
         let pool = pool.build().map_err(|error| EngineError::Threads { threads, reason: error.to_string() })?;
         let described = model.parameters()?;
@@ -151,20 +153,20 @@ impl<'d> NativeEngine<'d> {
 
     /// How long the parts of a training step take in one thread: names, and the seconds of each of `rounds`, after one that does not count.
     ///
-    /// # Panics
-    /// The engine was not made for training, or the training set is smaller than a batch.
-    pub fn time_step(&mut self, rounds: usize) -> Vec<(String, Vec<f64>)> {
+    /// # Errors
+    /// The engine was not created for training, or the training set is smaller than a batch.
+    pub fn time_step(&mut self, rounds: usize) -> Result<Vec<(String, Vec<f64>)>, EngineError> {
         let worker = &mut self.worker;
-        let mut times = worker.timed_step();
+        let mut times = worker.timed_step()?;
         for (_, seconds) in &mut times {
             seconds.clear();
         }
         for _ in 0..rounds {
-            for ((_, seconds), (_, of_round)) in times.iter_mut().zip(worker.timed_step()) {
+            for ((_, seconds), (_, of_round)) in times.iter_mut().zip(worker.timed_step()?) {
                 seconds.extend(of_round);
             }
         }
-        times
+        Ok(times)
     }
 
     /// What the engine's threads can do at most, measured.
@@ -215,23 +217,23 @@ impl<'d> NativeEngine<'d> {
 
 /// Called by a thread of the pool, so that the others are awake and near.
 impl<'d> Worker<'d> {
-    fn training(&self) -> &Training<'d> {
-        self.training.as_ref().expect("training is asked of engines made by with_training")
+    fn training(&self) -> Result<&Training<'d>, EngineError> {
+        self.training.as_ref().ok_or(EngineError::NoTraining)
     }
 
     /// One step on the samples `order`, with the given factor of the update. Returns the sum of the losses and the right answers.
-    fn step(&mut self, order: &[u32], step_size: f32) -> (f64, u64) {
-        self.forward_backward(order);
-        self.update(order.len(), step_size);
-        let training = self.training.as_mut().expect("training is asked of engines made by with_training");
+    fn step(&mut self, order: &[u32], step_size: f32) -> Result<(f64, u64), EngineError> {
+        self.forward_backward(order)?;
+        self.update(order.len(), step_size)?;
+        let training = self.training.as_mut().ok_or(EngineError::NoTraining)?;
         training.has_run = true;
-        training.batch.totals(order.len())
+        Ok(training.batch.totals(order.len()))
     }
 
     /// The first part of a step: the rows.
-    fn forward_backward(&mut self, order: &[u32]) {
+    fn forward_backward(&mut self, order: &[u32]) -> Result<(), EngineError> {
         let Worker { network, parameters, packed, scratch, training, .. } = self;
-        let training = training.as_mut().expect("training is asked of engines made by with_training");
+        let training = training.as_mut().ok_or(EngineError::NoTraining)?;
         let (group, split, n) = (training.group, training.split, order.len());
         // As few shares as there are threads, so that each reads the dense weights once; no more rows than stay near.
         let groups = n.div_ceil(group);
@@ -243,36 +245,39 @@ impl<'d> Worker<'d> {
             share.forward(split, network, weights, scratch);
             share.backward(network, weights, n, group, scratch);
         });
+        Ok(())
     }
 
     /// The second part of a step: the parameters.
-    fn update(&mut self, n: usize, step_size: f32) {
+    fn update(&mut self, n: usize, step_size: f32) -> Result<(), EngineError> {
         let Worker { network, parameters, packed, training, .. } = self;
-        let training = training.as_mut().expect("training is asked of engines made by with_training");
+        let training = training.as_mut().ok_or(EngineError::NoTraining)?;
         let Training { optimizer, slots, gradients, batch, group, .. } = training;
         let slices = slices(network, parameters, gradients, slots, packed);
         let (tensors, group, optimizer) = (&batch.tensors, *group, &*optimizer);
         slices.into_par_iter().with_max_len(1).for_each(|slice| {
             slice.update(network, tensors, n, group, optimizer, step_size);
         });
+        Ok(())
     }
 
     /// Steps on through an epoch until it is over or it is time for a word to the trainer.
-    fn some_steps(&mut self, epoch: &Epoch, totals: &mut Totals) {
+    fn some_steps(&mut self, epoch: &Epoch, totals: &mut Totals) -> Result<(), EngineError> {
         let begin = Instant::now();
-        let batch_size = self.training().batch_size;
+        let batch_size = self.training()?.batch_size;
         for (index, order) in epoch.order.chunks(batch_size).enumerate().skip(totals.batches) {
-            let (loss, correct) = self.step(order, epoch.step_sizes[index]);
+            let (loss, correct) = self.step(order, epoch.step_sizes[index])?;
             totals.add(loss, correct, order.len());
             // A loss that is no number is heard of at once.
             if begin.elapsed() >= SILENCE || !loss.is_finite() {
                 break;
             }
         }
+        Ok(())
     }
 
     /// One step in the calling thread, part by part.
-    fn timed_step(&mut self) -> Vec<(String, Vec<f64>)> {
+    fn timed_step(&mut self) -> Result<Vec<(String, Vec<f64>)>, EngineError> {
         let mut times = Vec::new();
         let mut begin = Instant::now();
         let mut note = |name: String| {
@@ -280,8 +285,12 @@ impl<'d> Worker<'d> {
             begin = Instant::now();
         };
         let Worker { network, parameters, packed, scratch, training, .. } = self;
-        let training = training.as_mut().expect("training is asked of engines made by with_training");
+        let training = training.as_mut().ok_or(EngineError::NoTraining)?;
         let (group, split, n) = (training.group, training.split, training.batch_size);
+        if split.len() < n {
+            let reason = format!("a step takes {n}, and there are {}", split.len());
+            return Err(EngineError::Samples { reason });
+        }
         let order: Vec<u32> = (0..n as u32).collect();
         let kinds: Vec<&str> = network.outputs().map(|(_, kind)| kind).collect();
         let scratch = &mut *of_this_thread(scratch);
@@ -308,12 +317,12 @@ impl<'d> Worker<'d> {
             slice.update(network, &batch.tensors, n, group, optimizer, 0.0);
             note(name);
         }
-        times
+        Ok(times)
     }
 
     /// The first tensor of the first part of a step with a value that is not finite, in the order in which they are computed.
-    fn search_rows(&self, step: usize, n: usize) -> Option<NonFinite> {
-        let batch = &self.training().batch;
+    fn search_rows(&self, step: usize, n: usize) -> Result<Option<NonFinite>, EngineError> {
+        let batch = &self.training()?.batch;
         let Owned { outputs, gradients, .. } = &batch.tensors;
         let of_outputs = self.network.outputs().zip(&outputs[1..]).map(|((layer, kind), values)| {
             let len = values.len() / batch.loss.len() * n;
@@ -326,20 +335,20 @@ impl<'d> Worker<'d> {
             let len = values.len() / batch.loss.len() * n;
             search(step, format!("{layer}.dy"), "backward pass", &values[..len])
         });
-        of_outputs.chain(of_loss).chain(of_gradients).find_map(|found| found)
+        Ok(of_outputs.chain(of_loss).chain(of_gradients).find_map(|found| found))
     }
 
     /// The same of the second part.
-    fn search_parameters(&self, step: usize) -> Option<NonFinite> {
-        let training = self.training();
+    fn search_parameters(&self, step: usize) -> Result<Option<NonFinite>, EngineError> {
+        let training = self.training()?;
         let kinds = [("gradients", "backward pass", &training.gradients)].into_iter();
         let slots = training.optimizer.slots().iter().zip(&training.slots);
         let kinds = kinds.chain(slots.map(|(&kind, tensors)| (kind, "optimizer step", tensors)));
         let mut kinds = kinds.chain([("parameters", "optimizer step", &self.parameters)]);
-        kinds.find_map(|(kind, operation, tensors)| {
+        Ok(kinds.find_map(|(kind, operation, tensors)| {
             let mut tensors = self.names.iter().zip(tensors);
             tensors.find_map(|(name, values)| search(step, format!("{kind}.{name}"), operation, values))
-        })
+        }))
     }
 
     /// Calls `work` for each share of [`ROWS`] of the given samples, on all threads, and returns its results in the order of the samples.
@@ -365,21 +374,21 @@ impl<'d> Worker<'d> {
         Ok(results.collect())
     }
 
-    fn find_non_finite(&mut self, epoch: &Epoch, last: usize) -> Option<NonFinite> {
-        let batch_size = self.training().batch_size;
+    fn find_non_finite(&mut self, epoch: &Epoch, last: usize) -> Result<Option<NonFinite>, EngineError> {
+        let batch_size = self.training()?.batch_size;
         for (index, order) in epoch.order.chunks(batch_size).enumerate().take(last).skip(epoch.done.batches) {
-            self.forward_backward(order);
-            let found = self.search_rows(index + 1, order.len());
+            self.forward_backward(order)?;
+            let found = self.search_rows(index + 1, order.len())?;
             if found.is_some() {
-                return found;
+                return Ok(found);
             }
-            self.update(order.len(), epoch.step_sizes[index]);
-            let found = self.search_parameters(index + 1);
+            self.update(order.len(), epoch.step_sizes[index])?;
+            let found = self.search_parameters(index + 1)?;
             if found.is_some() {
-                return found;
+                return Ok(found);
             }
         }
-        None
+        Ok(None)
     }
 }
 
@@ -407,12 +416,12 @@ fn of_this_thread<T>(of_threads: &[Mutex<T>]) -> MutexGuard<'_, T> {
 impl Engine for NativeEngine<'_> {
     fn train_epoch(&mut self, epoch: &Epoch, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
         let NativeEngine { threads, worker } = self;
-        let training = worker.training();
+        let training = worker.training()?;
         check_order(&epoch.order, training.split.len())?;
         let batches = epoch.order.len().div_ceil(training.batch_size);
         let mut totals = epoch.done;
         while totals.batches < batches {
-            threads.install(|| worker.some_steps(epoch, &mut totals));
+            threads.install(|| worker.some_steps(epoch, &mut totals))?;
             if on_progress(&totals) == ControlFlow::Break(()) {
                 break;
             }
@@ -475,8 +484,8 @@ impl Engine for NativeEngine<'_> {
 
     fn find_non_finite(&mut self, epoch: &Epoch, last: usize) -> Result<Option<NonFinite>, EngineError> {
         let NativeEngine { threads, worker } = self;
-        check_order(&epoch.order, worker.training().split.len())?;
-        Ok(threads.install(|| worker.find_non_finite(epoch, last)))
+        check_order(&epoch.order, worker.training()?.split.len())?;
+        threads.install(|| worker.find_non_finite(epoch, last))
     }
 
     fn last_gradients(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {

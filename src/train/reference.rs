@@ -2,7 +2,9 @@
 //!
 //! Generic over single and double precision: in single it is what a GPU is compared with, in double it is the truth.
 
-use super::engine::{Engine, EngineError, Epoch, NonFinite, OnProgress, Optimizer, State, Totals};
+use super::engine::{
+    Engine, EngineError, Epoch, NonFinite, OnProgress, Optimizer, State, Totals, check_order, check_split,
+};
 use crate::cpu::real::Real;
 use crate::cpu::{adam, batch_gather, bias, conv2d, dense, non_finite, pool2d, relu, sgd, softmax_xent};
 use crate::data::{PIXELS, Split};
@@ -57,7 +59,7 @@ impl<T: Real> ReferenceEngine<T> {
     /// A model with its training set, which is empty for a model that is only evaluated.
     ///
     /// # Errors
-    /// The model cannot be built.
+    /// The model cannot be built, or the samples cannot be used.
     pub fn new(
         model: &Model,
         parameters: &[Vec<f32>],
@@ -65,6 +67,7 @@ impl<T: Real> ReferenceEngine<T> {
         batch_size: usize,
         optimizer: &Optimizer,
     ) -> Result<Self, EngineError> {
+        check_split(train)?;
         let parameters: Vec<Vec<T>> = from_single(parameters);
         let zeros: Vec<Vec<T>> = parameters.iter().map(|values| vec![T::ZERO; values.len()]).collect();
         Ok(ReferenceEngine {
@@ -252,6 +255,14 @@ impl<T: Real> ReferenceEngine<T> {
 }
 
 impl<T: Real> ReferenceEngine<T> {
+    /// Checks that there is a training set, and that `epoch` names only samples of it.
+    fn check_training(&self, epoch: &Epoch) -> Result<(), EngineError> {
+        if self.train.is_empty() {
+            return Err(EngineError::NoTraining);
+        }
+        check_order(&epoch.order, self.train.len())
+    }
+
     /// Makes one step of an epoch and searches what it computes for the first value that is not finite.
     fn searched_step(&mut self, train: &Split, epoch: &Epoch, step: usize) -> Result<Option<NonFinite>, EngineError> {
         let search = |tensor: String, operation: &str, values: &[T]| {
@@ -284,6 +295,7 @@ impl<T: Real> ReferenceEngine<T> {
 
 impl<T: Real> Engine for ReferenceEngine<T> {
     fn train_epoch(&mut self, epoch: &Epoch, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
+        self.check_training(epoch)?;
         let train = std::mem::take(&mut self.train);
         let totals = self.through(&train, &epoch.order, Some(&epoch.step_sizes), epoch.done, on_progress);
         self.train = train;
@@ -291,6 +303,7 @@ impl<T: Real> Engine for ReferenceEngine<T> {
     }
 
     fn evaluate(&mut self, split: &Split, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
+        check_split(split)?;
         let order: Vec<u32> = (0..split.len() as u32).collect();
         self.through(split, &order, None, Totals::default(), on_progress)
     }
@@ -339,6 +352,7 @@ impl<T: Real> Engine for ReferenceEngine<T> {
     }
 
     fn find_non_finite(&mut self, epoch: &Epoch, last: usize) -> Result<Option<NonFinite>, EngineError> {
+        self.check_training(epoch)?;
         let train = std::mem::take(&mut self.train);
         let mut found = Ok(None);
         for step in epoch.done.batches + 1..=last {
