@@ -1,8 +1,8 @@
-//! Training and evaluation on the processor by the loops of [`crate::native`]: `--device cpu`.
+//! Training and evaluation on the CPU by the loops of [`crate::native`]: `--device cpu`.
 //!
-//! A step has two parts, each shared out among the threads. In the first, each thread takes some rows of the batch all the way: gather, forward,
-//! loss, backward, and the convolutions' own sums. In the second, each takes slices of the parameters: gradient over all rows, optimizer.
-//! Nothing is summed in an order that depends on the number of threads, so any number gives the same bits.
+//! A step has two parts, each divided among the threads. In the first, a thread takes some rows of the batch from start to end: gather,
+//! forward, loss, backward, and the partial sums of the convolutions. In the second, it takes slices of the parameters: gradient over all
+//! rows, optimizer. No order of summation depends on the number of threads, so any number gives the same bits.
 
 use super::engine::{
     Engine, EngineError, Epoch, NonFinite, OnProgress, Optimizer, State, Totals, check_order, check_split,
@@ -20,39 +20,39 @@ use std::ops::{ControlFlow, Range};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Into how many groups of rows a batch falls at least, as far as it has the rows: each group has its own sums of the convolutions' gradients, so
-/// this is also the number of threads that a small batch can keep busy.
+/// Minimum number of groups into which the rows of a batch are divided, if it has that many rows. Each group has its own sums of the
+/// convolutions' gradients, so this is also the number of threads that a small batch can keep busy.
 const GROUPS: usize = 8;
 
-/// Rows that are worked through together at most: few enough that what one layer writes is still near when the next reads it.
+/// Maximum number of rows that are processed together: few enough that the output of a layer is still in the cache when the next layer reads it.
 const ROWS: usize = 32;
 
-/// How long steps go on without a word to the trainer.
+/// How long the engine works between two reports of progress.
 const SILENCE: Duration = Duration::from_millis(50);
 
-/// A model on the processor.
+/// A model on the CPU.
 #[derive(Debug)]
 pub struct NativeEngine<'d> {
     threads: rayon::ThreadPool,
     worker: Worker<'d>,
 }
 
-/// What the threads work on.
+/// The data that the threads work on.
 #[derive(Debug)]
 struct Worker<'d> {
     network: NativeNetwork,
-    /// Of the parameters.
+    /// Names of the parameters.
     names: Vec<String>,
     parameters: Vec<Aligned<f32>>,
     packed: Vec<Packed>,
-    /// One for each thread.
+    /// One per thread.
     scratch: Vec<Mutex<Scratch>>,
-    /// One for each thread, made at the first evaluation.
+    /// One per thread, created at the first evaluation.
     evaluation: Vec<Mutex<Batch>>,
     training: Option<Training<'d>>,
 }
 
-/// What training adds.
+/// The additional state of training.
 #[derive(Debug)]
 struct Training<'d> {
     split: &'d Split,
@@ -62,18 +62,18 @@ struct Training<'d> {
     gradients: Vec<Aligned<f32>>,
     batch: Batch,
     batch_size: usize,
-    /// Rows of a group.
+    /// Rows per group.
     group: usize,
     has_run: bool,
 }
 
 impl<'d> NativeEngine<'d> {
-    /// How many threads this machine can run at once.
+    /// The number of threads that this machine can run at once; 1 if it is unknown.
     pub fn default_threads() -> usize {
         std::thread::available_parallelism().map_or(1, usize::from)
     }
 
-    /// A model that is only evaluated, by so many threads.
+    /// Creates an engine for evaluation only, with `threads` threads, but at least one.
     ///
     /// # Errors
     /// The model cannot be built, or the threads cannot be started.
@@ -81,13 +81,13 @@ impl<'d> NativeEngine<'d> {
         Self::with_form(model, parameters, threads, Form::Fastest)
     }
 
-    /// As [`NativeEngine::new`], with the convolutions in a form of one's choice.
+    /// Like [`NativeEngine::new`], with the convolutions in the given form.
     ///
     /// # Errors
-    /// As [`NativeEngine::new`].
+    /// The same as for [`NativeEngine::new`].
     pub fn with_form(model: &Model, parameters: &[Vec<f32>], threads: usize, form: Form) -> Result<Self, EngineError> {
         let network = NativeNetwork::new(model, form)?;
-        // For 0, rayon would choose a number itself, and each thread needs its scratch.
+        // For 0, rayon would choose a number itself, but each thread needs its scratch memory.
         let threads = threads.max(1);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("native {i}"));
         let pool = pool.build().map_err(|error| EngineError::Threads { threads, reason: error.to_string() })?;
@@ -109,10 +109,10 @@ impl<'d> NativeEngine<'d> {
         Ok(NativeEngine { threads: pool, worker })
     }
 
-    /// A model with its training set, by so many threads.
+    /// Creates an engine that trains the model on `split`, with `threads` threads, but at least one.
     ///
     /// # Errors
-    /// The model cannot be built, the samples cannot be used, the threads cannot be started, or there is no memory.
+    /// The model cannot be built, the samples cannot be used, the threads cannot be started, or there is not enough memory.
     pub fn with_training(
         model: &Model,
         parameters: &[Vec<f32>],
@@ -124,10 +124,10 @@ impl<'d> NativeEngine<'d> {
         Self::new(model, parameters, threads)?.and_training(split, batch_size, optimizer)
     }
 
-    /// Adds a training set to a model.
+    /// Adds a training set to an engine.
     ///
     /// # Errors
-    /// As [`NativeEngine::with_training`].
+    /// The same as for [`NativeEngine::with_training`].
     pub fn and_training(
         mut self,
         split: &'d Split,
@@ -151,7 +151,7 @@ impl<'d> NativeEngine<'d> {
         Ok(self)
     }
 
-    /// How long the parts of a training step take in one thread: names, and the seconds of each of `rounds`, after one that does not count.
+    /// Times the parts of a training step in one thread, after one step to warm up. Returns their names and the seconds of each of `rounds`.
     ///
     /// # Errors
     /// The engine was not created for training, or the training set is smaller than a batch.
@@ -169,18 +169,18 @@ impl<'d> NativeEngine<'d> {
         Ok(times)
     }
 
-    /// What the engine's threads can do at most, measured.
+    /// Measures the peak performance of the engine's threads.
     pub fn peak(&self) -> Peak {
         self.threads.install(Peak::measure)
     }
 
-    /// How each convolution is computed forward and backward, in words.
+    /// Describes how each convolution is computed forward and backward.
     pub fn describe(&self) -> Vec<String> {
         self.worker.network.describe()
     }
 
-    /// Calls `work` for each share of [`ROWS`] samples of a split, on all threads, and hands the results to `on_some` in the order of the
-    /// samples, about as often as [`SILENCE`] asks for, until that breaks.
+    /// Calls `work` for each share of [`ROWS`] samples of a split, on all threads, and passes the results to `on_some` in the order of the
+    /// samples, about once per [`SILENCE`], until it breaks.
     fn for_each_share<T: Send>(
         &mut self,
         split: &Split,
@@ -188,7 +188,7 @@ impl<'d> NativeEngine<'d> {
         mut on_some: impl FnMut(Vec<T>) -> ControlFlow<()>,
     ) -> Result<(), EngineError> {
         let NativeEngine { threads, worker } = self;
-        // Whole shares, so that the same rows are computed together however many shares there are at a time.
+        // Always whole shares: the same rows are computed together, whatever the number of shares at a time.
         let (mut first, mut shares) = (0, worker.scratch.len().max(1));
         while first < split.len() {
             let begin = Instant::now();
@@ -208,20 +208,20 @@ impl<'d> NativeEngine<'d> {
         Ok(())
     }
 
-    /// The logits of the last training step, `[N, 10]`; none before the first.
+    /// The logits of the last training step, `[N, 10]`; `None` before the first.
     pub fn last_logits(&self) -> Option<&[f32]> {
         let training = self.worker.training.as_ref().filter(|training| training.has_run)?;
         training.batch.tensors.outputs.last().map(|logits| &**logits)
     }
 }
 
-/// Called by a thread of the pool, so that the others are awake and near.
+/// These functions are called from a thread of the pool, so that the other threads are awake.
 impl<'d> Worker<'d> {
     fn training(&self) -> Result<&Training<'d>, EngineError> {
         self.training.as_ref().ok_or(EngineError::NoTraining)
     }
 
-    /// One step on the samples `order`, with the given factor of the update. Returns the sum of the losses and the right answers.
+    /// Makes one step on the samples `order` with the given factor of the update. Returns the sum of the losses and the correct predictions.
     fn step(&mut self, order: &[u32], step_size: f32) -> Result<(f64, u64), EngineError> {
         self.forward_backward(order)?;
         self.update(order.len(), step_size)?;
@@ -230,12 +230,12 @@ impl<'d> Worker<'d> {
         Ok(training.batch.totals(order.len()))
     }
 
-    /// The first part of a step: the rows.
+    /// Runs the first part of a step, over the rows.
     fn forward_backward(&mut self, order: &[u32]) -> Result<(), EngineError> {
         let Worker { network, parameters, packed, scratch, training, .. } = self;
         let training = training.as_mut().ok_or(EngineError::NoTraining)?;
         let (group, split, n) = (training.group, training.split, order.len());
-        // As few shares as there are threads, so that each reads the dense weights once; no more rows than stay near.
+        // One share per thread, so that each reads the dense weights only once, but no more rows than fit the cache.
         let groups = n.div_ceil(group);
         let groups = groups.div_ceil(rayon::current_num_threads()).min((ROWS / group).max(1));
         let weights = Weights { parameters, packed };
@@ -248,7 +248,7 @@ impl<'d> Worker<'d> {
         Ok(())
     }
 
-    /// The second part of a step: the parameters.
+    /// Runs the second part of a step, over the parameters.
     fn update(&mut self, n: usize, step_size: f32) -> Result<(), EngineError> {
         let Worker { network, parameters, packed, training, .. } = self;
         let training = training.as_mut().ok_or(EngineError::NoTraining)?;
@@ -261,14 +261,14 @@ impl<'d> Worker<'d> {
         Ok(())
     }
 
-    /// Steps on through an epoch until it is over or it is time for a word to the trainer.
+    /// Continues an epoch until it is done or a report of progress is due.
     fn some_steps(&mut self, epoch: &Epoch, totals: &mut Totals) -> Result<(), EngineError> {
         let begin = Instant::now();
         let batch_size = self.training()?.batch_size;
         for (index, order) in epoch.order.chunks(batch_size).enumerate().skip(totals.batches) {
             let (loss, correct) = self.step(order, epoch.step_sizes[index])?;
             totals.add(loss, correct, order.len());
-            // A loss that is no number is heard of at once.
+            // Report a loss that is not finite at once.
             if begin.elapsed() >= SILENCE || !loss.is_finite() {
                 break;
             }
@@ -276,7 +276,7 @@ impl<'d> Worker<'d> {
         Ok(())
     }
 
-    /// One step in the calling thread, part by part.
+    /// Times one step in the calling thread, part by part.
     fn timed_step(&mut self) -> Result<Vec<(String, Vec<f64>)>, EngineError> {
         let mut times = Vec::new();
         let mut begin = Instant::now();
@@ -288,7 +288,7 @@ impl<'d> Worker<'d> {
         let training = training.as_mut().ok_or(EngineError::NoTraining)?;
         let (group, split, n) = (training.group, training.split, training.batch_size);
         if split.len() < n {
-            let reason = format!("a step takes {n}, and there are {}", split.len());
+            let reason = format!("a step takes {n} samples, but there are only {}", split.len());
             return Err(EngineError::Samples { reason });
         }
         let order: Vec<u32> = (0..n as u32).collect();
@@ -320,7 +320,7 @@ impl<'d> Worker<'d> {
         Ok(times)
     }
 
-    /// The first tensor of the first part of a step with a value that is not finite, in the order in which they are computed.
+    /// Returns the first tensor of the first part of a step with a value that is not finite, in the order of computation.
     fn search_rows(&self, step: usize, n: usize) -> Result<Option<NonFinite>, EngineError> {
         let batch = &self.training()?.batch;
         let Owned { outputs, gradients, .. } = &batch.tensors;
@@ -338,7 +338,7 @@ impl<'d> Worker<'d> {
         Ok(of_outputs.chain(of_loss).chain(of_gradients).find_map(|found| found))
     }
 
-    /// The same of the second part.
+    /// The same for the second part.
     fn search_parameters(&self, step: usize) -> Result<Option<NonFinite>, EngineError> {
         let training = self.training()?;
         let kinds = [("gradients", "backward pass", &training.gradients)].into_iter();
@@ -406,10 +406,10 @@ fn plain(tensors: &[Aligned<f32>]) -> Vec<Vec<f32>> {
     tensors.iter().map(|values| values.to_vec()).collect()
 }
 
-/// The element that belongs to the calling thread of a pool.
+/// Returns the element that belongs to the calling thread of a pool.
 fn of_this_thread<T>(of_threads: &[Mutex<T>]) -> MutexGuard<'_, T> {
     let index = rayon::current_thread_index().unwrap_or(0);
-    // What a thread left behind is overwritten before it is read.
+    // If a thread panicked, what it left behind is overwritten before it is read.
     of_threads[index].lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -1,6 +1,6 @@
-//! Training and evaluation by the plain loops of [`crate::cpu`]: `--device reference`, for checking, not for speed.
+//! Training and evaluation by the plain loops of [`crate::cpu`]: `--device reference`, for correctness, not for speed.
 //!
-//! Generic over single and double precision: in single it is what a GPU is compared with, in double it is the truth.
+//! Generic over the precision: the GPU is compared with it in single precision, and in double precision it is the ground truth.
 
 use super::engine::{
     Engine, EngineError, Epoch, NonFinite, OnProgress, Optimizer, State, Totals, check_order, check_split,
@@ -12,7 +12,7 @@ use crate::model::{Activation, Layer, LayerShape, Model, N_CLASSES, conv2d_dims,
 use crate::ops::sgd::SgdConfig;
 use std::ops::ControlFlow;
 
-/// Multiply-adds of the images that are predicted between two reports of progress: a small part of a second.
+/// Multiply-adds of the images that are predicted between two reports of progress: a small fraction of a second.
 const PREDICTED_WORK: usize = 100_000_000;
 
 /// A model computed by the plain loops.
@@ -25,22 +25,22 @@ pub struct ReferenceEngine<T> {
     optimizer: Optimizer,
     /// What the optimizer keeps, in the order of [`Optimizer::slots`].
     slots: Vec<Vec<Vec<T>>>,
-    /// Of the last training step; empty before the first.
+    /// The gradients of the last training step; empty before the first.
     gradients: Vec<Vec<T>>,
 }
 
-/// Pictures, labels and how many of the batch's rows count.
+/// A batch: images, labels, and the number of rows that count.
 #[derive(Debug)]
 pub struct Batch<T> {
     /// `[N, 784]`.
     pub x: Vec<T>,
     /// `[N]`.
     pub labels: Vec<u32>,
-    /// Rows that count; the others are past the end of the epoch.
+    /// Number of rows that count; the others are beyond the end of the epoch.
     pub n_valid: usize,
 }
 
-/// What one pass over a batch gives.
+/// The result of a forward pass over a batch.
 #[derive(Debug)]
 pub struct Pass<T> {
     /// `[N, 10]`.
@@ -56,7 +56,7 @@ pub struct Pass<T> {
 }
 
 impl<T: Real> ReferenceEngine<T> {
-    /// A model with its training set, which is empty for a model that is only evaluated.
+    /// Creates an engine from a model and its training set; an empty training set means evaluation only.
     ///
     /// # Errors
     /// The model cannot be built, or the samples cannot be used.
@@ -81,14 +81,14 @@ impl<T: Real> ReferenceEngine<T> {
         })
     }
 
-    /// Rows `first..first + n` of a split in the given order.
+    /// Returns rows `first..first + n` of a split in the given order.
     pub fn batch(split: &Split, order: &[u32], first: usize, n: usize) -> Batch<T> {
         let (mut x, mut labels) = (vec![T::ZERO; n * PIXELS], vec![0; n]);
         batch_gather::batch_gather(PIXELS, &split.images, &split.labels, order, first, &mut x, &mut labels);
         Batch { x, labels, n_valid: n.min(order.len() - first) }
     }
 
-    /// The forward pass with loss.
+    /// Computes the forward pass and the loss.
     ///
     /// # Errors
     /// A layer does not fit the batch size.
@@ -133,10 +133,10 @@ impl<T: Real> ReferenceEngine<T> {
         Ok(Pass { logits, probabilities, loss, correct, outputs, argmax })
     }
 
-    /// The output of every layer for one image `[28, 28]`, and the probabilities `[10]`.
+    /// Returns the output of every layer for one image `[28, 28]`, and the probabilities `[10]`.
     ///
     /// # Errors
-    /// The model cannot be built.
+    /// The model cannot be built, or the image has another size.
     pub fn layer_outputs(
         model: &Model,
         parameters: &[Vec<f32>],
@@ -152,7 +152,7 @@ impl<T: Real> ReferenceEngine<T> {
         Ok((pass.outputs, pass.probabilities))
     }
 
-    /// The gradients of the mean loss with respect to every parameter.
+    /// Computes the gradients of the mean loss with respect to every parameter.
     ///
     /// # Errors
     /// A layer does not fit the batch size.
@@ -205,7 +205,7 @@ impl<T: Real> ReferenceEngine<T> {
         Ok(gradients)
     }
 
-    /// One optimizer step with the given factor (see [`Optimizer::step_size`]).
+    /// Makes one optimizer step with the given factor (see [`Optimizer::step_size`]).
     pub fn update(&mut self, gradients: &[Vec<T>], step_size: f32) {
         let alpha = T::from_f64(f64::from(step_size));
         for (i, g) in gradients.iter().enumerate() {
@@ -222,7 +222,7 @@ impl<T: Real> ReferenceEngine<T> {
         }
     }
 
-    /// The parameters in their own precision.
+    /// The parameters in the precision of the engine.
     pub fn exact_parameters(&self) -> &[Vec<T>] {
         &self.parameters
     }
@@ -263,7 +263,7 @@ impl<T: Real> ReferenceEngine<T> {
         check_order(&epoch.order, self.train.len())
     }
 
-    /// Makes one step of an epoch and searches what it computes for the first value that is not finite.
+    /// Makes one step of an epoch and searches its results for the first value that is not finite.
     fn searched_step(&mut self, train: &Split, epoch: &Epoch, step: usize) -> Result<Option<NonFinite>, EngineError> {
         let search = |tensor: String, operation: &str, values: &[T]| {
             let [count, index] = non_finite::non_finite(values);
@@ -316,7 +316,7 @@ impl<T: Real> Engine for ReferenceEngine<T> {
         let n = images.len() / PIXELS;
         let split = Split { images: images.to_vec(), labels: vec![0; n] };
         let order: Vec<u32> = (0..n as u32).collect();
-        // Each row is computed alone, so smaller batches give the same bits.
+        // Each row is computed independently, so smaller batches give the same bits.
         let work: usize = self.layers.iter().map(|shape| shape.multiply_adds).sum();
         let batch_size = (PREDICTED_WORK / work.max(1)).clamp(1, self.batch_size.max(1));
         let mut probabilities = Vec::with_capacity(n * N_CLASSES);
