@@ -12,12 +12,12 @@ use std::process::ExitCode;
 /// Flags of `completions`.
 #[derive(Debug, Args)]
 pub struct CompletionsArgs {
-    /// The shell
+    /// Shell to generate completions for
     #[arg(value_enum)]
     shell: Shell,
 }
 
-/// Prints what makes a shell complete the commands and flags.
+/// Prints a completion script.
 pub fn run(args: CompletionsArgs) -> Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "fmnist-gpu", &mut script);
@@ -28,24 +28,24 @@ pub fn run(args: CompletionsArgs) -> Result<ExitCode> {
 /// Flags of `man`.
 #[derive(Debug, Args)]
 pub struct ManArgs {
-    /// Write a page for the program and one for each command into this folder, instead of printing the program's
+    /// Write one page for the program and one per command into this folder, instead of printing the page of the program
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Replace existing pages
+    /// Overwrite existing pages
     #[arg(long)]
     force: bool,
 }
 
-/// Prints the manual page, or writes all of them.
+/// Prints the manual page of the program, or writes all pages.
 pub fn run_man(args: ManArgs, global: &Global) -> Result<ExitCode> {
     let mut program = Cli::command();
-    // Fills in what commands inherit, such as --quiet.
+    // Adds the flags that commands inherit, such as --quiet.
     program.build();
     let Some(folder) = args.out else {
         print(page(program)?.trim_end())?;
         return Ok(ExitCode::SUCCESS);
     };
-    std::fs::create_dir_all(&folder).with_context(|| format!("making the folder {}", folder.display()))?;
+    std::fs::create_dir_all(&folder).with_context(|| format!("creating the folder {}", folder.display()))?;
     let commands: Vec<clap::Command> = program.get_subcommands().filter(|c| c.get_name() != "help").cloned().collect();
     let mut written = 0;
     for command in std::iter::once(program).chain(commands) {
@@ -60,6 +60,6 @@ pub fn run_man(args: ManArgs, global: &Global) -> Result<ExitCode> {
 
 fn page(command: clap::Command) -> Result<String> {
     let mut text = Vec::new();
-    Man::new(command).render(&mut text).context("making the manual page")?;
+    Man::new(command).render(&mut text).context("generating the manual page")?;
     Ok(String::from_utf8_lossy(&text).into_owned())
 }

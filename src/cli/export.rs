@@ -17,31 +17,31 @@ use std::process::ExitCode;
 pub struct ExportArgs {
     /// Run folder, or the model.safetensors in it
     run: PathBuf,
-    /// What to write
+    /// File format to write
     #[arg(long, value_enum)]
     format: Format,
-    /// File to write [default: beside the model: model.onnx, model.torch.safetensors, model.keras.npz, model.npz]
+    /// File to write [default: next to the model: model.onnx, model.torch.safetensors, model.keras.npz, model.npz]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Replace an existing file
+    /// Overwrite an existing file
     #[arg(long)]
     force: bool,
-    /// Print what was written as JSON, instead of the Python lines that open it
+    /// Print a description of the file as JSON instead of the Python code that opens it
     #[arg(long)]
     json: bool,
 }
 
-/// A format of another tool.
+/// A file format of another tool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Format {
-    /// A graph for onnxruntime, tract, browsers: grey values in, probabilities out
+    /// ONNX graph for onnxruntime, tract and browsers: grey values in, probabilities out
     Onnx,
-    /// Safetensors for PyTorch's load_state_dict
+    /// Safetensors file for PyTorch's load_state_dict
     Torch,
-    /// npz for Keras's set_weights
+    /// NumPy archive for Keras's set_weights
     Keras,
-    /// npz of the parameters as they are here
+    /// NumPy archive of the parameters in this program's own layout
     Npz,
 }
 
@@ -70,7 +70,7 @@ struct Exported {
     version: &'static str,
 }
 
-/// Writes a trained model for another tool.
+/// Runs the command.
 pub fn run(args: ExportArgs, global: &Global) -> Result<ExitCode> {
     let run = Run::open(&args.run)?;
     let facts = facts(&args.run, &run)?;
@@ -98,21 +98,21 @@ pub fn run(args: ExportArgs, global: &Global) -> Result<ExitCode> {
             version: env!("CARGO_PKG_VERSION"),
         })?;
     } else {
-        global.say("It opens in Python by these lines:\n");
+        global.say("Open it in Python with:\n");
         print(python.trim_end())?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Beside the weights that are exported, under their name.
+/// Returns the path next to the exported weights, with their name and the extension of the format.
 fn default_path(run: &Path, format: Format) -> PathBuf {
     let weights = if run.is_dir() { run.join(MODEL_FILE) } else { run.to_path_buf() };
     weights.with_extension(format.extension())
 }
 
-/// What the run's other files say of its model.
+/// Reads the facts about the model from the other files of the run.
 fn facts(named: &Path, run: &Run) -> Result<Facts> {
-    // Other weights in the same folder, a checkpoint say, have another accuracy.
+    // Other weights in the same folder, such as a checkpoint, have another accuracy.
     let is_final = named.is_dir() || named.file_name().is_some_and(|name| name == MODEL_FILE);
     let path = run.path.join(SUMMARY_FILE);
     let summary: Option<Summary> = match std::fs::read(&path) {

@@ -17,20 +17,20 @@ use std::process::ExitCode;
 pub struct ImportArgs {
     /// Safetensors file with the weights
     file: PathBuf,
-    /// mlp, cnn, or a .toml file that lists layers [default: what the file says, else the one of mlp and cnn that fits]
+    /// Model: mlp, cnn, or a .toml file that lists the layers [default: the model named in the file, else mlp or cnn, whichever fits]
     #[arg(long, value_name = "mlp|cnn|FILE.toml")]
     model: Option<String>,
-    /// Order of the axes: torch ([O,C,KH,KW], [out,in]), keras ([KH,KW,C,O], [in,out]), or auto: what the shapes fit
+    /// Order of the axes: torch ([O,C,KH,KW], [out,in]), keras ([KH,KW,C,O], [in,out]), or auto (detect it from the shapes)
     #[arg(long, value_enum, default_value_t = LayoutChoice::Auto, hide_possible_values = true,
           value_name = "auto|torch|keras")]
     layout: LayoutChoice,
     /// Run folder to write [default: the first free runs/MODEL-NUMBER]
     #[arg(long, value_name = "RUN")]
     out: Option<PathBuf>,
-    /// Write into a folder that is not empty
+    /// Write into the folder even if it is not empty
     #[arg(long)]
     force: bool,
-    /// Print what was imported as JSON
+    /// Print the imported tensors as JSON
     #[arg(long)]
     json: bool,
 }
@@ -61,7 +61,7 @@ struct TensorReport {
     shape: Vec<usize>,
 }
 
-/// Imports the weights of another tool.
+/// Runs the command.
 pub fn run(args: ImportArgs, global: &Global) -> Result<ExitCode> {
     let model = args.model.as_deref().map(Model::load).transpose()?;
     let layout = match args.layout {
@@ -81,28 +81,28 @@ pub fn run(args: ImportArgs, global: &Global) -> Result<ExitCode> {
     } else {
         print(&table(&report))?;
     }
-    global.say(format!("Run: {0}. What it is worth: fmnist-gpu evaluate {0}", report.run));
+    global.say(format!("Run: {0}. To measure its accuracy: fmnist-gpu evaluate {0}", report.run));
     Ok(ExitCode::SUCCESS)
 }
 
-/// The whole file, if it is not larger than a model can be.
+/// Reads the whole file, unless it is larger than any model.
 fn read(path: &Path) -> Result<Vec<u8>> {
     let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
     let mut bytes = Vec::new();
     file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).with_context(|| format!("reading {}", path.display()))?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
-        bail!("{} has more than {} MiB, and no more are imported", path.display(), MAX_FILE_BYTES >> 20);
+        bail!("{} is larger than the limit of {} MiB", path.display(), MAX_FILE_BYTES >> 20);
     }
     Ok(bytes)
 }
 
-/// The configuration and the summary of a training speak of its own weights: others must not come to lie beside them.
+/// Refuses the folder of a training run: its configuration and summary describe its own weights, and must not end up next to others.
 fn refuse_trained(out: &Path) -> Result<()> {
     for name in [CONFIG_FILE, SUMMARY_FILE] {
         let path = out.join(name);
         if path.symlink_metadata().is_ok() {
             bail!(
-                "{} is of a training, whose weights are not replaced by others; choose another --out",
+                "{} belongs to a training run, whose weights cannot be replaced by imported ones; choose another --out",
                 path.display()
             );
         }
