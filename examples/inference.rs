@@ -9,6 +9,7 @@ use fmnist_gpu::gpu::{Gpu, GpuOptions};
 use fmnist_gpu::model::{Model, initial_parameters};
 use fmnist_gpu::train::run::Run;
 use fmnist_gpu::train::{Engine, GpuEngine};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
@@ -29,7 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let mut milliseconds = Vec::new();
         for images in pictures.images.chunks_exact(batch * PIXELS) {
             let start = Instant::now();
-            let probabilities = engine.predict(images)?;
+            let probabilities = engine.predict(images, &mut |_| ControlFlow::Continue(()))?;
             milliseconds.push(1e3 * start.elapsed().as_secs_f64());
             assert_eq!(probabilities.len(), batch * N_CLASSES);
         }
@@ -37,7 +38,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let (median, most) = (milliseconds[milliseconds.len() / 2], milliseconds[milliseconds.len() - 1]);
         println!("batch {batch}: median {median:.2} ms, longest {most:.2} ms");
     }
-    let row = engine.predict(pictures.image(0))?;
+    let row = engine.predict(pictures.image(0), &mut |_| ControlFlow::Continue(()))?;
     let best = (1..N_CLASSES).fold(0, |best, i| if row[i] > row[best] { i } else { best });
     println!("first picture: {} ({:.0} %)", CLASS_NAMES[best], 100.0 * row[best]);
     Ok(())

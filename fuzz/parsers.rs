@@ -24,6 +24,7 @@ use safetensors::SafeTensors;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 /// A parser, and the name of its fuzz target and seed folder.
@@ -77,7 +78,7 @@ fn use_model(model: &Model, parameters: Option<&[Vec<f32>]>) {
     let parameters = parameters.unwrap_or(&initial);
     let mut engine = ReferenceEngine::<f32>::new(model, parameters, &Split::default(), 1, &optimizer)
         .expect("an accepted model has an engine");
-    let row = engine.predict(&[7; PIXELS]).expect("the plain loops do not fail");
+    let row = engine.predict(&[7; PIXELS], &mut |_| ControlFlow::Continue(())).expect("the plain loops do not fail");
     assert_eq!(row.len(), 10);
 }
 

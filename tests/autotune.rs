@@ -9,7 +9,7 @@ use std::path::Path;
 
 const ADAM: Optimizer = Optimizer::Adam(AdamConfig { learning_rate: 0.001, beta_1: 0.9, beta_2: 0.999, epsilon: 1e-7 });
 
-/// A network whose layers are small, with the tiling of GPUs on whatever adapter there is.
+/// A network with small layers, and the tiling of GPUs on whatever adapter is available.
 fn small() -> (Model, Gpu) {
     gpu();
     let text = "name = \"small\"\n[[layer]]\ntype = \"flatten\"\n[[layer]]\ntype = \"dense\"\nunits = 10\n";
@@ -33,11 +33,11 @@ fn tiles_are_chosen_once_and_kept() {
     assert!(tiles.is_possible(), "{tiles:?}");
     let text = std::fs::read_to_string(&kept).unwrap();
     assert!(text.contains(&gpu.info().driver) && text.contains("batch 4"), "{text}");
-    // What is kept is taken: a choice that no measurement makes.
+    // The saved choice is used, even one that no measurement makes.
     let odd = text.replace(&format!("\"workgroups\": {}", tiles.workgroups), "\"workgroups\": 77");
     std::fs::write(&kept, odd).unwrap();
     assert_eq!(tune(&gpu, &model, 4, &kept), SharedTiles { workgroups: 77, ..tiles });
-    // For another batch size it is not, and both are kept then.
+    // It is not used for another batch size, and then both are saved.
     assert_ne!(tune(&gpu, &model, 8, &kept).workgroups, 77);
     let text = std::fs::read_to_string(&kept).unwrap();
     assert!(text.contains("batch 4") && text.contains("batch 8"), "{text}");
@@ -56,7 +56,7 @@ fn a_damaged_choice_is_made_again() {
         let again = std::fs::read_to_string(&kept).unwrap();
         assert!(again.contains("batch 4"), "{again}");
     }
-    // Nowhere to keep it: training goes on all the same.
+    // If the choice cannot be saved, training works all the same.
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
     assert!(tune(&gpu, &model, 4, &file.join("autotune.json")).is_possible());
@@ -83,7 +83,7 @@ fn impossible_tiles_are_refused() {
     }
 }
 
-/// A search takes some hundred steps, which nobody waits for where each takes long.
+/// A search takes several hundred steps, too many if each of them is slow.
 #[test]
 fn a_slow_adapter_is_not_searched() {
     let (_, gpu) = small();
@@ -94,6 +94,6 @@ fn a_slow_adapter_is_not_searched() {
     let begin = std::time::Instant::now();
     assert_eq!(tune(&gpu, &Model::cnn(), 256, &folder.path().join("autotune.json")), SharedTiles::default());
     let seconds = begin.elapsed().as_secs_f64();
-    // Two steps of up to some seconds, where a search would have been 160.
+    // Two steps of up to a few seconds each, instead of the 160 of a search.
     assert!(seconds < 60.0, "{seconds:.0} s");
 }

@@ -9,7 +9,7 @@ use std::process::Command;
 
 fn run(line: &str) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fmnist-gpu"));
-    // Where there is no GPU, the default would be the native engine.
+    // Without a GPU, the default would be the native engine.
     command.args(line.split_whitespace()).env("WGPU_ADAPTER_NAME", &gpu().info().name);
     let output = command.output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -58,7 +58,7 @@ fn bench_measures_every_setting_that_was_asked_for() {
         assert!(positive(result, "dispatches_per_step") <= 25.0);
         positive(result, "host_us_per_step");
     }
-    // 101,632 multiply-adds an image forward; training adds the gradients of both weights and of the second layer's input.
+    // 101,632 multiply-adds per image forward; training adds the gradients of both weights and of the second layer's input.
     let mflop = positive(&results[1], "gflops") * 1e3 / positive(&results[1], "images_per_second");
     assert!((mflop - 2e-6 * 101_632.0).abs() < 1e-6, "{mflop}");
     let mflop = positive(&results[0], "gflops") * 1e3 / positive(&results[0], "images_per_second");
@@ -117,7 +117,7 @@ fn profile_of_a_forward_pass_has_no_backward_kernels() {
     assert!(!names.iter().any(|name| name.contains("backward") || name.contains("adam")), "{names:?}");
 }
 
-/// Dense layers of one width are one row, also where the first takes 784 numbers and the others 128 (in some forms it has a kernel of its own).
+/// Dense layers of one width share a row, even if the first has 784 inputs and the others 128 (in some forms it has a separate kernel).
 #[test]
 fn profile_adds_up_the_work_of_calls_that_differ() {
     gpu();
@@ -136,7 +136,7 @@ fn profile_adds_up_the_work_of_calls_that_differ() {
     assert!((flop / expected - 1.0).abs() < 1e-6, "{flop} for {expected}");
 }
 
-/// What the tests read off a picture.
+/// What the tests read from a plot.
 struct Drawn {
     title: String,
     description: String,
@@ -145,7 +145,7 @@ struct Drawn {
     texts: Vec<(String, f64, f64)>,
     /// Centre and radius.
     circles: Vec<[f64; 3]>,
-    /// Places of the vertical and horizontal lines: x or y with the label that stands there.
+    /// Positions of the vertical and horizontal lines: x or y, with the number of the label.
     grid_x: Vec<(f64, f64)>,
     grid_y: Vec<(f64, f64)>,
     roof: Vec<(f64, f64)>,
@@ -168,7 +168,7 @@ impl Drawn {
         for line in nodes("line") {
             let (x, y) = (number(&line, "x1"), number(&line, "y1"));
             let upright = x == number(&line, "x2");
-            // Below an upright line, left of a level one.
+            // Labels are below vertical lines and left of horizontal ones.
             for (text, at_x, at_y) in &texts {
                 let Ok(value) = text.parse::<f64>() else { continue };
                 if upright && (at_x - x).abs() <= 1.0 && *at_y > y {
@@ -192,7 +192,7 @@ impl Drawn {
         }
     }
 
-    /// Left, top, right, bottom of the numbers beside the points; they stand in the plot, tick labels and list do not.
+    /// Left, top, right, bottom of the numbers next to the points: those inside the plot, without tick labels and the list.
     fn labels(&self) -> Vec<[f64; 4]> {
         let (left, right) = (self.roof[0].0, self.roof[2].0);
         let bottom = self.texts.iter().find(|t| t.0 == "floating-point operations a byte").unwrap().2 - 50.0;
@@ -222,10 +222,10 @@ fn roofline(points: Vec<RooflinePoint>) -> Roofline {
     Roofline { title, subtitle, peak_gflops: 100.0, peak_gb_per_second: 10.0, points }
 }
 
-/// The picture as XML: names and places.
+/// The plot as XML: names and positions.
 #[test]
 fn roofline_shows_each_kernel_where_it_belongs() {
-    // At 1, 10 and 100 operations a byte, and one that only moves bytes.
+    // At 1, 10 and 100 operations per byte, and one that only moves bytes.
     let roofline = roofline(vec![
         point("one", 1.0, 1.0),
         point("ten", 10.0, 1.0),
@@ -236,7 +236,7 @@ fn roofline_shows_each_kernel_where_it_belongs() {
     assert_eq!(drawn.title, "A title with < and &");
     assert!(drawn.description.contains("bytes: 5.00 GB/s, 50 % of its limit"), "{}", drawn.description);
     assert_eq!(drawn.circles.len(), 3, "{:?}", drawn.circles);
-    // On the lines of the axes that bear their numbers, to a pixel.
+    // On the grid lines with their numbers, to a pixel.
     for (circle, value) in drawn.circles.iter().zip([1.0, 10.0, 100.0]) {
         for (at, grid) in [(circle[0], &drawn.grid_x), (circle[1], &drawn.grid_y)] {
             let line = grid.iter().find(|(_, label)| *label == value);
@@ -244,7 +244,7 @@ fn roofline_shows_each_kernel_where_it_belongs() {
             assert!((at - place).abs() <= 1.0, "{value}: {at} is not on {place}");
         }
     }
-    // The roof: 10 GB/s at 1 operation a byte are 10 GFLOP/s, and from 10 on it is level at 100.
+    // The roof: 10 GB/s at 1 operation per byte are 10 GFLOP/s, and from 10 on it is constant at 100.
     let level = drawn.circles[2][1];
     assert!(drawn.roof[1..].iter().all(|(_, y)| (y - level).abs() <= 1.0), "{:?}", drawn.roof);
     assert!((drawn.roof[1].0 - drawn.circles[1][0]).abs() <= 1.0, "{:?}", drawn.roof);
@@ -256,12 +256,12 @@ fn roofline_shows_each_kernel_where_it_belongs() {
     }
     let broken = Roofline { peak_gflops: 0.0, ..roofline.clone() };
     assert!(draw_roofline(&broken).is_err());
-    // Neither may be in XML as it is.
+    // Neither character is allowed in XML.
     let odd = Roofline { title: "a\u{1}b\u{ffff}".to_string(), ..roofline };
     assert_eq!(Drawn::read(&draw_roofline(&odd).unwrap()).title, "a b ");
 }
 
-/// Forty kernels, many of them on one spot, some on the roof and in the corners.
+/// Forty kernels, many of them in one place, some on the roof and in the corners.
 #[test]
 fn roofline_labels_cover_nothing_and_the_list_has_room() {
     let points: Vec<_> = (0..40)
@@ -288,7 +288,7 @@ fn roofline_labels_cover_nothing_and_the_list_has_room() {
         }
     }
     for (text, _, y) in &drawn.texts {
-        assert!(*y < drawn.height - 10.0, "{text} stands at {y} of {}", drawn.height);
+        assert!(*y < drawn.height - 10.0, "{text} is at {y} of {}", drawn.height);
     }
     for point in &roofline.points {
         assert!(drawn.texts.iter().any(|(text, ..)| *text == point.name), "no {}", point.name);
@@ -306,7 +306,7 @@ fn profile_writes_its_roofline_and_overwrites_nothing() {
     let svg = std::fs::read_to_string(&path).unwrap();
     let drawn = Drawn::read(&svg);
     for kernel in ["adam_step", "batch_gather", "softmax_xent_backward_x", "dense_forward", "dense_backward_w"] {
-        assert!(drawn.texts.iter().any(|(text, ..)| text.starts_with(kernel)), "{kernel} is not in the picture");
+        assert!(drawn.texts.iter().any(|(text, ..)| text.starts_with(kernel)), "{kernel} is not in the plot");
     }
     assert!(drawn.title.contains("mlp at batch size 20"), "{}", drawn.title);
     std::fs::write(&path, "mine").unwrap();
@@ -319,15 +319,15 @@ fn profile_writes_its_roofline_and_overwrites_nothing() {
     assert!(code == Some(2) && err.contains(".svg"), "{err}");
 }
 
-/// What is known: the copy moves 64 MiB twice, and no adapter is as slow or as fast as the bounds.
+/// The copy moves 64 MiB twice, and no adapter is as slow or as fast as these bounds.
 #[test]
-fn peaks_are_of_this_world() {
+fn peaks_are_plausible() {
     let peak = Peak::measure(gpu()).unwrap();
     assert!(peak.gflops > 0.5 && peak.gflops < 1e6, "{peak:?}");
     assert!(peak.gb_per_second > 0.05 && peak.gb_per_second < 1e5, "{peak:?}");
 }
 
-/// Twice the work takes longer, and one time comes back for each dispatch and round.
+/// More work takes longer, and there is one time per dispatch and round.
 #[test]
 fn timings_follow_the_work() {
     let gpu = gpu();

@@ -13,6 +13,7 @@ use safetensors::SafeTensors;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Cursor, Read};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::OnceLock;
 use tract_onnx::pb;
@@ -151,7 +152,10 @@ fn images() -> &'static [u8] {
 
 /// Our own predictions for the images, `[N_IMAGES, 10]`: not flat, so that a swap of classes or weights shows.
 fn predictions(model: &Model, parameters: &[Vec<f32>]) -> Vec<f32> {
-    let probabilities = GpuEngine::new(gpu(), model, parameters).unwrap().predict(images()).unwrap();
+    let probabilities = GpuEngine::new(gpu(), model, parameters)
+        .unwrap()
+        .predict(images(), &mut |_| ControlFlow::Continue(()))
+        .unwrap();
     let best: Vec<f32> = probabilities.chunks(10).map(|row| row.iter().copied().fold(0.0, f32::max)).collect();
     let sure = best.iter().filter(|&&p| p > 0.5).count();
     assert!(sure > N_IMAGES / 4, "{}: only {sure} predictions are above one half", model.name);

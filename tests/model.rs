@@ -4,6 +4,7 @@ use fmnist_gpu::model::weights::{WeightsError, from_bytes, to_bytes};
 use fmnist_gpu::model::{Activation, Layer, Model, ModelError, Pair, initial_parameters, summary};
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::train::{Engine, Optimizer, ReferenceEngine};
+use std::ops::ControlFlow;
 
 fn load(text: &str) -> Result<Model, ModelError> {
     let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
@@ -248,7 +249,7 @@ fn models_at_random_are_refused_or_fit_together() {
         let parameters = initial_parameters(&model.parameters().unwrap(), 1);
         let adam = Optimizer::Adam(AdamConfig::default());
         let mut engine = ReferenceEngine::<f32>::new(&model, &parameters, &Split::default(), 1, &adam).unwrap();
-        let row = engine.predict(&[100; 784]).unwrap();
+        let row = engine.predict(&[100; 784], &mut |_| ControlFlow::Continue(())).unwrap();
         assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-4, "{row:?} of {model:?}");
     }
     assert!(accepted > 2000 && applied > 500, "{accepted} accepted, {applied} applied");

@@ -7,7 +7,8 @@ use fmnist_gpu::ops::SharedTiles;
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
 use fmnist_gpu::train::{
-    Batch, Engine, Epoch, Event, GpuEngine, Optimizer, Outcome, Position, ReferenceEngine, Totals, TrainOptions, train,
+    Batch, Engine, EngineError, Epoch, Event, GpuEngine, NativeEngine, Optimizer, Outcome, Position, ReferenceEngine,
+    Totals, TrainOptions, train,
 };
 use std::ops::ControlFlow;
 use std::sync::atomic::AtomicBool;
@@ -18,7 +19,7 @@ fn go(_: &Totals) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
-/// One epoch over the samples in their order, with the step sizes that follow step `first`.
+/// One epoch over the samples in order, with the step sizes from step `first` on.
 fn epoch(samples: usize, batch_size: usize, optimizer: &Optimizer, first: u64) -> Epoch {
     let batches = samples.div_ceil(batch_size) as u64;
     Epoch {
@@ -40,23 +41,23 @@ fn initial(model: &Model, seed: u64) -> Vec<Vec<f32>> {
     initial_parameters(&model.parameters().unwrap(), seed)
 }
 
-/// The largest difference relative to the largest value.
+/// The largest difference, relative to the largest value.
 fn distance(a: &[f32], b: &[f32]) -> f64 {
     assert_eq!(a.len(), b.len());
     let b: Vec<f64> = b.iter().map(|&b| f64::from(b)).collect();
     worst_error(a, &b)
 }
 
-/// The parameters that Keras began with, and its 32 images.
+/// The initial parameters of Keras, and its 32 images.
 pub fn keras_start(truth: &Fixture) -> (Vec<Vec<f32>>, Split) {
     let parameters = truth.initial_weights().into_iter().map(|(_, _, values)| values).collect();
     (parameters, fixture_split())
 }
 
-/// The whole against an outside truth: Keras in double precision. What single precision may differ by was measured with Keras
-/// itself in single precision (see tests/fixtures/make_fixtures.py --float32), and is allowed some five times over.
+/// Compares whole training steps with an external reference: Keras in double precision. The error of single precision was measured
+/// with Keras itself in single precision (see tests/fixtures/make_fixtures.py --float32); about five times that is allowed.
 ///
-/// `engine` is one of [`keras_start`]; `logits` gives those of its last training step.
+/// `engine` starts from [`keras_start`]; `logits` returns the logits of its last training step.
 pub fn walks_with_keras<E: Engine>(truth: &Fixture, engine: &mut E, logits: impl Fn(&E) -> Vec<f32>) {
     let name = &truth.model;
     let model = Model::load(name).unwrap();
@@ -80,8 +81,8 @@ pub fn walks_with_keras<E: Engine>(truth: &Fixture, engine: &mut E, logits: impl
         let difference = truth.trained_weight(&parameter.name).compare(values);
         assert!(difference.worst() <= 5e-5, "{name}: {} after ten steps: {difference}", parameter.name);
     }
-    // Predictions of the trained model, by the plan of evaluation.
-    let probabilities = engine.predict(&fixture_split().images).unwrap();
+    // Predictions of the trained model, which use the plan for evaluation.
+    let probabilities = engine.predict(&fixture_split().images, &mut |_| ControlFlow::Continue(())).unwrap();
     for (row, logits) in probabilities.chunks(10).zip(truth.trained_logits.chunks(10)) {
         let sum: f64 = logits.iter().map(|x| x.exp()).sum();
         let expected: Vec<f64> = logits.iter().map(|x| x.exp() / sum).collect();
@@ -107,7 +108,7 @@ fn cnn_agrees_with_keras() {
     agrees_with_keras("cnn", gpu());
 }
 
-/// What is made ready before the data is there is all that training needs, and changes no bit of it.
+/// Preparation before the data is loaded compiles all that training needs, and changes no bit of the result.
 #[test]
 fn a_prepared_device_compiles_nothing_more_and_trains_to_the_same_bits() {
     gpu();
@@ -133,7 +134,7 @@ fn a_prepared_device_compiles_nothing_more_and_trains_to_the_same_bits() {
     }
 }
 
-/// The kernels for real GPUs, here on whatever adapter there is.
+/// The kernels for hardware GPUs, on whatever adapter is available.
 #[test]
 fn cnn_agrees_with_keras_in_shared_memory_tiles() {
     gpu();
@@ -141,7 +142,7 @@ fn cnn_agrees_with_keras_in_shared_memory_tiles() {
     agrees_with_keras("cnn", &Gpu::open(&options).unwrap());
 }
 
-/// The kernels for adapters without subgroup operations, here on whatever adapter there is.
+/// The kernels for adapters without subgroup operations, on whatever adapter is available.
 #[test]
 fn cnn_agrees_with_keras_in_plain_kernels() {
     gpu();
@@ -155,7 +156,7 @@ fn cnn_agrees_with_keras_without_run_time_checks() {
     agrees_with_keras("cnn", &Gpu::open(&GpuOptions::default()).unwrap());
 }
 
-/// The mirrors in double precision against the same truth, almost to the last digit.
+/// The mirrors in double precision against the same reference, almost to the last digit.
 #[test]
 fn reference_agrees_with_keras() {
     for name in ["mlp", "cnn"] {
@@ -166,7 +167,7 @@ fn reference_agrees_with_keras() {
         let engine = ReferenceEngine::<f64>::new(&model, &parameters, &split, 32, &ADAM).unwrap();
         let order: Vec<u32> = (0..32).collect();
         let mut batch: Batch<f64> = ReferenceEngine::batch(&split, &order, 0, 32);
-        // Keras was given pixels divided in single precision.
+        // The pixels for Keras were divided in single precision.
         batch.x = fixture::pixels().into_iter().map(f64::from).collect();
         let pass = engine.forward(&batch).unwrap();
         assert!(worst_error(&pass.logits, &truth.logits) <= 1e-12, "{name}: logits");
@@ -179,7 +180,7 @@ fn reference_agrees_with_keras() {
     }
 }
 
-/// Loss by loss, the GPU and the mirrors in double precision walk the same way.
+/// The GPU and the mirrors in double precision have the same loss curves and weights.
 fn curves_agree(model: &Model, samples: usize, batch_size: usize, epochs: u64, optimizer: &Optimizer, tolerance: f64) {
     let split = made_data(samples);
     let parameters = initial(model, 5);
@@ -201,17 +202,17 @@ fn curves_agree(model: &Model, samples: usize, batch_size: usize, epochs: u64, o
 
 #[test]
 fn loss_curves_of_gpu_and_mirror_agree_over_20_steps() {
-    // One batch an epoch, so that every step is compared.
+    // One batch per epoch, so that every step is compared.
     curves_agree(&Model::cnn(), 8, 8, 20, &ADAM, 1e-4);
     curves_agree(&Model::mlp(), 32, 32, 20, &ADAM, 1e-4);
 }
 
-/// 37 samples in batches of 16: the last batch has five, trained exactly, neither dropped nor filled up.
+/// 37 samples in batches of 16: the last batch has five, which are trained exactly, neither dropped nor padded.
 #[test]
 fn the_short_last_batch_is_trained_exactly() {
     curves_agree(&Model::mlp(), 37, 16, 4, &ADAM, 1e-5);
     curves_agree(&Model::cnn(), 11, 8, 2, &ADAM, 1e-5);
-    // A batch larger than the set.
+    // A batch larger than the training set.
     curves_agree(&Model::mlp(), 5, 16, 3, &ADAM, 1e-5);
 }
 
@@ -227,7 +228,7 @@ fn from_toml(text: &str) -> Model {
     Model::load(file.path().to_str().unwrap()).unwrap()
 }
 
-/// Everything that the two built-in models do not use: other windows and strides, average and sum pooling, ReLU alone, odd channels.
+/// Everything that the two built-in models do not use: other windows and strides, average and sum pooling, separate ReLU, odd channels.
 #[test]
 fn models_of_every_layer_walk_like_their_mirrors() {
     let average = from_toml(
@@ -280,7 +281,7 @@ fn the_same_seed_gives_the_same_bits() {
     assert!(runs[0] != runs[2], "another seed gave the same weights");
 }
 
-/// Validation figures are those of an evaluation with the weights at the end of the epoch, and leave the training as it is.
+/// Validation results are those of an evaluation with the weights at the end of the epoch, and do not affect the training.
 #[test]
 fn validation_follows_each_epoch_and_changes_nothing() {
     let mut split = made_data(96);
@@ -312,7 +313,7 @@ fn validation_follows_each_epoch_and_changes_nothing() {
 }
 
 #[test]
-fn one_batch_is_learnt_by_heart() {
+fn one_batch_is_overfitted() {
     let split = made_data(32);
     let model = Model::cnn();
     let mut engine = GpuEngine::with_training(gpu(), &model, &initial(&model, 1), &split, 32, &ADAM).unwrap();
@@ -327,7 +328,7 @@ fn one_batch_is_learnt_by_heart() {
     assert_eq!((evaluated.correct, evaluated.samples), (32, 32));
 }
 
-/// The design allows 25 dispatches a step.
+/// The design allows 25 dispatches per step.
 #[test]
 fn a_step_of_the_cnn_is_few_dispatches() {
     let model = Model::cnn();
@@ -353,7 +354,7 @@ fn each_epoch_is_a_new_permutation_of_all_samples() {
     assert!(permutation(0, 0, 1).is_empty());
 }
 
-/// Every one of the 24 orders of four samples comes up about as often as the others.
+/// The 24 orders of four samples are about equally frequent.
 #[test]
 fn permutations_are_uniform() {
     let mut counts = std::collections::HashMap::new();
@@ -361,7 +362,7 @@ fn permutations_are_uniform() {
         *counts.entry(permutation(4, 1, epoch)).or_insert(0) += 1;
     }
     assert_eq!(counts.len(), 24);
-    // 1,000 expected, standard deviation 31: five of them.
+    // 1,000 expected, standard deviation 31: a tolerance of five.
     assert!(counts.values().all(|&count| (845..=1155).contains(&count)), "{counts:?}");
 }
 
@@ -403,6 +404,77 @@ fn an_interrupt_ends_after_the_work_in_flight() {
 }
 
 #[test]
+fn an_engine_without_a_training_set_refuses_to_train() {
+    let model = Model::mlp();
+    let parameters = initial(&model, 1);
+    let mut on_gpu = GpuEngine::new(gpu(), &model, &parameters).unwrap();
+    assert!(matches!(on_gpu.time_step(1), Err(EngineError::NoTraining)));
+    let mut native = NativeEngine::new(&model, &parameters, 1).unwrap();
+    assert!(matches!(native.time_step(1), Err(EngineError::NoTraining)));
+    let mut reference = ReferenceEngine::<f32>::new(&model, &parameters, &Split::default(), 8, &ADAM).unwrap();
+    let engines: [&mut dyn Engine; 3] = [&mut on_gpu, &mut native, &mut reference];
+    for engine in engines {
+        let work = epoch(8, 8, &ADAM, 1);
+        assert!(matches!(engine.train_epoch(&work, &mut go), Err(EngineError::NoTraining)), "{engine:?}");
+        assert!(matches!(engine.find_non_finite(&work, 1), Err(EngineError::NoTraining)), "{engine:?}");
+        assert!(engine.last_gradients().unwrap().is_empty());
+        assert_eq!(engine.state().unwrap().slots.len(), 0);
+    }
+}
+
+/// Timing needs whole batches, and one more to warm up.
+#[test]
+fn timing_refuses_a_training_set_that_is_too_small() {
+    let (model, split) = (Model::mlp(), made_data(20));
+    let parameters = initial(&model, 1);
+    let mut on_gpu = GpuEngine::with_training(gpu(), &model, &parameters, &split, 8, &ADAM).unwrap();
+    assert_eq!(on_gpu.time_step(2).unwrap().seconds[0].len(), 2);
+    assert!(matches!(on_gpu.time_step(3), Err(EngineError::Samples { .. })));
+    let mut native = NativeEngine::with_training(&model, &parameters, &split, 21, &ADAM, 1).unwrap();
+    assert!(matches!(native.time_step(1), Err(EngineError::Samples { .. })));
+}
+
+/// `Break` returns the images done so far, with the same bits as in the full result, whose progress is reported to the end.
+#[test]
+fn an_interrupted_prediction_returns_the_images_done_so_far() {
+    let model = Model::mlp();
+    let parameters = initial(&model, 1);
+    // More than one batch for every engine, and not a multiple of any.
+    let images = made_data(2_801).images;
+    let engines: [(&str, Box<dyn Engine>); 3] = [
+        ("GPU", Box::new(GpuEngine::new(gpu(), &model, &parameters).unwrap())),
+        ("native", Box::new(NativeEngine::new(&model, &parameters, 2).unwrap())),
+        (
+            "reference",
+            Box::new(ReferenceEngine::<f32>::new(&model, &parameters, &Split::default(), 100, &ADAM).unwrap()),
+        ),
+    ];
+    for (name, mut engine) in engines {
+        let mut reports = Vec::new();
+        let whole = engine
+            .predict(&images, &mut |done| {
+                reports.push(done);
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        assert_eq!(whole.len(), 2_801 * 10, "{name}");
+        assert!(reports.len() > 1 && reports.is_sorted_by(|a, b| a < b), "{name}: {reports:?}");
+        assert_eq!(reports.last(), Some(&2_801), "{name}");
+        let mut calls = 0;
+        let part = engine
+            .predict(&images, &mut |done| {
+                calls += 1;
+                assert_eq!(done, reports[0], "{name}");
+                ControlFlow::Break(())
+            })
+            .unwrap();
+        assert_eq!((calls, part.len()), (1, reports[0] * 10), "{name}");
+        assert!(part.iter().zip(&whole).all(|(a, b)| a.to_bits() == b.to_bits()), "{name}: other bits");
+        assert!(engine.predict(&[], &mut |_| panic!("{name}: nothing to report")).unwrap().is_empty(), "{name}");
+    }
+}
+
+#[test]
 fn a_loss_that_is_not_finite_stops_training() {
     let split = made_data(64);
     let model = Model::mlp();
@@ -415,7 +487,7 @@ fn a_loss_that_is_not_finite_stops_training() {
     assert!(matches!(trained.outcome, Outcome::NonFinite { .. }), "{:?}", trained.outcome);
 }
 
-/// The genuine images: the article's first model for two epochs, its second for a sixth of one.
+/// The genuine images: the article's first model for two epochs, its second for a sixth of an epoch.
 #[test]
 fn genuine_fashion_mnist_is_learnt() {
     let gpu = gpu();

@@ -1,7 +1,7 @@
 //! `fmnist-gpu bench`
 
 use super::device::{Device, DeviceArgs, TuneArgs};
-use super::{Global, print, print_json};
+use super::{Global, counted, print, print_json};
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use fmnist_gpu::data::{N_CLASSES, PIXELS, Split};
@@ -20,37 +20,37 @@ use std::time::{Duration, Instant};
 /// Flags of `bench`.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// mlp, cnn, or a .toml file that lists layers
+    /// Model: mlp, cnn, or a .toml file that lists the layers
     #[arg(long, default_value = "cnn", value_name = "mlp|cnn|FILE.toml")]
     model: String,
-    /// Images a step; several with commas between
+    /// Images per step; separate several values with commas
     #[arg(long, value_delimiter = ',', default_value = "32,256,1024", value_parser = clap::value_parser!(u32).range(1..=16_384))]
     batch_size: Vec<u32>,
     /// What to measure
     #[arg(long, value_enum, default_value_t = Mode::Both)]
     mode: Mode,
-    /// How long to measure each, in seconds, after a warm-up of a fifth of it
+    /// Seconds to measure each setting, after a warm-up of one fifth of that
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
     tune: TuneArgs,
-    /// Measure each setting without and with wgpu's run-time checks (--safe), in turn
+    /// Measure each setting twice, without and with wgpu's run-time checks (--safe)
     #[arg(long, conflicts_with = "safe")]
     ab_checks: bool,
-    /// Print the result as JSON
+    /// Print the results as JSON
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Mode {
-    /// Training steps: forward, backward, Adam
+    /// Training steps: forward pass, backward pass, Adam
     Train,
     /// Forward passes with loss and accuracy
     Inference,
-    /// One after the other
+    /// Training, then inference
     Both,
 }
 
@@ -59,22 +59,22 @@ enum Mode {
 struct Report {
     device: String,
     driver: String,
-    /// Of the native engine.
+    /// Number of threads; only for the native engine.
     #[serde(skip_serializing_if = "Option::is_none")]
     threads: Option<usize>,
-    /// Multiply-adds without memory, measured in the same run.
+    /// Multiply-adds without memory access, measured in the same run.
     peak_gflops: f64,
     /// Bytes read and written by a copy, measured in the same run.
     peak_gb_per_second: f64,
     /// From the start of the program to the end of the first step.
     startup_ms: f64,
     startup: Startup,
-    /// The most memory that the process had at once; none where the system does not tell.
+    /// Peak memory of the process; `None` if the system does not report it.
     peak_memory_mb: Option<f64>,
     results: Vec<Measured>,
 }
 
-/// The parts of `startup_ms`. Making the images is not among them.
+/// The parts of `startup_ms`. Generating the images is not included.
 #[derive(Debug, Default, Serialize)]
 struct Startup {
     device_ms: f64,
@@ -87,7 +87,7 @@ struct Measured {
     model: String,
     batch_size: usize,
     mode: &'static str,
-    /// Whether wgpu's run-time checks were in the shaders; only with `--ab-checks`.
+    /// Whether wgpu's run-time checks were compiled into the shaders; only with `--ab-checks`.
     #[serde(skip_serializing_if = "Option::is_none")]
     runtime_checks: Option<bool>,
     images_per_second: f64,
@@ -96,18 +96,18 @@ struct Measured {
     step_ms: f64,
     gflops: f64,
     percent_of_peak: f64,
-    /// Of the native engine 0, which dispatches nothing.
+    /// 0 for the native engine, which has no dispatches.
     dispatches_per_step: usize,
-    /// What the host takes to record a step: of the native engine 0.
+    /// Host time to record a step; 0 for the native engine.
     host_us_per_step: f64,
 }
 
-/// Images on the adapter: as many as Fashion-MNIST has for training.
+/// Number of images on the adapter: the size of the training set of Fashion-MNIST.
 const IMAGES: usize = 60_000;
-/// Measurements of each setting; the median of their speeds counts.
+/// Measurements per setting; the result is the median of their speeds.
 const WINDOWS: usize = 5;
 
-/// Measures.
+/// Runs the command.
 pub fn run(args: BenchArgs, global: &Global) -> Result<ExitCode> {
     if !(args.seconds > 0.0 && args.seconds <= 3600.0) {
         bail!("--seconds is {}; it must be above 0 and at most 3600", args.seconds);
@@ -118,10 +118,10 @@ pub fn run(args: BenchArgs, global: &Global) -> Result<ExitCode> {
     let target = match &device {
         Device::Gpu(gpu) => Target::Gpu(gpu),
         Device::Native(_) if args.ab_checks => {
-            bail!("--ab-checks is about the checks in shaders; name an adapter with --device")
+            bail!("--ab-checks compares run-time checks in shaders; select an adapter with --device")
         }
         Device::Native(threads) => Target::Native(*threads),
-        Device::Reference => bail!("the plain loops are for checking, not for speed; name another --device"),
+        Device::Reference => bail!("the reference engine is for correctness, not for speed; select another --device"),
     };
     let mut startup = Startup { device_ms: milliseconds(begin), ..Startup::default() };
     let split = noise(IMAGES);
@@ -155,7 +155,7 @@ pub fn run(args: BenchArgs, global: &Global) -> Result<ExitCode> {
         }
     }
     let mut results = bench.results;
-    // Before the peaks, whose buffers are larger than those of training.
+    // Before the peaks are measured, whose buffers are larger than those of training.
     let peak_memory_mb = peak_memory_mb();
     let [gflops, gb_per_second] = match target {
         Target::Gpu(gpu) => Peak::measure(gpu).map(|peak| [peak.gflops, peak.gb_per_second])?,
@@ -183,7 +183,7 @@ pub fn run(args: BenchArgs, global: &Global) -> Result<ExitCode> {
     if args.json {
         print_json(&report)?
     } else {
-        print(&table(&report))?
+        print(&table(&report))
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -192,7 +192,7 @@ pub fn run(args: BenchArgs, global: &Global) -> Result<ExitCode> {
 #[derive(Clone, Copy)]
 enum Target<'a> {
     Gpu(&'a Gpu),
-    /// The native engine with so many threads.
+    /// The native engine with this number of threads.
     Native(usize),
 }
 
@@ -217,7 +217,7 @@ impl Bench<'_> {
         let parameters = initial_parameters(&self.model.parameters()?, 0);
         match self.target {
             Target::Gpu(gpu) => {
-                // Done once and kept, so no part of the start.
+                // Done once and saved, so it does not count as start-up.
                 let tiles = self.tune.tiles(gpu, self.model, batch_size, &optimizer);
                 let begin = Instant::now();
                 let (model, split) = (self.model, self.split);
@@ -288,7 +288,7 @@ impl Bench<'_> {
         self.speeds(run)
     }
 
-    /// The first setting is what a start costs; later ones find kernels compiled.
+    /// Notes the start-up of the first setting; for later ones, the kernels are already compiled.
     fn started(&mut self, made_ms: f64, first_step_ms: f64) {
         if self.results.is_empty() {
             self.startup.upload_and_pipelines_ms = made_ms;
@@ -296,7 +296,7 @@ impl Bench<'_> {
         }
     }
 
-    /// Images a second in each window, after one that does not count.
+    /// Measures the images per second in each window, after one to warm up; sorted.
     fn speeds(
         &self,
         mut work: impl FnMut(&mut dyn FnMut(&Totals) -> ControlFlow<()>) -> Result<Totals>,
@@ -317,7 +317,7 @@ impl Bench<'_> {
         Ok(speeds)
     }
 
-    /// Notes the speeds, the dispatches of a step and the host's seconds for one.
+    /// Adds a result: the speeds, the dispatches per step, and the seconds of host time per step.
     fn note(
         &mut self,
         mode: &'static str,
@@ -353,7 +353,7 @@ fn milliseconds(since: Instant) -> f64 {
     1e3 * since.elapsed().as_secs_f64()
 }
 
-/// Images of noise: speed does not depend on what is on them.
+/// Creates images of noise: the speed does not depend on their content.
 pub(super) fn noise(n: usize) -> Split {
     let mut random = ChaCha8Rng::seed_from_u64(0);
     let mut images = vec![0; n * PIXELS];
@@ -361,7 +361,7 @@ pub(super) fn noise(n: usize) -> Split {
     Split { images, labels: (0..n).map(|i| (i % N_CLASSES) as u8).collect() }
 }
 
-/// From Linux's account of the process.
+/// Reads the peak memory of the process, on Linux.
 fn peak_memory_mb() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
@@ -372,11 +372,11 @@ fn peak_memory_mb() -> Option<f64> {
 fn table(report: &Report) -> String {
     let mut lines = vec![
         match report.threads {
-            Some(threads) => format!("{} ({}), {threads} threads", report.device, report.driver),
+            Some(threads) => format!("{} ({}), {}", report.device, report.driver, counted(threads, "thread")),
             None => format!("{} ({})", report.device, report.driver),
         },
         format!(
-            "Measured limits: {:.1} GFLOP/s multiply-adds, {:.1} GB/s copying",
+            "Measured limits: {:.1} GFLOP/s (multiply-add), {:.1} GB/s (copy)",
             report.peak_gflops, report.peak_gb_per_second
         ),
         format!(
@@ -392,7 +392,7 @@ fn table(report: &Report) -> String {
     }
     lines.push(format!(
         "{:<8} {:<15} {:>6} {:>10} {:>21} {:>9} {:>8} {:>7} {:>10} {:>8}",
-        "model", "mode", "batch", "images/s", "least to most", "step ms", "GFLOP/s", "% peak", "dispatches", "host us"
+        "model", "mode", "batch", "images/s", "min to max", "step ms", "GFLOP/s", "% peak", "dispatches", "host us"
     ));
     for r in &report.results {
         lines.push(format!(

@@ -4,6 +4,7 @@ use super::report::run_name;
 use super::{Global, print, print_json};
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use fmnist_gpu::files::ShownPath;
 use fmnist_gpu::files::{read_bounded, write_whole};
 use fmnist_gpu::report::comparison::{
     Compared, comparison_curves, comparison_page, comparison_rows, comparison_verdicts, comparison_warnings,
@@ -19,13 +20,13 @@ use std::process::ExitCode;
 /// Flags of `compare`.
 #[derive(Debug, Args)]
 pub struct CompareArgs {
-    /// Two or more run folders, such as one "without CNN" and one "with CNN"
+    /// Two or more run folders, for example one "without CNN" and one "with CNN"
     #[arg(required = true, num_args = 2.., value_name = "RUN")]
     runs: Vec<PathBuf>,
-    /// Write the comparison as a page too
+    /// Also write the comparison as an HTML page
     #[arg(long, value_name = "FILE.html", value_parser = super::output_path())]
     out: Option<PathBuf>,
-    /// Replace an existing page
+    /// Overwrite an existing page
     #[arg(long)]
     force: bool,
     /// Print the comparison as JSON
@@ -48,7 +49,7 @@ struct RunJson {
     history: Vec<EpochRecord>,
 }
 
-/// Compares runs by what is in their folders.
+/// Runs the command: compares runs by the files in their folders.
 pub fn run(args: CompareArgs, global: &Global) -> Result<ExitCode> {
     let runs = args.runs.iter().map(|path| open(path)).collect::<Result<Vec<_>>>()?;
     let runs = named_apart(runs, &args.runs);
@@ -69,16 +70,17 @@ pub fn run(args: CompareArgs, global: &Global) -> Result<ExitCode> {
         parts.extend(verdicts);
         if runs.iter().any(|run| run.metrics.is_none()) {
             parts.push(
-                "With `fmnist-gpu report RUN` for each run, their answers are compared image by image.".to_string(),
+                "To compare the predictions image by image, run `fmnist-gpu report RUN` for each run first."
+                    .to_string(),
             );
         }
-        print(&parts.join("\n\n"))?;
+        print(&parts.join("\n\n"));
         for warning in &warnings {
             global.say(format!("Note: {warning}"));
         }
     }
     if let Some(path) = &args.out {
-        global.say(format!("Page: {}", path.display()));
+        global.say(format!("Page: {}", path.shown()));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -87,32 +89,34 @@ fn open(path: &Path) -> Result<Compared> {
     let run = Run::open(path)?;
     let Some(summary) = run.summary()? else {
         bail!(
-            "{}: there is no summary.json, so that there is nothing to compare; name a folder made by `fmnist-gpu train`",
-            path.display()
+            "{} has no summary.json, so there is nothing to compare; pass a folder created by `fmnist-gpu train`",
+            path.shown()
         );
     };
     Ok(Compared { name: run_name(&run.path), summary, history: run.history()?, metrics: metrics(&run.path)? })
 }
 
-/// The figures of a run's report, where one was made.
+/// Reads the metrics of a run's report, if it has one.
 fn metrics(folder: &Path) -> Result<Option<Metrics>> {
     let path = folder.join(REPORT_FILE);
     let bytes = match read_bounded(&path, MAX_JSON_BYTES) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        bytes => bytes.with_context(|| format!("{}", path.display()))?,
+        bytes => bytes.with_context(|| format!("reading {}", path.shown()))?,
     };
-    Metrics::parse(&bytes)
-        .map(Some)
-        .map_err(anyhow::Error::msg)
-        .with_context(|| format!("{}: not the figures of a report; make it anew with --force", path.display()))
+    Metrics::parse(&bytes).map(Some).map_err(anyhow::Error::msg).with_context(|| {
+        format!(
+            "{} does not contain the metrics of a report; write it again with `fmnist-gpu report RUN --force`",
+            path.shown()
+        )
+    })
 }
 
-/// Runs of one name in different folders get their paths as names.
+/// Names runs by their paths if several have the same name.
 fn named_apart(mut runs: Vec<Compared>, paths: &[PathBuf]) -> Vec<Compared> {
     let names: Vec<String> = runs.iter().map(|run| run.name.clone()).collect();
     for (i, run) in runs.iter_mut().enumerate() {
         if names.iter().filter(|name| **name == run.name).count() > 1 {
-            run.name = format!("{} ({})", paths[i].display(), i + 1);
+            run.name = format!("{} ({})", paths[i].shown(), i + 1);
         }
     }
     runs
@@ -133,13 +137,13 @@ fn table(runs: &[Compared]) -> String {
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// Columns of the terminal; 80 where there is none.
+/// The width of the terminal in columns; 80 if there is none.
 fn terminal_width() -> usize {
     let columns = terminal_size::terminal_size().map_or(80, |(width, _)| usize::from(width.0));
     columns.clamp(40, 120)
 }
 
-/// Curves as text: a letter a run, `v` where it is validation, `*` where two meet. Plain characters, no colours.
+/// Draws curves as text: one letter per run, `v` for validation, `*` where two meet. Plain characters, no colours.
 fn text_plot(curves: &[Curve], width: usize) -> String {
     const HEIGHT: usize = 12;
     const LABEL: usize = 8;

@@ -5,6 +5,7 @@ use anyhow::{Context, Result};
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 use clap_mangen::Man;
+use fmnist_gpu::files::ShownPath;
 use fmnist_gpu::files::write_whole;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,40 +13,40 @@ use std::process::ExitCode;
 /// Flags of `completions`.
 #[derive(Debug, Args)]
 pub struct CompletionsArgs {
-    /// The shell
+    /// Shell to generate completions for
     #[arg(value_enum)]
     shell: Shell,
 }
 
-/// Prints what makes a shell complete the commands and flags.
+/// Prints a completion script.
 pub fn run(args: CompletionsArgs) -> Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "fmnist-gpu", &mut script);
-    print(String::from_utf8_lossy(&script).trim_end())?;
+    print(String::from_utf8_lossy(&script).trim_end());
     Ok(ExitCode::SUCCESS)
 }
 
 /// Flags of `man`.
 #[derive(Debug, Args)]
 pub struct ManArgs {
-    /// Write a page for the program and one for each command into this folder, instead of printing the program's
+    /// Write one page for the program and one per command into this folder, instead of printing the page of the program
     #[arg(long, value_name = "DIR", value_parser = super::output_path())]
     out: Option<PathBuf>,
-    /// Replace existing pages
+    /// Overwrite existing pages
     #[arg(long)]
     force: bool,
 }
 
-/// Prints the manual page, or writes all of them.
+/// Prints the manual page of the program, or writes all pages.
 pub fn run_man(args: ManArgs, global: &Global) -> Result<ExitCode> {
     let mut program = Cli::command();
-    // Fills in what commands inherit, such as --quiet.
+    // Adds the flags that commands inherit, such as --quiet.
     program.build();
     let Some(folder) = args.out else {
-        print(page(program)?.trim_end())?;
+        print(page(program)?.trim_end());
         return Ok(ExitCode::SUCCESS);
     };
-    std::fs::create_dir_all(&folder).with_context(|| format!("making the folder {}", folder.display()))?;
+    std::fs::create_dir_all(&folder).with_context(|| format!("creating the folder {}", folder.shown()))?;
     let commands: Vec<clap::Command> = program.get_subcommands().filter(|c| c.get_name() != "help").cloned().collect();
     let mut written = 0;
     for command in std::iter::once(program).chain(commands) {
@@ -54,12 +55,12 @@ pub fn run_man(args: ManArgs, global: &Global) -> Result<ExitCode> {
         write_whole(&path, page(command)?.as_bytes(), args.force).context("writing a manual page")?;
         written += 1;
     }
-    global.say(format!("{written} pages in {}", folder.display()));
+    global.say(format!("{written} pages in {}", folder.shown()));
     Ok(ExitCode::SUCCESS)
 }
 
 fn page(command: clap::Command) -> Result<String> {
     let mut text = Vec::new();
-    Man::new(command).render(&mut text).context("making the manual page")?;
+    Man::new(command).render(&mut text).context("generating the manual page")?;
     Ok(String::from_utf8_lossy(&text).into_owned())
 }

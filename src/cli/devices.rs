@@ -17,12 +17,12 @@ pub struct DevicesArgs {
     json: bool,
 }
 
-/// What `--device` can name.
+/// A device that `--device` accepts.
 #[derive(Debug, Serialize)]
 struct Listed {
-    /// What to write behind `--device`.
+    /// The value for `--device`.
     device: String,
-    /// Of adapters, their position.
+    /// The position of an adapter; only for adapters.
     #[serde(skip_serializing_if = "Option::is_none")]
     index: Option<usize>,
     name: String,
@@ -32,7 +32,7 @@ struct Listed {
     default: bool,
 }
 
-/// Lists the adapters, the native engine and the plain loops; the default one is marked.
+/// Runs the command: lists the adapters, the native engine and the plain loops, and marks the default.
 pub fn run(args: DevicesArgs) -> Result<ExitCode> {
     let adapters = adapter::list()?;
     let has_default = adapters.iter().any(|adapter| adapter.default);
@@ -65,12 +65,12 @@ pub fn run(args: DevicesArgs) -> Result<ExitCode> {
         lines
             .push(format!("{mark} {:<9} {:<48} {:<9} {:<11} {}", l.device, l.name, l.backend, l.device_type, l.driver));
     }
-    lines.push("* what --device auto takes".to_string());
+    lines.push("* default (--device auto)".to_string());
     if adapters.is_empty() {
         lines.push(
-            "No GPU and no software adapter was found; `sh scripts/setup.sh` brings one, to run the shaders on.".into(),
+            "No GPU or software adapter was found; `sh scripts/setup.sh` installs a software adapter to run the shaders on.".into(),
         );
     }
-    print(&lines.join("\n"))?;
+    print(&lines.join("\n"));
     Ok(ExitCode::SUCCESS)
 }

@@ -2,10 +2,11 @@
 
 use super::device::{Device, DeviceArgs};
 use super::selftest::compare_all;
-use super::{Global, print, print_json, with_causes};
+use super::{Global, counted, print, print_json, with_causes};
 use anyhow::Result;
 use clap::Args;
 use fmnist_gpu::data::Places;
+use fmnist_gpu::files::ShownPath;
 use fmnist_gpu::gpu::adapter::{self, AdapterInfo};
 use fmnist_gpu::gpu::peak::Peak;
 use fmnist_gpu::model::{Model, initial_parameters};
@@ -19,17 +20,17 @@ use std::process::ExitCode;
 /// Flags of `doctor`.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
-    /// Leave out the self-test, which takes seconds to a minute
+    /// Skip the self-test, which takes a few seconds to a minute
     #[arg(long)]
     no_selftest: bool,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Print the page as JSON
+    /// Print the report as JSON
     #[arg(long)]
     json: bool,
 }
 
-/// What a bug report needs.
+/// What `doctor --json` prints: what a bug report needs.
 #[derive(Debug, Serialize)]
 struct Page {
     version: &'static str,
@@ -39,7 +40,7 @@ struct Page {
     processor: &'static str,
     threads: usize,
     adapters: Vec<AdapterInfo>,
-    /// Why there are no adapters or the device could not be opened.
+    /// Why there are no adapters, or why the device could not be opened.
     error: Option<String>,
     device: Option<DevicePage>,
     native: NativePage,
@@ -48,7 +49,7 @@ struct Page {
     caches: Vec<Folder>,
 }
 
-/// What is known of the device that would be used.
+/// The device that `--device` selects.
 #[derive(Debug, Serialize)]
 struct DevicePage {
     name: String,
@@ -67,20 +68,20 @@ struct DevicePage {
     selftest: Selftest,
 }
 
-/// What is known of the native engine.
+/// The native engine.
 #[derive(Debug, Serialize)]
 struct NativePage {
     processor: String,
     instruction_set: &'static str,
     threads: usize,
-    /// How each convolution of the article's CNN is computed, forward and backward.
+    /// How each convolution of the built-in CNN is computed, forward and backward.
     convolutions: Vec<String>,
     peak_gflops: f64,
     peak_gb_per_second: f64,
     selftest: Selftest,
 }
 
-/// What the comparison of every kernel with its mirror gave.
+/// The result of comparing every kernel with its mirror.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Selftest {
@@ -96,7 +97,7 @@ struct Folder {
     state: String,
 }
 
-/// Beginnings of the names of environment variables that change what happens here.
+/// Environment variables that affect the program and its drivers; with `_` at the end, all that start with it.
 const VARIABLES: [&str; 17] = [
     "FMNIST_",
     "WGPU_",
@@ -117,8 +118,8 @@ const VARIABLES: [&str; 17] = [
     "TERM",
 ];
 
-/// Collects the page. It is made even where there is no adapter. The exit code is 1 where a self-test fails, and 2 where the device that
-/// was named could not be opened.
+/// Runs the command, also if there is no adapter. The exit code is 1 if a self-test fails, and 2 if a device that the user named could not
+/// be opened.
 pub fn run(args: DoctorArgs, global: &Global) -> Result<ExitCode> {
     let (adapters, no_list) = match adapter::list() {
         Ok(adapters) => (adapters, None),
@@ -146,13 +147,13 @@ pub fn run(args: DoctorArgs, global: &Global) -> Result<ExitCode> {
     if args.json {
         print_json(&page)?;
     } else {
-        print(&text(&page))?;
+        print(&text(&page));
     }
     let tests = page.device.iter().map(|device| &device.selftest).chain([&page.native.selftest]);
     let has_failed = tests.into_iter().any(|test| matches!(test, Selftest::Failed { .. }));
     Ok(match &page.device {
         _ if has_failed => ExitCode::from(1),
-        // The native engine needs no adapter; one that was named and could not be opened is another matter.
+        // The native engine needs no adapter, but a device that was named must open.
         None if args.device.is_named() => ExitCode::from(2),
         _ => ExitCode::SUCCESS,
     })
@@ -193,7 +194,7 @@ impl Selftest {
 
     fn text(&self) -> String {
         match self {
-            Selftest::Passed { kernels } => format!("  self-test: all {kernels} kernels are right"),
+            Selftest::Passed { kernels } => format!("  self-test: all {kernels} kernels passed"),
             Selftest::Failed { kernels } => format!("  self-test: FAILED: {}", kernels.join(", ")),
             Selftest::NotRun => "  self-test: not run".to_string(),
         }
@@ -224,7 +225,7 @@ fn device(args: &DoctorArgs, global: &Global) -> Result<DevicePage> {
     })
 }
 
-/// The system, with its version where it says one.
+/// Describes the operating system, with its version if it is known.
 fn os() -> String {
     let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
     let name = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
@@ -244,7 +245,7 @@ fn environment() -> Vec<(String, String)> {
     set
 }
 
-/// Where data would be looked for, and what is there.
+/// Lists the folders that are searched for the data, and what they contain.
 fn data_folders() -> Vec<Folder> {
     let places = Places::from_environment();
     let folders = places.env_dir.into_iter().chain(places.cache_dir).chain(places.others);
@@ -253,14 +254,14 @@ fn data_folders() -> Vec<Folder> {
         let files =
             ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"];
         match files.iter().filter(|name| has(name)).count() {
-            _ if !path.exists() => "not there".to_string(),
+            _ if !path.exists() => "does not exist".to_string(),
             n => format!("{n} of 4 files"),
         }
     };
     folders.map(|path| Folder { state: state(&path), path }).collect()
 }
 
-/// What the program keeps from one run to the next.
+/// Lists the files that the program keeps between runs.
 fn caches() -> Vec<Folder> {
     let Some(cache) = Places::from_environment().cache_dir else { return Vec::new() };
     let state = |path: &Path| {
@@ -269,10 +270,10 @@ fn caches() -> Vec<Folder> {
             (true, _) => {
                 let files: Vec<PathBuf> =
                     std::fs::read_dir(path).into_iter().flatten().flatten().map(|e| e.path()).collect();
-                format!("{} files, {} bytes", files.len(), files.iter().map(|file| size(file)).sum::<u64>())
+                format!("{}, {} bytes", counted(files.len(), "file"), files.iter().map(|file| size(file)).sum::<u64>())
             }
             (false, true) => format!("{} bytes", size(path)),
-            (false, false) => "not there".to_string(),
+            (false, false) => "does not exist".to_string(),
         }
     };
     let paths = ["pipelines", "autotune.json"].map(|name| cache.join(name));
@@ -282,8 +283,12 @@ fn caches() -> Vec<Folder> {
 fn text(page: &Page) -> String {
     let mut lines = vec![
         format!(
-            "fmnist-gpu {} ({}), {}, {}, {} threads",
-            page.version, page.build, page.os, page.processor, page.threads
+            "fmnist-gpu {} ({}), {}, {}, {}",
+            page.version,
+            page.build,
+            page.os,
+            page.processor,
+            counted(page.threads, "thread")
         ),
         String::new(),
         "Adapters".to_string(),
@@ -304,25 +309,25 @@ fn text(page: &Page) -> String {
         let timestamps = if d.timestamps { "yes" } else { "no" };
         lines.push(format!("  tiling {}, subgroup lanes {lanes}, timestamps {timestamps}", d.tiling));
         lines.push(format!(
-            "  buffers up to {} MiB, bindings up to {} MiB, workgroup memory {} KiB, {} invocations a workgroup",
+            "  buffers up to {} MiB, bindings up to {} MiB, workgroup memory {} KiB, {} invocations per workgroup",
             d.max_buffer_bytes >> 20,
             d.max_binding_bytes >> 20,
             d.max_workgroup_storage_bytes >> 10,
             d.max_invocations_per_workgroup
         ));
-        lines.push(format!("  {:.0} GFLOP/s multiply-adds, {:.1} GB/s copying", d.peak_gflops, d.peak_gb_per_second));
+        lines.push(format!("  {:.0} GFLOP/s (multiply-add), {:.1} GB/s (copy)", d.peak_gflops, d.peak_gb_per_second));
         lines.push(d.selftest.text());
     }
     let n = &page.native;
-    lines.push(format!("\nNative engine: {}, {}, {} threads", n.processor, n.instruction_set, n.threads));
-    lines.push(format!("  {:.0} GFLOP/s multiply-adds, {:.1} GB/s copying", n.peak_gflops, n.peak_gb_per_second));
+    lines.push(format!("\nNative engine: {}, {}, {}", n.processor, n.instruction_set, counted(n.threads, "thread")));
+    lines.push(format!("  {:.0} GFLOP/s (multiply-add), {:.1} GB/s (copy)", n.peak_gflops, n.peak_gb_per_second));
     lines.extend(n.convolutions.iter().map(|convolution| format!("  convolution: {convolution}")));
     lines.push(n.selftest.text());
     lines.push("\nEnvironment".to_string());
     lines.extend(page.environment.iter().map(|(name, value)| format!("  {name}={value}")));
-    for (title, folders) in [("\nData", &page.data), ("\nKept from run to run", &page.caches)] {
+    for (title, folders) in [("\nData", &page.data), ("\nCaches", &page.caches)] {
         lines.push(title.to_string());
-        lines.extend(folders.iter().map(|folder| format!("  {}: {}", folder.path.display(), folder.state)));
+        lines.extend(folders.iter().map(|folder| format!("  {}: {}", folder.path.shown(), folder.state)));
     }
     lines.join("\n")
 }

@@ -62,7 +62,9 @@ pub fn engine<'g>(run: &Run, device: &'g Device) -> Result<Box<dyn Engine + 'g>>
 /// # Errors
 /// The engine failed, or the user interrupted.
 pub fn predict(engine: &mut dyn Engine, images: &[u8], interrupt: &AtomicBool) -> Result<Vec<f32>> {
-    let probabilities = engine.predict(images)?;
+    let probabilities = engine.predict(images, &mut |_| {
+        if interrupt.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
     if interrupt.load(Ordering::Relaxed) { Err(Interrupted.into()) } else { Ok(probabilities) }
 }
 

@@ -5,6 +5,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use fmnist_gpu::data::DatasetKind;
 use fmnist_gpu::export::{Facts, keras, npz, onnx, torch};
+use fmnist_gpu::files::ShownPath;
 use fmnist_gpu::files::write_whole;
 use fmnist_gpu::train::run::{MODEL_FILE, Run};
 use serde::Serialize;
@@ -16,31 +17,31 @@ use std::process::ExitCode;
 pub struct ExportArgs {
     /// Run folder, or the model.safetensors in it
     run: PathBuf,
-    /// What to write
+    /// File format to write
     #[arg(long, value_enum)]
     format: Format,
-    /// File to write [default: beside the model: model.onnx, model.torch.safetensors, model.keras.npz, model.npz]
+    /// File to write [default: next to the model: model.onnx, model.torch.safetensors, model.keras.npz, model.npz]
     #[arg(long, value_name = "FILE", value_parser = super::output_path())]
     out: Option<PathBuf>,
-    /// Replace an existing file
+    /// Overwrite an existing file
     #[arg(long)]
     force: bool,
-    /// Print what was written as JSON, instead of the Python lines that open it
+    /// Print a description of the file as JSON instead of the Python code that opens it
     #[arg(long)]
     json: bool,
 }
 
-/// A format of another tool.
+/// A file format of another tool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Format {
-    /// A graph for onnxruntime, tract, browsers: grey values in, probabilities out
+    /// ONNX graph for onnxruntime, tract and browsers: grey values in, probabilities out
     Onnx,
-    /// Safetensors for PyTorch's load_state_dict
+    /// Safetensors file for PyTorch's load_state_dict
     Torch,
-    /// npz for Keras's set_weights
+    /// NumPy archive for Keras's set_weights
     Keras,
-    /// npz of the parameters as they are here
+    /// NumPy archive of the parameters in this program's own layout
     Npz,
 }
 
@@ -69,12 +70,12 @@ struct Exported {
     version: &'static str,
 }
 
-/// Writes a trained model for another tool.
+/// Runs the command.
 pub fn run(args: ExportArgs, global: &Global) -> Result<ExitCode> {
     let run = Run::open(&args.run)?;
     let facts = facts(&args.run, &run)?;
     let path = args.out.clone().unwrap_or_else(|| default_path(&args.run, args.format));
-    let file = path.display().to_string();
+    let file = path.shown().to_string();
     let (model, parameters) = (&run.model, &run.parameters);
     let (bytes, python) = match args.format {
         Format::Onnx => (onnx::to_bytes(model, parameters, &facts)?, onnx::python(&file)),
@@ -97,21 +98,21 @@ pub fn run(args: ExportArgs, global: &Global) -> Result<ExitCode> {
             version: env!("CARGO_PKG_VERSION"),
         })?;
     } else {
-        global.say("It opens in Python by these lines:\n");
-        print(python.trim_end())?;
+        global.say("Open it in Python with:\n");
+        print(python.trim_end());
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Beside the weights that are exported, under their name.
+/// Returns the path next to the exported weights, with their name and the extension of the format.
 fn default_path(run: &Path, format: Format) -> PathBuf {
     let weights = if run.is_dir() { run.join(MODEL_FILE) } else { run.to_path_buf() };
     weights.with_extension(format.extension())
 }
 
-/// What the run's other files say of its model.
+/// Reads the facts about the model from the other files of the run.
 fn facts(named: &Path, run: &Run) -> Result<Facts> {
-    // Other weights in the same folder, a checkpoint say, have another accuracy.
+    // Other weights in the same folder, such as a checkpoint, have another accuracy.
     let is_final = named.is_dir() || named.file_name().is_some_and(|name| name == MODEL_FILE);
     let summary = if is_final { run.summary()? } else { None };
     Ok(Facts {

@@ -2,12 +2,13 @@
 
 use super::device::{Device, DeviceArgs};
 use super::source::SourceArgs;
-use super::{Global, interrupt_flag, picture, print, print_json};
+use super::{Global, counted, interrupt_flag, picture, print, print_json};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use fmnist_gpu::cpu::conv2d::{Conv2dDims, Padding};
 use fmnist_gpu::cpu::pool2d::{self, Pool2dDims};
 use fmnist_gpu::data::{CLASS_NAMES, IMAGE_SIDE};
+use fmnist_gpu::files::ShownPath;
 use fmnist_gpu::files::read_bounded;
 use fmnist_gpu::gpu::{Element, Gpu, PlanBuilder};
 use fmnist_gpu::ops::pool2d::{Mean, record_max_forward, record_mean_forward};
@@ -18,52 +19,52 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Longest side of a picture that is filtered; larger ones are reduced.
+/// Longest side of a filtered image; larger images are scaled down.
 const MAX_SIDE: usize = 2048;
-/// Largest filter file, bytes.
+/// Largest filter file, in bytes.
 const MAX_FILTER_BYTES: u64 = 64 << 10;
 
 /// Flags of `filter`.
 #[derive(Debug, Args)]
 pub struct FilterArgs {
-    /// A picture: PNG, JPEG, WebP or BMP; it is turned to grey
+    /// Image to filter: PNG, JPEG, WebP or BMP; it is converted to greyscale
     #[arg(conflicts_with = "test_index")]
     image: Option<PathBuf>,
-    /// An image of the test set instead
+    /// Filter this image of the test set instead, counted from 0
     #[arg(long, value_name = "N")]
     test_index: Option<usize>,
-    /// A built-in filter, or a text file with a row of numbers a line [default: edge]
+    /// Built-in filter, or a text file with one row of numbers per line [default: edge, and sobel-x with --show-steps]
     #[arg(long, value_name = "edge|sharpen|blur|emboss|sobel-x|sobel-y|FILE")]
     kernel: Option<String>,
-    /// Pixels from one position of the filter to the next
+    /// Pixels that the filter moves between two positions
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     stride: u32,
-    /// At the edges: add zeros (same), or leave out where the filter does not fit (valid)
+    /// At the edges, add zeros (same), or skip positions where the filter does not fit (valid)
     #[arg(long, value_enum, default_value_t = PaddingChoice::Same)]
     padding: PaddingChoice,
-    /// Picture to write: before, filter, after [default: filter-NAME.png]
+    /// File to write: the image, the filter and the result side by side [default: filter-NAME.png]
     #[arg(long, value_name = "FILE.png", value_parser = super::output_path())]
     out: Option<PathBuf>,
-    /// Print a small example of convolution and pooling with every number instead, 4 x 4
+    /// Instead of filtering an image, print a 4 x 4 example of convolution and pooling with every number
     #[arg(long, conflicts_with_all = ["image", "test_index", "out", "json"])]
     show_steps: bool,
     #[command(flatten)]
     source: SourceArgs,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Replace an existing picture
+    /// Overwrite an existing file
     #[arg(long)]
     force: bool,
-    /// Print sizes and range as JSON
+    /// Print sizes and value range as JSON
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum PaddingChoice {
-    /// Zeros around
+    /// Add zeros around the image
     Same,
-    /// Only where it fits
+    /// Only positions where the filter fits
     Valid,
 }
 
@@ -85,7 +86,7 @@ struct Filtered {
     padding: Padding,
     input: [usize; 2],
     output: [usize; 2],
-    /// The least and the largest result, before they are shown as grey.
+    /// The smallest and the largest result, before conversion to grey values.
     min: f32,
     max: f32,
     /// `clamped` or `magnitude`.
@@ -94,31 +95,31 @@ struct Filtered {
     picture: PathBuf,
 }
 
-/// What is filtered.
+/// The image to filter.
 struct Source {
     /// `[H, W]`, 0 to 255.
     values: Vec<f32>,
     size: [usize; 2],
     name: String,
-    /// Whether 255 is drawn black, as images of the data set are.
+    /// Whether 255 is drawn black, as in images of the data set.
     is_ink: bool,
 }
 
-/// Filters a picture, or shows the steps.
+/// Runs the command: filters an image, or prints the example.
 pub fn run(args: FilterArgs, global: &Global) -> Result<ExitCode> {
     let name = args.kernel.clone().unwrap_or_else(|| if args.show_steps { "sobel-x" } else { "edge" }.to_string());
     let filter = filter(&name)?;
     if args.show_steps {
         let device = args.device.open(global)?;
-        print(&steps(&filter, args.stride as usize, args.padding.into(), &device)?)?;
+        print(&steps(&filter, args.stride as usize, args.padding.into(), &device)?);
         return Ok(ExitCode::SUCCESS);
     }
     if args.image.is_none() && args.test_index.is_none() {
-        bail!("nothing to filter; name an IMAGE of your own, --test-index N, or --show-steps");
+        bail!("nothing to filter; pass an IMAGE, --test-index N, or --show-steps");
     }
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("filter-{}.png", filter.name)));
     if !args.force && out.symlink_metadata().is_ok() {
-        bail!("{} exists, and nothing is overwritten without --force", out.display());
+        bail!("{} exists; pass --force to overwrite it", out.shown());
     }
     let source = source(&args, global)?;
     let dims = filter.dims(source.size, args.stride as usize, args.padding.into())?;
@@ -139,13 +140,13 @@ pub fn run(args: FilterArgs, global: &Global) -> Result<ExitCode> {
     let grey: Vec<u8> = source.values.iter().map(|value| value.round() as u8).collect();
     let before = tile(&grey, dims.w, format!("{}, {} x {}", source.name, dims.w, dims.h));
     let how = match shown {
-        Shown::Clamped => "values cut to 0..255",
-        Shown::Magnitude => "each value's size, the largest strongest",
+        Shown::Clamped => "values clamped to 0..255",
+        Shown::Magnitude => "absolute values, scaled to the largest",
     };
     let caption =
         format!("{} x {}, stride {}, {} padding; {how}", dims.wo, dims.ho, args.stride, Padding::from(args.padding));
-    let drawn =
-        draw_filter(before, &filter, tile(&shown.grey(&dims, &results), dims.wo, caption)).context("drawing")?;
+    let drawn = draw_filter(before, &filter, tile(&shown.grey(&dims, &results), dims.wo, caption))
+        .context("drawing the result")?;
     picture::write_png(&out, &drawn.encode_png()?, args.force)?;
     let (min, max) = results.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(l, h), &v| (l.min(v), h.max(v)));
     if args.json {
@@ -164,7 +165,7 @@ pub fn run(args: FilterArgs, global: &Global) -> Result<ExitCode> {
         })?;
     } else {
         print(&format!(
-            "{}: {} x {} to {} x {}, values {} to {} ({how}); drawn to {}",
+            "{}: {} x {} to {} x {}, values {} to {} ({how}); written to {}",
             filter.name,
             dims.w,
             dims.h,
@@ -172,8 +173,8 @@ pub fn run(args: FilterArgs, global: &Global) -> Result<ExitCode> {
             dims.ho,
             short(min),
             short(max),
-            out.display()
-        ))?;
+            out.shown()
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -183,10 +184,10 @@ fn filter(name: &str) -> Result<Filter> {
         return Ok(filter);
     }
     let path = Path::new(name);
-    let fail = || format!("--kernel {name}: neither a file nor one of {}", Filter::NAMES.join(", "));
+    let fail = || format!("--kernel {name} is neither a readable file nor one of {}", Filter::NAMES.join(", "));
     let bytes = match read_bounded(path, MAX_FILTER_BYTES) {
         Err(error) if error.kind() == std::io::ErrorKind::FileTooLarge => {
-            bail!("--kernel {name}: {error}; a filter is a few rows of numbers")
+            bail!("--kernel {name}: {error}; a filter is only a few rows of numbers")
         }
         bytes => bytes.with_context(fail)?,
     };
@@ -201,8 +202,8 @@ fn source(args: &FilterArgs, global: &Global) -> Result<Source> {
         let (values, size) = photo.grey(MAX_SIDE);
         if size != [photo.height, photo.width] {
             global.say(format!(
-                "{}: reduced from {} x {} to {} x {}",
-                path.display(),
+                "{}: scaled down from {} x {} to {} x {}",
+                path.shown(),
                 photo.width,
                 photo.height,
                 size[1],
@@ -216,7 +217,7 @@ fn source(args: &FilterArgs, global: &Global) -> Result<Source> {
     let dataset = args.source.load(global, None, Some(interrupt_flag()))?;
     if index >= dataset.test.len() {
         let n = dataset.test.len();
-        bail!("--test-index {index}: the test set has {n} images (0 to {})", n - 1);
+        bail!("--test-index {index}: the test set has {} (0 to {})", counted(n, "image"), n.saturating_sub(1));
     }
     let class = CLASS_NAMES[usize::from(dataset.test.labels[index])];
     Ok(Source {
@@ -227,13 +228,13 @@ fn source(args: &FilterArgs, global: &Global) -> Result<Source> {
     })
 }
 
-/// The picture of the example.
+/// The image of the example.
 const EXAMPLE: [f32; 16] = [1.0, 3.0, 2.0, 1.0, 4.0, 6.0, 5.0, 2.0, 3.0, 1.0, 8.0, 4.0, 2.0, 0.0, 1.0, 7.0];
 const SIDE: usize = 4;
 
-/// Convolution and pooling of a 4 x 4 picture, number by number; at the end the device does the same.
+/// Shows convolution and pooling of a 4 x 4 image, number by number, and checks them on the device.
 fn steps(filter: &Filter, stride: usize, padding: Padding, device: &Device) -> Result<String> {
-    let d = filter.dims([SIDE, SIDE], stride, padding).context("--show-steps has a picture of 4 x 4")?;
+    let d = filter.dims([SIDE, SIDE], stride, padding).context("--show-steps uses an image of 4 x 4")?;
     let results = filter.apply_by_loops(&d, &EXAMPLE);
     let mut text = format!("Input, {SIDE} x {SIDE}:\n{}\n", matrix(&EXAMPLE, SIDE));
     // Writing to a string cannot fail.
@@ -267,7 +268,7 @@ fn steps(filter: &Filter, stride: usize, padding: Padding, device: &Device) -> R
     Ok(text)
 }
 
-/// One output of the convolution: patch, filter and products side by side.
+/// Shows one output of the convolution: patch, filter and products side by side.
 fn one_output(filter: &Filter, d: &Conv2dDims, [i, j]: [usize; 2], result: f32) -> String {
     let at = |p: usize, q: usize| {
         let (row, column) = ((i * d.stride_h + p).checked_sub(d.pad_top), (j * d.stride_w + q).checked_sub(d.pad_left));
@@ -301,7 +302,7 @@ fn one_output(filter: &Filter, d: &Conv2dDims, [i, j]: [usize; 2], result: f32) 
     text
 }
 
-/// Max and average pooling of the example, 2 x 2 with stride 2.
+/// Shows max and average pooling of the example, 2 x 2 with stride 2.
 fn pooled(text: &mut String) -> Result<(Pool2dDims, Vec<f32>, Vec<f32>)> {
     let d = Pool2dDims::new(1, [SIDE, SIDE, 1], [2, 2], [2, 2], Padding::Valid)?;
     let (mut max, mut average, mut argmax) = (vec![0.0; 4], vec![0.0; 4], vec![0; 4]);
@@ -324,12 +325,12 @@ fn matrix(values: &[f32], columns: usize) -> String {
     values.chunks(columns).map(row).collect()
 }
 
-/// Characters of a column: `least`, or as many as keep the longest number apart from the one before it.
+/// Returns the width of a column: `least`, or what the longest number needs, with a space before it.
 fn column(values: impl Iterator<Item = f32>, least: usize) -> usize {
     values.map(|value| short(value).len() + 1).fold(least, usize::max)
 }
 
-/// Runs the same on the device.
+/// Repeats the example on the device, and checks its results.
 fn agree_on_device(
     gpu: &Gpu,
     filter: &Filter,
@@ -339,7 +340,7 @@ fn agree_on_device(
     max: &[f32],
     average: &[f32],
 ) -> Result<()> {
-    let x = gpu.tensor_from("picture", &[SIDE * SIDE], &EXAMPLE)?;
+    let x = gpu.tensor_from("image", &[SIDE * SIDE], &EXAMPLE)?;
     let y = gpu.tensor("max", &[4], Element::F32)?;
     let mean = gpu.tensor("average", &[4], Element::F32)?;
     let argmax = gpu.tensor("argmax", &[4], Element::U32)?;
@@ -354,11 +355,11 @@ fn agree_on_device(
     Ok(())
 }
 
-/// Refuses what `who` computed where it is not what the plain loops computed.
+/// Checks that the results of `who` are those of the plain loops.
 fn agree(who: &str, found: &[f32], expected: &[f32]) -> Result<()> {
     let differs = |(a, b): (&f32, &f32)| (a - b).abs() > 1e-4 * b.abs().max(1.0);
     if found.len() != expected.len() || found.iter().zip(expected).any(differs) {
-        bail!("{who} gives {found:?}, and the plain loops {expected:?}; `fmnist-gpu selftest` says more");
+        bail!("{who} computed {found:?}, but the plain loops {expected:?}; run `fmnist-gpu selftest` for details");
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use super::{Global, print, print_json};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
+use fmnist_gpu::files::ShownPath;
 use fmnist_gpu::files::read_stream;
 use fmnist_gpu::import::{Imported, Layout, MAX_FILE_BYTES, from_bytes};
 use fmnist_gpu::model::Model;
@@ -18,20 +19,20 @@ use std::process::ExitCode;
 pub struct ImportArgs {
     /// Safetensors file with the weights
     file: PathBuf,
-    /// mlp, cnn, or a .toml file that lists layers [default: what the file says, else the one of mlp and cnn that fits]
+    /// Model: mlp, cnn, or a .toml file that lists the layers [default: the model named in the file, else mlp or cnn, whichever fits]
     #[arg(long, value_name = "mlp|cnn|FILE.toml")]
     model: Option<String>,
-    /// Order of the axes: torch ([O,C,KH,KW], [out,in]), keras ([KH,KW,C,O], [in,out]), or auto: what the shapes fit
+    /// Order of the axes: torch ([O,C,KH,KW], [out,in]), keras ([KH,KW,C,O], [in,out]), or auto (detect it from the shapes)
     #[arg(long, value_enum, default_value_t = LayoutChoice::Auto, hide_possible_values = true,
           value_name = "auto|torch|keras")]
     layout: LayoutChoice,
     /// Run folder to write [default: the first free runs/MODEL-NUMBER]
     #[arg(long, value_name = "RUN", value_parser = super::output_path())]
     out: Option<PathBuf>,
-    /// Write into a folder that is not empty
+    /// Write into the folder even if it is not empty
     #[arg(long)]
     force: bool,
-    /// Print what was imported as JSON
+    /// Print the imported tensors as JSON
     #[arg(long)]
     json: bool,
 }
@@ -62,7 +63,7 @@ struct TensorReport {
     shape: Vec<usize>,
 }
 
-/// Imports the weights of another tool.
+/// Runs the command.
 pub fn run(args: ImportArgs, global: &Global) -> Result<ExitCode> {
     let model = args.model.as_deref().map(Model::load).transpose()?;
     let layout = match args.layout {
@@ -72,7 +73,7 @@ pub fn run(args: ImportArgs, global: &Global) -> Result<ExitCode> {
     };
     let bytes = read(&args.file)?;
     let imported =
-        from_bytes(&bytes, model.as_ref(), layout).with_context(|| format!("importing {}", args.file.display()))?;
+        from_bytes(&bytes, model.as_ref(), layout).with_context(|| format!("importing {}", args.file.shown()))?;
     let folder = match &args.out {
         Some(out) => {
             refuse_trained(out)?;
@@ -86,27 +87,27 @@ pub fn run(args: ImportArgs, global: &Global) -> Result<ExitCode> {
     if args.json {
         print_json(&report)?;
     } else {
-        print(&table(&report))?;
+        print(&table(&report));
     }
-    global.say(format!("Run: {0}. What it is worth: fmnist-gpu evaluate {0}", report.run));
+    global.say(format!("Run: {0}. To measure its accuracy: fmnist-gpu evaluate {0}", report.run));
     Ok(ExitCode::SUCCESS)
 }
 
-/// The whole file, if it is not larger than a model can be.
+/// Reads the whole file, unless it is larger than any model.
 fn read(path: &Path) -> Result<Vec<u8>> {
     // A pipe is allowed here: who imports names the file.
-    let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
-    read_stream(file, MAX_FILE_BYTES).with_context(|| format!("reading {}", path.display()))
+    let file = File::open(path).with_context(|| format!("opening {}", path.shown()))?;
+    read_stream(file, MAX_FILE_BYTES).with_context(|| format!("reading {}", path.shown()))
 }
 
-/// The configuration and the summary of a training speak of its own weights: others must not come to lie beside them.
+/// Refuses the folder of a training run: its configuration and summary describe its own weights, and must not end up next to others.
 fn refuse_trained(out: &Path) -> Result<()> {
     for name in [CONFIG_FILE, SUMMARY_FILE] {
         let path = out.join(name);
         if path.symlink_metadata().is_ok() {
             bail!(
-                "{} is of a training, whose weights are not replaced by others; choose another --out",
-                path.display()
+                "{} belongs to a training run, whose weights cannot be replaced by imported ones; choose another --out",
+                path.shown()
             );
         }
     }
@@ -115,7 +116,7 @@ fn refuse_trained(out: &Path) -> Result<()> {
 
 fn report(out: &Path, imported: Imported) -> Report {
     Report {
-        run: out.display().to_string(),
+        run: out.shown().to_string(),
         model: imported.model.name,
         layout: imported.layout.to_string(),
         parameters: imported.parameters.iter().map(Vec::len).sum(),

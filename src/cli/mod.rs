@@ -24,6 +24,7 @@ pub mod terminal;
 mod train;
 
 use self::signals::interrupt_flag;
+use self::terminal::print;
 use anyhow::{Context, Result};
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
@@ -272,12 +273,6 @@ impl Global {
     }
 }
 
-/// Prints a result on standard output.
-fn print(text: &str) -> Result<()> {
-    terminal::print(text);
-    Ok(())
-}
-
 /// Prints a result as JSON.
 fn print_json(value: &impl serde::Serialize) -> Result<()> {
     terminal::print(&serde_json::to_string_pretty(value).context("encoding the result as JSON")?);
@@ -285,6 +280,6 @@ fn print_json(value: &impl serde::Serialize) -> Result<()> {
 }
 
 /// `1 image`, `2 images`.
-fn counted(n: usize, one: &str, several: &str) -> String {
-    format!("{n} {}", if n == 1 { one } else { several })
+fn counted(n: usize, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }

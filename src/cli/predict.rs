@@ -278,7 +278,7 @@ fn photos(args: &PredictArgs, run: &Run, global: &Global) -> Result<ExitCode> {
         terminal::print(&photo_table(&predictions, usize::from(args.top)));
     }
     if failures > 0 {
-        let images = counted(failures, "image", "images");
+        let images = counted(failures, "image");
         terminal::complain(format_args!("{images} could not be read; the predictions of the others are above"));
         return Ok(ExitCode::from(2));
     }

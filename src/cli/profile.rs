@@ -5,6 +5,7 @@ use super::device::{DeviceArgs, TuneArgs};
 use super::{Global, print, print_json};
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
+use fmnist_gpu::files::ShownPath;
 use fmnist_gpu::files::write_whole;
 use fmnist_gpu::gpu::peak::Peak;
 use fmnist_gpu::gpu::timing::Clock;
@@ -21,36 +22,36 @@ use std::time::{Duration, Instant};
 /// Flags of `profile`.
 #[derive(Debug, Args)]
 pub struct ProfileArgs {
-    /// mlp, cnn, or a .toml file that lists layers
+    /// Model: mlp, cnn, or a .toml file that lists the layers
     #[arg(long, default_value = "cnn", value_name = "mlp|cnn|FILE.toml")]
     model: String,
-    /// Images a step
+    /// Images per step
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=16_384))]
     batch_size: u32,
     /// What to profile
     #[arg(long, value_enum, default_value_t = Mode::Train)]
     mode: Mode,
-    /// Steps that are timed; the median of each kernel counts
+    /// Number of timed steps; the result is the median of each kernel
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     steps: u32,
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
     tune: TuneArgs,
-    /// Draw each kernel beside the adapter's two limits, as SVG
+    /// Draw a roofline plot: each kernel against the adapter's limits, as SVG
     #[arg(long, value_name = "FILE.svg")]
     roofline: Option<PathBuf>,
-    /// Replace the file if it exists
+    /// Overwrite an existing file
     #[arg(long, requires = "roofline")]
     force: bool,
-    /// Print the table as JSON
+    /// Print the results as JSON
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Mode {
-    /// A training step: forward, backward, Adam
+    /// A training step: forward pass, backward pass, Adam
     Train,
     /// A forward pass with loss and accuracy
     Inference,
@@ -65,13 +66,13 @@ struct Report {
     batch_size: usize,
     /// `train` or `inference`.
     mode: &'static str,
-    /// `timestamps` (the adapter's clock) or `submissions` (the host's, around each dispatch alone).
+    /// `timestamps` (the adapter's clock) or `submissions` (the host's clock, each dispatch submitted alone).
     clock: &'static str,
     peak_gflops: f64,
     peak_gb_per_second: f64,
-    /// A step while training, many in a submission.
+    /// A step in normal operation, with many steps per submission.
     step_us: f64,
-    /// The kernels of a step, one by one.
+    /// The sum over the kernels of a step, timed one by one.
     kernels_us: f64,
     host_us_per_step: f64,
     dispatches_per_step: usize,
@@ -79,13 +80,13 @@ struct Report {
     kernels: Vec<Row>,
 }
 
-/// Dispatches of one kernel on one size.
+/// The dispatches of one kernel with one number of workgroups.
 #[derive(Debug, Serialize)]
 struct Row {
     kernel: &'static str,
     workgroups: [u32; 3],
     calls: usize,
-    /// Of all calls of a step together.
+    /// Sum over all calls of a step.
     median_us: f64,
     percent_of_step: f64,
     gflops: f64,
@@ -110,14 +111,14 @@ impl Row {
     }
 }
 
-/// Profiles a step.
+/// Runs the command.
 pub fn run(args: ProfileArgs, global: &Global) -> Result<ExitCode> {
     if let Some(path) = &args.roofline {
         if !path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("svg")) {
-            bail!("--roofline {}: the picture is an SVG file; give it a name that ends in .svg", path.display());
+            bail!("--roofline {}: the plot is an SVG file; choose a name that ends in .svg", path.shown());
         }
         if !args.force && path.symlink_metadata().is_ok() {
-            bail!("{} exists, and nothing is overwritten without --force", path.display());
+            bail!("{} exists; pass --force to overwrite it", path.shown());
         }
     }
     let model = Model::load(&args.model)?;
@@ -151,7 +152,7 @@ pub fn run(args: ProfileArgs, global: &Global) -> Result<ExitCode> {
 
     let medians: Vec<f64> = timings.seconds.iter().map(|rounds| median(rounds)).collect();
     let total: f64 = medians.iter().sum();
-    // Sums over the calls, which may differ in work: flop, bytes.
+    // Sums of flop and bytes over the calls, whose work may differ.
     let mut kernels: Vec<(Row, f64, f64)> = Vec::new();
     for (dispatch, &seconds) in dispatches.iter().zip(&medians) {
         let of_kind = |row: &Row| row.kernel == dispatch.entry && row.workgroups == dispatch.workgroups;
@@ -204,12 +205,12 @@ pub fn run(args: ProfileArgs, global: &Global) -> Result<ExitCode> {
     };
     if let Some(path) = &args.roofline {
         write_whole(path, draw_roofline(&roofline(&report))?.as_bytes(), args.force)?;
-        global.say(format!("Picture: {}", path.display()));
+        global.say(format!("Plot: {}", path.shown()));
     }
     if args.json {
         print_json(&report)?
     } else {
-        print(&table(&report))?
+        print(&table(&report))
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -237,7 +238,7 @@ fn roofline(report: &Report) -> Roofline {
     }
 }
 
-/// The kernel, with its workgroups where one of that name runs on another size too.
+/// Returns the name of the kernel, with its workgroups if it also runs with another number of them.
 fn name(report: &Report, row: &Row) -> String {
     let [x, y, z] = row.workgroups;
     match report.kernels.iter().filter(|other| other.kernel == row.kernel).count() {
@@ -246,7 +247,7 @@ fn name(report: &Report, row: &Row) -> String {
     }
 }
 
-/// Microseconds of a step, from as many epochs as go into a second.
+/// Measures the microseconds per step over the epochs of about one second.
 fn whole_step(mut epoch: impl FnMut() -> Result<Totals>) -> Result<f64> {
     let (start, mut batches) = (Instant::now(), 0);
     while start.elapsed() < Duration::from_secs(1) {
@@ -267,11 +268,11 @@ fn table(report: &Report) -> String {
     let mut lines = vec![
         format!("{} ({})", report.device, report.driver),
         format!(
-            "Measured limits: {:.1} GFLOP/s multiply-adds, {:.1} GB/s copying",
+            "Measured limits: {:.1} GFLOP/s (multiply-add), {:.1} GB/s (copy)",
             report.peak_gflops, report.peak_gb_per_second
         ),
         format!(
-            "A {} of {} at batch size {}: {:.0} us, {} dispatches, {} barriers, {:.1} us of the host",
+            "A {} of {} at batch size {}: {:.0} us, {} dispatches, {} barriers, {:.1} us host time",
             if report.mode == "train" { "training step" } else { "forward pass" },
             report.model,
             report.batch_size,
@@ -280,7 +281,7 @@ fn table(report: &Report) -> String {
             report.barriers_per_step,
             report.host_us_per_step
         ),
-        format!("Its kernels one by one, by {}: {:.0} us", report.clock, report.kernels_us),
+        format!("Sum of its kernels, timed one by one ({}): {:.0} us", report.clock, report.kernels_us),
         format!(
             "{:<width$} {:>5} {:>10} {:>7} {:>9} {:>7} {:>8} {:>7}",
             "kernel", "calls", "median us", "share", "GFLOP/s", "% peak", "GB/s", "% peak"

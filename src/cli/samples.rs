@@ -1,10 +1,11 @@
 //! `fmnist-gpu samples`
 
 use super::source::SourceArgs;
-use super::{Global, interrupt_flag, picture, print, print_json};
+use super::{Global, counted, interrupt_flag, picture, print, print_json};
 use anyhow::{Result, bail};
 use clap::Args;
 use fmnist_gpu::data::{CLASS_NAMES, DatasetKind};
+use fmnist_gpu::files::ShownPath;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,16 +13,16 @@ use std::process::ExitCode;
 /// Flags of `samples`.
 #[derive(Debug, Args)]
 pub struct SamplesArgs {
-    /// How many training images, from the first on
+    /// Number of training images, starting with the first
     #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..=2_500))]
     count: u32,
-    /// Where to draw them
+    /// PNG file to write
     #[arg(long, default_value = "samples.png", value_name = "FILE.png",
           value_parser = super::output_path())]
     grid: PathBuf,
     #[command(flatten)]
     source: SourceArgs,
-    /// Replace an existing picture
+    /// Overwrite an existing file
     #[arg(long)]
     force: bool,
     /// Print the list as JSON
@@ -44,12 +45,12 @@ struct Sample {
     class: &'static str,
 }
 
-/// Draws the first training images.
+/// Runs the command: draws the first training images.
 pub fn run(args: SamplesArgs, global: &Global) -> Result<ExitCode> {
     let dataset = args.source.load(global, None, Some(interrupt_flag()))?;
     let count = args.count as usize;
     if count > dataset.train.len() {
-        bail!("--count is {count}, and the training set has {} images", dataset.train.len());
+        bail!("--count is {count}, but the training set has only {}", counted(dataset.train.len(), "image"));
     }
     picture::write_png(&args.grid, &picture::samples_png(&dataset.train, count)?, args.force)?;
     let samples: Vec<Sample> = (0..count)
@@ -61,7 +62,8 @@ pub fn run(args: SamplesArgs, global: &Global) -> Result<ExitCode> {
     if args.json {
         print_json(&Samples { dataset: dataset.kind, grid: args.grid, samples })?;
     } else {
-        print(&format!("{count} images drawn to {} (dataset: {})", args.grid.display(), dataset.kind))?;
+        let images = counted(count, "image");
+        print(&format!("{images} drawn to {} (dataset: {})", args.grid.shown(), dataset.kind));
     }
     Ok(ExitCode::SUCCESS)
 }

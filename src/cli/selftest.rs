@@ -2,7 +2,7 @@
 
 use super::device::{Device, DeviceArgs};
 use super::{Global, print, print_json};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 use fmnist_gpu::gpu::Gpu;
 use fmnist_gpu::ops::{OPS, Op};
@@ -14,12 +14,12 @@ use std::time::Instant;
 /// Flags of `selftest`.
 #[derive(Debug, Args)]
 pub struct SelftestArgs {
-    /// Seed of the made inputs
+    /// Seed of the generated inputs
     #[arg(long, default_value_t = 0)]
     seed: u64,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Print the table as JSON
+    /// Print the results as JSON
     #[arg(long)]
     json: bool,
 }
@@ -35,7 +35,8 @@ struct Report {
     gradients: Vec<Verdict>,
 }
 
-/// Compares every kernel and every loop of the native engine with its mirror, and every mirror's gradient with finite differences.
+/// Runs the command: compares every kernel and every loop of the native engine with its mirror, and the gradient of every mirror with
+/// finite differences.
 pub fn run(args: SelftestArgs, global: &Global) -> Result<ExitCode> {
     let start = Instant::now();
     let gpu = args.device.open_shaders(global)?;
@@ -57,24 +58,25 @@ pub fn run(args: SelftestArgs, global: &Global) -> Result<ExitCode> {
     if args.json {
         print_json(&report)?;
     } else {
-        print(&table(&report))?;
+        print(&table(&report));
     }
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-/// Compares every kernel with its mirror on `gpu`, which `device` opened.
+/// Compares every kernel with its mirror on `gpu`, which was opened by `device`.
 pub fn compare_all(gpu: &Gpu, device: &DeviceArgs, seed: u64, global: &Global) -> Result<Vec<Verdict>> {
     if !gpu.is_software() {
         return compare(gpu, OPS, seed, global);
     }
-    // Nearly all the time goes into compiling, which a software adapter does in one thread a device: two devices take half
-    // the time. The first operation, the convolution, has as many kernels as all others together.
+    // Nearly all the time is spent on compilation, for which a software adapter uses one thread per device: two devices take half
+    // the time. The first operation, the convolution, has as many kernels as all the others together.
     let other = device.open_another()?;
     let (first, rest) = OPS.split_at(1);
-    let (first, rest) = std::thread::scope(|scope| {
-        let rest = scope.spawn(|| compare(&other, rest, seed, global));
-        (compare(gpu, first, seed, global), rest.join())
-    });
+    let (first, rest) = std::thread::scope(|scope| -> Result<_> {
+        let rest = std::thread::Builder::new().spawn_scoped(scope, || compare(&other, rest, seed, global));
+        let rest = rest.context("starting a thread of the self-test")?;
+        Ok((compare(gpu, first, seed, global), rest.join()))
+    })?;
     let rest = rest.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     Ok([first?, rest?].concat())
 }
@@ -91,8 +93,8 @@ fn compare(gpu: &Gpu, ops: &[Op], seed: u64, global: &Global) -> Result<Vec<Verd
 fn table(report: &Report) -> String {
     let mut lines = Vec::new();
     for (title, verdicts) in [
-        ("Kernel, against its mirror in double precision", &report.kernels),
-        ("Gradient of a mirror, against finite differences", &report.gradients),
+        ("Kernel against its mirror in double precision", &report.kernels),
+        ("Gradient of a mirror against finite differences", &report.gradients),
     ] {
         lines.push(format!("{title:<50} {:>11} {:>12}", "elements", "error/bound"));
         for v in verdicts {
@@ -103,7 +105,7 @@ fn table(report: &Report) -> String {
     }
     let failed = report.kernels.iter().chain(&report.gradients).filter(|v| !v.passed()).count();
     lines.push(if report.passed {
-        format!("All kernels are right on {} ({}), {:.1} s", report.device, report.driver, report.seconds)
+        format!("All kernels passed on {} ({}), {:.1} s", report.device, report.driver, report.seconds)
     } else {
         format!("{failed} FAILED on {} ({}), {:.1} s", report.device, report.driver, report.seconds)
     });

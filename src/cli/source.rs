@@ -178,8 +178,8 @@ fn announce(global: &Global, dataset: &Dataset) {
     global.say(format!(
         "Data: {}, {} and {} ({})",
         dataset.kind,
-        counted(dataset.train.len(), "training image", "training images"),
-        counted(dataset.test.len(), "test image", "test images"),
+        counted(dataset.train.len(), "training image"),
+        counted(dataset.test.len(), "test image"),
         Path::new(&dataset.source).shown()
     ));
 }

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 /// Flags of `summary`.
 #[derive(Debug, Args)]
 pub struct SummaryArgs {
-    /// mlp, cnn, or a .toml file that lists layers
+    /// Model: mlp, cnn, or a .toml file that lists the layers
     #[arg(long, default_value = "cnn", value_name = "mlp|cnn|FILE.toml")]
     model: String,
     /// Print the table as JSON
@@ -36,7 +36,7 @@ struct LayerReport {
     forward_mflop: f64,
 }
 
-/// Shows a model.
+/// Runs the command.
 pub fn run(args: SummaryArgs) -> Result<ExitCode> {
     let model = Model::load(&args.model)?;
     if args.json {
@@ -50,7 +50,7 @@ pub fn run(args: SummaryArgs) -> Result<ExitCode> {
             layers,
         })?;
     } else {
-        print(summary(&model)?.trim_end())?;
+        print(summary(&model)?.trim_end());
     }
     Ok(ExitCode::SUCCESS)
 }

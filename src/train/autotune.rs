@@ -1,9 +1,9 @@
-//! Which tiles in workgroup memory suit a GPU: found on the real training step, and kept for the next time.
+//! Choice of the tile sizes in workgroup memory that suit a GPU: measured on the real training step, and saved for later runs.
 //!
-//! GPUs differ in how much workgroup memory and how many registers a workgroup may take before others must wait, and in how many
-//! workgroups keep them busy. That is not to be told from what an adapter says about itself, so a few candidates are timed. The choice is kept in
-//! a file by adapter, driver, version, model and batch size: the same choice, and with it the same bits, until one of these changes.
-//! Adapters that are processors have one tiling and are not tuned.
+//! GPUs differ in how much workgroup memory and how many registers a workgroup may use before others must wait, and in how many
+//! workgroups keep them busy. Adapters do not report this, so a few candidates are timed. The choice is saved in a file by adapter, driver,
+//! version, model and batch size: until one of these changes, the choice stays the same, and so do the bits of the results.
+//! Software (CPU) adapters have only one tiling and are not tuned.
 
 use super::engine::{Engine, EngineError, Epoch, Optimizer, Totals};
 use super::gpu_engine::GpuEngine;
@@ -18,20 +18,20 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Steps of the made epoch that is timed.
+/// Steps of the synthetic epoch that is timed.
 const STEPS: usize = 8;
-/// How long a candidate is timed.
+/// How long each candidate is timed.
 const WINDOW: Duration = Duration::from_millis(40);
-/// An adapter that takes longer for a step is not kept waiting by a search: it trains with the standard tiles.
+/// If a step takes longer than this, a search would take too long: training uses the standard tiles.
 const SLOW_STEP: Duration = Duration::from_millis(100);
-/// A candidate must be faster than the one before it by this much: differences below are noise, and the choice should not waver.
+/// A candidate must take less than this fraction of the best time so far: smaller differences are noise, and the choice should be stable.
 const MARGIN: f64 = 0.97;
-/// TileChoices kept; the oldest go.
+/// Maximum number of choices in the file; the oldest are removed.
 const KEPT: usize = 64;
 
-/// The tiles with which `model` trains fastest on this GPU.
+/// Returns the tiles with which `model` trains fastest on this GPU.
 ///
-/// Looks into the file `kept` first and adds the choice to it. A file that cannot be read, or not be written, only costs time.
+/// Looks in the file `kept` first, and adds the choice to it. If the file cannot be read or written, only time is lost.
 ///
 /// # Errors
 /// The model cannot be built at that batch size, or the device failed.
@@ -48,7 +48,7 @@ pub fn autotune(
     let key = key(gpu, model, batch_size);
     let mut choices = kept.map(TileChoices::read).unwrap_or_default();
     if let Some(choice) = choices.choices.iter().find(|choice| choice.key == key) {
-        log::debug!("tiles chosen before: {:?}", choice.tiles);
+        log::debug!("tiles from an earlier choice: {:?}", choice.tiles);
         return Ok(choice.tiles);
     }
     let tiles = measure(gpu, model, batch_size, optimizer)?;
@@ -59,12 +59,12 @@ pub fn autotune(
     Ok(tiles)
 }
 
-/// Times the candidates: first the height of the tiles, then into how many workgroups long sums are split.
+/// Times the candidates: first the height of the tiles, then the number of workgroups that long sums are split into.
 fn measure(gpu: &Gpu, model: &Model, batch_size: usize, optimizer: &Optimizer) -> Result<SharedTiles, EngineError> {
     let begin = Instant::now();
     let mut best = SharedTiles::default();
     let Some(mut best_seconds) = seconds_per_step(gpu, model, batch_size, optimizer, best)? else {
-        log::debug!("a step takes longer than {} ms: no tiles are tried", SLOW_STEP.as_millis());
+        log::debug!("a step takes longer than {} ms: no other tiles are tried", SLOW_STEP.as_millis());
         return Ok(best);
     };
     let mut consider = |tiles: SharedTiles, best: &mut SharedTiles| -> Result<(), EngineError> {
@@ -82,7 +82,7 @@ fn measure(gpu: &Gpu, model: &Model, batch_size: usize, optimizer: &Optimizer) -
     Ok(best)
 }
 
-/// The fastest of several short epochs on a blank set; none where a step takes longer than [`SLOW_STEP`].
+/// Returns the seconds per step of the fastest of several short epochs on blank images; `None` if a step takes longer than [`SLOW_STEP`].
 fn seconds_per_step(
     gpu: &Gpu,
     model: &Model,
@@ -110,7 +110,7 @@ fn seconds_per_step(
     }
     let all = epoch(STEPS);
     let mut run = || train(&all);
-    // Warms up, and finds how many steps a submission takes.
+    // Warms up, and lets the engine settle on the number of steps per submission.
     for _ in 0..3 {
         run()?;
     }
@@ -120,11 +120,11 @@ fn seconds_per_step(
         run()?;
         best = best.min(start.elapsed().as_secs_f64() / STEPS as f64);
     }
-    log::debug!("{tiles:?}: {:.0} us a step", 1e6 * best);
+    log::debug!("{tiles:?}: {:.0} us per step", 1e6 * best);
     Ok(Some(best))
 }
 
-/// What the choice depends on.
+/// Everything that the choice depends on.
 fn key(gpu: &Gpu, model: &Model, batch_size: usize) -> String {
     let info = gpu.info();
     let layers = serde_json::to_vec(model).unwrap_or_default();
@@ -139,10 +139,10 @@ fn key(gpu: &Gpu, model: &Model, batch_size: usize) -> String {
     )
 }
 
-/// Largest file of choices that is read, bytes.
+/// The largest file of choices that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// The file of choices.
+/// The contents of the file of choices.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct TileChoices {
     choices: Vec<Choice>,
@@ -155,17 +155,17 @@ struct Choice {
 }
 
 impl TileChoices {
-    /// The choices in the bytes of a file, whatever stands there: only tiles that exist are taken.
+    /// Parses the contents of a file, which is untrusted input: choices with impossible tiles are dropped.
     ///
     /// # Errors
-    /// The bytes are no such file.
+    /// The bytes are not a file of choices.
     pub fn parse(bytes: &[u8]) -> Result<TileChoices, String> {
         let mut choices: TileChoices = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         choices.choices.retain(|choice| choice.tiles.is_possible());
         Ok(choices)
     }
 
-    /// The tiles chosen for each key.
+    /// Returns the tiles chosen for each key.
     pub fn tiles(&self) -> impl Iterator<Item = (&str, SharedTiles)> {
         self.choices.iter().map(|choice| (choice.key.as_str(), choice.tiles))
     }
@@ -179,7 +179,7 @@ impl TileChoices {
             }
         };
         read().unwrap_or_else(|reason| {
-            log::info!("{} is left unused: {reason}", path.display());
+            log::info!("{} is ignored: {reason}", path.display());
             TileChoices::default()
         })
     }
@@ -193,7 +193,7 @@ impl TileChoices {
                 write_whole(path, &text, true).map_err(|error| error.to_string())
             });
         if let Err(reason) = written {
-            log::info!("the choice of tiles is not kept: {reason}");
+            log::info!("the choice of tiles could not be saved: {reason}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The seam between the trainer and what computes: an epoch, an evaluation, predictions, parameters out.
+//! The interface between the trainer and what computes: training, evaluation, prediction, parameters.
 
 use crate::data::{PIXELS, Split};
 use crate::gpu::GpuError;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 use thiserror::Error;
 
-/// What went wrong while computing.
+/// Errors of the engines.
 #[derive(Debug, Error)]
 pub enum EngineError {
     /// The device failed.
@@ -18,81 +18,84 @@ pub enum EngineError {
     /// The model cannot be built.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// Images, labels or their order are not what the kernels may index by.
+    /// The images, the labels or their order are invalid: the kernels index by them unchecked.
     #[error("the samples cannot be used: {reason}")]
     Samples {
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
-    /// A state to restore is that of another model or optimizer.
+    /// The state to restore belongs to another model or optimizer.
     #[error("the state does not fit: {reason}")]
     State {
         /// What does not fit, with names and numbers.
         reason: String,
     },
-    /// There is no memory for a tensor.
-    #[error("no memory for a tensor of {bytes} bytes; a smaller --batch-size needs less")]
+    /// The engine was created without a training set.
+    #[error("the engine was created for evaluation only; create one with a training set")]
+    NoTraining,
+    /// There is not enough memory for a tensor.
+    #[error("not enough memory for a tensor of {bytes} bytes; use a smaller batch size")]
     Memory {
-        /// Its size.
+        /// The size of the tensor.
         bytes: usize,
     },
     /// The threads of the native engine could not be started.
-    #[error("{threads} threads could not be started: {reason}")]
+    #[error("could not start {threads} thread{}: {reason}; use fewer threads", if *threads == 1 { "" } else { "s" })]
     Threads {
-        /// How many.
+        /// How many threads.
         threads: usize,
-        /// What the system says.
+        /// The error of the operating system.
         reason: String,
     },
-    /// The parameters are too many for the adapter, at any batch size.
+    /// The model has too many parameters for the adapter, at any batch size.
     #[error(
-        "the parameters of the model need {bytes} bytes in one buffer, and `{adapter}` allows {allowed}; make its layers smaller"
+        "the parameters of the model need {bytes} bytes in one buffer, but `{adapter}` allows {allowed}; make its layers smaller"
     )]
     Parameters {
-        /// What they need.
+        /// The bytes that they need.
         bytes: u64,
-        /// What one buffer may have.
+        /// The bytes that one buffer may have.
         allowed: u64,
         /// The adapter.
         adapter: String,
     },
-    /// A batch would keep the adapter busy for so long that its driver takes it for hung.
+    /// A batch would keep the adapter busy for so long that its driver would consider it hung and reset it.
     #[error(
-        "at batch size {batch_size} a dispatch would take `{adapter}` more than a second, and drivers reset a device that is busy for about two; \
-         the largest batch that stays below is {largest}"
+        "at batch size {batch_size}, a single dispatch would take more than a second on `{adapter}`, and drivers reset a device that is busy \
+         for about two; use a batch size of at most {largest}"
     )]
     Slow {
-        /// The batch size asked for.
+        /// The requested batch size.
         batch_size: usize,
-        /// The largest that takes no longer than allowed.
+        /// The largest batch size within the limit.
         largest: usize,
         /// The adapter.
         adapter: String,
     },
-    /// A layer does not fit the batch size.
+    /// A layer cannot be computed at the batch size.
     #[error("layer `{layer}` at batch size {batch_size}: {reason}")]
     Batch {
         /// The layer.
         layer: String,
         /// The batch size.
         batch_size: usize,
-        /// What does not fit.
+        /// The reason.
         reason: String,
     },
 }
 
-/// How parameters follow their gradients.
+/// An optimizer with its settings.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "lowercase")]
 pub enum Optimizer {
-    /// Adam in Keras's form.
+    /// Adam as in Keras.
     Adam(AdamConfig),
     /// Stochastic gradient descent with momentum.
     Sgd(SgdConfig),
 }
 
 impl Optimizer {
-    /// Names of what it keeps for each parameter from step to step.
+    /// The names of the values that the optimizer keeps per parameter between steps.
     pub fn slots(&self) -> &'static [&'static str] {
         match self {
             Optimizer::Adam(_) => &["m", "v"],
@@ -100,7 +103,7 @@ impl Optimizer {
         }
     }
 
-    /// The factor of the update at a step, counted from 1: computed in double precision, used in single.
+    /// The factor of the update at a step, counted from 1; computed in double precision and rounded to single.
     pub fn step_size(&self, step: u64) -> f32 {
         match self {
             Optimizer::Adam(config) => config.step_size(step) as f32,
@@ -109,23 +112,23 @@ impl Optimizer {
     }
 }
 
-/// What one epoch needs from the trainer.
+/// One epoch of training.
 #[derive(Clone, Debug)]
 pub struct Epoch {
     /// The order of the samples.
     pub order: Vec<u32>,
-    /// [`Optimizer::step_size`] of each batch.
+    /// The [`Optimizer::step_size`] of each batch.
     pub step_sizes: Vec<f32>,
-    /// What was done of it already: training goes on with the batch after, and adds to these sums.
+    /// The part that is already done: training resumes with the next batch and adds to these sums.
     pub done: Totals,
 }
 
-/// All that training changes in an engine. Training that goes on from it gives the same bits as training that never stopped.
+/// Everything that training changes in an engine. Training resumed from it gives the same bits as uninterrupted training.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct State {
-    /// In the order of [`crate::model::Model::parameters`].
+    /// The parameters in the order of [`crate::model::Model::parameters`].
     pub parameters: Vec<Vec<f32>>,
-    /// What the optimizer keeps for each parameter: one list a name of [`Optimizer::slots`].
+    /// What the optimizer keeps for each parameter: one list per name of [`Optimizer::slots`].
     pub slots: Vec<Vec<Vec<f32>>>,
 }
 
@@ -134,26 +137,26 @@ pub struct State {
 pub struct Totals {
     /// Sum of the losses.
     pub loss: f64,
-    /// Right answers.
+    /// Number of correct predictions.
     pub correct: u64,
-    /// Samples.
+    /// Number of samples.
     pub samples: u64,
-    /// Batches.
+    /// Number of batches.
     pub batches: usize,
 }
 
 impl Totals {
-    /// Mean loss.
+    /// The mean loss.
     pub fn mean_loss(&self) -> f64 {
         self.loss / self.samples as f64
     }
 
-    /// Share of right answers, 0 to 1.
+    /// The accuracy, 0 to 1.
     pub fn accuracy(&self) -> f64 {
         self.correct as f64 / self.samples as f64
     }
 
-    /// Adds a batch of `samples`.
+    /// Adds a batch of `samples` samples.
     pub(crate) fn add(&mut self, loss: f64, correct: u64, samples: usize) {
         self.loss += loss;
         self.correct += correct;
@@ -162,51 +165,51 @@ impl Totals {
     }
 }
 
-/// The first tensor in which training met a value that is no finite number, and what wrote it.
+/// The first tensor in which a value was not finite, and what wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NonFinite {
-    /// The step of the epoch, counted from 1.
+    /// The step within the epoch, counted from 1.
     pub step: usize,
-    /// The tensor.
+    /// The name of the tensor.
     pub tensor: String,
-    /// The kernel, or the operation of the plain loops, that wrote it.
+    /// The kernel that wrote it, or the operation on the CPU.
     pub operation: String,
-    /// The first element that is not finite.
+    /// The index of the first element that is not finite.
     pub index: usize,
-    /// How many elements are not finite.
+    /// The number of elements that are not finite.
     pub count: usize,
 }
 
 impl State {
-    /// Whether every number is finite.
+    /// Whether every value is finite.
     pub fn is_finite(&self) -> bool {
         self.parameters.iter().chain(self.slots.iter().flatten()).flatten().all(|value| value.is_finite())
     }
 
-    /// Sees whether every tensor has the length that the model and the optimizer need.
+    /// Checks that every tensor has the length that the model and the optimizer need.
     ///
     /// # Errors
-    /// One has not.
+    /// A tensor has another length.
     pub fn check(&self, lengths: &[usize], slots: &[&str]) -> Result<(), EngineError> {
         let fail = |reason| Err(EngineError::State { reason });
         if self.slots.len() != slots.len() {
-            return fail(format!("{} kinds of optimizer state, needed are {}", self.slots.len(), slots.join(", ")));
+            return fail(format!("{} kinds of optimizer state, expected: {}", self.slots.len(), slots.join(", ")));
         }
         let kinds = std::iter::once(("parameters", &self.parameters)).chain(slots.iter().copied().zip(&self.slots));
         for (kind, tensors) in kinds {
             let found: Vec<usize> = tensors.iter().map(Vec::len).collect();
             if found != lengths {
-                return fail(format!("{kind} of lengths {found:?}, needed are {lengths:?}"));
+                return fail(format!("{kind} have the lengths {found:?}, expected: {lengths:?}"));
             }
         }
         Ok(())
     }
 }
 
-/// Sees whether a split has a label for each image, and each label a class.
+/// Checks that a split has a label for each image, and that each label is a class.
 ///
 /// # Errors
-/// It has not.
+/// They do not match, or a label is not a class.
 pub(super) fn check_split(split: &Split) -> Result<(), EngineError> {
     let samples = split.len();
     if split.images.len() != samples * PIXELS {
@@ -214,76 +217,83 @@ pub(super) fn check_split(split: &Split) -> Result<(), EngineError> {
         return Err(EngineError::Samples { reason });
     }
     if let Some(i) = split.labels.iter().position(|&label| usize::from(label) >= N_CLASSES) {
-        let reason = format!("sample {i} has the label {}, above {}", split.labels[i], N_CLASSES - 1);
+        let reason = format!("sample {i} has the label {}, but the largest is {}", split.labels[i], N_CLASSES - 1);
         return Err(EngineError::Samples { reason });
     }
     Ok(())
 }
 
-/// Sees whether an order names only samples that are there.
+/// Checks that an order names only existing samples.
 ///
 /// # Errors
-/// It names another.
+/// It names a sample that does not exist.
 pub(super) fn check_order(order: &[u32], samples: usize) -> Result<(), EngineError> {
     match order.iter().find(|&&index| index as usize >= samples) {
-        Some(index) => {
-            Err(EngineError::Samples { reason: format!("the order names sample {index}, and there are {samples}") })
-        }
+        Some(index) => Err(EngineError::Samples {
+            reason: format!("the order names sample {index}, but there are only {samples}"),
+        }),
         None => Ok(()),
     }
 }
 
-/// Called several times a second with what was reached; `Break` ends the epoch after the work in flight.
+/// Called several times per second with the sums so far; `Break` stops after the work in flight.
 pub type OnProgress<'a> = &'a mut dyn FnMut(&Totals) -> ControlFlow<()>;
 
-/// Something that trains and evaluates one model: the GPU, the processor, or the plain loops.
+/// An engine that trains and evaluates one model: on the GPU, on the CPU, or by the plain loops.
 pub trait Engine: std::fmt::Debug {
-    /// Trains on every sample of `epoch.order` once, from the batch after those of `epoch.done` on. Returns the sums over the epoch,
-    /// those of `epoch.done` among them.
+    /// Trains once on every sample of `epoch.order`, starting after the batches of `epoch.done`. Returns the sums over the epoch,
+    /// including those of `epoch.done`.
     ///
     /// # Errors
-    /// The device failed.
+    /// The engine was not created for training, the order does not fit the training set, or the device failed.
     fn train_epoch(&mut self, epoch: &Epoch, on_progress: OnProgress<'_>) -> Result<Totals, EngineError>;
 
-    /// Loss and accuracy on a split, without training.
+    /// Computes loss and accuracy on a split, without training.
     ///
     /// # Errors
-    /// The device failed.
+    /// The split is invalid, or the device failed.
     fn evaluate(&mut self, split: &Split, on_progress: OnProgress<'_>) -> Result<Totals, EngineError>;
 
-    /// Probabilities `[n, 10]` for `n` pictures of 784 bytes each.
+    /// Returns the probabilities `[n, 10]` of `n` images of 784 bytes each.
+    ///
+    /// Calls `on_progress` several times per second with the number of images done so far, the last time with all of them. On
+    /// `Break` it returns the probabilities of those images only.
     ///
     /// # Errors
     /// The device failed.
-    fn predict(&mut self, images: &[u8]) -> Result<Vec<f32>, EngineError>;
+    fn predict(
+        &mut self,
+        images: &[u8],
+        on_progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Vec<f32>, EngineError>;
 
-    /// The parameters in the order of [`crate::model::Model::parameters`].
+    /// Returns the parameters in the order of [`crate::model::Model::parameters`].
     ///
     /// # Errors
     /// The device failed.
     fn parameters(&mut self) -> Result<Vec<Vec<f32>>, EngineError>;
 
-    /// All that training changes, so that it can go on from there; the optimizer's part is empty for a model that is only
-    /// evaluated.
+    /// Returns everything that training changes, so that it can be resumed; the optimizer's part is empty if the engine was not
+    /// created for training.
     ///
     /// # Errors
     /// The device failed.
     fn state(&mut self) -> Result<State, EngineError>;
 
-    /// Puts back what [`Engine::state`] gave, here or in another engine of the same model and optimizer.
+    /// Restores what [`Engine::state`] returned, from this or another engine of the same model and optimizer.
     ///
     /// # Errors
     /// The state does not fit, or the device failed.
     fn restore(&mut self, state: &State) -> Result<(), EngineError>;
 
-    /// Trains `epoch` again, up to and with its batch `last` (counted from 1), and looks at every tensor that a step writes: finds
-    /// the first that is not finite. None where all of them are.
+    /// Repeats `epoch` up to and including its batch `last` (counted from 1), and searches every tensor that a step writes for the first
+    /// value that is not finite. Returns `None` if all are finite.
     ///
     /// # Errors
-    /// The device failed.
+    /// The engine was not created for training, the order does not fit the training set, or the device failed.
     fn find_non_finite(&mut self, epoch: &Epoch, last: usize) -> Result<Option<NonFinite>, EngineError>;
 
-    /// The gradients of the last training step in the order of the parameters; none before the first.
+    /// Returns the gradients of the last training step in the order of the parameters; empty before the first step.
     ///
     /// # Errors
     /// The device failed.

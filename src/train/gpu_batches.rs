@@ -1,4 +1,4 @@
-//! A split on the GPU, and how its batches go out: many steps a submission, two submissions in flight, none too long.
+//! A split on the GPU, and the submission of its batches: many steps per submission, two submissions in flight, none too long.
 
 use super::engine::{EngineError, Epoch, NonFinite, OnProgress, Totals, check_order, check_split};
 use crate::data::{PIXELS, Split};
@@ -11,17 +11,17 @@ use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-/// What a submission should take: long enough that the host costs nothing, far below the two seconds after which
-/// Windows resets a driver, and often enough for the progress bar.
+/// Target duration of a submission: long enough for the host's cost to be negligible, far below the two seconds after which
+/// Windows resets a driver, and short enough for a smooth progress bar.
 const SUBMISSION: Duration = Duration::from_millis(80);
-/// No more steps than this in one submission, however fast they are: it bounds the read-back buffers.
+/// Maximum number of steps in one submission, however fast they are: this bounds the size of the read-back buffers.
 const MAX_STEPS: usize = 512;
-/// A step that takes longer is submitted dispatch by dispatch, each far below what a watchdog allows.
+/// Steps that take longer are submitted dispatch by dispatch, so that each stays far below the limit of a watchdog.
 const LONG_STEP: Duration = Duration::from_millis(300);
-/// Submissions in flight: the adapter works on one while the host prepares the next.
+/// Submissions in flight: the adapter runs one while the host prepares the next.
 const IN_FLIGHT: usize = 2;
 
-/// A split on the GPU and the plan that goes through it batch by batch.
+/// A split on the GPU, and the plan that processes it batch by batch.
 #[derive(Debug)]
 pub(super) struct Batches {
     pub(super) plan: Plan,
@@ -32,18 +32,18 @@ pub(super) struct Batches {
     batch_loss: Tensor,
     batch_correct: Tensor,
     readbacks: Vec<Readback>,
-    /// Steps of the next submission, from the time that the last ones took.
+    /// Steps in the next submission, from the duration of the previous ones.
     steps: usize,
-    /// What the host spent so far on recording (on hardware also on submitting), and for how many steps.
+    /// Host time spent so far on recording (on hardware also on submitting), and the number of steps.
     host: (Duration, usize),
-    /// Whether any batch was submitted yet.
+    /// Whether any batch has been submitted.
     pub(super) has_run: bool,
-    /// Whether a step is submitted dispatch by dispatch: the first one, as nobody knows yet how long it takes, and all of them on
-    /// an adapter that takes longer than [`LONG_STEP`] for one.
+    /// Whether a step is submitted dispatch by dispatch: the first step, whose duration is not known yet, and every step on an adapter
+    /// that takes longer than [`LONG_STEP`] for one.
     in_pieces: bool,
 }
 
-/// The tensors of a split on the GPU and of the batch taken from it.
+/// The tensors of a split on the GPU, and of the batch that is taken from it.
 pub(super) struct Feed {
     dims: BatchGatherDims,
     images: Tensor,
@@ -58,7 +58,7 @@ pub(super) struct Feed {
 impl Feed {
     pub(super) fn new(gpu: &Gpu, name: &str, split: &Split, batch_size: usize) -> Result<Self, EngineError> {
         let samples = split.len();
-        // The kernels index by labels without a check.
+        // The kernels index by labels without checks.
         check_split(split)?;
         let batches = samples.div_ceil(batch_size);
         let tensor = |part: &str, len: usize, element| gpu.tensor(&format!("{name}.{part}"), &[len], element);
@@ -109,7 +109,7 @@ impl Feed {
 }
 
 impl Batches {
-    /// Goes through `order` from the batch after those of `done` on. Stops early, after the work in flight, when `on_progress`
+    /// Processes `order`, starting after the batches of `done`. Stops early, after the work in flight, if `on_progress`
     /// breaks.
     pub(super) fn run(
         &mut self,
@@ -118,10 +118,11 @@ impl Batches {
         done: Totals,
         on_progress: OnProgress<'_>,
     ) -> Result<Totals, EngineError> {
-        // The kernels index by the order without a check.
+        // The kernels index by the order without checks.
         check_order(order, self.samples)?;
         if order.len() > self.order.len() {
-            let reason = format!("the order has {} samples, and there is room for {}", order.len(), self.order.len());
+            let reason =
+                format!("the order has {} samples, but there is only room for {}", order.len(), self.order.len());
             return Err(EngineError::Samples { reason });
         }
         gpu.write_u32(&self.order, order);
@@ -139,7 +140,7 @@ impl Batches {
                 let begin = Instant::now();
                 let mut encoder = gpu.encoder("steps");
                 if self.in_pieces {
-                    // `steps` is 1 then. The last dispatch goes with the read-back.
+                    // `steps` is 1 here. The last dispatch is submitted with the read-back.
                     encoder = gpu.submit_all_but_last(encoder, &self.plan)?;
                 } else {
                     gpu.encode(&mut encoder, "steps", &self.plan, steps);
@@ -151,7 +152,7 @@ impl Batches {
                 let recorded = begin.elapsed();
                 let submission = gpu.submit(commands)?;
                 self.has_run = true;
-                // A software adapter does the work inside the call; that is not the host's part in it.
+                // A software adapter does the work inside the call; that does not count as host time.
                 let host = if gpu.is_software() { recorded } else { begin.elapsed() };
                 self.host = (self.host.0 + host, self.host.1 + steps);
                 readback.begin();
@@ -170,11 +171,14 @@ impl Batches {
             let elapsed = last.elapsed();
             self.in_pieces = elapsed / steps as u32 > LONG_STEP;
             if self.in_pieces && totals.batches == done.batches + steps {
-                log::debug!("a step took {:.0} ms: they go out dispatch by dispatch", 1e3 * elapsed.as_secs_f64());
+                log::debug!(
+                    "a step took {:.0} ms: steps are submitted dispatch by dispatch",
+                    1e3 * elapsed.as_secs_f64()
+                );
             }
             self.steps = if self.in_pieces { 1 } else { next_steps(self.steps, steps, elapsed) };
             last = Instant::now();
-            // A break lets what is in flight finish, and is asked no more.
+            // After a break, the work in flight finishes without further calls.
             if going && on_progress(&totals) == ControlFlow::Break(()) {
                 going = false;
             }
@@ -182,17 +186,21 @@ impl Batches {
         Ok(totals)
     }
 
-    /// Goes through the first batches, `rounds` and one before, and times each dispatch.
+    /// Processes one batch to warm up and `rounds` more, and times each dispatch.
     pub(super) fn time(&self, gpu: &Gpu, rounds: usize) -> Result<Timings, EngineError> {
         let batches = self.order.len().div_ceil(self.batch_size);
-        assert!(rounds < batches, "{rounds} timed steps and one before need more than {batches} batches");
+        if rounds >= batches {
+            let reason =
+                format!("timing needs {} batches, including one to warm up, but there are only {batches}", rounds + 1);
+            return Err(EngineError::Samples { reason });
+        }
         let samples = self.order.len().min((rounds + 1) * self.batch_size) as u32;
         gpu.write_u32(&self.order.slice("order", 0, &[samples as usize]), &(0..samples).collect::<Vec<_>>());
         gpu.write_u32(&self.progress, &[0, samples]);
         Ok(Timings::measure(gpu, &self.plan, rounds)?)
     }
 
-    /// Goes through the batches of `epoch` up to `last` (counted from 1), one by one, and searches what each dispatch wrote.
+    /// Repeats the batches of `epoch` up to `last` (counted from 1), one by one, and searches everything that the dispatches write.
     pub(super) fn find_non_finite(
         &self,
         gpu: &Gpu,
@@ -210,7 +218,7 @@ impl Batches {
         let search = search.finish()?;
         gpu.write_u32(&self.order, &epoch.order);
         gpu.write_u32(&self.progress, &[epoch.done.batches as u32, epoch.order.len() as u32]);
-        // The only tensor that a step does not write whole still holds the losses of the attempt before.
+        // The only tensor that a step does not overwrite completely; it still contains the losses of the failed attempt.
         gpu.write(&self.batch_loss, &vec![0.0; self.batch_loss.len()]);
         let mut readback = Readback::new(gpu, "found", 2 * found.len())?;
         for step in epoch.done.batches + 1..=last {
@@ -246,7 +254,7 @@ impl Batches {
     }
 }
 
-/// Steps of the next submission when `steps` took `elapsed`: towards [`SUBMISSION`], at most twice the last choice, at least one.
+/// Returns the number of steps for the next submission after `steps` took `elapsed`: aims at [`SUBMISSION`], at most doubles, at least one.
 fn next_steps(current: usize, steps: usize, elapsed: Duration) -> usize {
     let one = elapsed.as_secs_f64().max(1e-6) / steps as f64;
     let wanted = (SUBMISSION.as_secs_f64() / one) as usize;
@@ -257,7 +265,7 @@ fn next_steps(current: usize, steps: usize, elapsed: Duration) -> usize {
 mod tests {
     use super::*;
 
-    /// Submits as [`Batches::run`] does, on a made adapter that takes `step` for one, and returns the longest submission.
+    /// Submits like [`Batches::run`] on a simulated adapter that takes `step` per step, and returns the longest submission.
     fn longest_submission(step: Duration) -> Duration {
         let (mut steps, mut longest) = (1, Duration::ZERO);
         for _ in 0..100 {
@@ -273,12 +281,12 @@ mod tests {
         for step in [1, 10, 100, 1_000, 10_000, 79_000, 81_000, 299_000, 301_000, 5_000_000].map(Duration::from_micros)
         {
             let longest = longest_submission(step);
-            assert!(longest <= step.max(SUBMISSION), "{step:?} a step, {longest:?} a submission");
+            assert!(longest <= step.max(SUBMISSION), "{step:?} per step, {longest:?} for a submission");
         }
-        // Twice as many as before at most: a first step that was fast by chance does not make a long submission.
+        // At most twice as many as before: a first step that was fast by chance does not cause a long submission.
         assert_eq!(next_steps(1, 1, Duration::from_nanos(1)), 2);
         assert_eq!(next_steps(400, 400, Duration::from_nanos(1)), MAX_STEPS);
-        // And one submission after an adapter became 100 times slower, they are short again.
+        // One submission after an adapter became 100 times slower, submissions are short again.
         assert_eq!(next_steps(80, 80, 100 * SUBMISSION), 1);
     }
 }

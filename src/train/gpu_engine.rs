@@ -1,4 +1,4 @@
-//! Training and evaluation on the GPU: one recorded plan a step, which `gpu_batches.rs` takes through the data.
+//! Training and evaluation on the GPU: a step is one recorded plan, which `gpu_batches.rs` runs over the data.
 
 use super::engine::{Engine, EngineError, Epoch, NonFinite, OnProgress, Optimizer, State, Totals};
 use super::gpu_batches::{Batches, Feed};
@@ -10,13 +10,14 @@ use crate::model::{Model, N_CLASSES};
 use crate::ops::adam::AdamTensors;
 use crate::ops::softmax_xent::SoftmaxXentDims;
 use crate::ops::{SharedTiles, adam, sgd, softmax_xent};
+use std::ops::ControlFlow;
 
-/// Multiply-adds of an evaluated batch: a quarter of a second on an adapter of 10 GFLOP/s, which is 100 times slower than a small GPU.
+/// Multiply-adds per evaluated batch: a quarter of a second on an adapter of 10 GFLOP/s, which is 100 times slower than a small GPU.
 const EVALUATED_WORK: usize = 1_250_000_000;
-/// Up to this batch size, preparing also runs the kernels on software adapters.
+/// Up to this batch size, preparation also runs the kernels on software adapters.
 const TOUCHED_BATCH: usize = 256;
 
-/// A model on a GPU, with what is needed to train it if it is to be trained.
+/// A model on a GPU, optionally with a training set.
 #[derive(Debug)]
 pub struct GpuEngine<'g> {
     gpu: &'g Gpu,
@@ -34,14 +35,14 @@ struct Training {
     slots: Vec<Slot>,
 }
 
-/// What the optimizer keeps of one kind, such as Adam's first moments.
+/// One kind of optimizer state, such as Adam's first moments.
 #[derive(Debug)]
 struct Slot {
     name: &'static str,
     arena: Arena,
 }
 
-/// A split on the GPU with the plan that evaluates it.
+/// A split on the GPU, and the plan that evaluates it.
 #[derive(Debug)]
 pub struct Evaluator<'g> {
     gpu: &'g Gpu,
@@ -50,7 +51,7 @@ pub struct Evaluator<'g> {
 }
 
 impl Evaluator<'_> {
-    /// Evaluates the whole split; stops early, after the work in flight, when `on_progress` breaks.
+    /// Evaluates the whole split; stops early, after the work in flight, if `on_progress` breaks.
     ///
     /// # Errors
     /// The device failed.
@@ -59,30 +60,27 @@ impl Evaluator<'_> {
         self.batches.run(self.gpu, &order, Totals::default(), on_progress)
     }
 
-    /// Each dispatch of a batch.
+    /// The dispatches of a batch.
     pub fn dispatches(&self) -> Vec<DispatchInfo> {
         self.batches.plan.dispatches().collect()
     }
 
-    /// Evaluates the first batches, `rounds` and one before, and times each dispatch.
+    /// Evaluates one batch to warm up and `rounds` more, and times each dispatch.
     ///
     /// # Errors
-    /// The device failed.
-    ///
-    /// # Panics
-    /// If there are fewer batches than that.
+    /// There are too few batches, or the device failed.
     pub fn time_batch(&self, rounds: usize) -> Result<Timings, EngineError> {
         self.batches.time(self.gpu, rounds)
     }
 
-    /// What the host spends on recording a batch (on hardware also on submitting it), in seconds, over the batches so far.
+    /// Seconds of host time to record a batch (on hardware also to submit it), averaged over the batches so far.
     pub fn host_seconds_per_step(&self) -> f64 {
         self.batches.host_seconds_per_step()
     }
 }
 
 impl<'g> GpuEngine<'g> {
-    /// A model that is only evaluated.
+    /// Creates an engine for evaluation only.
     ///
     /// # Errors
     /// The model cannot be built, or the device failed.
@@ -101,7 +99,7 @@ impl<'g> GpuEngine<'g> {
         Ok(GpuEngine { gpu, network, parameters: arena, training: None })
     }
 
-    /// A model with the plan that trains it on `train`.
+    /// Creates an engine that trains the model on `train`.
     ///
     /// # Errors
     /// The model cannot be built, a tensor exceeds the adapter's limits, or the device failed.
@@ -116,7 +114,7 @@ impl<'g> GpuEngine<'g> {
         GpuEngine::with_tiles(gpu, model, parameters, train, batch_size, optimizer, SharedTiles::default())
     }
 
-    /// As [`GpuEngine::with_training`], with tiles in workgroup memory cut as [`fn@super::autotune`] found; other tilings have no use for it.
+    /// Like [`GpuEngine::with_training`], with the tiles in workgroup memory that [`fn@super::autotune`] chose; other tilings ignore them.
     ///
     /// # Errors
     /// The model cannot be built, a tensor exceeds the adapter's limits, or the device failed.
@@ -159,19 +157,19 @@ impl<'g> GpuEngine<'g> {
             (_, slots) => unreachable!("`Optimizer::slots` names {} slots for {optimizer:?}", slots.len()),
         }
         let plan = plan.finish()?;
-        log::debug!("a training step is {} dispatches: {}", plan.len(), plan.entries().collect::<Vec<_>>().join(", "));
+        log::debug!("a training step has {} dispatches: {}", plan.len(), plan.entries().collect::<Vec<_>>().join(", "));
         let logits = activations.logits;
         engine.training = Some(Training { batch: feed.finish(gpu, plan)?, step_sizes, logits, gradients, slots });
         Ok(engine)
     }
 
-    /// Compiles what training `model` needs, so that [`GpuEngine::with_tiles`] finds it ready: for the time in which the
-    /// data is still being read. Computes nothing that training could see.
+    /// Compiles the kernels for training `model` in advance, while the data is still being read, so that
+    /// [`GpuEngine::with_tiles`] finds them ready. Has no effect on the results of training.
     ///
-    /// Ends early, with the rest left to the first step, once `wanted` says no; it is asked now and then.
+    /// Checks `wanted` now and then, and stops early once it returns false; the first step then compiles the rest.
     ///
     /// # Errors
-    /// As [`GpuEngine::with_training`], which would report the same.
+    /// The same as for [`GpuEngine::with_training`].
     pub fn prepare_training(
         gpu: &Gpu,
         model: &Model,
@@ -180,18 +178,18 @@ impl<'g> GpuEngine<'g> {
         tiles: SharedTiles,
         wanted: &dyn Fn() -> bool,
     ) -> Result<(), EngineError> {
-        // No kernel depends on the number of samples: one blank sample makes the same kernels as the whole data set.
+        // No kernel depends on the number of samples: one blank sample needs the same kernels as the whole data set.
         let blank = Split { images: vec![0; PIXELS], labels: vec![0] };
         let engine = GpuEngine::with_tiles(gpu, model, &[], &blank, batch_size, optimizer, tiles)?;
-        // Hardware drivers are done by now. Software compiles at the first dispatch, but wgpu zeroes the tensors before it,
-        // which for large batches takes longer than it saves.
+        // Hardware drivers have compiled by now. Software adapters compile at the first dispatch, but wgpu zeroes the tensors
+        // before it, which takes longer than it saves for large batches.
         if gpu.is_software() && batch_size <= TOUCHED_BATCH {
             engine.training.iter().try_for_each(|training| gpu.touch(&training.batch.plan, wanted))?;
         }
         Ok(())
     }
 
-    /// The logits `[N, 10]` of the last training step, for checking; empty for a model that is only evaluated.
+    /// Returns the logits `[N, 10]` of the last training step, for tests; empty if the engine was not created for training.
     ///
     /// # Errors
     /// The device failed.
@@ -199,12 +197,12 @@ impl<'g> GpuEngine<'g> {
         self.training.as_ref().map_or(Ok(Vec::new()), |training| Ok(self.gpu.read(&training.logits)?))
     }
 
-    /// The entry points of a training step in order; empty for a model that is only evaluated.
+    /// The entry points of a training step in order; empty if the engine was not created for training.
     pub fn step_entries(&self) -> Vec<&'static str> {
         self.training.iter().flat_map(|training| training.batch.plan.entries()).collect()
     }
 
-    /// Makes room to evaluate `split` again and again in batches of `batch_size`, for measuring.
+    /// Creates an evaluator that evaluates `split` repeatedly in batches of `batch_size`, for measurements.
     ///
     /// # Errors
     /// A tensor exceeds the adapter's limits, or the device failed.
@@ -213,30 +211,27 @@ impl<'g> GpuEngine<'g> {
         Ok(Evaluator { gpu: self.gpu, batches, samples: split.len() })
     }
 
-    /// Each dispatch of a training step; none for a model that is only evaluated.
+    /// The dispatches of a training step; empty if the engine was not created for training.
     pub fn step_dispatches(&self) -> Vec<DispatchInfo> {
         self.training.iter().flat_map(|training| training.batch.plan.dispatches()).collect()
     }
 
-    /// What the host spends on recording a training step (on hardware also on submitting it), in seconds, over the steps so far.
+    /// Seconds of host time to record a training step (on hardware also to submit it), averaged over the steps so far.
     pub fn host_seconds_per_step(&self) -> f64 {
         self.training.as_ref().map_or(0.0, |training| training.batch.host_seconds_per_step())
     }
 
-    /// Trains on the first batches, `rounds` steps and one before, and times each dispatch.
+    /// Runs one training step to warm up and `rounds` more, and times each dispatch.
     ///
     /// # Errors
-    /// The device failed.
-    ///
-    /// # Panics
-    /// If there are fewer batches than that, or the engine was not made by [`GpuEngine::with_training`].
+    /// The engine was not created for training, there are too few batches, or the device failed.
     pub fn time_step(&mut self, rounds: usize) -> Result<Timings, EngineError> {
-        let training = self.training.as_ref().expect("time_step is called on engines made by with_training");
+        let training = self.training.as_ref().ok_or(EngineError::NoTraining)?;
         training.batch.time(self.gpu, rounds)
     }
 
-    /// Batch size of evaluation and prediction: large enough to fill the adapter, small enough for a processor's cache, for what the
-    /// slowest adapter may take for a batch, and for the size of buffers that every device allows (128 MiB).
+    /// The batch size of evaluation and prediction: large enough to keep the adapter busy, small enough for a CPU's cache, for the time
+    /// that a batch may take on the slowest adapter, and for the buffer size that every device supports (128 MiB).
     fn inference_batch(&self, samples: usize) -> usize {
         const MAX_VALUES: usize = (96 << 20) / 4;
         let wanted = if self.gpu.is_software() { 128 } else { 2500 };
@@ -244,7 +239,7 @@ impl<'g> GpuEngine<'g> {
         samples.min(wanted).min((MAX_VALUES / self.network.widest_output()).max(1)).min(by_work.max(1))
     }
 
-    /// The plan that evaluates `split`, and the tensor of its probabilities.
+    /// Creates the plan that evaluates `split`, and the tensor of its probabilities.
     fn inference(&self, split: &Split, n: usize) -> Result<(Batches, Tensor), EngineError> {
         let feed = Feed::new(self.gpu, "evaluation", split, n)?;
         let activations = self.network.activations(self.gpu, n)?;
@@ -262,7 +257,7 @@ impl<'g> GpuEngine<'g> {
 
 impl Engine for GpuEngine<'_> {
     fn train_epoch(&mut self, epoch: &Epoch, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
-        let training = self.training.as_mut().expect("train_epoch is called on engines made by with_training");
+        let training = self.training.as_mut().ok_or(EngineError::NoTraining)?;
         self.gpu.write(&training.step_sizes, &epoch.step_sizes);
         training.batch.run(self.gpu, &epoch.order, epoch.done, on_progress)
     }
@@ -276,12 +271,16 @@ impl Engine for GpuEngine<'_> {
         batches.run(self.gpu, &order, Totals::default(), on_progress)
     }
 
-    fn predict(&mut self, images: &[u8]) -> Result<Vec<f32>, EngineError> {
+    fn predict(
+        &mut self,
+        images: &[u8],
+        on_progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Vec<f32>, EngineError> {
         let n_images = images.len() / PIXELS;
         if n_images == 0 {
             return Ok(Vec::new());
         }
-        // Labels are not known, and the loss that the plan computes with these is not read.
+        // The labels are unknown, and the loss that the plan computes from these is not read.
         let split = Split { images: images.to_vec(), labels: vec![0; n_images] };
         let (batches, probabilities) = self.inference(&split, self.inference_batch(n_images))?;
         let order: Vec<u32> = (0..n_images as u32).collect();
@@ -289,12 +288,16 @@ impl Engine for GpuEngine<'_> {
         self.gpu.write_u32(&batches.progress, &[0, n_images as u32]);
         let mut result = Vec::with_capacity(n_images * N_CLASSES);
         while result.len() < n_images * N_CLASSES {
-            // Dispatch by dispatch, as nobody knows how long one takes here.
+            // Dispatch by dispatch, because it is not known how long one takes here.
             let last = self.gpu.submit_all_but_last(self.gpu.encoder("prediction"), &batches.plan)?;
             self.gpu.submit(last.finish())?;
             result.extend(self.gpu.read(&probabilities)?);
+            // The last batch may have rows beyond the last image.
+            result.truncate(n_images * N_CLASSES);
+            if on_progress(result.len() / N_CLASSES).is_break() {
+                break;
+            }
         }
-        result.truncate(n_images * N_CLASSES);
         Ok(result)
     }
 
@@ -320,10 +323,10 @@ impl Engine for GpuEngine<'_> {
     }
 
     fn find_non_finite(&mut self, epoch: &Epoch, last: usize) -> Result<Option<NonFinite>, EngineError> {
-        let training = self.training.as_ref().expect("find_non_finite is called on engines made by with_training");
+        let training = self.training.as_ref().ok_or(EngineError::NoTraining)?;
         self.gpu.write(&training.step_sizes, &epoch.step_sizes);
         let found = training.batch.find_non_finite(self.gpu, epoch, last)?;
-        // The optimizer writes all parameters at once; the one that went bad has a name.
+        // The optimizer writes all parameters in one dispatch; report the parameter that contains the element.
         let slots = training.slots.iter().map(|slot| &slot.arena);
         let arenas: Vec<&Arena> = slots.chain([&self.parameters, &training.gradients]).collect();
         Ok(found.map(|found| match arenas.iter().find(|arena| arena.whole.name() == found.tensor) {

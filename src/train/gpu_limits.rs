@@ -1,4 +1,4 @@
-//! What a model and a batch may ask of an adapter, in bytes and in time: said before training.
+//! The limits of an adapter in bytes and time, checked for a model and a batch size before training.
 
 use super::engine::{EngineError, Optimizer};
 use super::gpu_engine::GpuEngine;
@@ -9,13 +9,13 @@ use crate::model::{Model, initial_parameters};
 use crate::ops::SharedTiles;
 use std::time::Duration;
 
-/// What a dispatch may take: half of what Windows allows.
+/// The longest time that a dispatch may take: half of what Windows allows.
 const LONGEST_DISPATCH: Duration = Duration::from_secs(1);
-/// Multiply-adds of a dispatch that every adapter is trusted to do in that time: those of 10 GFLOP/s. More are measured first.
+/// Multiply-adds that every adapter is assumed to manage in that time, at 10 GFLOP/s. Larger dispatches are measured first.
 const TRUSTED_WORK: usize = 5_000_000_000;
 
 impl GpuEngine<'_> {
-    /// The largest batch that a model can be trained with on a device: so that no tensor exceeds what one binding may have.
+    /// Returns the largest batch size at which a model can be trained on a device: no tensor exceeds the limit of a binding.
     ///
     /// # Errors
     /// The model cannot be built.
@@ -26,9 +26,9 @@ impl GpuEngine<'_> {
         Ok((allowed / 4) as usize / network.widest_tensor(gpu).max(PIXELS))
     }
 
-    /// The largest batch up to `batch_size` of which no dispatch takes longer than `allowed`, but at least 1: a driver resets a device
-    /// that is busy with one for longer than it likes, and nothing can divide a dispatch once it runs. A batch so large that a very
-    /// slow adapter would take too long is not tried: the step is timed at a small part of it, dispatch by dispatch.
+    /// Returns the largest batch size up to `batch_size` at which no dispatch takes longer than `allowed`, but at least 1. A driver resets
+    /// a device whose dispatch runs for too long, and a running dispatch cannot be divided. A batch that could take too long on a very
+    /// slow adapter is not tried: the step is timed at a small fraction of it, dispatch by dispatch.
     ///
     /// # Errors
     /// The model cannot be built, a tensor exceeds the adapter's limits, or the device failed.
@@ -57,12 +57,12 @@ impl GpuEngine<'_> {
         Ok(((timed as f64 * allowed.as_secs_f64() / longest) as usize).clamp(1, batch_size))
     }
 
-    /// Sees whether a batch is so large for a GPU that its driver would take the device for hung.
+    /// Checks that a batch is not so large for a GPU that its driver would consider the device hung.
     ///
     /// # Errors
-    /// It is, or as for [`GpuEngine::largest_timely_batch`].
+    /// It is too large, or as for [`GpuEngine::largest_timely_batch`].
     pub fn check_time(gpu: &Gpu, model: &Model, batch_size: usize, optimizer: &Optimizer) -> Result<(), EngineError> {
-        // Nothing watches over a software adapter.
+        // No watchdog resets a software adapter.
         if gpu.is_software() {
             return Ok(());
         }
@@ -73,14 +73,14 @@ impl GpuEngine<'_> {
         Ok(())
     }
 
-    /// Sees whether the parameters of a model, which lie in one buffer, fit a device at any batch size.
+    /// Checks that the parameters of a model, which share one buffer, fit a device at any batch size.
     ///
     /// # Errors
-    /// They do not, or the model cannot be built.
+    /// They do not fit, or the model cannot be built.
     pub fn check_parameters(gpu: &Gpu, model: &Model) -> Result<(), EngineError> {
         let limits = gpu.limits();
         let allowed = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
-        // Every one is below 2^32, and a description has far fewer than 2^30 of them.
+        // No overflow: each parameter has fewer than 2^32 elements, and a model has far fewer than 2^30 of them.
         let bytes = 4 * model.parameters()?.iter().map(|p| p.shape.iter().product::<usize>() as u64).sum::<u64>();
         if bytes > allowed {
             return Err(EngineError::Parameters { bytes, allowed, adapter: gpu.info().name.clone() });

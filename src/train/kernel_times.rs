@@ -1,4 +1,4 @@
-//! How long each kernel of a training step takes, for reports.
+//! The duration of each kernel of a training step, for reports.
 
 use super::engine::{EngineError, Optimizer};
 use super::gpu_engine::GpuEngine;
@@ -10,38 +10,38 @@ use crate::model::{Model, initial_parameters};
 use crate::ops::SharedTiles;
 use serde::{Deserialize, Serialize};
 
-/// Steps that are timed; one before does not count.
+/// Timed steps, after one to warm up.
 const STEPS: usize = 5;
 
-/// The kernels of a training step.
+/// The kernels of a training step and their durations.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KernelTimes {
-    /// The adapter, or the processor.
+    /// Name of the adapter, or of the CPU.
     pub device: String,
-    /// Images a step.
+    /// Images per step.
     pub batch_size: usize,
-    /// `timestamps` (the adapter's clock) or `submissions` (the host's, around each dispatch alone), or `one thread` (the native
+    /// `timestamps` (the adapter's clock), `submissions` (the host's clock, each dispatch submitted alone), or `one thread` (the native
     /// engine's calls, one after the other).
     pub clock: String,
-    /// The largest first.
+    /// The slowest first.
     pub kernels: Vec<KernelTime>,
 }
 
 /// All dispatches of one entry point in a step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KernelTime {
-    /// The entry point, or the native engine's call.
+    /// The entry point, or the call of the native engine.
     pub kernel: String,
-    /// Dispatches or calls a step.
+    /// Dispatches or calls per step.
     pub calls: usize,
-    /// Microseconds of all of them together: the sum of their medians.
+    /// Total microseconds: the sum of the medians of the calls.
     pub median_us: f64,
-    /// Of all kernels of the step, 0 to 100.
+    /// Percentage of the total of all kernels, 0 to 100.
     pub percent_of_step: f64,
 }
 
 impl KernelTimes {
-    /// Times a few training steps of `model` on blank images, in an engine of its own.
+    /// Times a few training steps of `model` on blank images, in a separate engine.
     ///
     /// # Errors
     /// The model cannot be built, or the device failed.
@@ -66,11 +66,11 @@ impl KernelTimes {
         Ok(Self::of(&gpu.info().name, batch_size, clock, times))
     }
 
-    /// The same of the native engine on `device`, in one thread, with the given parameters on images of `split`, as often as needed: how long its
-    /// gradients take depends on how many are zero.
+    /// The same for the native engine on `device`, in one thread, with the given parameters and the images of `split`, repeated to fill a
+    /// batch: the duration of its gradients depends on how many are zero.
     ///
     /// # Errors
-    /// The model cannot be built, or there is no memory.
+    /// The model cannot be built, there are no samples, or there is not enough memory.
     pub fn measure_native(
         device: &str,
         model: &Model,
@@ -84,15 +84,15 @@ impl KernelTimes {
             Split { images: samples.clone().flat_map(|i| split.image(i)).copied().collect(), labels: Vec::new() };
         batch.labels = samples.map(|i| split.labels[i]).collect();
         if batch.is_empty() {
-            return Err(EngineError::Samples { reason: "there are none to time a step on".to_string() });
+            return Err(EngineError::Samples { reason: "there are none to time a step with".to_string() });
         }
         let mut engine = NativeEngine::with_training(model, parameters, &batch, batch_size, optimizer, 1)?;
-        let times = engine.time_step(STEPS);
+        let times = engine.time_step(STEPS)?;
         let times = times.iter().map(|(name, seconds)| (name.as_str(), seconds.as_slice()));
         Ok(Self::of(device, batch_size, "one thread", times))
     }
 
-    /// From the seconds of each call in some rounds.
+    /// Sums up the seconds of each call in some rounds.
     fn of<'a>(
         device: &str,
         batch_size: usize,

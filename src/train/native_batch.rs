@@ -1,4 +1,4 @@
-//! What the threads of the native engine share out: the rows of a batch, and then the parameters.
+//! The work that the threads of the native engine divide among them: first the rows of a batch, then the parameters.
 
 use super::engine::{EngineError, Optimizer};
 use super::native_network::{NativeNetwork, Owned, Rows, Weights, zeros};
@@ -18,7 +18,7 @@ pub(super) struct Batch {
     pub(super) correct: Aligned<u32>,
 }
 
-/// Rows of a batch that one thread works through.
+/// Rows of a batch that one thread processes.
 pub(super) struct Share<'a> {
     pub(super) order: &'a [u32],
     pub(super) rows: Rows<'a>,
@@ -30,9 +30,9 @@ pub(super) struct Share<'a> {
 
 /// Elements of a parameter that one thread updates.
 pub(super) struct Slice<'a> {
-    /// Of the parameter.
+    /// Index of the parameter.
     pub(super) index: usize,
-    /// Of the elements.
+    /// The first element of the slice.
     pub(super) first: usize,
     pub(super) w: &'a mut [f32],
     pub(super) g: &'a mut [f32],
@@ -51,7 +51,7 @@ impl Batch {
         })
     }
 
-    /// Shares out the rows of the samples `order`, `rows` for each, in groups of `group`.
+    /// Divides the samples `order` into shares of `rows`, in groups of `group`.
     pub(super) fn split<'a>(
         &'a mut self,
         network: &NativeNetwork,
@@ -77,7 +77,7 @@ impl Batch {
 }
 
 impl Slice<'_> {
-    /// The gradient over `n` rows in groups of `group`, and one step of the optimizer.
+    /// Computes the gradient over `n` rows in groups of `group`, and makes one step of the optimizer.
     pub(super) fn update(
         self,
         network: &NativeNetwork,
@@ -100,7 +100,7 @@ impl Slice<'_> {
 }
 
 impl Share<'_> {
-    /// From the samples to probabilities, loss and right answers.
+    /// Computes probabilities, losses and correct predictions from the samples.
     pub(super) fn forward(
         &mut self,
         split: &Split,
@@ -121,11 +121,11 @@ impl Share<'_> {
     pub(super) fn loss(&mut self) {
         let n = self.order.len();
         let d = SoftmaxXentDims { n, c: N_CLASSES };
-        let logits = self.rows.outputs.last().expect("the input is there at least");
+        let logits = self.rows.outputs.last().expect("there is at least the input");
         softmax_xent_forward(&d, logits, self.labels, self.probabilities, self.loss, self.correct);
     }
 
-    /// From the loss, the mean over `n_valid` rows of all shares, to the gradients.
+    /// Computes the gradients of the loss, which is the mean over the `n_valid` rows of all shares.
     pub(super) fn backward(
         &mut self,
         network: &NativeNetwork,
@@ -140,13 +140,13 @@ impl Share<'_> {
 
     pub(super) fn loss_backward(&mut self, n_valid: usize) {
         let d = SoftmaxXentDims { n: self.order.len(), c: N_CLASSES };
-        let logits = self.rows.outputs.last().expect("the input is there at least");
+        let logits = self.rows.outputs.last().expect("there is at least the input");
         let dlogits = self.rows.gradients.last_mut().expect("there are as many gradients as outputs");
         softmax_xent_backward_x(&d, logits, self.labels, n_valid, dlogits);
     }
 }
 
-/// All parameters, cut so that threads can share them; filters first, as they take longest.
+/// Divides all parameters into slices for the threads; filters first, because they take longest.
 pub(super) fn slices<'a>(
     network: &NativeNetwork,
     parameters: &'a mut [Aligned<f32>],

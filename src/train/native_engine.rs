@@ -1,8 +1,8 @@
-//! Training and evaluation on the processor by the loops of [`crate::native`]: `--device cpu`.
+//! Training and evaluation on the CPU by the loops of [`crate::native`]: `--device cpu`.
 //!
-//! A step has two parts, each shared out among the threads. In the first, each thread takes some rows of the batch all the way: gather, forward,
-//! loss, backward, and the convolutions' own sums. In the second, each takes slices of the parameters: gradient over all rows, optimizer.
-//! Nothing is summed in an order that depends on the number of threads, so any number gives the same bits.
+//! A step has two parts, each divided among the threads. In the first, a thread takes some rows of the batch from start to end: gather,
+//! forward, loss, backward, and the partial sums of the convolutions. In the second, it takes slices of the parameters: gradient over all
+//! rows, optimizer. No order of summation depends on the number of threads, so any number gives the same bits.
 
 use super::engine::{
     Engine, EngineError, Epoch, NonFinite, OnProgress, Optimizer, State, Totals, check_order, check_split,
@@ -11,7 +11,7 @@ use super::native_batch::{Batch, Share, slices};
 use super::native_network::{NativeNetwork, Owned, Weights, zeros};
 use crate::cpu::non_finite::non_finite;
 use crate::data::{PIXELS, Split};
-use crate::model::Model;
+use crate::model::{Model, N_CLASSES};
 use crate::native::Aligned;
 use crate::native::conv2d::{Form, Packed, Scratch};
 use crate::native::peak::Peak;
@@ -20,39 +20,39 @@ use std::ops::{ControlFlow, Range};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Into how many groups of rows a batch falls at least, as far as it has the rows: each group has its own sums of the convolutions' gradients, so
-/// this is also the number of threads that a small batch can keep busy.
+/// Minimum number of groups into which the rows of a batch are divided, if it has that many rows. Each group has its own sums of the
+/// convolutions' gradients, so this is also the number of threads that a small batch can keep busy.
 const GROUPS: usize = 8;
 
-/// Rows that are worked through together at most: few enough that what one layer writes is still near when the next reads it.
+/// Maximum number of rows that are processed together: few enough that the output of a layer is still in the cache when the next layer reads it.
 const ROWS: usize = 32;
 
-/// How long steps go on without a word to the trainer.
+/// How long the engine works between two reports of progress.
 const SILENCE: Duration = Duration::from_millis(50);
 
-/// A model on the processor.
+/// A model on the CPU.
 #[derive(Debug)]
 pub struct NativeEngine<'d> {
     threads: rayon::ThreadPool,
     worker: Worker<'d>,
 }
 
-/// What the threads work on.
+/// The data that the threads work on.
 #[derive(Debug)]
 struct Worker<'d> {
     network: NativeNetwork,
-    /// Of the parameters.
+    /// Names of the parameters.
     names: Vec<String>,
     parameters: Vec<Aligned<f32>>,
     packed: Vec<Packed>,
-    /// One for each thread.
+    /// One per thread.
     scratch: Vec<Mutex<Scratch>>,
-    /// One for each thread, made at the first evaluation.
+    /// One per thread, created at the first evaluation.
     evaluation: Vec<Mutex<Batch>>,
     training: Option<Training<'d>>,
 }
 
-/// What training adds.
+/// The additional state of training.
 #[derive(Debug)]
 struct Training<'d> {
     split: &'d Split,
@@ -62,18 +62,18 @@ struct Training<'d> {
     gradients: Vec<Aligned<f32>>,
     batch: Batch,
     batch_size: usize,
-    /// Rows of a group.
+    /// Rows per group.
     group: usize,
     has_run: bool,
 }
 
 impl<'d> NativeEngine<'d> {
-    /// How many threads this machine can run at once.
+    /// The number of threads that this machine can run at once; 1 if it is unknown.
     pub fn default_threads() -> usize {
         std::thread::available_parallelism().map_or(1, usize::from)
     }
 
-    /// A model that is only evaluated, by so many threads.
+    /// Creates an engine for evaluation only, with `threads` threads, but at least one.
     ///
     /// # Errors
     /// The model cannot be built, or the threads cannot be started.
@@ -81,12 +81,14 @@ impl<'d> NativeEngine<'d> {
         Self::with_form(model, parameters, threads, Form::Fastest)
     }
 
-    /// As [`NativeEngine::new`], with the convolutions in a form of one's choice.
+    /// Like [`NativeEngine::new`], with the convolutions in the given form.
     ///
     /// # Errors
-    /// As [`NativeEngine::new`].
+    /// The same as for [`NativeEngine::new`].
     pub fn with_form(model: &Model, parameters: &[Vec<f32>], threads: usize, form: Form) -> Result<Self, EngineError> {
         let network = NativeNetwork::new(model, form)?;
+        // For 0, rayon would choose a number itself, but each thread needs its scratch memory.
+        let threads = threads.max(1);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("native {i}"));
         let pool = pool.build().map_err(|error| EngineError::Threads { threads, reason: error.to_string() })?;
         let described = model.parameters()?;
@@ -107,10 +109,10 @@ impl<'d> NativeEngine<'d> {
         Ok(NativeEngine { threads: pool, worker })
     }
 
-    /// A model with its training set, by so many threads.
+    /// Creates an engine that trains the model on `split`, with `threads` threads, but at least one.
     ///
     /// # Errors
-    /// The model cannot be built, the samples cannot be used, the threads cannot be started, or there is no memory.
+    /// The model cannot be built, the samples cannot be used, the threads cannot be started, or there is not enough memory.
     pub fn with_training(
         model: &Model,
         parameters: &[Vec<f32>],
@@ -122,10 +124,10 @@ impl<'d> NativeEngine<'d> {
         Self::new(model, parameters, threads)?.and_training(split, batch_size, optimizer)
     }
 
-    /// Adds a training set to a model.
+    /// Adds a training set to an engine.
     ///
     /// # Errors
-    /// As [`NativeEngine::with_training`].
+    /// The same as for [`NativeEngine::with_training`].
     pub fn and_training(
         mut self,
         split: &'d Split,
@@ -149,62 +151,91 @@ impl<'d> NativeEngine<'d> {
         Ok(self)
     }
 
-    /// How long the parts of a training step take in one thread: names, and the seconds of each of `rounds`, after one that does not count.
+    /// Times the parts of a training step in one thread, after one step to warm up. Returns their names and the seconds of each of `rounds`.
     ///
-    /// # Panics
-    /// The engine was not made for training, or the training set is smaller than a batch.
-    pub fn time_step(&mut self, rounds: usize) -> Vec<(String, Vec<f64>)> {
+    /// # Errors
+    /// The engine was not created for training, or the training set is smaller than a batch.
+    pub fn time_step(&mut self, rounds: usize) -> Result<Vec<(String, Vec<f64>)>, EngineError> {
         let worker = &mut self.worker;
-        let mut times = worker.timed_step();
+        let mut times = worker.timed_step()?;
         for (_, seconds) in &mut times {
             seconds.clear();
         }
         for _ in 0..rounds {
-            for ((_, seconds), (_, of_round)) in times.iter_mut().zip(worker.timed_step()) {
+            for ((_, seconds), (_, of_round)) in times.iter_mut().zip(worker.timed_step()?) {
                 seconds.extend(of_round);
             }
         }
-        times
+        Ok(times)
     }
 
-    /// What the engine's threads can do at most, measured.
+    /// Measures the peak performance of the engine's threads.
     pub fn peak(&self) -> Peak {
         self.threads.install(Peak::measure)
     }
 
-    /// How each convolution is computed forward and backward, in words.
+    /// Describes how each convolution is computed forward and backward.
     pub fn describe(&self) -> Vec<String> {
         self.worker.network.describe()
     }
 
-    /// The logits of the last training step, `[N, 10]`; none before the first.
+    /// Calls `work` for each share of [`ROWS`] samples of a split, on all threads, and passes the results to `on_some` in the order of the
+    /// samples, about once per [`SILENCE`], until it breaks.
+    fn for_each_share<T: Send>(
+        &mut self,
+        split: &Split,
+        work: impl Fn(&mut Share<'_>) -> T + Sync,
+        mut on_some: impl FnMut(Vec<T>) -> ControlFlow<()>,
+    ) -> Result<(), EngineError> {
+        let NativeEngine { threads, worker } = self;
+        // Always whole shares: the same rows are computed together, whatever the number of shares at a time.
+        let (mut first, mut shares) = (0, worker.scratch.len().max(1));
+        while first < split.len() {
+            let begin = Instant::now();
+            let samples = first..split.len().min(first + shares * ROWS);
+            first = samples.end;
+            let results = threads.install(|| worker.some_shares(split, samples, &work))?;
+            if on_some(results).is_break() {
+                break;
+            }
+            let elapsed = begin.elapsed();
+            if elapsed < SILENCE / 2 {
+                shares *= 2;
+            } else if elapsed > SILENCE * 2 {
+                shares = (shares / 2).max(1);
+            }
+        }
+        Ok(())
+    }
+
+    /// The logits of the last training step, `[N, 10]`; `None` before the first.
     pub fn last_logits(&self) -> Option<&[f32]> {
         let training = self.worker.training.as_ref().filter(|training| training.has_run)?;
         training.batch.tensors.outputs.last().map(|logits| &**logits)
     }
 }
 
-/// Called by a thread of the pool, so that the others are awake and near.
+/// These functions are called from a thread of the pool, so that the other threads are awake.
 impl<'d> Worker<'d> {
-    fn training(&self) -> &Training<'d> {
-        self.training.as_ref().expect("training is asked of engines made by with_training")
+    fn training(&self) -> Result<&Training<'d>, EngineError> {
+        self.training.as_ref().ok_or(EngineError::NoTraining)
     }
 
-    /// One step on the samples `order`, with the given factor of the update. Returns the sum of the losses and the right answers.
-    fn step(&mut self, order: &[u32], step_size: f32) -> (f64, u64) {
-        self.forward_backward(order);
-        self.update(order.len(), step_size);
-        let training = self.training.as_mut().expect("training is asked of engines made by with_training");
+    /// Makes one step on the samples `order` with the given factor of the update. Returns the sum of the losses and the correct predictions.
+    fn step(&mut self, order: &[u32], step_size: f32) -> Result<(f64, u64), EngineError> {
+        self.forward_backward(order)?;
+        self.update(order.len(), step_size)?;
+        let training = self.training.as_mut().ok_or(EngineError::NoTraining)?;
         training.has_run = true;
-        training.batch.totals(order.len())
+        Ok(training.batch.totals(order.len()))
     }
 
-    /// The first part of a step: the rows.
-    fn forward_backward(&mut self, order: &[u32]) {
+    /// Runs the first part of a step, over the rows.
+    fn forward_backward(&mut self, order: &[u32]) -> Result<(), EngineError> {
         let Worker { network, parameters, packed, scratch, training, .. } = self;
-        let training = training.as_mut().expect("training is asked of engines made by with_training");
+        let training = training.as_mut().ok_or(EngineError::NoTraining)?;
         let (group, split, n) = (training.group, training.split, order.len());
-        // As few shares as there are threads, so that each reads the dense weights once; no more rows than stay near.
+        // One share per thread, so that each reads the dense weights only once, but no more rows than fit the cache.
         let groups = n.div_ceil(group);
         let groups = groups.div_ceil(rayon::current_num_threads()).min((ROWS / group).max(1));
         let weights = Weights { parameters, packed };
@@ -214,36 +245,39 @@ impl<'d> Worker<'d> {
             share.forward(split, network, weights, scratch);
             share.backward(network, weights, n, group, scratch);
         });
+        Ok(())
     }
 
-    /// The second part of a step: the parameters.
-    fn update(&mut self, n: usize, step_size: f32) {
+    /// Runs the second part of a step, over the parameters.
+    fn update(&mut self, n: usize, step_size: f32) -> Result<(), EngineError> {
         let Worker { network, parameters, packed, training, .. } = self;
-        let training = training.as_mut().expect("training is asked of engines made by with_training");
+        let training = training.as_mut().ok_or(EngineError::NoTraining)?;
         let Training { optimizer, slots, gradients, batch, group, .. } = training;
         let slices = slices(network, parameters, gradients, slots, packed);
         let (tensors, group, optimizer) = (&batch.tensors, *group, &*optimizer);
         slices.into_par_iter().with_max_len(1).for_each(|slice| {
             slice.update(network, tensors, n, group, optimizer, step_size);
         });
+        Ok(())
     }
 
-    /// Steps on through an epoch until it is over or it is time for a word to the trainer.
-    fn some_steps(&mut self, epoch: &Epoch, totals: &mut Totals) {
+    /// Continues an epoch until it is done or a report of progress is due.
+    fn some_steps(&mut self, epoch: &Epoch, totals: &mut Totals) -> Result<(), EngineError> {
         let begin = Instant::now();
-        let batch_size = self.training().batch_size;
+        let batch_size = self.training()?.batch_size;
         for (index, order) in epoch.order.chunks(batch_size).enumerate().skip(totals.batches) {
-            let (loss, correct) = self.step(order, epoch.step_sizes[index]);
+            let (loss, correct) = self.step(order, epoch.step_sizes[index])?;
             totals.add(loss, correct, order.len());
-            // A loss that is no number is heard of at once.
+            // Report a loss that is not finite at once.
             if begin.elapsed() >= SILENCE || !loss.is_finite() {
                 break;
             }
         }
+        Ok(())
     }
 
-    /// One step in the calling thread, part by part.
-    fn timed_step(&mut self) -> Vec<(String, Vec<f64>)> {
+    /// Times one step in the calling thread, part by part.
+    fn timed_step(&mut self) -> Result<Vec<(String, Vec<f64>)>, EngineError> {
         let mut times = Vec::new();
         let mut begin = Instant::now();
         let mut note = |name: String| {
@@ -251,8 +285,12 @@ impl<'d> Worker<'d> {
             begin = Instant::now();
         };
         let Worker { network, parameters, packed, scratch, training, .. } = self;
-        let training = training.as_mut().expect("training is asked of engines made by with_training");
+        let training = training.as_mut().ok_or(EngineError::NoTraining)?;
         let (group, split, n) = (training.group, training.split, training.batch_size);
+        if split.len() < n {
+            let reason = format!("a step takes {n} samples, but there are only {}", split.len());
+            return Err(EngineError::Samples { reason });
+        }
         let order: Vec<u32> = (0..n as u32).collect();
         let kinds: Vec<&str> = network.outputs().map(|(_, kind)| kind).collect();
         let scratch = &mut *of_this_thread(scratch);
@@ -279,12 +317,12 @@ impl<'d> Worker<'d> {
             slice.update(network, &batch.tensors, n, group, optimizer, 0.0);
             note(name);
         }
-        times
+        Ok(times)
     }
 
-    /// The first tensor of the first part of a step with a value that is not finite, in the order in which they are computed.
-    fn search_rows(&self, step: usize, n: usize) -> Option<NonFinite> {
-        let batch = &self.training().batch;
+    /// Returns the first tensor of the first part of a step with a value that is not finite, in the order of computation.
+    fn search_rows(&self, step: usize, n: usize) -> Result<Option<NonFinite>, EngineError> {
+        let batch = &self.training()?.batch;
         let Owned { outputs, gradients, .. } = &batch.tensors;
         let of_outputs = self.network.outputs().zip(&outputs[1..]).map(|((layer, kind), values)| {
             let len = values.len() / batch.loss.len() * n;
@@ -297,28 +335,28 @@ impl<'d> Worker<'d> {
             let len = values.len() / batch.loss.len() * n;
             search(step, format!("{layer}.dy"), "backward pass", &values[..len])
         });
-        of_outputs.chain(of_loss).chain(of_gradients).find_map(|found| found)
+        Ok(of_outputs.chain(of_loss).chain(of_gradients).find_map(|found| found))
     }
 
-    /// The same of the second part.
-    fn search_parameters(&self, step: usize) -> Option<NonFinite> {
-        let training = self.training();
+    /// The same for the second part.
+    fn search_parameters(&self, step: usize) -> Result<Option<NonFinite>, EngineError> {
+        let training = self.training()?;
         let kinds = [("gradients", "backward pass", &training.gradients)].into_iter();
         let slots = training.optimizer.slots().iter().zip(&training.slots);
         let kinds = kinds.chain(slots.map(|(&kind, tensors)| (kind, "optimizer step", tensors)));
         let mut kinds = kinds.chain([("parameters", "optimizer step", &self.parameters)]);
-        kinds.find_map(|(kind, operation, tensors)| {
+        Ok(kinds.find_map(|(kind, operation, tensors)| {
             let mut tensors = self.names.iter().zip(tensors);
             tensors.find_map(|(name, values)| search(step, format!("{kind}.{name}"), operation, values))
-        })
+        }))
     }
 
-    /// Calls `work` for each share of [`ROWS`] samples of a split, by all threads, and gives what it returns in the order of the samples.
-    fn for_each_share<T: Send>(
+    /// Calls `work` for each share of [`ROWS`] of the given samples, on all threads, and returns its results in the order of the samples.
+    fn some_shares<T: Send>(
         &mut self,
         split: &Split,
         samples: Range<usize>,
-        work: impl Fn(&mut Share<'_>) -> T + Sync,
+        work: &(impl Fn(&mut Share<'_>) -> T + Sync),
     ) -> Result<Vec<T>, EngineError> {
         while self.evaluation.len() < self.scratch.len() {
             self.evaluation.push(Mutex::new(Batch::new(&self.network, ROWS, None)?));
@@ -336,21 +374,21 @@ impl<'d> Worker<'d> {
         Ok(results.collect())
     }
 
-    fn find_non_finite(&mut self, epoch: &Epoch, last: usize) -> Option<NonFinite> {
-        let batch_size = self.training().batch_size;
+    fn find_non_finite(&mut self, epoch: &Epoch, last: usize) -> Result<Option<NonFinite>, EngineError> {
+        let batch_size = self.training()?.batch_size;
         for (index, order) in epoch.order.chunks(batch_size).enumerate().take(last).skip(epoch.done.batches) {
-            self.forward_backward(order);
-            let found = self.search_rows(index + 1, order.len());
+            self.forward_backward(order)?;
+            let found = self.search_rows(index + 1, order.len())?;
             if found.is_some() {
-                return found;
+                return Ok(found);
             }
-            self.update(order.len(), epoch.step_sizes[index]);
-            let found = self.search_parameters(index + 1);
+            self.update(order.len(), epoch.step_sizes[index])?;
+            let found = self.search_parameters(index + 1)?;
             if found.is_some() {
-                return found;
+                return Ok(found);
             }
         }
-        None
+        Ok(None)
     }
 }
 
@@ -368,22 +406,22 @@ fn plain(tensors: &[Aligned<f32>]) -> Vec<Vec<f32>> {
     tensors.iter().map(|values| values.to_vec()).collect()
 }
 
-/// The element that belongs to the calling thread of a pool.
+/// Returns the element that belongs to the calling thread of a pool.
 fn of_this_thread<T>(of_threads: &[Mutex<T>]) -> MutexGuard<'_, T> {
     let index = rayon::current_thread_index().unwrap_or(0);
-    // What a thread left behind is overwritten before it is read.
+    // If a thread panicked, what it left behind is overwritten before it is read.
     of_threads[index].lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Engine for NativeEngine<'_> {
     fn train_epoch(&mut self, epoch: &Epoch, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
         let NativeEngine { threads, worker } = self;
-        let training = worker.training();
+        let training = worker.training()?;
         check_order(&epoch.order, training.split.len())?;
         let batches = epoch.order.len().div_ceil(training.batch_size);
         let mut totals = epoch.done;
         while totals.batches < batches {
-            threads.install(|| worker.some_steps(epoch, &mut totals));
+            threads.install(|| worker.some_steps(epoch, &mut totals))?;
             if on_progress(&totals) == ControlFlow::Break(()) {
                 break;
             }
@@ -393,31 +431,32 @@ impl Engine for NativeEngine<'_> {
 
     fn evaluate(&mut self, split: &Split, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
         check_split(split)?;
-        // So many samples without a word to the trainer.
-        const SILENT: usize = 64 * ROWS;
-        let NativeEngine { threads, worker } = self;
+        let count = |share: &mut Share<'_>| {
+            let loss: f64 = share.loss.iter().map(|&loss| f64::from(loss)).sum();
+            (loss, share.correct.iter().map(|&correct| u64::from(correct)).sum(), share.loss.len())
+        };
         let mut totals = Totals::default();
-        for first in (0..split.len()).step_by(SILENT) {
-            let samples = first..split.len().min(first + SILENT);
-            let count = |share: &mut Share<'_>| {
-                let loss: f64 = share.loss.iter().map(|&loss| f64::from(loss)).sum();
-                (loss, share.correct.iter().map(|&correct| u64::from(correct)).sum(), share.loss.len())
-            };
-            let shares = threads.install(|| worker.for_each_share(split, samples, count))?;
+        self.for_each_share(split, count, |shares| {
             shares.into_iter().for_each(|(loss, correct, samples)| totals.add(loss, correct, samples));
-            if on_progress(&totals) == ControlFlow::Break(()) {
-                break;
-            }
-        }
+            on_progress(&totals)
+        })?;
         Ok(totals)
     }
 
-    fn predict(&mut self, images: &[u8]) -> Result<Vec<f32>, EngineError> {
-        let NativeEngine { threads, worker } = self;
+    fn predict(
+        &mut self,
+        images: &[u8],
+        on_progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Vec<f32>, EngineError> {
         let n = images.len() / PIXELS;
         let split = Split { images: images[..n * PIXELS].to_vec(), labels: vec![0; n] };
-        let shares = threads.install(|| worker.for_each_share(&split, 0..n, |share| share.probabilities.to_vec()))?;
-        Ok(shares.concat())
+        let mut probabilities = Vec::with_capacity(n * N_CLASSES);
+        let rows = |share: &mut Share<'_>| share.probabilities.to_vec();
+        self.for_each_share(&split, rows, |shares| {
+            shares.iter().for_each(|rows| probabilities.extend_from_slice(rows));
+            on_progress(probabilities.len() / N_CLASSES)
+        })?;
+        Ok(probabilities)
     }
 
     fn parameters(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {
@@ -445,8 +484,8 @@ impl Engine for NativeEngine<'_> {
 
     fn find_non_finite(&mut self, epoch: &Epoch, last: usize) -> Result<Option<NonFinite>, EngineError> {
         let NativeEngine { threads, worker } = self;
-        check_order(&epoch.order, worker.training().split.len())?;
-        Ok(threads.install(|| worker.find_non_finite(epoch, last)))
+        check_order(&epoch.order, worker.training()?.split.len())?;
+        threads.install(|| worker.find_non_finite(epoch, last))
     }
 
     fn last_gradients(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {

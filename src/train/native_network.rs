@@ -1,4 +1,4 @@
-//! A model for the native engine: its layers as a list of calls, over rows of a batch that one thread works through.
+//! A model for the native engine: its layers as a list of calls, each over the rows of a batch that one thread processes.
 
 use super::engine::EngineError;
 use super::network::inputs_from_relu;
@@ -11,10 +11,10 @@ use crate::native::conv2d::{Conv2d, Form, Packed, Scratch};
 use crate::native::{Aligned, dense, mask};
 use bytemuck::Pod;
 
-/// One call of the list. Of all dimensions, the batch does not count.
+/// One call of the list. The batch dimension of its sizes is ignored.
 #[derive(Debug)]
 enum Call {
-    /// With the max pooling behind it, if there is one.
+    /// Includes the max pooling after it, if there is one.
     Conv2d(Conv2d),
     Dense {
         d: DenseDims,
@@ -26,16 +26,16 @@ enum Call {
     Relu,
 }
 
-/// A call with what it needs of its surroundings.
+/// A call and its place in the network.
 #[derive(Debug)]
 struct Step {
     call: Call,
-    /// The layers that it computes, for messages: the last one's name is that of the output.
+    /// The name of the output for messages: that of the last layer that the call computes.
     name: String,
     kind: &'static str,
     /// Index of its weight among the parameters; its bias follows.
     weight: Option<usize>,
-    /// Whether its input came out of a ReLU; see `Network::input_is_relu`.
+    /// Whether its input is the output of a ReLU; see `Network::input_is_relu`.
     masked: bool,
     /// Whether the gradient of its input is needed.
     needs_dx: bool,
@@ -49,34 +49,34 @@ pub(super) struct NativeNetwork {
     steps: Vec<Step>,
 }
 
-/// Parameters as the calls take them.
+/// The parameters in the forms that the calls use.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Weights<'a> {
     pub(super) parameters: &'a [Aligned<f32>],
-    /// One a call; empty for all but convolutions.
+    /// One per call; empty for all but convolutions.
     pub(super) packed: &'a [Packed],
 }
 
-/// The tensors of a batch, or of the rows that one thread works through.
+/// The tensors of a batch, or of the rows that one thread processes.
 #[derive(Debug)]
 pub(super) struct Tensors<F, U> {
     /// The input, then the output of each call.
     pub(super) outputs: Vec<F>,
-    /// The argmax of each call that pools by maximum; empty for the others.
+    /// The argmax of each call with max pooling; empty for the others.
     pub(super) argmax: Vec<U>,
-    /// The gradient of each of `outputs`; empty for the input and where no training happens.
+    /// The gradient of each of `outputs`; empty for the input, and without training.
     pub(super) gradients: Vec<F>,
-    /// What the convolutions add up of their gradients, one part for each group of rows; empty for the others.
+    /// The partial sums of the convolutions' gradients, one part per group of rows; empty for the other calls.
     pub(super) sums: Vec<F>,
 }
 
 /// The whole tensors.
 pub(super) type Owned = Tensors<Aligned<f32>, Aligned<u32>>;
-/// Some of their rows.
+/// Some rows of the tensors.
 pub(super) type Rows<'a> = Tensors<&'a mut [f32], &'a mut [u32]>;
 
 impl NativeNetwork {
-    /// The list of calls of a model, its convolutions in the given form.
+    /// Creates the list of calls of a model, with its convolutions in the given form.
     pub(super) fn new(model: &Model, form: Form) -> Result<Self, EngineError> {
         let layers = model.shapes()?;
         let masked = inputs_from_relu(&layers);
@@ -84,7 +84,7 @@ impl NativeNetwork {
         let mut next_weight = 0;
         let mut rest = layers.iter().zip(masked).peekable();
         while let Some((shape, masked)) = rest.next() {
-            // Before the first layer with weights nothing is trained, and nothing needs a gradient.
+            // Nothing before the first layer with weights is trained or needs a gradient.
             let needs_dx = next_weight > 0;
             let pooling = |shape: &LayerShape| pool2d_dims(&shape.layer, 1, &shape.input).map_err(unfit(shape));
             let mut last = shape;
@@ -127,7 +127,7 @@ impl NativeNetwork {
         Ok(NativeNetwork { steps })
     }
 
-    /// Room for what the convolutions write on their way, for one thread.
+    /// Creates the scratch memory of the convolutions for one thread.
     pub(super) fn scratch(&self) -> Scratch {
         Scratch::new(self.convolutions())
     }
@@ -139,12 +139,12 @@ impl NativeNetwork {
         })
     }
 
-    /// How each convolution is computed, in words.
+    /// Describes how each convolution is computed.
     pub(super) fn describe(&self) -> Vec<String> {
         self.convolutions().map(|conv| conv.describe().join(", ")).collect()
     }
 
-    /// Makes the packed filters anew.
+    /// Packs all filters again.
     pub(super) fn pack(&self, parameters: &[Aligned<f32>], packed: &mut Vec<Packed>) {
         packed.resize_with(self.steps.len(), Packed::default);
         for (step, packed) in self.steps.iter().zip(packed) {
@@ -154,7 +154,7 @@ impl NativeNetwork {
         }
     }
 
-    /// Tensors for `n` rows. For training, with gradients and with `groups` parts of the convolutions' sums.
+    /// Creates the tensors for `n` rows; for training, with gradients and with `groups` parts of the convolutions' sums.
     pub(super) fn tensors(&self, n: usize, groups: Option<usize>) -> Result<Owned, EngineError> {
         let x_len = self.steps.first().map_or(0, |step| step.x_len);
         let lens = || std::iter::once(x_len).chain(self.steps.iter().map(|step| step.y_len));
@@ -170,7 +170,7 @@ impl NativeNetwork {
         })
     }
 
-    /// Shares out the first `n` rows of `tensors`, `rows` for each, with the parts of the sums for each `group` rows.
+    /// Divides the first `n` rows of `tensors` into shares of `rows`, with one part of the sums per `group` rows.
     pub(super) fn split<'a>(&self, tensors: &'a mut Owned, n: usize, rows: usize, group: usize) -> Vec<Rows<'a>> {
         let shares = n.div_ceil(rows);
         let with_room = || Vec::with_capacity(self.steps.len() + 1);
@@ -204,7 +204,7 @@ impl NativeNetwork {
         }
     }
 
-    /// One call of [`NativeNetwork::forward`].
+    /// Makes one call of [`NativeNetwork::forward`].
     pub(super) fn forward_call(
         &self,
         i: usize,
@@ -233,8 +233,8 @@ impl NativeNetwork {
         }
     }
 
-    /// Computes the gradients of `n` rows from that of the logits, the last of `rows.gradients`, down to the first layer with weights; the
-    /// convolutions' sums for each `group` rows along the way.
+    /// Computes the gradients of `n` rows from that of the logits, the last of `rows.gradients`, down to the first layer with weights,
+    /// and the convolutions' sums of each `group` rows.
     pub(super) fn backward(
         &self,
         weights: Weights<'_>,
@@ -248,7 +248,7 @@ impl NativeNetwork {
         }
     }
 
-    /// One call of [`NativeNetwork::backward`].
+    /// Makes one call of [`NativeNetwork::backward`].
     pub(super) fn backward_call(
         &self,
         i: usize,
@@ -283,11 +283,11 @@ impl NativeNetwork {
                 let [w, _] = step.weight_and_bias(weights.parameters);
                 dense::dense_backward_x(&DenseDims { n, ..*d }, step.masked, x, w, dy, dx);
             }
-            // The gradient of a maximum arrives masked, and goes to an element of the same sign.
+            // The gradient of a maximum is already masked, and goes to an element of the same sign.
             Call::MaxPool2d(d) => pool2d::pool2d_max_backward_x(&Pool2dDims { n, ..*d }, argmax, dy, dx),
             Call::AveragePool2d(d) => pool2d::pool2d_average_backward_x(&Pool2dDims { n, ..*d }, dy, dx),
             Call::SumPool2d(d) => pool2d::pool2d_sum_backward_x(&Pool2dDims { n, ..*d }, dy, dx),
-            // The gradient arrives masked by this layer's output, which is all that a ReLU does.
+            // The gradient is already masked by this layer's output, which is all that a ReLU does.
             Call::Relu | Call::Conv2d(_) => dx.copy_from_slice(dy),
         }
         if step.masked && matches!(step.call, Call::AveragePool2d(_) | Call::SumPool2d(_)) {
@@ -295,7 +295,7 @@ impl NativeNetwork {
         }
     }
 
-    /// Into how long slices each parameter is cut, so that threads can share them: dense weights into some rows, the others not at all.
+    /// Returns the lengths of the slices into which the threads divide each parameter: some rows for dense weights, everything for the others.
     pub(super) fn slice_lens(&self) -> Vec<usize> {
         const ROWS: usize = 56;
         let lens = self.steps.iter().flat_map(|step| match &step.call {
@@ -306,7 +306,7 @@ impl NativeNetwork {
         lens.collect()
     }
 
-    /// The gradient of elements `first..` of the parameter `index`, as many as `g` holds, over `n` rows in groups of `group`.
+    /// Computes the gradient of the elements of the parameter `index` from `first` on, `g.len()` of them, over `n` rows in groups of `group`.
     pub(super) fn gradient(&self, index: usize, first: usize, n: usize, group: usize, tensors: &Owned, g: &mut [f32]) {
         let (i, step) = self.step_of(index);
         let (x, dy) = (&tensors.outputs[i][..n * step.x_len], &tensors.gradients[i + 1][..n * step.y_len]);
@@ -322,7 +322,7 @@ impl NativeNetwork {
         }
     }
 
-    /// Packs the filter of the parameter `index` anew, if it is one.
+    /// Packs the parameter `index` again, if it is a filter.
     pub(super) fn pack_one(&self, index: usize, w: &[f32], packed: &mut Packed) {
         if let (_, Step { call: Call::Conv2d(conv), weight, .. }) = self.step_of(index)
             && *weight == Some(index)
@@ -331,7 +331,7 @@ impl NativeNetwork {
         }
     }
 
-    /// The call that the parameter `index` belongs to, by its place in the list.
+    /// Returns the index of the call that uses the parameter `index`.
     pub(super) fn step_of_parameter(&self, index: usize) -> usize {
         self.step_of(index).0
     }
@@ -342,7 +342,7 @@ impl NativeNetwork {
         found.expect("each parameter belongs to a layer")
     }
 
-    /// Name and operation of each output.
+    /// Returns the name and the operation of each output.
     pub(super) fn outputs(&self) -> impl Iterator<Item = (&str, &'static str)> {
         self.steps.iter().map(|step| (&*step.name, step.kind))
     }
@@ -370,7 +370,7 @@ impl Step {
     }
 }
 
-/// Cuts the first `len` of `values` into shares of `share`, one for each of `split`; empty ones where there is nothing to share.
+/// Divides the first `len` of `values` into shares of `share`, one for each of `split`; once they run out, the shares are empty.
 fn deal<'a, T>(
     split: &mut [Rows<'a>],
     values: &'a mut [T],
@@ -385,15 +385,15 @@ fn deal<'a, T>(
     }
 }
 
-/// So many zeros.
+/// Allocates `len` zeros.
 ///
 /// # Errors
-/// There is no memory for them.
+/// There is not enough memory.
 pub(super) fn zeros<T: Pod>(len: usize) -> Result<Aligned<T>, EngineError> {
     Aligned::zeros(len).map_err(|_| EngineError::Memory { bytes: len * size_of::<T>() })
 }
 
-/// What to say of a layer that does not fit its input.
+/// The error for a layer that does not fit its input.
 fn unfit(shape: &LayerShape) -> impl FnOnce(String) -> EngineError + use<> {
     let layer = shape.name.clone();
     move |reason| EngineError::Batch { layer, batch_size: 1, reason }

@@ -1,4 +1,4 @@
-//! A model on the GPU: its parameters, and how its layers are recorded forward and backward.
+//! A model on the GPU: its parameters, and the recording of its forward and backward pass.
 
 use super::engine::EngineError;
 use crate::gpu::{Element, Gpu, PlanBuilder, Tensor};
@@ -8,7 +8,7 @@ use crate::ops::dense::DenseDims;
 use crate::ops::pool2d::Mean;
 use crate::ops::{Form, SharedTiles, conv2d, dense, pool2d, relu};
 
-/// Tensors of one kind for every parameter, side by side in one buffer, so that one dispatch updates all.
+/// One tensor per parameter, all in one buffer, so that one dispatch updates all of them.
 #[derive(Debug)]
 pub(super) struct Arena {
     pub(super) whole: Tensor,
@@ -22,20 +22,20 @@ impl Arena {
         Ok(Arena { whole, parts })
     }
 
-    /// The part that holds the element `index` of the whole, and the index within it.
+    /// Returns the name of the part that contains the element `index` of the whole, and the index within it.
     pub(super) fn part_at(&self, index: usize) -> (String, usize) {
-        // Parts lie in order; before the first that begins later lies the one sought.
+        // The parts are in order: the last one that starts at or before the index contains it.
         let mut parts = self.parts.iter().map(|part| (part, part.first_element() - self.whole.first_element()));
         let part = parts.rfind(|(_, first)| *first <= index);
         part.map_or((self.whole.name().to_string(), index), |(part, first)| (part.name().to_string(), index - first))
     }
 
-    /// Reads each part back.
+    /// Reads all parts back.
     pub(super) fn read(&self, gpu: &Gpu) -> Result<Vec<Vec<f32>>, EngineError> {
         self.parts.iter().map(|tensor| Ok(gpu.read(tensor)?)).collect()
     }
 
-    /// Writes into each part what stands for it in `values`.
+    /// Writes `values` into the parts.
     pub(super) fn write(&self, gpu: &Gpu, values: &[Vec<f32>]) {
         for (tensor, values) in self.parts.iter().zip(values) {
             gpu.write(tensor, values);
@@ -43,23 +43,23 @@ impl Arena {
     }
 }
 
-/// Layers with shapes, and where each one's parameters stand in an [`Arena`].
+/// Layers with shapes, and the positions of their parameters in an [`Arena`].
 #[derive(Debug)]
 pub(super) struct Network {
     layers: Vec<LayerShape>,
-    /// Index of the layer's weight among the parameters; its bias follows. None for layers without parameters.
+    /// Index of the layer's weight among the parameters; its bias follows. `None` for layers without parameters.
     weights: Vec<Option<usize>>,
-    /// Whether the layer's input came out of a ReLU: then its gradient is zero wherever that input is zero.
+    /// Whether the layer's input is the output of a ReLU: then its gradient is zero wherever that input is zero.
     ///
-    /// The gradient with respect to such a tensor is always kept masked. So a convolution with a fused ReLU gets the
-    /// gradient of its own sum without another pass. Max pooling hands the property on: the maximum of values above
-    /// zero is above zero.
+    /// The gradient with respect to such a tensor is always stored masked, so that a convolution with a fused ReLU receives the
+    /// gradient of its own sum without another pass. Max pooling preserves the property: the maximum of positive values is
+    /// positive.
     input_is_relu: Vec<bool>,
-    /// How tiles in workgroup memory are cut, on devices that use them.
+    /// The sizes of the tiles in workgroup memory, on devices that use them.
     tiles: SharedTiles,
 }
 
-/// Of each layer, whether its input came out of a ReLU.
+/// Returns for each layer whether its input is the output of a ReLU.
 pub(super) fn inputs_from_relu(layers: &[LayerShape]) -> Vec<bool> {
     let mut is_relu = false;
     let mut inputs = Vec::new();
@@ -80,7 +80,7 @@ pub(super) fn inputs_from_relu(layers: &[LayerShape]) -> Vec<bool> {
 pub(super) struct Activations {
     /// The batch, `[N, 28, 28, 1]`.
     pub(super) x: Tensor,
-    /// Output of each layer; none of a convolution whose pooling happens in the same dispatch.
+    /// Output of each layer; `None` for a convolution that is pooled in the same dispatch.
     outputs: Vec<Option<Tensor>>,
     /// Argmax of each max pooling.
     argmax: Vec<Option<Tensor>>,
@@ -89,13 +89,13 @@ pub(super) struct Activations {
 }
 
 impl Activations {
-    /// Input of layer `i`; none of a pooling that happens in the dispatch before it.
+    /// Returns the input of layer `i`; `None` for a pooling that is part of the dispatch before it.
     fn input(&self, i: usize) -> Option<&Tensor> {
         if i == 0 { Some(&self.x) } else { self.outputs[i - 1].as_ref() }
     }
 
     fn output(&self, i: usize) -> &Tensor {
-        self.outputs[i].as_ref().expect("only a convolution before a pooling has no output of its own")
+        self.outputs[i].as_ref().expect("only a convolution before a pooling has no output")
     }
 }
 
@@ -114,25 +114,25 @@ impl Network {
         Ok(Network { layers, weights, input_is_relu, tiles })
     }
 
-    /// The most values that a layer puts out for one picture.
+    /// The largest number of output values of a layer for one image.
     pub(super) fn widest_output(&self) -> usize {
         self.layers.iter().map(|shape| shape.output.iter().product()).max().unwrap_or(1)
     }
 
-    /// Multiply-adds for one picture, forward.
+    /// Multiply-adds of the forward pass of one image.
     pub(super) fn multiply_adds(&self) -> usize {
         self.layers.iter().map(|shape| shape.multiply_adds).sum()
     }
 
-    /// The most values for one picture that a tensor of a training step has: outputs and their gradients, but for those that are only
-    /// ever held in registers.
+    /// The largest number of values for one image in a tensor of a training step: outputs and their gradients, except those that exist
+    /// only in registers.
     pub(super) fn widest_tensor(&self, gpu: &Gpu) -> usize {
         let is_kept = |i: &usize| !(self.pools(gpu, *i, 1) && self.unpools(gpu, i + 1, 1));
         let sizes = (0..self.layers.len()).filter(is_kept).map(|i| self.layers[i].output.iter().product());
         sizes.max().unwrap_or(1)
     }
 
-    /// Tensors for the outputs of a batch of `n`.
+    /// Creates the tensors for the outputs of a batch of `n` images.
     pub(super) fn activations(&self, gpu: &Gpu, n: usize) -> Result<Activations, EngineError> {
         let batch = |shape: &[usize]| [&[n], shape].concat();
         let x = gpu.tensor("x", &batch(&self.layers[0].input), Element::F32)?;
@@ -161,7 +161,7 @@ impl Network {
         Ok(Activations { x, outputs, argmax, logits })
     }
 
-    /// Records the forward pass of a batch of `n`.
+    /// Records the forward pass of a batch of `n` images.
     pub(super) fn record_forward(
         &self,
         plan: &mut PlanBuilder<'_>,
@@ -171,7 +171,7 @@ impl Network {
     ) -> Result<(), EngineError> {
         let gpu = plan.gpu();
         for (i, shape) in self.layers.iter().enumerate() {
-            // What a convolution left out is the pooling's, in the convolution's own dispatch.
+            // No input: the convolution before has already recorded this pooling in its own dispatch.
             let Some(x) = activations.input(i) else { continue };
             let y = &activations.outputs[i];
             let fail = batch_error(shape, n);
@@ -211,7 +211,7 @@ impl Network {
         Ok(())
     }
 
-    /// Records the backward pass of a batch of `n`: from the gradient of the logits to the gradients of all parameters.
+    /// Records the backward pass of a batch of `n` images: from the gradient of the logits to the gradients of all parameters.
     pub(super) fn record_backward(
         &self,
         plan: &mut PlanBuilder<'_>,
@@ -224,7 +224,7 @@ impl Network {
         let gpu = plan.gpu();
         let first_with_weights = self.weights.iter().position(Option::is_some).unwrap_or(0);
         let mut dy = dlogits.clone();
-        // The argmax of a pooling whose gradient the convolution before it takes as it is.
+        // The argmax of a pooling that the convolution before it undoes in its own backward pass.
         let mut pooled = None;
         for (i, shape) in self.layers.iter().enumerate().skip(first_with_weights).rev() {
             if self.unpools(gpu, i, n) {
@@ -232,12 +232,12 @@ impl Network {
                 continue;
             }
             let pooled = pooled.take();
-            // Only the gradient of a max pooling does without its input.
+            // Only max pooling needs no input for its gradient.
             let x = activations.input(i).unwrap_or(&activations.x);
             let x_shape = [&[n], &shape.input[..]].concat();
             let is_relu = self.input_is_relu[i];
             let fail = batch_error(shape, n);
-            // The gradient of the pictures themselves is not needed.
+            // The gradient of the images themselves is not needed.
             let needs_dx = i > first_with_weights;
             let dx = match shape.layer {
                 Layer::Flatten | Layer::Relu => dy.slice(format!("{}.dx", shape.name), 0, &x_shape),
@@ -288,7 +288,7 @@ impl Network {
                         relu::record_backward_x(plan, x.len(), x, &unmasked, &dx)?;
                     }
                 }
-                // The gradient arrives masked by this layer's output (see `input_is_relu`), which is all a ReLU does.
+                // The gradient is already masked by this layer's output (see `input_is_relu`), which is all that a ReLU does.
                 Layer::Relu | Layer::Flatten => {}
             }
             dy = dx;
@@ -299,7 +299,7 @@ impl Network {
     /// Whether layer `i` is a max pooling that the convolution before it undoes in its own backward pass.
     fn unpools(&self, gpu: &Gpu, i: usize, n: usize) -> bool {
         let Some(before) = i.checked_sub(1).map(|i| &self.layers[i]) else { return false };
-        // The first layer with weights is the last one of the backward pass.
+        // The backward pass ends at the first layer with weights.
         let needs_dx = self.weights[..i - 1].iter().any(Option::is_some);
         let (Layer::Conv2d { .. }, Layer::MaxPool2d { .. }) = (&before.layer, &self.layers[i].layer) else {
             return false;
@@ -313,8 +313,8 @@ impl Network {
         conv2d::unpools(Form::choose(gpu, self.tiles, &by_4), &d, needs_dx, &pool)
     }
 
-    /// Whether layer `i` is a convolution that does the max pooling after it in its own dispatch: what was not pooled is never
-    /// needed again, as the gradient of the pooling goes by argmax.
+    /// Whether layer `i` is a convolution that includes the max pooling after it in its dispatch. Its output before pooling is never
+    /// needed, because the gradient of the pooling uses the argmax.
     fn pools(&self, gpu: &Gpu, i: usize, n: usize) -> bool {
         let (shape, Some(next)) = (&self.layers[i], self.layers.get(i + 1)) else { return false };
         let (Layer::Conv2d { .. }, Layer::MaxPool2d { .. }) = (&shape.layer, &next.layer) else { return false };
@@ -324,7 +324,7 @@ impl Network {
     }
 
     fn argmax<'a>(&self, activations: &'a Activations, i: usize) -> &'a Tensor {
-        activations.argmax[i].as_ref().expect("`activations` makes an argmax for every max pooling")
+        activations.argmax[i].as_ref().expect("`activations` creates an argmax for every max pooling")
     }
 
     fn weight_and_bias<'a>(&self, arena: &'a Arena, i: usize) -> (&'a Tensor, &'a Tensor) {

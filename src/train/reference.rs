@@ -1,14 +1,19 @@
-//! Training and evaluation by the plain loops of [`crate::cpu`]: `--device reference`, for checking, not for speed.
+//! Training and evaluation by the plain loops of [`crate::cpu`]: `--device reference`, for correctness, not for speed.
 //!
-//! Generic over single and double precision: in single it is what a GPU is compared with, in double it is the truth.
+//! Generic over the precision: the GPU is compared with it in single precision, and in double precision it is the ground truth.
 
-use super::engine::{Engine, EngineError, Epoch, NonFinite, OnProgress, Optimizer, State, Totals};
+use super::engine::{
+    Engine, EngineError, Epoch, NonFinite, OnProgress, Optimizer, State, Totals, check_order, check_split,
+};
 use crate::cpu::real::Real;
 use crate::cpu::{adam, batch_gather, bias, conv2d, dense, non_finite, pool2d, relu, sgd, softmax_xent};
 use crate::data::{PIXELS, Split};
 use crate::model::{Activation, Layer, LayerShape, Model, N_CLASSES, conv2d_dims, pool2d_dims};
 use crate::ops::sgd::SgdConfig;
 use std::ops::ControlFlow;
+
+/// Multiply-adds of the images that are predicted between two reports of progress: a small fraction of a second.
+const PREDICTED_WORK: usize = 100_000_000;
 
 /// A model computed by the plain loops.
 #[derive(Debug)]
@@ -20,22 +25,22 @@ pub struct ReferenceEngine<T> {
     optimizer: Optimizer,
     /// What the optimizer keeps, in the order of [`Optimizer::slots`].
     slots: Vec<Vec<Vec<T>>>,
-    /// Of the last training step; empty before the first.
+    /// The gradients of the last training step; empty before the first.
     gradients: Vec<Vec<T>>,
 }
 
-/// Pictures, labels and how many of the batch's rows count.
+/// A batch: images, labels, and the number of rows that count.
 #[derive(Debug)]
 pub struct Batch<T> {
     /// `[N, 784]`.
     pub x: Vec<T>,
     /// `[N]`.
     pub labels: Vec<u32>,
-    /// Rows that count; the others are past the end of the epoch.
+    /// Number of rows that count; the others are beyond the end of the epoch.
     pub n_valid: usize,
 }
 
-/// What one pass over a batch gives.
+/// The result of a forward pass over a batch.
 #[derive(Debug)]
 pub struct Pass<T> {
     /// `[N, 10]`.
@@ -51,10 +56,10 @@ pub struct Pass<T> {
 }
 
 impl<T: Real> ReferenceEngine<T> {
-    /// A model with its training set, which is empty for a model that is only evaluated.
+    /// Creates an engine from a model and its training set; an empty training set means evaluation only.
     ///
     /// # Errors
-    /// The model cannot be built.
+    /// The model cannot be built, or the samples cannot be used.
     pub fn new(
         model: &Model,
         parameters: &[Vec<f32>],
@@ -62,6 +67,7 @@ impl<T: Real> ReferenceEngine<T> {
         batch_size: usize,
         optimizer: &Optimizer,
     ) -> Result<Self, EngineError> {
+        check_split(train)?;
         let parameters: Vec<Vec<T>> = from_single(parameters);
         let zeros: Vec<Vec<T>> = parameters.iter().map(|values| vec![T::ZERO; values.len()]).collect();
         Ok(ReferenceEngine {
@@ -75,14 +81,14 @@ impl<T: Real> ReferenceEngine<T> {
         })
     }
 
-    /// Rows `first..first + n` of a split in the given order.
+    /// Returns rows `first..first + n` of a split in the given order.
     pub fn batch(split: &Split, order: &[u32], first: usize, n: usize) -> Batch<T> {
         let (mut x, mut labels) = (vec![T::ZERO; n * PIXELS], vec![0; n]);
         batch_gather::batch_gather(PIXELS, &split.images, &split.labels, order, first, &mut x, &mut labels);
         Batch { x, labels, n_valid: n.min(order.len() - first) }
     }
 
-    /// The forward pass with loss.
+    /// Computes the forward pass and the loss.
     ///
     /// # Errors
     /// A layer does not fit the batch size.
@@ -127,10 +133,10 @@ impl<T: Real> ReferenceEngine<T> {
         Ok(Pass { logits, probabilities, loss, correct, outputs, argmax })
     }
 
-    /// The output of every layer for one image `[28, 28]`, and the probabilities `[10]`.
+    /// Returns the output of every layer for one image `[28, 28]`, and the probabilities `[10]`.
     ///
     /// # Errors
-    /// The model cannot be built.
+    /// The model cannot be built, or the image has another size.
     pub fn layer_outputs(
         model: &Model,
         parameters: &[Vec<f32>],
@@ -146,7 +152,7 @@ impl<T: Real> ReferenceEngine<T> {
         Ok((pass.outputs, pass.probabilities))
     }
 
-    /// The gradients of the mean loss with respect to every parameter.
+    /// Computes the gradients of the mean loss with respect to every parameter.
     ///
     /// # Errors
     /// A layer does not fit the batch size.
@@ -199,7 +205,7 @@ impl<T: Real> ReferenceEngine<T> {
         Ok(gradients)
     }
 
-    /// One optimizer step with the given factor (see [`Optimizer::step_size`]).
+    /// Makes one optimizer step with the given factor (see [`Optimizer::step_size`]).
     pub fn update(&mut self, gradients: &[Vec<T>], step_size: f32) {
         let alpha = T::from_f64(f64::from(step_size));
         for (i, g) in gradients.iter().enumerate() {
@@ -216,7 +222,7 @@ impl<T: Real> ReferenceEngine<T> {
         }
     }
 
-    /// The parameters in their own precision.
+    /// The parameters in the precision of the engine.
     pub fn exact_parameters(&self) -> &[Vec<T>] {
         &self.parameters
     }
@@ -249,7 +255,15 @@ impl<T: Real> ReferenceEngine<T> {
 }
 
 impl<T: Real> ReferenceEngine<T> {
-    /// Makes one step of an epoch and searches what it computes for the first value that is not finite.
+    /// Checks that there is a training set, and that `epoch` names only samples of it.
+    fn check_training(&self, epoch: &Epoch) -> Result<(), EngineError> {
+        if self.train.is_empty() {
+            return Err(EngineError::NoTraining);
+        }
+        check_order(&epoch.order, self.train.len())
+    }
+
+    /// Makes one step of an epoch and searches its results for the first value that is not finite.
     fn searched_step(&mut self, train: &Split, epoch: &Epoch, step: usize) -> Result<Option<NonFinite>, EngineError> {
         let search = |tensor: String, operation: &str, values: &[T]| {
             let [count, index] = non_finite::non_finite(values);
@@ -281,6 +295,7 @@ impl<T: Real> ReferenceEngine<T> {
 
 impl<T: Real> Engine for ReferenceEngine<T> {
     fn train_epoch(&mut self, epoch: &Epoch, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
+        self.check_training(epoch)?;
         let train = std::mem::take(&mut self.train);
         let totals = self.through(&train, &epoch.order, Some(&epoch.step_sizes), epoch.done, on_progress);
         self.train = train;
@@ -288,19 +303,30 @@ impl<T: Real> Engine for ReferenceEngine<T> {
     }
 
     fn evaluate(&mut self, split: &Split, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
+        check_split(split)?;
         let order: Vec<u32> = (0..split.len() as u32).collect();
         self.through(split, &order, None, Totals::default(), on_progress)
     }
 
-    fn predict(&mut self, images: &[u8]) -> Result<Vec<f32>, EngineError> {
+    fn predict(
+        &mut self,
+        images: &[u8],
+        on_progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Vec<f32>, EngineError> {
         let n = images.len() / PIXELS;
         let split = Split { images: images.to_vec(), labels: vec![0; n] };
         let order: Vec<u32> = (0..n as u32).collect();
+        // Each row is computed independently, so smaller batches give the same bits.
+        let work: usize = self.layers.iter().map(|shape| shape.multiply_adds).sum();
+        let batch_size = (PREDICTED_WORK / work.max(1)).clamp(1, self.batch_size.max(1));
         let mut probabilities = Vec::with_capacity(n * N_CLASSES);
-        for first in (0..n).step_by(self.batch_size) {
-            let rows = self.batch_size.min(n - first);
+        for first in (0..n).step_by(batch_size) {
+            let rows = batch_size.min(n - first);
             let pass = self.forward(&Self::batch(&split, &order, first, rows))?;
             probabilities.extend(pass.probabilities.iter().map(|p| p.to_f64() as f32));
+            if on_progress(first + rows).is_break() {
+                break;
+            }
         }
         Ok(probabilities)
     }
@@ -326,6 +352,7 @@ impl<T: Real> Engine for ReferenceEngine<T> {
     }
 
     fn find_non_finite(&mut self, epoch: &Epoch, last: usize) -> Result<Option<NonFinite>, EngineError> {
+        self.check_training(epoch)?;
         let train = std::mem::take(&mut self.train);
         let mut found = Ok(None);
         for step in epoch.done.batches + 1..=last {

@@ -1,4 +1,4 @@
-//! The loop over epochs: permutations, step sizes, history, and when to stop.
+//! The loop over epochs: permutations, step sizes, history, when to stop.
 
 use super::engine::{Engine, EngineError, Epoch, NonFinite, Optimizer, Totals};
 use crate::data::Split;
@@ -8,53 +8,53 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// What to train.
+/// What to train and how.
 #[derive(Clone, Debug)]
 pub struct TrainOptions {
     /// Passes over the training set.
     pub epochs: u64,
     /// Samples in the training set.
     pub samples: usize,
-    /// Samples a step.
+    /// Samples per step.
     pub batch_size: usize,
-    /// Where the permutations come from.
+    /// Seed of the permutations.
     pub seed: u64,
-    /// How parameters follow their gradients.
+    /// The optimizer.
     pub optimizer: Optimizer,
-    /// How long an epoch may run before it is paused for [`Event::Paused`]; none lets it run to its end.
+    /// How long an epoch runs before it is paused for [`Event::Paused`]; `None` runs it to its end.
     pub pause_after: Option<Duration>,
 }
 
 impl TrainOptions {
-    /// Training from the seed 0, each epoch without a pause.
+    /// Training with the seed 0 and without pauses.
     pub fn new(epochs: u64, samples: usize, batch_size: usize, optimizer: Optimizer) -> Self {
         TrainOptions { epochs, samples, batch_size, seed: 0, optimizer, pause_after: None }
     }
 
-    /// Steps of an epoch.
+    /// Steps per epoch.
     pub fn batches(&self) -> usize {
         self.samples.div_ceil(self.batch_size)
     }
 }
 
-/// How far training has come: with an engine's [`State`](super::engine::State), all that is needed to go on.
+/// How far training has come: together with an engine's [`State`](super::engine::State), all that is needed to resume it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Position {
-    /// The whole epochs.
+    /// The completed epochs.
     pub history: Vec<EpochRecord>,
-    /// What is done of the epoch after them.
+    /// The part of the current epoch that is done.
     pub done: Totals,
-    /// Time spent in that epoch so far.
+    /// Seconds spent in the current epoch so far.
     pub seconds: f64,
 }
 
 impl Position {
-    /// The epoch to go on with, counted from 1.
+    /// The current epoch, counted from 1.
     pub fn epoch(&self) -> u64 {
         self.history.len() as u64 + 1
     }
 
-    /// Steps done since the beginning, in epochs of `batches`.
+    /// Steps done since the start of training, with `batches` steps per epoch.
     pub fn steps(&self, batches: usize) -> u64 {
         self.history.len() as u64 * batches as u64 + self.done.batches as u64
     }
@@ -69,51 +69,51 @@ pub struct EpochRecord {
     pub loss: f64,
     /// Training accuracy over the epoch, 0 to 1.
     pub accuracy: f64,
-    /// Mean loss on the validation images after the epoch; none where none were held out.
+    /// Mean loss on the validation images after the epoch; `None` if none were held out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val_loss: Option<f64>,
-    /// Accuracy on the validation images after the epoch, 0 to 1; none where none were held out.
+    /// Accuracy on the validation images after the epoch, 0 to 1; `None` if none were held out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val_accuracy: Option<f64>,
-    /// Duration.
+    /// Duration of the epoch in seconds.
     pub seconds: f64,
-    /// Training speed.
+    /// Training speed, without validation.
     pub images_per_second: f64,
 }
 
-/// What the trainer tells while it runs.
+/// What the trainer reports while it runs.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// An epoch begins, or goes on after a resume.
+    /// An epoch starts, or is resumed.
     EpochStarted {
         /// Counted from 1.
         epoch: u64,
-        /// Steps of the epoch.
+        /// Steps per epoch.
         batches: usize,
     },
-    /// Some steps are done; several times a second.
+    /// More steps are done; several times per second.
     Progress {
         /// Counted from 1.
         epoch: u64,
         /// Sums of the epoch so far.
         totals: &'a Totals,
-        /// Time in the epoch so far.
+        /// Seconds spent in the epoch so far.
         seconds: f64,
     },
-    /// The epoch stands still, as [`TrainOptions::pause_after`] is over or the user interrupted: the time for a checkpoint.
+    /// The epoch is paused, because [`TrainOptions::pause_after`] has passed or the user interrupted: the time to save a checkpoint.
     Paused {
         /// How far training has come.
         position: &'a Position,
-        /// The engine as it stands.
+        /// The engine in its current state.
         engine: &'a mut dyn Engine,
     },
-    /// An epoch is done, its validation too, and every parameter is finite.
+    /// An epoch and its validation are done, and every parameter is finite.
     EpochFinished {
-        /// What it gave; the last of the position's history.
+        /// The record of the epoch; also the last one of the position's history.
         record: &'a EpochRecord,
         /// How far training has come.
         position: &'a Position,
-        /// The engine as it stands, for those who look at weights and gradients.
+        /// The engine in its current state, to inspect weights and gradients.
         engine: &'a mut dyn Engine,
     },
 }
@@ -121,37 +121,37 @@ pub enum Event<'a> {
 /// How training ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
-    /// Every epoch was done.
+    /// All epochs are done.
     Complete,
-    /// The user interrupted; what was reached is kept.
+    /// The user interrupted; the progress so far is kept.
     Interrupted,
-    /// A number was not finite any more. The engine holds the state from before the epoch, or its last pause.
+    /// A value was no longer finite. The engine holds the state from before the epoch, or from its last pause.
     NonFinite {
         /// The epoch, counted from 1.
         epoch: u64,
-        /// The step of the epoch whose loss was the first that was not finite, counted from 1; that of the last step where the
-        /// loss was finite and a parameter was not.
+        /// The first step of the epoch with a loss that was not finite, counted from 1; if only a parameter was not finite, the last
+        /// step done.
         step: usize,
-        /// What went bad first, where replaying found it.
+        /// The first value that was not finite, if repeating the steps found it.
         cause: Option<NonFinite>,
     },
 }
 
-/// What training gave.
+/// The result of training.
 #[derive(Clone, Debug)]
 pub struct Trained {
-    /// How far it came.
+    /// How far training came.
     pub position: Position,
     /// How it ended.
     pub outcome: Outcome,
-    /// Time in epochs, without start-up and evaluation; from the beginning, not only since a resume.
+    /// Seconds spent in epochs, without start-up and evaluation; since the start of training, not only since a resume.
     pub seconds: f64,
-    /// Images trained on, from the beginning.
+    /// Images trained on since the start of training.
     pub images: u64,
 }
 
-/// Trains `engine` from `start` on, whose state the engine must hold. Each epoch takes a new permutation, drawn from the seed
-/// and the epoch's number, and is followed by an evaluation on `validation`, which may be empty.
+/// Trains `engine` from the position `start`; the engine must be in the corresponding state. Each epoch uses a new permutation, drawn
+/// from the seed and the number of the epoch, and is followed by an evaluation on `validation`, which may be empty.
 ///
 /// # Errors
 /// The engine failed.
@@ -251,7 +251,7 @@ fn epochs(
     Ok(Outcome::Complete)
 }
 
-/// Loss and accuracy on the validation images; none where there are none, or where the user interrupted.
+/// Computes loss and accuracy on the validation images; `None` if there are none, or if the user interrupted.
 fn validate(
     engine: &mut dyn Engine,
     validation: &Split,

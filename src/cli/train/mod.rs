@@ -227,7 +227,7 @@ fn run_once(
     let held_out = settings.validation_images(dataset.train.len())?;
     let validation = dataset.train.split_off(dataset.train.len() - held_out);
     if held_out > 0 {
-        let trained = counted(dataset.train.len(), "image", "images");
+        let trained = counted(dataset.train.len(), "image");
         global.say(format!("Training on the first {trained}, validating on the last {held_out}"));
     }
     log_time("data loaded");
@@ -407,7 +407,7 @@ fn draw_pictures(dataset: &Dataset, engine: &mut dyn Engine) -> Result<[(&'stati
     let n_samples = dataset.train.len().min(25);
     let indices: Vec<usize> = (0..dataset.test.len().min(25)).collect();
     let images: Vec<u8> = indices.iter().flat_map(|&i| dataset.test.image(i)).copied().collect();
-    let probabilities = engine.predict(&images)?;
+    let probabilities = engine.predict(&images, &mut |_| ControlFlow::Continue(()))?;
     Ok([
         ("samples.png", picture::samples_png(&dataset.train, n_samples)?),
         ("predictions.png", picture::predictions_png(&dataset.test, &indices, &probabilities)?),
@@ -427,7 +427,9 @@ fn conclude(
     if args.json {
         terminal::print(&serde_json::to_string(summary)?);
     } else if let (Some(loss), Some(accuracy)) = (summary.test_loss, summary.test_accuracy) {
-        let row = engine.predict(dataset.test.image(0)).context("predicting the first test image")?;
+        let row = engine
+            .predict(dataset.test.image(0), &mut |_| ControlFlow::Continue(()))
+            .context("predicting the first test image")?;
         let (predicted, original) = (picture::argmax(&row[..N_CLASSES]), usize::from(dataset.test.labels[0]));
         terminal::print(&format!(
             "Test loss {loss:.4}, test accuracy {accuracy:.4} (dataset: {})\n\
@@ -438,7 +440,7 @@ fn conclude(
         terminal::print(&format!(
             "Interrupted after {} of {}; resume with: {}",
             summary.epochs_completed,
-            counted(summary.epochs as usize, "epoch", "epochs"),
+            counted(summary.epochs as usize, "epoch"),
             resume_command(folder)
         ));
     }

@@ -199,9 +199,9 @@ pub(super) fn prepare(args: &TrainArgs, global: &Global) -> Result<(RunFolder, S
             let position = &checkpoint.position;
             let steps = match position.done.batches {
                 0 => String::new(),
-                steps => format!(", and {} of the next", counted(steps, "step", "steps")),
+                steps => format!(", and {} of the next", counted(steps, "step")),
             };
-            let done = counted(position.history.len(), "epoch", "epochs");
+            let done = counted(position.history.len(), "epoch");
             global.say(format_args!("Resuming from {}: {done} done{steps}", file.shown()));
             Settings::resumed(args, checkpoint.config.clone(), Some(checkpoint))?
         }
