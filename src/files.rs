@@ -55,7 +55,7 @@ impl ShownPath for Path {
 /// `path` exists and `overwrite` is off, it is something other than a regular file, or the system refuses.
 pub fn write_whole(path: &Path, bytes: &[u8], overwrite: bool) -> Result<(), FileError> {
     check_target(path, overwrite)?;
-    let fail = |source| FileError::Write { path: path.to_path_buf(), source };
+    let fail = |source| FileError::Write { path: path.to_path_buf(), source: without_path(source) };
     // Renaming onto a link would replace the link and leave the file behind it as it is.
     let is_link = path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink());
     let target = if is_link { path.canonicalize().map_err(fail)? } else { path.to_path_buf() };
@@ -82,6 +82,15 @@ pub fn write_whole(path: &Path, bytes: &[u8], overwrite: bool) -> Result<(), Fil
         })?;
     }
     sync_folder(folder).map_err(fail)
+}
+
+/// The system's error without the name of the temporary file, which means nothing to the user.
+fn without_path(error: io::Error) -> io::Error {
+    let cause = error.get_ref().and_then(|error| error.source()).and_then(|cause| cause.downcast_ref::<io::Error>());
+    match cause.and_then(io::Error::raw_os_error) {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => error,
+    }
 }
 
 /// Checks whether [`write_whole`] may write to `path`, so that a command can refuse before it starts to work.

@@ -6,7 +6,8 @@ use fmnist_gpu::model::{Model, initial_parameters};
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
 use fmnist_gpu::train::checkpoint::{Checkpoint, CheckpointError, Checkpoints};
-use fmnist_gpu::train::run::{RunConfig, RunError, RunFolder};
+use fmnist_gpu::train::run::{RunConfig, RunError};
+use fmnist_gpu::train::run_folder::RunFolder;
 use fmnist_gpu::train::{EpochRecord, Optimizer, Position, State, Totals};
 use std::fs;
 use std::path::PathBuf;
@@ -107,8 +108,9 @@ fn the_newest_whole_checkpoint_is_found_and_the_oldest_leave() {
     let mut damaged = Vec::new();
     let (path, _) = checkpoints.newest(&mut |path, _| damaged.push(path.to_path_buf())).unwrap().unwrap();
     assert_eq!((path, damaged), (paths[2].clone(), vec![paths[3].clone()]));
-    checkpoints.clear().unwrap();
-    assert!(checkpoints.newest(&mut |_, _| panic!()).unwrap().is_none());
+    // A folder that is named like one is not a checkpoint.
+    fs::create_dir(folder.path().join("checkpoints/step-000000000099.safetensors")).unwrap();
+    assert!(checkpoints.newest(&mut |path, _| assert_eq!(path, paths[3])).unwrap().is_some());
     assert!(folder.path().join("checkpoints/notes.txt").exists());
 }
 
@@ -187,8 +189,8 @@ fn an_interrupted_training_goes_on_exactly() {
     // What differs is refused, by name, before anything is touched.
     let before = fs::read(place.path("run/config.json")).unwrap();
     for (flags, parts) in [
-        ("--batch-size 8", vec!["--batch-size is 8", "begun with 4"]),
-        ("--seed 6", vec!["--seed is 6", "begun with 5"]),
+        ("--batch-size 8", vec!["--batch-size is 8", "started with 4"]),
+        ("--seed 6", vec!["--seed is 6", "started with 5"]),
         ("--model cnn", vec!["--model is cnn", "`mlp`"]),
         ("--learning-rate 0.5", vec!["--learning-rate is 0.5", "0.001"]),
         ("--optimizer sgd", vec!["--optimizer", "adam"]),
@@ -206,7 +208,7 @@ fn an_interrupted_training_goes_on_exactly() {
     let ran = place
         .run(&format!("train --resume run {same} --no-report"))
         .exits(0)
-        .says(&["Going on from run/checkpoints/step-"]);
+        .says(&["Resuming from run/checkpoints/step-"]);
     assert!(!ran.err.contains("Note:"), "{}", ran.err);
     assert!(outcome(&place, "run") == outcome(&place, "whole"));
     // A run that is complete has nothing to do, and may be asked for more.
@@ -220,7 +222,7 @@ fn an_interrupted_training_goes_on_exactly() {
     let changed = text.replace("\"batch_size\": 4", "\"batch_size\": 8");
     assert_ne!(text, changed);
     for (content, parts) in [
-        (changed, vec!["`batch_size` is 8 in run/config.json", "4 in the checkpoint"]),
+        (changed, vec!["`batch_size` is 8 in run/config.json", "but 4 in the checkpoint"]),
         (text.replace("\"seed\": 5", "\"seed\": 50"), vec!["`seed` is 50"]),
         ("{".to_string(), vec!["run/config.json", "not a run configuration"]),
     ] {
@@ -231,7 +233,102 @@ fn an_interrupted_training_goes_on_exactly() {
     place.run("train --resume run --no-report --quiet").exits(0);
     place.run("train --resume missing").exits(2).says(&["missing", "no such folder"]);
     fs::create_dir(place.path("empty")).unwrap();
-    place.run("train --resume empty").exits(2).says(&["empty has no checkpoint"]);
+    place.run("train --resume empty").exits(2).says(&["empty has neither a checkpoint nor a config.json", "start over with --out"]);
+}
+
+/// Stopped before its first checkpoint, or asked for no epoch yet: a run starts from the settings in its config.json.
+#[test]
+fn a_run_without_checkpoints_starts_at_its_first_step() {
+    let place = crate::output::place();
+    let train = "train --model tiny.toml --dataset synthetic --train-limit 200 --batch-size 20 --seed 4 --optimizer sgd --momentum 0.5 \
+                 --validation-split 0.1 --device cpu --no-report --quiet";
+    place.run(&format!("{train} --epochs 3 --out whole")).exits(0);
+    let weights = |run: &str| fs::read(place.path(run).join("model.safetensors")).unwrap();
+    place.run(&format!("{train} --epochs 0 --out none")).exits(0);
+    place.run("train --resume none --epochs 3 --no-report").exits(0).says(&["no checkpoint yet: starting at step 0"]);
+    assert!(weights("none") == weights("whole"));
+    // As a process leaves it that is killed in its first epoch, and in its second one where no checkpoint was asked for.
+    for kept in [&["config.json"][..], &["config.json", "model.safetensors", "history.jsonl"]] {
+        let run = format!("early-{}", kept.len());
+        fs::create_dir(place.path(&run)).unwrap();
+        for file in kept {
+            let content = fs::read(place.path("whole").join(file)).unwrap();
+            let lines = content.split_inclusive(|&byte| byte == b'\n');
+            let is_history = file.ends_with("jsonl");
+            let content = lines.take(if is_history { 1 } else { usize::MAX }).flatten().copied().collect::<Vec<u8>>();
+            fs::write(place.path(&run).join(file), content).unwrap();
+        }
+        place.run(&format!("train --resume {run} --seed 5")).exits(2).says(&["--seed is 5", "started with 4"]);
+        place.run(&format!("train --resume {run} --no-report --quiet")).exits(0);
+        assert!(weights(&run) == weights("whole"), "{run}");
+    }
+    // A run that is complete without checkpoints has nothing to resume, but may be trained for longer.
+    place.run(&format!("{train} --epochs 2 --checkpoint-every 0 --out bare")).exits(0);
+    place.run("train --resume bare").exits(2).says(&["bare is complete", "fmnist-gpu evaluate bare"]);
+    place.run("train --resume bare --epochs 3 --no-report --quiet").exits(0);
+    assert!(weights("bare") == weights("whole"));
+}
+
+/// A run is resumed on the device it was started on, or the user says where.
+#[test]
+fn a_run_is_resumed_on_its_device() {
+    gpu();
+    let place = crate::output::place();
+    let train = "train --model tiny.toml --dataset synthetic --train-limit 200 --epochs 1 --no-report --quiet";
+    place.run(&format!("{train} --out cpu --device CPU")).exits(0);
+    place.run(&format!("{train} --out gpu")).exits(0);
+    place.run(&format!("{train} --out plain --device Reference")).exits(0);
+    let device = |run: &str| json_file(&place.path(run).join("config.json"))["device"].clone();
+    for run in ["cpu", "gpu", "plain"] {
+        let before = device(run);
+        let mut command = place.command(&format!("train --resume {run} --epochs 2 --no-report"));
+        // The recorded device counts, whatever else would be chosen.
+        command.env_remove("WGPU_ADAPTER_NAME");
+        let ran = Ran::new(command.output().unwrap(), run).exits(0);
+        assert!(!ran.err.contains("Note:"), "{}", ran.err);
+        assert_eq!(device(run), before);
+    }
+    let path = place.path("gpu/config.json");
+    let file = fs::read_dir(place.path("gpu/checkpoints")).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
+    let mut checkpoint = Checkpoint::from_bytes(&fs::read(&file).unwrap()).unwrap();
+    checkpoint.config.device = "An adapter that was sold".into();
+    fs::write(&file, checkpoint.to_bytes().unwrap()).unwrap();
+    fs::remove_file(path).unwrap();
+    let ran = place.run("train --resume gpu --epochs 3 --no-report").exits(2);
+    ran.says(&["the run was started on `An adapter that was sold`", "choose another device with --device"]);
+    place.run("train --resume gpu --epochs 3 --no-report --device cpu").exits(0).says(&["Note: the run was started on"]);
+}
+
+/// The data are found from any working folder, and beside the run where both were moved.
+#[test]
+fn the_data_of_a_run_are_found_from_anywhere() {
+    let Some(data) = crate::support::genuine_data() else { return };
+    let place = crate::output::place();
+    fs::create_dir_all(place.path("project/data")).unwrap();
+    for entry in fs::read_dir(data).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|end| end == "gz") {
+            fs::copy(&path, place.path("project/data").join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    fs::create_dir(place.path("elsewhere")).unwrap();
+    let run = |folder: &str, line: &str| {
+        let mut command = place.command(line);
+        Ran::new(command.current_dir(place.path(folder)).output().unwrap(), line).exits(0)
+    };
+    let train = "train --model ../tiny.toml --train-limit 200 --epochs 1 --device cpu --no-report --quiet --data-dir data --out run";
+    run("project", train);
+    run("elsewhere", "train --resume ../project/run --epochs 2 --no-report");
+    run("elsewhere", "evaluate ../project/run --device cpu");
+    // Both moved together; and as version 0.1 recorded it.
+    fs::rename(place.path("project"), place.path("moved")).unwrap();
+    run("elsewhere", "predict ../moved/run --device cpu");
+    let config = place.path("moved/run/config.json");
+    let mut value = json_file(&config);
+    value["data_source"] = "data".into();
+    fs::write(&config, value.to_string()).unwrap();
+    run("elsewhere", "evaluate ../moved/run --device cpu");
+    run("moved/run", "train --resume . --epochs 3 --no-report");
 }
 
 #[test]
@@ -254,7 +351,7 @@ fn a_damaged_checkpoint_is_passed_over_with_a_word() {
         "step-000000001200.safetensors is not used",
         "step-000000000800.safetensors is not used",
         "digest",
-        "1 epochs done",
+        "1 epoch done",
     ]);
     assert!(outcome(&place, "run") == outcome(&place, "whole"));
 }
@@ -268,8 +365,8 @@ fn two_trainings_do_not_share_a_folder() {
     while !place.path("run/config.json").exists() && begin.elapsed() < Duration::from_secs(60) {
         std::thread::sleep(Duration::from_millis(5));
     }
-    place.run(&format!("{TRAIN} --out run --force")).exits(2).says(&["another training writes into run"]);
-    place.run("train --resume run").exits(2).says(&["another training writes into run"]);
+    place.run(&format!("{TRAIN} --out run --force")).exits(2).says(&["another training is writing into run"]);
+    place.run("train --resume run").exits(2).says(&["another training is writing into run"]);
     first.kill().unwrap();
     first.wait().unwrap();
     // The lock of a process that is gone is none.

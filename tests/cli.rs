@@ -303,7 +303,7 @@ fn training_writes_a_run_that_evaluate_and_predict_open() {
         assert!(p["label"].as_u64().unwrap() < 10);
     }
     let table = place.run("predict run --grid grid.png").exits(0).out;
-    assert!(table.contains("of 25 right"), "{table}");
+    assert!(table.contains("of 25 correct"), "{table}");
     assert!(place.path("grid.png").exists());
     place.run("predict run --grid grid.png").exits(2).says(&["grid.png", "--force"]);
     place.run("predict run --grid grid.png --force").exits(0);

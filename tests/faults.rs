@@ -79,7 +79,7 @@ fn a_full_disk_loses_nothing_that_was_there() {
     // The driver's cache would be cut off too, and is not what is tested.
     command.env("MESA_SHADER_CACHE_DISABLE", "true");
     let ran = Ran::new(command.output().unwrap(), "train --resume run, no room").exits(2);
-    let ran = ran.says(&["could not be written", "training goes on", "the weights reached are saved"]);
+    let ran = ran.says(&["could not be written", "training continues", "not all results of the training could be written"]);
     assert!(ran.err.contains("Epoch 2/2"), "{}", ran.err);
     assert!(before.iter().all(|path| path.exists()), "the checkpoint from before is gone");
     let names = fs::read_dir(place.path("run/checkpoints")).unwrap().map(|entry| entry.unwrap().file_name());
@@ -104,7 +104,7 @@ fn a_run_folder_that_vanishes_costs_no_weights() {
     fs::remove_dir_all(place.path("run")).unwrap();
     let ran = Ran::new(child.wait_with_output().unwrap(), TRAIN)
         .exits(2)
-        .says(&["training goes on", "the trained weights are in "]);
+        .says(&["training continues", "the trained weights are in "]);
     let path =
         ran.err.rsplit("the trained weights are in ").next().unwrap().split_whitespace().next().unwrap().to_string();
     let bytes = fs::read(&path).unwrap();
@@ -118,9 +118,9 @@ fn a_run_folder_that_vanishes_costs_no_weights() {
 fn a_folder_that_cannot_be_written_is_said_at_once() {
     let place = Place::new();
     fs::write(place.path("file"), "a file").unwrap();
-    place.run(&format!("{TRAIN} --out file/run")).exits(2).says(&["the run folder file/run could not be made"]);
+    place.run(&format!("{TRAIN} --out file/run")).exits(2).says(&["cannot create the run folder file/run"]);
     if cfg!(target_os = "linux") {
-        place.run(&format!("{TRAIN} --out /proc/run")).exits(2).says(&["the run folder /proc/run could not be made"]);
+        place.run(&format!("{TRAIN} --out /proc/run")).exits(2).says(&["cannot create the run folder /proc/run"]);
     }
     fs::create_dir(place.path("closed")).unwrap();
     let mut permissions = fs::metadata(place.path("closed")).unwrap().permissions();
@@ -129,7 +129,7 @@ fn a_folder_that_cannot_be_written_is_said_at_once() {
     if fs::write(place.path("closed/probe"), "").is_ok() {
         return not_run("read-only folder", "this user may write to any folder", "FMNIST_EXPECT_READ_ONLY");
     }
-    place.run(&format!("{TRAIN} --out closed/run")).exits(2).says(&["closed/run could not be made"]);
+    place.run(&format!("{TRAIN} --out closed/run")).exits(2).says(&["cannot create the run folder closed/run"]);
     place.run(&format!("{TRAIN} --out closed")).exits(2).says(&["closed"]);
 }
 
@@ -167,6 +167,179 @@ fn a_run_of_pipes_and_endless_files_is_refused() {
     place.run("filter --show-steps --kernel /dev/zero --device reference").exits(2).says(&["not a regular file"]);
 }
 
+/// The same for the other files of a run, and for files to write: nothing waits for the other end of a pipe, and only files are overwritten.
+#[test]
+#[cfg(unix)]
+fn pipes_and_devices_are_neither_waited_for_nor_replaced() {
+    let place = crate::output::place();
+    let pipe = |name: &str| {
+        let path = place.path(name);
+        let _ = fs::remove_file(&path);
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        path
+    };
+    let runs = "train --model tiny.toml --dataset synthetic --train-limit 40 --epochs 1 --device cpu --no-report --quiet";
+    let lock = pipe("run/.lock");
+    place.run("train --resume run").exits(2).says(&[".lock", "not a regular file"]);
+    place.run(&format!("{runs} --force --out run")).exits(2).says(&[".lock", "not a regular file"]);
+    fs::remove_file(lock).unwrap();
+    for (name, line) in [
+        ("summary.json", "export run --format npz --out new.npz"),
+        ("summary.json", "report run --device cpu --out new"),
+        ("summary.json", "compare run run"),
+        ("history.jsonl", "report run --device cpu --out new"),
+        ("config.json", "evaluate run --device cpu"),
+        ("config.json", "train --resume run"),
+        ("model.safetensors", "predict run --device cpu"),
+    ] {
+        let kept = fs::read(place.path("run").join(name)).unwrap();
+        let path = pipe(&format!("run/{name}"));
+        place.run(line).exits(2).says(&[name, "not a regular file"]);
+        fs::remove_file(&path).unwrap();
+        if cfg!(target_os = "linux") {
+            std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+            place.run(line).exits(2).says(&[name, "not a regular file"]);
+            fs::remove_file(&path).unwrap();
+        }
+        fs::write(path, kept).unwrap();
+    }
+    // What is to be written.
+    for line in [
+        "export run --format npz --out pipe --force",
+        "samples --dataset synthetic --grid pipe --force",
+        "filter photo.png --device cpu --out pipe --force",
+        "compare run run --out pipe --force",
+        "predict run photo.png --device cpu --grid pipe --force",
+    ] {
+        pipe("pipe");
+        place.run(line).exits(2).says(&["pipe is not a regular file"]);
+        use std::os::unix::fs::FileTypeExt;
+        assert!(fs::metadata(place.path("pipe")).unwrap().file_type().is_fifo(), "{line}: replaced");
+    }
+    // A link is followed: the file behind it is written, and the link stays.
+    std::os::unix::fs::symlink("target.npz", place.path("link.npz")).unwrap();
+    place.run("export run --format npz --out link.npz --force").exits(2).says(&["link.npz is not a regular file"]);
+    fs::write(place.path("target.npz"), "").unwrap();
+    place.run("export run --format npz --out link.npz --force").exits(0);
+    assert!(fs::symlink_metadata(place.path("link.npz")).unwrap().is_symlink());
+    assert!(fs::metadata(place.path("target.npz")).unwrap().len() > 1000);
+}
+
+/// An observer that fails (the history, its table, the event files, the best weights) costs nothing but what it would have written.
+#[test]
+fn each_file_fails_by_itself() {
+    let place = crate::output::place();
+    let train = format!("{} --tensorboard --quiet", crate::output::TRAIN);
+    place.run(&format!("{train} --out whole")).exits(0);
+    let whole = |name: &str| fs::read(place.path("whole").join(name)).unwrap();
+    for name in ["history.csv", "history.jsonl", "best.safetensors", "tensorboard", "report.html", "summary.json", "samples.png"] {
+        let run = format!("without-{name}");
+        fs::create_dir(place.path(&run)).unwrap();
+        // A folder that is not empty in the place of a file, and a file in the place of a folder, cannot be replaced.
+        match name {
+            "tensorboard" => fs::write(place.path(&run).join(name), "").unwrap(),
+            _ => fs::create_dir_all(place.path(&run).join(name).join("inside")).unwrap(),
+        }
+        let ran = place.run(&format!("{train} --force --out {run}")).exits(2);
+        ran.says(&[name, "training continues", "not all results of the training could be written"]);
+        for other in ["model.safetensors", "best.safetensors", "checkpoints/step-000000000016.safetensors", "history.csv", "predictions.png"] {
+            if other != name {
+                let path = place.path(&run).join(other);
+                let bytes = fs::read(&path).unwrap_or_else(|error| panic!("{name} took {other} with it: {error}"));
+                // Others hold times.
+                assert!(!other.contains("model") && !other.contains("best") || bytes == whole(other), "{name}: {other}");
+            }
+        }
+    }
+}
+
+/// Without threads the work is done in the one that there is; where a library needs one, the error says so.
+#[test]
+fn a_system_without_threads_to_spare_is_an_error_at_worst() {
+    let has = |tool: &str| Command::new(tool).arg("--version").output().is_ok_and(|output| output.status.success());
+    if cfg!(not(target_os = "linux")) || !has("prlimit") || !has("setpriv") {
+        return not_run("no threads", "there is no `prlimit` and `setpriv`", "FMNIST_EXPECT_PRLIMIT");
+    }
+    let place = crate::output::place();
+    // The superuser has no limit, and another user may not read the program where it was built.
+    let is_root = std::os::unix::fs::MetadataExt::uid(&fs::metadata("/proc/self").unwrap()) == 0;
+    let program = place.path("program");
+    fs::copy(env!("CARGO_BIN_EXE_fmnist-gpu"), &program).unwrap();
+    let open = |path: PathBuf, mode| {
+        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    };
+    open(place.path(""), 0o777);
+    for file in ["program", "run", "tiny.toml"] {
+        open(place.path(file), 0o777);
+    }
+    let mut trained = 0;
+    for threads in [1, 2, 3, 4, 5, 6, 8, 12] {
+        for line in [format!("{} --out new-{threads} --quiet", crate::output::TRAIN), "predict run --device cpu".into()] {
+            let surroundings = place.command("");
+            let mut command = Command::new("setpriv");
+            if is_root {
+                command.args(["--reuid", "65533", "--clear-groups"]);
+            }
+            command.args(["prlimit", &format!("--nproc={threads}")]).arg(&program).args(line.split_whitespace());
+            for (key, value) in surroundings.get_envs() {
+                match value {
+                    Some(value) => command.env(key, value),
+                    None => command.env_remove(key),
+                };
+            }
+            let ran = Ran::new(command.current_dir(place.path("")).output().unwrap(), &line);
+            assert!(matches!(ran.code(), Some(0 | 2)), "{threads} threads: {line}: {:?} {}", ran.code(), ran.err);
+            assert!(ran.code() == Some(0) || ran.err.contains("thread"), "{threads} threads: {line}: {}", ran.err);
+            trained += i32::from(ran.code() == Some(0));
+        }
+    }
+    assert!(trained >= 4, "{trained}");
+}
+
+/// Memory that runs out anywhere: an error, not the end of the process by a signal.
+#[test]
+fn little_memory_is_an_error_at_worst() {
+    if cfg!(not(target_os = "linux")) {
+        return not_run("little memory", "there is no `ulimit -v`", "FMNIST_EXPECT_ULIMIT");
+    }
+    let place = crate::output::place();
+    // A photo of 121 megapixels, whose decoded pixels need 484 MB.
+    let side = 11_000;
+    let mut encoder = png::Encoder::new(fs::File::create(place.path("large.png")).unwrap(), side, side);
+    encoder.set_color(png::ColorType::Grayscale);
+    encoder.set_depth(png::BitDepth::Eight);
+    encoder.write_header().unwrap().write_image_data(&vec![200; (side * side) as usize]).unwrap();
+    let mut done = 0;
+    for megabytes in [30, 50, 60, 70, 80, 100, 130, 160, 200, 250, 300, 400, 600] {
+        for line in [
+            &format!("{} --out new --force --quiet --no-report", crate::output::TRAIN),
+            "predict run large.png --device cpu",
+            "predict run --device cpu --test-index 0..10000,0..10000,0..10000,0..10000",
+        ] {
+            let mut command = limited(&place.command(line), &format!("ulimit -v {megabytes}000"));
+            let ran = Ran::new(command.output().unwrap(), line);
+            assert!(matches!(ran.code(), Some(0 | 2)), "{megabytes} MB: {line}: {:?} {}", ran.code(), ran.err);
+            assert!(!ran.err.contains("panicked"), "{megabytes} MB: {line}: {}", ran.err);
+            done += i32::from(ran.code() == Some(0));
+        }
+    }
+    assert!(done >= 6, "{done}");
+}
+
+/// A file that grows past the limit of the process: an error of that write, not a silent end by SIGXFSZ.
+#[test]
+fn a_limit_on_the_size_of_files_is_an_error_of_that_file() {
+    if cfg!(not(unix)) {
+        return not_run("file size limit", "there is no `ulimit`", "FMNIST_EXPECT_ULIMIT");
+    }
+    let place = crate::output::place();
+    // The weights (31 KB) fit, a checkpoint (94 KB) does not.
+    let line = format!("{} --out limited --no-report --quiet", crate::output::TRAIN);
+    let ran = Ran::new(limited(&place.command(&line), "ulimit -f 60").output().unwrap(), &line).exits(2);
+    ran.says(&["could not be written", "training continues"]);
+    place.run("evaluate limited --device cpu --quiet").exits(0);
+}
+
 /// A device that is lost in the middle: what was running, the last checkpoint, how to go on; with `--retry-device` it goes on by
 /// itself. The weights are those of a training that lost nothing.
 #[test]
@@ -180,7 +353,7 @@ fn a_lost_device_costs_what_came_after_the_last_checkpoint_and_no_more() {
         "was lost",
         "training stopped in epoch 1, after ",
         "the last checkpoint is run/checkpoints/step-",
-        "fmnist-gpu train --resume run",
+        "resume with: fmnist-gpu train --resume run",
         &gpu().info().name,
     ]);
     place.run("train --resume run --no-report --quiet").exits(0);

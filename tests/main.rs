@@ -74,3 +74,6 @@ mod tensorboard;
 
 /// The program from outside: commands, files, errors, exit codes.
 mod cli;
+mod output;
+mod replacement;
+mod signals;

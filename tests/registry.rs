@@ -151,3 +151,67 @@ fn every_unsafe_block_is_in_the_table() {
     listed.sort();
     assert_eq!(found, listed, "unsafe blocks, and the table of docs/safety.md");
 }
+
+/// The lines of code below `src` that contain one of `words`, as `path: line`; comments and the tests of a file do not count.
+fn lines_with(words: &[&str], allowed: &[&str]) -> Vec<String> {
+    fn files(folder: &Path) -> Vec<PathBuf> {
+        let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        paths.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+    }
+    let mut found = Vec::new();
+    for path in files(&root().join("src")) {
+        let name = path.strip_prefix(root()).unwrap().to_str().unwrap().replace('\\', "/");
+        let code = std::fs::read_to_string(&path).unwrap();
+        let code = code.split("#[cfg(test)]\nmod tests").next().unwrap();
+        for line in code.lines().map(str::trim).filter(|line| !line.starts_with("//")) {
+            if words.iter().any(|word| line.contains(word)) && !allowed.contains(&name.as_str()) {
+                found.push(format!("{name}: {line}"));
+            }
+        }
+    }
+    found
+}
+
+/// Output that fails or blocks must not end or delay the work, so only `terminal.rs` writes to the two streams.
+#[test]
+fn one_file_writes_to_the_terminal() {
+    let words = ["print!(", "println!(", "eprint!(", "eprintln!(", "io::stdout()", "io::stderr()", "dbg!("];
+    let found = lines_with(&words, &["src/cli/terminal.rs", "src/cli/progress.rs"]);
+    assert!(found.is_empty(), "{found:#?}");
+    // It asks whether a terminal is there.
+    let progress = text("src/cli/progress.rs");
+    assert_eq!(progress.matches("io::stderr()").count(), progress.matches("io::stderr().is_terminal()").count());
+    assert!(lines_with(&words, &[]).len() >= 4, "the search finds nothing");
+}
+
+/// A file of a run or of a cache may have been replaced by a pipe or by one without an end: `files::read_bounded` reads them all.
+#[test]
+fn one_reader_reads_what_may_be_anything() {
+    let words = ["fs::read(", "File::open(", "read_to_string(", "read_to_end(", "options().read("];
+    let allowed = [
+        // The reader.
+        "src/files.rs",
+        // Files of the system: /proc and /etc.
+        "src/cli/bench.rs",
+        "src/cli/doctor.rs",
+        "src/cli/device.rs",
+        // Files that the user names, which may be pipes; read as streams with a bound.
+        "src/photo/mod.rs",
+        "src/cli/import.rs",
+        "src/data/idx.rs",
+    ];
+    let found = lines_with(&words, &allowed);
+    assert!(found.is_empty(), "{found:#?}");
+    for system in &allowed[1..4] {
+        let code = text(system);
+        let reads = code.matches("read_to_string(").count();
+        assert_eq!(reads, code.matches("read_to_string(\"/").count(), "{system} reads more than files of the system");
+    }
+}
+
+/// Names may hold control characters: paths are shown by `ShownPath::shown`, which escapes them.
+#[test]
+fn paths_are_shown_with_escapes() {
+    let found = lines_with(&[".display()"], &["src/data/mod.rs"]);
+    assert!(found.is_empty(), "{found:#?}");
+}

@@ -91,6 +91,11 @@ impl Ran {
         }
     }
 
+    /// The exit code; `None` if a signal ended it.
+    pub fn code(&self) -> Option<i32> {
+        self.code
+    }
+
     /// Fails unless the exit code is `code`, and on a panic.
     #[track_caller]
     pub fn exits(self, code: i32) -> Self {
