@@ -29,7 +29,7 @@ fn a_dispatch_with_wrong_tensors_is_refused_with_names_and_numbers() {
     assert!(message(record(&[("x", &x, 8), ("y", &y, 8), ("y", &x, 8)])).contains("`y` is bound 2 times"));
     assert!(message(record(&[("x", &x, 8), ("y", &y, 8), ("z", &x, 8)])).contains("no binding `z`"));
     let short = message(record(&[("x", &x, 9), ("y", &y, 8)]));
-    assert!(short.contains("8 elements") && short.contains("expected are 9"), "{short}");
+    assert!(short.contains("8 elements") && short.contains("but 9 are expected"), "{short}");
     // A buffer that is read and written by one dispatch, in one range or in two.
     assert!(message(record(&[("x", &x, 8), ("y", &x, 8)])).contains("share a buffer"));
     let both = gpu.tensor("both", &[128], Element::F32).unwrap();

@@ -130,7 +130,7 @@ impl Check {
         }
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one argument a tensor, named as in the formula")]
+    #[allow(clippy::too_many_arguments, reason = "one argument per tensor, named as in the formula")]
     fn conv2d_forward(
         &mut self,
         case: &str,
