@@ -84,5 +84,6 @@ pub mod ops;
 pub mod photo;
 pub mod report;
 pub mod tensorboard;
+mod text;
 pub mod train;
 pub mod verify;

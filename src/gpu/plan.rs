@@ -2,6 +2,7 @@
 
 use super::kernel::{Access, Kernel};
 use super::{Constant, Element, Gpu, GpuError, KernelSpec, Tensor};
+use crate::text::count;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -333,12 +334,12 @@ fn check_bindings(spec: &'static KernelSpec, tensors: &[Bound<'_>]) -> Result<()
         }
         if bound.tensor.len() != bound.expected {
             return Err(format!(
-                "tensor `{}` bound to `{}` has {} elements (shape {:?}), but {} are expected",
+                "tensor `{}` bound to `{}` has {} (shape {:?}), but {} expected",
                 bound.tensor.name,
                 bound.name,
-                bound.tensor.len(),
+                count(bound.tensor.len(), "element"),
                 bound.tensor.shape,
-                bound.expected
+                if bound.expected == 1 { "1 is".to_string() } else { format!("{} are", bound.expected) }
             ));
         }
     }

@@ -307,7 +307,7 @@ impl Conv2d {
             parts.for_each(|part| add(part, dw));
             return;
         }
-        // From `[O, terms]`: some channels at a time, so that neighbors are written together.
+        // From `[O, terms]`: some channels at a time, so that adjacent values are written together.
         const CHANNELS: usize = 16;
         let mut sums = vec![0.0; CHANNELS * terms];
         for first in (0..o).step_by(CHANNELS) {

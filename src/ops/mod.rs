@@ -17,6 +17,7 @@ pub mod sgd;
 pub mod softmax_xent;
 
 use crate::gpu::{Constant, Gpu, GpuError, KernelSpec, LANES, Tiling, workgroups_linear};
+use crate::text::count;
 use crate::verify::Verifier;
 use serde::{Deserialize, Serialize};
 
@@ -157,7 +158,7 @@ impl Form {
     fn check(self, spec: &KernelSpec, by_4: &[usize]) -> Result<(), GpuError> {
         let message = match self {
             Form::Subgroup(lanes) if !LANES.contains(&lanes) => {
-                format!("{lanes} lanes are not supported; use one of {LANES:?}")
+                format!("subgroup tiles of {} are not supported; use one of {LANES:?}", count(lanes, "lane"))
             }
             Form::Subgroup(_) if !self.takes(by_4) => format!("the sizes {by_4:?} are not all multiples of four"),
             Form::Shared(tiles) if !tiles.is_possible() => format!("the shaders do not support {tiles:?}"),
