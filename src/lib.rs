@@ -64,8 +64,8 @@
 //!
 //! Everything stays on the GPU: the data set is uploaded once, as bytes; the permutation and the step sizes are
 //! uploaded once per epoch. A step is a [`gpu::Plan`], recorded once: gather the batch, forward pass, loss with its
-//! gradient, backward pass, update. Each submission contains many steps, as many as measured time allows; the host only
-//! reads back the losses while the next submission runs.
+//! gradient, backward pass, update. Each submission contains many steps, a number that is adjusted to their measured
+//! time; the host only reads back the losses while the next submission runs.
 //!
 //! On the CPU, the same list of layers becomes a list of calls over tensors that are allocated once. Threads divide the
 //! rows of the batch between them, then the parameters; see [`train::NativeEngine`].
