@@ -83,7 +83,7 @@ impl Conv2dDims {
             ("the stride down", stride_h),
             ("the stride across", stride_w),
         ])?;
-        check_len("the window", &[kh, kw, c, o])?;
+        check_len("the filter", &[kh, kw, c, o])?;
         let (ho, pad_top) = window_output("rows", h, kh, stride_h, padding)?;
         let (wo, pad_left) = window_output("columns", w, kw, stride_w, padding)?;
         check_len("the input", &[n, h, w, c])?;
