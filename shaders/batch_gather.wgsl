@@ -1,13 +1,14 @@
-// batch_gather: the next batch of pictures and labels, in the order of the epoch's permutation.
+// batch_gather: the next batch of images and labels, in the order of the epoch's permutation.
 //
 //   row r of the batch is sample s = order[batch*N + r]:  x[r,:] = images[s,:] / 255,  batch_labels[r] = labels[s]
 //   rows past the end of the epoch are zeros with label 0
 //
-// The data set stays on the GPU as bytes, four to a word (little-endian): 47 MB instead of 188 MB, and no upload in the step loop.
+// The data set stays on the GPU as bytes, four per word (little-endian): 47 MB instead of 188 MB, and no upload in the
+// training loop.
 // Host: src/ops/batch_gather.rs   Mirror: src/cpu/batch_gather.rs   Test: tests/batch_gather.rs
 
 override N: u32 = 1u;        // rows, the batch
-override PIXELS: u32 = 4u;   // bytes of one picture, a multiple of 4
+override PIXELS: u32 = 4u;   // bytes of one image, a multiple of 4
 
 @group(0) @binding(0) var<storage, read> images: array<u32>;                // [samples, PIXELS / 4] packed bytes
 @group(0) @binding(1) var<storage, read> labels: array<u32>;                // [samples / 4] packed bytes

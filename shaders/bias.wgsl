@@ -1,10 +1,10 @@
-// bias: adds one number a column.
+// bias: adds one number per column.
 //
 //   y[n,o] = x[n,o] + b[o]          db[o] = sum over n of dy[n,o]          (dx is dy)
 //
-// Layout: row-major; N counts every row, so a picture in NHWC has N*H*W of them. Source: tf.nn.bias_add.
+// Layout: row-major; N counts every row, so an image in NHWC has N*H*W of them. Source: tf.nn.bias_add.
 // Host: src/ops/bias.rs   Mirror: src/cpu/bias.rs   Test: tests/bias.rs
-// conv2d and dense have the bias built in, forward and backward; this is the same step standing alone.
+// conv2d and dense include the bias, forward and backward; this is the same computation as a separate operation.
 
 override N: u32 = 1u;   // rows
 override O: u32 = 1u;   // columns

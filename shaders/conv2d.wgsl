@@ -4,32 +4,34 @@
 //   dx[n,h,w,c] = sum over p,q,o of dy[n,i,j,o] * w[p,q,c,o]      where i*SH+p-PT = h and j*SW+q-PL = w
 //   dw[p,q,c,o] = sum over n,i,j of x[n, i*SH+p-PT, j*SW+q-PL, c] * dy[n,i,j,o]            db[o] = sum over n,i,j of dy
 //
-// Layout: row-major, last index fastest; pictures NHWC, filters HWIO. Source: tf.nn.conv2d and its gradients (Keras Conv2D).
+// Layout: row-major, last index fastest; images NHWC, filters HWIO. Source: tf.nn.conv2d and its gradients (Keras
+// Conv2D).
 // Host: src/ops/conv2d.rs   Mirror: src/cpu/conv2d.rs   Test: tests/conv2d.rs
 //
-// Each pass exists in three forms, and all compute the same sums:
-//   <name>            plain, in this file: one output an invocation; any shape; the one to read first
-//   <name>_shared     for GPUs: 64x64 outputs or more a workgroup, operands staged in workgroup memory; in conv2d_shared.wgsl
-//   <name>_subgroup   for adapters that are processors: 32x32 outputs or more a subgroup of 8, no barriers; in conv2d_subgroup.wgsl
-// The fast forms see the convolution as a matrix product: rows are output positions (for dw: filter cells), columns are channels.
+// Each pass has three forms, which all compute the same sums:
+//   <name>            plain, in this file: one output per invocation; any shape; the easiest to read
+//   <name>_shared     for GPUs: 64x64 or more outputs per workgroup, operands staged in workgroup memory; in conv2d_shared.wgsl
+//   <name>_subgroup   for software adapters: 32x32 or more outputs per subgroup of 8, no barriers; in conv2d_subgroup.wgsl
+// The fast forms treat the convolution as a matrix product: rows are output positions (for dw: filter cells), columns are
+// channels.
 
-override N: u32 = 1u;      // pictures
+override N: u32 = 1u;      // images
 override H: u32 = 1u;      // input rows
 override W: u32 = 1u;      // input columns
 override C: u32 = 1u;      // input channels
 override KH: u32 = 1u;     // filter rows
 override KW: u32 = 1u;     // filter columns
 override O: u32 = 4u;      // output channels
-override SH: u32 = 1u;     // stride down
-override SW: u32 = 1u;     // stride across
+override SH: u32 = 1u;     // vertical stride
+override SW: u32 = 1u;     // horizontal stride
 override PT: u32 = 0u;     // padding above
 override PL: u32 = 0u;     // padding to the left
 override HO: u32 = 1u;     // output rows
 override WO: u32 = 1u;     // output columns
 override RELU: bool = false;        // forward: y = max(y, 0)
-override X_IS_RELU: bool = false;   // backward_x: x came out of a ReLU, so dx is 0 where x is 0
-override IMAGES_PER_PART: u32 = 1u; // backward_w: pictures summed in one part
-override PARTS: u32 = 1u;           // backward_w_sum: parts
+override X_IS_RELU: bool = false;   // backward_x: x is the output of a ReLU, so dx is 0 where x is 0
+override IMAGES_PER_PART: u32 = 1u; // backward_w: images summed in one part
+override PARTS: u32 = 1u;           // backward_w_sum: number of parts
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;              // [N, H, W, C]
 @group(0) @binding(1) var<storage, read> w: array<f32>;              // [KH, KW, C, O]
@@ -52,7 +54,7 @@ fn conv2d_forward(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_wor
     let n = index / (O * WO * HO);
     var sum = b[o];
     for (var p = 0u; p < KH; p++) {
-        // Unsigned: a position above or left of the picture wraps to a huge number and fails the same test.
+        // Unsigned: a position above or left of the image wraps to a huge number and fails the same test.
         let row = i * SH + p - PT;
         if (row >= H) { continue; }
         for (var q = 0u; q < KW; q++) {
@@ -121,7 +123,7 @@ fn conv2d_backward_w(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_
     dw_parts[index] = sum;
 }
 
-// The sum of the parts of dw and db, in the order of the pictures.
+// Sums the parts of dw and db, in the order of the images.
 @compute @workgroup_size(64)
 fn conv2d_backward_w_sum(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = id.y * groups.x * 64u + id.x;

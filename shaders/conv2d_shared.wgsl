@@ -1,79 +1,80 @@
-// conv2d, in tiles of workgroup memory: the passes of conv2d.wgsl for GPUs. Same formulas and layout; any shape. `_pool` also does the max
-// pooling of pool2d.wgsl, and POOLED undoes it on the way back.
+// conv2d, in tiles of workgroup memory: the passes of conv2d.wgsl for GPUs. Same formulas and layout; any shape.
+// `_pool` also computes the max pooling of pool2d.wgsl; with POOLED, the backward pass undoes it.
 //
 //   y[n,i,j,o] = b[o] + sum over p,q,c of x[n, i*SH+p-PT, j*SW+q-PL, c] * w[p,q,c,o]        (x outside its bounds is 0)
 //
 // Host: src/ops/conv2d.rs   Mirror: src/cpu/conv2d.rs   Test: tests/conv2d.rs
 //
-// As a matrix product: rows are positions (backward_w: filter cells), columns are channels. A workgroup of 256 invocations computes a
-// tile of them. Per round, 16 steps of the inner dimension of both operands are staged in workgroup memory: a value read once
-// from memory serves 32 or 64 columns, or as many rows as the tile has. Each invocation sums four columns of four rows, or of eight: one more read
-// of workgroup memory for twice as many multiply-adds, where there are rows enough to keep the whole GPU busy.
-// The values of the next round are fetched while this one multiplies. Cells outside the operands are staged as zeros, outputs
-// outside are not stored.
+// As a matrix product: rows are positions (backward_w: filter cells), columns are channels. A workgroup of 256
+// invocations computes a tile. In each round, 16 steps of the inner dimension of both operands are staged in workgroup
+// memory, so a value read once from memory serves 32 or 64 columns, or as many rows as the tile has. Each invocation
+// sums four columns of four or eight rows; eight rows need only one more read of workgroup memory for twice as many
+// multiply-adds, if there are enough rows to keep the whole GPU busy. The values of the next round are fetched while
+// this one multiplies. Cells outside the operands are staged as zeros; outputs outside are not stored.
 
-override N: u32 = 1u;      // pictures
+override N: u32 = 1u;      // images
 override H: u32 = 1u;      // input rows
 override W: u32 = 1u;      // input columns
 override C: u32 = 1u;      // input channels
 override KH: u32 = 1u;     // filter rows
 override KW: u32 = 1u;     // filter columns
 override O: u32 = 1u;      // output channels
-override SH: u32 = 1u;     // stride down
-override SW: u32 = 1u;     // stride across
+override SH: u32 = 1u;     // vertical stride
+override SW: u32 = 1u;     // horizontal stride
 override PT: u32 = 0u;     // padding above
 override PL: u32 = 0u;     // padding to the left
 override HO: u32 = 1u;     // output rows
 override WO: u32 = 1u;     // output columns
 override RELU: bool = false;          // forward: y = max(y, 0)
-override X_IS_RELU: bool = false;     // backward_x: x came out of a ReLU, so dx is 0 where x is 0
-override POOLED: bool = false;        // backward: dy is the gradient after max pooling by 2x2, argmax says where it goes
+override X_IS_RELU: bool = false;     // backward_x: x is the output of a ReLU, so dx is 0 where x is 0
+override POOLED: bool = false;        // backward: dy is the gradient after 2x2 max pooling, argmax says where it goes
 override POSITIONS_PER_PART: u32 = 1u; // backward_w: output positions summed in one part
 override TILE_COLUMNS: u32 = 64u;     // 64 or 32
-override ROWS_EACH: u32 = 4u;         // rows of an invocation: 4, or 8 where TILE_COLUMNS is 64
+override ROWS_EACH: u32 = 4u;         // rows per invocation: 4, or 8 if TILE_COLUMNS is 64
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;              // [N, H, W, C]
 @group(0) @binding(1) var<storage, read> w: array<f32>;              // [KH, KW, C, O]
 @group(0) @binding(2) var<storage, read> b: array<f32>;              // [O]
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;        // [N, HO, WO, O]; with pooling [N, HO/2, WO/2, O]
-@group(0) @binding(4) var<storage, read> dy: array<f32>;             // [N, HO, WO, O]; where POOLED [N, HO/2, WO/2, O]
+@group(0) @binding(4) var<storage, read> dy: array<f32>;             // [N, HO, WO, O]; if POOLED [N, HO/2, WO/2, O]
 @group(0) @binding(5) var<storage, read_write> dx: array<f32>;       // [N, H, W, C]
 @group(0) @binding(6) var<storage, read_write> dw_parts: array<f32>; // [parts, KH*KW*C + 1, O]; the last row is db
-@group(0) @binding(7) var<storage, read> argmax: array<u32>;         // [N, HO/2, WO/2, O] where POOLED, else one that is not read
+@group(0) @binding(7) var<storage, read> argmax: array<u32>;         // [N, HO/2, WO/2, O] if POOLED, else one element that is not read
 @group(0) @binding(8) var<storage, read_write> argmax_out: array<u32>; // [N, HO/2, WO/2, O]; see pool2d.wgsl
 
 const STEPS = 16u;
-override COLUMN_QUADS: u32 = TILE_COLUMNS / 4u;             // invocations across, four columns each
+override COLUMN_QUADS: u32 = TILE_COLUMNS / 4u;             // invocations in a row, four columns each
 override ROW_QUADS: u32 = 256u / COLUMN_QUADS * (ROWS_EACH / 4u);
 override TILE_ROWS: u32 = 4u * ROW_QUADS;
-// One more in each line than there are quads, so that the steps of a column of quads lie in different banks.
+// Each line has one more than there are quads, so that the steps of a column of quads are in different banks.
 var<workgroup> tile_a: array<vec4<f32>, STEPS * (ROW_QUADS + 1u)>;      // [STEPS][ROW_QUADS + 1]
 var<workgroup> tile_b: array<vec4<f32>, STEPS * (COLUMN_QUADS + 1u)>;   // [STEPS][COLUMN_QUADS + 1]
 
-// Of an invocation: four columns of four rows and of four more, if there are more.
+// The sums of an invocation: four columns of four rows, and of four more if there are more.
 alias Sums = array<vec4<f32>, 8>;
 
-// What an invocation fetches for a round: four rows or eight of one step, and four columns of one step.
+// What an invocation fetches for a round: four or eight rows of one step, and four columns of one step.
 struct Fetched { a_0: vec4<f32>, a_1: vec4<f32>, b: vec4<f32> }
 
-// Half an even size; never 0, so that everything compiles for any size.
+// Half of an even size; never 0, so that everything compiles for any size.
 fn half(size: u32) -> u32 {
     return max(size / 2u, 1u);
 }
 
-// The output position of a row. With pooling, four rows are the four cells of a window of 2x2, so that one invocation has them.
+// Returns the output position of a row. With pooling, four rows are the four cells of a 2x2 window, so that one
+// invocation has the whole window.
 fn output_position(row: u32, pooled: bool) -> u32 {
     if (!pooled) { return row; }
     let window = row / 4u;
     let cell = row % 4u;
-    let i = window / half(WO) * 2u + cell / 2u;    // counted over all pictures: HO is even
+    let i = window / half(WO) * 2u + cell / 2u;    // counted over all images: HO is even
     let j = window % half(WO) * 2u + cell % 2u;
     return i * WO + j;
 }
 
 // x as the left operand of forward: output position, filter cell `k` = (p, q, c).
 fn x_cell(position: u32, k: u32) -> f32 {
-    // Unsigned: a pixel above or left of the picture wraps to a huge number and fails the same test.
+    // Unsigned: a pixel above or left of the image wraps to a huge number and fails the same test.
     let n = position / (HO * WO);
     let top = position / WO % HO * SH + k / (C * KW) - PT;
     let left = position % WO * SW + k / C % KW - PL;
@@ -81,7 +82,7 @@ fn x_cell(position: u32, k: u32) -> f32 {
     return x[((n * H + top) * W + left) * C + k % C];
 }
 
-// The gradient at an output position; behind a pooling it is that of the window, where this position was its maximum.
+// The gradient at an output position; after a pooling it is that of the window, if this position was its maximum.
 fn dy_value(n: u32, i: u32, j: u32, o: u32) -> f32 {
     if (!POOLED) { return dy[((n * HO + i) * WO + j) * O + o]; }
     let window = ((n * half(HO) + i / 2u) * half(WO) + j / 2u) * O + o;
@@ -105,7 +106,7 @@ fn dy_column(position: u32, o: u32) -> f32 {
     return dy_value(position / (HO * WO), position / WO % HO, position % WO, o);
 }
 
-// w as the right operand of forward: [KH*KW*C, O] as it lies.
+// w as the right operand of forward: [KH*KW*C, O] as stored.
 fn w_cell(k: u32, o: u32) -> f32 {
     if (k >= KH * KW * C || o >= O) { return 0.0; }
     return w[k * O + o];
@@ -117,7 +118,8 @@ fn w_cell_transposed(k: u32, c: u32) -> f32 {
     return w[(k / O * C + c) * O + k % O];
 }
 
-// One round of multiply-adds over the staged tiles, for the rows `row_quad` (and as many further down) and four columns.
+// One round of multiply-adds over the staged tiles, for the rows `row_quad` (and the same number farther down) and four
+// columns.
 fn multiply_tiles(row_quad: u32, column_quad: u32, sums: ptr<function, Sums>) {
     for (var k = 0u; k < STEPS; k++) {
         let b_value = tile_b[k * (COLUMN_QUADS + 1u) + column_quad];
@@ -141,7 +143,7 @@ fn sum_row(row_quad: u32, r: u32) -> u32 {
     return (row_quad + r / 4u * (ROW_QUADS / 2u)) * 4u + r % 4u;
 }
 
-// The number of this workgroup; the dispatch folds large numbers into two dimensions.
+// Returns the number of this workgroup; the dispatch folds large numbers into two dimensions.
 fn tile_number(group: vec3<u32>, groups: vec3<u32>) -> u32 {
     return group.y * groups.x + group.x;
 }
@@ -160,7 +162,7 @@ fn x_rows(row: u32, k: u32, pooled: bool) -> vec4<f32> {
 
 fn forward_fetch(first_row: u32, first_column: u32, k: u32, lane: u32, pooled: bool) -> Fetched {
     var next: Fetched;
-    // Neighbouring invocations take neighbouring steps of x, and neighbouring channels of w: that is how they lie.
+    // Adjacent invocations take adjacent steps of x and adjacent channels of w, in the order in which they are stored.
     let a_k = k + lane % STEPS;
     let row = first_row + lane / STEPS * 4u;
     next.a_0 = x_rows(row, a_k, pooled);
@@ -171,7 +173,7 @@ fn forward_fetch(first_row: u32, first_column: u32, k: u32, lane: u32, pooled: b
     return next;
 }
 
-// The sums of the tile at `first_row` and `first_column`.
+// Computes the sums of the tile at `first_row` and `first_column`.
 fn forward_sums(first_row: u32, first_column: u32, lane: u32, pooled: bool, sums: ptr<function, Sums>) {
     let row_quad = lane / COLUMN_QUADS;
     let column_quad = lane % COLUMN_QUADS;
@@ -247,7 +249,7 @@ fn dy_rows(row: u32, k: u32) -> vec4<f32> {
 
 fn backward_x_fetch(first_row: u32, first_column: u32, k: u32, lane: u32) -> Fetched {
     var next: Fetched;
-    // Neighbouring invocations take neighbouring steps: that is how dy and w lie.
+    // Adjacent invocations take adjacent steps, in the order in which dy and w are stored.
     let step = k + lane % STEPS;
     let row = first_row + lane / STEPS * 4u;
     next.a_0 = dy_rows(row, step);
@@ -261,7 +263,7 @@ fn backward_x_fetch(first_row: u32, first_column: u32, k: u32, lane: u32) -> Fet
     return next;
 }
 
-// The tile of dx with that number.
+// Computes tile number `tile` of dx.
 fn backward_x_tile(tile: u32, lane: u32) {
     let first_row = tile / tiles(C, TILE_COLUMNS) * TILE_ROWS;
     let first_column = tile % tiles(C, TILE_COLUMNS) * TILE_COLUMNS;
@@ -291,7 +293,7 @@ fn backward_x_tile(tile: u32, lane: u32) {
     }
 }
 
-// x as the left operand of backward_w: the row after the last filter cell sees ones instead of pixels and collects db.
+// x as the left operand of backward_w: the row after the last filter cell sees ones instead of pixels and sums db.
 fn x_or_one(position: u32, cell: u32) -> f32 {
     return select(x_cell(position, cell), 1.0, cell == KH * KW * C);
 }
@@ -315,12 +317,12 @@ fn backward_w_fetch(first_row: u32, first_column: u32, position: u32, end: u32, 
     return next;
 }
 
-// How many tiles the parts of dw have.
+// Returns the number of tiles in the parts of dw.
 fn backward_w_tiles() -> u32 {
     return tiles(KH * KW * C + 1u, TILE_ROWS) * tiles(O, TILE_COLUMNS) * tiles(N * HO * WO, POSITIONS_PER_PART);
 }
 
-// The tile of dw_parts with that number.
+// Computes tile number `tile` of dw_parts.
 fn backward_w_tile(tile: u32, lane: u32) {
     let n_rows = KH * KW * C + 1u;
     let first_column = tile % tiles(O, TILE_COLUMNS) * TILE_COLUMNS;
@@ -365,7 +367,7 @@ fn conv2d_backward_w_shared(
     if (tile < backward_w_tiles()) { backward_w_tile(tile, lane); }
 }
 
-// Both gradients: neither waits for the other, and one dispatch costs less than two.
+// Both gradients: neither depends on the other, and one dispatch costs less than two.
 @compute @workgroup_size(256)
 fn conv2d_backward_x_and_w_shared(
     @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32

@@ -1,58 +1,60 @@
-// conv2d, in subgroup tiles: the passes of conv2d.wgsl for adapters that are processors. Same formulas and layout; the entry points
-// `_pool` also do the max pooling of pool2d.wgsl.
+// conv2d, in subgroup tiles: the passes of conv2d.wgsl for software adapters. Same formulas and layout; the entry
+// points `_pool` also compute the max pooling of pool2d.wgsl.
 //
 //   y[n,i,j,o] = b[o] + sum over p,q,c of x[n, i*SH+p-PT, j*SW+q-PL, c] * w[p,q,c,o]        (x outside its bounds is 0)
 //
 // Host: src/ops/conv2d.rs   Mirror: src/cpu/conv2d.rs   Test: tests/conv2d.rs
 //
-// On such an adapter (lavapipe) the invocations of a subgroup are the lanes of one vector register. A load goes through the lanes
-// one by one, and costs as much as ninety multiply-adds whether the lanes read the same address or not (27 ns for a vec4, Mesa
-// 22.3; 20 to 30 on 25.0). Passing a value from one lane to all others is one instruction. So nothing is loaded twice: a workgroup is one
-// subgroup, each lane loads its own rows of the left operand and its own columns of the right one, four values at a time, and the
-// lanes lend each other their rows. 18 GFLOP/s without this, 43 with it (second layer of the CNN, batch 32, two cores, Mesa 22.3).
+// On such an adapter (lavapipe), the invocations of a subgroup are the lanes of one vector register. A load processes
+// the lanes one by one, and costs as much as ninety multiply-adds whether the lanes read the same address or not (27 ns
+// for a vec4 on Mesa 22.3; 20 to 30 on 25.0). Broadcasting a value from one lane to all others is one instruction. So
+// nothing is loaded twice: a workgroup is one subgroup, each lane loads its own rows of the left operand and its own
+// columns of the right one, four values at a time, and the lanes broadcast their rows to each other. 18 GFLOP/s without
+// this, 43 with it (second layer of the CNN, batch 32, two cores, Mesa 22.3).
 //
-// As a matrix product: rows are positions (backward_w: filter cells), columns are channels. A workgroup computes 4 LANES rows (of
-// cells 8 LANES) by 4 LANES columns; twice as many rows would halve the loads of w, and lose more by sums that no longer fit the
-// registers. The loads of a round come before its sums, weights first: 4.5 instead of 7.7 ms on Mesa 25.0.
+// As a matrix product: rows are positions (backward_w: filter cells), columns are channels. A workgroup computes 4
+// LANES rows (of cells: 8 LANES) by 4 LANES columns; twice as many rows would halve the loads of w, but lose more
+// because the sums would no longer fit into registers. The loads of a round come before its sums, weights first: 4.5
+// instead of 7.7 ms on Mesa 25.0.
 //
-// Rows and columns past the end are the last ones once more. Columns are then not stored; rows are stored again with the same
-// values, because a branch around each store costs seconds of compile time. C and O are multiples of 4, for the
-// entry points `_any` O alone.
-// This is a file of its own because a device without subgroup operations must not even parse it.
+// Rows and columns past the end repeat the last ones. Such columns are not stored; such rows are stored again with the
+// same values, because a branch around each store costs seconds of compile time. C and O must be multiples of 4; for
+// the entry points `_any`, only O. This is a separate file because a device without subgroup operations must not even
+// parse it.
 
-override N: u32 = 1u;      // pictures
+override N: u32 = 1u;      // images
 override H: u32 = 1u;      // input rows
 override W: u32 = 1u;      // input columns
 override C: u32 = 4u;      // input channels
 override KH: u32 = 1u;     // filter rows
 override KW: u32 = 1u;     // filter columns
 override O: u32 = 4u;      // output channels
-override SH: u32 = 1u;     // stride down
-override SW: u32 = 1u;     // stride across
+override SH: u32 = 1u;     // vertical stride
+override SW: u32 = 1u;     // horizontal stride
 override PT: u32 = 0u;     // padding above
 override PL: u32 = 0u;     // padding to the left
 override HO: u32 = 1u;     // output rows
 override WO: u32 = 1u;     // output columns
 override RELU: bool = false;        // forward: y = max(y, 0)
-override X_IS_RELU: bool = false;   // backward_x: x came out of a ReLU, so dx is 0 where x is 0
-override IMAGES_PER_PART: u32 = 1u; // backward_w: pictures summed in one part
-override LANES: u32 = 8u;           // 8, or 4: invocations of a workgroup, no more than a subgroup has
+override X_IS_RELU: bool = false;   // backward_x: x is the output of a ReLU, so dx is 0 where x is 0
+override IMAGES_PER_PART: u32 = 1u; // backward_w: images summed in one part
+override LANES: u32 = 8u;           // 8 or 4: invocations per workgroup, at most the size of a subgroup
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;              // [N, H, W, C]
 @group(0) @binding(0) var<storage, read> x_by_4: array<vec4<f32>>;   // the same, four channels at once
 @group(0) @binding(1) var<storage, read> w_by_4: array<vec4<f32>>;   // [KH, KW, C, O] four output channels at once
 @group(0) @binding(2) var<storage, read> b_by_4: array<vec4<f32>>;   // [O]
 @group(0) @binding(3) var<storage, read_write> y_by_4: array<vec4<f32>>;        // [N, HO, WO, O]; with pooling [N, HO/2, WO/2, O]
-@group(0) @binding(4) var<storage, read> dy_by_4: array<vec4<f32>>;  // [N, HO, WO, O]; behind a pooling [N, HO/2, WO/2, O]
+@group(0) @binding(4) var<storage, read> dy_by_4: array<vec4<f32>>;  // [N, HO, WO, O]; after a pooling [N, HO/2, WO/2, O]
 @group(0) @binding(5) var<storage, read_write> dx_by_4: array<vec4<f32>>;       // [N, H, W, C]
 @group(0) @binding(6) var<storage, read_write> dw_parts_by_4: array<vec4<f32>>; // [parts, KH*KW*C + 1, O]; the last row is db
 @group(0) @binding(7) var<storage, read> argmax_by_4: array<vec4<u32>>;         // [N, HO/2, WO/2, O]; see pool2d.wgsl
 @group(0) @binding(8) var<storage, read_write> argmax_out_by_4: array<vec4<u32>>; // [N, HO/2, WO/2, O]
 
-// LANES rows by four columns of each lane.
+// LANES rows by four columns per lane.
 alias Sums = array<vec4<f32>, 8>;
 
-// sums += (x of every lane) times (w of this lane). Written out, so that the sums are registers.
+// sums += (x of every lane) times (w of this lane). Unrolled, so that the sums are in registers.
 fn add(sums: ptr<function, Sums>, x: f32, w: vec4<f32>) {
     (*sums)[0] += subgroupBroadcast(x, 0u) * w;
     (*sums)[1] += subgroupBroadcast(x, 1u) * w;
@@ -74,27 +76,28 @@ fn add_4(sums: ptr<function, Sums>, x: vec4<f32>, w_0: vec4<f32>, w_1: vec4<f32>
     add(sums, x.w, w_3);
 }
 
-// One row of the left operand: where its values start, and whether they count (else they are 0).
+// A row of the left operand: where its values start, and whether they count (otherwise they are 0).
 struct Source { inside: bool, base: u32 }
 
-// The output position of a row. With pooling, four rows are the four cells of a window of 2x2, so that a window is in one tile.
+// Returns the output position of a row. With pooling, four rows are the four cells of a 2x2 window, so that a window is
+// in one tile.
 fn output_position(row: u32, pooled: bool) -> u32 {
     if (!pooled) { return min(row, N * HO * WO - 1u); }
     let window = min(row / 4u, N * HO * WO / 4u - 1u);
     let cell = row % 4u;
-    let i = window / half(WO) * 2u + cell / 2u;    // counted over all pictures: HO is even
+    let i = window / half(WO) * 2u + cell / 2u;    // counted over all images: HO is even
     let j = window % half(WO) * 2u + cell % 2u;
     return i * WO + j;
 }
 
-// Half an even size; never 0, so that the entry points without pooling compile for any size.
+// Half of an even size; never 0, so that the entry points without pooling compile for any size.
 fn half(size: u32) -> u32 {
     return max(size / 2u, 1u);
 }
 
 // An output position under filter cell (p, q): the pixel of x.
 fn x_source(position: u32, p: u32, q: u32) -> Source {
-    // Unsigned: a pixel above or left of the picture wraps to a huge number and fails the same test.
+    // Unsigned: a pixel above or left of the image wraps to a huge number and fails the same test.
     let top = position / WO % HO * SH + p - PT;
     let left = position % WO * SW + q - PL;
     let inside = top < H && left < W;
@@ -178,7 +181,7 @@ fn conv2d_forward_subgroup(
     store_y(row + 3u * LANES, quad, &sum_3);
 }
 
-// The same, and then ReLU and max pooling by windows of 2x2 with stride 2: four times fewer stores. HO and WO are even.
+// The same, followed by ReLU and max pooling in 2x2 windows with stride 2: four times fewer stores. HO and WO are even.
 @compute @workgroup_size(LANES)
 fn conv2d_forward_subgroup_pool(
     @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -198,7 +201,7 @@ fn conv2d_forward_subgroup_pool(
     store_pooled(row + 3u * LANES, quad, &sum_3);
 }
 
-// The same for C that is not a multiple of 4.
+// The same, if C is not a multiple of 4.
 fn forward_sums_any(
     row: u32, lane: u32, quad: u32, pooled: bool,
     sum_0: ptr<function, Sums>, sum_1: ptr<function, Sums>, sum_2: ptr<function, Sums>, sum_3: ptr<function, Sums>
@@ -248,7 +251,7 @@ fn conv2d_forward_subgroup_any(
     store_y(row + 3u * LANES, quad, &sum_3);
 }
 
-// The same, and then ReLU and max pooling by windows of 2x2 with stride 2: four times fewer stores. HO and WO are even.
+// The same, followed by ReLU and max pooling in 2x2 windows with stride 2: four times fewer stores. HO and WO are even.
 @compute @workgroup_size(LANES)
 fn conv2d_forward_subgroup_any_pool(
     @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -278,11 +281,11 @@ fn store_y(row: u32, quad: u32, sums: ptr<function, Sums>) {
     }
 }
 
-// The largest of each four rows and its position in the picture, the first one on ties.
+// Stores the largest of each four rows and its position in the image, the first one on ties.
 fn store_pooled(row: u32, quad: u32, sums: ptr<function, Sums>) {
     for (var k = 0u; k < LANES / 4u; k++) {
         let window = min(row / 4u + k, N * HO * WO / 4u - 1u);
-        // By `>` and not by max(), which may lose a NaN.
+        // With `>` instead of max(), which may lose a NaN.
         var best = rectified((*sums)[4u * k]);
         var cell = vec4(0u);
         let value_1 = rectified((*sums)[4u * k + 1u]);
@@ -327,7 +330,8 @@ fn conv2d_backward_x_subgroup(
             let dy_3 = dy_source(row + 3u * LANES + lane, p, q);
             let w_row = (p * KW + q) * C + quad * 4u;
             for (var o = 0u; o < O / 4u; o++) {
-                // Four input channels by four output channels; turned round, so that w_0 is four inputs of the first output.
+                // Four input channels by four output channels, transposed so that w_0 is four inputs of the first
+                // output.
                 let w = transpose(mat4x4(
                     w_by_4[(w_row + 0u) * (O / 4u) + o], w_by_4[(w_row + 1u) * (O / 4u) + o],
                     w_by_4[(w_row + 2u) * (O / 4u) + o], w_by_4[(w_row + 3u) * (O / 4u) + o]
@@ -359,8 +363,8 @@ fn store_dx(row: u32, quad: u32, sums: ptr<function, Sums>) {
     }
 }
 
-// Rows are filter cells, columns output channels; the inner dimension is every position of the pictures of one part.
-// The gradient of the bias comes along: it is the sum of the right operand.
+// Rows are filter cells, columns output channels; the inner dimension is every position of the images of one part. The
+// gradient of the bias is computed along with them: it is the sum of the right operand.
 @compute @workgroup_size(LANES)
 fn conv2d_backward_w_subgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id) lane: u32) {
     let quad = min(group.y * LANES + lane, O / 4u - 1u);
@@ -375,7 +379,7 @@ fn conv2d_backward_w_subgroup(@builtin(workgroup_id) group: vec3<u32>, @builtin(
     var sum_6 = Sums();
     var sum_7 = Sums();
     var sum_bias = vec4(0.0);
-    // Each lane has two quads of cells, which are four channels under one cell of the window: eight rows.
+    // Each lane has two quads of cells, each four channels under one cell of the window: eight rows.
     let cells = group.x * 2u * LANES;
     let cell_0 = window_cell((cells + lane) * 4u);
     let cell_1 = window_cell((cells + LANES + lane) * 4u);
@@ -447,8 +451,9 @@ fn conv2d_backward_w_subgroup_any(@builtin(workgroup_id) group: vec3<u32>, @buil
     if (group.x == 0u) { dw_parts_by_4[(group.z * (KH * KW * C + 1u) + KH * KW * C) * (O / 4u) + quad] = sum_bias; }
 }
 
-// The same where the outputs went into max pooling by windows of 2x2: the gradient of a window goes to its maximum. One load of it
-// and one of argmax serve four positions, and the pooling needs no backward pass. HO and WO are even.
+// The same if the outputs went through max pooling in 2x2 windows: the gradient of a window belongs to its maximum. One
+// load of the gradient and one of argmax serve four positions, and the pooling needs no backward pass. HO and WO are
+// even.
 @compute @workgroup_size(LANES)
 fn conv2d_backward_w_subgroup_any_pool(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id) lane: u32) {
     let quad = min(group.y * LANES + lane, O / 4u - 1u);
@@ -495,10 +500,10 @@ fn conv2d_backward_w_subgroup_any_pool(@builtin(workgroup_id) group: vec3<u32>, 
     if (group.x == 0u) { dw_parts_by_4[(group.z * (KH * KW * C + 1u) + KH * KW * C) * (O / 4u) + quad] = sum_bias; }
 }
 
-// An output position: picture, row, column.
+// An output position: image, row, column.
 struct Output { n: u32, i: u32, j: u32 }
 
-// Up to eight single cells of a lane, LANES apart.
+// Up to eight single cells per lane, LANES apart.
 alias Cells = array<WindowCell, 8>;
 
 fn lane_cells(first: u32) -> Cells {
@@ -507,8 +512,8 @@ fn lane_cells(first: u32) -> Cells {
         window_cell(first + 4u * LANES), window_cell(first + 5u * LANES), window_cell(first + 6u * LANES), window_cell(first + 7u * LANES));
 }
 
-// How many of the LANES cells of a block there are. A filter on one channel has few, which is known when the shader is compiled: what it
-// does not have costs nothing.
+// Returns how many of the LANES cells of a block exist. A filter on one channel has few, which is known when the shader
+// is compiled: missing cells cost nothing.
 fn cells_of(block: u32) -> u32 {
     let n_cells = KH * KW * C;
     if (n_cells > 8u * LANES) { return LANES; }
@@ -543,7 +548,7 @@ fn add_cells(
     if (cells_of(7u) > 0u) { add_some(sum_7, cells_of(7u), x_value(cell_source((*cells)[7], at.n, at.i, at.j), 0u), gradients); }
 }
 
-// The rows of dw of one block.
+// Stores the rows of dw of one block.
 fn store_cells(part: u32, first_cell: u32, block: u32, quad: u32, sums: ptr<function, Sums>) {
     for (var k = 0u; k < cells_of(block); k++) {
         let cell = min(first_cell + block * LANES + k, KH * KW * C - 1u);
@@ -551,16 +556,16 @@ fn store_cells(part: u32, first_cell: u32, block: u32, quad: u32, sums: ptr<func
     }
 }
 
-// Where a filter cell lies in the window, and its channel.
+// Where a filter cell is in the window, and its channel.
 struct WindowCell { p: u32, q: u32, c: u32 }
 
-// Cells past the end are the last one; of quads the last four, as loads of quads round down.
+// Cells past the end repeat the last one; for quads, the last four, since loads of quads round down.
 fn window_cell(cell: u32) -> WindowCell {
     let at = min(cell, KH * KW * C - 1u);
     return WindowCell(at / C / KW, at / C % KW, at % C);
 }
 
-// The pixel and channel under a filter cell at output position (i, j).
+// Returns the pixel and channel under a filter cell at output position (i, j).
 fn cell_source(cell: WindowCell, n: u32, i: u32, j: u32) -> Source {
     let top = i * SH + cell.p - PT;
     let left = j * SW + cell.q - PL;
@@ -568,7 +573,8 @@ fn cell_source(cell: WindowCell, n: u32, i: u32, j: u32) -> Source {
     return Source(inside, select(0u, ((n * H + top) * W + left) * C + cell.c, inside));
 }
 
-// Rows of dw: the cells `first` and following, counted in units of 1 or 4 cells, of which `part_of_unit` is meant.
+// Stores rows of dw: the cells starting at `first`, counted in units of 1 or 4 cells, of which `part_of_unit` is
+// stored.
 fn store_dw(part: u32, first: u32, unit: u32, part_of_unit: u32, quad: u32, sums: ptr<function, Sums>) {
     for (var k = 0u; k < LANES; k++) {
         let cell = min(first + k, KH * KW * C / unit - 1u) * unit + part_of_unit;

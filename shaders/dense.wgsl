@@ -1,4 +1,4 @@
-// dense: a fully connected layer, and its two gradients: the matrix product in its three transpositions.
+// dense: a fully connected layer and its two gradients: the matrix product in its three transpositions.
 //
 //   y[n,o] = b[o] + sum over i of x[n,i] * w[i,o]           x  w
 //   dx[n,i] = sum over o of dy[n,o] * w[i,o]                dy w^T
@@ -6,14 +6,14 @@
 //
 // Layout: row-major. Source: keras.layers.Dense.
 // Host: src/ops/dense.rs   Mirror: src/cpu/dense.rs   Test: tests/dense.rs
-// The other forms of each pass, _shared and _subgroup, are in files of their own; conv2d.wgsl explains the three.
+// The other forms of each pass, _shared and _subgroup, are in separate files; conv2d.wgsl explains the three forms.
 
 override N: u32 = 1u;               // rows, the batch
 override I: u32 = 1u;               // inputs
 override O: u32 = 4u;               // outputs
 override RELU: bool = false;        // forward: y = max(y, 0)
-override X_IS_RELU: bool = false;   // backward_x: x came out of a ReLU, so dx is 0 where x is 0
-override PARTS: u32 = 1u;           // forward_sum: parts
+override X_IS_RELU: bool = false;   // backward_x: x is the output of a ReLU, so dx is 0 where x is 0
+override PARTS: u32 = 1u;           // forward_sum: number of parts
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;              // [N, I]
 @group(0) @binding(1) var<storage, read> w: array<f32>;              // [I, O]
@@ -38,7 +38,7 @@ fn dense_forward(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_work
     y[index] = select(sum, max(sum, 0.0), RELU);
 }
 
-// The sum of the parts of y, in the order of the inputs.
+// Sums the parts of y, in the order of the inputs.
 @compute @workgroup_size(64)
 fn dense_forward_sum(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = id.y * groups.x * 64u + id.x;

@@ -4,17 +4,18 @@
 //
 // Host: src/ops/dense.rs   Mirror: src/cpu/dense.rs   Test: tests/dense.rs
 //
-// How such a tile works is told in conv2d_shared.wgsl. A batch has few rows, and a first layer many inputs: one tile would go through all of
-// them while the rest of the GPU waits. So `_parts` sums a range of the inputs a workgroup; dense_forward_sum adds the parts up.
+// conv2d_shared.wgsl explains how such a tile works. A batch has few rows, and a first layer has many inputs: one tile
+// would process all of them while the rest of the GPU waits. So in `_parts`, each workgroup sums a range of the inputs;
+// dense_forward_sum adds up the parts.
 
 override N: u32 = 1u;               // rows, the batch
 override I: u32 = 1u;               // inputs
 override O: u32 = 1u;               // outputs
 override RELU: bool = false;        // forward: y = max(y, 0)
-override X_IS_RELU: bool = false;   // backward_x: x came out of a ReLU, so dx is 0 where x is 0
+override X_IS_RELU: bool = false;   // backward_x: x is the output of a ReLU, so dx is 0 where x is 0
 override INPUTS_PER_PART: u32 = 1u; // forward_shared_parts: inputs summed in one part
 override TILE_COLUMNS: u32 = 64u;   // 64 or 32
-override ROWS_EACH: u32 = 4u;       // rows of an invocation: 4, or 8 where TILE_COLUMNS is 64
+override ROWS_EACH: u32 = 4u;       // rows per invocation: 4, or 8 if TILE_COLUMNS is 64
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;              // [N, I]
 @group(0) @binding(1) var<storage, read> w: array<f32>;              // [I, O]
@@ -27,16 +28,16 @@ override ROWS_EACH: u32 = 4u;       // rows of an invocation: 4, or 8 where TILE
 @group(0) @binding(8) var<storage, read_write> y_parts: array<f32>;  // [parts, N, O]
 
 const STEPS = 16u;
-override COLUMN_QUADS: u32 = TILE_COLUMNS / 4u;             // invocations across, four columns each
+override COLUMN_QUADS: u32 = TILE_COLUMNS / 4u;             // invocations in a row, four columns each
 override ROW_QUADS: u32 = 256u / COLUMN_QUADS * (ROWS_EACH / 4u);
 override TILE_ROWS: u32 = 4u * ROW_QUADS;
 var<workgroup> tile_a: array<vec4<f32>, STEPS * (ROW_QUADS + 1u)>;      // [STEPS][ROW_QUADS + 1]
 var<workgroup> tile_b: array<vec4<f32>, STEPS * (COLUMN_QUADS + 1u)>;   // [STEPS][COLUMN_QUADS + 1]
 
-// Of an invocation: four columns of four rows and of four more, if there are more.
+// The sums of an invocation: four columns of four rows, and of four more if there are more.
 alias Sums = array<vec4<f32>, 8>;
 
-// What an invocation fetches for a round: four rows or eight of one step, and four columns of one step.
+// What an invocation fetches for a round: four or eight rows of one step, and four columns of one step.
 struct Fetched { a_0: vec4<f32>, a_1: vec4<f32>, b: vec4<f32> }
 
 fn w_cell(i: u32, o: u32) -> f32 {
@@ -60,7 +61,8 @@ fn x_or_one(n: u32, i: u32) -> f32 {
     return select(x_cell(n, i, I), 1.0, i == I && n < N);
 }
 
-// One round of multiply-adds over the staged tiles, for the rows `row_quad` (and as many further down) and four columns.
+// One round of multiply-adds over the staged tiles, for the rows `row_quad` (and the same number farther down) and four
+// columns.
 fn multiply_tiles(row_quad: u32, column_quad: u32, sums: ptr<function, Sums>) {
     for (var k = 0u; k < STEPS; k++) {
         let b_value = tile_b[k * (COLUMN_QUADS + 1u) + column_quad];
@@ -84,7 +86,7 @@ fn sum_row(row_quad: u32, r: u32) -> u32 {
     return (row_quad + r / 4u * (ROW_QUADS / 2u)) * 4u + r % 4u;
 }
 
-// The number of this workgroup; the dispatch folds large numbers into two dimensions.
+// Returns the number of this workgroup; the dispatch folds large numbers into two dimensions.
 fn tile_number(group: vec3<u32>, groups: vec3<u32>) -> u32 {
     return group.y * groups.x + group.x;
 }
@@ -101,7 +103,7 @@ fn x_rows(n: u32, i: u32, end: u32) -> vec4<f32> {
 
 fn forward_fetch(first_row: u32, first_column: u32, i: u32, end: u32, lane: u32) -> Fetched {
     var next: Fetched;
-    // Neighbouring invocations take neighbouring inputs of x, and neighbouring outputs of w: that is how they lie.
+    // Adjacent invocations take adjacent inputs of x and adjacent outputs of w, in the order in which they are stored.
     let n = first_row + lane / STEPS * 4u;
     next.a_0 = x_rows(n, i + lane % STEPS, end);
     if (ROW_QUADS > 16u) { next.a_1 = x_rows(n + 64u, i + lane % STEPS, end); }
@@ -111,7 +113,7 @@ fn forward_fetch(first_row: u32, first_column: u32, i: u32, end: u32, lane: u32)
     return next;
 }
 
-// The sums over the inputs from `first` to before `end`.
+// Computes the sums over the inputs from `first` up to, but not including, `end`.
 fn forward_sums(first_row: u32, first_column: u32, first: u32, end: u32, lane: u32, sums: ptr<function, Sums>) {
     let row_quad = lane / COLUMN_QUADS;
     let column_quad = lane % COLUMN_QUADS;
@@ -177,7 +179,7 @@ fn dy_rows(n: u32, o: u32) -> vec4<f32> {
 
 fn backward_x_fetch(first_row: u32, first_column: u32, k: u32, lane: u32) -> Fetched {
     var next: Fetched;
-    // Neighbouring invocations take neighbouring outputs: that is how dy and w lie.
+    // Adjacent invocations take adjacent outputs, in the order in which dy and w are stored.
     let o = k + lane % STEPS;
     let n = first_row + lane / STEPS * 4u;
     next.a_0 = dy_rows(n, o);
@@ -187,7 +189,7 @@ fn backward_x_fetch(first_row: u32, first_column: u32, k: u32, lane: u32) -> Fet
     return next;
 }
 
-// The tile of dx with that number.
+// Computes tile number `tile` of dx.
 fn backward_x_tile(tile: u32, lane: u32) {
     let first_row = tile / tiles(I, TILE_COLUMNS) * TILE_ROWS;
     let first_column = tile % tiles(I, TILE_COLUMNS) * TILE_COLUMNS;
@@ -232,12 +234,12 @@ fn backward_w_fetch(first_row: u32, first_column: u32, n: u32, lane: u32) -> Fet
     return next;
 }
 
-// How many tiles dw and db have: db is the row after the last input.
+// Returns the number of tiles of dw and db: db is the row after the last input.
 fn backward_w_tiles() -> u32 {
     return tiles(I + 1u, TILE_ROWS) * tiles(O, TILE_COLUMNS);
 }
 
-// The tile of dw with that number.
+// Computes tile number `tile` of dw.
 fn backward_w_tile(tile: u32, lane: u32) {
     let first_row = tile / tiles(O, TILE_COLUMNS) * TILE_ROWS;
     let first_column = tile % tiles(O, TILE_COLUMNS) * TILE_COLUMNS;
@@ -279,7 +281,7 @@ fn dense_backward_w_shared(
     backward_w_tile(tile_number(group, groups), lane);
 }
 
-// Both gradients: neither waits for the other, and one dispatch costs less than two.
+// Both gradients: neither depends on the other, and one dispatch costs less than two.
 @compute @workgroup_size(256)
 fn dense_backward_x_and_w_shared(
     @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32

@@ -1,19 +1,19 @@
-// dense, in subgroup tiles: the passes of dense.wgsl for adapters that are processors. Same formulas, layout and bindings.
+// dense, in subgroup tiles: the passes of dense.wgsl for software adapters. Same formulas, layout and bindings.
 //
 //   y[n,o] = b[o] + sum over i of x[n,i] * w[i,o]
 //
 // Host: src/ops/dense.rs   Mirror: src/cpu/dense.rs   Test: tests/dense.rs
 //
-// How such a tile works, and why, is told in conv2d_subgroup.wgsl. Forward and backward_x take 4 LANES rows by 4 LANES columns a
-// workgroup; backward_w, whose rows are the inputs, takes 8 LANES by 4 LANES.
-// Needs I and O to be multiples of 4.
+// conv2d_subgroup.wgsl explains how such a tile works, and why. In forward and backward_x, a workgroup computes 4 LANES
+// rows by 4 LANES columns; in backward_w, whose rows are the inputs, 8 LANES by 4 LANES. I and O must be multiples of
+// 4.
 
 override N: u32 = 1u;               // rows, the batch
 override I: u32 = 4u;               // inputs
 override O: u32 = 4u;               // outputs
 override RELU: bool = false;        // forward: y = max(y, 0)
-override X_IS_RELU: bool = false;   // backward_x: x came out of a ReLU, so dx is 0 where x is 0
-override LANES: u32 = 8u;           // 8, or 4: invocations of a workgroup, no more than a subgroup has
+override X_IS_RELU: bool = false;   // backward_x: x is the output of a ReLU, so dx is 0 where x is 0
+override LANES: u32 = 8u;           // 8 or 4: invocations per workgroup, at most the size of a subgroup
 
 @group(0) @binding(0) var<storage, read> x_by_4: array<vec4<f32>>;          // [N, I]
 @group(0) @binding(1) var<storage, read> w_by_4: array<vec4<f32>>;          // [I, O]
@@ -24,10 +24,10 @@ override LANES: u32 = 8u;           // 8, or 4: invocations of a workgroup, no m
 @group(0) @binding(6) var<storage, read_write> dw_by_4: array<vec4<f32>>;   // [I, O]
 @group(0) @binding(7) var<storage, read_write> db_by_4: array<vec4<f32>>;   // [O]
 
-// LANES rows by four columns of each lane.
+// LANES rows by four columns per lane.
 alias Sums = array<vec4<f32>, 8>;
 
-// sums += (x of every lane) times (w of this lane). Written out, so that the sums are registers.
+// sums += (x of every lane) times (w of this lane). Unrolled, so that the sums are in registers.
 fn add(sums: ptr<function, Sums>, x: f32, w: vec4<f32>) {
     (*sums)[0] += subgroupBroadcast(x, 0u) * w;
     (*sums)[1] += subgroupBroadcast(x, 1u) * w;
@@ -53,7 +53,7 @@ fn filled(value: vec4<f32>) -> Sums {
     return Sums(value, value, value, value, value, value, value, value);
 }
 
-// Rows past the end are the last one.
+// Rows past the end repeat the last one.
 fn sample(n: u32) -> u32 {
     return min(n, N - 1u);
 }
@@ -121,7 +121,7 @@ fn dense_backward_x_subgroup(
     var sum_2 = Sums();
     var sum_3 = Sums();
     for (var o = 0u; o < O / 4u; o++) {
-        // Four inputs by four outputs; turned round, so that w[0] is four inputs of the first output.
+        // Four inputs by four outputs, transposed so that w[0] is four inputs of the first output.
         let w = transpose(mat4x4(w_by_4[w_0 + o], w_by_4[w_1 + o], w_by_4[w_2 + o], w_by_4[w_3 + o]));
         let value_0 = dy_by_4[dy_0 + o];
         let value_1 = dy_by_4[dy_1 + o];
@@ -148,7 +148,8 @@ fn store_dx(n: u32, quad: u32, sums: ptr<function, Sums>) {
     }
 }
 
-// Rows are inputs, of which each lane has two quads; the inner dimension is the batch. The gradient of the bias comes along.
+// Rows are inputs, of which each lane has two quads; the inner dimension is the batch. The gradient of the bias is
+// computed along with them.
 @compute @workgroup_size(LANES)
 fn dense_backward_w_subgroup(
     @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -193,7 +194,7 @@ fn dense_backward_w_subgroup(
     if (inputs == 0u) { db_by_4[quad] = sum_bias; }
 }
 
-// Rows of dw: one of the four inputs of each of LANES quads.
+// Stores rows of dw: one of the four inputs of each of LANES quads.
 fn store_dw(first: u32, part: u32, quad: u32, sums: ptr<function, Sums>) {
     for (var k = 0u; k < LANES; k++) {
         let i = min(first + k, I / 4u - 1u) * 4u + part;

@@ -1,9 +1,9 @@
-// non_finite: how many elements of a tensor are infinite or not a number, and which is the first.
+// non_finite: counts the elements of a tensor that are infinite or NaN, and finds the first.
 //
 //   found[0] += elements whose eight exponent bits are all ones          found[1] = least index of such an element
 //
-// Any shape; found starts as 0 and 4294967295. Reads the bits as integers: a compiler may take floats to be finite always, and
-// `x != x` to be false. Integer atomics in any order give the same result. Source: IEEE 754-2019, 3.4.
+// Any shape; found starts as 0 and 4294967295. Reads the bits as integers: a compiler may assume that floats are always
+// finite, and that `x != x` is false. Integer atomics give the same result in any order. Source: IEEE 754-2019, 3.4.
 // Host: src/ops/non_finite.rs   Mirror: src/cpu/non_finite.rs   Test: tests/non_finite.rs
 
 @group(0) @binding(0) var<storage, read> x: array<u32>;                        // [any]: the bits of floats

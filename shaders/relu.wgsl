@@ -2,9 +2,9 @@
 //
 //   y = max(x, 0)          dx = dy where y > 0, else 0
 //
-// Any shape, LEN elements. Source: tf.nn.relu; the gradient at 0 is 0, as there.
+// Any shape, LEN elements. Source: tf.nn.relu; the gradient at 0 is 0, as in TensorFlow.
 // Host: src/ops/relu.rs   Mirror: src/cpu/relu.rs   Test: tests/relu.rs
-// After conv2d and dense it is part of their kernels; this is the same step standing alone.
+// After conv2d and dense it is part of their kernels; this is the same computation as a separate operation.
 
 override LEN: u32 = 1u;
 

@@ -1,4 +1,4 @@
-// sgd: one step of stochastic gradient descent with momentum over all parameters, in the form that Keras uses.
+// sgd: one step of stochastic gradient descent with momentum over all parameters, as in Keras.
 //
 //   velocity = momentum * velocity - learning_rate * g          w += velocity
 //
@@ -12,7 +12,7 @@ override MOMENTUM: f32 = 0.0;
 @group(0) @binding(1) var<storage, read_write> w: array<f32>;         // [LEN] the parameters
 @group(0) @binding(2) var<storage, read_write> velocity: array<f32>;  // [LEN]
 @group(0) @binding(3) var<storage, read> step_sizes: array<f32>;      // [batches of the epoch] learning rates
-@group(0) @binding(4) var<storage, read> progress: array<u32>;        // [2]: batches of this epoch whose loss is known, this one too; samples
+@group(0) @binding(4) var<storage, read> progress: array<u32>;        // [2]: batches of this epoch whose loss is known, including this one; samples
 
 @compute @workgroup_size(64)
 fn sgd_step(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {

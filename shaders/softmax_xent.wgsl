@@ -1,21 +1,22 @@
-// softmax_xent: softmax over the classes with the cross-entropy of the true class, the gradient of the batch's mean loss, and the end
-// of the batch: its loss and its right answers.
+// softmax_xent: softmax over the classes with the cross-entropy of the true class, the gradient of the batch's mean
+// loss, and the totals of the batch: its loss and its number of correct predictions.
 //
 //   m = max over c of x[n,c]          s = sum over c of exp(x[n,c] - m)
 //   probabilities[n,c] = exp(x[n,c] - m) / s
-//   loss[n] = log(s) - (x[n,label] - m)           correct[n] = 1 where the largest x (the first on ties) is at the label
+//   loss[n] = log(s) - (x[n,label] - m)           correct[n] = 1 if the largest x (the first on ties) is at the label
 //   batch_loss[batch] = sum of loss[n], batch_correct[batch] = sum of correct[n] over the valid rows;  progress[0] = batch + 1
 //   dx[n,c] = (probabilities[n,c] - [c = label]) / valid rows of the batch;  0 in rows past the end of the epoch
 //
-// Subtracting the maximum keeps exp in range for any logits. Layout: row-major. Source: sparse categorical cross-entropy of Keras.
+// Subtracting the maximum keeps exp in range for any logits. Layout: row-major. Source: sparse categorical
+// cross-entropy in Keras.
 // Host: src/ops/softmax_xent.rs   Mirror: src/cpu/softmax_xent.rs   Test: tests/softmax_xent.rs
 //
-// The last batch of an epoch may be short. Its rows past the end have dx = 0, and all later gradients are linear in dx, so these
-// rows add exactly nothing: the short batch is trained exactly, by the same plan.
+// The last batch of an epoch may be short. Its rows past the end have dx = 0, and all later gradients are linear in dx,
+// so these rows contribute exactly nothing: the same plan trains a short batch exactly.
 //
-// One slot a batch instead of one running total: 1,875 sums of an epoch lose no digits, and the host sees every step. The counter
-// of the batches lives on the GPU, so that many steps run without a word from the host. All rows are one workgroup: sums in a fixed
-// order, and one dispatch for what would be two.
+// There is one slot per batch instead of one running total: the 1,875 sums of an epoch lose no digits, and the host
+// sees every step. The batch counter is on the GPU, so that many steps run without the host. One workgroup processes
+// all rows: the order of the sums is fixed, and one dispatch does what would otherwise take two.
 
 override N: u32 = 1u;   // rows, the batch
 override C: u32 = 1u;   // classes
@@ -34,7 +35,7 @@ var<workgroup> tile_correct: array<u32, LANES>;
 
 struct Row { highest: f32, highest_at: u32, sum: f32 }
 
-// The stable parts of the softmax of row `n`.
+// Returns the numerically stable parts of the softmax of row `n`.
 fn row_parts(n: u32) -> Row {
     var row = Row(x[n * C], 0u, 0.0);
     for (var c = 1u; c < C; c++) {
@@ -51,7 +52,7 @@ fn probability(n: u32, c: u32, row: Row) -> f32 {
     return exp(x[n * C + c] - row.highest) / row.sum;
 }
 
-// What a lane has summed over its rows.
+// The sums of a lane over its rows.
 struct Totals { loss: f32, correct: u32 }
 
 fn add_row(totals: ptr<function, Totals>, n: u32, row: Row) {
@@ -59,7 +60,7 @@ fn add_row(totals: ptr<function, Totals>, n: u32, row: Row) {
     (*totals).correct += select(0u, 1u, row.highest_at == labels[n]);
 }
 
-// The sums of all lanes into the batch's slot, and on to the next batch.
+// Writes the sums of all lanes into the batch's slot, and advances to the next batch.
 fn finish_batch(totals: Totals, lane: u32) {
     tile_loss[lane] = totals.loss;
     tile_correct[lane] = totals.correct;
@@ -82,7 +83,7 @@ fn valid_rows() -> u32 {
     return min(progress[1] - progress[0] * N, N);
 }
 
-// For evaluation and prediction. Lane l takes the rows l, l + LANES, ...
+// For evaluation and prediction. Lane l processes the rows l, l + LANES, ...
 @compute @workgroup_size(LANES)
 fn softmax_xent_forward(@builtin(local_invocation_index) lane: u32) {
     let n_valid = valid_rows();

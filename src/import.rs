@@ -1,9 +1,9 @@
-//! Weights of other tools: a safetensors file in PyTorch's or Keras's layout becomes a model with parameters.
+//! Imports weights of other tools: a safetensors file in PyTorch's or Keras's layout becomes a model with parameters.
 //!
-//! Tensors come in pairs: a weight (`conv1.weight`, `dense/kernel`) and a bias of the same stem. Whose layer a pair is, its names
-//! say if they are ours (`conv2d_1`, `dense_1`); else its shapes, where only one layer has them; and among pairs of equal shapes
-//! the number at the end of their names (`fc1`, `fc2`). The order in the file says nothing: the format sorts by name. What
-//! stays open is refused, never guessed.
+//! Tensors come in pairs: a weight (`conv1.weight`, `dense/kernel`) and a bias with the same stem. A pair is assigned to a layer
+//! by its names if they are this program's (`conv2d_1`, `dense_1`); otherwise by its shapes, if only one layer has them; and
+//! among pairs of equal shapes by the number at the end of their names (`fc1`, `fc2`). The order in the file means nothing,
+//! since the format sorts by name. Ambiguous files are rejected, never guessed.
 //!
 //! PyTorch's layout: `[O, C, KH, KW]`, `[out, in]`, the inputs of the first dense layer after a flatten in the order C, H, W.
 //! Keras's: `[KH, KW, C, O]`, `[in, out]`, inputs in the order H, W, C.
@@ -12,22 +12,23 @@ use crate::export::layout::{Filter, filters};
 use crate::export::torch::MODEL_KEY;
 use crate::model::weights::FORMAT;
 use crate::model::{MAX_DESCRIPTION_BYTES, Model, ModelError};
+use crate::text::{shortened, shortened_words};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use thiserror::Error;
 
-/// Largest file that is read, bytes.
+/// Largest file that is read, in bytes.
 pub const MAX_FILE_BYTES: u64 = 1 << 30;
-/// Most tensors that an error lists.
+/// Maximum number of tensors that an error lists.
 const MAX_LISTED: usize = 24;
 
-/// In which order a file has the axes of its weights.
+/// The order of the axes of the weights in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// Convolutions `[O, C, KH, KW]`, dense layers `[out, in]`, flattened pictures C, H, W.
+    /// Convolutions `[O, C, KH, KW]`, dense layers `[out, in]`, flattened images C, H, W.
     Torch,
-    /// Convolutions `[KH, KW, C, O]`, dense layers `[in, out]`, flattened pictures H, W, C: this program's own order, too.
+    /// Convolutions `[KH, KW, C, O]`, dense layers `[in, out]`, flattened images H, W, C: also this program's own order.
     Keras,
 }
 
@@ -40,7 +41,7 @@ impl fmt::Display for Layout {
     }
 }
 
-/// What a file held.
+/// The content of a file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Imported {
     /// The model.
@@ -49,18 +50,18 @@ pub struct Imported {
     pub parameters: Vec<Vec<f32>>,
     /// The layout of the file.
     pub layout: Layout,
-    /// Where each parameter came from, in the same order.
+    /// The origin of each parameter, in the same order.
     pub origins: Vec<Origin>,
 }
 
-/// Where a parameter came from.
+/// The origin of a parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
-    /// The parameter, such as `conv2d_1.weight`.
+    /// The parameter, for example `conv2d_1.weight`.
     pub parameter: String,
-    /// The tensor in the file, such as `conv1.weight`.
+    /// The tensor in the file, for example `conv1.weight`.
     pub tensor: String,
-    /// Its type in the file, such as `F32`.
+    /// Its type in the file, for example `F32`.
     pub dtype: String,
     /// Its shape in the file.
     pub shape: Vec<usize>,
@@ -70,31 +71,31 @@ pub struct Origin {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ImportError {
-    /// Not a safetensors file.
+    /// It is not a safetensors file.
     #[error("not a safetensors file: {0}")]
     Format(String),
     /// The model cannot be built.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The file names its model, and what it says cannot be read.
-    #[error("the model in the file's metadata cannot be read: {reason}; name the model by --model")]
+    /// The file describes its model, but the description cannot be read.
+    #[error("the model in the file's metadata cannot be read: {reason}; specify the model")]
     Metadata {
         /// The cause.
         reason: String,
     },
     /// A tensor is neither a weight nor a bias.
     #[error(
-        "tensor `{name}` is neither a weight nor a bias: its name should end in weight, kernel or bias. \
-         Layers of other kinds (batch normalisation, say) cannot be imported"
+        "tensor `{name}` is neither a weight nor a bias: its name should end in weight, kernel or bias; \
+         layers of other types (for example batch normalization) cannot be imported"
     )]
     Name {
         /// The tensor.
         name: String,
     },
-    /// Two tensors mean the same.
+    /// Two tensors have the same meaning.
     #[error("tensors `{first}` and `{second}` are both the {role} of `{stem}`")]
     Twice {
-        /// What the names begin with.
+        /// What the names start with.
         stem: String,
         /// `weight` or `bias`.
         role: &'static str,
@@ -103,10 +104,10 @@ pub enum ImportError {
         /// The other.
         second: String,
     },
-    /// A weight has no bias, or the other way round.
-    #[error("`{stem}` has a {has} and no {lacks}; every convolution and dense layer of a model has both")]
+    /// A weight has no bias, or a bias has no weight.
+    #[error("`{stem}` has a {has} but no {lacks}; every convolution and dense layer of a model has both")]
     Unpaired {
-        /// What the names begin with.
+        /// What the names start with.
         stem: String,
         /// `weight` or `bias`.
         has: &'static str,
@@ -118,23 +119,23 @@ pub enum ImportError {
     Mismatch {
         /// The model.
         model: String,
-        /// Shapes of the file, a line each.
+        /// Shapes in the file, one per line.
         found: String,
-        /// Shapes of the model in each layout that was tried, a line each.
+        /// Shapes of the model in each layout that was tried, one per line.
         expected: String,
     },
-    /// The shapes fit no model that is built in.
+    /// The shapes fit no built-in model.
     #[error(
-        "the file does not say which model it holds, and its tensors fit neither `cnn` nor `mlp`; \
-         name the model by --model FILE.toml (docs/model-files.md).\nThe file has:\n{found}"
+        "the file does not describe its model, and its tensors fit neither `cnn` nor `mlp`; \
+         specify the model with a model file (docs/model-files.md).\nThe file has:\n{found}"
     )]
     NoModel {
-        /// Shapes of the file, a line each.
+        /// Shapes in the file, one per line.
         found: String,
     },
-    /// Several layers have the same shapes, and the names do not tell which is which.
+    /// Several layers have the same shapes, and the names do not identify them.
     #[error(
-        "{stems} have the same shapes, and their names do not say which is {layers}; rename the tensors of the file \
+        "{stems} have the same shapes, and their names do not show which are {layers}; rename the tensors in the file \
          to the names of the model's layers"
     )]
     AmbiguousLayers {
@@ -144,18 +145,18 @@ pub enum ImportError {
         layers: String,
     },
     /// The shapes fit both layouts.
-    #[error("the shapes fit both layouts; say which it is by --layout torch or --layout keras")]
+    #[error("the shapes fit both layouts; specify the layout: torch or keras")]
     AmbiguousLayout,
-    /// A type that holds no weights.
-    #[error("tensor `{name}` holds {dtype}; F32, F16, BF16 and F64 can be imported")]
+    /// A type that cannot be imported.
+    #[error("tensor `{name}` has the type {dtype}; only F32, F16, BF16 and F64 can be imported")]
     Dtype {
         /// The tensor.
         name: String,
         /// Its type.
         dtype: String,
     },
-    /// A value is infinite or not a number.
-    #[error("tensor `{name}` holds {value} at position {position}; weights must be finite in single precision")]
+    /// A value is infinite or NaN.
+    #[error("tensor `{name}` contains {value} at position {position}; weights must be finite in single precision")]
     NotFinite {
         /// The tensor.
         name: String,
@@ -166,20 +167,20 @@ pub enum ImportError {
     },
 }
 
-/// Model and parameters from the bytes of a safetensors file.
+/// Reads the model and its parameters from the bytes of a safetensors file.
 ///
-/// Without a `model` it is the one that the file's metadata names (files of this program do), else the built-in one that fits;
-/// without a `layout`, the one that the shapes fit.
+/// If `model` is `None`, the model is the one described in the file's metadata (as in files of this program), or else the
+/// built-in one that fits. If `layout` is `None`, it is the one that the shapes fit.
 ///
 /// # Errors
-/// The bytes are no safetensors file, or their tensors fit no layer, or several; or a value is not finite.
+/// The bytes are not a safetensors file, its tensors fit no layer or several, or a value is not finite.
 pub fn from_bytes(bytes: &[u8], model: Option<&Model>, layout: Option<Layout>) -> Result<Imported, ImportError> {
-    let fail = |error: safetensors::SafeTensorError| ImportError::Format(error.to_string());
+    let fail = |error: safetensors::SafeTensorError| ImportError::Format(shortened_words(&error.to_string()));
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(fail)?;
     let tensors = SafeTensors::deserialize(bytes).map_err(fail)?;
     let pairs = pairs(&tensors)?;
     let own = header.metadata().as_ref().and_then(own_metadata);
-    // The layout of our own files is known, also where the shapes would fit both.
+    // The layout of this program's files is known, even if the shapes would fit both.
     let layout = layout.or(own.map(|(_, layout)| layout));
     let (model, fit) = match (model, own) {
         (Some(model), _) => (model.clone(), fit(model, &pairs, layout)?),
@@ -211,7 +212,7 @@ pub fn from_bytes(bytes: &[u8], model: Option<&Model>, layout: Option<Layout>) -
     Ok(Imported { model, parameters, layout: fit.layout, origins })
 }
 
-/// The description of the model and the layout, of a file that this program wrote.
+/// Returns the description of the model and the layout, for a file that this program wrote.
 fn own_metadata(metadata: &HashMap<String, String>) -> Option<(&str, Layout)> {
     let is_run = metadata.get("format").is_some_and(|format| format == FORMAT);
     match (metadata.get(MODEL_KEY), metadata.get("model")) {
@@ -223,13 +224,13 @@ fn own_metadata(metadata: &HashMap<String, String>) -> Option<(&str, Layout)> {
 
 fn described_model(text: &str) -> Result<Model, ImportError> {
     if text.len() > MAX_DESCRIPTION_BYTES {
-        let reason = format!("it has {} bytes, and at most {MAX_DESCRIPTION_BYTES} are read", text.len());
+        let reason = format!("it has {} bytes, but at most {MAX_DESCRIPTION_BYTES} are allowed", text.len());
         return Err(ImportError::Metadata { reason });
     }
-    serde_json::from_str(text).map_err(|error| ImportError::Metadata { reason: error.to_string() })
+    serde_json::from_str(text).map_err(|error| ImportError::Metadata { reason: shortened_words(&error.to_string()) })
 }
 
-/// A tensor of the file.
+/// A tensor in the file.
 struct Tensor<'a> {
     name: String,
     view: TensorView<'a>,
@@ -242,10 +243,10 @@ struct Pair<'a> {
     bias: Tensor<'a>,
 }
 
-/// What a name says: `features.0.weight` is the weight of `features.0`, `dense_1/kernel:0` that of `dense_1`.
+/// Splits a name: `features.0.weight` is the weight of `features.0`, `dense_1/kernel:0` that of `dense_1`.
 fn stem_and_role(name: &str) -> Option<(&str, &'static str)> {
     let name = name.strip_suffix(":0").unwrap_or(name);
-    // A file of one layer may have `weight` and `bias` alone.
+    // In a file of one layer, the names may be just `weight` and `bias`.
     let (stem, leaf) = name.rsplit_once(['.', '/']).unwrap_or(("", name));
     match leaf {
         "weight" | "kernel" => Some((stem, "weight")),
@@ -259,23 +260,28 @@ fn pairs<'a>(tensors: &SafeTensors<'a>) -> Result<Vec<Pair<'a>>, ImportError> {
     let mut all = tensors.tensors();
     all.sort_by(|a, b| a.0.cmp(&b.0));
     for (name, view) in all {
-        let Some((stem, role)) = stem_and_role(&name) else { return Err(ImportError::Name { name }) };
+        let Some((stem, role)) = stem_and_role(&name) else { return Err(ImportError::Name { name: shown(&name) }) };
         let (stem, at) = (stem.to_string(), usize::from(role == "bias"));
         let place = &mut by_stem.entry(stem.clone()).or_default()[at];
         if let Some(first) = place {
-            return Err(ImportError::Twice { stem, role, first: first.name.clone(), second: name });
+            return Err(ImportError::Twice {
+                stem: shown(&stem),
+                role,
+                first: shown(&first.name),
+                second: shown(&name),
+            });
         }
         *place = Some(Tensor { name, view });
     }
     let paired = by_stem.into_iter().map(|(stem, pair)| match pair {
         [Some(weight), Some(bias)] => Ok(Pair { stem, weight, bias }),
-        [Some(_), None] => Err(ImportError::Unpaired { stem, has: "weight", lacks: "bias" }),
-        _ => Err(ImportError::Unpaired { stem, has: "bias", lacks: "weight" }),
+        [Some(_), None] => Err(ImportError::Unpaired { stem: shown(&stem), has: "weight", lacks: "bias" }),
+        _ => Err(ImportError::Unpaired { stem: shown(&stem), has: "bias", lacks: "weight" }),
     });
     paired.collect()
 }
 
-/// The pairs of a file in the order of a model's layers.
+/// The pairs in a file in the order of a model's layers.
 struct Fit<'p, 'a> {
     layout: Layout,
     filters: Vec<Filter>,
@@ -319,7 +325,7 @@ fn expected_shape(filter: &Filter, layout: Layout) -> Vec<usize> {
     }
 }
 
-/// The pairs in the order of the layers, if they fit the layout.
+/// Returns the pairs in the order of the layers, if they fit the layout.
 fn order<'p, 'a>(
     filters: &[Filter],
     pairs: &'p [Pair<'a>],
@@ -337,7 +343,7 @@ fn order<'p, 'a>(
         let all_fit = filters.iter().zip(&named).all(|(filter, pair)| fits(filter, pair));
         return Ok(all_fit.then_some(named));
     }
-    // As many pairs as layers: if each kind of shape has as many of one as of the other, every pair has its layer.
+    // There are as many pairs as layers: if that is also true for each shape, every pair has a layer.
     let mut ordered: Vec<Option<&Pair<'_>>> = vec![None; filters.len()];
     let mut open = Vec::new();
     for (i, filter) in filters.iter().enumerate() {
@@ -358,9 +364,10 @@ fn order<'p, 'a>(
             ordered[j] = Some(pair);
         }
     }
-    // Only now, when all shapes fit: in the wrong layout nothing is ambiguous.
+    // Checked only after all shapes fit: in the wrong layout nothing is ambiguous.
     if let Some((layers, candidates)) = open.first() {
-        let quoted = |names: Vec<&str>| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let quoted =
+            |names: Vec<&str>| names.iter().map(|name| format!("`{}`", shown(name))).collect::<Vec<_>>().join(", ");
         return Err(ImportError::AmbiguousLayers {
             stems: quoted(candidates.iter().map(|pair| pair.stem.as_str()).collect()),
             layers: quoted(layers.iter().map(|&j| filters[j].layer.as_str()).collect()),
@@ -369,7 +376,7 @@ fn order<'p, 'a>(
     Ok(ordered.into_iter().collect())
 }
 
-/// Sorts pairs whose stems differ in nothing but the number at the end; `false` if they differ otherwise.
+/// Sorts pairs whose stems differ only in the number at the end; returns `false` if they differ otherwise.
 ///
 /// A missing number comes first: Keras calls its layers `dense`, `dense_1`, `dense_2`.
 fn sort_by_number(pairs: &mut [&Pair<'_>]) -> bool {
@@ -385,10 +392,15 @@ fn sort_by_number(pairs: &mut [&Pair<'_>]) -> bool {
     keys.windows(2).all(|two| two[0].0 == two[1].0 && two[0].1 != two[1].1)
 }
 
+/// Returns the name of a tensor for a message: a file may have names of any length.
+fn shown(name: &str) -> String {
+    shortened(name, 100)
+}
+
 fn list_found(pairs: &[Pair<'_>]) -> String {
     let tensors = pairs.iter().flat_map(|pair| [&pair.weight, &pair.bias]);
-    let lines = tensors.map(|t| format!("  {} {:?} {:?}", t.name, t.view.dtype(), t.view.shape()));
-    shortened(lines, 2 * pairs.len())
+    let lines = tensors.map(|t| format!("  {} {:?} {:?}", shown(&t.name), t.view.dtype(), t.view.shape()));
+    first_lines(lines, 2 * pairs.len())
 }
 
 fn list_expected(filters: &[Filter], layout: Layout) -> String {
@@ -396,11 +408,11 @@ fn list_expected(filters: &[Filter], layout: Layout) -> String {
         let (layer, weight, o) = (&filter.layer, expected_shape(filter, layout), filter.shape[3]);
         [format!("  {layer}.weight {weight:?} ({layout})"), format!("  {layer}.bias [{o}]")]
     });
-    shortened(lines, 2 * filters.len())
+    first_lines(lines, 2 * filters.len())
 }
 
-/// The first of `n` lines, and how many more there are.
-fn shortened(lines: impl Iterator<Item = String>, n: usize) -> String {
+/// Returns the first of `n` lines, and how many more there are.
+fn first_lines(lines: impl Iterator<Item = String>, n: usize) -> String {
     let mut shown: Vec<String> = lines.take(MAX_LISTED).collect();
     if n > MAX_LISTED {
         shown.push(format!("  and {} more", n - MAX_LISTED));
@@ -408,30 +420,30 @@ fn shortened(lines: impl Iterator<Item = String>, n: usize) -> String {
     shown.join("\n")
 }
 
-/// The values of a tensor in single precision.
+/// Returns the values of a tensor in single precision.
 fn values(tensor: &Tensor<'_>) -> Result<Vec<f32>, ImportError> {
     let data = tensor.view.data();
     let values: Vec<f32> = match tensor.view.dtype() {
         Dtype::F32 => data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
-        // Rounded to the nearest.
+        // Rounded to nearest.
         Dtype::F64 => data.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes) as f32).collect(),
         Dtype::F16 => data.as_chunks().0.iter().map(|bytes| f32_of_f16(u16::from_le_bytes(*bytes))).collect(),
-        // The upper half of a single.
+        // The upper half of single precision.
         Dtype::BF16 => {
             data.as_chunks().0.iter().map(|bytes| f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16)).collect()
         }
-        dtype => return Err(ImportError::Dtype { name: tensor.name.clone(), dtype: format!("{dtype:?}") }),
+        dtype => return Err(ImportError::Dtype { name: shown(&tensor.name), dtype: format!("{dtype:?}") }),
     };
     match values.iter().position(|value| !value.is_finite()) {
         None => Ok(values),
         Some(position) => {
             let value = f64::from(values[position]);
-            Err(ImportError::NotFinite { name: tensor.name.clone(), value, position })
+            Err(ImportError::NotFinite { name: shown(&tensor.name), value, position })
         }
     }
 }
 
-/// Half precision as single, exactly. Source: IEEE 754, binary16.
+/// Converts half to single precision, exactly. Source: IEEE 754, binary16.
 fn f32_of_f16(bits: u16) -> f32 {
     let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
     let fraction = f32::from(bits & 0x3ff);

@@ -1,7 +1,7 @@
-//! Trains, evaluates and explains image classifiers on Fashion-MNIST with hand-written WGSL compute shaders through wgpu:
-//! on Vulkan, Metal and DX12, on any vendor's GPU; and by a native engine on the processor where there is none.
+//! Trains, evaluates and explains image classifiers on Fashion-MNIST. Hand-written WGSL compute shaders run through
+//! wgpu on Vulkan, Metal and DX12, on GPUs of any vendor; without a GPU, a native engine runs on the CPU.
 //!
-//! # A model trained in a few lines
+//! # Training a model in a few lines
 //!
 //! ```
 //! use fmnist_gpu::data::{Split, synthetic};
@@ -15,7 +15,7 @@
 //! let model = Model::mlp();
 //! let weights = initial_parameters(&model.parameters()?, 0);
 //! let optimizer = Optimizer::Adam(AdamConfig::default());
-//! // On the processor, as this runs anywhere; on an adapter it is `GpuEngine::with_training(&Gpu::open(..)?, ..)`.
+//! // On the CPU, which works everywhere; on an adapter, use `GpuEngine::with_training(&Gpu::open(..)?, ..)`.
 //! let mut engine = NativeEngine::with_training(&model, &weights, &training, 32, &optimizer, 2)?;
 //!
 //! let options = TrainOptions::new(2, training.len(), 32, optimizer);
@@ -28,43 +28,47 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The same with a GPU, a kernel of one's own and a loop of predictions are in `examples/`.
+//! `examples/` shows the same on a GPU, a custom kernel, and an inference loop.
 //!
-//! # Where to begin reading
+//! # Where to start reading
 //!
 //! - To learn how training works: [`cpu`], whose loops are the specification, then a shader of the same name, then
 //!   [`train`] for the loop around them.
 //! - To reuse the kernels: [`gpu`] (a device, tensors, a [`gpu::Plan`]) and the `record_...` functions of [`ops`].
 //! - To reuse a trained model: [`export`], or [`train::run::Run::open`] and [`train::GpuEngine`].
 //!
-//! # How it is laid out
+//! # Structure
 //!
 //! Data flows one way: [`data`] -> [`model`] -> plan -> [`train`] -> run folder -> evaluation, prediction, [`report`].
 //!
-//! - [`gpu`]: adapter and device, tensors, kernels (pipelines), plans (recorded dispatches). Knows nothing of layers.
-//! - [`cpu`]: every operation as the plainest loops, generic over single and double precision: the specification.
-//! - [`native`]: the operations as a processor computes them fast, held to the same specification.
-//! - [`ops`]: the host side of each operation: its kernels as data, how it is recorded, how it is proven.
-//! - [`verify`]: comparing kernels with their mirrors, behind `fmnist-gpu selftest` and the tests.
+//! - [`gpu`]: adapter and device, tensors, kernels (pipelines), plans (recorded dispatches). Knows nothing about
+//!   layers.
+//! - [`cpu`]: every operation as the plainest possible loops, generic over single and double precision: the
+//!   specification.
+//! - [`native`]: fast CPU implementations of the operations, tested against the same specification.
+//! - [`ops`]: the host side of each operation: its kernels as data, how to record it, how to verify it.
+//! - [`verify`]: compares kernels with their mirrors; used by `fmnist-gpu selftest` and the tests.
 //! - [`data`]: IDX files, the Fashion-MNIST download and cache, the generated stand-in set.
 //! - [`model`]: layers as data, the built-in models, initial weights, weight files.
-//! - [`train`]: the engines (GPU, processor, plain loops), the loop over epochs, the run folder.
-//! - [`export`], [`import`]: models in the formats of other tools, and back.
-//! - [`photo`]: picture files of the user, as the network wants them.
-//! - [`report`]: pictures and pages for people.
+//! - [`train`]: the engines (GPU, CPU, plain loops), the loop over epochs, the run folder.
+//! - [`export`], [`import`]: models to and from the formats of other tools.
+//! - [`photo`]: turns the user's photos into network inputs.
+//! - [`report`]: charts and pages for people.
 //! - [`tensorboard`]: event files.
 //!
-//! `gpu`, `cpu` and `native` import nothing from the modules above them. An operation has one stem in four places:
+//! `gpu`, `cpu` and `native` import nothing from the modules above them. Each operation has files of the same name in
+//! four places:
 //! `shaders/<op>.wgsl`, `src/ops/<op>.rs`, `src/cpu/<op>.rs`, `tests/<op>.rs`.
 //!
 //! # What a training step does
 //!
-//! Everything stays on the GPU: the data set is uploaded once as bytes, an epoch's permutation and step sizes once an epoch.
-//! A step is a [`gpu::Plan`], recorded once: gather the batch, forward, loss with its gradient, backward, update.
-//! Many steps go into one submission, sized by measured time; the host only reads the losses back while the next one runs.
+//! Everything stays on the GPU: the data set is uploaded once, as bytes; the permutation and the step sizes are
+//! uploaded once per epoch. A step is a [`gpu::Plan`], recorded once: gather the batch, forward pass, loss with its
+//! gradient, backward pass, update. Each submission contains many steps, a number that is adjusted to their measured
+//! time; the host only reads back the losses while the next submission runs.
 //!
-//! On the processor the same list of layers becomes a list of calls over tensors that are made once. Threads share out the rows of the batch,
-//! and then the parameters; see [`train::NativeEngine`].
+//! On the CPU, the same list of layers becomes a list of calls over tensors that are allocated once. Threads divide the
+//! rows of the batch between them, then the parameters; see [`train::NativeEngine`].
 
 #![deny(missing_docs)]
 
@@ -80,5 +84,6 @@ pub mod ops;
 pub mod photo;
 pub mod report;
 pub mod tensorboard;
+mod text;
 pub mod train;
 pub mod verify;

@@ -1,8 +1,9 @@
-//! Event files that TensorBoard opens: scalars, images, histograms.
+//! Event files for TensorBoard: scalars, images, histograms.
 //!
-//! A file is a row of records, each a length, a masked CRC-32C of it, an `Event` as protobuf, and a masked CRC-32C of that. It grows while
-//! training runs, so that TensorBoard can show it live; a record that was cut off is the only thing that a crash can lose.
-//! Source: TensorFlow's `core/lib/io/record_writer.cc`, `core/util/event.proto`, `core/framework/summary.proto`.
+//! A file is a sequence of records: a length, a masked CRC-32C of the length, an `Event` as protobuf, and a masked
+//! CRC-32C of the event. The file grows during training, so that TensorBoard can show it live; a crash can only lose a
+//! record that was cut off. Source: TensorFlow's `core/lib/io/record_writer.cc`, `core/util/event.proto`,
+//! `core/framework/summary.proto`.
 
 use crate::train::EpochRecord;
 use prost::Message;
@@ -15,7 +16,7 @@ use thiserror::Error;
 /// An event file that cannot be written or read.
 #[derive(Debug, Error)]
 pub enum EventError {
-    /// The system refused.
+    /// The operating system reported an error.
     #[error("{path}: {source}")]
     Io {
         /// The file or folder.
@@ -28,7 +29,7 @@ pub enum EventError {
     Record {
         /// Counted from 1.
         number: usize,
-        /// Where it begins.
+        /// Where it starts.
         offset: usize,
         /// What is wrong.
         reason: String,
@@ -43,21 +44,22 @@ pub struct EventWriter {
 }
 
 impl EventWriter {
-    /// Begins a file in `folder`, which is made if need be. TensorBoard takes each folder for a run.
+    /// Creates a file in `folder`, which is created if needed. TensorBoard treats each folder as a run.
     ///
     /// # Errors
-    /// The system refuses.
+    /// The operating system reported an error.
     pub fn create(folder: &Path) -> Result<Self, EventError> {
         let fail = |path: &Path| {
             let path = path.to_path_buf();
             move |source| EventError::Io { path, source }
         };
         std::fs::create_dir_all(folder).map_err(fail(folder))?;
-        // TensorBoard knows event files by `tfevents`, and reads them in the order of their names. Of two in one second one has to wait
-        // for another name.
+        // TensorBoard recognizes event files by `tfevents` in their names and reads them in the order of their names.
+        // If there is already a file for this second, a later one is used.
         let seconds = now() as u64;
         let name = |n: u64| folder.join(format!("events.out.tfevents.{:010}.fmnist-gpu", seconds + n));
-        let path = (0..).map(name).find(|path| path.symlink_metadata().is_err()).expect("some second has no file yet");
+        let path =
+            (0..).map(name).find(|path| path.symlink_metadata().is_err()).expect("there is a second without a file");
         let file = File::create_new(&path).map_err(fail(&path))?;
         let mut writer = EventWriter { path, file };
         writer.write(Event {
@@ -68,42 +70,42 @@ impl EventWriter {
         Ok(writer)
     }
 
-    /// The file.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Adds one number.
+    /// Adds a number.
     ///
     /// # Errors
-    /// The system refuses.
+    /// The operating system reported an error.
     pub fn scalar(&mut self, tag: &str, step: u64, value: f64) -> Result<(), EventError> {
         self.value(step, Value { tag: tag.to_string(), simple_value: Some(value as f32), ..Value::default() })
     }
 
-    /// Adds a PNG picture.
+    /// Adds a PNG image.
     ///
     /// # Errors
-    /// The system refuses.
+    /// The operating system reported an error.
     pub fn image(&mut self, tag: &str, step: u64, png: &[u8]) -> Result<(), EventError> {
-        // Width and height stand at fixed places of every PNG.
+        // The width and height are at fixed positions in every PNG.
         let size = |at: usize| png.get(at..at + 4).map_or(0, |b| i32::from_be_bytes([b[0], b[1], b[2], b[3]]));
         let image = Image { height: size(20), width: size(16), colorspace: 3, encoded_image_string: png.to_vec() };
         self.value(step, Value { tag: tag.to_string(), image: Some(image), ..Value::default() })
     }
 
-    /// Adds the distribution of `values`; those that are not finite are left out.
+    /// Adds the distribution of `values`, ignoring those that are not finite.
     ///
     /// # Errors
-    /// The system refuses.
+    /// The operating system reported an error.
     pub fn histogram(&mut self, tag: &str, step: u64, values: &[f32]) -> Result<(), EventError> {
         self.value(step, Value { tag: tag.to_string(), histo: Some(Histogram::of(values)), ..Value::default() })
     }
 
-    /// Hands what was written to the disk.
+    /// Passes everything written so far to the disk.
     ///
     /// # Errors
-    /// The system refuses.
+    /// The operating system reported an error.
     pub fn flush(&mut self) -> Result<(), EventError> {
         self.file.sync_data().map_err(|source| EventError::Io { path: self.path.clone(), source })
     }
@@ -114,13 +116,14 @@ impl EventWriter {
     }
 
     fn write(&mut self, event: Event) -> Result<(), EventError> {
-        // One call a record, so that a reader beside us hardly ever sees half of one.
+        // One call per record, so that a concurrent reader hardly ever sees half of one.
         let written = self.file.write_all(&framed(&event.encode_to_vec()));
         written.map_err(|source| EventError::Io { path: self.path.clone(), source })
     }
 }
 
-/// The event files of a training: `train` and, where images are held out, `validation`, as Keras's callback lays them out.
+/// The event files of a training run: `train` and, if there is a validation set, `validation`, laid out as by Keras's
+/// callback.
 #[derive(Debug)]
 pub struct TrainingEvents {
     folder: PathBuf,
@@ -129,20 +132,20 @@ pub struct TrainingEvents {
 }
 
 impl TrainingEvents {
-    /// Begins the files in folders below `folder`.
+    /// Creates the files in folders below `folder`.
     ///
     /// # Errors
-    /// The system refuses.
+    /// The operating system reported an error.
     pub fn create(folder: &Path) -> Result<Self, EventError> {
         let train = EventWriter::create(&folder.join("train"))?;
         Ok(TrainingEvents { folder: folder.to_path_buf(), train, validation: None })
     }
 
-    /// Adds an epoch: `epoch_loss` and `epoch_accuracy` under Keras's names, speed, and for each parameter the histograms
-    /// `conv2d_1/weight` and `gradients/conv2d_1/weight`, the gradients being those of the last step.
+    /// Adds an epoch: `epoch_loss` and `epoch_accuracy` under Keras's names, the speed, and for each parameter the
+    /// histograms `conv2d_1/weight` and `gradients/conv2d_1/weight`; the gradients are those of the last step.
     ///
     /// # Errors
-    /// The system refuses.
+    /// The operating system reported an error.
     pub fn epoch(
         &mut self,
         record: &EpochRecord,
@@ -172,41 +175,41 @@ impl TrainingEvents {
         Ok(())
     }
 
-    /// Adds a picture at the end.
+    /// Adds an image.
     ///
     /// # Errors
-    /// The system refuses.
+    /// The operating system reported an error.
     pub fn picture(&mut self, tag: &str, step: u64, png: &[u8]) -> Result<(), EventError> {
         self.train.image(tag, step, png)?;
         self.train.flush()
     }
 }
 
-/// What was read from an event file.
+/// An event read from an event file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReadEvent {
     /// The step.
     pub step: u64,
-    /// The tag; that of the first record is empty.
+    /// The tag; empty in the first record.
     pub tag: String,
-    /// What it holds.
+    /// What it contains.
     pub content: Content,
 }
 
-/// What an event holds.
+/// The content of an event.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Content {
     /// The first record: the version of the format.
     Version(String),
     /// A number.
     Scalar(f32),
-    /// A picture: width, height, PNG.
+    /// An image: width, height, PNG.
     Image(i32, i32, Vec<u8>),
-    /// A distribution: count, least, largest, and for each bucket its right edge and its count.
+    /// A distribution: count, minimum, maximum, and for each bucket its right edge and its count.
     Histogram(f64, f64, f64, Vec<(f64, f64)>),
 }
 
-/// Reads the bytes of an event file, with every check sum.
+/// Reads the bytes of an event file, verifying every checksum.
 ///
 /// # Errors
 /// A record is cut off or damaged.
@@ -223,14 +226,14 @@ pub fn read_events(bytes: &[u8]) -> Result<Vec<ReadEvent>, EventError> {
         let word = |from: usize| part(from, 4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
         let length = part(0, 8)?;
         if word(8)? != masked(length) {
-            return Err(fail("its length does not have its check sum"));
+            return Err(fail("the checksum of its length is wrong"));
         }
         let length = length.iter().rev().fold(0u64, |value, &byte| value << 8 | u64::from(byte));
         let length = usize::try_from(length).map_err(|_| fail("it is cut off"))?;
         let data = part(12, length)?;
         let end = length.checked_add(12).ok_or_else(|| fail("it is cut off"))?;
         if word(end)? != masked(data) {
-            return Err(fail("its data do not have their check sum"));
+            return Err(fail("the checksum of its data is wrong"));
         }
         let event = Event::decode(data).map_err(|error| fail(&error.to_string()))?;
         let step = event.step.max(0) as u64;
@@ -244,7 +247,7 @@ pub fn read_events(bytes: &[u8]) -> Result<Vec<ReadEvent>, EventError> {
                 (None, None, Some(h)) => {
                     Content::Histogram(h.num, h.min, h.max, h.bucket_limit.into_iter().zip(h.bucket).collect())
                 }
-                _ => return Err(fail("it holds neither a scalar nor an image nor a histogram")),
+                _ => return Err(fail("it contains no scalar, image or histogram")),
             };
             events.push(ReadEvent { step, tag: value.tag, content });
         }
@@ -268,13 +271,13 @@ fn framed(data: &[u8]) -> Vec<u8> {
     record
 }
 
-/// A check sum turned and shifted, so that one of data that hold check sums is not weak.
+/// Returns a checksum, rotated and offset so that a checksum of data that contains checksums is not weak.
 fn masked(data: &[u8]) -> u32 {
     crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
 impl Histogram {
-    /// Buckets of one width between the least and the largest value.
+    /// Builds buckets of equal width between the minimum and the maximum value.
     fn of(values: &[f32]) -> Self {
         const BUCKETS: usize = 30;
         let finite = || values.iter().filter(|value| value.is_finite()).map(|&value| f64::from(value));
@@ -307,7 +310,7 @@ impl Histogram {
     }
 }
 
-// The messages of event.proto and summary.proto, as far as they are used; the numbers are those of their fields.
+// The messages of event.proto and summary.proto, restricted to what is used; the numbers are those of their fields.
 
 #[derive(Clone, PartialEq, Message)]
 struct Event {

@@ -12,7 +12,7 @@ fn adam_matches_cpu() {
     assert_all_right(&verifier);
 }
 
-/// The numbers of the first step at Keras's defaults: alpha_1 = lr * sqrt(0.001) / 0.1.
+/// The first step with Keras's defaults: alpha_1 = lr * sqrt(0.001) / 0.1.
 #[test]
 fn adam_step_size_is_computed_in_double_precision() {
     let config = AdamConfig::default();

@@ -11,7 +11,7 @@ fn batch_gather_matches_cpu() {
         // The short last batch: rows past the end are zeros.
         (4, 8, 10, 2, 10),
         (32, 784, 65, 2, 65),
-        // An epoch over fewer samples than there are, and label words that are not full.
+        // An epoch of fewer samples than the data set has, and label words that are not full.
         (32, 784, 67, 0, 33),
         (32, 784, 67, 1, 33),
     ] {

@@ -42,18 +42,18 @@ fn conv2d_matches_cpu_with_strides() {
         (2, [9, 8, 4], [3, 3], 8, [2, 2], Valid),
         (1, [10, 7, 3], [2, 4], 4, [3, 2], Valid),
         (3, [6, 11, 5], [3, 2], 6, [1, 3], Same),
-        // Strides beyond the window leave pixels that no output sees: their gradient is zero, not unwritten.
+        // Strides larger than the window leave pixels that no output sees: their gradient is zero, not unwritten.
         (2, [7, 7, 4], [2, 2], 4, [3, 4], Valid),
     ]);
 }
 
-/// More tiles of rows than one dimension of workgroups holds: they go on in the next.
+/// More row tiles than fit into one dimension of workgroups: the rest are in the next dimension.
 #[test]
 fn conv2d_matches_cpu_where_tiles_are_folded() {
     check(&[(1050, [32, 32, 4], [1, 1], 4, [1, 1], Valid)]);
 }
 
-/// lavapipe ends an invocation's loops after 65,535 rounds: a large batch must be summed in more parts.
+/// lavapipe stops an invocation's loops after 65,535 iterations: a large batch must be summed in more parts.
 #[test]
 fn conv2d_matches_cpu_on_a_batch_of_thousands() {
     check(&[(2700, [28, 28, 1], [1, 1], 4, [1, 1], Valid)]);
@@ -75,17 +75,18 @@ fn conv2d_matches_cpu_around_the_tile_sizes() {
         (1, [3, 3, 63], [1, 1], 63, [1, 1], Valid),
         (1, [3, 3, 64], [1, 1], 64, [1, 1], Valid),
         (1, [3, 3, 65], [1, 1], 65, [1, 1], Valid),
-        // Filter cells with the bias row: 63 + 1, 64 + 1.
+        // Filter cells including the bias row: 63 + 1, 64 + 1.
         (2, [5, 5, 7], [3, 3], 8, [1, 1], Same),
         (2, [5, 5, 16], [2, 2], 8, [1, 1], Same),
-        // More input channels than one tile of columns, with a tail; more output channels than one, pooled and not.
+        // More input channels than one tile of columns, with a remainder; more output channels than one, pooled and
+        // not.
         (1, [5, 13, 36], [1, 1], 36, [1, 1], Valid),
         (2, [6, 8, 7], [3, 4], 36, [1, 1], Same),
         (2, [6, 8, 8], [3, 4], 36, [1, 1], Same),
-        // Parts of the filter's gradient: the last one has fewer pictures.
+        // Parts of the filter's gradient: the last one has fewer images.
         (65, [2, 2, 32], [3, 3], 64, [1, 1], Same),
         (7, [3, 3, 8], [3, 3], 32, [1, 1], Same),
-        // 15 and 16 filter cells: fewer than the rows of one tile, without and with a whole number of vec4.
+        // 15 and 16 filter cells: fewer than the rows of one tile, with and without a remainder of vec4.
         (2, [6, 6, 3], [5, 1], 8, [1, 1], Same),
         (2, [6, 6, 4], [2, 2], 8, [1, 1], Same),
     ]);

@@ -28,7 +28,7 @@ fn dense_matches_cpu_around_the_tile_sizes() {
         (65, 17, 65),
         (7, 62, 4),
         (7, 63, 4),
-        // Multiples of four around the tiles of 16 and 32: tails of columns, odd batches.
+        // Multiples of four near the tile sizes of 16 and 32: partial column tiles, odd batches.
         (1, 4, 4),
         (7, 64, 4),
         (15, 12, 12),
@@ -43,7 +43,8 @@ fn dense_matches_cpu_on_the_layers_of_the_article() {
     check(&[(32, 3136, 128), (32, 784, 128), (32, 128, 10), (100, 784, 128), (1, 784, 128)]);
 }
 
-/// More tiles of workgroup memory than one dimension of workgroups holds: they go on in the next. Whole numbers, so that sums are exact.
+/// More tiles in workgroup memory than fit into one dimension of workgroups: the rest are in the next dimension. The
+/// values are integers, so that sums are exact.
 #[test]
 fn dense_in_workgroup_memory_goes_on_where_tiles_are_folded() {
     let gpu = gpu();

@@ -1,11 +1,12 @@
-//! The examples are what a user of the library reads first: they run, and print what they promise.
+//! The examples are the first thing that a user of the library reads: they must run and print what they promise.
 
 use crate::support::gpu;
 use crate::support::program::Place;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// An example as a program: `cargo test` builds them beside the tests; where only the tests were built, it is built now.
+/// Returns an example as a program: `cargo test` builds the examples along with the tests; if only the tests were
+/// built, it is built now.
 fn example(name: &str) -> PathBuf {
     let tests = std::env::current_exe().unwrap();
     let profile = tests.parent().and_then(Path::parent).unwrap();
@@ -25,7 +26,7 @@ fn example(name: &str) -> PathBuf {
 fn says(name: &str, parts: &[&str]) {
     let place = Place::new();
     let mut command = Command::new(example(name));
-    // The surroundings of the program's own tests: no data of this machine, no network.
+    // The same environment as in the program's own tests: none of this machine's data, no network.
     let surroundings = place.command("");
     for (key, value) in surroundings.get_envs() {
         match value {

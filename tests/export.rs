@@ -1,4 +1,5 @@
-//! Exports, each opened by what it is for: tract here, and onnxruntime, PyTorch, Keras and NumPy in Python (tests/python).
+//! Exports, each opened by the tool that it is for: tract here, and onnxruntime, PyTorch, Keras and NumPy in Python
+//! (tests/python).
 
 use crate::support::program::Place;
 use crate::support::python::Python;
@@ -19,11 +20,11 @@ use std::sync::OnceLock;
 use tract_onnx::pb;
 use tract_onnx::prelude::{Framework, InferenceModelExt, IntoRunnable, Tensor, tvec};
 
-/// Largest difference of a probability that is allowed.
+/// Largest allowed difference between probabilities.
 const TOLERANCE: f32 = 1e-5;
 const N_IMAGES: usize = 1000;
 
-/// Every kind of layer, with windows that are not square and padding that is uneven.
+/// Every type of layer, with windows that are not square and asymmetric padding.
 const ODD: &str = r#"
     name = "odd \"model\" of <&>'"
     [[layer]]
@@ -66,7 +67,8 @@ const ODD: &str = r#"
     units = 10
 "#;
 
-/// The other cases of windows: even padding, sums and averages without padding, steps beyond the window, a second flatten.
+/// The other cases of windows: symmetric padding, sums and averages without padding, steps larger than the window, a
+/// second flatten.
 const EVEN: &str = r#"
     name = ""
     [[layer]]
@@ -117,7 +119,8 @@ fn models() -> [(&'static str, Model); 4] {
     [("cnn", Model::cnn()), ("mlp", Model::mlp()), ("odd", odd()), ("even", toml::from_str(EVEN).unwrap())]
 }
 
-/// Parameters as training leaves them: biases that are not zero, and logits up to 12, that tell classes apart.
+/// Returns parameters like those of a trained model: biases that are not zero, and logits up to 12 that separate the
+/// classes.
 pub fn trained_size(model: &Model) -> Vec<Vec<f32>> {
     let shapes = model.parameters().unwrap();
     let mut parameters = initial_parameters(&shapes, 7);
@@ -138,7 +141,7 @@ fn facts() -> Facts {
     Facts { dataset: Some(DatasetKind::Synthetic), test_accuracy: Some(0.875) }
 }
 
-/// The first test images of the genuine set, else of the generated one.
+/// Returns the first test images of the genuine data set, or else of the generated one.
 fn images() -> &'static [u8] {
     static IMAGES: OnceLock<Vec<u8>> = OnceLock::new();
     IMAGES.get_or_init(|| match genuine_data() {
@@ -150,7 +153,8 @@ fn images() -> &'static [u8] {
     })
 }
 
-/// Our own predictions for the images, `[N_IMAGES, 10]`: not flat, so that a swap of classes or weights shows.
+/// Returns this program's own predictions for the images, `[N_IMAGES, 10]`: far from uniform, so that swapped classes
+/// or weights are detected.
 fn predictions(model: &Model, parameters: &[Vec<f32>]) -> Vec<f32> {
     let probabilities = GpuEngine::new(gpu(), model, parameters)
         .unwrap()
@@ -193,7 +197,7 @@ fn tract_opens_the_onnx_and_agrees_at_any_batch_size() {
 fn the_onnx_file_says_what_it_is() {
     let model = Model::cnn();
     let bytes = onnx::to_bytes(&model, &trained_size(&model), &facts()).unwrap();
-    // Decoded by the structs of tract, which were made from onnx.proto.
+    // Decoded with the structs of tract, which are generated from onnx.proto.
     let proto = <pb::ModelProto as prost::Message>::decode(&bytes[..]).unwrap();
     assert_eq!((proto.ir_version, proto.opset_import[0].version), (8, 17));
     assert_eq!(proto.producer_name, "fmnist-gpu");
@@ -216,7 +220,7 @@ fn the_onnx_file_says_what_it_is() {
     assert!(!proto.metadata_props.iter().any(|entry| entry.key == "test_accuracy" || entry.key == "dataset"));
 }
 
-/// A model whose every size differs, with the position of each value as its value.
+/// A model in which every size differs; the value of each parameter is its position.
 fn numbered() -> (Model, Vec<Vec<f32>>) {
     let model: Model = toml::from_str(
         r#"
@@ -246,13 +250,13 @@ fn torch_files_have_every_value_where_pytorch_wants_it() {
     let (model, parameters) = numbered();
     let bytes = torch::to_bytes(&model, &parameters, &facts()).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
-    // Ours: [KH, KW, C, O] = [2, 1, 2, 3]; PyTorch's: [O, C, KH, KW].
+    // This program's: [KH, KW, C, O] = [2, 1, 2, 3]; PyTorch's: [O, C, KH, KW].
     let (shape, filter) = torch_tensor(&file, "conv2d_2.weight");
     assert_eq!(shape, [3, 2, 2, 1]);
     for (o, c, p) in (0..3).flat_map(|o| (0..2).flat_map(move |c| (0..2).map(move |p| (o, c, p)))) {
         assert_eq!(filter[(o * 2 + c) * 2 + p], ((p * 2 + c) * 3 + o) as f32);
     }
-    // The flattened picture is [H, W, C] = [3, 4, 3].
+    // The flattened image is [H, W, C] = [3, 4, 3].
     let (shape, dense) = torch_tensor(&file, "dense_1.weight");
     assert_eq!((model.shapes().unwrap()[2].input.as_slice(), shape), (&[3, 4, 3][..], vec![5, 36]));
     for (c, i, j, o) in
@@ -260,7 +264,7 @@ fn torch_files_have_every_value_where_pytorch_wants_it() {
     {
         assert_eq!(dense[o * 36 + (c * 3 + i) * 4 + j], (((i * 4 + j) * 3 + c) * 5 + o) as f32);
     }
-    // The second dense layer sees no picture: it is only transposed.
+    // The second dense layer does not see an image: it is only transposed.
     let (shape, dense) = torch_tensor(&file, "dense_2.weight");
     assert_eq!(shape, [10, 5]);
     for (o, i) in (0..10).flat_map(|o| (0..5).map(move |i| (o, i))) {
@@ -273,7 +277,8 @@ fn torch_files_have_every_value_where_pytorch_wants_it() {
     assert!(torch::python(&model, "x").unwrap().contains(metadata["module"].trim_end()));
 }
 
-/// The forward pass as PyTorch has it, by loops of its own: pictures [C, H, W], weights of the file, double precision.
+/// Computes the forward pass as in PyTorch, with independent loops: images [C, H, W], weights from the file, double
+/// precision.
 fn forward_channels_first(model: &Model, file: &SafeTensors<'_>, image: &[u8]) -> Vec<f32> {
     let mut x: Vec<f64> = image.iter().map(|&p| f64::from(p) / 255.0).collect();
     let mut shape = [1, 28, 28];
@@ -333,8 +338,8 @@ fn forward_channels_first(model: &Model, file: &SafeTensors<'_>, image: &[u8]) -
     x.iter().map(|v| ((v - largest).exp() / sum) as f32).collect()
 }
 
-/// Slides a window over the plane of a picture [C, H, W]: `make` gets the cells that lie inside, as row and column of the window
-/// with the position in the plane, and the output channel.
+/// Slides a window over the plane of an image [C, H, W]: `make` gets the cells inside the image, as row and column in
+/// the window with the position in the plane, and the output channel.
 fn windows(
     x: &[f64],
     [c, h, w]: [usize; 3],
@@ -345,7 +350,7 @@ fn windows(
     make: impl Fn(&[(usize, usize, usize)], usize) -> f64,
 ) -> (Vec<f64>, [usize; 3]) {
     assert_eq!(x.len(), c * h * w);
-    // TensorFlow's rules, once more: https://www.tensorflow.org/api_docs/python/tf/nn#notes_on_padding_2
+    // TensorFlow's rules, implemented again: https://www.tensorflow.org/api_docs/python/tf/nn#notes_on_padding_2
     let axis = |size: usize, window: usize, stride: usize| match padding {
         "same" => {
             let last = if size.is_multiple_of(stride) { stride } else { size % stride };
@@ -384,7 +389,7 @@ fn a_forward_pass_with_channels_first_agrees_with_the_torch_file() {
     }
 }
 
-/// Names, shapes and values of an npz, read by its own rules.
+/// Reads the names, shapes and values of an npz with an independent parser.
 fn read_npz(bytes: &[u8]) -> Vec<(String, Vec<usize>, Vec<f32>)> {
     let mut archive = zip::ZipArchive::new(Cursor::new(bytes)).unwrap();
     (0..archive.len())
@@ -456,7 +461,8 @@ fn what_cannot_be_exported_is_refused_with_the_reason() {
     wrong_length(npz::to_bytes(&model, &parameters));
     let error = npz::to_bytes(&model, &parameters[..3]).unwrap_err();
     assert!(matches!(error, ExportError::Count { expected: 4, found: 3, .. }), "{error}");
-    // Three gigabytes of parameters, of which none are needed to say no: weight files of no more than one are read.
+    // The parameters would take three gigabytes, none of which are needed to reject the model: weight files of more
+    // than one are not read.
     let huge: Model = toml::from_str(
         "name = \"huge\"\nlayer = [{ type = \"flatten\" }, { type = \"dense\", units = 1000000 }, \
          { type = \"dense\", units = 10 }]",
@@ -468,7 +474,7 @@ fn what_cannot_be_exported_is_refused_with_the_reason() {
     assert!(matches!(keras::python(&broken, "x"), Err(ExportError::Model(_))));
 }
 
-/// A folder for each model, as the checks in tests/python want it.
+/// Fills a folder for each model, as the checks in tests/python expect.
 fn fill(place: &Path, write: impl Fn(&Model, &[Vec<f32>], &Path) -> String) {
     for (name, model) in models() {
         let folder = place.join(name);
@@ -489,7 +495,7 @@ fn fill_onnx(place: &Path) {
     });
 }
 
-/// The folders of [`fill`].
+/// The folders that [`fill`] creates.
 const FOLDERS: &str = "cnn mlp odd even";
 
 #[track_caller]
@@ -532,7 +538,7 @@ fn pytorch_agrees_and_what_it_saves_is_imported() {
     all_agree(python.check(FOLDERS, place.path()));
     for (name, model) in models() {
         let expected = trained_size(&model);
-        // Half the distance of neighbouring numbers, relative, and the smallest number above zero.
+        // Half the distance between adjacent numbers, relative, and the smallest number above zero.
         for (dtype, relative, absolute) in [
             ("float32", 0.0, 0.0),
             ("float64", 0.0, 0.0),
@@ -562,7 +568,7 @@ fn keras_agrees_and_what_it_saves_is_imported() {
         let bytes = fs::read(place.path().join(name).join("keras.safetensors")).unwrap();
         let imported = import::from_bytes(&bytes, Some(&model), None).unwrap();
         assert_eq!(imported.layout, Layout::Keras);
-        assert!(imported.parameters == trained_size(&model), "{name}: other weights came back");
+        assert!(imported.parameters == trained_size(&model), "{name}: the imported weights differ");
     }
 }
 
@@ -580,7 +586,7 @@ fn numpy_opens_the_npz() {
     assert!(content && said.contains("8 arrays hold the same 421642 values"), "{said}");
 }
 
-/// A run folder with a model that was not trained: a weight file is all that there must be.
+/// Creates a run folder with an untrained model: a weight file is all that is needed.
 fn write_run(place: &Place, name: &str, model: &Model) -> Vec<Vec<f32>> {
     let parameters = trained_size(model);
     fs::create_dir(place.path(name)).unwrap();
@@ -626,7 +632,7 @@ fn the_command_writes_beside_the_model_and_prints_the_lines() {
     place.run("export run").exits(2).says(&["--format"]);
     place.run("export run --format tflite").exits(2).says(&["tflite", "onnx"]);
     place.run("export no-such-run --format onnx").exits(2).says(&["no-such-run", "fmnist-gpu train"]);
-    // An export is no run.
+    // An export is not a run.
     place.run("export run/model.torch.safetensors --format onnx").exits(2).says(&["fmnist-gpu import"]);
 }
 
@@ -641,7 +647,7 @@ fn exports_of_a_trained_run_know_its_accuracy_and_damaged_summaries_are_named() 
     assert!(accuracy.is_number(), "{}", summary.out);
     let report = place.run("export run --format onnx --json").exits(0).json();
     assert_eq!((&report["dataset"], &report["test_accuracy"]), (&"synthetic".into(), &accuracy));
-    // Other weights in the folder have another accuracy.
+    // Other weights in the folder have a different accuracy.
     fs::copy(place.path("run/model.safetensors"), place.path("run/other.safetensors")).unwrap();
     let report = place.run("export run/other.safetensors --format onnx --json").exits(0).json();
     assert_eq!((&report["file"], &report["test_accuracy"]), (&"run/other.onnx".into(), &serde_json::Value::Null));
@@ -659,6 +665,6 @@ fn the_documentation_shows_the_lines_that_were_tested() {
         keras::python(&model, "runs/cnn-1/model.keras.npz").unwrap(),
         npz::python("runs/cnn-1/model.npz"),
     ] {
-        assert!(text.contains(&format!("```python\n{lines}```\n")), "docs/exports.md lacks\n{lines}");
+        assert!(text.contains(&format!("```python\n{lines}```\n")), "docs/exports.md does not contain\n{lines}");
     }
 }

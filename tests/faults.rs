@@ -485,8 +485,8 @@ fn memory_that_runs_out_is_said_with_what_it_was_for() {
     let enough = enough.expect("a small batch needs less than 8 GB");
     // A batch of 2,600 needs some 600 MB more.
     Ran::new(train(enough, 2600), "train with little memory").exits(2).says(&[
-        "ran out of memory while making the buffer",
-        "use a smaller --batch-size",
+        "ran out of memory while creating the buffer",
+        "use a smaller batch size",
         &gpu.info().name,
     ]);
 }

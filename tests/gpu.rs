@@ -29,7 +29,7 @@ fn a_dispatch_with_wrong_tensors_is_refused_with_names_and_numbers() {
     assert!(message(record(&[("x", &x, 8), ("y", &y, 8), ("y", &x, 8)])).contains("`y` is bound 2 times"));
     assert!(message(record(&[("x", &x, 8), ("y", &y, 8), ("z", &x, 8)])).contains("no binding `z`"));
     let short = message(record(&[("x", &x, 9), ("y", &y, 8)]));
-    assert!(short.contains("8 elements") && short.contains("expected are 9"), "{short}");
+    assert!(short.contains("8 elements") && short.contains("but 9 are expected"), "{short}");
     // A buffer that is read and written by one dispatch, in one range or in two.
     assert!(message(record(&[("x", &x, 8), ("y", &x, 8)])).contains("share a buffer"));
     let both = gpu.tensor("both", &[128], Element::F32).unwrap();
@@ -83,7 +83,7 @@ fn a_shader_error_shows_entry_point_and_compiler_text() {
 static BROKEN_TWIN: KernelSpec =
     KernelSpec { op: "broken", entry: "broken_backward", source: BROKEN.source, bindings: BROKEN.bindings };
 
-/// Kernels are compiled on several threads; which of them ends first must not show.
+/// Kernels are compiled on several threads; the order in which they finish must make no difference.
 #[test]
 fn of_several_shader_errors_the_first_recorded_is_reported() {
     let gpu = gpu();
@@ -98,7 +98,7 @@ fn of_several_shader_errors_the_first_recorded_is_reported() {
         match plan.finish().unwrap_err() {
             GpuError::Shader { file, entry, message, .. } => {
                 assert_eq!((file, entry), (order[0].file(), order[0].entry));
-                // The twin has no error of its own: its file has.
+                // The other kernel has no error: the error is in its file.
                 let text = if order[0].op == "broken" { "missing_function" } else { "misdeclared_forward" };
                 assert!(message.contains(text), "{message}");
             }
@@ -129,7 +129,7 @@ fn an_adapter_that_does_not_exist_is_named_with_those_that_do() {
 fn an_adapter_is_found_by_index_and_by_any_part_of_its_name() {
     let list = adapter::list().unwrap();
     let info = gpu().info();
-    // No software adapter is the default.
+    // A software adapter is never the default.
     let defaults: Vec<usize> = list.iter().filter(|a| a.default).map(|a| a.index).collect();
     assert_eq!(defaults, if gpu().is_software() { vec![] } else { vec![0] });
     assert!(list.iter().enumerate().all(|(i, a)| a.index == i));
@@ -138,7 +138,7 @@ fn an_adapter_is_found_by_index_and_by_any_part_of_its_name() {
         let found = Gpu::open(&GpuOptions { choice, ..GpuOptions::default() }).unwrap();
         assert_eq!(found.info().index, info.index);
     }
-    // Software comes after every piece of hardware.
+    // Software comes after all hardware.
     let software = |a: &fmnist_gpu::gpu::AdapterInfo| a.device_type == "software";
     assert!(list.windows(2).all(|pair| !software(&pair[0]) || software(&pair[1])), "{list:?}");
 }
@@ -155,7 +155,7 @@ fn a_lost_device_is_an_error_and_not_a_panic() {
     assert!(shown.contains(&lost.info().name) && shown.contains(&lost.info().driver), "{shown}");
 }
 
-/// A device that does not answer in time counts as lost; one that does answer does not.
+/// A device that does not answer in time counts as lost; one that answers does not.
 #[test]
 fn a_device_that_hangs_is_lost() {
     gpu();
@@ -163,7 +163,7 @@ fn a_device_that_hangs_is_lost() {
     let hung = open().with_patience(Some(Duration::ZERO));
     let error = Peak::measure(&hung).unwrap_err();
     assert!(matches!(&error, GpuError::DeviceLost { reason, .. } if reason.contains("not finished")), "{error:?}");
-    // It stays lost.
+    // It remains lost.
     assert!(matches!(hung.check(), Err(GpuError::DeviceLost { .. })));
     Peak::measure(&open().with_patience(Some(Duration::from_secs(600)))).unwrap();
 }
@@ -180,7 +180,7 @@ fn tensors_come_back_as_they_went() {
     gpu.write(&parts[0], &[1.0, 2.0, 3.0]);
     gpu.write(&parts[1], &[4.0; 10]);
     assert_eq!(gpu.read(&parts[0]).unwrap(), [1.0, 2.0, 3.0]);
-    // What lies between the parts stays zero, so that an optimizer over the whole changes nothing there.
+    // The padding between the parts remains zero, so that an optimizer that updates the whole changes nothing there.
     let sum: f32 = gpu.read(&whole).unwrap().iter().sum();
     assert_eq!(sum, 46.0);
     assert!(whole.len().is_multiple_of(4));

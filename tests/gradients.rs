@@ -9,7 +9,7 @@ use fmnist_gpu::verify::gradients::{check, check_all};
 fn every_mirror_gradient_agrees_with_finite_differences() {
     for seed in 0..5 {
         let verdicts = check_all(seed);
-        assert_eq!(verdicts.len(), 10, "one verdict a gradient");
+        assert_eq!(verdicts.len(), 10, "one verdict per gradient");
         for verdict in verdicts {
             assert!(verdict.passed(), "{}: {:#?}", verdict.kernel, verdict.failures);
         }
@@ -27,7 +27,7 @@ fn finite_differences_find_a_wrong_gradient() {
     assert!(!check("square", "short", &x[..2], &[1.0, -3.0, 4.0], square).passed());
 }
 
-/// A picture of 3x3 and a window of 2x2, worked out by hand.
+/// A 3x3 image and a 2x2 window, computed by hand.
 #[test]
 fn conv2d_computes_the_example_of_the_book() {
     let x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0];
@@ -39,7 +39,7 @@ fn conv2d_computes_the_example_of_the_book() {
     assert_eq!(y, [5421.5, 6532.5, 8754.5, 9865.5]);
 
     let same = Conv2dDims::new(1, [3, 3, 1], [2, 2], 1, [1, 1], Padding::Same).unwrap();
-    // TensorFlow puts the odd zero after the picture, not before it.
+    // TensorFlow puts the odd zero after the image, not before it.
     assert_eq!((same.ho, same.wo, same.pad_top, same.pad_left), (3, 3, 0, 0));
     let mut y = [0.0; 9];
     conv2d_forward(&same, &x, &w, &[0.0], &mut y);
@@ -108,14 +108,14 @@ fn softmax_is_stable_and_its_gradient_sums_to_zero() {
     }
 }
 
-/// Two steps on one parameter, worked out by hand: g = 0.5 and then -1.
+/// Two steps on one parameter, computed by hand: g = 0.5, then -1.
 #[test]
 fn adam_takes_the_two_steps_of_the_paper() {
     let c = AdamConfig::default();
     let (mut w, mut m, mut v) = ([1.0f64], [0.0], [0.0]);
     adam_step(c.beta_1, c.beta_2, c.epsilon, c.step_size(1), &[0.5], &mut w, &mut m, &mut v);
     assert!((m[0] - 0.05).abs() < 1e-15 && (v[0] - 0.00025).abs() < 1e-15);
-    // The first step is one learning rate in the direction of the gradient, but for epsilon.
+    // The first step is one learning rate in the direction of the gradient, except for epsilon.
     assert!((w[0] - (1.0 - 1e-3)).abs() < 1e-8, "{}", w[0]);
     adam_step(c.beta_1, c.beta_2, c.epsilon, c.step_size(2), &[-1.0], &mut w, &mut m, &mut v);
     assert!((m[0] - (0.9 * 0.05 - 0.1)).abs() < 1e-15 && (v[0] - (0.999 * 0.00025 + 0.001)).abs() < 1e-15);

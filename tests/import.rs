@@ -1,4 +1,4 @@
-//! Weights of other tools as a run: which tensor is whose, types, and files that must be refused.
+//! Weights of other tools as a run: assigning tensors to layers, types, and files that must be rejected.
 
 use crate::export::{odd, trained_size};
 use crate::support::gpu;
@@ -11,7 +11,7 @@ use safetensors::tensor::TensorView;
 use std::collections::HashMap;
 use std::fs;
 
-/// A tensor of a file: name, type, shape, bytes.
+/// A tensor in a file: name, type, shape, bytes.
 type Tensor = (String, Dtype, Vec<usize>, Vec<u8>);
 
 fn file(tensors: &[Tensor], metadata: Option<HashMap<String, String>>) -> Vec<u8> {
@@ -26,7 +26,7 @@ fn single(name: &str, shape: &[usize], values: &[f32]) -> Tensor {
     (name.to_string(), Dtype::F32, shape.to_vec(), values.iter().flat_map(|v| v.to_le_bytes()).collect())
 }
 
-/// The tensors of an exported model, whose layers have these names.
+/// Returns the tensors of an exported model, with these names for its layers.
 fn tensors(model: &Model, layout: Layout, stems: &[&str], [weight, bias]: [&str; 2]) -> Vec<Tensor> {
     let bytes = match layout {
         Layout::Torch => torch::to_bytes(model, &trained_size(model), &Facts::default()).unwrap(),
@@ -52,7 +52,7 @@ fn import(tensors: &[Tensor], model: Option<&Model>) -> Result<Imported, ImportE
     from_bytes(&file(tensors, None), model, None)
 }
 
-/// Two dense layers of the same shape, and nothing else that would tell them apart.
+/// Two dense layers of the same shape, with nothing else to tell them apart.
 fn twins() -> Model {
     toml::from_str(
         r#"
@@ -91,14 +91,14 @@ fn exported_for_pytorch_and_imported_the_weights_are_the_same() {
     for model in [Model::cnn(), Model::mlp(), odd(), twins(), symmetrical()] {
         let parameters = trained_size(&model);
         let bytes = torch::to_bytes(&model, &parameters, &Facts::default()).unwrap();
-        // The file says its model.
+        // The file describes its model.
         let imported = from_bytes(&bytes, None, None).unwrap();
         assert_eq!((&imported.model, imported.layout), (&model, Layout::Torch));
         assert!(imported.parameters == parameters, "{}", model.name);
         let names: Vec<&str> = imported.origins.iter().map(|origin| origin.tensor.as_str()).collect();
         let expected = model.parameters().unwrap();
         assert_eq!(names, expected.iter().map(|p| p.name.as_str()).collect::<Vec<_>>());
-        // Our own file is in Keras's layout.
+        // This program's own file is in Keras's layout.
         let own = from_bytes(&weights::to_bytes(&model, &parameters).unwrap(), None, None).unwrap();
         assert_eq!(own.layout, Layout::Keras);
         assert!(own.parameters == parameters && own.model == model, "{}", model.name);
@@ -112,7 +112,7 @@ fn names_of_other_tools_are_matched_by_shape() {
     for (layout, stems, roles) in [
         (Layout::Torch, ["conv1", "conv2", "fc1", "fc2"], PYTORCH),
         (Layout::Torch, ["0", "3", "7", "9"], PYTORCH),
-        // Their alphabetical order, which is that of the file, is not that of the layers.
+        // The alphabetical order, which is that of the file, is not that of the layers.
         (Layout::Torch, ["features.8", "features.10", "classifier.2", "classifier.11"], PYTORCH),
         (Layout::Keras, ["conv2d", "conv2d_1", "dense", "dense_1"], ["/kernel:0", "/bias:0"]),
         (Layout::Keras, ["z", "y", "x", "w"], [".kernel", ".bias"]),
@@ -152,12 +152,12 @@ fn layers_of_equal_shape_are_told_apart_by_their_numbers_or_not_at_all() {
 }
 
 #[test]
-fn shapes_that_fit_both_layouts_need_a_word() {
+fn shapes_that_fit_both_layouts_need_the_layout() {
     let model = symmetrical();
     assert_eq!(model.parameters().unwrap()[2].shape, [4, 4]);
     let stems = ["conv", "hidden", "out"];
     let mut tensors = tensors(&model, Layout::Torch, &stems, PYTORCH);
-    // [10, 4] says it is PyTorch's.
+    // [10, 4] shows that it is PyTorch's.
     assert_eq!(import(&tensors, Some(&model)).unwrap().layout, Layout::Torch);
     // With ten inputs nothing does.
     let model: Model = toml::from_str(
@@ -193,12 +193,12 @@ fn files_that_do_not_fit_are_refused_with_names_and_shapes() {
     let found = "conv2.weight F32 [64, 32, 3, 3]";
     let expected = ["[128, 784] (torch)", "[784, 128] (keras)", "dense_1.bias [128]"];
     refused(&good, Some(&Model::mlp()), &[&[found, "`mlp`"][..], &expected].concat());
-    refused(&good[2..], None, &["fc1.weight F32 [128, 3136]", "cnn", "mlp", "--model"]);
+    refused(&good[2..], None, &["fc1.weight F32 [128, 3136]", "cnn", "mlp", "specify the model"]);
     refused(&good[1..], Some(&cnn), &["conv1", "bias", "no weight"]);
     refused(&good[..7], Some(&cnn), &["fc2", "weight", "no bias"]);
     let mut other = good.clone();
     other[3].0 = "bn.running_mean".to_string();
-    refused(&other, Some(&cnn), &["bn.running_mean", "batch normalisation"]);
+    refused(&other, Some(&cnn), &["bn.running_mean", "batch normalization"]);
     let mut twice = good.clone();
     twice.push(single("conv1/kernel", &[32, 1, 3, 3], &[0.0; 288]));
     refused(&twice, Some(&cnn), &["conv1.weight", "conv1/kernel"]);
@@ -206,10 +206,10 @@ fn files_that_do_not_fit_are_refused_with_names_and_shapes() {
     integers[1].1 = Dtype::I32;
     let error = refused(&integers, Some(&cnn), &["conv1.bias", "I32", "F32"]);
     assert!(matches!(error, ImportError::Dtype { .. }));
-    // A layout that is named is the only one that is tried, and listed.
+    // If a layout is given, only this layout is tried and listed.
     let error = from_bytes(&file(&good, None), Some(&cnn), Some(Layout::Keras)).unwrap_err().to_string();
     assert!(error.contains("[3, 3, 32, 64] (keras)") && !error.contains("(torch)"), "{error}");
-    // Our names with other shapes are not matched by shape.
+    // Layers with this program's names but other shapes are not matched by shape.
     let swapped = tensors(&cnn, Layout::Torch, &["conv2d_2", "conv2d_1", "dense_1", "dense_2"], PYTORCH);
     refused(&swapped, Some(&cnn), &["conv2d_1.weight [32, 1, 3, 3] (torch)"]);
     let many: Vec<Tensor> = (0..200)
@@ -228,7 +228,7 @@ fn values_that_are_not_finite_are_refused_with_their_place() {
         let error = import(&tensors, Some(&model)).unwrap_err().to_string();
         assert!(error.contains("`fc3.weight`") && error.contains(text) && error.contains("position 17"), "{error}");
     }
-    // Finite in double precision, infinite in single.
+    // Finite in double precision, infinite in single precision.
     let mut tensors = tensors(&model, Layout::Torch, &stems, PYTORCH);
     tensors[1] = ("fc1.bias".into(), Dtype::F64, vec![12], 1e39f64.to_le_bytes().repeat(12));
     assert!(matches!(import(&tensors, Some(&model)), Err(ImportError::NotFinite { position: 0, .. })));
@@ -242,7 +242,7 @@ fn half_precision_is_converted_exactly() {
         tensors[1] = ("fc1.bias".into(), dtype, vec![12], bits.iter().flat_map(|b| b.to_le_bytes()).collect());
         import(&tensors, Some(&model)).map(|imported| imported.parameters[1].clone())
     };
-    // One, its neighbour, the largest, the smallest normal and subnormal numbers, zeros.
+    // One, the next larger number, the largest, the smallest normal and subnormal numbers, zeros.
     let bits = [0x3c00, 0x3c01, 0x7bff, 0x0400, 0x0001, 0x03ff, 0, 0x8000, 0xc000, 0x3555, 0xfbff, 0x8001];
     let tiny = 2f32.powi(-24);
     let expected = [
@@ -306,7 +306,7 @@ fn damaged_and_hostile_files_are_refused_and_never_panic() {
     }
     // A header that claims to be larger than the file.
     assert!(matches!(from_bytes(&u64::MAX.to_le_bytes(), None, None), Err(ImportError::Format(_))));
-    // A model of a million layers in the metadata is not even begun.
+    // A description with a million layers in the metadata is not even parsed.
     let layers = r#"{"type":"relu"},"#.repeat(1_000_000);
     let text = format!(r#"{{"name":"x","layer":[{}]}}"#, layers.trim_end_matches(','));
     let metadata = HashMap::from([("fmnist_gpu_model".to_string(), text)]);
@@ -316,8 +316,8 @@ fn damaged_and_hostile_files_are_refused_and_never_panic() {
     let stems = ["fc1", "fc2", "fc3", "fc4"];
     let bytes = file(&tensors(&model, Layout::Torch, &stems, PYTORCH), Some(nonsense));
     let error = from_bytes(&bytes, None, None).unwrap_err();
-    assert!(error.to_string().contains("--model"), "{error}");
-    // Whoever names the model does not need that of the file.
+    assert!(error.to_string().contains("specify the model"), "{error}");
+    // If the caller specifies the model, the description in the file is not needed.
     assert_eq!(from_bytes(&bytes, Some(&model), None).unwrap().parameters, trained_size(&model));
 }
 
@@ -333,20 +333,20 @@ fn the_command_makes_a_run_that_predicts_the_same() {
     let ran = place.run("import run/model.torch.safetensors --out back").exits(0);
     assert!(ran.out.contains("Model mlp, 101770 parameters, layout torch"), "{}", ran.out);
     assert!(ran.out.contains("dense_1.weight  from dense_1.weight  F32 [128, 784]"), "{}", ran.out);
-    assert!(fs::read(place.path("back/model.safetensors")).unwrap() == own, "other bytes came back");
+    assert!(fs::read(place.path("back/model.safetensors")).unwrap() == own, "the imported file differs");
     let prediction =
         |run: &str| place.run(&format!("predict {run} --dataset synthetic --test-index 0..3 --json")).exits(0).out;
     assert_eq!(prediction("run"), prediction("back"));
     place.run("evaluate back --dataset synthetic").exits(0);
 
-    // Nothing is overwritten, and a training's weights never.
+    // Nothing is overwritten, and the weights of a training run never.
     place.run("import run/model.torch.safetensors --out back").exits(2).says(&["back", "--force"]);
     place.run("import run/model.torch.safetensors --out back --force").exits(0);
     fs::write(place.path("back/config.json"), "{}").unwrap();
     let refused = place.run("import run/model.torch.safetensors --out back --force").exits(2);
     refused.says(&["config.json", "another --out"]);
 
-    // Without --out there is a new folder; renamed tensors, a model and a layout can be named.
+    // Without --out there is a new folder; renamed tensors work, and a model and a layout can be specified.
     let other = tensors(&model, Layout::Keras, &["a", "b"], [".kernel", ".bias"]);
     fs::write(place.path("other.safetensors"), file(&other, None)).unwrap();
     let report = place.run("import other.safetensors --model mlp --layout keras --json --quiet").exits(0);

@@ -1,14 +1,14 @@
-//! All tests of the project: one binary, one module an operation, then the parts above them.
+//! All tests of the project: one binary, one module per operation, then the parts above them.
 //!
-//! A test without an adapter fails, and says how to get one. Tests on the genuine data run where `../shared/fashion-mnist` or
-//! `$FMNIST_TEST_DATA` has it, and say so where not.
+//! A test without an adapter fails and says how to get one. Tests on the genuine data run if it is in
+//! `../shared/fashion-mnist` or `$FMNIST_TEST_DATA`, and report it if it is not.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-/// The shared adapter, case tables, temporary folders.
+/// The shared adapter, tables of cases, temporary folders.
 mod support;
 
-/// Kernels against their mirrors, operation by operation.
+/// Kernels compared with their mirrors, operation by operation.
 mod adam;
 mod autotune;
 mod batch_gather;
@@ -20,59 +20,59 @@ mod relu;
 mod sgd;
 mod softmax_xent;
 
-/// Speeds, peaks and timings: that they are measured, not how high they are.
+/// Speeds, peaks and timings: whether they are measured, not how high they are.
 mod bench;
-/// The mirrors against finite differences and hand-made examples.
+/// The mirrors compared with finite differences and examples computed by hand.
 mod gradients;
 /// Proof that the comparisons can fail.
 mod negative;
 mod non_finite;
 /// Conventions as tests: every entry point has its spec, mirror, test and header.
 mod registry;
-/// Every shader through the writers for Vulkan, Metal and DX12; needs no GPU.
+/// Every shader translated for Vulkan, Metal and DX12; needs no GPU.
 mod shaders;
 
 /// Checkpoints: kills, interrupts, damage.
 mod checkpoints;
-/// What goes wrong around a training: numbers, disks, folders, devices, sizes.
+/// Failures during training: numbers, disks, folders, devices, sizes.
 mod faults;
-/// The device layer: choice of adapter, wrong dispatches, a lost device.
+/// The device layer: choice of adapter, invalid dispatches, a lost device.
 mod gpu;
 /// Layers as data, weight files.
 mod model;
-/// The native engine: its loops, its bits, the program without an adapter.
+/// The native engine: its loops, reproducible results, the program without an adapter.
 mod native;
-/// Pipelines kept from one run to the next: good files, bad files, no folder.
+/// Pipelines kept between runs: valid files, damaged files, no folder.
 mod pipeline_cache;
-/// Training as a whole: against Keras, against the mirrors, the same seed twice, a batch learnt by heart.
+/// Training as a whole: compared with Keras and with the mirrors, the same seed twice, overfitting a single batch.
 mod training;
 
-/// Files of the data set: every way in which they can be wrong.
+/// Files of the data set: every way in which they can be invalid.
 mod data;
-/// The downloader against a local server.
+/// The downloader with a local server.
 mod download;
-/// The examples, run.
+/// Runs the examples.
 mod examples;
 /// Models for other tools, opened by those tools.
 mod export;
-/// One filter over one picture.
+/// One filter applied to one image.
 mod filter;
-/// Bytes of strangers: the seeds of fuzzing and what it found.
+/// Untrusted input: the seeds of the fuzzers, and what fuzzing found.
 mod fuzz;
-/// Weights of other tools: good files, files that fit twice or not at all, damaged files.
+/// Weights of other tools: valid files, ambiguous files, files that do not fit, damaged files.
 mod import;
-/// Photos of one's own: decoding, what is done to them, what is doubted.
+/// The user's own photos: decoding, processing, and doubtful results.
 mod photo;
-/// The pictures.
+/// The charts and image grids.
 mod report;
-/// The report and the comparison: figures, plots, pages, and how a browser shows them.
+/// The report and the comparison: figures, plots, pages, and how a browser displays them.
 mod report_page;
-/// The generated set.
+/// The generated data set.
 mod synthetic;
-/// Event files, read back, and opened by TensorBoard.
+/// Event files, read back and opened by TensorBoard.
 mod tensorboard;
 
-/// The program from outside: commands, files, errors, exit codes.
+/// The program from the outside: commands, files, errors, exit codes.
 mod cli;
 mod output;
 mod replacement;

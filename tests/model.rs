@@ -70,11 +70,33 @@ fn a_model_that_cannot_be_built_is_refused_with_layer_and_reason() {
         (format!("{{ type = \"flatten\" }}, {}", dense.replace("10", "11")), vec!["last layer must be dense"]),
         (
             format!("{{ type = \"conv2d\", filters = 4, kernel_size = 30 }}, {{ type = \"flatten\" }}, {dense}"),
-            vec!["layer 1 (conv2d)", "30", "28", "same"],
+            vec!["layer 1 (conv2d)", "`kernel_size` has 30 rows", "28", "same"],
         ),
         (
             format!("{{ type = \"maxpool2d\", pool_size = 2, stride = 0 }}, {{ type = \"flatten\" }}, {dense}"),
-            vec!["layer 1 (maxpool2d)", "stride"],
+            vec!["layer 1 (maxpool2d)", "`stride` is 0"],
+        ),
+        (
+            format!("{{ type = \"conv2d\", filters = 0, kernel_size = 3 }}, {{ type = \"flatten\" }}, {dense}"),
+            vec!["layer 1 (conv2d)", "`filters` is 0"],
+        ),
+        (
+            format!("{{ type = \"conv2d\", filters = 4, kernel_size = [3, 0] }}, {{ type = \"flatten\" }}, {dense}"),
+            vec!["layer 1 (conv2d)", "`kernel_size` is 0"],
+        ),
+        (
+            format!(
+                "{{ type = \"conv2d\", filters = 4000000000, kernel_size = 1 }}, {{ type = \"flatten\" }}, {dense}"
+            ),
+            vec!["layer 1 (conv2d)", "`filters`", "too large", "4294967295"],
+        ),
+        (
+            format!("{{ type = \"averagepool2d\", pool_size = 0 }}, {{ type = \"flatten\" }}, {dense}"),
+            vec!["layer 1 (averagepool2d)", "`pool_size` is 0"],
+        ),
+        (
+            format!("{{ type = \"flatten\" }}, {{ type = \"dense\", units = 0 }}, {dense}"),
+            vec!["layer 2 (dense)", "`units` is 0"],
         ),
         (
             format!("{{ type = \"flatten\" }}, {{ type = \"maxpool2d\", pool_size = 2 }}, {dense}"),
@@ -109,6 +131,25 @@ fn a_model_file_with_a_typing_error_is_refused_with_its_line() {
     }
     assert!(matches!(Model::load("no-such-model"), Err(ModelError::Unknown { .. })));
     assert!(matches!(Model::load("no-such-file.toml"), Err(ModelError::Read { .. })));
+}
+
+/// A model file may be untrusted: its errors stay short.
+#[test]
+fn errors_do_not_repeat_long_contents_of_a_model_file() {
+    let nines = "9".repeat(400);
+    let text = "x ".repeat(2000);
+    let dense = |units: &str| format!("name = \"x\"\nlayer = [{{ type = \"dense\", units = {units} }}]");
+    for (text, place) in [
+        (dense(&nines), "line 2"),
+        (dense(&format!("\"{nines}\"")), "line 2"),
+        (dense(&format!("\"{text}\"")), "line 2"),
+        (format!("{}\n{nines} = 1", dense("1")), "line 3"),
+        (format!("name = \"{nines}\"\nlayer = []"), "100 characters"),
+    ] {
+        let error = load(&text).unwrap_err().to_string();
+        assert!(error.contains(place) && error.len() < 500 && !error.contains(&nines[..101]), "{error}");
+        assert!(error.contains('…'), "{error}");
+    }
 }
 
 #[test]
@@ -185,7 +226,7 @@ fn weight_files_of_another_model_are_refused_with_the_tensor() {
     assert!(matches!(with(&extra, "model"), WeightsError::Unknown { .. }));
 }
 
-/// Twenty thousand lists of layers at random, sizes at the edges of what fits among them: refused, or whole and usable.
+/// Twenty thousand random lists of layers, including sizes at the limits: each is rejected, or consistent and usable.
 #[test]
 fn models_at_random_are_refused_or_fit_together() {
     const SIZES: [usize; 14] = [0, 1, 2, 3, 4, 5, 7, 14, 28, 29, 1 << 16, u32::MAX as usize, 1 << 32, usize::MAX];
@@ -255,7 +296,7 @@ fn models_at_random_are_refused_or_fit_together() {
     assert!(accepted > 2000 && applied > 500, "{accepted} accepted, {applied} applied");
 }
 
-/// Names go into the names of files and onto terminals.
+/// Names are used in file names and printed to terminals.
 #[test]
 fn a_name_that_is_a_path_or_moves_the_cursor_is_refused() {
     for (name, part) in [

@@ -37,7 +37,8 @@ fn initial(model: &Model, seed: u64) -> Vec<Vec<f32>> {
     initial_parameters(&model.parameters().unwrap(), seed)
 }
 
-/// Convolutions that take every way: with and without pooling behind, pooling that overlaps, other windows and strides, a single channel.
+/// Convolutions that cover every code path: with and without pooling after them, overlapping pooling, other windows and
+/// strides, a single channel.
 const EVERY_LAYER: &str = "
     name = 'every-layer'
     [[layer]]
@@ -88,7 +89,7 @@ fn every_layer() -> Model {
     Model::load(file.to_str().unwrap()).unwrap()
 }
 
-/// Every loop of the native engine against the plain one in double precision, under the shaders' bounds.
+/// Compares every loop of the native engine with the plain one in double precision, under the shaders' bounds.
 #[test]
 fn every_loop_equals_its_mirror() {
     for verdict in native::check_all(11, Breadth::Everything) {
@@ -96,7 +97,7 @@ fn every_loop_equals_its_mirror() {
     }
 }
 
-/// The article's convolutions take the fast ways wherever the processor has vectors.
+/// The article's convolutions use the fast paths if the CPU has vector instructions.
 #[test]
 fn the_articles_convolutions_are_fast() {
     if lanes() < 4 {
@@ -109,7 +110,7 @@ fn the_articles_convolutions_are_fast() {
     assert_eq!(Conv2d::new(&d, false, None, true, Form::Fastest).describe(), ["patches", "patches"]);
 }
 
-/// The whole against an outside truth, as for the shaders: Keras in double precision.
+/// Compares the whole with an external reference, as for the shaders: Keras in double precision.
 fn agrees_with_keras(name: &str, form: Form) {
     let truth = Fixture::load(name);
     let (parameters, split) = keras_start(&truth);
@@ -133,7 +134,7 @@ fn cnn_agrees_with_keras_by_patches() {
     agrees_with_keras("cnn", Form::Patches);
 }
 
-/// The parameters after some epochs.
+/// Returns the parameters after some epochs.
 fn trained(model: &Model, split: &Split, batch_size: usize, optimizer: &Optimizer, threads: usize) -> Vec<Vec<f32>> {
     let mut engine =
         NativeEngine::with_training(model, &initial(model, 3), split, batch_size, optimizer, threads).unwrap();
@@ -144,7 +145,7 @@ fn trained(model: &Model, split: &Split, batch_size: usize, optimizer: &Optimize
     engine.parameters().unwrap()
 }
 
-/// One thread, two, three, more than there are rows for: the same bits. Short last batches among them.
+/// One thread, two, three, more than there are rows for: the same bits, including with short last batches.
 #[test]
 fn any_number_of_threads_gives_the_same_bits() {
     let split = synthetic::generate(101, 1, 3).0;
@@ -159,7 +160,7 @@ fn any_number_of_threads_gives_the_same_bits() {
     }
 }
 
-/// Against the plain loops in double precision, with a short last batch and both optimizers.
+/// Compares with the plain loops in double precision, with a short last batch and both optimizers.
 #[test]
 fn trains_as_the_plain_loops_do() {
     let split = synthetic::generate(43, 1, 5).0;
@@ -187,7 +188,7 @@ fn trains_as_the_plain_loops_do() {
     }
 }
 
-/// A state that is taken out and put into another engine goes on with the same bits.
+/// A state that is taken from one engine and loaded into another gives the same bits.
 #[test]
 fn a_restored_state_goes_on_exactly() {
     let split = synthetic::generate(60, 1, 3).0;
@@ -207,7 +208,7 @@ fn a_restored_state_goes_on_exactly() {
     }
 }
 
-/// Bad samples are refused before a loop could index by them.
+/// Invalid samples are rejected before a loop could use them as indices.
 #[test]
 fn samples_are_checked() {
     let model = Model::mlp();
@@ -224,7 +225,7 @@ fn samples_are_checked() {
     assert!(matches!(refused, Err(EngineError::Samples { .. })));
 }
 
-/// A number that is not finite is traced to the tensor in which it first shows.
+/// A number that is not finite is traced to the first tensor that contains one.
 #[test]
 fn what_went_bad_is_found() {
     let model = Model::cnn();
@@ -241,7 +242,7 @@ fn what_went_bad_is_found() {
     assert!(engine.parameters().unwrap().iter().flatten().all(|value| value.is_finite()));
 }
 
-/// One epoch on the genuine data reaches what an epoch reaches.
+/// One epoch on the genuine data reaches the expected accuracy.
 #[test]
 fn learns_the_genuine_data() {
     let Some(folder) = genuine_data() else { return };
@@ -254,13 +255,14 @@ fn learns_the_genuine_data() {
     assert!(totals.accuracy() >= 0.865, "{}", totals.accuracy());
 }
 
-/// The program with `--device cpu`: the run's files, the same bits for any number of threads, resume, report, every export.
+/// The program with `--device cpu`: the run's files, the same bits for any number of threads, resuming, the report,
+/// every export.
 #[test]
 fn the_program_computes_without_an_adapter() {
     let place = Place::new();
     let run = |line: &str| {
         let mut command = place.command(line);
-        // No adapter at all: nothing of this may need one.
+        // There is no adapter at all, and nothing here may need one.
         command.env("WGPU_BACKEND", "metal").env_remove("WGPU_ADAPTER_NAME");
         crate::support::program::Ran::new(command.output().unwrap(), line)
     };
@@ -269,7 +271,7 @@ fn the_program_computes_without_an_adapter() {
     assert_eq!(summary["epochs_completed"], 2);
     assert_eq!(summary["parameters"], 421_642);
     assert!(summary["driver"].as_str().unwrap().starts_with("fmnist-gpu "));
-    // Without a word about the device, as there is no GPU.
+    // Nothing is printed about the device, since there is no GPU.
     let auto = run(&settings.replace("--quiet", "--epochs 1 --threads 3 --out two")).exits(0);
     let auto = auto.says(&["No hardware GPU was found: the native engine computes", "sh scripts/setup.sh"]);
     assert_eq!(auto.summary()["device"], summary["device"]);
@@ -295,7 +297,8 @@ fn the_program_computes_without_an_adapter() {
     assert!(Path::new(&place.path("one").join("history.csv")).exists());
 }
 
-/// Processors with narrower vectors, or none, take other tiles and other ways: as right, and trained to the same figures.
+/// CPUs with narrower vectors, or none, use other tiles and other code paths: the results are as accurate, and training
+/// reaches the same figures.
 #[test]
 fn narrower_vectors_are_right_too() {
     let place = Place::new();
@@ -318,7 +321,7 @@ fn narrower_vectors_are_right_too() {
     }
 }
 
-/// What is about shaders says so; what is about any device takes this one too.
+/// Commands that only concern shaders say so; commands for any device also accept the CPU.
 #[test]
 fn commands_know_the_native_engine() {
     let place = Place::new();

@@ -49,7 +49,7 @@ fn unequal_integers_fail() {
     assert!(!compare_exact(&[1, 2, 3], &[1, 2, 4]).passed());
 }
 
-/// Doubles its input, in several wrong ways.
+/// Kernels that double their input, wrong in several ways.
 const SOURCE: &str = "
     override LEN: u32 = 1u;
     @group(0) @binding(0) var<storage, read> x: array<f32>;
@@ -108,14 +108,14 @@ fn a_right_kernel_passes_and_every_wrong_one_fails() {
     assert!(!passes(&NOTHING, 100), "nothing was written");
 }
 
-/// Guard cells are compared too: a verdict fails where one of them lost its pattern.
+/// Guard cells are compared too: a verdict fails if one of them was overwritten.
 #[test]
 fn a_write_past_the_end_of_an_output_fails() {
     let mut verifier = Verifier::new(gpu(), 13);
     let mut run = verifier.run();
     let ty = run.output(90).unwrap();
     let tx = run.input(&[1.0; 100]).unwrap();
-    // The run's tensor has 64 guard cells behind it: bind ten of them to the kernel, as a wrong size would.
+    // The run's tensor is followed by 64 guard cells: ten of them are bound to the kernel, as a wrong size would do.
     let past = run.with_guard_cells(&ty, 10);
     let tensors = [bind("x", &tx, 100), bind("y", &past, 100)];
     run.plan.push(&RIGHT, &[("LEN", 100.0)], workgroups_linear(100, 64), &tensors).unwrap();

@@ -20,7 +20,7 @@ fn a_file_of_another_version_or_adapter_is_told_from_a_damaged_one() {
     let file = pack(VERSION, ADAPTER, b"data");
     assert_eq!(unpack("1.2.4", ADAPTER, &file), Err(Unusable::OtherVersion));
     assert_eq!(unpack(VERSION, "another adapter", &file), Err(Unusable::OtherAdapter));
-    // The two texts have their lengths: they cannot lend each other letters.
+    // Both strings are stored with their lengths, so that no character can move from one to the other.
     assert_eq!(unpack("1.2.3s", &ADAPTER[1..], &file), Err(Unusable::OtherVersion));
     assert_eq!(unpack(VERSION, ADAPTER, b"something else"), Err(Unusable::NotOurs));
     assert_eq!(unpack(VERSION, ADAPTER, b""), Err(Unusable::NotOurs));
@@ -42,7 +42,7 @@ fn every_missing_added_or_altered_byte_is_noticed() {
     }
 }
 
-/// Opens a device that keeps its pipelines in `folder`, computes with it, and closes it.
+/// Opens a device that keeps its pipelines in `folder`, runs a computation, and closes it.
 fn use_device(folder: &Path) {
     let options = GpuOptions { pipeline_cache: Some(folder.to_path_buf()), ..GpuOptions::default() };
     let device = Gpu::open(&options).unwrap();
@@ -59,8 +59,8 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     entries.unwrap_or_default()
 }
 
-/// On Vulkan wgpu always offers the feature (lavapipe's driver keeps no more than its own header, which is enough to see the
-/// file written and read); the other backends have none, and nothing is written there.
+/// On Vulkan, wgpu always offers the feature (lavapipe's driver keeps only its own header, which is enough to check
+/// that the file is written and read); on the other backends there is none, and nothing is written.
 #[test]
 fn pipelines_are_kept_and_found_again_and_a_bad_file_is_replaced() {
     let shared = gpu();
@@ -77,11 +77,11 @@ fn pipelines_are_kept_and_found_again_and_a_bad_file_is_replaced() {
     let written = |path: &Path| fs::metadata(path).unwrap().modified().unwrap();
     let first = written(path);
     use_device(&folder);
-    // Which is only so if the file was read: what it holds is what the driver has again. Other drivers may add to it.
+    // This is only so if the file was read: its content equals the driver's data again. Other drivers may add to it.
     if shared.is_software() {
         assert_eq!(written(path), first, "the same bytes were written again");
     }
-    // What a hardware driver keeps may differ from run to run.
+    // What a hardware driver keeps may differ between runs.
     let is_good = |file: &[u8]| if shared.is_software() { file == good } else { file[..32] == good[..32] };
     let mut altered = good.clone();
     *altered.last_mut().unwrap() ^= 1;
@@ -94,7 +94,7 @@ fn pipelines_are_kept_and_found_again_and_a_bad_file_is_replaced() {
         use_device(&folder);
         assert!(is_good(&fs::read(path).unwrap()), "{bad:?}");
     }
-    // Too large to be looked at; a file with a hole takes no room.
+    // Too large to be read; a sparse file takes no disk space.
     fs::File::create(path).unwrap().set_len(MAX_FILE_BYTES + 1).unwrap();
     use_device(&folder);
     assert!(is_good(&fs::read(path).unwrap()));

@@ -15,7 +15,7 @@ fn parse(op: &str, source: &str) -> naga::Module {
     naga::front::wgsl::parse_str(source).unwrap_or_else(|error| panic!("shaders/{op}.wgsl: {error}"))
 }
 
-/// The shader files of an operation.
+/// Returns the shader files of an operation.
 fn sources(op: &Op) -> impl Iterator<Item = &'static str> {
     op.kernels.iter().map(|kernel| kernel.source).collect::<BTreeSet<_>>().into_iter()
 }
@@ -52,8 +52,8 @@ fn every_entry_point_has_a_spec_and_a_mirror() {
         assert_eq!(entries, specs, "entry points of shaders/{}.wgsl and specs of src/ops/{}.rs", op.name, op.name);
         let mirror = text(&format!("src/cpu/{}.rs", op.name));
         for entry in entries {
-            assert!(entry.starts_with(op.name), "`{entry}` does not begin with `{}`", op.name);
-            // The forms of one pass share a mirror.
+            assert!(entry.starts_with(op.name), "`{entry}` does not start with `{}`", op.name);
+            // The forms of a pass share a mirror.
             let forms = ["_parts", "_pool", "_any", "_subgroup", "_shared", "_by_4", "_sum", "_and_w"];
             let pass = forms.iter().fold(entry, |name, form| name.strip_suffix(form).unwrap_or(name));
             assert!(mirror.contains(&format!("pub fn {pass}<")), "src/cpu/{}.rs has no `{pass}`", op.name);
@@ -61,7 +61,7 @@ fn every_entry_point_has_a_spec_and_a_mirror() {
     }
 }
 
-/// The bindings are written twice, in the shader and in the spec; here they must agree.
+/// The bindings are written twice, in the shader and in the spec; this test checks that they agree.
 #[test]
 fn every_spec_agrees_with_its_shader() {
     for kernel in OPS.iter().flat_map(|op| op.kernels).chain(peak::KERNELS) {
@@ -83,7 +83,7 @@ fn every_spec_agrees_with_its_shader() {
         let declared: BTreeSet<(u32, String, bool)> =
             kernel.bindings.iter().map(|b| (b.index, b.name.to_string(), b.access == Access::ReadWrite)).collect();
         assert_eq!(used, declared, "{}: shader and spec", kernel.entry);
-        // Eight is what every adapter has.
+        // Every adapter has at least eight.
         assert!(declared.len() <= 8, "{}", kernel.entry);
     }
 }
@@ -96,10 +96,10 @@ fn every_shader_opens_with_its_formula_and_names_its_twins() {
         assert!(titles.iter().any(|title| source.starts_with(title)), "shaders/{}.wgsl", op.name);
         let header: String = source.lines().take_while(|line| line.starts_with("//")).collect();
         let wanted = format!("Host: src/ops/{0}.rs   Mirror: src/cpu/{0}.rs   Test: tests/{0}.rs", op.name);
-        assert!(header.contains(&wanted), "shaders/{}.wgsl does not say `{wanted}`", op.name);
+        assert!(header.contains(&wanted), "shaders/{}.wgsl does not contain `{wanted}`", op.name);
         assert!(header.contains(" = ") || header.contains(" += "), "shaders/{}.wgsl has no formula", op.name);
         for line in source.lines().filter(|line| line.contains("@binding(")) {
-            // A `_by_4` beside its plain twin need not say the shape again.
+            // A `_by_4` binding beside its plain counterpart need not repeat the shape.
             let has_twin = line.split_once("_by_4:").is_some_and(|(before, _)| {
                 let name = before.rsplit(' ').next().unwrap();
                 source.contains(&format!(" {name}: array<"))
@@ -121,7 +121,7 @@ fn the_lower_modules_import_nothing_from_above() {
     }
 }
 
-/// Unsafe code stands only where `docs/safety.md` argues for it.
+/// Unsafe code is only allowed where `docs/safety.md` justifies it.
 #[test]
 fn every_unsafe_block_is_in_the_table() {
     fn search(folder: &Path, found: &mut Vec<String>) {

@@ -4,7 +4,7 @@ use naga::back::pipeline_constants::process_overrides;
 use naga::back::{PipelineConstants, hlsl, msl, spv};
 use naga::valid::{Capabilities, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
 
-/// Values of the article's layers, for those override constants that a shader has.
+/// Values from the article's layers, for those override constants that a shader has.
 const REAL: &[(&str, f64)] = &[
     ("N", 32.0),
     ("H", 14.0),
@@ -25,7 +25,7 @@ const REAL: &[(&str, f64)] = &[
     ("LEN", 421_888.0),
 ];
 
-/// A validator that knows subgroup operations.
+/// Returns a validator that supports subgroup operations.
 pub fn validator() -> Validator {
     let mut validator = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP);
     validator.subgroup_stages(ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());
@@ -41,7 +41,7 @@ fn parse(spec: &KernelSpec) -> (naga::Module, naga::valid::ModuleInfo) {
     (module, info)
 }
 
-/// Every kernel of the operations, and those that measure.
+/// Returns every kernel of the operations, and those that measure.
 fn all() -> impl Iterator<Item = &'static KernelSpec> {
     OPS.iter().flat_map(|op| op.kernels).chain(peak::KERNELS).copied()
 }
@@ -96,7 +96,7 @@ fn every_shader_can_be_written_for_dx12() {
     for_every_entry_point(|spec, module, info| {
         let pipeline =
             hlsl::PipelineOptions { entry_point: Some((naga::ShaderStage::Compute, spec.entry.to_string())) };
-        // Subgroup operations need shader model 6; without them, 5.1 will do.
+        // Subgroup operations need shader model 6; without them, 5.1 is enough.
         let shader_model = if spec.source.contains("subgroup_invocation_id") {
             hlsl::ShaderModel::V6_0
         } else {

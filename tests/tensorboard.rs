@@ -41,7 +41,7 @@ fn what_is_written_is_read() {
     assert_eq!((buckets[0].1, buckets[15].1, buckets[29], buckets[29].0), (1.0, 1.0, (1.0, 1.0), 1.0));
     assert!(matches!(&events[5].content, Content::Histogram(n, 2.0, 2.0, b) if *n == 7.0 && b == &[(2.0, 7.0)]));
     assert!(matches!(&events[6].content, Content::Histogram(n, ..) if *n == 0.0));
-    // Every bit that is turned over is found, and every cut, but between two records.
+    // Every flipped bit is detected, and so is every truncation except between two records.
     for at in (0..bytes.len()).step_by(7) {
         let mut damaged = bytes.clone();
         damaged[at] ^= 0x10;
@@ -50,12 +50,12 @@ fn what_is_written_is_read() {
     let whole = (0..bytes.len()).filter(|&end| read_events(&bytes[..end]).is_ok()).count();
     assert_eq!(whole, events.len(), "cuts that read as whole");
     assert!(read_events(&bytes[..50]).unwrap_err().to_string().contains("record "));
-    // A second writer in the same second takes another name.
+    // A second writer in the same second chooses another name.
     let second = EventWriter::create(folder.path()).unwrap();
     assert_ne!(second.path(), writer.path());
 }
 
-/// The check sum of an empty record, from the description of the format.
+/// The checksum of an empty record, from the description of the format.
 #[test]
 fn the_framing_is_that_of_tensorflow() {
     let folder = tempfile::tempdir().unwrap();
@@ -112,7 +112,7 @@ fn training_writes_what_tensorboard_shows() {
             .iter()
             .any(|e| e.tag == "predictions" && matches!(e.content, Content::Image(w, h, _) if w > 900 && h > 900))
     );
-    // The table beside the history has the same numbers.
+    // The table beside the history contains the same numbers.
     let csv = fs::read_to_string(place.path("run/history.csv")).unwrap();
     let rows: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
     assert_eq!(rows[0].join(","), "epoch,loss,accuracy,val_loss,val_accuracy,seconds,images_per_second");

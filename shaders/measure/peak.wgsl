@@ -1,16 +1,17 @@
-// What an adapter can do at most, measured: multiply-adds without memory, and copying memory. Host: src/gpu/peak.rs
+// Measures the peak rates of an adapter: multiply-adds without memory access, and copying memory. Host: src/gpu/peak.rs
 //
-//   s = s * x + y, over and over, in independent chains         2 floating-point operations a multiply-add
-//   y = x                                                       8 bytes a float: one read, one written
+//   s = s * x + y, over and over, in independent chains         2 floating-point operations per multiply-add
+//   y = x                                                       8 bytes per float: one float read, one written
 //
-// Which form of the multiply-adds an adapter does fastest is not known beforehand, so there are several, and the best one counts.
+// Which form of the multiply-adds is fastest on an adapter is not known in advance, so there are several, and the best
+// one counts.
 
-override ROUNDS: u32 = 256u;    // multiply-adds of each chain
+override ROUNDS: u32 = 256u;    // multiply-adds per chain
 
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;         // [LEN / 4]
 @group(0) @binding(1) var<storage, read_write> y: array<vec4<f32>>;   // [LEN / 4]
 
-// Twelve chains of one float: enough to hide the latency of two units on a processor.
+// Twelve chains of one float: enough to hide the latency of two units on a CPU.
 @compute @workgroup_size(64)
 fn peak_scalars(@builtin(global_invocation_id) id: vec3<u32>) {
     let factor = x[0].x;

@@ -1,9 +1,9 @@
-//! Adam in the form that Keras uses. Source: Kingma and Ba, Adam, 2015, end of section 2; keras.optimizers.Adam.
+//! Adam as in Keras. Source: Kingma and Ba, Adam, 2015, end of section 2; keras.optimizers.Adam.
 
 use super::real::Real;
 use serde::{Deserialize, Serialize};
 
-/// Settings of Adam; the defaults are Keras's.
+/// Settings of Adam; the defaults are those of Keras.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AdamConfig {
     /// Step size.
@@ -23,17 +23,18 @@ impl Default for AdamConfig {
 }
 
 impl AdamConfig {
-    /// `learning_rate * sqrt(1 - beta_2^t) / (1 - beta_1^t)` at step t, counted from 1.
+    /// Returns `learning_rate * sqrt(1 - beta_2^t) / (1 - beta_1^t)` for step t, counted from 1.
     pub fn step_size(&self, step: u64) -> f64 {
         let t = step as f64;
         self.learning_rate * (1.0 - self.beta_2.powf(t)).sqrt() / (1.0 - self.beta_1.powf(t))
     }
 }
 
-/// One step: `m += (g - m) * (1 - beta_1)`, `v += (g*g - v) * (1 - beta_2)`, `w -= alpha * m / (sqrt(v) + epsilon)`.
+/// Takes one step: `m += (g - m) * (1 - beta_1)`, `v += (g*g - v) * (1 - beta_2)`, `w -= alpha * m / (sqrt(v) +
+/// epsilon)`.
 ///
-/// g, w, m and v have one length; `alpha` is [`AdamConfig::step_size`].
-#[allow(clippy::too_many_arguments, reason = "one argument a tensor, named as in the formula")]
+/// g, w, m and v have the same length; `alpha` is [`AdamConfig::step_size`].
+#[allow(clippy::too_many_arguments, reason = "one argument per tensor, named as in the formula")]
 pub fn adam_step<T: Real>(
     beta_1: f64,
     beta_2: f64,

@@ -1,9 +1,9 @@
-//! The next batch of pictures and labels, in the order of the epoch's permutation.
+//! The next batch of images and labels, in the order of the epoch's permutation.
 
 use super::real::Real;
 
-/// Row r of the batch is sample `order[first + r]`: its bytes divided by 255, and its label. Rows past the end of `order` are
-/// zeros with label 0.
+/// Gathers a batch: row r is sample `order[first + r]`, its bytes divided by 255, and its label. Rows past the end of
+/// `order` are zeros with label 0.
 ///
 /// Shapes: images `[samples, pixels]`, all_labels `[samples]`, x `[N, pixels]`, labels `[N]`.
 pub fn batch_gather<T: Real>(

@@ -1,20 +1,20 @@
 //! 2-D cross-correlation with bias, any window, any stride, zero padding.
 //!
 //! `y[n,i,j,o] = b[o] + sum over p,q,c of x[n, i*SH+p-PT, j*SW+q-PL, c] * w[p,q,c,o]`, where x outside its bounds is 0.
-//! Pictures `[N, H, W, C]`, filters `[KH, KW, C, O]`. Source: tf.nn.conv2d.
+//! Images `[N, H, W, C]`, filters `[KH, KW, C, O]`. Source: tf.nn.conv2d.
 
 use super::real::Real;
 use super::{DimsError, check_len, check_positive, window_output};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// How a window treats the edge of the picture.
+/// How a window treats the edge of the image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Padding {
     /// The output has ceil(input / stride) cells; zeros are added, the smaller half first.
     Same,
-    /// No padding: only windows that lie inside.
+    /// No padding: only windows that lie inside the image.
     #[default]
     Valid,
 }
@@ -31,7 +31,7 @@ impl fmt::Display for Padding {
 /// Dimensions of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conv2dDims {
-    /// Pictures.
+    /// Images.
     pub n: usize,
     /// Input rows.
     pub h: usize,
@@ -60,7 +60,7 @@ pub struct Conv2dDims {
 }
 
 impl Conv2dDims {
-    /// Works out the output size and the padding.
+    /// Computes the output size and the padding.
     ///
     /// # Errors
     /// A size is zero, a window does not fit, or a tensor exceeds 32-bit indices.
@@ -83,7 +83,7 @@ impl Conv2dDims {
             ("the stride down", stride_h),
             ("the stride across", stride_w),
         ])?;
-        check_len("the window", &[kh, kw, c, o])?;
+        check_len("the filter", &[kh, kw, c, o])?;
         let (ho, pad_top) = window_output("rows", h, kh, stride_h, padding)?;
         let (wo, pad_left) = window_output("columns", w, kw, stride_w, padding)?;
         check_len("the input", &[n, h, w, c])?;
@@ -91,27 +91,27 @@ impl Conv2dDims {
         Ok(Conv2dDims { n, h, w, c, kh, kw, o, stride_h, stride_w, pad_top, pad_left, ho, wo })
     }
 
-    /// Elements of the input.
+    /// Returns the number of elements of the input.
     pub fn x_len(&self) -> usize {
         self.n * self.h * self.w * self.c
     }
 
-    /// Elements of the filter.
+    /// Returns the number of elements of the filter.
     pub fn w_len(&self) -> usize {
         self.kh * self.kw * self.c * self.o
     }
 
-    /// Elements of the output.
+    /// Returns the number of elements of the output.
     pub fn y_len(&self) -> usize {
         self.n * self.ho * self.wo * self.o
     }
 
-    /// Products in one output.
+    /// Returns the number of products per output.
     pub fn terms(&self) -> usize {
         self.kh * self.kw * self.c
     }
 
-    /// Calls `f` for every pair of an output position and a filter cell that meet inside the picture: with the offsets of
+    /// Calls `f` for every pair of an output position and a filter cell that meet inside the image, with the offsets of
     /// y `[.., O]`, x `[.., C]` and w `[.., C, O]`.
     fn for_each_tap(&self, mut f: impl FnMut(usize, usize, usize)) {
         for n in 0..self.n {
@@ -140,7 +140,7 @@ impl Conv2dDims {
     }
 }
 
-/// `y = conv(x, w) + b`. Shapes: x `[N, H, W, C]`, w `[KH, KW, C, O]`, b `[O]`, y `[N, HO, WO, O]`.
+/// Computes `y = conv(x, w) + b`. Shapes: x `[N, H, W, C]`, w `[KH, KW, C, O]`, b `[O]`, y `[N, HO, WO, O]`.
 pub fn conv2d_forward<T: Real>(d: &Conv2dDims, x: &[T], w: &[T], b: &[T], y: &mut [T]) {
     for row in y.chunks_mut(d.o) {
         row.copy_from_slice(b);
@@ -154,7 +154,7 @@ pub fn conv2d_forward<T: Real>(d: &Conv2dDims, x: &[T], w: &[T], b: &[T], y: &mu
     });
 }
 
-/// The gradient of the input. Shapes: w `[KH, KW, C, O]`, dy `[N, HO, WO, O]`, dx `[N, H, W, C]`.
+/// Computes the gradient of the input. Shapes: w `[KH, KW, C, O]`, dy `[N, HO, WO, O]`, dx `[N, H, W, C]`.
 pub fn conv2d_backward_x<T: Real>(d: &Conv2dDims, w: &[T], dy: &[T], dx: &mut [T]) {
     dx.fill(T::ZERO);
     d.for_each_tap(|y_at, x_at, w_at| {
@@ -166,7 +166,7 @@ pub fn conv2d_backward_x<T: Real>(d: &Conv2dDims, w: &[T], dy: &[T], dx: &mut [T
     });
 }
 
-/// The gradient of the filter. Shapes: x `[N, H, W, C]`, dy `[N, HO, WO, O]`, dw `[KH, KW, C, O]`.
+/// Computes the gradient of the filter. Shapes: x `[N, H, W, C]`, dy `[N, HO, WO, O]`, dw `[KH, KW, C, O]`.
 pub fn conv2d_backward_w<T: Real>(d: &Conv2dDims, x: &[T], dy: &[T], dw: &mut [T]) {
     dw.fill(T::ZERO);
     d.for_each_tap(|y_at, x_at, w_at| {

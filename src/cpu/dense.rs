@@ -13,7 +13,7 @@ pub struct DenseDims {
     pub o: usize,
 }
 
-/// `y = x w + b`. Shapes: x `[N, I]`, w `[I, O]`, b `[O]`, y `[N, O]`.
+/// Computes `y = x w + b`. Shapes: x `[N, I]`, w `[I, O]`, b `[O]`, y `[N, O]`.
 pub fn dense_forward<T: Real>(d: &DenseDims, x: &[T], w: &[T], b: &[T], y: &mut [T]) {
     for n in 0..d.n {
         let row = &mut y[n * d.o..(n + 1) * d.o];
@@ -26,7 +26,7 @@ pub fn dense_forward<T: Real>(d: &DenseDims, x: &[T], w: &[T], b: &[T], y: &mut 
     }
 }
 
-/// The gradient of the input, `dy w^T`. Shapes: w `[I, O]`, dy `[N, O]`, dx `[N, I]`.
+/// Computes the gradient of the input, `dy w^T`. Shapes: w `[I, O]`, dy `[N, O]`, dx `[N, I]`.
 pub fn dense_backward_x<T: Real>(d: &DenseDims, w: &[T], dy: &[T], dx: &mut [T]) {
     for n in 0..d.n {
         for i in 0..d.i {
@@ -39,7 +39,7 @@ pub fn dense_backward_x<T: Real>(d: &DenseDims, w: &[T], dy: &[T], dx: &mut [T])
     }
 }
 
-/// The gradient of the weights, `x^T dy`. Shapes: x `[N, I]`, dy `[N, O]`, dw `[I, O]`.
+/// Computes the gradient of the weights, `x^T dy`. Shapes: x `[N, I]`, dy `[N, O]`, dw `[I, O]`.
 pub fn dense_backward_w<T: Real>(d: &DenseDims, x: &[T], dy: &[T], dw: &mut [T]) {
     dw.fill(T::ZERO);
     for n in 0..d.n {

@@ -1,9 +1,10 @@
-//! Every operation as the plainest loops, generic over f32 and f64: the specification of the kernels in `shaders/`.
+//! Every operation as the plainest possible loops, generic over f32 and f64: the specification of the kernels in
+//! `shaders/`.
 //!
-//! A function has the name of the WGSL entry point that it mirrors, and takes the tensors in the order of the bindings. Tensors
-//! are slices, row-major, last index fastest: pictures NHWC, filters HWIO (`[KH, KW, C, O]`), matrices `[rows, columns]`. Outputs
-//! are overwritten whole. Nothing here is optimised or parallel; it is what the fast kernels, and the loops of [`crate::native`], are compared
-//! with, and what `--device reference` runs.
+//! Each function has the name of the WGSL entry point that it mirrors, and takes its tensors in the order of the
+//! bindings. Tensors are row-major slices, last index fastest: images NHWC, filters HWIO (`[KH, KW, C, O]`), matrices
+//! `[rows, columns]`. Outputs are overwritten completely. Nothing here is optimized or parallel: the fast kernels and
+//! the loops of [`crate::native`] are compared with this code, and `--device reference` runs it.
 
 pub mod adam;
 pub mod batch_gather;
@@ -19,19 +20,17 @@ pub mod softmax_xent;
 
 use thiserror::Error;
 
-/// Dimensions that make no operation.
+/// Dimensions that do not describe an operation.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum DimsError {
     /// A size is zero.
     #[error("{name} is 0")]
     Zero {
-        /// Which size.
+        /// The size that is zero.
         name: &'static str,
     },
-    /// Without padding the window must fit.
-    #[error(
-        "the window of {window} is larger than the input of {input} in {axis}, and `valid` adds no padding; use `same`"
-    )]
+    /// The window does not fit, and there is no padding.
+    #[error("the window has {window} {axis}, but the input has only {input}, and `valid` adds no padding; use `same`")]
     Window {
         /// Rows or columns.
         axis: &'static str,
@@ -40,10 +39,10 @@ pub enum DimsError {
         /// Size of the input.
         input: usize,
     },
-    /// Kernels index with 32 bits.
+    /// Too large for 32-bit indices, which the kernels use.
     #[error("{tensor} would have more than {} elements", u32::MAX)]
     TooLarge {
-        /// Which tensor.
+        /// The tensor that is too large.
         tensor: &'static str,
     },
 }
@@ -56,7 +55,7 @@ fn check_positive(sizes: &[(&'static str, usize)]) -> Result<(), DimsError> {
     }
 }
 
-/// Fails if a tensor of these dimensions could not be indexed with 32 bits.
+/// Fails if a tensor of this shape could not be indexed with 32 bits.
 fn check_len(tensor: &'static str, shape: &[usize]) -> Result<(), DimsError> {
     let len = shape.iter().try_fold(1usize, |len, &size| len.checked_mul(size));
     match len {
@@ -65,7 +64,7 @@ fn check_len(tensor: &'static str, shape: &[usize]) -> Result<(), DimsError> {
     }
 }
 
-/// Output size and padding before the first cell, along one axis, by TensorFlow's rules.
+/// Returns the output size and the padding before the first cell, along one axis, by TensorFlow's rules.
 fn window_output(
     axis: &'static str,
     input: usize,

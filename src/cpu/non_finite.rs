@@ -1,11 +1,11 @@
-//! How many elements of a tensor are infinite or not a number, and which is the first. Source: IEEE 754-2019, 3.4.
+//! Counts the elements of a tensor that are infinite or NaN, and finds the first. Source: IEEE 754-2019, 3.4.
 
 use super::real::Real;
 
-/// What stands for "no such element" in place of an index.
+/// Used instead of an index if there is no such element.
 pub const NONE: u32 = u32::MAX;
 
-/// `[count, first index]` of the elements that are not finite; [`NONE`] where all are.
+/// Returns `[count, first index]` of the elements that are not finite; the index is [`NONE`] if all are finite.
 pub fn non_finite<T: Real>(x: &[T]) -> [u32; 2] {
     let mut found = [0, NONE];
     for (index, value) in x.iter().enumerate() {

@@ -1,6 +1,6 @@
 //! Max, average and sum pooling, any window, any stride, `valid` or `same` padding.
 //!
-//! Padding never wins a maximum and is not counted in an average. Pictures `[N, H, W, C]`. Source: tf.nn.max_pool2d,
+//! Padding never wins a maximum and is not counted in an average. Images `[N, H, W, C]`. Source: tf.nn.max_pool2d,
 //! tf.nn.avg_pool2d.
 
 use super::conv2d::Padding;
@@ -11,7 +11,7 @@ use std::ops::Range;
 /// Dimensions of a pooling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pool2dDims {
-    /// Pictures.
+    /// Images.
     pub n: usize,
     /// Input rows.
     pub h: usize,
@@ -38,7 +38,7 @@ pub struct Pool2dDims {
 }
 
 impl Pool2dDims {
-    /// Works out the output size and the padding.
+    /// Computes the output size and the padding.
     ///
     /// # Errors
     /// A size is zero, a window does not fit, or a tensor exceeds 32-bit indices.
@@ -67,13 +67,13 @@ impl Pool2dDims {
         Ok(Pool2dDims { n, h, w, c, kh, kw, stride_h, stride_w, pad_top, pad_left, ho, wo })
     }
 
-    /// The input rows of window row `i` that lie inside the picture.
+    /// Returns the input rows of window row `i` that lie inside the image.
     fn rows(&self, i: usize) -> Range<usize> {
         let start = i * self.stride_h;
         start.saturating_sub(self.pad_top)..(start + self.kh - self.pad_top).min(self.h)
     }
 
-    /// The input columns of window column `j` that lie inside the picture.
+    /// Returns the input columns of window column `j` that lie inside the image.
     fn columns(&self, j: usize) -> Range<usize> {
         let start = j * self.stride_w;
         start.saturating_sub(self.pad_left)..(start + self.kw - self.pad_left).min(self.w)
@@ -98,7 +98,8 @@ impl Pool2dDims {
     }
 }
 
-/// Max pooling; argmax is `row * W + column` of the maximum in its picture, the first in row-major order on ties.
+/// Computes max pooling; argmax is `row * W + column` of the maximum in its image, the first in row-major order on
+/// ties.
 ///
 /// Shapes: x `[N, H, W, C]`, y and argmax `[N, HO, WO, C]`.
 pub fn pool2d_max_forward<T: Real>(d: &Pool2dDims, x: &[T], y: &mut [T], argmax: &mut [u32]) {
@@ -116,7 +117,7 @@ pub fn pool2d_max_forward<T: Real>(d: &Pool2dDims, x: &[T], y: &mut [T], argmax:
     });
 }
 
-/// The gradient of max pooling. Shapes: argmax and dy `[N, HO, WO, C]`, dx `[N, H, W, C]`.
+/// Computes the gradient of max pooling. Shapes: argmax and dy `[N, HO, WO, C]`, dx `[N, H, W, C]`.
 pub fn pool2d_max_backward_x<T: Real>(d: &Pool2dDims, argmax: &[u32], dy: &[T], dx: &mut [T]) {
     dx.fill(T::ZERO);
     d.for_each_window(|at, n, c, _, _| {
@@ -125,22 +126,23 @@ pub fn pool2d_max_backward_x<T: Real>(d: &Pool2dDims, argmax: &[u32], dy: &[T], 
     });
 }
 
-/// Average pooling: the mean of the window's cells inside the picture. Shapes: x `[N, H, W, C]`, y `[N, HO, WO, C]`.
+/// Computes average pooling: the mean of the window's cells inside the image. Shapes: x `[N, H, W, C]`, y `[N, HO, WO,
+/// C]`.
 pub fn pool2d_average_forward<T: Real>(d: &Pool2dDims, x: &[T], y: &mut [T]) {
     mean_forward(d, x, y, true);
 }
 
-/// The gradient of average pooling. Shapes: dy `[N, HO, WO, C]`, dx `[N, H, W, C]`.
+/// Computes the gradient of average pooling. Shapes: dy `[N, HO, WO, C]`, dx `[N, H, W, C]`.
 pub fn pool2d_average_backward_x<T: Real>(d: &Pool2dDims, dy: &[T], dx: &mut [T]) {
     mean_backward_x(d, dy, dx, true);
 }
 
-/// Sum pooling. Shapes: x `[N, H, W, C]`, y `[N, HO, WO, C]`.
+/// Computes sum pooling. Shapes: x `[N, H, W, C]`, y `[N, HO, WO, C]`.
 pub fn pool2d_sum_forward<T: Real>(d: &Pool2dDims, x: &[T], y: &mut [T]) {
     mean_forward(d, x, y, false);
 }
 
-/// The gradient of sum pooling. Shapes: dy `[N, HO, WO, C]`, dx `[N, H, W, C]`.
+/// Computes the gradient of sum pooling. Shapes: dy `[N, HO, WO, C]`, dx `[N, H, W, C]`.
 pub fn pool2d_sum_backward_x<T: Real>(d: &Pool2dDims, dy: &[T], dx: &mut [T]) {
     mean_backward_x(d, dy, dx, false);
 }

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub, SubAssign};
 
-/// A floating-point number: f32 for a GPU's twin, f64 for the truth and for finite differences.
+/// A floating-point number: f32 to mirror a GPU, f64 for reference results and finite differences.
 pub trait Real:
     Copy
     + Debug
@@ -23,15 +23,15 @@ pub trait Real:
     const ZERO: Self;
     /// One.
     const ONE: Self;
-    /// The nearest number of this precision.
+    /// Returns the nearest number of this precision.
     fn from_f64(value: f64) -> Self;
-    /// The same number in double precision.
+    /// Returns the same number in double precision.
     fn to_f64(self) -> f64;
-    /// e to this power.
+    /// Returns e to this power.
     fn exp(self) -> Self;
-    /// Natural logarithm.
+    /// Returns the natural logarithm.
     fn ln(self) -> Self;
-    /// Square root.
+    /// Returns the square root.
     fn sqrt(self) -> Self;
 }
 

@@ -1,14 +1,14 @@
-//! Gradient descent with momentum in the form that Keras uses. Source: keras.optimizers.SGD without Nesterov.
+//! Gradient descent with momentum as in Keras. Source: keras.optimizers.SGD without Nesterov.
 
 use super::real::Real;
 use serde::{Deserialize, Serialize};
 
-/// Settings of gradient descent; the defaults are Keras's.
+/// Settings of gradient descent; the defaults are those of Keras.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SgdConfig {
     /// Step size.
     pub learning_rate: f64,
-    /// Share of the last change that is kept.
+    /// Momentum: the fraction of the last update that is added to the next one.
     pub momentum: f64,
 }
 
@@ -18,7 +18,8 @@ impl Default for SgdConfig {
     }
 }
 
-/// One step: `velocity = momentum * velocity - alpha * g`, `w += velocity`. g, w and velocity have one length.
+/// Takes one step: `velocity = momentum * velocity - alpha * g`, `w += velocity`. g, w and velocity have the same
+/// length.
 pub fn sgd_step<T: Real>(momentum: f64, alpha: T, g: &[T], w: &mut [T], velocity: &mut [T]) {
     let momentum = T::from_f64(momentum);
     for i in 0..w.len() {

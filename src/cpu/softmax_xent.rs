@@ -1,4 +1,4 @@
-//! Softmax with the cross-entropy of the true class. Source: sparse categorical cross-entropy of Keras.
+//! Softmax with the cross-entropy of the true class. Source: sparse categorical cross-entropy in Keras.
 
 use super::real::Real;
 
@@ -11,7 +11,7 @@ pub struct SoftmaxXentDims {
     pub c: usize,
 }
 
-/// The position of the largest value, the first on ties, and the sum of the exponentials relative to it.
+/// Returns the position of the largest value, the first on ties, and the sum of the exponentials relative to it.
 fn row_parts<T: Real>(x: &[T]) -> (usize, T) {
     let mut highest = 0;
     for c in 1..x.len() {
@@ -26,7 +26,7 @@ fn row_parts<T: Real>(x: &[T]) -> (usize, T) {
     (highest, sum)
 }
 
-/// Probabilities, loss and correct flag of each row.
+/// Computes the probabilities, loss and correct flag of each row.
 ///
 /// Shapes: logits x and probabilities `[N, C]`; labels, loss and correct `[N]`.
 pub fn softmax_xent_forward<T: Real>(
@@ -48,7 +48,7 @@ pub fn softmax_xent_forward<T: Real>(
     }
 }
 
-/// The sums of loss and correct flags over the first `n_valid` rows.
+/// Returns the sums of loss and correct flags over the first `n_valid` rows.
 pub fn softmax_xent_totals<T: Real>(n_valid: usize, loss: &[T], correct: &[u32]) -> (T, u32) {
     let mut sum = T::ZERO;
     for &loss in &loss[..n_valid] {
@@ -57,7 +57,7 @@ pub fn softmax_xent_totals<T: Real>(n_valid: usize, loss: &[T], correct: &[u32])
     (sum, correct[..n_valid].iter().sum())
 }
 
-/// The gradient of the mean loss over the first `n_valid` rows; zero in the rows after them.
+/// Computes the gradient of the mean loss over the first `n_valid` rows; zero in the rows after them.
 ///
 /// Shapes: logits x and dx `[N, C]`, labels `[N]`.
 pub fn softmax_xent_backward_x<T: Real>(d: &SoftmaxXentDims, x: &[T], labels: &[u32], n_valid: usize, dx: &mut [T]) {

@@ -1,4 +1,4 @@
-//! Keras: npz with Keras's names and shapes, and the lines that build the model and set its weights.
+//! Keras: npz with Keras's names and shapes, and the Python code that builds the model and sets its weights.
 
 use super::npz::archive;
 use super::window::Window;
@@ -7,11 +7,11 @@ use crate::cpu::conv2d::Padding;
 use crate::model::{Activation, Layer, LayerShape, Model};
 use std::fmt::Write;
 
-/// The bytes of an npz with the arrays in the order of `keras.Model.set_weights`: `conv2d_1/kernel` `[KH, KW, C, O]`,
-/// `conv2d_1/bias`, `dense_1/kernel` `[in, out]`...
+/// Returns the bytes of an npz with the arrays in the order of `keras.Model.set_weights`: `conv2d_1/kernel` `[KH, KW,
+/// C, O]`, `conv2d_1/bias`, `dense_1/kernel` `[in, out]`...
 ///
 /// # Errors
-/// The model cannot be built, or the parameters are not its own.
+/// The model cannot be built, or the parameters do not belong to it.
 pub fn to_bytes(model: &Model, parameters: &[Vec<f32>]) -> Result<Vec<u8>, ExportError> {
     checked_shapes(model, parameters)?;
     let named: Vec<(String, Vec<usize>)> =
@@ -19,14 +19,15 @@ pub fn to_bytes(model: &Model, parameters: &[Vec<f32>]) -> Result<Vec<u8>, Expor
     archive(named.iter().zip(parameters).map(|((name, shape), values)| (name.as_str(), &shape[..], &values[..])))
 }
 
-/// `dense_1.weight` is `dense_1/kernel` in Keras.
+/// Converts a name: `dense_1.weight` is `dense_1/kernel` in Keras.
 fn keras_name(name: &str) -> String {
     name.replace(".weight", "/kernel").replace(".bias", "/bias")
 }
 
-/// The Python lines that build the model, layer by layer with our names, and set the weights of the npz at `file`.
+/// Returns the Python code that builds the model, layer by layer with this program's names, and sets the weights from
+/// the npz at `file`.
 ///
-/// The model takes grey values 0 to 255 `[N, 28, 28, 1]` and gives probabilities `[N, 10]`.
+/// The model takes grey values from 0 to 255 `[N, 28, 28, 1]` and returns probabilities `[N, 10]`.
 ///
 /// # Errors
 /// The model cannot be built.
@@ -57,7 +58,8 @@ pub fn python(model: &Model, file: &str) -> Result<String, ExportError> {
     Ok(text)
 }
 
-/// The layers of Keras that make one of ours: mostly one. `is_last` adds the softmax, without which there are no probabilities.
+/// Returns the Keras layers that are equivalent to one of this program's, usually one. `is_last` adds the softmax,
+/// without which there would be no probabilities.
 fn layer_lines(shape: &LayerShape, is_last: bool) -> Vec<String> {
     let name = &shape.name;
     match &shape.layer {
@@ -81,7 +83,7 @@ fn layer_lines(shape: &LayerShape, is_last: bool) -> Vec<String> {
     }
 }
 
-/// Keras's default is `valid`, as ours.
+/// Keras's default is `valid`, as here.
 fn padding_argument(padding: Padding) -> &'static str {
     match padding {
         Padding::Valid => "",
@@ -106,7 +108,7 @@ fn pooling(class: &str, shape: &LayerShape, padding: Padding, name: &str) -> Str
     format!("{line}{}, name=\"{name}\")", padding_argument(padding))
 }
 
-/// Keras has no sum pooling: it is an average times the cells of the window, with the padding's zeros counted.
+/// Keras has no sum pooling: it is an average, counting the padding's zeros, times the number of cells in the window.
 fn sum_pooling(shape: &LayerShape) -> Vec<String> {
     let name = &shape.name;
     let window = Window::of(shape).expect("a pooling has a window");

@@ -1,20 +1,21 @@
-//! The order of a weight's axes here and in PyTorch.
+//! The order of a weight's axes in this program and in PyTorch.
 //!
-//! One view serves all: every weight is a filter `[KH, KW, C, O]`. A convolution's is one already; a dense layer that follows a
-//! flatten is a convolution whose window is the whole picture `[H, W, C]`, and any other sees one cell. PyTorch's order is then
-//! `[O, C, KH, KW]` throughout: for the dense layer after the flatten, that is its rows permuted from H, W, C to C, H, W.
+//! Every weight is treated as a filter `[KH, KW, C, O]`. A convolution's weight already is one; a dense layer after a
+//! flatten is a convolution whose window is the whole image `[H, W, C]`, and any other dense layer sees one cell.
+//! PyTorch's order is then always `[O, C, KH, KW]`: for the dense layer after the flatten, this means that its rows are
+//! permuted from H, W, C to C, H, W.
 
 use crate::model::{Layer, LayerShape};
 
-/// Axes of a filter `[KH, KW, C, O]` as PyTorch orders them.
+/// Axes of a filter `[KH, KW, C, O]` in PyTorch's order.
 const TO_TORCH: [usize; 4] = [3, 2, 0, 1];
-/// Axes of a filter `[O, C, KH, KW]` as this program orders them.
+/// Axes of a filter `[O, C, KH, KW]` in this program's order.
 const FROM_TORCH: [usize; 4] = [2, 3, 1, 0];
 
-/// A layer with the shape of its weight seen as a filter.
+/// A layer with the shape of its weight as a filter.
 #[derive(Clone, Debug)]
 pub(crate) struct Filter {
-    /// Such as `dense_1`.
+    /// For example `dense_1`.
     pub(crate) layer: String,
     /// `[KH, KW, C, O]`.
     pub(crate) shape: [usize; 4],
@@ -22,39 +23,39 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
-    /// Shape of the weight in this program and in Keras: `[KH, KW, C, O]` or `[in, out]`.
+    /// Returns the shape of the weight in this program and in Keras: `[KH, KW, C, O]` or `[in, out]`.
     pub(crate) fn keras_shape(&self) -> Vec<usize> {
         let [kh, kw, c, o] = self.shape;
         if self.is_conv { vec![kh, kw, c, o] } else { vec![kh * kw * c, o] }
     }
 
-    /// Shape of the weight in PyTorch: `[O, C, KH, KW]` or `[out, in]`.
+    /// Returns the shape of the weight in PyTorch: `[O, C, KH, KW]` or `[out, in]`.
     pub(crate) fn torch_shape(&self) -> Vec<usize> {
         let [kh, kw, c, o] = self.shape;
         if self.is_conv { vec![o, c, kh, kw] } else { vec![o, c * kh * kw] }
     }
 
-    /// A weight of this program as PyTorch orders it.
+    /// Converts a weight of this program to PyTorch's order.
     ///
     /// # Panics
-    /// If there are not as many values as the shape says.
+    /// If the number of values does not match the shape.
     pub(crate) fn torch_values(&self, values: &[f32]) -> Vec<f32> {
         permute(values, self.shape, TO_TORCH)
     }
 
-    /// A weight of PyTorch as this program orders it.
+    /// Converts a weight from PyTorch to this program's order.
     ///
     /// # Panics
-    /// If there are not as many values as the shape says.
+    /// If the number of values does not match the shape.
     pub(crate) fn own_values(&self, values: &[f32]) -> Vec<f32> {
         permute(values, TO_TORCH.map(|axis| self.shape[axis]), FROM_TORCH)
     }
 }
 
-/// The weights of a model seen as filters, in the order of the layers.
+/// Returns the weights of a model as filters, in the order of the layers.
 pub(crate) fn filters(shapes: &[LayerShape]) -> Vec<Filter> {
     let mut filters = Vec::new();
-    // The picture [H, W, C] that was flattened and that no dense layer has mixed up yet.
+    // The image [H, W, C] that was flattened and that no dense layer has mixed yet.
     let mut flattened = None;
     for shape in shapes {
         match (&shape.layer, &shape.input[..], &shape.output[..]) {
@@ -73,9 +74,9 @@ pub(crate) fn filters(shapes: &[LayerShape]) -> Vec<Filter> {
     filters
 }
 
-/// The values of a row-major tensor with its axes in another order: axis `i` of the result is axis `axes[i]` of the input.
+/// Permutes the axes of a row-major tensor: axis `i` of the result is axis `axes[i]` of the input.
 fn permute(values: &[f32], shape: [usize; 4], axes: [usize; 4]) -> Vec<f32> {
-    assert_eq!(values.len(), shape.iter().product::<usize>(), "values of a filter {shape:?}");
+    assert_eq!(values.len(), shape.iter().product::<usize>(), "number of values of a filter {shape:?}");
     let [_, s1, s2, s3] = shape;
     let strides = [s1 * s2 * s3, s2 * s3, s3, 1];
     let [[n0, t0], [n1, t1], [n2, t2], [n3, t3]] = axes.map(|axis| [shape[axis], strides[axis]]);

@@ -1,12 +1,13 @@
-//! Trained models in the formats of other tools, as bytes, and the Python lines that open them.
+//! Trained models as files for other tools, and the Python code that opens them.
 //!
 //! - [`onnx`]: the whole network as a graph, for onnxruntime, tract, browsers.
 //! - [`torch`]: safetensors with PyTorch's names and layouts.
 //! - [`keras`]: npz with Keras's names and layouts.
-//! - [`npz`]: npz with this program's own.
+//! - [`npz`]: npz with this program's own names and layouts.
 //!
-//! All take a [`Model`] of any layers with its parameters in the order of [`Model::parameters`], and equal models give equal bytes.
-//! The way back, from a safetensors file of another tool, is [`crate::import`]. `docs/exports.md` shows each format in use.
+//! All take any [`Model`] with its parameters in the order of [`Model::parameters`], and equal models give equal bytes.
+//! The reverse, from a safetensors file of another tool, is [`crate::import`]. `docs/exports.md` shows each format in
+//! use.
 
 pub mod keras;
 pub(crate) mod layout;
@@ -29,7 +30,7 @@ pub enum ExportError {
     #[error(transparent)]
     Model(#[from] ModelError),
     /// The parameters are not those of the model.
-    #[error("the model `{model}` has {expected} parameter tensors, and {found} were given")]
+    #[error("the model `{model}` has {expected} parameter tensors, but the number given is {found}")]
     Count {
         /// The model.
         model: String,
@@ -38,8 +39,8 @@ pub enum ExportError {
         /// Tensors that were given.
         found: usize,
     },
-    /// A parameter has not the length of its shape.
-    #[error("the parameter `{name}` has {found} values, and its shape {shape:?} needs {expected}")]
+    /// A parameter does not have the length of its shape.
+    #[error("the number of values of the parameter `{name}` is {found}, but its shape {shape:?} needs {expected}")]
     Length {
         /// Its name.
         name: String,
@@ -50,36 +51,36 @@ pub enum ExportError {
         /// Values that were given.
         found: usize,
     },
-    /// The format cannot hold so large a model.
-    #[error("the model has {bytes} bytes of parameters, and {format} holds at most {limit}; {advice}")]
+    /// The format does not support such a large model.
+    #[error("the model has {bytes} bytes of parameters, but {format} can contain at most {limit}; {advice}")]
     TooLarge {
         /// The format.
         format: &'static str,
         /// Bytes of the parameters.
         bytes: u64,
-        /// Most bytes of a file.
+        /// Maximum size of a file in bytes.
         limit: u64,
         /// What to do instead.
         advice: &'static str,
     },
-    /// The safetensors file could not be made.
+    /// The safetensors file could not be created.
     #[error(transparent)]
     Safetensors(#[from] WeightsError),
-    /// The archive could not be made.
-    #[error("making the npz archive: {0}")]
+    /// The archive could not be created.
+    #[error("the npz archive could not be created: {0}")]
     Archive(#[from] zip::result::ZipError),
 }
 
-/// What is known of a trained model besides its layers and parameters; goes into an export's metadata.
+/// What is known about a trained model besides its layers and parameters; stored in an export's metadata.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Facts {
-    /// What it was trained on.
+    /// The data set that it was trained on.
     pub dataset: Option<DatasetKind>,
     /// Its accuracy on the test set, 0 to 1.
     pub test_accuracy: Option<f64>,
 }
 
-/// The layers of a model whose parameters have been checked against it.
+/// Returns the layers of a model after checking its parameters.
 fn checked_shapes(model: &Model, parameters: &[Vec<f32>]) -> Result<Vec<LayerShape>, ExportError> {
     let shapes = model.shapes()?;
     let expected = model.parameters()?;
@@ -101,12 +102,12 @@ fn checked_shapes(model: &Model, parameters: &[Vec<f32>]) -> Result<Vec<LayerSha
     Ok(shapes)
 }
 
-/// A size down and across as Python has it: `3`, or `(3, 5)`.
+/// Formats a pair of sizes, height and width, for Python: `3`, or `(3, 5)`.
 fn python_pair([down, across]: [usize; 2]) -> String {
     if down == across { down.to_string() } else { format!("({down}, {across})") }
 }
 
-/// A text as Python has it, in double quotes. JSON's escapes are Python's, too.
+/// Formats a string for Python, in double quotes. JSON's escapes are valid in Python too.
 fn python_text(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }

@@ -1,11 +1,12 @@
-//! ONNX: the whole network as a graph that takes grey values and gives probabilities.
+//! ONNX: the whole network as a graph that takes grey values and returns probabilities.
 //!
-//! Input `pixels`: single precision `[batch, 28, 28, 1]`, grey values 0 to 255. Outputs `probabilities` and `logits`:
-//! `[batch, 10]`. The batch may have any size. The division by 255 is in the graph. ONNX's windows want channels first: pictures
-//! are transposed once, at the start, where it costs nothing (one channel), and the weights are stored as PyTorch orders them.
-//! Nodes, their values and the initializers have the names of our layers and parameters.
+//! Input `pixels`: single precision `[batch, 28, 28, 1]`, grey values from 0 to 255. Outputs `probabilities` and
+//! `logits`: `[batch, 10]`. The batch can have any size. The division by 255 is part of the graph. ONNX's windows
+//! expect channels first: images are transposed once, at the start, where it is free (one channel), and the weights are
+//! stored in PyTorch's order. Nodes, their values and the initializers have the names of this program's layers and
+//! parameters.
 //!
-//! Opset 17 with IR version 8 (ONNX 1.12, 2022): it has all that is needed, and onnxruntime from 1.12 on takes it.
+//! Opset 17 with IR version 8 (ONNX 1.12, 2022) has everything needed, and onnxruntime supports it from version 1.12.
 //! Source: the operators' documentation of ONNX, docs/Operators.md.
 
 use super::layout::filters;
@@ -21,9 +22,9 @@ use crate::model::weights::WeightsError;
 use crate::model::{Activation, Layer, LayerShape, Model, N_CLASSES};
 use prost::Message;
 
-/// Version of the operators.
+/// Version of the operator set.
 const OPSET: i64 = 17;
-/// Version of the file format that came with it.
+/// Version of the file format that belongs to it.
 const IR_VERSION: i64 = 8;
 /// Name of the input.
 pub const INPUT: &str = "pixels";
@@ -31,13 +32,13 @@ pub const INPUT: &str = "pixels";
 pub const PROBABILITIES: &str = "probabilities";
 /// Name of the second output, `[batch, 10]`.
 pub const LOGITS: &str = "logits";
-/// Most bytes of a protobuf message; 64 KiB are left for all but the parameters.
+/// Maximum size of a protobuf message in bytes; 64 KiB are reserved for everything but the parameters.
 const MAX_BYTES: u64 = i32::MAX as u64 - (64 << 10);
 
-/// The bytes of an ONNX file.
+/// Returns the bytes of an ONNX file.
 ///
 /// # Errors
-/// The model cannot be built, has more than 2 GiB of parameters, or the parameters are not its own.
+/// The model cannot be built or has more than 2 GiB of parameters, or the parameters do not belong to it.
 pub fn to_bytes(model: &Model, parameters: &[Vec<f32>], facts: &Facts) -> Result<Vec<u8>, ExportError> {
     check_size(model)?;
     let shapes = checked_shapes(model, parameters)?;
@@ -46,7 +47,7 @@ pub fn to_bytes(model: &Model, parameters: &[Vec<f32>], facts: &Facts) -> Result
         producer_name: Some("fmnist-gpu".to_string()),
         producer_version: Some(env!("CARGO_PKG_VERSION").to_string()),
         doc_string: Some(
-            "Classifies Fashion-MNIST pictures: grey values 0 to 255 (0 is background) in, probabilities of the ten classes \
+            "Classifies Fashion-MNIST images: grey values 0 to 255 (0 is background) in, probabilities of the ten classes \
              out. The division by 255 is part of the graph."
                 .to_string(),
         ),
@@ -57,7 +58,7 @@ pub fn to_bytes(model: &Model, parameters: &[Vec<f32>], facts: &Facts) -> Result
     Ok(proto.encode_to_vec())
 }
 
-/// The Python lines that open the file with onnxruntime and predict a batch.
+/// Returns the Python code that opens the file with onnxruntime and predicts a batch.
 pub fn python(file: &str) -> String {
     format!(
         "import numpy as np\n\
@@ -110,10 +111,10 @@ fn graph(model: &Model, shapes: &[LayerShape], parameters: &[Vec<f32>]) -> Graph
     for shape in shapes {
         graph.layer(shape);
     }
-    // What the last layer made is the output: it takes the output's name.
+    // The output of the last layer is the graph's output, so it takes that name.
     graph.rename_last(LOGITS);
     graph.apply("Softmax", PROBABILITIES, &[], vec![AttributeProto::int("axis", -1)]);
-    // The checker wants a name, and a model file may leave its own empty.
+    // The checker requires a name, and a model file may leave it empty.
     let name = if model.name.is_empty() { "model" } else { &model.name };
     GraphProto {
         node: graph.nodes,
@@ -127,7 +128,7 @@ fn graph(model: &Model, shapes: &[LayerShape], parameters: &[Vec<f32>]) -> Graph
     }
 }
 
-/// A tensor `[batch, ..]` of single precision.
+/// Describes a single-precision tensor `[batch, ..]`.
 fn value_info(name: &str, shape: &[usize], meaning: &str) -> ValueInfoProto {
     let sizes = shape.iter().map(|&size| Dimension::Value(size as i64));
     let dim = std::iter::once(Dimension::Param("batch".to_string()))
@@ -142,7 +143,7 @@ fn value_info(name: &str, shape: &[usize], meaning: &str) -> ValueInfoProto {
     }
 }
 
-/// A graph as it grows: a chain of nodes, each reading what the last one made.
+/// A graph under construction: a chain of nodes, each reading the output of the previous one.
 #[derive(Default)]
 struct Graph {
     nodes: Vec<NodeProto>,
@@ -161,7 +162,7 @@ impl Graph {
         });
     }
 
-    /// A node that reads the last value and constants; node and value have the same name.
+    /// Adds a node that reads the last value and some constants; node and value have the same name.
     fn apply(&mut self, op: &str, name: &str, constants: &[&str], attribute: Vec<AttributeProto>) {
         let value = std::mem::replace(&mut self.value, name.to_string());
         let constants = constants.iter().map(|constant| constant.to_string());
@@ -202,14 +203,15 @@ impl Graph {
         }
     }
 
-    /// The softmax is an output of its own.
+    /// The softmax is a separate output.
     fn activate(&mut self, name: &str, activation: Activation) {
         if activation == Activation::Relu {
             self.apply("Relu", &format!("{name}.relu"), &[], vec![]);
         }
     }
 
-    /// ONNX has no sum pooling: it is an average times the cells of the window, with the padding's zeros counted.
+    /// ONNX has no sum pooling: it is an average, counting the padding's zeros, times the number of cells in the
+    /// window.
     fn sum_pool(&mut self, shape: &LayerShape) {
         let name = &shape.name;
         let cells = Window::of(shape).expect("a pooling has a window").cells();
@@ -221,7 +223,8 @@ impl Graph {
     }
 }
 
-/// Size, stride and padding. `auto_pad` is deprecated, and tools differ on it: the padding is written out.
+/// Returns size, stride and padding. `auto_pad` is deprecated, and tools interpret it differently, so the padding is
+/// explicit.
 fn window_attributes(shape: &LayerShape) -> Vec<AttributeProto> {
     let Window { size, stride, begin, end } = Window::of(shape).expect("the layer has a window");
     vec![

@@ -1,7 +1,7 @@
 //! The messages of `onnx.proto` that an exported model needs, with the field numbers of the standard.
 //!
-//! Written by hand, so that the build needs no protoc. Source: onnx/onnx.proto of ONNX 1.12 (IR version 8). Fields are optional
-//! as there: a number that is 0 is still written where it is set, which the checker of ONNX asks for.
+//! Written by hand, so that the build does not need protoc. Source: onnx/onnx.proto of ONNX 1.12 (IR version 8). Fields
+//! are optional, as in the original: a number that is 0 is still written if it is set, which ONNX's checker requires.
 
 use prost::{Message, Oneof};
 
@@ -27,7 +27,7 @@ pub(super) struct ModelProto {
     pub(super) metadata_props: Vec<StringStringEntryProto>,
 }
 
-/// Which version of the operators is meant; the empty domain is ONNX's own.
+/// The version of the operator set; the empty domain is ONNX's own.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct OperatorSetIdProto {
     #[prost(string, optional, tag = "1")]
@@ -36,7 +36,7 @@ pub(super) struct OperatorSetIdProto {
     pub(super) version: Option<i64>,
 }
 
-/// One entry of the metadata.
+/// An entry of the metadata.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct StringStringEntryProto {
     #[prost(string, optional, tag = "1")]
@@ -45,7 +45,7 @@ pub(super) struct StringStringEntryProto {
     pub(super) value: Option<String>,
 }
 
-/// Nodes in the order of execution, constants, inputs and outputs.
+/// Nodes in order of execution, constants, inputs and outputs.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct GraphProto {
     #[prost(message, repeated, tag = "1")]
@@ -60,7 +60,7 @@ pub(super) struct GraphProto {
     pub(super) output: Vec<ValueInfoProto>,
 }
 
-/// One operation: the names of the values that it reads and makes.
+/// An operation: the names of the values that it reads and writes.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct NodeProto {
     #[prost(string, repeated, tag = "1")]
@@ -75,7 +75,7 @@ pub(super) struct NodeProto {
     pub(super) attribute: Vec<AttributeProto>,
 }
 
-/// A setting of an operation: one whole number or several.
+/// An attribute of an operation: an integer or several.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct AttributeProto {
     #[prost(string, optional, tag = "1")]
@@ -95,12 +95,13 @@ impl AttributeProto {
     /// `AttributeType.INTS`.
     const INTS: i32 = 7;
 
-    /// One whole number.
+    /// Creates an attribute with one integer.
     pub(super) fn int(name: &str, value: i64) -> Self {
         AttributeProto { name: Some(name.into()), i: Some(value), ints: Vec::new(), r#type: Some(Self::INT) }
     }
 
-    /// Several whole numbers, as sizes in our code: all fit, being less than 2^32.
+    /// Creates an attribute with several integers, which are sizes in this program: all fit, since they are less than
+    /// 2^32.
     pub(super) fn ints(name: &str, values: &[usize]) -> Self {
         let ints = values.iter().map(|&value| value as i64).collect();
         AttributeProto { name: Some(name.into()), i: None, ints, r#type: Some(Self::INTS) }
@@ -117,7 +118,7 @@ pub(super) struct TensorProto {
     pub(super) data_type: Option<i32>,
     #[prost(string, optional, tag = "8")]
     pub(super) name: Option<String>,
-    /// Row-major, least significant byte first.
+    /// Row-major, little-endian.
     #[prost(bytes = "vec", optional, tag = "9")]
     pub(super) raw_data: Option<Vec<u8>>,
 }
@@ -133,7 +134,7 @@ pub(super) struct ValueInfoProto {
     pub(super) doc_string: Option<String>,
 }
 
-/// Of the types only the tensor (tag 1 of the choice `value`).
+/// Only the tensor type (tag 1 of the choice `value`).
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct TypeProto {
     #[prost(message, optional, tag = "1")]
@@ -164,7 +165,7 @@ pub(super) struct DimensionProto {
     pub(super) value: Option<Dimension>,
 }
 
-/// A size, or the name of one that is open.
+/// A size, or the name of one that is not fixed.
 #[derive(Clone, PartialEq, Oneof)]
 pub(super) enum Dimension {
     /// `dim_value`.

@@ -10,17 +10,18 @@ use safetensors::tensor::{Dtype, TensorView};
 use std::collections::HashMap;
 use std::fmt::Write;
 
-/// The key under which the file's metadata holds the model, as JSON. Not `model`: that marks a file in this program's own layout.
+/// The metadata key for the model, as JSON. It is not `model`, which marks a file in this program's own layout.
 pub const MODEL_KEY: &str = "fmnist_gpu_model";
 
 const LAYOUT: &str = "PyTorch: activations NCHW; conv2d weight [O, C, KH, KW]; dense weight [out, in], \
                       after a flatten with inputs in the order C, H, W; pixels divided by 255";
 
-/// The bytes of a safetensors file that is a `state_dict`: `conv2d_1.weight` `[O, C, KH, KW]`, `dense_1.weight` `[out, in]`, the
-/// inputs of the first dense layer after a flatten in the order C, H, W. The metadata holds model, module, class names and facts.
+/// Returns the bytes of a safetensors file that is a `state_dict`: `conv2d_1.weight` `[O, C, KH, KW]`, `dense_1.weight`
+/// `[out, in]`, the inputs of the first dense layer after a flatten in the order C, H, W. The metadata contains model,
+/// module, class names and facts.
 ///
 /// # Errors
-/// The model cannot be built, or the parameters are not its own.
+/// The model cannot be built, or the parameters do not belong to it.
 pub fn to_bytes(model: &Model, parameters: &[Vec<f32>], facts: &Facts) -> Result<Vec<u8>, ExportError> {
     let shapes = checked_shapes(model, parameters)?;
     let filters = filters(&shapes);
@@ -49,9 +50,9 @@ fn view(shape: Vec<usize>, values: &[f32]) -> Result<TensorView<'_>, WeightsErro
     TensorView::new(Dtype::F32, shape, bytemuck::cast_slice(values)).map_err(|e| WeightsError::Format(e.to_string()))
 }
 
-/// The Python lines that define the module and load the file at `file` into it.
+/// Returns the Python code that defines the module and loads the file at `file` into it.
 ///
-/// The module takes grey values 0 to 255 `[N, 1, 28, 28]` and gives logits `[N, 10]`.
+/// The module takes grey values from 0 to 255 `[N, 1, 28, 28]` and returns logits `[N, 10]`.
 ///
 /// # Errors
 /// The model cannot be built.
@@ -71,7 +72,7 @@ pub fn python(model: &Model, file: &str) -> Result<String, ExportError> {
     ))
 }
 
-/// The module alone: a class with a layer for each pair of parameters, under their names.
+/// Returns the code of the module alone: a class with a layer for each pair of parameters, under their names.
 fn module(shapes: &[LayerShape]) -> String {
     let mut constructor = String::new();
     let mut forward = Forward { lines: "        x = x / 255\n".to_string(), value: "x".to_string() };
@@ -93,7 +94,7 @@ fn module(shapes: &[LayerShape]) -> String {
     )
 }
 
-/// The layer with parameters as PyTorch constructs it.
+/// Returns the PyTorch constructor of a layer with parameters.
 fn constructed(shape: &LayerShape) -> Option<String> {
     match (&shape.layer, &shape.input[..]) {
         (Layer::Conv2d { filters, .. }, [.., channels]) => {
@@ -109,11 +110,11 @@ fn constructed(shape: &LayerShape) -> Option<String> {
     }
 }
 
-/// The body of `forward` as it grows.
+/// The body of `forward` under construction.
 struct Forward {
     /// The lines so far.
     lines: String,
-    /// The expression of what the next layer sees.
+    /// The expression for the input of the next layer.
     value: String,
 }
 
@@ -146,7 +147,7 @@ impl Forward {
     }
 
     fn activate(&mut self, activation: Activation) {
-        // The softmax is left to the loss, as PyTorch has it.
+        // The softmax is left to the loss, as is usual in PyTorch.
         if activation == Activation::Relu {
             self.value = format!("F.relu({})", self.value);
         }
@@ -155,7 +156,7 @@ impl Forward {
     fn pool(&mut self, shape: &LayerShape) {
         let window = Window::of(shape).expect("a pooling has a window");
         if !window.is_even() {
-            // The padding makes a long line.
+            // The padding would make the line too long.
             self.break_line();
         }
         let mut arguments = format!(", {}", python_pair(window.size));
@@ -165,7 +166,7 @@ impl Forward {
         arguments.push_str(&even_padding(&window));
         let value = &self.value;
         self.value = match &shape.layer {
-            // Padding never wins.
+            // Padding never wins a maximum.
             Layer::MaxPool2d { .. } => {
                 format!("F.max_pool2d({}{arguments})", unevenly_padded(value, &window, Some("-torch.inf")))
             }
@@ -175,11 +176,11 @@ impl Forward {
             _ if !window.is_padded() => format!("F.avg_pool2d({value}{arguments})"),
             _ if window.is_even() => format!("F.avg_pool2d({value}{arguments}, count_include_pad=False)"),
             _ => {
-                // PyTorch leaves the padding out of an average only where it is even.
+                // PyTorch excludes the padding from an average only if it is symmetric.
                 let sum = |x: &str| format!("F.avg_pool2d({}{arguments})", unevenly_padded(x, &window, None));
                 let _ = writeln!(
                     self.lines,
-                    "        share = {}  # of cells that are no padding",
+                    "        share = {}  # fraction of cells that are not padding",
                     sum("torch.ones_like(x)")
                 );
                 let _ = writeln!(self.lines, "        x = {} / share", sum("x"));
@@ -189,7 +190,7 @@ impl Forward {
     }
 }
 
-/// The `padding` argument of a layer that is padded alike on both sides.
+/// Returns the `padding` argument of a layer with symmetric padding.
 fn even_padding(window: &Window) -> String {
     if window.is_padded() && window.is_even() {
         format!(", padding={}", python_pair(window.begin))
@@ -198,7 +199,7 @@ fn even_padding(window: &Window) -> String {
     }
 }
 
-/// The value with the padding that PyTorch's layers cannot do: more after than before.
+/// Returns the value with padding that PyTorch's layers do not support: more after than before.
 fn unevenly_padded(value: &str, window: &Window, fill: Option<&str>) -> String {
     if window.is_even() {
         return value.to_string();

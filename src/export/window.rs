@@ -1,4 +1,4 @@
-//! Windows of convolutions and poolings with their padding as numbers: other tools have no `same` that means the same everywhere.
+//! Windows of convolutions and poolings with explicit padding: the meaning of `same` differs between tools.
 
 use crate::model::{Layer, LayerShape, conv2d_dims, pool2d_dims};
 
@@ -7,18 +7,18 @@ use crate::model::{Layer, LayerShape, conv2d_dims, pool2d_dims};
 pub(super) struct Window {
     /// Rows and columns.
     pub(super) size: [usize; 2],
-    /// Steps down and across.
+    /// Steps, vertical and horizontal.
     pub(super) stride: [usize; 2],
-    /// Rows above and columns to the left that are added.
+    /// Rows added above and columns added to the left.
     pub(super) begin: [usize; 2],
-    /// Rows below and columns to the right that are added.
+    /// Rows added below and columns added to the right.
     pub(super) end: [usize; 2],
 }
 
 impl Window {
-    /// The window of a layer; of others than convolutions and poolings there is none.
+    /// Returns the window of a layer; `None` unless it is a convolution or a pooling.
     pub(super) fn of(shape: &LayerShape) -> Option<Self> {
-        let fits = "Model::shapes has fitted every window to its picture";
+        let fits = "Model::shapes has checked that every window fits its image";
         let (input, size, stride, begin, output) = match &shape.layer {
             Layer::Conv2d { .. } => {
                 let d = conv2d_dims(&shape.layer, 1, &shape.input).expect(fits);
@@ -30,22 +30,22 @@ impl Window {
             }
             Layer::Relu | Layer::Flatten | Layer::Dense { .. } => return None,
         };
-        // The last window ends here, counted from the first padded cell; what lies beyond the picture is padding.
+        // The last window ends here, counted from the first padded cell; everything past the image is padding.
         let end = [0, 1].map(|i| ((output[i] - 1) * stride[i] + size[i]).saturating_sub(begin[i] + input[i]));
         Some(Window { size, stride, begin, end })
     }
 
-    /// Cells of the window.
+    /// Returns the number of cells in the window.
     pub(super) fn cells(&self) -> usize {
         self.size[0] * self.size[1]
     }
 
-    /// Whether anything is added.
+    /// Whether there is any padding.
     pub(super) fn is_padded(&self) -> bool {
         self.begin != [0, 0] || self.end != [0, 0]
     }
 
-    /// Whether as much is added after as before, which is all that many tools can say in one word.
+    /// Whether the padding is the same before and after, which is all that many tools can express with a single number.
     pub(super) fn is_even(&self) -> bool {
         self.begin == self.end
     }

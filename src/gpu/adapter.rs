@@ -1,16 +1,16 @@
-//! Finding and choosing an adapter: strongest hardware first, one entry a card, software last.
+//! Finds and chooses an adapter: strongest hardware first, one entry per card, software last.
 
 use super::GpuError;
 use serde::Serialize;
 use std::fmt;
 use std::str::FromStr;
 
-/// One adapter of this machine, as `fmnist-gpu devices` shows it.
+/// An adapter of this machine, as listed by `fmnist-gpu devices`.
 #[derive(Clone, Debug, Serialize, PartialEq, Eq)]
 pub struct AdapterInfo {
-    /// Position in the list, the number that `--device` takes.
+    /// Position in the list: the number that `--device` takes.
     pub index: usize,
-    /// The name that the driver gives.
+    /// The name reported by the driver.
     pub name: String,
     /// `vulkan`, `metal` or `dx12`.
     pub backend: String,
@@ -18,20 +18,22 @@ pub struct AdapterInfo {
     pub device_type: String,
     /// Driver and version.
     pub driver: String,
-    /// Whether `--device auto` takes this one; it takes none where all are software adapters, unless `WGPU_ADAPTER_NAME` names one.
+    /// Whether `--device auto` chooses this adapter. If all adapters are software, it chooses none, unless
+    /// `WGPU_ADAPTER_NAME` names one.
     pub default: bool,
 }
 
 /// Which adapter the user wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The first of the list, or the one that `WGPU_ADAPTER_NAME` names.
+    /// The first in the list, or the one that `WGPU_ADAPTER_NAME` names.
     Auto,
-    /// The first of the list unless it is a software adapter, or the one that `WGPU_ADAPTER_NAME` names, whatever it is.
+    /// The first in the list unless it is a software adapter; or the one that `WGPU_ADAPTER_NAME` names, whatever its
+    /// type.
     Hardware,
     /// By position in the list.
     Index(usize),
-    /// By the name or, where none is that, by any part of it, without regard to case.
+    /// By name or, if no name is equal, by any part of it; case is ignored.
     Name(String),
 }
 
@@ -58,14 +60,14 @@ impl fmt::Display for DeviceChoice {
     }
 }
 
-/// An adapter with the handle that opens it.
+/// An adapter with the handle to open it.
 pub(super) struct Candidate {
     pub(super) info: AdapterInfo,
     pub(super) device_type: wgpu::DeviceType,
     pub(super) adapter: wgpu::Adapter,
 }
 
-/// All adapters of this machine in the order of preference; the first is the default.
+/// Returns all adapters of this machine in order of preference; the first is the default.
 ///
 /// # Errors
 /// `WGPU_BACKEND` or `WGPU_ADAPTER_NAME` names something that does not exist. An empty list is not an error here.
@@ -82,7 +84,7 @@ pub fn list() -> Result<Vec<AdapterInfo>, GpuError> {
     Ok(infos)
 }
 
-/// The adapter that `choice` means.
+/// Returns the adapter that `choice` refers to.
 pub(super) fn choose(choice: &DeviceChoice) -> Result<Candidate, GpuError> {
     let backends = backends_from_env()?;
     let mut candidates = enumerate(backends);
@@ -99,7 +101,7 @@ pub(super) fn choose(choice: &DeviceChoice) -> Result<Candidate, GpuError> {
     Ok(candidate)
 }
 
-/// `first`, the one that is taken without a word from the user, if it is a hardware GPU or named by the environment.
+/// Returns `first`, the adapter used if the user names none, if it is a hardware GPU or named by the environment.
 fn default_of(candidates: &[Candidate], first: usize) -> Option<usize> {
     let is_software = candidates[first].device_type == wgpu::DeviceType::Cpu;
     (!is_software || named_by_environment().is_some()).then_some(first)
@@ -130,7 +132,7 @@ fn position(candidates: &[Candidate], choice: &DeviceChoice) -> Result<usize, Gp
     })
 }
 
-/// The adapter that `WGPU_ADAPTER_NAME` names. An empty value would match every name; it is taken as not set.
+/// Returns the adapter that `WGPU_ADAPTER_NAME` names. An empty value would match every name, so it counts as not set.
 fn named_by_environment() -> Option<String> {
     std::env::var("WGPU_ADAPTER_NAME").ok().filter(|name| !name.is_empty())
 }
@@ -165,7 +167,7 @@ fn backend_names(backends: wgpu::Backends) -> String {
     };
     let asked: Vec<&str> =
         names.iter().filter(|(b, _)| backends.contains(*b) && built.contains(*b)).map(|(_, n)| *n).collect();
-    if asked.is_empty() { "none that this system has".to_string() } else { asked.join(", ") }
+    if asked.is_empty() { "none available on this system".to_string() } else { asked.join(", ") }
 }
 
 fn enumerate(backends: wgpu::Backends) -> Vec<Candidate> {
@@ -174,8 +176,8 @@ fn enumerate(backends: wgpu::Backends) -> Vec<Candidate> {
     let instance = wgpu::Instance::new(descriptor);
     let adapters = pollster::block_on(instance.enumerate_adapters(backends));
 
-    // One card shows up once per backend. The k-th adapter of a name within one backend is the same card as the
-    // k-th of that name within another, so that two equal cards stay two entries.
+    // A card shows up once per backend. The k-th adapter of a name within one backend is the same card as the k-th of
+    // that name within another, so that two identical cards remain two entries.
     let mut seen: Vec<(wgpu::Backend, String, usize)> = Vec::new();
     let mut found: Vec<(usize, wgpu::AdapterInfo, wgpu::Adapter)> = Vec::new();
     for adapter in adapters {
@@ -184,7 +186,7 @@ fn enumerate(backends: wgpu::Backends) -> Vec<Candidate> {
         seen.push((info.backend, info.name.clone(), nth));
         found.push((nth, info, adapter));
     }
-    // The sort is stable: adapters of equal rank stay in the driver's order.
+    // The sort is stable: adapters of equal rank keep the driver's order.
     found.sort_by_key(|(_, info, _)| (type_rank(device_type(info)), backend_rank(info.backend)));
     let mut kept: Vec<Candidate> = Vec::new();
     let mut cards: Vec<(String, usize)> = Vec::new();
@@ -200,7 +202,7 @@ fn enumerate(backends: wgpu::Backends) -> Vec<Candidate> {
     kept
 }
 
-/// The device type, with WARP told for what it is: Windows lists it as an integrated GPU on some versions.
+/// Returns the device type. WARP counts as a CPU: some versions of Windows list it as an integrated GPU.
 fn device_type(info: &wgpu::AdapterInfo) -> wgpu::DeviceType {
     if info.name.contains("Microsoft Basic Render Driver") { wgpu::DeviceType::Cpu } else { info.device_type }
 }

@@ -1,4 +1,4 @@
-//! An opened device: queue, limits, compiled kernels, and the log of faults that no call could return.
+//! An open device: queue, limits, compiled kernels, and the log of errors that no call could return.
 
 use super::adapter::{self, AdapterInfo, DeviceChoice};
 use super::kernel::{self, Constant, Kernel, KernelSpec, ShaderFile};
@@ -9,21 +9,21 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-/// How a device is opened.
+/// Options for opening a device.
 #[derive(Clone, Debug)]
 pub struct GpuOptions {
-    /// Which adapter.
+    /// The adapter.
     pub choice: DeviceChoice,
     /// Whether wgpu's run-time checks (array bounds, forced loop bounds, integer division, zeroed workgroup memory) are
     /// compiled into the shaders: on in the tests and with `--safe`, off otherwise.
     pub checked: bool,
-    /// The tiling of the heavy kernels; `None` takes the one that suits the adapter. [`Tiling::Subgroup`] on a device
+    /// The tiling of the heavy kernels; `None` chooses the one that suits the adapter. [`Tiling::Subgroup`] on a device
     /// without subgroup operations runs the plain kernels.
     pub tiling: Option<Tiling>,
-    /// The folder that keeps compiled pipelines from one run to the next, where the backend can (Vulkan); `None` keeps none.
+    /// The folder that keeps compiled pipelines between runs, if the backend supports it (Vulkan); `None` keeps none.
     ///
-    /// It is read when the device is opened and written when it is dropped. It must be a folder that only this program
-    /// writes to. That it cannot be read or written is no error.
+    /// It is read when the device is opened and written when the device is dropped. Only this program may write to it.
+    /// Failing to read or write it is not an error.
     pub pipeline_cache: Option<PathBuf>,
 }
 
@@ -33,7 +33,7 @@ impl Default for GpuOptions {
     }
 }
 
-/// An opened device.
+/// An open device.
 #[derive(Debug)]
 pub struct Gpu {
     info: AdapterInfo,
@@ -51,8 +51,8 @@ pub struct Gpu {
     pipelines: Option<Store>,
 }
 
-/// A hardware adapter that has not finished a submission by then has hung: submissions are sized to take a fraction of a second.
-/// A software adapter never hangs, and may be stopped together with the rest of the machine.
+/// A hardware adapter that has not finished a submission within this time has hung: submissions are sized to take a
+/// fraction of a second. A software adapter never hangs, and may be paused along with the rest of the machine.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// An entry point with the bits of its constants.
@@ -64,14 +64,14 @@ struct Faults {
     uncaptured: Option<String>,
 }
 
-/// A limit that the kernels need: its name in wgpu, what is needed, and how to read and set it.
+/// A limit that the kernels need: its name in wgpu, the value needed, and how to read and set it.
 struct Need {
     name: &'static str,
     needed: u64,
     offered: fn(&wgpu::Limits) -> u64,
 }
 
-/// What the kernels need at least. The largest buffer of the built-in models is the training set as bytes (47 MB).
+/// The minimum that the kernels need. The largest buffer of the built-in models is the training set as bytes (47 MB).
 const NEEDS: [Need; 6] = [
     Need {
         name: "max_storage_buffers_per_shader_stage",
@@ -97,7 +97,8 @@ const NEEDS: [Need; 6] = [
     },
 ];
 
-/// The limits to ask for: what [`NEEDS`] lists, and for the buffer sizes what the adapter has, as a larger batch may use it.
+/// Returns the limits to request: those of [`NEEDS`], and for buffer sizes what the adapter offers, since a larger
+/// batch may use it.
 fn limits_to_ask(adapter: &str, offered: &wgpu::Limits) -> Result<wgpu::Limits, GpuError> {
     for need in &NEEDS {
         let found = (need.offered)(offered);
@@ -105,7 +106,7 @@ fn limits_to_ask(adapter: &str, offered: &wgpu::Limits) -> Result<wgpu::Limits, 
             return Err(GpuError::Limit { adapter: adapter.to_string(), limit: need.name, found, needed: need.needed });
         }
     }
-    // Offsets in shaders are 32-bit counts of four-byte elements; 2 GiB keeps every driver's own arithmetic safe too.
+    // Offsets in shaders are 32-bit counts of four-byte elements; 2 GiB also keeps the arithmetic of every driver safe.
     const CAP: u64 = (1 << 31) - 4;
     let base = wgpu::Limits::downlevel_defaults();
     Ok(wgpu::Limits {
@@ -119,24 +120,24 @@ fn limits_to_ask(adapter: &str, offered: &wgpu::Limits) -> Result<wgpu::Limits, 
     })
 }
 
-/// The widths that subgroup tiles have: that of an AVX2 register, and that of an SSE or NEON register.
+/// The possible widths of subgroup tiles: those of an AVX2 register, and of an SSE or NEON register.
 pub const LANES: [usize; 2] = [8, 4];
 
-/// The widest subgroup tile that fits the smallest subgroup.
+/// Returns the widest subgroup tile that fits the smallest subgroup.
 fn lanes(info: &wgpu::AdapterInfo) -> Option<usize> {
     LANES.into_iter().find(|&lanes| info.subgroup_min_size as usize >= lanes)
 }
 
 impl Gpu {
-    /// Opens the adapter that `options.choice` means.
+    /// Opens the adapter that `options.choice` refers to.
     ///
     /// # Errors
-    /// No adapter, no such adapter, a missing limit (named), or a driver that refuses.
+    /// There is no adapter, or none that matches; a limit is too low (the error names it); or the driver refuses.
     pub fn open(options: &GpuOptions) -> Result<Self, GpuError> {
         let candidate = adapter::choose(&options.choice)?;
         let info = candidate.info;
         let limits = limits_to_ask(&info.name, &candidate.adapter.limits())?;
-        // Used where they are offered; everything runs without them too.
+        // Used if offered; everything runs without them too.
         let mut wanted = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
         if options.pipeline_cache.is_some() {
             wanted |= wgpu::Features::PIPELINE_CACHE;
@@ -162,7 +163,7 @@ impl Gpu {
         });
         let log = Arc::clone(&faults);
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-            // The first error is the cause; what follows are mostly its consequences.
+            // The first error is the cause; later ones are mostly its consequences.
             lock(&log).uncaptured.get_or_insert(error.to_string());
         }));
         let folder = options.pipeline_cache.as_deref();
@@ -183,31 +184,32 @@ impl Gpu {
         })
     }
 
-    /// The same device, which counts as lost where a submission takes longer than `patience`. By default hardware has ten minutes,
-    /// and software all the time in the world.
+    /// Sets how long a submission may take before the device counts as lost. The default is ten minutes for hardware,
+    /// and no limit for software.
     pub fn with_patience(self, patience: Option<Duration>) -> Self {
-        // `Gpu` has a destructor, so that no field can be moved out of it.
+        // `Gpu` implements `Drop`, so no field can be moved out of it.
         let mut gpu = self;
         gpu.patience = patience;
         gpu
     }
 
-    /// The adapter.
+    /// Returns the adapter.
     pub fn info(&self) -> &AdapterInfo {
         &self.info
     }
 
-    /// Whether the adapter is a processor that plays GPU.
+    /// Whether the adapter is software running on the CPU.
     pub fn is_software(&self) -> bool {
         self.info.device_type == "software"
     }
 
-    /// The tiling of the heavy kernels on this device.
+    /// Returns the tiling of the heavy kernels on this device.
     pub fn tiling(&self) -> Tiling {
         self.tiling
     }
 
-    /// Invocations of a workgroup in subgroup tiles, where the device has subgroup operations and large enough subgroups.
+    /// Returns the number of invocations per workgroup in subgroup tiles; `None` if the device has no subgroup
+    /// operations or its subgroups are too small.
     pub fn lanes(&self) -> Option<usize> {
         self.lanes
     }
@@ -217,7 +219,7 @@ impl Gpu {
         self.device.features().contains(wgpu::Features::TIMESTAMP_QUERY)
     }
 
-    /// Nanoseconds of one tick of the adapter's clock.
+    /// Returns the length of one tick of the adapter's clock in nanoseconds.
     pub(super) fn timestamp_period(&self) -> f32 {
         self.queue.get_timestamp_period()
     }
@@ -227,7 +229,7 @@ impl Gpu {
         self.checked
     }
 
-    /// The limits that the device was opened with.
+    /// Returns the limits that the device was opened with.
     pub fn limits(&self) -> &wgpu::Limits {
         &self.limits
     }
@@ -236,13 +238,13 @@ impl Gpu {
         &self.device
     }
 
-    /// An uninitialised tensor with a buffer of its own (wgpu hands out zeroed memory).
+    /// Creates an uninitialized tensor in its own buffer (wgpu returns zeroed memory).
     ///
     /// # Errors
     /// The tensor exceeds the device's binding limit, or memory runs out.
     pub fn tensor(&self, name: &str, shape: &[usize], element: Element) -> Result<Tensor, GpuError> {
         let len: usize = shape.iter().product();
-        // A binding of no bytes is not allowed; an empty tensor gets one element of room.
+        // A binding of zero bytes is not allowed, so an empty tensor is given room for one element.
         let bytes = (len as u64 * 4).max(4);
         let allowed = self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size);
         if bytes > allowed {
@@ -258,7 +260,7 @@ impl Gpu {
         Ok(Tensor { name: name.to_string(), buffer, offset: 0, shape: shape.to_vec(), element })
     }
 
-    /// A tensor of floats, filled from `data`.
+    /// Creates a tensor of floats, filled from `data`.
     ///
     /// # Errors
     /// As [`Gpu::tensor`].
@@ -268,7 +270,7 @@ impl Gpu {
         Ok(tensor)
     }
 
-    /// A tensor of unsigned integers, filled from `data`.
+    /// Creates a tensor of unsigned integers, filled from `data`.
     ///
     /// # Errors
     /// As [`Gpu::tensor`].
@@ -278,9 +280,9 @@ impl Gpu {
         Ok(tensor)
     }
 
-    /// Tensors of the given names and shapes side by side in one buffer, each at an offset that may be bound.
+    /// Creates tensors of the given names and shapes side by side in one buffer, each at an offset that can be bound.
     ///
-    /// Returns the whole buffer as one tensor (padding included, zeroed) and the parts in order.
+    /// Returns the whole buffer as one tensor (including the padding, zeroed) and the parts in order.
     ///
     /// # Errors
     /// As [`Gpu::tensor`].
@@ -318,7 +320,7 @@ impl Gpu {
             None => Ok(buffer),
             Some(error) => Err(GpuError::OutOfMemory {
                 adapter: self.info.name.clone(),
-                what: format!("making the buffer `{name}`"),
+                what: format!("creating the buffer `{name}`"),
                 bytes,
                 reason: error.to_string(),
             }),
@@ -328,7 +330,8 @@ impl Gpu {
     /// Queues the upload of `data` into `tensor`, ahead of the next submission.
     ///
     /// # Panics
-    /// If `data` is of another element or longer than the tensor, which is an error of the caller's arithmetic.
+    /// If `data` has a different element type or is longer than the tensor, which is a mistake in the caller's
+    /// arithmetic.
     pub fn write(&self, tensor: &Tensor, data: &[f32]) {
         assert!(tensor.is(Element::F32) && data.len() <= tensor.len(), "write {} into `{}`", data.len(), tensor.name);
         self.queue.write_buffer(&tensor.buffer, tensor.offset, bytemuck::cast_slice(data));
@@ -337,31 +340,32 @@ impl Gpu {
     /// As [`Gpu::write`], for unsigned integers.
     ///
     /// # Panics
-    /// If `data` is of another element or longer than the tensor, which is an error of the caller's arithmetic.
+    /// If `data` has a different element type or is longer than the tensor, which is a mistake in the caller's
+    /// arithmetic.
     pub fn write_u32(&self, tensor: &Tensor, data: &[u32]) {
         assert!(tensor.is(Element::U32) && data.len() <= tensor.len(), "write {} into `{}`", data.len(), tensor.name);
         self.queue.write_buffer(&tensor.buffer, tensor.offset, bytemuck::cast_slice(data));
     }
 
-    /// As [`Gpu::write`], for bytes packed four to an element; their number is a multiple of four.
+    /// As [`Gpu::write`], for bytes packed four to an element.
     ///
     /// # Panics
-    /// If `data` is of another element or longer than the tensor, which is an error of the caller's arithmetic.
+    /// If the number of bytes differs from the size of the tensor, which is a mistake in the caller's arithmetic.
     pub fn write_bytes(&self, tensor: &Tensor, bytes: &[u8]) {
         assert!(bytes.len() as u64 == tensor.size_bytes(), "write {} bytes into `{}`", bytes.len(), tensor.name);
         self.queue.write_buffer(&tensor.buffer, tensor.offset, bytes);
     }
 
-    /// As [`Gpu::write`], as bits of elements of either kind.
+    /// As [`Gpu::write`], as bits of elements of either type.
     ///
     /// # Panics
-    /// If there are more words than elements, which is an error of the caller's arithmetic.
+    /// If there are more words than elements, which is a mistake in the caller's arithmetic.
     pub fn write_words(&self, tensor: &Tensor, words: &[u32]) {
         assert!(words.len() <= tensor.len(), "write {} into `{}`", words.len(), tensor.name);
         self.queue.write_buffer(&tensor.buffer, tensor.offset, bytemuck::cast_slice(words));
     }
 
-    /// Reads a tensor back as the bits of its elements and waits for it.
+    /// Reads back the bits of a tensor's elements, waiting for them.
     ///
     /// # Errors
     /// The device was lost or reported an error.
@@ -374,7 +378,7 @@ impl Gpu {
         readback.wait(self, submission)
     }
 
-    /// Reads a tensor of floats back and waits for it.
+    /// Reads back a tensor of floats, waiting for it.
     ///
     /// # Errors
     /// The device was lost or reported an error.
@@ -383,7 +387,7 @@ impl Gpu {
         Ok(self.read_words(tensor)?.into_iter().map(f32::from_bits).collect())
     }
 
-    /// Reads a tensor of unsigned integers back and waits for it.
+    /// Reads back a tensor of unsigned integers, waiting for it.
     ///
     /// # Errors
     /// The device was lost or reported an error.
@@ -392,12 +396,12 @@ impl Gpu {
         self.read_words(tensor)
     }
 
-    /// A new command encoder.
+    /// Returns a new command encoder.
     pub fn encoder(&self, label: &str) -> wgpu::CommandEncoder {
         self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(label) })
     }
 
-    /// Replays `plan` `times` times into one compute pass of `encoder`.
+    /// Replays `plan` `times` times in one compute pass of `encoder`.
     pub fn encode(&self, encoder: &mut wgpu::CommandEncoder, label: &str, plan: &Plan, times: usize) {
         let mut pass =
             encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some(label), timestamp_writes: None });
@@ -406,8 +410,8 @@ impl Gpu {
         }
     }
 
-    /// Submits each dispatch of `plan` but the last by itself, the first with what `encoder` holds, and returns an encoder with the
-    /// last: so that a slow adapter's watchdog sees short pieces of work.
+    /// Submits each dispatch of `plan` except the last separately (the first together with the commands in `encoder`),
+    /// and returns an encoder with the last one. This way the watchdog of a slow adapter only sees short submissions.
     ///
     /// # Errors
     /// The device was lost or reported an error.
@@ -448,8 +452,8 @@ impl Gpu {
         self.wait(submission)
     }
 
-    /// Runs one workgroup of each kernel of a plan whose results are not needed, and waits for it: lavapipe compiles a
-    /// kernel at its first dispatch only. Stops between two kernels as soon as it is not `wanted` any more.
+    /// Runs one workgroup of each kernel of a plan, discarding the results, and waits for it: lavapipe compiles a
+    /// kernel only at its first dispatch. Stops between two kernels as soon as it is no longer `wanted`.
     ///
     /// # Errors
     /// The device was lost or reported an error.
@@ -483,10 +487,10 @@ impl Gpu {
         })
     }
 
-    /// Surfaces a loss of the device or an error that no call could return.
+    /// Reports a lost device, or an error that no call could return.
     ///
     /// # Errors
-    /// If there was one since the device was opened.
+    /// There was one since the device was opened.
     pub fn check(&self) -> Result<(), GpuError> {
         let faults = lock(&self.faults);
         let (adapter, driver) = (self.info.name.clone(), self.info.driver.clone());
@@ -505,11 +509,11 @@ impl Gpu {
         self.device.destroy();
     }
 
-    /// The compiled kernels for these entry points and constants, in their order. Those that were not compiled before are
-    /// compiled now, side by side.
+    /// Returns the compiled kernels for these entry points and constants, in the same order. Kernels that are not yet
+    /// compiled are compiled now, in parallel.
     ///
     /// # Errors
-    /// A shader does not compile: the first of `wanted` of which that is so.
+    /// A shader does not compile: the error is that of the first such shader in `wanted`.
     pub(super) fn kernels(
         &self,
         wanted: &[(&'static KernelSpec, Vec<Constant>)],
@@ -532,23 +536,24 @@ impl Gpu {
         Ok(found.into_iter().flatten().collect())
     }
 
-    /// How many kernels were compiled so far.
+    /// Returns the number of kernels compiled so far.
     pub fn compiled_kernels(&self) -> usize {
         lock(&self.kernels).len()
     }
 
-    /// The driver's store of compiled pipelines.
+    /// Returns the driver's cache of compiled pipelines.
     pub(super) fn pipeline_cache(&self) -> Option<&wgpu::PipelineCache> {
         self.pipelines.as_ref().map(Store::cache)
     }
 
-    /// The place of the parsed file of `spec`, so that each file is parsed once.
+    /// Returns the slot of the parsed file of `spec`, so that each file is parsed once.
     pub(super) fn shader_file(&self, spec: &KernelSpec) -> Arc<OnceLock<ShaderFile>> {
         Arc::clone(lock(&self.files).entry(spec.source).or_default())
     }
 }
 
-/// Keeps the compiled pipelines for the next run: here, as it must not delay the first step of this one.
+/// Saves the compiled pipelines for the next run. This happens here so that it does not delay the first step of this
+/// run.
 impl Drop for Gpu {
     fn drop(&mut self) {
         let lost = lock(&self.faults).lost.is_some();
@@ -562,7 +567,7 @@ fn key(spec: &KernelSpec, constants: &[Constant]) -> KernelKey {
     (spec.entry, constants.iter().map(|(name, value)| (*name, value.to_bits())).collect())
 }
 
-/// Locks without regard to poison: the guarded values are valid after any panic, as each is replaced whole.
+/// Locks, ignoring poisoning: the guarded values are valid after any panic, since each is replaced as a whole.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

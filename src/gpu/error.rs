@@ -1,43 +1,43 @@
 use thiserror::Error;
 
-/// What can go wrong between the program and the graphics driver.
+/// Errors between the program and the graphics driver.
 #[derive(Debug, Error)]
 pub enum GpuError {
-    /// No adapter at all was found.
+    /// No adapter was found.
     #[error(
         "no graphics adapter was found (backends tried: {backends}).\n\
-         On Linux without a GPU a software adapter runs everything: install Mesa's lavapipe\n\
+         On Linux without a GPU a software adapter can run everything: install Mesa's lavapipe\n\
          (Debian, Ubuntu: apt-get install libvulkan1 mesa-vulkan-drivers; Fedora: dnf install mesa-vulkan-drivers vulkan-loader;\n\
          Arch: pacman -S vulkan-swrast; Alpine: apk add mesa-vulkan-swrast vulkan-loader), or run scripts/setup.sh.\n\
-         Windows brings WARP and macOS Metal by themselves."
+         Windows includes WARP and macOS includes Metal."
     )]
     NoAdapter {
-        /// The backends that were asked.
+        /// The backends that were tried.
         backends: String,
     },
-    /// There are only software adapters, and a hardware GPU was wanted.
+    /// There are only software adapters, but a hardware GPU was requested.
     #[error("there is no hardware GPU; the best adapter is {software}, number {index}")]
     NoHardware {
-        /// The best of the adapters.
+        /// The best of the software adapters.
         software: String,
         /// Its position in the list.
         index: usize,
     },
     /// The named adapter does not exist.
     #[error(
-        "no adapter matches `{wanted}`{origin}; this machine has:\n{available}\nChoose one by its index or by a part of its name."
+        "no adapter matches `{wanted}`{origin}; this machine has:\n{available}\nChoose one by its index or by part of its name."
     )]
     NoSuchAdapter {
-        /// What was asked for.
+        /// The requested adapter.
         wanted: String,
-        /// Where the wish came from, when it was not the command line.
+        /// Where the request came from, if not from the command line.
         origin: String,
-        /// One line an adapter that exists.
+        /// One line per available adapter.
         available: String,
     },
-    /// `WGPU_BACKEND` names something unknown.
+    /// `WGPU_BACKEND` names an unknown backend.
     #[error(
-        "WGPU_BACKEND is `{value}`, which names no backend; use vulkan, metal, dx12 or a list of them separated by commas"
+        "WGPU_BACKEND is `{value}`, which is not a known backend; use vulkan, metal, dx12 or a comma-separated list of them"
     )]
     UnknownBackend {
         /// The value found.
@@ -45,7 +45,7 @@ pub enum GpuError {
     },
     /// The adapter offers less than the kernels need.
     #[error(
-        "adapter `{adapter}` offers {limit} = {found}, and {needed} is needed; choose another adapter with --device (see `fmnist-gpu devices`)"
+        "adapter `{adapter}` offers {limit} = {found}, but {needed} is needed; choose another adapter (`fmnist-gpu devices` lists them)"
     )]
     Limit {
         /// The adapter's name.
@@ -54,7 +54,7 @@ pub enum GpuError {
         limit: &'static str,
         /// What the adapter offers.
         found: u64,
-        /// What is needed.
+        /// The value needed.
         needed: u64,
     },
     /// The driver refused to open the device.
@@ -62,7 +62,7 @@ pub enum GpuError {
     OpenDevice {
         /// The adapter's name.
         adapter: String,
-        /// The driver's words.
+        /// The driver's message.
         reason: String,
     },
     /// A shader did not compile.
@@ -74,7 +74,7 @@ pub enum GpuError {
         entry: &'static str,
         /// The adapter's name.
         adapter: String,
-        /// The compiler's text.
+        /// The compiler's message.
         message: String,
     },
     /// A dispatch was recorded with the wrong tensors.
@@ -87,41 +87,41 @@ pub enum GpuError {
     },
     /// A tensor does not fit the adapter.
     #[error(
-        "tensor `{name}` needs {bytes} bytes, and `{adapter}` allows {allowed} bytes in one binding; use a smaller --batch-size"
+        "tensor `{name}` needs {bytes} bytes, but `{adapter}` allows {allowed} bytes in one binding; use a smaller batch size"
     )]
     TensorTooLarge {
         /// The tensor.
         name: String,
-        /// Its size.
+        /// Its size in bytes.
         bytes: u64,
         /// The adapter's limit.
         allowed: u64,
         /// The adapter's name.
         adapter: String,
     },
-    /// Memory ran out on the adapter.
-    #[error("adapter `{adapter}` ran out of memory while {what} ({bytes} bytes): {reason}; use a smaller --batch-size")]
+    /// The adapter ran out of memory.
+    #[error("adapter `{adapter}` ran out of memory while {what} ({bytes} bytes): {reason}; use a smaller batch size")]
     OutOfMemory {
         /// The adapter's name.
         adapter: String,
-        /// What was going on.
+        /// What was being done.
         what: String,
-        /// The bytes asked for.
+        /// The number of bytes requested.
         bytes: u64,
-        /// The driver's words.
+        /// The driver's message.
         reason: String,
     },
-    /// The device went away, by a driver reset, a time-out or being unplugged.
+    /// The device was lost: a driver reset, a time-out, or it was unplugged.
     #[error(
-        "the device `{adapter}` ({driver}) was lost: {reason}; if it happens repeatedly, a smaller --batch-size or \
-         another --device may help"
+        "the device `{adapter}` ({driver}) was lost: {reason}; if it happens repeatedly, a smaller batch size or \
+         another adapter may help"
     )]
     DeviceLost {
         /// The adapter's name.
         adapter: String,
         /// The driver and its version.
         driver: String,
-        /// The driver's words.
+        /// The driver's message.
         reason: String,
     },
     /// The driver or wgpu reported an error outside any call that could return it.

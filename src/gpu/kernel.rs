@@ -9,13 +9,13 @@ use std::thread;
 /// How a kernel uses one of its bindings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// `var<storage, read>`: costs no barrier between readers.
+    /// `var<storage, read>`: needs no barrier between readers.
     Read,
     /// `var<storage, read_write>`.
     ReadWrite,
 }
 
-/// One binding of a kernel: the name of the variable in the WGSL file, its number, and its access.
+/// A binding of a kernel: the name of the variable in the WGSL file, its number, and its access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Binding {
     /// Name of the variable in the shader and of the tensor in the host code.
@@ -26,19 +26,19 @@ pub struct Binding {
     pub access: Access,
 }
 
-/// A binding that is only read.
+/// Returns a binding that is only read.
 pub const fn read(index: u32, name: &'static str) -> Binding {
     Binding { name, index, access: Access::Read }
 }
 
-/// A binding that is written (and perhaps read).
+/// Returns a binding that is written (and perhaps read).
 pub const fn write(index: u32, name: &'static str) -> Binding {
     Binding { name, index, access: Access::ReadWrite }
 }
 
-/// One WGSL entry point, described as plain data.
+/// A WGSL entry point, described as plain data.
 ///
-/// A test compares each of these with what naga reads from the shader, so that the two cannot disagree.
+/// A test compares each of these with what naga reads from the shader, so that the two always agree.
 #[derive(Debug, PartialEq, Eq)]
 pub struct KernelSpec {
     /// The operation: the stem of the files in `shaders/`, `src/ops/`, `src/cpu/` and `tests/`.
@@ -52,7 +52,7 @@ pub struct KernelSpec {
 }
 
 impl KernelSpec {
-    /// The shader file, from the root of the repository.
+    /// Returns the path of the shader file, relative to the root of the repository.
     pub fn file(&self) -> String {
         let forms = ["_shared", "_subgroup"];
         let form = forms.into_iter().find(|form| self.entry.contains(form)).unwrap_or("");
@@ -60,7 +60,7 @@ impl KernelSpec {
     }
 }
 
-/// The value of one `override` constant of a shader: its name and its value.
+/// The value of an `override` constant of a shader: its name and its value.
 pub type Constant = (&'static str, f64);
 
 /// A compiled pipeline with the layout of its bindings.
@@ -70,8 +70,8 @@ pub(super) struct Kernel {
     pub(super) layout: wgpu::BindGroupLayout,
 }
 
-/// A shader file as parsed by wgpu, with what was wrong with it: every kernel of a broken file reports the same cause,
-/// whichever thread came to the file first.
+/// A shader file as parsed by wgpu, with its error if there was one: every kernel of a broken file reports the same
+/// cause, whichever thread reached the file first.
 #[derive(Debug)]
 pub(super) struct ShaderFile {
     module: wgpu::ShaderModule,
@@ -134,39 +134,49 @@ impl Kernel {
     }
 }
 
-/// Compiles kernels side by side on as many threads as the processor has; results in the order of `wanted`.
+/// Compiles kernels in parallel on as many threads as the CPU has; returns results in the order of `wanted`.
 pub(super) fn compile(gpu: &Gpu, wanted: &[(&'static KernelSpec, Vec<Constant>)]) -> Vec<Result<Kernel, GpuError>> {
     let is_first_of_file = |i: usize| !wanted[..i].iter().any(|(spec, _)| spec.source == wanted[i].0.source);
-    // One kernel of each file before all others, so that threads parse files side by side instead of waiting for one.
+    // One kernel of each file before all others, so that threads parse files in parallel instead of waiting for one.
     let (mut order, others): (Vec<usize>, Vec<usize>) = (0..wanted.len()).partition(|&i| is_first_of_file(i));
     order.extend(others);
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut done = Vec::new();
-        while let Some(&i) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
-            done.push((i, Kernel::new(gpu, wanted[i].0, &wanted[i].1)));
-        }
-        done
-    };
-    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(wanted.len());
-    let mut done = thread::scope(|scope| {
-        // This thread works too, so one that cannot be started costs time and nothing else.
-        let helpers: Vec<_> = (1..threads)
-            .filter_map(|_| thread::Builder::new().name("compile".into()).spawn_scoped(scope, work).ok())
-            .collect();
-        let mut done = work();
-        for helper in helpers {
-            done.extend(helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        }
-        done
+    let mut done = in_parallel(&order, &|| thread::Builder::new().name("compile".into()), &|i| {
+        Kernel::new(gpu, wanted[i].0, &wanted[i].1)
     });
     done.sort_by_key(|(i, _)| *i);
     done.into_iter().map(|(_, result)| result).collect()
 }
 
-/// Takes what wgpu reports in this thread, where it would panic otherwise: wgpu keeps error scopes for each thread.
+/// Calls `work` with each of `items` on as many threads as the CPU has, and returns the results in any order.
+///
+/// The calling thread works too, so a thread that cannot be started only costs time.
+fn in_parallel<T: Send>(
+    items: &[usize],
+    builder: &dyn Fn() -> thread::Builder,
+    work: &(dyn Fn(usize) -> T + Sync),
+) -> Vec<(usize, T)> {
+    let next = AtomicUsize::new(0);
+    let take_items = || {
+        let mut done = Vec::new();
+        while let Some(&i) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+            done.push((i, work(i)));
+        }
+        done
+    };
+    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(items.len());
+    thread::scope(|scope| {
+        let helpers: Vec<_> = (1..threads).filter_map(|_| builder().spawn_scoped(scope, take_items).ok()).collect();
+        let mut done = take_items();
+        for helper in helpers {
+            done.extend(helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        done
+    })
+}
+
+/// Catches the errors that wgpu reports in this thread, where it would panic otherwise: wgpu has error scopes per thread.
 pub(super) struct Scopes {
-    // Dropped from the top: in the reverse order of `push`, as wgpu demands.
+    // Fields are dropped from the top: in the reverse order of `push`, as wgpu requires.
     internal: wgpu::ErrorScopeGuard,
     validation: wgpu::ErrorScopeGuard,
     memory: wgpu::ErrorScopeGuard,
@@ -181,9 +191,9 @@ impl Scopes {
         }
     }
 
-    /// The text of an error since [`Scopes::push`].
+    /// Returns the text of an error since [`Scopes::push`].
     pub(super) fn pop(self) -> Option<String> {
-        // Scopes end in the reverse order; what the compiler says comes before what follows from it.
+        // Scopes end in the reverse order; the compiler's error takes precedence over its consequences.
         let [internal, validation, memory] =
             [self.internal, self.validation, self.memory].map(|scope| pollster::block_on(scope.pop()));
         internal.or(validation).or(memory).map(|error| error.to_string())
@@ -209,8 +219,35 @@ fn parse(device: &wgpu::Device, spec: &KernelSpec, checked: bool) -> wgpu::Shade
     }
     // SAFETY: the shaders are the project's own. Each guards or clamps its indices by the constants that the same code
     // used to size the buffers (`PlanBuilder::push` checks the sizes), every loop has a bound that is a constant, and
-    // divisors are constants above zero. Indices that are data are kept in range by who writes them: the order of the
-    // samples and the labels by `GpuEngine`, which checks them, and the number of the batch, which counts up to the
-    // batches of the order. The tests and `--safe` run the same shaders with the checks on.
+    // divisors are constants above zero. Indices that are data are kept in range by the code that writes them: the order
+    // of the samples and the labels by `GpuEngine`, which checks them, and the batch number, which counts up to the number
+    // of batches in the order. The tests and `--safe` run the same shaders with the checks on.
     unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_parallel;
+    use std::thread;
+
+    /// A stack that no machine has: the thread cannot be started.
+    #[cfg(target_pointer_width = "64")]
+    #[test]
+    fn without_threads_the_calling_thread_does_everything() {
+        let builder = || thread::Builder::new().stack_size(1 << 62);
+        assert!(builder().spawn(|| ()).is_err());
+        let caller = thread::current().id();
+        let mut done = in_parallel(&[3, 1, 2], &builder, &|i| (10 * i, thread::current().id()));
+        done.sort_by_key(|(i, _)| *i);
+        assert_eq!(done, [(1, (10, caller)), (2, (20, caller)), (3, (30, caller))]);
+    }
+
+    #[test]
+    fn each_item_is_done_once() {
+        let items: Vec<usize> = (0..100).collect();
+        let mut done = in_parallel(&items, &thread::Builder::new, &|i| i + 1);
+        done.sort_by_key(|(i, _)| *i);
+        assert_eq!(done, items.iter().map(|&i| (i, i + 1)).collect::<Vec<_>>());
+        assert!(in_parallel(&[], &thread::Builder::new, &|i| i).is_empty());
+    }
 }

@@ -1,4 +1,5 @@
-//! What an adapter can do at most, measured by tiny kernels of `shaders/measure/peak.wgsl`: arithmetic and bytes.
+//! The peak rates of an adapter, for arithmetic and for memory, measured by the tiny kernels of
+//! `shaders/measure/peak.wgsl`.
 
 use super::plan::workgroups_linear;
 use super::{Element, Gpu, GpuError, KernelSpec, Plan, PlanBuilder, Tensor, bind, read, write};
@@ -7,10 +8,10 @@ use std::time::{Duration, Instant};
 const SOURCE: &str = include_str!("../../shaders/measure/peak.wgsl");
 const BINDINGS: &[super::Binding] = &[read(0, "x"), write(1, "y")];
 
-/// Twelve chains of multiply-adds an invocation.
+/// Twelve chains of multiply-adds per invocation.
 pub static SCALARS: KernelSpec =
     KernelSpec { op: "measure/peak", entry: "peak_scalars", source: SOURCE, bindings: BINDINGS };
-/// Six chains of four multiply-adds an invocation.
+/// Six chains of four multiply-adds per invocation.
 pub static VECTORS: KernelSpec =
     KernelSpec { op: "measure/peak", entry: "peak_vectors", source: SOURCE, bindings: BINDINGS };
 /// A copy.
@@ -22,36 +23,37 @@ pub static KERNELS: &[&KernelSpec] = &[&SCALARS, &VECTORS, &COPY];
 /// The two limits that every kernel has on an adapter.
 #[derive(Clone, Copy, Debug)]
 pub struct Peak {
-    /// Multiply-adds without memory, 10^9 floating-point operations a second.
+    /// Multiply-adds without memory access, in 10^9 floating-point operations per second.
     pub gflops: f64,
-    /// Copying, bytes read and written, 10^9 a second.
+    /// Copying, bytes read plus bytes written, in 10^9 per second.
     pub gb_per_second: f64,
 }
 
-/// Bytes that are copied: more than the caches of a GPU hold, and a processor is through with them in some milliseconds.
+/// Bytes copied: more than the caches of a GPU hold, and a CPU copies them in a few milliseconds.
 const COPY_BYTES: usize = 64 << 20;
-/// Multiply-adds of each chain.
+/// Multiply-adds per chain.
 const ROUNDS: u32 = 1024;
-/// Workgroups at most.
+/// Maximum number of workgroups.
 const MAX_GROUPS: u32 = 32_768;
-/// A dispatch this long hides what its submission costs, and is far below what a watchdog allows.
+/// A dispatch this long hides the cost of its submission, and is far shorter than what a watchdog allows.
 const LONG_ENOUGH: Duration = Duration::from_millis(2);
-/// How long one form is measured.
+/// How long each form is measured.
 const WINDOW: Duration = Duration::from_millis(300);
 
 impl Peak {
-    /// Measures both limits: the best of several forms and rounds, in about a second.
+    /// Measures both limits, in about a second: the best of several forms and rounds.
     ///
     /// # Errors
     /// The device failed.
     pub fn measure(gpu: &Gpu) -> Result<Peak, GpuError> {
         let x = gpu.tensor("peak x", &[COPY_BYTES / 4], Element::F32)?;
         let y = gpu.tensor("peak y", &[COPY_BYTES / 4], Element::F32)?;
-        // Close to 1 and 0: the chains stay finite.
+        // Close to 1 and 0, so that the chains stay finite.
         gpu.write(&x.slice("peak factors", 0, &[8]), &[0.999, 0.001, 0.999, 0.999, 0.001, 0.001, 0.001, 0.001]);
         let mut gflops: f64 = 0.0;
         for (spec, chains) in [(&SCALARS, 12), (&VECTORS, 24)] {
-            // A processor is busy with few workgroups, a GPU needs many; a slow one would be too long at as many as a fast one needs.
+            // Few workgroups keep a CPU busy, a GPU needs many; on a slow adapter, the number that a fast one needs
+            // would take too long.
             let mut groups = 64;
             let mut dispatch = plan(gpu, spec, Some(ROUNDS), [groups, 1, 1], &x, &y)?;
             gpu.run(&dispatch)?;
@@ -82,7 +84,8 @@ fn plan(
     plan.finish()
 }
 
-/// The shortest of as many runs as fit the window, in seconds; the first, which may compile, does not count.
+/// Returns the time of the fastest run, in seconds, among those that fit into the window. The first run, which may
+/// compile, does not count.
 fn fastest(gpu: &Gpu, plan: &Plan) -> Result<f64, GpuError> {
     gpu.run(plan)?;
     let begin = Instant::now();
@@ -93,7 +96,7 @@ fn fastest(gpu: &Gpu, plan: &Plan) -> Result<f64, GpuError> {
     Ok(best)
 }
 
-/// How long one run takes, by the host's clock.
+/// Returns how long one run takes, by the host's clock.
 fn seconds(gpu: &Gpu, plan: &Plan) -> Result<f64, GpuError> {
     let start = Instant::now();
     gpu.run(plan)?;

@@ -1,8 +1,8 @@
-//! Compiled pipelines kept from one run to the next, where the backend can (Vulkan).
+//! Compiled pipelines kept between runs, if the backend supports it (Vulkan).
 //!
-//! A file of [`pack`] holds what the driver gave out, behind a header: magic, program version, adapter with driver, length,
-//! SHA-256. A file that is damaged, of another adapter, driver or version is left alone until it is replaced: the worst
-//! that a bad file can do is a slower start.
+//! A file created by [`pack`] contains the driver's data behind a header: magic, program version, adapter with driver,
+//! length, SHA-256. A file that is damaged, or from another adapter, driver or version, is ignored until it is
+//! replaced: the worst that a bad file can cause is a slower start.
 
 use super::kernel::Scopes;
 use crate::files::{read_bounded, write_whole};
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::{fs, io};
 use thiserror::Error;
 
-/// The most that is read from a file: far above what the kernels of one program come to.
+/// The maximum number of bytes read from a file: far more than the kernels of one program take.
 pub const MAX_FILE_BYTES: u64 = 64 << 20;
 
 const MAGIC: &[u8; 8] = b"FMGPUPC1";
@@ -21,21 +21,22 @@ const DIGEST_BYTES: usize = 32;
 /// Why the content of a file is not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Unusable {
-    /// It does not begin as such a file does.
-    #[error("it is no file of pipelines")]
+    /// It does not start with the magic bytes.
+    #[error("it is not a pipeline cache file")]
     NotOurs,
-    /// Another version of the program wrote it.
-    #[error("another version of the program wrote it")]
+    /// It was written by another version of the program.
+    #[error("it was written by another version of the program")]
     OtherVersion,
-    /// It was made on another adapter or by another driver.
-    #[error("it is of another adapter or driver")]
+    /// It was created on another adapter or by another driver.
+    #[error("it is from another adapter or driver")]
     OtherAdapter,
     /// Bytes are missing, left over or altered.
     #[error("it is damaged")]
     Damaged,
 }
 
-/// The content of a file with `data` from the adapter and driver that `adapter` names, written by `version` of the program.
+/// Returns the content of a file with `data` from the given adapter and driver (`adapter`), written by `version` of the
+/// program.
 pub fn pack(version: &str, adapter: &str, data: &[u8]) -> Vec<u8> {
     let mut file = MAGIC.to_vec();
     for text in [version, adapter] {
@@ -48,10 +49,10 @@ pub fn pack(version: &str, adapter: &str, data: &[u8]) -> Vec<u8> {
     file
 }
 
-/// The data of a file that [`pack`] made with the same `version` and `adapter`.
+/// Returns the data of a file created by [`pack`] with the same `version` and `adapter`.
 ///
 /// # Errors
-/// The file is not such a one, or was altered since.
+/// The file is not such a file, or was altered since.
 pub fn unpack<'f>(version: &str, adapter: &str, file: &'f [u8]) -> Result<&'f [u8], Unusable> {
     let mut rest = file.strip_prefix(MAGIC).ok_or(Unusable::NotOurs)?;
     for (expected, other) in [(version, Unusable::OtherVersion), (adapter, Unusable::OtherAdapter)] {
@@ -68,7 +69,7 @@ pub fn unpack<'f>(version: &str, adapter: &str, file: &'f [u8]) -> Result<&'f [u
     Ok(rest)
 }
 
-/// The first `n` bytes, taken off.
+/// Removes the first `n` bytes and returns them.
 fn take<'f>(rest: &mut &'f [u8], n: u64) -> Result<&'f [u8], Unusable> {
     let n = usize::try_from(n).map_err(|_| Unusable::Damaged)?;
     let (first, others) = rest.split_at_checked(n).ok_or(Unusable::Damaged)?;
@@ -82,50 +83,50 @@ fn take_length(rest: &mut &[u8]) -> Result<u64, Unusable> {
     Ok(u64::from_le_bytes(*length))
 }
 
-/// The pipelines of one device, with the file that they come from and go to.
+/// The pipelines of one device, with the file that they are read from and written to.
 #[derive(Debug)]
 pub(super) struct Store {
     path: PathBuf,
     adapter: String,
     cache: wgpu::PipelineCache,
-    /// What the file was found to hold; empty where it was not used.
+    /// The data found in the file; empty if it was not used.
     loaded: Vec<u8>,
     /// Whether pipelines were compiled since.
     compiled: AtomicBool,
 }
 
 impl Store {
-    /// The pipelines of earlier runs, from `folder`; none where the backend keeps none.
+    /// Opens the pipelines of earlier runs from `folder`; `None` if the backend keeps none.
     ///
-    /// Nothing that is wrong with the file or the folder is an error.
+    /// No problem with the file or the folder is an error.
     pub(super) fn open(device: &wgpu::Device, info: &wgpu::AdapterInfo, folder: &Path) -> Option<Self> {
         if !device.features().contains(wgpu::Features::PIPELINE_CACHE) {
             return None;
         }
         let name = wgpu::util::pipeline_cache_key(info)?;
-        // wgpu's key is vendor and device; a driver that was updated must not meet what the one before it left.
+        // wgpu's key is vendor and device; an updated driver must not read what its predecessor wrote.
         let adapter = format!("{name} {} {} {}", info.name, info.driver, info.driver_info);
         let path = folder.join(format!("{name}.bin"));
         let mut loaded = match read(&path) {
             Ok(file) => match unpack(env!("CARGO_PKG_VERSION"), &adapter, &file) {
                 Ok(data) => data.to_vec(),
                 Err(reason) => {
-                    log::debug!("the pipelines in {} are not used: {reason}", path.display());
+                    log::debug!("the pipeline cache {} is not used: {reason}", path.display());
                     Vec::new()
                 }
             },
             Err(error) => {
-                log::debug!("no pipelines from {}: {error}", path.display());
+                log::debug!("no pipelines read from {}: {error}", path.display());
                 Vec::new()
             }
         };
         let from = |data: &[u8]| {
             let scopes = Scopes::push(device);
-            // SAFETY: the bytes must be what `PipelineCache::get_data` gave out earlier. They come from the program's own
-            // cache folder, where only `Store::save` writes such files, with what `get_data` returned; `unpack` has
-            // checked by length and SHA-256 that nothing was altered since, and that the program's version, the adapter
-            // and its driver are the same. wgpu compares vendor, device and driver version once more, the driver its own
-            // identity. Empty data is passed as none.
+            // SAFETY: the bytes must have been returned by `PipelineCache::get_data` earlier. They come from the
+            // program's own cache folder, where only `Store::save` writes such files, with what `get_data` returned;
+            // `unpack` has checked by length and SHA-256 that nothing was altered since, and that the program's
+            // version, the adapter and its driver are the same. wgpu also compares vendor, device and driver version,
+            // and the driver checks its own identity. Empty data is passed as none.
             let cache = unsafe {
                 device.create_pipeline_cache(&wgpu::PipelineCacheDescriptor {
                     label: Some("pipelines"),
@@ -136,17 +137,17 @@ impl Store {
             match scopes.pop() {
                 None => Some(cache),
                 Some(error) => {
-                    log::debug!("wgpu refuses {} bytes of pipelines: {error}", data.len());
+                    log::debug!("wgpu rejects {} bytes of pipelines: {error}", data.len());
                     None
                 }
             }
         };
         let cache = from(&loaded).or_else(|| {
-            // What was refused is replaced at the end.
+            // Rejected data is replaced when the device is dropped.
             let refused = !std::mem::take(&mut loaded).is_empty();
             if refused { from(&[]) } else { None }
         })?;
-        log::debug!("{} bytes of pipelines from {}", loaded.len(), path.display());
+        log::debug!("{} bytes of pipelines read from {}", loaded.len(), path.display());
         Some(Store { path, adapter, cache, loaded, compiled: AtomicBool::new(false) })
     }
 
@@ -159,9 +160,9 @@ impl Store {
         self.compiled.store(true, Ordering::Relaxed);
     }
 
-    /// Writes the file, if pipelines were compiled and the driver keeps other bytes now than the file holds.
+    /// Writes the file if pipelines were compiled and the driver's data now differs from the file's.
     ///
-    /// A failure costs the next start some time, and nothing else.
+    /// A failure only makes the next start slower.
     pub(super) fn save(&self) {
         if !self.compiled.swap(false, Ordering::Relaxed) {
             return;
@@ -170,12 +171,12 @@ impl Store {
         let file = pack(env!("CARGO_PKG_VERSION"), &self.adapter, &data);
         let shown = self.path.display();
         if file.len() as u64 > MAX_FILE_BYTES {
-            log::debug!("{} bytes of pipelines are too many to keep in {shown}", file.len());
+            log::debug!("{} bytes of pipelines are too many to write to {shown}", file.len());
             return;
         }
         match write(&self.path, &file) {
-            Ok(()) => log::debug!("{} bytes of pipelines to {shown}", data.len()),
-            Err(reason) => log::debug!("the pipelines are not kept: {reason}"),
+            Ok(()) => log::debug!("{} bytes of pipelines written to {shown}", data.len()),
+            Err(reason) => log::debug!("the pipelines were not saved: {reason}"),
         }
     }
 }

@@ -1,7 +1,8 @@
-//! Dispatches recorded once and replayed each step.
+//! Dispatches recorded once and replayed at each step.
 
 use super::kernel::{Access, Kernel};
 use super::{Constant, Element, Gpu, GpuError, KernelSpec, Tensor};
+use crate::text::count;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -27,33 +28,34 @@ struct Dispatch {
     barrier: bool,
     bytes: u64,
     flop: f64,
-    /// The tensors of floats that it writes.
+    /// The float tensors that it writes.
     writes: Vec<Tensor>,
 }
 
-/// What one dispatch of a plan is and how much work it does.
+/// What a dispatch of a plan is and how much work it does.
 #[derive(Clone, Copy, Debug)]
 pub struct DispatchInfo {
     /// The entry point.
     pub entry: &'static str,
-    /// Workgroups.
+    /// Number of workgroups.
     pub workgroups: [u32; 3],
-    /// Whether it waits for the dispatches before: it uses a buffer that was written since, or writes one that was used.
+    /// Whether it waits for earlier dispatches: it uses a buffer written since, or writes one used since.
     pub barrier: bool,
     /// Bytes that must move at least: each bound tensor once, unless noted otherwise.
     pub bytes: u64,
-    /// Floating-point operations of its sums of products, two a multiply-add; 0 where memory is all that counts.
+    /// Floating-point operations of its sums of products, two per multiply-add; 0 if only memory matters.
     pub flop: f64,
 }
 
-/// A list of dispatches with their pipelines, bind groups and workgroup counts: fixed when recorded, replayed each step.
+/// A list of dispatches with their pipelines, bind groups and workgroup counts: fixed when recorded, replayed at each
+/// step.
 #[derive(Debug)]
 pub struct Plan {
     dispatches: Vec<Dispatch>,
 }
 
 impl Plan {
-    /// Number of dispatches.
+    /// Returns the number of dispatches.
     pub fn len(&self) -> usize {
         self.dispatches.len()
     }
@@ -63,12 +65,12 @@ impl Plan {
         self.dispatches.is_empty()
     }
 
-    /// The entry points in the order of execution.
+    /// Returns the entry points in order of execution.
     pub fn entries(&self) -> impl Iterator<Item = &'static str> + '_ {
         self.dispatches.iter().map(|d| d.entry)
     }
 
-    /// Each dispatch in the order of execution.
+    /// Returns the dispatches in order of execution.
     pub fn dispatches(&self) -> impl Iterator<Item = DispatchInfo> + '_ {
         self.dispatches.iter().map(|d| DispatchInfo {
             entry: d.entry,
@@ -79,7 +81,7 @@ impl Plan {
         })
     }
 
-    /// The tensors of floats that are written, in the order of execution, each with the entry point that writes it.
+    /// Returns the float tensors that are written, in order of execution, each with the entry point that writes it.
     pub fn written(&self) -> impl Iterator<Item = (&'static str, &Tensor)> + '_ {
         self.dispatches.iter().flat_map(|d| d.writes.iter().map(|tensor| (d.entry, tensor)))
     }
@@ -91,7 +93,7 @@ impl Plan {
         }
     }
 
-    /// The numbers of the dispatches that are the first of their kernel.
+    /// Returns the indices of the dispatches that are the first to use their kernel.
     pub(super) fn first_of_kernels(&self) -> impl Iterator<Item = usize> + '_ {
         let is_first = |i: &usize| {
             let kernel = &self.dispatches[*i].kernel;
@@ -100,7 +102,7 @@ impl Plan {
         (0..self.dispatches.len()).filter(is_first)
     }
 
-    /// Dispatches no more than one workgroup of the dispatch of that number.
+    /// Runs a single workgroup of dispatch `i`.
     pub(super) fn touch(&self, pass: &mut wgpu::ComputePass<'_>, i: usize) {
         let dispatch = &self.dispatches[i];
         pass.set_pipeline(&dispatch.kernel.pipeline);
@@ -108,7 +110,7 @@ impl Plan {
         pass.dispatch_workgroups(1, 1, 1);
     }
 
-    /// Replays the dispatch of that number.
+    /// Replays dispatch `i`.
     pub(super) fn replay_one(&self, pass: &mut wgpu::ComputePass<'_>, i: usize) {
         let dispatch = &self.dispatches[i];
         pass.set_pipeline(&dispatch.kernel.pipeline);
@@ -118,13 +120,13 @@ impl Plan {
     }
 }
 
-/// A dispatch before its kernel is compiled.
+/// A dispatch whose kernel is not compiled yet.
 #[derive(Debug)]
 struct Recorded {
     spec: &'static KernelSpec,
-    /// Which of the builder's kernels.
+    /// Index into the builder's kernels.
     kernel: usize,
-    /// Buffer, offset and bytes, in the order of the spec's bindings.
+    /// Buffer, offset and size in bytes, in the order of the spec's bindings.
     buffers: Vec<(wgpu::Buffer, u64, u64)>,
     workgroups: [u32; 3],
     barrier: bool,
@@ -137,7 +139,7 @@ struct Recorded {
 #[derive(Debug)]
 pub struct PlanBuilder<'g> {
     gpu: &'g Gpu,
-    /// Each kernel with its constants once, in the order of first use.
+    /// Each kernel with its constants once, in order of first use.
     kernels: Vec<(&'static KernelSpec, Vec<Constant>)>,
     dispatches: Vec<Recorded>,
     /// How each buffer was last used.
@@ -146,7 +148,7 @@ pub struct PlanBuilder<'g> {
     scratch: Vec<(Tensor, usize)>,
 }
 
-/// What surrounds a tensor that is to be watched: cells after its end, and what stands in it and in them beforehand.
+/// What surrounds a watched tensor: cells after its end, and the initial content of the tensor and of these cells.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Guard {
     pub(crate) cells: usize,
@@ -155,7 +157,7 @@ pub(crate) struct Guard {
 }
 
 impl Guard {
-    /// A tensor that holds `words`, with the guard cells after them, and its part without these.
+    /// Creates a tensor filled with `words` and followed by the guard cells; returns it with and without these cells.
     pub(crate) fn around(
         self,
         gpu: &Gpu,
@@ -174,7 +176,7 @@ impl Guard {
 }
 
 impl<'g> PlanBuilder<'g> {
-    /// An empty plan for `gpu`.
+    /// Creates an empty plan for `gpu`.
     pub fn new(gpu: &'g Gpu) -> Self {
         PlanBuilder {
             gpu,
@@ -186,15 +188,15 @@ impl<'g> PlanBuilder<'g> {
         }
     }
 
-    /// As [`PlanBuilder::new`], where each scratch tensor is watched.
+    /// As [`PlanBuilder::new`], but every scratch tensor is watched.
     pub(crate) fn guarded(gpu: &'g Gpu, guard: Guard) -> Self {
         PlanBuilder { guard: Some(guard), ..PlanBuilder::new(gpu) }
     }
 
-    /// A tensor of floats for the dispatches of this plan alone: one writes it, and a later one reads it.
+    /// Creates a float tensor for use by this plan only: one dispatch writes it, and a later one reads it.
     ///
     /// # Errors
-    /// It exceeds the device's limits, or memory runs out.
+    /// The tensor exceeds the device's limits, or memory runs out.
     pub fn scratch(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, GpuError> {
         let Some(guard) = self.guard else { return self.gpu.tensor(name, shape, Element::F32) };
         let len = shape.iter().product();
@@ -203,21 +205,21 @@ impl<'g> PlanBuilder<'g> {
         Ok(view)
     }
 
-    /// The watched scratch tensors with their guard cells, and their lengths without.
+    /// Returns the watched scratch tensors with their guard cells, and their lengths without.
     pub(crate) fn watched_scratch(&self) -> &[(Tensor, usize)] {
         &self.scratch
     }
 
-    /// The device that the plan is for.
+    /// Returns the device that the plan is for.
     pub fn gpu(&self) -> &'g Gpu {
         self.gpu
     }
 
-    /// Records one dispatch of `spec`, specialised by `constants`; it is compiled by [`PlanBuilder::finish`].
+    /// Records a dispatch of `spec`, specialized by `constants`; it is compiled by [`PlanBuilder::finish`].
     ///
     /// # Errors
-    /// A binding is missing, unknown or bound twice; a tensor has another number of elements than expected; a buffer is
-    /// both read and written; the workgroup count exceeds the device's limit.
+    /// A binding is missing, unknown or bound twice; a tensor does not have the expected number of elements; a buffer
+    /// is both read and written; or the workgroup count exceeds the device's limit.
     pub fn push(
         &mut self,
         spec: &'static KernelSpec,
@@ -229,7 +231,7 @@ impl<'g> PlanBuilder<'g> {
         check_bindings(spec, tensors).map_err(fail)?;
         let allowed = self.gpu.limits().max_compute_workgroups_per_dimension;
         if let Some(count) = workgroups.iter().find(|&&count| count > allowed || count == 0) {
-            return Err(fail(format!("{count} workgroups in one dimension, allowed are 1 to {allowed}")));
+            return Err(fail(format!("{count} workgroups in one dimension; 1 to {allowed} are allowed")));
         }
         let known = self.kernels.iter().position(|(known, with)| std::ptr::eq(*known, spec) && with == constants);
         let kernel = known.unwrap_or_else(|| {
@@ -253,24 +255,24 @@ impl<'g> PlanBuilder<'g> {
         Ok(())
     }
 
-    /// Notes how many multiply-adds the last dispatch does, for `fmnist-gpu profile`.
+    /// Records how many multiply-adds the last dispatch does, for `fmnist-gpu profile`.
     pub fn note_multiply_adds(&mut self, count: usize) {
         if let Some(last) = self.dispatches.last_mut() {
             last.flop = 2.0 * count as f64;
         }
     }
 
-    /// Notes how many bytes the last dispatch moves, where it does not go through its tensors whole.
+    /// Records how many bytes the last dispatch moves, if it does not access each of its tensors exactly once.
     pub fn note_bytes(&mut self, bytes: usize) {
         if let Some(last) = self.dispatches.last_mut() {
             last.bytes = bytes as u64;
         }
     }
 
-    /// The finished plan. Kernels that the device has not compiled yet are compiled here, side by side.
+    /// Returns the finished plan. Kernels that the device has not compiled yet are compiled here, in parallel.
     ///
     /// # Errors
-    /// A shader does not compile (the first in the order of recording), or a dispatch does not fit its bindings.
+    /// A shader does not compile (the first in order of recording), or a dispatch does not fit its bindings.
     pub fn finish(self) -> Result<Plan, GpuError> {
         let kernels = self.gpu.kernels(&self.kernels)?;
         let dispatches = self.dispatches.into_iter().map(|recorded| {
@@ -310,7 +312,7 @@ fn bind_group(gpu: &Gpu, kernel: &Kernel, recorded: &Recorded) -> Result<wgpu::B
     }
 }
 
-/// The bound tensors in the order of the spec's bindings. `check_bindings` has seen that each exists.
+/// Returns the bound tensors in the order of the spec's bindings. `check_bindings` has checked that each exists.
 fn ordered<'s, 'a>(
     spec: &'static KernelSpec,
     tensors: &'s [Bound<'a>],
@@ -332,12 +334,12 @@ fn check_bindings(spec: &'static KernelSpec, tensors: &[Bound<'_>]) -> Result<()
         }
         if bound.tensor.len() != bound.expected {
             return Err(format!(
-                "tensor `{}` bound to `{}` has {} elements (shape {:?}), expected are {}",
+                "tensor `{}` bound to `{}` has {} (shape {:?}), but {} expected",
                 bound.tensor.name,
                 bound.name,
-                bound.tensor.len(),
+                count(bound.tensor.len(), "element"),
                 bound.tensor.shape,
-                bound.expected
+                if bound.expected == 1 { "1 is".to_string() } else { format!("{} are", bound.expected) }
             ));
         }
     }
@@ -346,8 +348,8 @@ fn check_bindings(spec: &'static KernelSpec, tensors: &[Bound<'_>]) -> Result<()
     for (i, (a, access_a)) in with_access.iter().enumerate() {
         for (b, access_b) in &with_access[i + 1..] {
             let written = *access_a == Access::ReadWrite || *access_b == Access::ReadWrite;
-            // wgpu tracks whole buffers, so a read of one range and a write of another is refused too. Two writes
-            // are allowed where the ranges do not meet.
+            // wgpu tracks whole buffers, so reading one range and writing another is rejected too. Two writes are
+            // allowed if their ranges do not overlap.
             let same = a.tensor.buffer == b.tensor.buffer;
             let overlap = a.tensor.offset < b.tensor.offset + b.tensor.size_bytes()
                 && b.tensor.offset < a.tensor.offset + a.tensor.size_bytes();
@@ -362,7 +364,8 @@ fn check_bindings(spec: &'static KernelSpec, tensors: &[Bound<'_>]) -> Result<()
     Ok(())
 }
 
-/// Workgroups for `n` invocations in groups of `size`, folded into two dimensions where one would exceed 65,535.
+/// Returns the workgroups for `n` invocations in groups of `size`, folded into two dimensions if one dimension would
+/// exceed 65,535.
 ///
 /// The shaders undo the folding: `i = id.y * (num_workgroups.x * size) + id.x`.
 pub fn workgroups_linear(n: usize, size: usize) -> [u32; 3] {
@@ -373,7 +376,7 @@ pub fn workgroups_linear(n: usize, size: usize) -> [u32; 3] {
 }
 
 impl Tensor {
-    /// Whether the elements are what `element` says; used by callers that read back.
+    /// Whether the elements have this type; used by callers that read back.
     pub(super) fn is(&self, element: Element) -> bool {
         self.element == element
     }

@@ -1,9 +1,10 @@
-//! Asynchronous read-back: copy into a staging buffer with the submission, map it when the work is done.
+//! Asynchronous read-back: copies into a staging buffer as part of the submission, and maps the buffer when the work is
+//! done.
 
 use super::{Gpu, GpuError, Tensor};
 use futures_intrusive::channel::shared::{OneshotReceiver, oneshot_channel};
 
-/// A staging buffer that tensors are copied into and read from, again and again.
+/// A reusable staging buffer that tensors are copied into and read from.
 #[derive(Debug)]
 pub struct Readback {
     name: String,
@@ -14,7 +15,7 @@ pub struct Readback {
 }
 
 impl Readback {
-    /// Room for `words` four-byte elements.
+    /// Creates a staging buffer for `words` four-byte elements.
     ///
     /// # Errors
     /// Memory runs out.
@@ -27,7 +28,7 @@ impl Readback {
     /// Records copies of `tensors`, one after the other.
     ///
     /// # Panics
-    /// If they exceed the room, or an earlier read has not been waited for: errors of the caller.
+    /// If they do not fit, or an earlier read has not been waited for: both are mistakes of the caller.
     pub fn record(&mut self, encoder: &mut wgpu::CommandEncoder, tensors: &[&Tensor]) {
         assert!(self.pending.is_none(), "`{}` is still being read", self.name);
         self.used = 0;
@@ -44,11 +45,11 @@ impl Readback {
         }
     }
 
-    /// Asks for the mapping; call it after the submission that holds the copies.
+    /// Requests the mapping; call it after the submission with the copies.
     pub fn begin(&mut self) {
         let (sender, receiver) = oneshot_channel();
         self.staging.map_async(wgpu::MapMode::Read, ..self.used as u64 * 4, move |result| {
-            // The receiver is gone only when nobody wants the answer any more.
+            // The receiver is gone only if nobody wants the answer any more.
             let _ = sender.send(result);
         });
         self.pending = Some(receiver);
@@ -62,7 +63,7 @@ impl Readback {
         gpu.wait(submission)?;
         let fail =
             |reason: String| GpuError::Readback { name: self.name.clone(), adapter: gpu.info().name.clone(), reason };
-        let receiver = self.pending.take().ok_or_else(|| fail("nothing was asked for".to_string()))?;
+        let receiver = self.pending.take().ok_or_else(|| fail("no read was started".to_string()))?;
         let mapped = pollster::block_on(receiver.receive());
         gpu.check()?;
         match mapped {

@@ -1,6 +1,6 @@
 //! Named, shaped ranges of GPU buffers.
 
-/// What the four bytes of an element hold.
+/// The type of an element; all are four bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Element {
     /// 32-bit floating point.
@@ -20,17 +20,17 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// The name, which is also the label of the buffer.
+    /// Returns the name, which is also the label of the buffer.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The dimensions, slowest first.
+    /// Returns the dimensions, slowest first.
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
 
-    /// Number of elements.
+    /// Returns the number of elements.
     pub fn len(&self) -> usize {
         self.shape.iter().product()
     }
@@ -40,30 +40,30 @@ impl Tensor {
         self.len() == 0
     }
 
-    /// What the elements are.
+    /// Returns the type of the elements.
     pub fn element(&self) -> Element {
         self.element
     }
 
-    /// Size in bytes.
+    /// Returns the size in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.len() as u64 * 4
     }
 
-    /// Where the range begins in its buffer, in elements.
+    /// Returns where the range starts in its buffer, in elements.
     pub fn first_element(&self) -> usize {
         (self.offset / 4) as usize
     }
 
-    /// Whether two tensors are ranges of one buffer.
+    /// Whether both tensors are ranges of one buffer.
     pub fn shares_buffer(&self, other: &Tensor) -> bool {
         self.buffer == other.buffer
     }
 
-    /// A range of this tensor under another name: `first` is an offset in elements.
+    /// Returns a range of this tensor under another name: `first` is an offset in elements.
     ///
     /// # Panics
-    /// If the range leaves the tensor, which is an error of the caller's arithmetic.
+    /// If the range exceeds the tensor, which is a mistake in the caller's arithmetic.
     pub fn slice(&self, name: impl Into<String>, first: usize, shape: &[usize]) -> Tensor {
         let len: usize = shape.iter().product();
         assert!(

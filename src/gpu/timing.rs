@@ -1,28 +1,28 @@
-//! How long each dispatch of a plan takes.
+//! Measures how long each dispatch of a plan takes.
 
 use super::{Element, Gpu, GpuError, Plan, Readback, Tensor};
 use std::time::Instant;
 
-/// How durations were taken.
+/// How durations were measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Clock {
     /// The adapter's own clock, before and after each dispatch.
     Timestamps,
-    /// The host's clock around a submission of each dispatch alone; the cost of a submission is part of it.
+    /// The host's clock around a separate submission of each dispatch; the cost of the submission is included.
     Submissions,
 }
 
-/// Seconds of each dispatch of a plan, round by round.
+/// Seconds per dispatch of a plan, round by round.
 #[derive(Clone, Debug)]
 pub struct Timings {
-    /// How they were taken.
+    /// How they were measured.
     pub clock: Clock,
     /// `[dispatch][round]`.
     pub seconds: Vec<Vec<f64>>,
 }
 
 impl Timings {
-    /// Runs `plan` `rounds` times and times each dispatch; one round before does not count.
+    /// Runs `plan` `rounds` times and times each dispatch, after one warm-up round that does not count.
     ///
     /// # Errors
     /// The device failed.
@@ -43,7 +43,7 @@ impl Timings {
     }
 }
 
-/// One pass a dispatch, with the adapter's clock read at its beginning and its end.
+/// Runs one pass per dispatch, reading the adapter's clock at its start and end.
 fn by_timestamps(gpu: &Gpu, plan: &Plan) -> Result<Vec<f64>, GpuError> {
     let count = 2 * plan.len() as u32;
     let queries = gpu.device().create_query_set(&wgpu::QuerySetDescriptor {
@@ -51,7 +51,7 @@ fn by_timestamps(gpu: &Gpu, plan: &Plan) -> Result<Vec<f64>, GpuError> {
         ty: wgpu::QueryType::Timestamp,
         count,
     });
-    // Two words a timestamp.
+    // Two words per timestamp.
     let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
     let words = Tensor {
         name: "timestamps".to_string(),

@@ -1,10 +1,10 @@
-//! Initial weights and the epochs' permutations: everything that is drawn from the seed.
+//! Initial weights and the epochs' permutations: everything that is generated from the seed.
 
 use super::Parameter;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// What a stream of random numbers is for: one seed gives independent streams.
+/// The purpose of a stream of random numbers: one seed gives independent streams.
 #[derive(Clone, Copy)]
 enum Stream {
     Weights = 1,
@@ -13,13 +13,13 @@ enum Stream {
 
 fn generator(seed: u64, stream: Stream, index: u64) -> ChaCha8Rng {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    // The upper bits tell the purpose apart, the lower the epoch or the tensor.
+    // The upper bits identify the purpose, the lower bits the epoch or the tensor.
     rng.set_stream(((stream as u64) << 32) | index);
     rng
 }
 
-/// Initial parameters: Glorot-uniform weights (limit `sqrt(6 / (fan_in + fan_out))`, where a convolution's fans count its
-/// window), zero biases, as in Keras.
+/// Generates initial parameters as in Keras: Glorot-uniform weights (limit `sqrt(6 / (fan_in + fan_out))`, where the
+/// fans of a convolution include its window) and zero biases.
 pub fn initial_parameters(parameters: &[Parameter], seed: u64) -> Vec<Vec<f32>> {
     parameters
         .iter()
@@ -37,25 +37,25 @@ pub fn initial_parameters(parameters: &[Parameter], seed: u64) -> Vec<Vec<f32>> 
         .collect()
 }
 
-/// Uniform in 0..1 with 53 bits.
+/// Returns a number uniform in 0..1, with 53 random bits.
 fn uniform(rng: &mut impl Rng) -> f64 {
     (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// The order of the samples in one epoch (counted from 1): a new permutation of `0..n` for each seed and epoch.
+/// Returns the order of the samples in an epoch (counted from 1): a new permutation of `0..n` for each seed and epoch.
 ///
-/// A fixed order for all epochs costs a point of accuracy, which is what Keras does when its seed is set.
+/// A fixed order for all epochs, which Keras uses when its seed is set, costs a point of accuracy.
 pub fn permutation(n: usize, seed: u64, epoch: u64) -> Vec<u32> {
     let mut rng = generator(seed, Stream::Permutation, epoch);
     let mut order: Vec<u32> = (0..n as u32).collect();
-    // Fisher and Yates, from the end.
+    // Fisher-Yates shuffle, from the end.
     for i in (1..n).rev() {
         order.swap(i, below(&mut rng, i as u32 + 1) as usize);
     }
     order
 }
 
-/// An unbiased number below `n` (Lemire's multiplication, with rejection).
+/// Returns an unbiased random number below `n` (Lemire's multiplication, with rejection).
 fn below(rng: &mut impl Rng, n: u32) -> u32 {
     let threshold = n.wrapping_neg() % n;
     loop {

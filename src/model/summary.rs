@@ -1,7 +1,7 @@
 use super::{Layer, LayerShape, Model, ModelError, Parameter};
 use std::fmt::Write;
 
-/// The model as a table: layer, output shape, parameters, multiply-adds, and the totals.
+/// Describes the model as a table: layer, output shape, parameters, multiply-adds, and the totals.
 ///
 /// # Errors
 /// The model cannot be built.
@@ -29,7 +29,7 @@ pub fn summary(model: &Model) -> Result<String, ModelError> {
     let _ = writeln!(text, "{rule}");
     let _ = writeln!(
         text,
-        "Parameters: {} ({:.2} MB). Forward pass: {forward:.2} MFLOP an image; training step: {:.1} MFLOP.",
+        "Parameters: {} ({:.2} MB). Forward pass: {forward:.2} MFLOP per image; training step: {:.1} MFLOP.",
         thousands(total),
         total as f64 * 4e-6,
         training_mflop(&shapes)
@@ -37,7 +37,8 @@ pub fn summary(model: &Model) -> Result<String, ModelError> {
     Ok(text)
 }
 
-/// Work of a training step for one image in millions of floating-point operations: forward, the gradient of each weight, and of each input but the first layer's.
+/// Returns the work of a training step per image in millions of floating-point operations: the forward pass, the
+/// gradient of each weight, and the gradient of each input except the first layer's.
 pub fn training_mflop(shapes: &[LayerShape]) -> f64 {
     let heavy: Vec<usize> = shapes.iter().map(|s| s.multiply_adds).filter(|&m| m > 0).collect();
     let total: usize = heavy.iter().sum();
@@ -68,7 +69,7 @@ fn step(down: usize, across: usize) -> String {
     if down == across { down.to_string() } else { format!("{down}x{across}") }
 }
 
-/// A number with its thousands separated: 421,642.
+/// Formats a number with thousands separators: 421,642.
 fn thousands(n: usize) -> String {
     let digits = n.to_string();
     let mut text = String::new();

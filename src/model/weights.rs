@@ -1,43 +1,45 @@
 //! `model.safetensors`: the parameters in single precision, with the model itself and the layout in the metadata.
 
-use super::{MAX_DESCRIPTION_BYTES, Model, ModelError};
+use super::{MAX_DESCRIPTION_BYTES, MAX_NAME, Model, ModelError};
+use crate::text::{shortened, shortened_words};
+use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::HashMap;
 use thiserror::Error;
 
-/// The layout of every tensor in the file, as its metadata says it.
+/// The layout of every tensor in the file, as described in its metadata.
 pub const LAYOUT: &str = "row-major, last index fastest; activations NHWC; conv2d weight [KH, KW, C, O]; \
                           dense weight [in, out] with inputs flattened in the order H, W, C; pixels divided by 255";
 
-/// What the metadata's `format` says of a file in this layout.
+/// The value of `format` in the metadata of a file in this layout.
 pub(crate) const FORMAT: &str = "fmnist-gpu 1";
 
 /// A weight file that cannot be used.
 #[derive(Debug, Error)]
 pub enum WeightsError {
-    /// Not a safetensors file.
+    /// It is not a safetensors file.
     #[error("not a safetensors file: {0}")]
     Format(String),
-    /// The file says nothing of its model.
+    /// The metadata does not describe the model.
     #[error(
-        "the file has no `{key}` in its metadata, so it is not the model of a run; weights in PyTorch's or Keras's layout \
-         become a run by `fmnist-gpu import`"
+        "the file has no `{key}` in its metadata, so it is not the model of a run; convert weights in PyTorch's or Keras's \
+         layout to a run with `fmnist-gpu import`"
     )]
     Metadata {
         /// The missing key.
         key: &'static str,
     },
-    /// The file's model cannot be built.
+    /// The model in the metadata cannot be read.
     #[error("the model in the metadata cannot be read: {0}")]
     Model(String),
-    /// The file is of a version of the program that this one does not know.
-    #[error("it has the format `{found}`, and this program reads `{FORMAT}`; use the version that wrote it")]
+    /// The file was written by a version of the program that this one does not know.
+    #[error("the file has the format `{found}`, but this program reads `{FORMAT}`; use the version that wrote it")]
     Version {
         /// The format in the file.
         found: String,
     },
-    /// A weight is infinite or not a number.
-    #[error("tensor `{name}` holds {value} at position {position}; every weight must be a finite number")]
+    /// A weight is infinite or NaN.
+    #[error("tensor `{name}` contains {value} at position {position}; every weight must be a finite number")]
     NotFinite {
         /// The tensor.
         name: String,
@@ -49,22 +51,22 @@ pub enum WeightsError {
     /// The file's model cannot be built.
     #[error(transparent)]
     Shapes(#[from] ModelError),
-    /// A tensor is not there.
+    /// A tensor is missing.
     #[error("tensor `{name}` is missing; the file has {found}")]
     Missing {
         /// The tensor.
         name: String,
-        /// The names that are there.
+        /// The names of the tensors in the file.
         found: String,
     },
-    /// A tensor is there that the model does not know.
+    /// The model has no such tensor.
     #[error("tensor `{name}` belongs to no layer of the model")]
     Unknown {
         /// The tensor.
         name: String,
     },
-    /// A tensor is of another shape or type.
-    #[error("tensor `{name}` is {found}, and the model needs F32 {expected:?}")]
+    /// A tensor has another shape or type.
+    #[error("tensor `{name}` is {found}, but the model needs F32 {expected:?}")]
     Shape {
         /// The tensor.
         name: String,
@@ -75,7 +77,7 @@ pub enum WeightsError {
     },
 }
 
-/// The bytes of `model.safetensors`: the same bytes for the same model and parameters.
+/// Returns the bytes of `model.safetensors`; equal models with equal parameters give equal bytes.
 ///
 /// # Errors
 /// The model cannot be built, or the lengths of `parameters` do not fit it.
@@ -96,10 +98,10 @@ pub fn to_bytes(model: &Model, parameters: &[Vec<f32>]) -> Result<Vec<u8>, Weigh
     serialize(views, metadata)
 }
 
-/// The bytes of a safetensors file: the same bytes for the same tensors and metadata.
+/// Returns the bytes of a safetensors file; equal tensors with equal metadata give equal bytes.
 ///
 /// # Errors
-/// The tensors make no file.
+/// The tensors cannot be stored in such a file.
 pub(crate) fn serialize(
     views: Vec<(String, TensorView<'_>)>,
     metadata: HashMap<String, String>,
@@ -108,18 +110,19 @@ pub(crate) fn serialize(
     sort_header(bytes)
 }
 
-/// Puts the keys of the header into alphabetical order.
+/// Sorts the keys of the header alphabetically.
 ///
-/// The crate writes the metadata in the order of a hash map, which differs from run to run; equal models must be equal files.
+/// The crate writes the metadata in the order of a hash map, which differs between runs; equal models must give equal
+/// files.
 pub(crate) fn sort_header(bytes: Vec<u8>) -> Result<Vec<u8>, WeightsError> {
     let fail = |what: &str| WeightsError::Format(format!("its header {what}"));
-    let (size, rest) = bytes.split_first_chunk::<8>().ok_or_else(|| fail("is cut"))?;
-    let header_len = usize::try_from(u64::from_le_bytes(*size)).map_err(|_| fail("is too long"))?;
-    let (header, data) = rest.split_at_checked(header_len).ok_or_else(|| fail("is cut"))?;
-    // serde_json keeps an object's keys sorted.
+    let (size, rest) = bytes.split_first_chunk::<8>().ok_or_else(|| fail("is cut off"))?;
+    let header_len = usize::try_from(u64::from_le_bytes(*size)).map_err(|_| fail("is too large"))?;
+    let (header, data) = rest.split_at_checked(header_len).ok_or_else(|| fail("is cut off"))?;
+    // serde_json keeps the keys of an object sorted.
     let sorted: serde_json::Value = serde_json::from_slice(header).map_err(|error| fail(&error.to_string()))?;
     let mut text = sorted.to_string().into_bytes();
-    // The data must start at a multiple of eight bytes; spaces may follow the JSON.
+    // The data must start at a multiple of eight bytes; the JSON may be followed by spaces.
     text.resize(text.len().next_multiple_of(8), b' ');
     let mut sorted = (text.len() as u64).to_le_bytes().to_vec();
     sorted.extend(text);
@@ -127,35 +130,38 @@ pub(crate) fn sort_header(bytes: Vec<u8>) -> Result<Vec<u8>, WeightsError> {
     Ok(sorted)
 }
 
-/// Model and parameters from the bytes of a `model.safetensors`, in the order of [`Model::parameters`].
+/// Reads the model and its parameters, in the order of [`Model::parameters`], from the bytes of a `model.safetensors`.
 ///
 /// # Errors
-/// The bytes are no safetensors file, or their tensors do not fit the model in the metadata.
+/// The bytes are not a safetensors file, or its tensors do not fit the model in the metadata.
 pub fn from_bytes(bytes: &[u8]) -> Result<(Model, Vec<Vec<f32>>), WeightsError> {
-    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| WeightsError::Format(e.to_string()))?;
+    let unreadable = |error: SafeTensorError| WeightsError::Format(shortened_words(&error.to_string()));
+    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(unreadable)?;
     let entry = |key| metadata.metadata().as_ref().and_then(|map| map.get(key)).ok_or(WeightsError::Metadata { key });
     let description = entry("model")?;
     let format = entry("format")?;
     if format != FORMAT {
-        return Err(WeightsError::Version { found: format.clone() });
+        return Err(WeightsError::Version { found: shortened(format, 40) });
     }
     if description.len() > MAX_DESCRIPTION_BYTES {
-        let reason = format!("it has {} bytes, and at most {MAX_DESCRIPTION_BYTES} are read", description.len());
+        let reason = format!("it has {} bytes, but at most {MAX_DESCRIPTION_BYTES} are allowed", description.len());
         return Err(WeightsError::Model(reason));
     }
-    let model: Model = serde_json::from_str(description).map_err(|e| WeightsError::Model(e.to_string()))?;
-    let tensors = SafeTensors::deserialize(bytes).map_err(|e| WeightsError::Format(e.to_string()))?;
+    let model: Model =
+        serde_json::from_str(description).map_err(|e| WeightsError::Model(shortened_words(&e.to_string())))?;
+    let tensors = SafeTensors::deserialize(bytes).map_err(unreadable)?;
     let expected = model.parameters()?;
     for name in tensors.names() {
         if !expected.iter().any(|parameter| parameter.name == name) {
-            return Err(WeightsError::Unknown { name: name.to_string() });
+            return Err(WeightsError::Unknown { name: shortened(name, MAX_NAME) });
         }
     }
     let mut parameters = Vec::with_capacity(expected.len());
     for parameter in &expected {
-        let tensor = tensors
-            .tensor(&parameter.name)
-            .map_err(|_| WeightsError::Missing { name: parameter.name.clone(), found: tensors.names().join(", ") })?;
+        let tensor = tensors.tensor(&parameter.name).map_err(|_| WeightsError::Missing {
+            name: parameter.name.clone(),
+            found: shortened(&tensors.names().join(", "), 400),
+        })?;
         if tensor.dtype() != Dtype::F32 || tensor.shape() != parameter.shape {
             return Err(WeightsError::Shape {
                 name: parameter.name.clone(),

@@ -1,13 +1,13 @@
-//! Adam; see [`crate::cpu::adam`], whose bits this gives, but for moments below 1e-30, which become 0.
+//! Adam; the results have the same bits as [`crate::cpu::adam`], except that moments below 1e-30 become 0.
 
-use super::{negligible_to_zero, vectorised};
+use super::{negligible_to_zero, vectorized};
 use crate::cpu::adam::AdamConfig;
 
-/// One step on some elements of a parameter; `alpha` is [`AdamConfig::step_size`].
+/// Takes one step on some elements of a parameter; `alpha` is [`AdamConfig::step_size`].
 pub fn adam_step(config: &AdamConfig, alpha: f32, g: &[f32], w: &mut [f32], m: &mut [f32], v: &mut [f32]) {
     let (first, second) = ((1.0 - config.beta_1) as f32, (1.0 - config.beta_2) as f32);
     let epsilon = config.epsilon as f32;
-    vectorised(
+    vectorized(
         #[inline(always)]
         || {
             for (((&g, w), m), v) in g.iter().zip(w).zip(m).zip(v) {

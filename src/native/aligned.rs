@@ -1,5 +1,5 @@
-//! Numbers that begin at the begin of a cache line, so that no vector lies across two: a load across two lines costs twice, which took a
-//! third off the speed of the convolution.
+//! Arrays that start at the beginning of a cache line, so that no vector crosses two lines: such a load costs twice as
+//! much, which made the convolution a third slower.
 
 use bytemuck::{Pod, Zeroable};
 use std::collections::TryReserveError;
@@ -10,7 +10,7 @@ use std::ops::{Deref, DerefMut};
 #[repr(C, align(64))]
 struct Line([u32; 16]);
 
-/// A fixed number of `f32` or `u32`, zero at first.
+/// A fixed number of `f32` or `u32` elements, initially zero.
 #[derive(Clone, Debug)]
 pub struct Aligned<T> {
     lines: Vec<Line>,
@@ -19,10 +19,10 @@ pub struct Aligned<T> {
 }
 
 impl<T: Pod> Aligned<T> {
-    /// So many zeros.
+    /// Allocates `len` zeros.
     ///
     /// # Errors
-    /// There is no memory for them.
+    /// There is not enough memory.
     pub fn zeros(len: usize) -> Result<Self, TryReserveError> {
         const { assert!(size_of::<T>() == size_of::<u32>()) };
         let mut lines = Vec::new();
@@ -32,7 +32,7 @@ impl<T: Pod> Aligned<T> {
         Ok(Aligned { lines, len, element: PhantomData })
     }
 
-    /// Makes room for as many as `len`; what was there may be lost.
+    /// Makes room for at least `len` elements; the previous content may be lost.
     pub fn grow(&mut self, len: usize) {
         self.len = self.len.max(len);
         self.lines.resize(self.len.div_ceil(16), Line([0; 16]));

@@ -1,6 +1,6 @@
-//! The next batch; see [`crate::cpu::batch_gather`], whose bits this gives.
+//! The next batch; the results have the same bits as [`crate::cpu::batch_gather`].
 
-/// Each byte divided by 255. Looked up, as a division takes several times as long.
+/// Each byte divided by 255. A table, as a division takes several times longer.
 static BYTES: [f32; 256] = {
     let mut values = [0.0; 256];
     let mut byte = 0;
@@ -11,7 +11,7 @@ static BYTES: [f32; 256] = {
     values
 };
 
-/// The pictures and labels of some samples: bytes divided by 255.
+/// Gathers the images and labels of some samples, bytes divided by 255.
 ///
 /// Shapes: images `[samples, pixels]`, all_labels `[samples]`, order `[N]`, x `[N, pixels]`, labels `[N]`.
 pub fn batch_gather(pixels: usize, images: &[u8], all_labels: &[u8], order: &[u32], x: &mut [f32], labels: &mut [u32]) {

@@ -1,11 +1,13 @@
-//! Convolution with its bias, optional ReLU and the max pooling behind it; see [`crate::cpu::conv2d`] and [`crate::cpu::pool2d`].
+//! Convolution with bias, optional ReLU and optional max pooling; see [`crate::cpu::conv2d`] and
+//! [`crate::cpu::pool2d`].
 //!
-//! What is decided by the shape alone is decided once, in [`Conv2d::new`]: forward directly in vector registers or as a product over patches,
-//! backward over the positions that the pooling chose or as two products. The patches serve every shape.
+//! Whatever depends only on the shape is decided once, in [`Conv2d::new`]: forward directly in vector registers or as a
+//! product over patches; backward over the positions that the pooling chose or as two products. The patches work for
+//! every shape.
 
 use super::conv2d_direct::{self, Forward};
 use super::conv2d_pooled::{self, BackwardW, BackwardX, Entry, FilterSums};
-use super::{Aligned, Matrix, lanes, matmul, vectorised};
+use super::{Aligned, Matrix, lanes, matmul, vectorized};
 use crate::cpu::conv2d::Conv2dDims;
 use crate::cpu::pool2d::{Pool2dDims, pool2d_max_backward_x, pool2d_max_forward};
 use std::ops::Range;
@@ -13,13 +15,13 @@ use std::ops::Range;
 /// Which loops compute a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// Those that are fastest for the shape.
+    /// The fastest ones for the shape.
     Fastest,
-    /// Products over patches, whatever the shape.
+    /// Products over patches, for any shape.
     Patches,
 }
 
-/// A convolution of one image, planned.
+/// A convolution of one image, planned in advance.
 #[derive(Debug)]
 pub struct Conv2d {
     /// Of one image: `n` is 1.
@@ -27,33 +29,35 @@ pub struct Conv2d {
     relu: bool,
     /// Of one image.
     pool: Option<Pool2dDims>,
-    /// Output channels side by side in the packed filter of the direct form; none in the form with patches.
+    /// Output channels side by side in the packed filter of the direct form; `None` if patches are used.
     direct: Option<usize>,
-    /// How the gradient of the filter is summed from behind the pooling, as is that of the input where it is needed; none by patches.
+    /// How the gradient of the filter is summed after the pooling, and that of the input if needed; `None` if patches
+    /// are used.
     pooled: Option<FilterSums>,
-    /// Whether the gradient of the input is wanted.
+    /// Whether the gradient of the input is needed.
     needs_dx: bool,
-    /// For each position of the output, its pixel in the padded image: that of the filter's first cell. Filled where `pooled` is.
+    /// For each position of the output, its pixel in the padded image: that of the filter's first cell. Empty unless
+    /// `pooled` is set.
     pixel_of: Vec<u32>,
-    /// For each position of the output, its place in its pooling window. Filled where `pooled` is.
+    /// For each position of the output, its place in its pooling window. Empty unless `pooled` is set.
     place_of: Vec<u32>,
 }
 
-/// What [`Conv2d::forward`] and [`Conv2d::backward`] write on their way: one for each thread, made once.
+/// Buffers for intermediate results of [`Conv2d::forward`] and [`Conv2d::backward`]: one per thread, allocated once.
 #[derive(Debug, Default)]
 pub struct Scratch {
     padded: Aligned<f32>,
     padded_dx: Aligned<f32>,
     patches: Aligned<f32>,
     patches_dx: Aligned<f32>,
-    /// The convolution's output before the pooling, or some rows of it.
+    /// The convolution's output before the pooling, or some of its rows.
     rows: Aligned<f32>,
     entries: Vec<Entry>,
     counts: Vec<usize>,
 }
 
 impl Scratch {
-    /// Room for each of some convolutions.
+    /// Allocates buffers large enough for each of the given convolutions.
     pub fn new<'a>(convolutions: impl IntoIterator<Item = &'a Conv2d>) -> Self {
         let mut scratch = Scratch::default();
         for conv in convolutions {
@@ -79,7 +83,7 @@ fn grow<T: Clone + Default>(values: &mut Vec<T>, len: usize) {
     values.resize(values.len().max(len), T::default());
 }
 
-/// A filter as the loops read it; made anew when the filter has changed.
+/// A filter in the order in which the loops read it; rebuilt when the filter changes.
 #[derive(Debug, Default)]
 pub struct Packed {
     forward: Aligned<f32>,
@@ -87,15 +91,15 @@ pub struct Packed {
 }
 
 impl Conv2d {
-    /// Plans a convolution `d` with the max pooling behind it, if there is one; of both, `n` does not count. `needs_dx` says whether the
-    /// gradient of the input will be asked for.
+    /// Plans a convolution `d` with the max pooling after it, if there is one; `n` is ignored in both. `needs_dx` says
+    /// whether the gradient of the input will be needed.
     ///
     /// # Panics
-    /// The pooling is none that [`Conv2d::can_pool`] takes.
+    /// [`Conv2d::can_pool`] returns false for the pooling.
     pub fn new(d: &Conv2dDims, relu: bool, pool: Option<Pool2dDims>, needs_dx: bool, form: Form) -> Self {
         let d = Conv2dDims { n: 1, ..*d };
         let pool = pool.map(|pool| Pool2dDims { n: 1, ..pool });
-        assert!(pool.as_ref().is_none_or(Self::can_pool), "a pooling whose windows overlap or lie beyond the edge");
+        assert!(pool.as_ref().is_none_or(Self::can_pool), "the pooling windows overlap or extend past the edge");
         let mut conv =
             Conv2d { pixel_of: Vec::new(), place_of: Vec::new(), d, relu, pool, direct: None, pooled: None, needs_dx };
         if form == Form::Fastest {
@@ -111,7 +115,8 @@ impl Conv2d {
         conv
     }
 
-    /// Whether a pooling can be computed together with the convolution before it: windows side by side, none beyond the edge.
+    /// Whether a pooling can be computed together with the convolution before it: the windows must be side by side and
+    /// inside the image.
     pub fn can_pool(pool: &Pool2dDims) -> bool {
         [pool.stride_h, pool.stride_w] == [pool.kh, pool.kw]
             && [pool.pad_top, pool.pad_left] == [0, 0]
@@ -119,7 +124,7 @@ impl Conv2d {
             && pool.wo * pool.kw <= pool.w
     }
 
-    /// The dimensions, of one image.
+    /// Returns the dimensions for one image.
     pub fn dims(&self) -> &Conv2dDims {
         &self.d
     }
@@ -129,12 +134,12 @@ impl Conv2d {
         self.relu
     }
 
-    /// The pooling behind it, of one image.
+    /// Returns the pooling after the convolution, for one image.
     pub fn pool(&self) -> Option<&Pool2dDims> {
         self.pool.as_ref()
     }
 
-    /// In words: how the forward pass, and the backward pass, are computed.
+    /// Describes in words how the forward pass and the backward pass are computed.
     pub fn describe(&self) -> [&'static str; 2] {
         let forward = if self.direct.is_some() { "direct" } else { "patches" };
         let backward = match self.pooled {
@@ -145,12 +150,13 @@ impl Conv2d {
         [forward, backward]
     }
 
-    /// Values of the output for one image.
+    /// Returns the number of output values per image.
     pub fn y_len(&self) -> usize {
         self.pool.map_or(self.d.y_len(), |pool| pool.ho * pool.wo * pool.c)
     }
 
-    /// Values that [`Conv2d::backward`] adds to: the gradient of the filter, in an order of its own, and of the bias.
+    /// Returns the number of values that [`Conv2d::backward`] adds to: the gradients of the filter, in an internal
+    /// order, and of the bias.
     pub fn sums_len(&self) -> usize {
         self.d.w_len() + self.d.o
     }
@@ -172,7 +178,7 @@ impl Conv2d {
         &self.place_of
     }
 
-    /// Whether no pass needs patches.
+    /// Whether neither pass needs patches.
     fn is_all_direct(&self) -> bool {
         self.direct.is_some() && self.pooled.is_some()
     }
@@ -190,11 +196,11 @@ impl Conv2d {
         }
     }
 
-    /// The outputs of some images. `packed` is of `w`.
+    /// Computes the outputs of some images. `packed` must be packed from `w`.
     ///
-    /// Shapes: x `[N, H, W, C]`, w `[KH, KW, C, O]`, b `[O]`; y and argmax (of a pooling; else empty) `[N, HO, WO, O]` of the pooling or the
-    /// convolution.
-    #[allow(clippy::too_many_arguments, reason = "one argument a tensor, named as in the formula")]
+    /// Shapes: x `[N, H, W, C]`, w `[KH, KW, C, O]`, b `[O]`; y and argmax (empty without a pooling) `[N, HO, WO, O]`
+    /// of the pooling or the convolution.
+    #[allow(clippy::too_many_arguments, reason = "one argument per tensor, named as in the formula")]
     pub fn forward(
         &self,
         x: &[f32],
@@ -213,7 +219,7 @@ impl Conv2d {
             argmax = rest;
             if self.direct.is_some() {
                 self.pad(x, &mut scratch.padded);
-                vectorised(Forward {
+                vectorized(Forward {
                     conv: self,
                     padded: &scratch.padded[..self.padded_len()],
                     packed: &packed.forward,
@@ -247,11 +253,11 @@ impl Conv2d {
         }
     }
 
-    /// Adds the gradients of the filter and the bias, from some images, to `sums`, and writes that of the input, unless `dx` is none.
-    /// `masked` says that x came out of a ReLU: then dx is zero where x is.
+    /// Adds the gradients of the filter and the bias over some images to `sums`, and writes that of the input unless
+    /// `dx` is `None`. `masked` says that x is the output of a ReLU: then dx is zero where x is.
     ///
     /// Shapes as for [`Conv2d::forward`]; dy as y, already masked by this convolution's own ReLU; dx as x.
-    #[allow(clippy::too_many_arguments, reason = "one argument a tensor, named as in the formula")]
+    #[allow(clippy::too_many_arguments, reason = "one argument per tensor, named as in the formula")]
     pub fn backward(
         &self,
         masked: bool,
@@ -274,7 +280,7 @@ impl Conv2d {
                 Some(sums) => {
                     self.pad(x, &mut scratch.padded);
                     let (padded, entries) = (&scratch.padded[..self.padded_len()], &mut scratch.entries[..]);
-                    vectorised(BackwardW { conv: self, sums, padded, dy, argmax, dw, db, entries });
+                    vectorized(BackwardW { conv: self, sums, padded, dy, argmax, dw, db, entries });
                     if let Some(dx) = dx {
                         self.backward_x_pooled(masked.then_some(x), packed, dy, argmax, dx, scratch);
                     }
@@ -291,7 +297,8 @@ impl Conv2d {
         }
     }
 
-    /// The gradient of the filter, `[KH, KW, C, O]`, from the sums of several calls of [`Conv2d::backward`], one after the other.
+    /// Computes the gradient of the filter, `[KH, KW, C, O]`, from the concatenated sums of several calls of
+    /// [`Conv2d::backward`].
     pub fn gather_dw(&self, parts: &[f32], dw: &mut [f32]) {
         let (terms, w_len, o) = (self.d.terms(), self.d.w_len(), self.d.o);
         let parts = parts.chunks_exact(self.sums_len()).map(|part| &part[..w_len]);
@@ -300,7 +307,7 @@ impl Conv2d {
             parts.for_each(|part| add(part, dw));
             return;
         }
-        // From `[O, terms]`: some channels at a time, so that neighbours are written together.
+        // From `[O, terms]`: some channels at a time, so that adjacent values are written together.
         const CHANNELS: usize = 16;
         let mut sums = vec![0.0; CHANNELS * terms];
         for first in (0..o).step_by(CHANNELS) {
@@ -316,7 +323,7 @@ impl Conv2d {
         }
     }
 
-    /// The gradient of the bias, `[O]`, as [`Conv2d::gather_dw`].
+    /// Computes the gradient of the bias, `[O]`, like [`Conv2d::gather_dw`].
     pub fn gather_db(&self, parts: &[f32], db: &mut [f32]) {
         db.fill(0.0);
         for part in parts.chunks_exact(self.sums_len()) {
@@ -324,7 +331,7 @@ impl Conv2d {
         }
     }
 
-    /// Copies an image into its frame of zeros.
+    /// Copies an image into a frame of zeros.
     fn pad(&self, x: &[f32], padded: &mut [f32]) {
         let d = &self.d;
         let (width, row) = (self.padded_width() * d.c, d.w * d.c);
@@ -356,10 +363,10 @@ impl Conv2d {
         let padded_dx = &mut padded_dx[..self.padded_len()];
         let places = self.pool.map_or(0, |pool| pool.kh * pool.kw);
         let counts = &mut counts[..places];
-        vectorised(BackwardX { conv: self, packed: &packed.backward, dy, argmax, padded_dx, entries, counts });
+        vectorized(BackwardX { conv: self, packed: &packed.backward, dy, argmax, padded_dx, entries, counts });
         let (width, row) = (self.padded_width() * d.c, d.w * d.c);
         let left = d.pad_left * d.c;
-        // A picture may end beyond the last window.
+        // An image may extend past the last window.
         let copied = row.min(width - left);
         let rows = padded_dx.chunks_exact(width).skip(d.pad_top).map(Some).chain(std::iter::repeat(None));
         for (i, (dx, padded)) in dx.chunks_exact_mut(row).zip(rows).enumerate() {
@@ -375,7 +382,8 @@ impl Conv2d {
         }
     }
 
-    /// The gradient of the convolution's output: `dy` itself, or `dy` at the positions that the pooling chose.
+    /// Returns the gradient of the convolution's output: `dy` itself, or `dy` placed at the positions that the pooling
+    /// chose.
     fn unpool<'a>(&self, dy: &'a [f32], argmax: &[u32], rows: &'a mut [f32]) -> &'a [f32] {
         let Some(pool) = &self.pool else { return dy };
         let rows = &mut rows[..self.d.y_len()];
@@ -413,7 +421,8 @@ impl Conv2d {
         }
     }
 
-    /// Rows of the output whose patches are made together: few enough to stay near, whatever the size of the image.
+    /// Returns the number of output rows whose patches are built together: few enough to stay in cache, whatever the
+    /// size of the image.
     fn band(&self) -> usize {
         const NEAR: usize = 1 << 16;
         (NEAR / (self.d.wo * self.d.terms())).clamp(1, self.d.ho)
@@ -424,7 +433,8 @@ impl Conv2d {
         (0..rows).step_by(band).map(move |first| first..rows.min(first + band))
     }
 
-    /// One row for each position of some rows of the output: what the filter sees there, zeros outside the image. `[positions, KH * KW * C]`.
+    /// Builds one row per position of some rows of the output: what the filter sees there, zeros outside the image.
+    /// `[positions, KH * KW * C]`.
     fn gather_patches<'a>(&self, x: &[f32], rows: Range<usize>, patches: &'a mut [f32]) -> Matrix<'a> {
         let n = rows.len() * self.d.wo;
         let patches = &mut patches[..n * self.d.terms()];
@@ -435,7 +445,8 @@ impl Conv2d {
         Matrix::new(patches, n, self.d.terms())
     }
 
-    /// Calls `f` for each row of a window that meets the image: its offset in the patches of some rows of the output, in the image, and its length.
+    /// Calls `f` for each row of a window that overlaps the image: its offset in the patches of some rows of the
+    /// output, its offset in the image, and its length.
     fn for_each_patch_row(&self, rows: Range<usize>, mut f: impl FnMut(usize, usize, usize)) {
         let d = &self.d;
         let first_row = rows.start;

@@ -1,26 +1,27 @@
-//! The forward convolution in vector registers: no patches are written out, and the pooling after it sees the sums while they are in the
-//! nearest cache.
+//! The forward convolution in vector registers: no patches are written to memory, and the pooling after it reads the
+//! sums while they are in the L1 cache.
 //!
-//! A tile of `R` neighbouring positions by `V` vectors of output channels is summed in registers: each step loads `V` vectors of the
-//! filter and lends one input value at a time to all lanes, so `R * V` multiply-adds share `R + V` loads. Channels are a constant of the
-//! type, so that positions lie at fixed offsets and no index is checked in the loop. Measured on one core with AVX-512, second convolution
-//! of the article, one image: 37.8 us, 191 GFLOP/s of a peak of some 240; the same as a product over patches, without making them, 60 us.
+//! A tile of `R` adjacent positions by `V` vectors of output channels is summed in registers: each step loads `V`
+//! vectors of the filter and broadcasts one input value at a time to all lanes, so `R * V` multiply-adds share `R + V`
+//! loads. The number of channels is a type parameter, so that positions are at fixed offsets and no index is checked in
+//! the loop. Measured on one core with AVX-512, second convolution of the article, one image: 37.8 us, 191 GFLOP/s of a
+//! peak of about 240; the same as a product over patches, not counting building them, takes 60 us.
 
 #![allow(
     clippy::needless_range_loop,
     clippy::manual_memcpy,
-    reason = "an array that anything but a constant indexes is kept in memory, and not in registers"
+    reason = "an array indexed by anything but a constant is kept in memory, not in registers"
 )]
 
 use super::conv2d::Conv2d;
 use crate::cpu::pool2d::Pool2dDims;
 use pulp::{Simd, WithSimd};
 
-/// Channels of the input for which the loops are compiled.
+/// Numbers of input channels for which the loops are compiled.
 const CHANNELS: [usize; 6] = [1, 3, 8, 16, 32, 64];
 
-/// Positions and vectors of a tile, by the lanes of a vector: as many sums as the registers hold beside their operands (32 with AVX-512 and NEON,
-/// 16 with AVX2).
+/// Positions and vectors per tile, by the lanes of a vector: as many sums as fit into the registers beside their
+/// operands (there are 32 with AVX-512 and NEON, 16 with AVX2).
 const fn tile(lanes: usize) -> Option<[usize; 2]> {
     match lanes {
         16 => Some([14, 2]),
@@ -30,7 +31,8 @@ const fn tile(lanes: usize) -> Option<[usize; 2]> {
     }
 }
 
-/// Output channels that are computed together: packed filters hold so many side by side. None where the convolution's shape does not suit.
+/// Returns the number of output channels that are computed together, which are side by side in packed filters; `None`
+/// if the convolution's shape does not allow it.
 pub(super) fn block(conv: &Conv2d, lanes: usize) -> Option<usize> {
     let d = conv.dims();
     let [positions, vectors] = tile(lanes)?;
@@ -40,7 +42,7 @@ pub(super) fn block(conv: &Conv2d, lanes: usize) -> Option<usize> {
     suits.then_some(block)
 }
 
-/// The filter `[KH, KW, C, O]` as `[O / block, KH, KW, C, block]`.
+/// Packs the filter `[KH, KW, C, O]` as `[O / block, KH, KW, C, block]`.
 pub(super) fn pack(terms: usize, o: usize, block: usize, w: &[f32], packed: &mut [f32]) {
     for (i_block, packed) in packed.chunks_exact_mut(terms * block).enumerate() {
         for (row, packed) in w.chunks_exact(o).zip(packed.chunks_exact_mut(block)) {
@@ -49,17 +51,17 @@ pub(super) fn pack(terms: usize, o: usize, block: usize, w: &[f32], packed: &mut
     }
 }
 
-/// One image.
+/// The forward pass of one image.
 pub(super) struct Forward<'a> {
     pub(super) conv: &'a Conv2d,
-    /// `[HO + KH - 1, WO + KW - 1, C]`, with its frame of zeros.
+    /// `[HO + KH - 1, WO + KW - 1, C]`, including the frame of zeros.
     pub(super) padded: &'a [f32],
     /// From [`pack`].
     pub(super) packed: &'a [f32],
     pub(super) b: &'a [f32],
-    /// The output of the convolution, or of the pooling where there is one.
+    /// The output of the convolution, or of the pooling if there is one.
     pub(super) y: &'a mut [f32],
-    /// Of the pooling; empty where there is none.
+    /// Of the pooling; empty if there is none.
     pub(super) argmax: &'a mut [u32],
     /// Room for the rows of one pooling window, one block of channels wide.
     pub(super) rows: &'a mut [f32],
@@ -88,7 +90,7 @@ fn by_channels<S: Simd, const R: usize, const V: usize>(simd: S, image: Forward<
         16 => forward::<S, R, V, 16>(simd, image),
         32 => forward::<S, R, V, 32>(simd, image),
         64 => forward::<S, R, V, 64>(simd, image),
-        c => unreachable!("`block` refuses {c} channels"),
+        c => unreachable!("`block` rejects {c} channels"),
     }
 }
 
@@ -131,7 +133,7 @@ struct Tiles<'a, S: Simd, const V: usize, const C: usize> {
     bias: [S::f32s; V],
 }
 
-/// Row `i` of the convolution, one block of channels wide: its positions lie `stride` apart in `out`.
+/// Computes row `i` of the convolution, one block of channels wide: its positions are `stride` apart in `out`.
 #[inline(always)]
 fn convolve_row<S: Simd, const R: usize, const V: usize, const C: usize>(
     simd: S,
@@ -143,10 +145,10 @@ fn convolve_row<S: Simd, const R: usize, const V: usize, const C: usize>(
     let width = tiles.conv.dims().wo;
     let mut j = 0;
     while j < width {
-        // The last tile begins where it just fits, and sums some positions once more.
+        // The last tile starts where it just fits, and sums some positions again.
         let start = j.min(width - R);
         let sums = tile_of_sums::<S, R, V, C>(simd, tiles, i, start);
-        // By constant indices, here and below: what is indexed by a variable anywhere is kept in memory everywhere.
+        // Constant indices, here and below: an array indexed by a variable anywhere is kept in memory everywhere.
         for r in 0..R {
             let out = S::as_mut_simd_f32s(&mut out[(start + r) * stride..][..S::F32_LANES * V]).0;
             for v in 0..V {
@@ -157,7 +159,8 @@ fn convolve_row<S: Simd, const R: usize, const V: usize, const C: usize>(
     }
 }
 
-/// The maxima of a pooling window and their positions, from the rows of the convolution that it covers, which are `width` positions long.
+/// Computes the maximum of a pooling window and its position, per channel, from the rows of the convolution that it
+/// covers, which are `width` positions long.
 #[inline(always)]
 fn window_maximum<S: Simd, const V: usize>(
     simd: S,
@@ -176,7 +179,7 @@ fn window_maximum<S: Simd, const V: usize>(
             let position = simd.splat_u32s(((i * pool.kh + k) * width + first + l) as u32);
             let values = vectors::<S, V>(&rows[(k * width + first + l) * block..][..block]);
             for v in 0..V {
-                // The first of equal values stays, as in the plain loops.
+                // The first of equal values wins, as in the plain loops.
                 let is_higher = simd.greater_than_f32s(values[v], best[v]);
                 best[v] = simd.select_f32s(is_higher, values[v], best[v]);
                 best_at[v] = simd.select_u32s(is_higher, position, best_at[v]);
@@ -186,7 +189,7 @@ fn window_maximum<S: Simd, const V: usize>(
     (best, best_at)
 }
 
-/// The sums of `R` positions of row `i` from column `j` on, `V` vectors of channels wide.
+/// Computes the sums of `R` positions of row `i` starting at column `j`, `V` vectors of channels wide.
 #[inline(always)]
 fn tile_of_sums<S: Simd, const R: usize, const V: usize, const C: usize>(
     simd: S,
@@ -214,7 +217,7 @@ fn tile_of_sums<S: Simd, const R: usize, const V: usize, const C: usize>(
     sums
 }
 
-/// One cell of the filter: the loop that takes nearly all the time.
+/// Adds one cell of the filter: nearly all the time is spent in this loop.
 #[inline(always)]
 fn add_products<S: Simd, const R: usize, const V: usize, const C: usize>(
     simd: S,
@@ -233,19 +236,19 @@ fn add_products<S: Simd, const R: usize, const V: usize, const C: usize>(
     sums
 }
 
-/// A slice whose length is known as an array, so that its indices need no checks.
+/// Converts a slice whose length is known to an array, so that its indices need no checks.
 #[inline(always)]
 pub(super) fn constant_len<T, const N: usize>(slice: &[T]) -> &[T; N] {
     slice.try_into().expect("the slice was cut to this length")
 }
 
-/// `V` vectors from a slice of just so many numbers.
+/// Loads `V` vectors from a slice of exactly that length.
 #[inline(always)]
 pub(super) fn vectors<S: Simd, const V: usize>(values: &[f32]) -> [S::f32s; V] {
     *constant_len(S::as_simd_f32s(values).0)
 }
 
-/// As the plain loops have it: what is no number becomes 0 too.
+/// As in the plain loops: NaN becomes 0 too.
 #[inline(always)]
 pub(super) fn relu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let zero = simd.splat_f32s(0.0);

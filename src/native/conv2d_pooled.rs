@@ -1,33 +1,35 @@
-//! The gradients of a convolution from behind its max pooling.
+//! The gradients of a convolution that is followed by max pooling.
 //!
-//! Of each pooling window just one position has a gradient, so the convolution's own gradient is zero at three of four positions (windows of 2x2), and
-//! at more behind a ReLU. Here the zeros are passed over: for each output channel the positions with a gradient are listed, and each adds
-//! nine rows of channels. Measured on one core with AVX-512, second convolution of the article, one image, half of the pooled cells above zero: dw 16.5 us,
-//! dx 18.1 us, where the products over all positions take 38 us each at the speed of the forward pass.
+//! Only one position of each pooling window has a gradient, so the convolution's own gradient is zero at three of four
+//! positions (2x2 windows), and at more after a ReLU. This code skips the zeros: for each output channel, it lists the
+//! positions with a gradient, and each adds nine rows of channels. Measured on one core with AVX-512, second
+//! convolution of the article, one image, half of the pooled cells above zero: dw 16.5 us, dx 18.1 us; the products
+//! over all positions take 38 us each at the speed of the forward pass.
 
 #![allow(
     clippy::needless_range_loop,
     clippy::manual_memcpy,
-    reason = "an array that anything but a constant indexes is kept in memory, and not in registers"
+    reason = "an array indexed by anything but a constant is kept in memory, not in registers"
 )]
 
 use super::conv2d::Conv2d;
 use super::conv2d_direct::{constant_len, vectors};
 use pulp::{Simd, WithSimd};
 
-/// Cells of the filter; the loops are made for this number.
+/// Cells of the filter; the loops are written for this number.
 const TAPS: usize = 9;
 
 /// How the gradient of the filter is summed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FilterSums {
-    /// Input channels on the lanes: sums `[O, 9, C]`.
+    /// Input channels on the lanes: the sums are `[O, 9, C]`.
     ByInputs,
-    /// Output channels on the lanes, for few input channels: sums `[9, C, O]`, all positions of a window computed.
+    /// Output channels on the lanes, for few input channels: the sums are `[9, C, O]`, and all positions of a window
+    /// are computed.
     ByOutputs,
 }
 
-/// How the gradient of the filter is summed, where this file can compute what is needed.
+/// Returns how the gradient of the filter is summed; `None` if this module cannot compute what is needed.
 pub(super) fn plan(conv: &Conv2d, needs_dx: bool, lanes: usize) -> Option<FilterSums> {
     let d = conv.dims();
     if conv.pool().is_none() || lanes < 4 || [d.kh, d.kw, d.stride_h, d.stride_w] != [3, 3, 1, 1] {
@@ -35,32 +37,32 @@ pub(super) fn plan(conv: &Conv2d, needs_dx: bool, lanes: usize) -> Option<Filter
     }
     match d.c {
         16 | 32 | 64 => Some(FilterSums::ByInputs),
-        // The gradient of the input is only summed by inputs.
+        // The gradient of the input is only available with sums by inputs.
         _ => (!needs_dx && d.o.is_multiple_of(lanes)).then_some(FilterSums::ByOutputs),
     }
 }
 
-/// A gradient and where it belongs: a pixel of the padded image, or an output channel.
+/// A gradient and its target: a pixel of the padded image, or an output channel.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Entry {
     at: u32,
     gradient: f32,
 }
 
-/// The gradient of the filter and of the bias, from one image.
+/// The gradients of the filter and of the bias for one image.
 pub(super) struct BackwardW<'a> {
     pub(super) conv: &'a Conv2d,
     pub(super) sums: FilterSums,
     /// `[HO + 2, WO + 2, C]`.
     pub(super) padded: &'a [f32],
-    /// Behind the pooling, `[cells, O]`.
+    /// After the pooling, `[cells, O]`.
     pub(super) dy: &'a [f32],
     pub(super) argmax: &'a [u32],
-    /// Added to; laid out as [`FilterSums`] says.
+    /// Added to; in the layout that [`FilterSums`] describes.
     pub(super) dw: &'a mut [f32],
     /// Added to, `[O]`.
     pub(super) db: &'a mut [f32],
-    /// Room for one entry a cell.
+    /// Room for one entry per cell.
     pub(super) entries: &'a mut [Entry],
 }
 
@@ -73,7 +75,7 @@ impl WithSimd for BackwardW<'_> {
             (FilterSums::ByInputs, 16) => by_inputs::<S, 16>(simd, self),
             (FilterSums::ByInputs, 32) => by_inputs::<S, 32>(simd, self),
             (FilterSums::ByInputs, 64) => by_inputs::<S, 64>(simd, self),
-            (FilterSums::ByInputs, c) => unreachable!("`plan` refuses {c} channels"),
+            (FilterSums::ByInputs, c) => unreachable!("`plan` rejects {c} channels"),
             (FilterSums::ByOutputs, _) => by_outputs(simd, self),
         }
     }
@@ -81,7 +83,7 @@ impl WithSimd for BackwardW<'_> {
 
 #[inline(always)]
 fn by_inputs<S: Simd, const C: usize>(simd: S, image: BackwardW<'_>) {
-    // As many sums as registers hold: nine, or eighteen where there are 32 registers and the channels for them.
+    // As many sums as fit into registers: nine, or eighteen if there are 32 registers and enough channels.
     if S::REGISTER_COUNT >= 32 && C.is_multiple_of(2 * S::F32_LANES) {
         by_inputs_of::<S, C, 2>(simd, image);
     } else {
@@ -119,7 +121,7 @@ fn by_inputs_of<S: Simd, const C: usize, const V: usize>(simd: S, image: Backwar
                     }
                 }
             }
-            // By constant indices: what is indexed by a variable anywhere is kept in memory everywhere.
+            // Constant indices: an array indexed by a variable anywhere is kept in memory everywhere.
             for tap in 0..TAPS {
                 add_to::<S, V>(simd, &mut dw[tap * C + first..][..block], &sums[tap]);
             }
@@ -140,7 +142,7 @@ fn by_outputs<S: Simd>(simd: S, image: BackwardW<'_>) {
 fn by_outputs_of<S: Simd, const V: usize>(simd: S, image: BackwardW<'_>) {
     let BackwardW { conv, padded, dy, argmax, dw, db, .. } = image;
     let (d, width) = (conv.dims(), conv.padded_width());
-    let pool = conv.pool().expect("`plan` wants a pooling");
+    let pool = conv.pool().expect("`plan` requires a pooling");
     let block = S::F32_LANES * V;
     let zero = simd.splat_f32s(0.0);
     for first in (0..d.o).step_by(block) {
@@ -194,7 +196,7 @@ fn add_to<S: Simd, const V: usize>(simd: S, to: &mut [f32], values: &[S::f32s; V
     }
 }
 
-/// The filter `[9, C, O]` as `[C / block, O, 9, block]`, for [`BackwardX`].
+/// Packs the filter `[9, C, O]` as `[C / block, O, 9, block]`, for [`BackwardX`].
 pub(super) fn pack(c: usize, o: usize, block: usize, w: &[f32], packed: &mut [f32]) {
     for (i_block, packed) in packed.chunks_exact_mut(o * TAPS * block).enumerate() {
         for (channel, packed) in packed.chunks_exact_mut(TAPS * block).enumerate() {
@@ -207,21 +209,21 @@ pub(super) fn pack(c: usize, o: usize, block: usize, w: &[f32], packed: &mut [f3
     }
 }
 
-/// Input channels that [`BackwardX`] sums at once, of `c`.
+/// Returns how many of `c` input channels [`BackwardX`] sums at once.
 pub(super) fn block(c: usize, lanes: usize) -> usize {
-    // Two vectors where the registers suffice, which they do on all but AVX2.
+    // Two vectors if the registers suffice, which they do on everything but AVX2.
     if lanes != 8 && c.is_multiple_of(2 * lanes) { 2 * lanes } else { lanes }
 }
 
-/// The gradient of the input, from one image.
+/// The gradient of the input for one image.
 pub(super) struct BackwardX<'a> {
     pub(super) conv: &'a Conv2d,
     /// From [`pack`].
     pub(super) packed: &'a [f32],
-    /// Behind the pooling, `[cells, O]`.
+    /// After the pooling, `[cells, O]`.
     pub(super) dy: &'a [f32],
     pub(super) argmax: &'a [u32],
-    /// Written whole, with the frame: `[HO + 2, WO + 2, C]`.
+    /// Written completely, including the frame: `[HO + 2, WO + 2, C]`.
     pub(super) padded_dx: &'a mut [f32],
     /// Room for `O` entries for each position of a window.
     pub(super) entries: &'a mut [Entry],
@@ -248,7 +250,7 @@ impl WithSimd for BackwardX<'_> {
 fn backward_x<S: Simd, const V: usize, const T: usize>(simd: S, image: BackwardX<'_>) {
     let BackwardX { conv, packed, dy, argmax, padded_dx, entries, counts } = image;
     let (d, width) = (conv.dims(), conv.padded_width());
-    let pool = conv.pool().expect("`plan` wants a pooling");
+    let pool = conv.pool().expect("`plan` requires a pooling");
     let place_of = conv.place_of();
     let block = S::F32_LANES * V;
     padded_dx.fill(0.0);
@@ -257,7 +259,8 @@ fn backward_x<S: Simd, const V: usize, const T: usize>(simd: S, image: BackwardX
         for i in 0..pool.ho {
             for j in 0..pool.wo {
                 let at = (i * pool.wo + j) * d.o;
-                // The channels with a gradient, listed by their position in the window: one set of sums serves a list.
+                // The channels with a gradient, listed by their position in the window: each list needs only one set of
+                // sums.
                 counts.fill(0);
                 for (channel, (&gradient, &position)) in dy[at..at + d.o].iter().zip(&argmax[at..at + d.o]).enumerate()
                 {

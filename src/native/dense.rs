@@ -1,13 +1,13 @@
 //! Fully connected layer; see [`crate::cpu::dense`].
 
 use super::dense_direct::{self, BackwardW, Forward};
-use super::{Matrix, lanes, matmul, vectorised};
+use super::{Matrix, lanes, matmul, vectorized};
 use crate::cpu::dense::DenseDims;
 
-/// `y = x w + b`, with ReLU where `relu`. Shapes: x `[N, I]`, w `[I, O]`, b `[O]`, y `[N, O]`.
+/// Computes `y = x w + b`, followed by ReLU if `relu`. Shapes: x `[N, I]`, w `[I, O]`, b `[O]`, y `[N, O]`.
 pub fn dense_forward(d: &DenseDims, relu: bool, x: &[f32], w: &[f32], b: &[f32], y: &mut [f32]) {
     if dense_direct::suits(d, lanes()) {
-        vectorised(Forward { d, relu, x, w, b, y });
+        vectorized(Forward { d, relu, x, w, b, y });
         return;
     }
     for row in y.chunks_exact_mut(d.o) {
@@ -21,7 +21,8 @@ pub fn dense_forward(d: &DenseDims, relu: bool, x: &[f32], w: &[f32], b: &[f32],
     }
 }
 
-/// The gradient of the input, `dy w^T`; zero where x is not above zero, if `masked` (x came out of a ReLU).
+/// Computes the gradient of the input, `dy w^T`. If `masked` (x is the output of a ReLU), it is zero where x is not
+/// above zero.
 ///
 /// Shapes: x and dx `[N, I]`, w `[I, O]`, dy `[N, O]`.
 pub fn dense_backward_x(d: &DenseDims, masked: bool, x: &[f32], w: &[f32], dy: &[f32], dx: &mut [f32]) {
@@ -31,12 +32,12 @@ pub fn dense_backward_x(d: &DenseDims, masked: bool, x: &[f32], w: &[f32], dy: &
     }
 }
 
-/// Rows `first..` of the gradient of the weights, `x^T dy`, as many as `dw` holds.
+/// Computes rows of the gradient of the weights, `x^T dy`, starting at row `first`, as many as fit into `dw`.
 ///
 /// Shapes: x `[N, I]`, dy `[N, O]`, dw `[rows, O]`.
 pub fn dense_backward_w(d: &DenseDims, x: &[f32], dy: &[f32], first: usize, dw: &mut [f32]) {
     if dense_direct::suits(d, lanes()) {
-        vectorised(BackwardW { d, x, dy, first, dw });
+        vectorized(BackwardW { d, x, dy, first, dw });
         return;
     }
     let rows = Matrix::new(x, d.n, d.i).columns(first, dw.len() / d.o).transposed();

@@ -1,19 +1,21 @@
-//! Dense layers in vector registers, without packing a matrix first: a batch has so few rows that packing takes longer than the sums.
+//! Dense layers in vector registers, without packing a matrix first: a batch has so few rows that packing takes longer
+//! than the sums.
 //!
-//! Tiles as in the convolution: `R` values, each lent to all lanes, times `V` vectors of outputs. Measured on one core with AVX-512, 784 inputs,
-//! 128 outputs, 16 rows (what a thread has of a batch of 32), by `matrixmultiply`: forward 39 us, dw 22 us.
+//! Tiles as in the convolution: `R` values, each broadcast to all lanes, times `V` vectors of outputs. Measured on one
+//! core with AVX-512, 784 inputs, 128 outputs, 16 rows (one thread's share of a batch of 32), `matrixmultiply` takes 39
+//! us for the forward pass and 22 us for dw.
 
 #![allow(
     clippy::needless_range_loop,
     clippy::manual_memcpy,
-    reason = "an array that anything but a constant indexes is kept in memory, and not in registers"
+    reason = "an array indexed by anything but a constant is kept in memory, not in registers"
 )]
 
 use super::conv2d_direct::{constant_len, relu, vectors};
 use crate::cpu::dense::DenseDims;
 use pulp::{Simd, WithSimd};
 
-/// Whether a layer's outputs fill the tiles of vectors of so many lanes.
+/// Whether a layer's outputs fill tiles of vectors with this many lanes.
 pub(super) fn suits(d: &DenseDims, lanes: usize) -> bool {
     lanes >= 4 && d.o.is_multiple_of(2 * lanes)
 }
@@ -33,14 +35,14 @@ impl WithSimd for Forward<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        // As many rows as the registers hold sums of.
+        // As many rows as there are registers for their sums.
         let rows = if S::REGISTER_COUNT >= 32 { 8 } else { 6 };
         let n = self.d.n;
         for first in (0..self.d.o).step_by(2 * S::F32_LANES) {
             let mut row = 0;
             while row < n {
                 match (n >= rows, S::REGISTER_COUNT >= 32) {
-                    // The last tile begins where it just fits, and sums some rows once more.
+                    // The last tile starts where it just fits, and sums some rows again.
                     (true, true) => forward_tile::<S, 8>(simd, &mut self, row.min(n - rows), first),
                     (true, false) => forward_tile::<S, 6>(simd, &mut self, row.min(n - rows), first),
                     (false, _) => forward_tile::<S, 1>(simd, &mut self, row, first),

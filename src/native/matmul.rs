@@ -1,10 +1,11 @@
-//! Matrix products by the crate `matrixmultiply`, behind a call whose sizes are checked.
+//! Matrix products by the crate `matrixmultiply`, behind a function that checks the sizes.
 //!
-//! Measured beside the crate `gemm` 0.19 on one core with AVX-512, GFLOP/s of a peak of some 240, median of 50, at the sizes of the dense layers at
-//! batch 32 (forward, dx, dw; 784 inputs): `matrixmultiply` 118, 114, 144; `gemm` 122, 136, 64; at batch 256: 142, 146, 149 against 132, 135, 135;
-//! the second convolution over patches 120 against 99. It is also the smaller tree: two crates.
+//! Compared with the crate `gemm` 0.19 on one core with AVX-512, in GFLOP/s of a peak of about 240, median of 50, for
+//! the sizes of the dense layers at batch 32 (forward, dx, dw; 784 inputs): `matrixmultiply` 118, 114, 144; `gemm` 122,
+//! 136, 64. At batch 256: 142, 146, 149 against 132, 135, 135; the second convolution over patches: 120 against 99. It
+//! also has the smaller dependency tree: two crates.
 
-/// A matrix in a slice, by rows or by columns.
+/// A matrix in a slice, stored by rows or by columns.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix<'a> {
     values: &'a [f32],
@@ -15,12 +16,12 @@ pub struct Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// `[rows, columns]`, row after row.
+    /// Creates a matrix `[rows, columns]`, stored row after row.
     pub fn new(values: &'a [f32], rows: usize, columns: usize) -> Self {
         Matrix { values, rows, columns, row_stride: columns, column_stride: 1 }
     }
 
-    /// The same numbers, rows and columns swapped.
+    /// Returns the same matrix with rows and columns swapped.
     pub fn transposed(self) -> Self {
         Matrix {
             rows: self.columns,
@@ -31,10 +32,10 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    /// `n` columns from `first` on.
+    /// Returns `n` columns starting at `first`.
     ///
     /// # Panics
-    /// There are not so many.
+    /// There are not that many columns.
     pub fn columns(self, first: usize, n: usize) -> Self {
         assert!(first + n <= self.columns, "columns {first}..{} of {}", first + n, self.columns);
         Matrix { values: &self.values[first * self.column_stride..], columns: n, ..self }
@@ -46,9 +47,10 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// `y = a b`, or `y += a b` where `add`; y is `[a.rows, b.columns]`, row after row.
+/// Computes `y = a b`, or `y += a b` if `add`; y is `[a.rows, b.columns]`, stored row after row.
 ///
-/// Each element is summed in an order that depends on the inner dimension alone, so rows may be split among calls in any way.
+/// The order in which each element is summed depends only on the inner dimension, so rows may be divided among calls in
+/// any way.
 ///
 /// # Panics
 /// The sizes do not fit each other or the slices.
@@ -66,7 +68,7 @@ pub fn matmul(a: Matrix<'_>, b: Matrix<'_>, add: bool, y: &mut [f32]) {
     }
     assert!(a.is_whole() && b.is_whole(), "a matrix is longer than its slice");
     let stride = |stride: usize| isize::try_from(stride).expect("a slice has at most isize::MAX bytes");
-    // SAFETY: the assertions above say that every element that is read or written lies in its slice; `y` is borrowed
+    // SAFETY: the assertions above check that every element that is read or written lies in its slice; `y` is borrowed
     // exclusively, so it overlaps neither `a` nor `b`, and its rows do not overlap each other.
     unsafe {
         matrixmultiply::sgemm(

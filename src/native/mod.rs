@@ -1,15 +1,16 @@
-//! The operations as a processor computes them fast: what `--device cpu` runs.
+//! Fast CPU implementations of the operations: what `--device cpu` runs.
 //!
-//! A function has the name of the plain loop in [`crate::cpu`] that it equals, and takes its tensors in the same order and layout; the plain
-//! loops are the specification, and both are compared under the same bounds. Each call works through some rows of a batch in the
-//! thread that calls it; the engine ([`crate::train::NativeEngine`]) gives each thread rows of its own.
+//! Each function has the same name as the plain loop in [`crate::cpu`] that it replaces, and takes its tensors in the same
+//! order and layout. The plain loops are the specification; both are tested with the same error bounds. Each call
+//! processes some rows of a batch in the calling thread; the engine ([`crate::train::NativeEngine`]) assigns each thread
+//! its own rows.
 //!
-//! | what | how |
+//! | operation | implementation |
 //! |---|---|
-//! | convolution, dense layers | directly in vector registers ([`conv2d`], [`dense`]); where a shape does not suit that, as matrix products |
-//! | its gradients | from behind the max pooling, which leaves one position of a window with a gradient: a quarter of the sums |
-//! | other matrix products | the crate `matrixmultiply`: AVX-512, AVX2 with FMA, or NEON as the processor has it |
-//! | optimizers | loops compiled for each instruction set by the crate `pulp`, which finds the widest when the program runs |
+//! | convolution, dense layers | directly in vector registers ([`conv2d`], [`dense`]); as matrix products for shapes that do not allow it |
+//! | their gradients | after the max pooling, which leaves one position per window with a gradient: a quarter of the sums |
+//! | other matrix products | the crate `matrixmultiply`: AVX-512, AVX2 with FMA, or NEON, whichever the CPU has |
+//! | optimizers | loops compiled for each instruction set by the crate `pulp`, which selects the widest at run time |
 //! | the other operations | the plain loops themselves |
 
 pub mod adam;
@@ -28,11 +29,58 @@ pub use aligned::Aligned;
 pub use matmul::{Matrix, matmul};
 
 use pulp::{Arch, Simd, WithSimd};
+use std::ffi::OsStr;
 use std::sync::LazyLock;
+use thiserror::Error;
 
-/// The instruction set to use, found once: the widest of this processor, or a narrower one that `FMNIST_NATIVE_VECTORS` names, `avx2` or `none`, so
-/// that a processor can test and time what others take.
-static ARCH: LazyLock<Arch> = LazyLock::new(|| match std::env::var("FMNIST_NATIVE_VECTORS").as_deref() {
+/// The environment variable that selects a narrower instruction set.
+const VECTORS_VARIABLE: &str = "FMNIST_NATIVE_VECTORS";
+
+/// The values of [`VECTORS_VARIABLE`] that this target has.
+const VECTORS_VALUES: &[&str] = if cfg!(target_arch = "x86_64") { &["avx2", "none"] } else { &["none"] };
+
+/// An environment variable with an invalid value.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{variable} is `{value}`, which is not a valid value; use {valid}, or unset it")]
+pub struct EnvironmentError {
+    /// The name of the variable.
+    pub variable: &'static str,
+    /// The value found, shortened.
+    pub value: String,
+    /// The valid values.
+    pub valid: String,
+}
+
+/// Checks the environment variables that this module reads: `FMNIST_NATIVE_VECTORS`.
+///
+/// A program should call this at start-up. Without the check, an invalid value is ignored.
+///
+/// # Errors
+/// A variable is set to a value that is not valid on this target.
+pub fn check_environment() -> Result<(), EnvironmentError> {
+    check_vectors(std::env::var_os(VECTORS_VARIABLE).as_deref())
+}
+
+/// Checks a value of [`VECTORS_VARIABLE`]; an empty one counts as not set.
+fn check_vectors(value: Option<&OsStr>) -> Result<(), EnvironmentError> {
+    let Some(value) = value.filter(|value| !value.is_empty()) else { return Ok(()) };
+    if VECTORS_VALUES.iter().any(|valid| value == *valid) {
+        return Ok(());
+    }
+    const MOST_SHOWN: usize = 40;
+    let text = value.to_string_lossy();
+    let mut shown: String = text.chars().take(MOST_SHOWN).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    let valid: Vec<String> = VECTORS_VALUES.iter().map(|valid| format!("`{valid}`")).collect();
+    Err(EnvironmentError { variable: VECTORS_VARIABLE, value: shown, valid: valid.join(" or ") })
+}
+
+/// The instruction set to use, detected once: the widest of this CPU, or a narrower one that `FMNIST_NATIVE_VECTORS`
+/// selects (`avx2` or `none`), to test and time on one CPU what others would run. An invalid value is ignored here;
+/// [`check_environment`] reports it.
+static ARCH: LazyLock<Arch> = LazyLock::new(|| match std::env::var(VECTORS_VARIABLE).as_deref() {
     Ok("none") => Arch::Scalar,
     #[cfg(target_arch = "x86_64")]
     Ok("avx2") => pulp::x86::V3::try_new().map_or_else(Arch::new, Arch::V3),
@@ -41,11 +89,12 @@ static ARCH: LazyLock<Arch> = LazyLock::new(|| match std::env::var("FMNIST_NATIV
 
 /// Runs `work` compiled for that instruction set.
 #[inline(always)]
-fn vectorised<W: WithSimd>(work: W) -> W::Output {
+fn vectorized<W: WithSimd>(work: W) -> W::Output {
     ARCH.dispatch(work)
 }
 
-/// Single-precision numbers in a vector register: 16 with AVX-512, 8 with AVX2, 4 with NEON, 1 where none of these is there.
+/// Returns the number of single-precision numbers per vector register: 16 with AVX-512, 8 with AVX2, 4 with NEON, 1 without
+/// any of these.
 pub fn lanes() -> usize {
     struct Lanes;
     impl WithSimd for Lanes {
@@ -56,10 +105,10 @@ pub fn lanes() -> usize {
             S::F32_LANES
         }
     }
-    vectorised(Lanes)
+    vectorized(Lanes)
 }
 
-/// The instruction set in words, for reports.
+/// Returns the name of the instruction set, for reports.
 pub fn instruction_set() -> &'static str {
     match (lanes(), cfg!(target_arch = "x86_64")) {
         (16, _) => "AVX-512",
@@ -69,9 +118,9 @@ pub fn instruction_set() -> &'static str {
     }
 }
 
-/// Makes dx zero where x is not above zero: the gradient of a ReLU whose output is x.
+/// Sets dx to zero where x is not above zero: the gradient of a ReLU whose output is x.
 pub fn mask(x: &[f32], dx: &mut [f32]) {
-    vectorised(
+    vectorized(
         #[inline(always)]
         || {
             for (dx, &x) in dx.iter_mut().zip(x) {
@@ -81,13 +130,42 @@ pub fn mask(x: &[f32], dx: &mut [f32]) {
     );
 }
 
-/// Numbers below 1e-30 become 0.
+/// Returns 0 for numbers below 1e-30, and other numbers unchanged.
 ///
-/// What an optimizer keeps of a parameter whose gradient is zero, such as that of a pixel that is always dark, shrinks a little in each step until it
-/// is below the normal numbers of single precision, where many processors take far longer for a product: epochs of the article's MLP grew
-/// from 0.99 to 1.19 s, and with this fell from 1.02 to 0.70 s, both on a busy machine. Nothing is lost, as epsilon, 1e-7, hides such a
-/// root, and a step of 1e-30 changes no weight.
+/// If the gradient of a parameter is always zero, for example that of a pixel that is always dark, the optimizer's state for
+/// it shrinks a little at each step until it is subnormal, and many CPUs take far longer to multiply subnormal numbers:
+/// epochs of the article's MLP slowed down from 0.99 to 1.19 s, and with this function sped up from 1.02 to 0.70 s, both on
+/// a busy machine. Nothing is lost: epsilon, 1e-7, hides the root of such a number, and a step of 1e-30 changes no weight.
 #[inline(always)]
 fn negligible_to_zero(x: f32) -> f32 {
     if x.abs() < 1e-30 { 0.0 } else { x }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{EnvironmentError, VECTORS_VALUES, check_vectors};
+    use std::ffi::OsStr;
+
+    fn check(value: &str) -> Result<(), EnvironmentError> {
+        check_vectors(Some(OsStr::new(value)))
+    }
+
+    #[test]
+    fn valid_values_of_the_environment_are_accepted() {
+        assert_eq!(check_vectors(None), Ok(()));
+        assert_eq!(check(""), Ok(()));
+        for valid in VECTORS_VALUES {
+            assert_eq!(check(valid), Ok(()));
+        }
+    }
+
+    #[test]
+    fn an_invalid_value_of_the_environment_is_named_with_the_valid_ones() {
+        for invalid in ["avx3", "AVX2", " none", "0"] {
+            let error = check(invalid).unwrap_err().to_string();
+            assert!(error.contains("FMNIST_NATIVE_VECTORS") && error.contains(&format!("`{invalid}`")), "{error}");
+            assert!(VECTORS_VALUES.iter().all(|valid| error.contains(&format!("`{valid}`"))), "{error}");
+        }
+        assert_eq!(check(&"x".repeat(500)).unwrap_err().value.chars().count(), 41);
+    }
 }

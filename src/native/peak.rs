@@ -1,37 +1,38 @@
-//! What this processor can do at most, measured by tiny loops: arithmetic and bytes. The twin of [`crate::gpu::peak`].
+//! The peak rates of this CPU, for arithmetic and for memory, measured by tiny loops. The counterpart of
+//! [`crate::gpu::peak`].
 
 #![allow(
     clippy::needless_range_loop,
     clippy::manual_memcpy,
-    reason = "an array that anything but a constant indexes is kept in memory, and not in registers"
+    reason = "an array indexed by anything but a constant is kept in memory, not in registers"
 )]
 
-use super::vectorised;
+use super::vectorized;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-/// The two limits that every loop has on a processor.
+/// The two limits that every loop has on a CPU.
 #[derive(Clone, Copy, Debug)]
 pub struct Peak {
-    /// Multiply-adds without memory by all threads, 10^9 floating-point operations a second.
+    /// Multiply-adds without memory access on all threads, in 10^9 floating-point operations per second.
     pub gflops: f64,
-    /// Copying by all threads, bytes read and written, 10^9 a second.
+    /// Copying on all threads, bytes read plus bytes written, in 10^9 per second.
     pub gb_per_second: f64,
 }
 
-/// Numbers that are copied: more than the caches hold.
+/// Numbers copied: more than the caches hold.
 const COPIED: usize = 16 << 20;
-/// How long each is measured.
+/// How long each limit is measured.
 const WINDOW: Duration = Duration::from_millis(300);
 
 impl Peak {
-    /// Measures both limits with the threads of the pool that calls it: the best of several rounds, in about a second.
+    /// Measures both limits on the threads of the calling pool, in about a second: the best of several rounds.
     pub fn measure() -> Peak {
         let threads = rayon::current_num_threads();
-        let flop = (threads * Chains::FLOP_A_LANE * super::lanes()) as f64;
-        let seconds = fastest(|| (0..threads).into_par_iter().with_max_len(1).for_each(|_| vectorised(Chains)));
+        let flop = (threads * Chains::FLOP_PER_LANE * super::lanes()) as f64;
+        let seconds = fastest(|| (0..threads).into_par_iter().with_max_len(1).for_each(|_| vectorized(Chains)));
         let from = vec![1.0f32; COPIED];
         let mut to = vec![0.0f32; COPIED];
         let part = COPIED.div_ceil(threads);
@@ -44,7 +45,7 @@ impl Peak {
     }
 }
 
-/// Seconds of the fastest of as many calls as the window holds.
+/// Returns the time of the fastest call, in seconds, among those that fit into the window.
 fn fastest(mut work: impl FnMut()) -> f64 {
     let begin = Instant::now();
     let mut best = f64::INFINITY;
@@ -56,13 +57,13 @@ fn fastest(mut work: impl FnMut()) -> f64 {
     best
 }
 
-/// Twelve chains of multiply-adds: more than a processor has in flight.
+/// Twelve chains of multiply-adds: more than a CPU has in flight.
 struct Chains;
 
 impl Chains {
     const CHAINS: usize = 12;
     const ROUNDS: usize = 100_000;
-    const FLOP_A_LANE: usize = 2 * Self::CHAINS * Self::ROUNDS;
+    const FLOP_PER_LANE: usize = 2 * Self::CHAINS * Self::ROUNDS;
 }
 
 impl WithSimd for Chains {
@@ -70,7 +71,8 @@ impl WithSimd for Chains {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        // Close to 1 and 0: the chains stay finite. Hidden, so that nothing is computed beforehand.
+        // Close to 1 and 0, so that the chains stay finite. `black_box` keeps the compiler from computing anything in
+        // advance.
         let (factor, summand) = (simd.splat_f32s(black_box(0.999)), simd.splat_f32s(black_box(0.001)));
         let mut chains = [simd.splat_f32s(black_box(1.0)); Self::CHAINS];
         for _ in 0..Self::ROUNDS {

@@ -1,11 +1,12 @@
-//! Gradient descent with momentum; see [`crate::cpu::sgd`], whose bits this gives, but for a velocity below 1e-30, which becomes 0.
+//! Gradient descent with momentum; the results have the same bits as [`crate::cpu::sgd`], except that velocities below
+//! 1e-30 become 0.
 
-use super::{negligible_to_zero, vectorised};
+use super::{negligible_to_zero, vectorized};
 
-/// One step on some elements of a parameter.
+/// Takes one step on some elements of a parameter.
 pub fn sgd_step(momentum: f64, alpha: f32, g: &[f32], w: &mut [f32], velocity: &mut [f32]) {
     let momentum = momentum as f32;
-    vectorised(
+    vectorized(
         #[inline(always)]
         || {
             for ((&g, w), velocity) in g.iter().zip(w).zip(velocity) {

@@ -8,7 +8,7 @@ pub use crate::cpu::adam::AdamConfig;
 
 const SOURCE: &str = include_str!("../../shaders/adam.wgsl");
 
-/// One step over all parameters.
+/// Updates all parameters by one step.
 pub static STEP: KernelSpec = KernelSpec {
     op: "adam",
     entry: "adam_step",
@@ -19,7 +19,8 @@ pub static STEP: KernelSpec = KernelSpec {
 /// Every kernel of this operation.
 pub static KERNELS: &[&KernelSpec] = &[&STEP];
 
-/// The tensors of a step: gradients, parameters and both moments of one length, one step size a batch of the epoch.
+/// The tensors of a step: gradients, parameters and both moments, all of the same length; and one step size per batch
+/// of the epoch.
 #[derive(Clone, Copy, Debug)]
 pub struct AdamTensors<'a> {
     /// Gradients.
@@ -32,18 +33,22 @@ pub struct AdamTensors<'a> {
     pub v: &'a Tensor,
     /// [`AdamConfig::step_size`] of each batch of the epoch.
     pub step_sizes: &'a Tensor,
-    /// `[batches of the epoch whose loss is known, with this one; samples of the epoch]`.
+    /// `[batches of the epoch whose loss is known, including this one; samples of the epoch]`.
     pub progress: &'a Tensor,
 }
 
-/// Records one step. The number of parameters is a multiple of four, as that of an arena ([`crate::gpu::Gpu::arena`]) is.
+/// Records one step. The number of parameters must be a multiple of four, which an arena's ([`crate::gpu::Gpu::arena`])
+/// is.
 ///
 /// # Errors
-/// A tensor's size does not fit or is no multiple of four.
+/// A tensor's size does not fit, or is not a multiple of four.
 pub fn record(plan: &mut PlanBuilder<'_>, config: &AdamConfig, tensors: &AdamTensors<'_>) -> Result<(), GpuError> {
     let len = tensors.w.len();
     if !len.is_multiple_of(4) {
-        return Err(GpuError::Record { entry: STEP.entry, message: format!("{len} parameters, no multiple of four") });
+        return Err(GpuError::Record {
+            entry: STEP.entry,
+            message: format!("the number of parameters is {len}, which is not a multiple of four"),
+        });
     }
     plan.push(
         &STEP,
@@ -65,7 +70,7 @@ pub fn record(plan: &mut PlanBuilder<'_>, config: &AdamConfig, tensors: &AdamTen
     )
 }
 
-/// Compares three steps with the mirror on `len` parameters.
+/// Compares three steps on `len` parameters with the mirror.
 ///
 /// # Errors
 /// The device failed; a wrong result is recorded in the verifier instead.
@@ -90,8 +95,8 @@ pub fn verify(verifier: &mut Verifier<'_>, len: usize) -> Result<(), GpuError> {
             .map(|i| {
                 let root = v64[i].sqrt() + config.epsilon;
                 let update = alpha64 * (m64[i].abs() + m_bound[i]) / root;
-                // The moment's own error, the error of v through the root, and a root and a division of the WGSL
-                // specification's accuracy (some ten roundoffs), then the rounding of the sum.
+                // The moment's own error, the error of v through the root, and a root and a division with the accuracy
+                // of the WGSL specification (about ten roundoffs), then the rounding of the sum.
                 alpha64 * m_bound[i] / root
                     + update * (v_bound[i] / (2.0 * v64[i]).max(f64::MIN_POSITIVE) + 12.0 * u)
                     + u * (f64::from(w[i]).abs() + update)
@@ -100,7 +105,7 @@ pub fn verify(verifier: &mut Verifier<'_>, len: usize) -> Result<(), GpuError> {
         let mut run = verifier.run();
         let tg = run.input(&g)?;
         let (tw, tm, tv) = (run.in_place(&w)?, run.in_place(&m)?, run.in_place(&v)?);
-        // The size of this step stands at the slot of the batch; the others would show.
+        // The size of this step is in the batch's slot; using any other slot would change the result.
         let (step_sizes, progress) = (run.input(&[9.0, alpha, 9.0])?, run.input_u32(&[2, 3])?);
         let tensors = AdamTensors { g: &tg, w: &tw, m: &tm, v: &tv, step_sizes: &step_sizes, progress: &progress };
         record(&mut run.plan, &config, &tensors)?;
@@ -111,7 +116,7 @@ pub fn verify(verifier: &mut Verifier<'_>, len: usize) -> Result<(), GpuError> {
     Ok(())
 }
 
-/// The sizes of `fmnist-gpu selftest`.
+/// Checks the sizes of `fmnist-gpu selftest`.
 ///
 /// # Errors
 /// The device failed.

@@ -1,4 +1,5 @@
-//! The next batch out of the data set on the GPU: kernel of `shaders/batch_gather.wgsl`, mirror in [`crate::cpu::batch_gather`].
+//! Gathers the next batch from the data set on the GPU: kernel in `shaders/batch_gather.wgsl`, mirror in
+//! [`crate::cpu::batch_gather`].
 
 use crate::cpu::batch_gather as cpu;
 use crate::gpu::{GpuError, KernelSpec, PlanBuilder, Tensor, bind, read, workgroups_linear, write};
@@ -6,7 +7,7 @@ use crate::verify::{UNIT_ROUNDOFF, Verifier};
 
 const SOURCE: &str = include_str!("../../shaders/batch_gather.wgsl");
 
-/// Pictures and labels of the next batch.
+/// Gathers the images and labels of the next batch.
 pub static GATHER: KernelSpec = KernelSpec {
     op: "batch_gather",
     entry: "batch_gather",
@@ -29,13 +30,13 @@ pub static KERNELS: &[&KernelSpec] = &[&GATHER];
 pub struct BatchGatherDims {
     /// Rows of the batch.
     pub n: usize,
-    /// Bytes of one picture, a multiple of four.
+    /// Bytes of one image, a multiple of four.
     pub pixels: usize,
     /// Samples in the data set.
     pub samples: usize,
 }
 
-/// Packs bytes into words as the kernel reads them: little-endian, the last word filled up with zeros.
+/// Packs bytes into words as the kernel reads them: little-endian, the last word padded with zeros.
 pub fn pack_bytes(bytes: &[u8]) -> Vec<u32> {
     bytes
         .chunks(4)
@@ -47,12 +48,13 @@ pub fn pack_bytes(bytes: &[u8]) -> Vec<u32> {
         .collect()
 }
 
-/// Records the gather: images `[samples, pixels / 4]` and labels `[samples / 4]` as packed bytes (see [`pack_bytes`]), `order`
-/// with room for an epoch, progress `[batches done, samples of the epoch]`; x `[N, pixels]`, batch_labels `[N]`.
+/// Records the gather. Inputs: images `[samples, pixels / 4]` and labels `[samples / 4]` as packed bytes (see
+/// [`pack_bytes`]), `order` with room for an epoch, progress `[batches done, samples of the epoch]`. Outputs: x `[N,
+/// pixels]`, batch_labels `[N]`.
 ///
 /// # Errors
 /// A tensor's size does not fit the dimensions.
-#[allow(clippy::too_many_arguments, reason = "one argument a tensor")]
+#[allow(clippy::too_many_arguments, reason = "one argument per tensor")]
 pub fn record(
     plan: &mut PlanBuilder<'_>,
     d: &BatchGatherDims,
@@ -71,19 +73,19 @@ pub fn record(
         &[
             bind("images", images, d.samples * words),
             bind("labels", labels, d.samples.div_ceil(4)),
-            // Any length: an epoch may use fewer samples than there are.
+            // Any length: an epoch may use fewer samples than the data set has.
             bind("order", order, order.len()),
             bind("progress", progress, 2),
             bind("x", x, d.n * d.pixels),
             bind("batch_labels", batch_labels, d.n),
         ],
     )?;
-    // A batch of the data set: a byte read and a float written, of each pixel.
+    // A batch of the data set: for each pixel, one byte read and one float written.
     plan.note_bytes(5 * d.n * d.pixels);
     Ok(())
 }
 
-/// Compares the kernel with the mirror: batch number `batch` of an epoch of `epoch` samples in a scrambled order.
+/// Compares the kernel with the mirror: batch number `batch` of an epoch of `epoch` samples in scrambled order.
 ///
 /// # Errors
 /// The device failed; a wrong result is recorded in the verifier instead.
@@ -107,7 +109,7 @@ pub fn verify(v: &mut Verifier<'_>, d: &BatchGatherDims, batch: usize, epoch: us
     run.check(GATHER.entry, &case, &[(&tx, &x64, &bound)], &[(&tbatch, &batch_labels)])
 }
 
-/// The shapes of `fmnist-gpu selftest`: a whole batch, a short last batch, an odd number of samples.
+/// Checks the shapes of `fmnist-gpu selftest`: a whole batch, a short last batch, an odd number of samples.
 ///
 /// # Errors
 /// The device failed.

@@ -1,4 +1,4 @@
-//! Bias standing alone: kernels of `shaders/bias.wgsl`, mirror in [`crate::cpu::bias`].
+//! Bias as a separate operation: kernels in `shaders/bias.wgsl`, mirror in [`crate::cpu::bias`].
 
 use crate::cpu::bias as cpu;
 use crate::gpu::{GpuError, KernelSpec, PlanBuilder, Tensor, bind, read, workgroups_linear, write};
@@ -16,14 +16,14 @@ pub static FORWARD: KernelSpec = KernelSpec {
     bindings: &[read(0, "x"), read(1, "b"), write(2, "y")],
 };
 
-/// `db`: the sums of the columns of dy.
+/// `db`: the column sums of dy.
 pub static BACKWARD_B: KernelSpec =
     KernelSpec { op: "bias", entry: "bias_backward_b", source: SOURCE, bindings: &[read(3, "dy"), write(4, "db")] };
 
 /// Every kernel of this operation.
 pub static KERNELS: &[&KernelSpec] = &[&FORWARD, &BACKWARD_B];
 
-/// Records `y = x + b` by row. Shapes: x and y `[N, O]`, b `[O]`.
+/// Records `y = x + b` for each row. Shapes: x and y `[N, O]`, b `[O]`.
 ///
 /// # Errors
 /// A tensor's size does not fit the dimensions.
@@ -81,7 +81,7 @@ pub fn verify(v: &mut Verifier<'_>, d: &BiasDims) -> Result<(), GpuError> {
     run.check_sums(BACKWARD_B.entry, &case, &[(&tdb, &db64, &db_scale, d.n)])
 }
 
-/// The shapes of `fmnist-gpu selftest`.
+/// Checks the shapes of `fmnist-gpu selftest`.
 ///
 /// # Errors
 /// The device failed.

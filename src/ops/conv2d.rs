@@ -1,4 +1,4 @@
-//! Convolution with bias: kernels of `shaders/conv2d.wgsl`, `conv2d_shared.wgsl` and `conv2d_subgroup.wgsl`, mirror in
+//! Convolution with bias: kernels in `shaders/conv2d.wgsl`, `conv2d_shared.wgsl` and `conv2d_subgroup.wgsl`, mirror in
 //! [`crate::cpu::conv2d`].
 
 use super::{Form, SharedTiles};
@@ -14,11 +14,11 @@ const SOURCE: &str = include_str!("../../shaders/conv2d.wgsl");
 const SOURCE_SHARED: &str = include_str!("../../shaders/conv2d_shared.wgsl");
 const SOURCE_SUBGROUP: &str = include_str!("../../shaders/conv2d_subgroup.wgsl");
 
-/// Rows of outputs of a workgroup in subgroup tiles, for each lane: positions for y and dx, filter cells for dw.
+/// Rows of outputs per lane in the subgroup tiles of a workgroup: positions for y and dx, filter cells for dw.
 const POSITIONS_PER_LANE: usize = 4;
 const CELLS_PER_LANE: usize = 8;
 
-/// `y = conv(x, w) + b`, one output an invocation.
+/// `y = conv(x, w) + b`, one output per invocation.
 pub static FORWARD: KernelSpec = KernelSpec {
     op: "conv2d",
     entry: "conv2d_forward",
@@ -74,7 +74,7 @@ pub static FORWARD_SHARED_POOL: KernelSpec = KernelSpec {
     bindings: &[read(0, "x"), read(1, "w"), read(2, "b"), write(3, "y"), write(8, "argmax_out")],
 };
 
-/// The gradient of the input, one output an invocation.
+/// The gradient of the input, one output per invocation.
 pub static BACKWARD_X: KernelSpec = KernelSpec {
     op: "conv2d",
     entry: "conv2d_backward_x",
@@ -98,7 +98,7 @@ pub static BACKWARD_X_SHARED: KernelSpec = KernelSpec {
     bindings: &[read(0, "x"), read(1, "w"), read(4, "dy"), write(5, "dx"), read(7, "argmax")],
 };
 
-/// Parts of the gradients of filter and bias, one output an invocation.
+/// Partial sums of the gradients of filter and bias, one output per invocation.
 pub static BACKWARD_W: KernelSpec = KernelSpec {
     op: "conv2d",
     entry: "conv2d_backward_w",
@@ -122,7 +122,7 @@ pub static BACKWARD_W_SUBGROUP_ANY: KernelSpec = KernelSpec {
     bindings: &[read(0, "x"), read(4, "dy"), write(6, "dw_parts")],
 };
 
-/// As [`BACKWARD_W_SUBGROUP_ANY`], from behind a max pooling.
+/// As [`BACKWARD_W_SUBGROUP_ANY`], taking the gradient after a max pooling.
 pub static BACKWARD_W_SUBGROUP_ANY_POOL: KernelSpec = KernelSpec {
     op: "conv2d",
     entry: "conv2d_backward_w_subgroup_any_pool",
@@ -138,7 +138,7 @@ pub static BACKWARD_W_SHARED: KernelSpec = KernelSpec {
     bindings: &[read(0, "x"), read(4, "dy"), write(6, "dw_parts"), read(7, "argmax")],
 };
 
-/// [`BACKWARD_X_SHARED`] and [`BACKWARD_W_SHARED`] at once.
+/// [`BACKWARD_X_SHARED`] and [`BACKWARD_W_SHARED`] in one dispatch.
 pub static BACKWARD_X_AND_W_SHARED: KernelSpec = KernelSpec {
     op: "conv2d",
     entry: "conv2d_backward_x_and_w_shared",
@@ -146,7 +146,7 @@ pub static BACKWARD_X_AND_W_SHARED: KernelSpec = KernelSpec {
     bindings: &[read(0, "x"), read(1, "w"), read(4, "dy"), write(5, "dx"), write(6, "dw_parts"), read(7, "argmax")],
 };
 
-/// The sum of the parts.
+/// Adds up the partial sums.
 pub static BACKWARD_W_SUM: KernelSpec = KernelSpec {
     op: "conv2d",
     entry: "conv2d_backward_w_sum",
@@ -195,24 +195,24 @@ fn constants(d: &Conv2dDims) -> Vec<Constant> {
     .to_vec()
 }
 
-/// Of each of the three passes.
+/// Returns the number of multiply-adds of each of the three passes.
 fn multiply_adds(d: &Conv2dDims) -> usize {
     d.n * d.ho * d.wo * d.o * d.kh * d.kw * d.c
 }
 
-/// The kernel for the forward pass.
+/// Returns the kernel for the forward pass.
 fn forward_kernel(form: Form, d: &Conv2dDims) -> &'static KernelSpec {
     let subgroup = if d.c.is_multiple_of(4) { &FORWARD_SUBGROUP } else { &FORWARD_SUBGROUP_ANY };
     form.pick([&FORWARD, subgroup, &FORWARD_SHARED])
 }
 
-/// Records `y = conv(x, w) + b`, with `max(y, 0)` where `relu`.
+/// Records `y = conv(x, w) + b`, followed by `max(y, 0)` if `relu`.
 ///
 /// Shapes: x `[N, H, W, C]`, w `[KH, KW, C, O]`, b `[O]`, y `[N, HO, WO, O]`.
 ///
 /// # Errors
 /// A tensor's size does not fit the dimensions.
-#[allow(clippy::too_many_arguments, reason = "one argument a tensor, named as in the formula")]
+#[allow(clippy::too_many_arguments, reason = "one argument per tensor, named as in the formula")]
 pub fn record_forward(
     plan: &mut PlanBuilder<'_>,
     form: Form,
@@ -236,7 +236,7 @@ pub fn record_forward(
     Ok(())
 }
 
-/// Whether the max pooling takes windows of 2x2 with stride 2 that fill the outputs of this convolution.
+/// Whether the max pooling has 2x2 windows with stride 2 that cover exactly the outputs of this convolution.
 fn halves(d: &Conv2dDims, pool: &Pool2dDims) -> bool {
     let halves = Pool2dDims {
         n: d.n,
@@ -255,19 +255,19 @@ fn halves(d: &Conv2dDims, pool: &Pool2dDims) -> bool {
     d.ho.is_multiple_of(2) && d.wo.is_multiple_of(2) && *pool == halves
 }
 
-/// Whether [`record_forward_pool`] can compute this convolution and the max pooling after it at once: windows of 2x2 with
-/// stride 2 that fill the picture, in tiles.
+/// Whether [`record_forward_pool`] can compute this convolution and the max pooling after it in one dispatch: 2x2
+/// windows with stride 2 that cover the image exactly, in tiles.
 pub fn pools(form: Form, d: &Conv2dDims, pool: &Pool2dDims) -> bool {
     form != Form::Plain && halves(d, pool)
 }
 
-/// Records [`record_forward`] and then max pooling, for what [`pools`] says.
+/// Records [`record_forward`] followed by max pooling, if [`pools`] returns true.
 ///
 /// Shapes: x `[N, H, W, C]`, w `[KH, KW, C, O]`, b `[O]`, y and argmax `[N, HO/2, WO/2, O]`.
 ///
 /// # Errors
 /// A tensor's size does not fit the dimensions.
-#[allow(clippy::too_many_arguments, reason = "one argument a tensor, named as in the formula")]
+#[allow(clippy::too_many_arguments, reason = "one argument per tensor, named as in the formula")]
 pub fn record_forward_pool(
     plan: &mut PlanBuilder<'_>,
     form: Form,
@@ -282,7 +282,7 @@ pub fn record_forward_pool(
     let spec = forward_pool_kernel(form, d);
     form.check(spec, &[d.o])?;
     if form == Form::Plain || !d.ho.is_multiple_of(2) || !d.wo.is_multiple_of(2) {
-        let message = format!("{form:?} tiles of {}x{} outputs cannot be pooled by 2x2", d.ho, d.wo);
+        let message = format!("{form:?} tiles of {}x{} outputs cannot be pooled in 2x2 windows", d.ho, d.wo);
         return Err(GpuError::Record { entry: spec.entry, message });
     }
     let mut constants = constants(d);
@@ -312,15 +312,16 @@ fn forward_pool_kernel(form: Form, d: &Conv2dDims) -> &'static KernelSpec {
 /// The gradient that reaches a convolution.
 #[derive(Clone, Copy, Debug)]
 pub enum Upstream<'a> {
-    /// Of its outputs, `[N, HO, WO, O]`.
+    /// Of the convolution's outputs, `[N, HO, WO, O]`.
     Direct(&'a Tensor),
-    /// Of what a max pooling by 2x2 left of its outputs, and where each maximum stood: both `[N, HO/2, WO/2, O]`.
+    /// Of the outputs of a 2x2 max pooling after the convolution, and the position of each maximum: both `[N, HO/2,
+    /// WO/2, O]`.
     Pooled(&'a Tensor, &'a Tensor),
 }
 
-/// Whether the backward pass can take the gradient from behind the max pooling after this convolution ([`Upstream::Pooled`]),
-/// so that the pooling needs no backward pass of its own: in workgroup memory always, in subgroup tiles where only the filter's
-/// gradient is wanted and the input has few channels.
+/// Whether the backward pass can use the gradient after the max pooling that follows this convolution
+/// ([`Upstream::Pooled`]), so that the pooling needs no backward pass: always in workgroup memory; in subgroup tiles if
+/// only the filter's gradient is needed and the input has few channels.
 pub fn unpools(form: Form, d: &Conv2dDims, needs_dx: bool, pool: &Pool2dDims) -> bool {
     let takes = match form {
         Form::Plain => false,
@@ -330,7 +331,7 @@ pub fn unpools(form: Form, d: &Conv2dDims, needs_dx: bool, pool: &Pool2dDims) ->
     takes && halves(d, pool)
 }
 
-/// The gradient and its argmax, as tiles in workgroup memory bind them.
+/// The gradient and its argmax, as bound by tiles in workgroup memory.
 struct Upstreams {
     dy: Tensor,
     dy_len: usize,
@@ -342,7 +343,7 @@ impl Upstreams {
     fn new(plan: &PlanBuilder<'_>, d: &Conv2dDims, upstream: Upstream<'_>) -> Result<Self, GpuError> {
         Ok(match upstream {
             Upstream::Direct(dy) => {
-                // The binding must be something, and is not read.
+                // Something must be bound, but it is not read.
                 let argmax = plan.gpu().tensor("no argmax", &[1], Element::U32)?;
                 Upstreams { dy: dy.clone(), dy_len: d.y_len(), argmax, argmax_len: 1 }
             }
@@ -362,24 +363,25 @@ impl Upstreams {
     }
 }
 
-/// The gradient itself, for forms that take no pooled one.
+/// Returns the gradient itself, for forms that do not take a pooled one.
 fn direct<'a>(upstream: Upstream<'a>, spec: &KernelSpec) -> Result<&'a Tensor, GpuError> {
     match upstream {
         Upstream::Direct(dy) => Ok(dy),
         Upstream::Pooled(..) => {
-            let message = "this form does not take a gradient from behind a pooling".to_string();
+            let message = "this form does not take the gradient after a max pooling".to_string();
             Err(GpuError::Record { entry: spec.entry, message })
         }
     }
 }
 
-/// Records the gradient of the input; where `x_is_relu`, dx is zero where x is, which is the backward pass of the ReLU before.
+/// Records the gradient of the input. If `x_is_relu`, dx is zero where x is, which is the backward pass of the ReLU
+/// before it.
 ///
-/// Shapes: x and dx `[N, H, W, C]`, w `[KH, KW, C, O]`, dy as [`Upstream`] says.
+/// Shapes: x and dx `[N, H, W, C]`, w `[KH, KW, C, O]`, dy as in [`Upstream`].
 ///
 /// # Errors
-/// A tensor's size does not fit the dimensions, the form does not take a pooled gradient.
-#[allow(clippy::too_many_arguments, reason = "one argument a tensor, named as in the formula")]
+/// A tensor's size does not fit the dimensions, or the form does not take a pooled gradient.
+#[allow(clippy::too_many_arguments, reason = "one argument per tensor, named as in the formula")]
 pub fn record_backward_x(
     plan: &mut PlanBuilder<'_>,
     form: Form,
@@ -409,7 +411,7 @@ pub fn record_backward_x(
     Ok(())
 }
 
-/// The kernel for the filter's gradient.
+/// Returns the kernel for the filter's gradient.
 fn backward_w_kernel(form: Form, d: &Conv2dDims, dy: Upstream<'_>) -> &'static KernelSpec {
     let subgroup = match (d.c.is_multiple_of(4), dy) {
         (true, _) => &BACKWARD_W_SUBGROUP,
@@ -419,15 +421,17 @@ fn backward_w_kernel(form: Form, d: &Conv2dDims, dy: Upstream<'_>) -> &'static K
     form.pick([&BACKWARD_W, subgroup, &BACKWARD_W_SHARED])
 }
 
-/// Rows of the filter's gradient: its cells and the bias.
+/// Returns the number of rows of the filter's gradient: its cells and the bias.
 fn dw_rows(d: &Conv2dDims) -> usize {
     d.kh * d.kw * d.c + 1
 }
 
-/// How the filter's gradient is cut: its sum over all positions of the batch into parts, each a dispatch of tiles.
+/// How the sum of the filter's gradient over all positions of the batch is split into parts, each computed by a set of
+/// tiles.
 ///
 /// The filter has few cells, so its gradient alone would keep few cores busy: the batch is split until there are some
-/// tens of workgroups (a processor) or hundreds (a GPU). The count depends on the shapes and the form alone, so that results repeat.
+/// tens of workgroups (on a CPU) or hundreds (on a GPU). The count depends only on the shapes and the form, so results
+/// are reproducible.
 struct Split {
     parts: usize,
     constant: Constant,
@@ -435,14 +439,14 @@ struct Split {
 }
 
 impl Split {
-    /// In the plain and the subgroup form, parts are whole pictures.
+    /// Splits by whole images, for the plain and the subgroup forms.
     fn by_images(form: Form, d: &Conv2dDims) -> Split {
         let tiles = match form {
             Form::Subgroup(lanes) => [(d.kh * d.kw * d.c).div_ceil(CELLS_PER_LANE * lanes), d.o.div_ceil(4 * lanes)],
             _ => [(dw_rows(d) * d.o).div_ceil(64), 1],
         };
         let parts = 32usize.div_ceil(tiles[0] * tiles[1]).clamp(1, d.n);
-        // lavapipe ends an invocation's loops after 65,535 rounds in all, and the sum would be short without a word.
+        // lavapipe stops an invocation's loops after 65,535 iterations in total; the sum would silently be incomplete.
         let rounds_per_image = d.ho * (d.wo + 1) + 1;
         let images_per_part = d.n.div_ceil(parts).min((65_535 / rounds_per_image).max(1));
         let parts = d.n.div_ceil(images_per_part);
@@ -453,8 +457,8 @@ impl Split {
         Split { parts, constant: ("IMAGES_PER_PART", images_per_part as f64), workgroups }
     }
 
-    /// In workgroup memory, parts are positions; `width` are the columns that the tiles are made for, and `more` workgroups
-    /// do something else in the same dispatch.
+    /// Splits by positions, for workgroup memory. `width` is the number of columns that the tiles are made for; `more`
+    /// workgroups do other work in the same dispatch.
     fn by_positions(tiles: SharedTiles, d: &Conv2dDims, width: usize, more: usize) -> Split {
         let n_tiles = tiles.tiles_as(width, dw_rows(d), d.o);
         let positions = d.n * d.ho * d.wo;
@@ -465,12 +469,12 @@ impl Split {
     }
 }
 
-/// Records the gradients of filter and bias: parts over groups of pictures, then their sum.
+/// Records the gradients of filter and bias: partial sums over groups of images, then their sum.
 ///
-/// Shapes: x `[N, H, W, C]`, dy as [`Upstream`] says, dw `[KH, KW, C, O]`, db `[O]`.
+/// Shapes: x `[N, H, W, C]`, dy as in [`Upstream`], dw `[KH, KW, C, O]`, db `[O]`.
 ///
 /// # Errors
-/// A tensor's size does not fit the dimensions, the form does not take a pooled gradient.
+/// A tensor's size does not fit the dimensions, or the form does not take a pooled gradient.
 pub fn record_backward_w(
     plan: &mut PlanBuilder<'_>,
     form: Form,
@@ -507,7 +511,7 @@ pub fn record_backward_w(
     record_backward_w_sum(plan, d, &parts, dw, db)
 }
 
-/// Records the sum of the parts `[parts, KH*KW*C + 1, O]`.
+/// Records the sum over the parts `[parts, KH*KW*C + 1, O]`.
 fn record_backward_w_sum(
     plan: &mut PlanBuilder<'_>,
     d: &Conv2dDims,
@@ -525,11 +529,11 @@ fn record_backward_w_sum(
     )
 }
 
-/// Records [`record_backward_w`] and [`record_backward_x`]; in workgroup memory both are one dispatch.
+/// Records [`record_backward_w`] and [`record_backward_x`]; in workgroup memory they are one dispatch.
 ///
 /// # Errors
-/// A tensor's size does not fit the dimensions, the form does not take a pooled gradient.
-#[allow(clippy::too_many_arguments, reason = "one argument a tensor, named as in the formula")]
+/// A tensor's size does not fit the dimensions, or the form does not take a pooled gradient.
+#[allow(clippy::too_many_arguments, reason = "one argument per tensor, named as in the formula")]
 pub fn record_backward(
     plan: &mut PlanBuilder<'_>,
     forms: [Form; 2],
@@ -573,7 +577,7 @@ pub fn record_backward(
     record_backward_w_sum(plan, d, &parts, dw, db)
 }
 
-/// Compares the kernels with the mirror on one shape.
+/// Compares the kernels with the mirror for one shape.
 ///
 /// # Errors
 /// The device failed; a wrong result is recorded in the verifier instead.
@@ -610,7 +614,8 @@ pub fn verify(v: &mut Verifier<'_>, d: &Conv2dDims, breadth: Breadth) -> Result<
     Ok(())
 }
 
-/// The gradients, each alone and both at once, and from behind a pooling where that can be.
+/// Compares the gradients, each alone and both in one dispatch, and with the gradient after a pooling if the form
+/// allows it.
 fn verify_backward(
     v: &mut Verifier<'_>,
     d: &Conv2dDims,
@@ -623,7 +628,7 @@ fn verify_backward(
     let pool = Pool2dDims::new(d.n, [d.ho, d.wo, d.o], [2, 2], [2, 2], Padding::Valid).ok();
     let pool = pool.filter(|pool| halves(d, pool));
     for pooled in [false, true] {
-        // The gradient of the pooled outputs, and what it is in front of the pooling.
+        // The gradient of the pooled outputs, and the gradient before the pooling.
         let (given, argmax, whole) = match (&pool, pooled) {
             (_, false) => (dy.to_vec(), vec![0], widen(dy)),
             (None, true) => continue,
@@ -643,7 +648,7 @@ fn verify_backward(
                 |form: &Form| pool.as_ref().filter(|_| pooled).is_none_or(|pool| unpools(*form, d, needs_dx, pool));
             v.forms(breadth, columns, by_4).into_iter().filter(takes).collect()
         };
-        // Nobody trains pictures: their own gradient is compared where everything is.
+        // Images are not trained, so their gradient is compared only where every gradient is.
         let trained = breadth != Breadth::AsTrained || d.c > 1;
         for form in forms(v, true, d.c, &[d.c, d.o]).into_iter().filter(|_| trained) {
             for &x_is_relu in breadth.relu() {
@@ -666,7 +671,8 @@ fn verify_backward(
             record_backward_w(&mut run.plan, form, d, &tx, upstream, &tdw, &tdb)?;
             run.check_sums(backward_w_kernel(form, d, upstream).entry, case, &truth.dw(d, &tdw, &tdb))?;
         }
-        // Both at once, where that is one dispatch. Mesa 25.0 compiles it for nine seconds: not twice in a self-test.
+        // Both in one dispatch, if the form has it. Mesa 25.0 takes nine seconds to compile it, so a self-test does it
+        // only once.
         if breadth == Breadth::Forms && !pooled && pool.is_some() {
             continue;
         }
@@ -722,8 +728,8 @@ impl Truth {
     }
 }
 
-/// Convolution and pooling at once. The inputs are small whole numbers: then every sum is exact, and so is the position of the
-/// largest, of which there are often several.
+/// Compares convolution and pooling in one dispatch. The inputs are small integers, so every sum is exact and so is the
+/// position of the largest, of which there are often several.
 fn verify_forward_pool(v: &mut Verifier<'_>, d: &Conv2dDims, breadth: Breadth, case: &str) -> Result<(), GpuError> {
     let whole = |values: Vec<f32>| -> Vec<f32> { values.into_iter().map(|value| (value * 3.0).round()).collect() };
     let (x, w, b) = (whole(v.random(d.x_len())), whole(v.random(d.w_len())), whole(v.random(d.o)));
@@ -751,10 +757,11 @@ fn verify_forward_pool(v: &mut Verifier<'_>, d: &Conv2dDims, breadth: Breadth, c
     Ok(())
 }
 
-/// The shapes of `fmnist-gpu selftest`: the two layers of the article as this device trains them, and small odd ones in every form.
+/// Checks the shapes of `fmnist-gpu selftest`: the two layers of the article as this device trains them, and small odd
+/// ones in every form.
 ///
-/// The odd shapes have more than 32 channels and more than 32 filter cells: sums that are shorter are unrolled by Mesa 25.0, which
-/// then compiles for up to 14 s a kernel. Shorter ones are compared in the tests.
+/// The odd shapes have more than 32 channels and more than 32 filter cells: Mesa 25.0 unrolls shorter sums and then
+/// takes up to 14 s to compile a kernel. Shorter ones are compared in the tests.
 ///
 /// # Errors
 /// The device failed.

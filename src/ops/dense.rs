@@ -1,4 +1,4 @@
-//! Fully connected layer: kernels of `shaders/dense.wgsl`, `dense_shared.wgsl` and `dense_subgroup.wgsl`, mirror in
+//! Fully connected layer: kernels in `shaders/dense.wgsl`, `dense_shared.wgsl` and `dense_subgroup.wgsl`, mirror in
 //! [`crate::cpu::dense`].
 
 use super::{Form, SharedTiles};
@@ -12,11 +12,12 @@ const SOURCE: &str = include_str!("../../shaders/dense.wgsl");
 const SOURCE_SHARED: &str = include_str!("../../shaders/dense_shared.wgsl");
 const SOURCE_SUBGROUP: &str = include_str!("../../shaders/dense_subgroup.wgsl");
 
-/// Rows of outputs of a workgroup in subgroup tiles, for each lane: samples for y and dx, of which a batch has few, inputs for dw.
+/// Rows of outputs per lane in the subgroup tiles of a workgroup: samples for y and dx, of which a batch has few;
+/// inputs for dw.
 const SAMPLES_PER_LANE: usize = 4;
 const INPUTS_PER_LANE: usize = 8;
 
-/// `y = x w + b`, one output an invocation.
+/// `y = x w + b`, one output per invocation.
 pub static FORWARD: KernelSpec = KernelSpec {
     op: "dense",
     entry: "dense_forward",
@@ -40,7 +41,7 @@ pub static FORWARD_SHARED: KernelSpec = KernelSpec {
     bindings: &[read(0, "x"), read(1, "w"), read(2, "b"), write(3, "y")],
 };
 
-/// As [`FORWARD_SHARED`], where each workgroup sums a part of the inputs.
+/// As [`FORWARD_SHARED`], but each workgroup sums a part of the inputs.
 pub static FORWARD_SHARED_PARTS: KernelSpec = KernelSpec {
     op: "dense",
     entry: "dense_forward_shared_parts",
@@ -48,7 +49,7 @@ pub static FORWARD_SHARED_PARTS: KernelSpec = KernelSpec {
     bindings: &[read(0, "x"), read(1, "w"), write(8, "y_parts")],
 };
 
-/// The sum of these parts and of the bias.
+/// Adds up these partial sums and the bias.
 pub static FORWARD_SUM: KernelSpec = KernelSpec {
     op: "dense",
     entry: "dense_forward_sum",
@@ -56,7 +57,7 @@ pub static FORWARD_SUM: KernelSpec = KernelSpec {
     bindings: &[read(8, "parts"), read(2, "b"), write(3, "y")],
 };
 
-/// `dx = dy w^T`, one output an invocation.
+/// `dx = dy w^T`, one output per invocation.
 pub static BACKWARD_X: KernelSpec = KernelSpec {
     op: "dense",
     entry: "dense_backward_x",
@@ -80,7 +81,7 @@ pub static BACKWARD_X_SHARED: KernelSpec = KernelSpec {
     bindings: &[read(0, "x"), read(1, "w"), read(4, "dy"), write(5, "dx")],
 };
 
-/// `dw = x^T dy` and `db`, one output an invocation.
+/// `dw = x^T dy` and `db`, one output per invocation.
 pub static BACKWARD_W: KernelSpec = KernelSpec {
     op: "dense",
     entry: "dense_backward_w",
@@ -104,7 +105,7 @@ pub static BACKWARD_W_SHARED: KernelSpec = KernelSpec {
     bindings: &[read(0, "x"), read(4, "dy"), write(6, "dw"), write(7, "db")],
 };
 
-/// [`BACKWARD_X_SHARED`] and [`BACKWARD_W_SHARED`] at once.
+/// [`BACKWARD_X_SHARED`] and [`BACKWARD_W_SHARED`] in one dispatch.
 pub static BACKWARD_X_AND_W_SHARED: KernelSpec = KernelSpec {
     op: "dense",
     entry: "dense_backward_x_and_w_shared",
@@ -132,13 +133,13 @@ fn constants(d: &DenseDims) -> Vec<Constant> {
     [("N", d.n), ("I", d.i), ("O", d.o)].map(|(name, value)| (name, value as f64)).to_vec()
 }
 
-/// Records `y = x w + b`, with `max(y, 0)` where `relu`.
+/// Records `y = x w + b`, followed by `max(y, 0)` if `relu`.
 ///
 /// Shapes: x `[N, I]`, w `[I, O]`, b `[O]`, y `[N, O]`.
 ///
 /// # Errors
 /// A tensor's size does not fit the dimensions.
-#[allow(clippy::too_many_arguments, reason = "one argument a tensor, named as in the formula")]
+#[allow(clippy::too_many_arguments, reason = "one argument per tensor, named as in the formula")]
 pub fn record_forward(
     plan: &mut PlanBuilder<'_>,
     form: Form,
@@ -167,13 +168,14 @@ pub fn record_forward(
     Ok(())
 }
 
-/// Inputs that one workgroup of tiles in workgroup memory sums in the forward pass; all of them where the outputs alone keep a GPU busy.
+/// Returns how many inputs one workgroup sums in the forward pass with tiles in workgroup memory: all, if the outputs
+/// alone keep a GPU busy.
 fn inputs_per_part(tiles: SharedTiles, d: &DenseDims) -> usize {
     tiles.steps_per_part(tiles.tiles(d.n, d.o), d.i)
 }
 
-/// The forward pass in parts, and their sum.
-#[allow(clippy::too_many_arguments, reason = "one argument a tensor, named as in the formula")]
+/// Records the forward pass in parts, and their sum.
+#[allow(clippy::too_many_arguments, reason = "one argument per tensor, named as in the formula")]
 fn record_forward_parts(
     plan: &mut PlanBuilder<'_>,
     tiles: SharedTiles,
@@ -204,13 +206,14 @@ fn record_forward_parts(
     )
 }
 
-/// Records the gradient of the input; where `x_is_relu`, dx is zero where x is, which is the backward pass of the ReLU before.
+/// Records the gradient of the input. If `x_is_relu`, dx is zero where x is, which is the backward pass of the ReLU
+/// before it.
 ///
 /// Shapes: x and dx `[N, I]`, w `[I, O]`, dy `[N, O]`.
 ///
 /// # Errors
 /// A tensor's size does not fit the dimensions.
-#[allow(clippy::too_many_arguments, reason = "one argument a tensor, named as in the formula")]
+#[allow(clippy::too_many_arguments, reason = "one argument per tensor, named as in the formula")]
 pub fn record_backward_x(
     plan: &mut PlanBuilder<'_>,
     form: Form,
@@ -250,7 +253,7 @@ pub fn record_backward_w(
     db: &Tensor,
 ) -> Result<(), GpuError> {
     form.check(form.pick([&BACKWARD_W, &BACKWARD_W_SUBGROUP, &BACKWARD_W_SHARED]), &[d.i, d.o])?;
-    // The bias is a row of its own, except in subgroup tiles, where its gradient comes along.
+    // The bias takes a separate row, except in subgroup tiles, where its gradient is computed along with the weights'.
     let rows = d.i + usize::from(!matches!(form, Form::Subgroup(_)));
     plan.push(
         form.pick([&BACKWARD_W, &BACKWARD_W_SUBGROUP, &BACKWARD_W_SHARED]),
@@ -262,11 +265,11 @@ pub fn record_backward_w(
     Ok(())
 }
 
-/// Records [`record_backward_w`] and [`record_backward_x`]; in workgroup memory both are one dispatch.
+/// Records [`record_backward_w`] and [`record_backward_x`]; in workgroup memory they are one dispatch.
 ///
 /// # Errors
 /// A tensor's size does not fit the dimensions.
-#[allow(clippy::too_many_arguments, reason = "one argument a tensor, named as in the formula")]
+#[allow(clippy::too_many_arguments, reason = "one argument per tensor, named as in the formula")]
 pub fn record_backward(
     plan: &mut PlanBuilder<'_>,
     form: Form,
@@ -305,7 +308,7 @@ pub fn record_backward(
     Ok(())
 }
 
-/// Compares every kernel and form with the mirror on one shape.
+/// Compares every kernel and form with the mirror for one shape.
 ///
 /// # Errors
 /// The device failed; a wrong result is recorded in the verifier instead.
@@ -363,7 +366,8 @@ pub fn verify(v: &mut Verifier<'_>, d: &DenseDims, breadth: Breadth) -> Result<(
         let name = form.pick([&BACKWARD_W, &BACKWARD_W_SUBGROUP, &BACKWARD_W_SHARED]).entry;
         run.check_sums(name, &case, &[(&tdw, &dw64, &dw_scale, d.n), (&tdb, &db64, &db_scale, d.n)])?;
     }
-    // Both at once, where that is one dispatch. Mesa 25.0 compiles it for seven seconds: one odd shape is enough in a self-test.
+    // Both in one dispatch, if the form has it. Mesa 25.0 takes seven seconds to compile it: one odd shape is enough in
+    // a self-test.
     let again = breadth == Breadth::Forms && !d.i.is_multiple_of(4);
     let both = |form: &Form| matches!(form, Form::Shared(_)) && !again;
     for form in v.forms(breadth, d.i.min(d.o), &[]).into_iter().filter(both) {
@@ -382,8 +386,8 @@ pub fn verify(v: &mut Verifier<'_>, d: &DenseDims, breadth: Breadth) -> Result<(
     Ok(())
 }
 
-/// The shapes of `fmnist-gpu selftest`: the layers of the article as this device trains them, and odd ones in every form (above 32,
-/// for the reason given at the convolution's).
+/// Checks the shapes of `fmnist-gpu selftest`: the layers of the article as this device trains them, and odd ones in
+/// every form (above 32, for the reason given in the convolution's self-test).
 ///
 /// # Errors
 /// The device failed.

@@ -1,7 +1,9 @@
-//! The host side of each operation: its dimensions, its kernels as data, how it is recorded into a plan, how it is proven.
+//! The host side of each operation: its dimensions, its kernels as data, how to record it into a plan, how to verify
+//! it.
 //!
-//! An operation has one stem in four places: `shaders/<op>.wgsl`, `src/ops/<op>.rs`, `src/cpu/<op>.rs`, `tests/<op>.rs`,
-//! and one line in [`OPS`]. The dimension structs are defined beside the CPU mirrors, which are the specification.
+//! Each operation has files of the same name in four places (`shaders/<op>.wgsl`, `src/ops/<op>.rs`, `src/cpu/<op>.rs`,
+//! `tests/<op>.rs`) and one line in [`OPS`]. The dimension structs are defined beside the CPU mirrors, which are the
+//! specification.
 
 pub mod adam;
 pub mod batch_gather;
@@ -15,21 +17,23 @@ pub mod sgd;
 pub mod softmax_xent;
 
 use crate::gpu::{Constant, Gpu, GpuError, KernelSpec, LANES, Tiling, workgroups_linear};
+use crate::text::count;
 use crate::verify::Verifier;
 use serde::{Deserialize, Serialize};
 
-/// One operation in the registry.
+/// An operation in the registry.
 #[derive(Debug)]
 pub struct Op {
-    /// The stem of its four files.
+    /// The stem of the names of its four files.
     pub name: &'static str,
-    /// Every entry point of `shaders/<name>.wgsl`, and of `shaders/<name>_shared.wgsl` and `_subgroup.wgsl` where they are.
+    /// Every entry point of `shaders/<name>.wgsl`, and of `shaders/<name>_shared.wgsl` and `_subgroup.wgsl` if they
+    /// exist.
     pub kernels: &'static [&'static KernelSpec],
-    /// Compares every kernel with its CPU mirror on the shapes that `fmnist-gpu selftest` uses.
+    /// Compares every kernel with its CPU mirror for the shapes that `fmnist-gpu selftest` uses.
     pub selftest: fn(&mut Verifier<'_>) -> Result<(), GpuError>,
 }
 
-/// Every operation: adding one adds a line here.
+/// Every operation; a new one needs a line here.
 pub static OPS: &[Op] = &[
     Op { name: "conv2d", kernels: conv2d::KERNELS, selftest: conv2d::selftest },
     Op { name: "pool2d", kernels: pool2d::KERNELS, selftest: pool2d::selftest },
@@ -43,24 +47,26 @@ pub static OPS: &[Op] = &[
     Op { name: "non_finite", kernels: non_finite::KERNELS, selftest: non_finite::selftest },
 ];
 
-/// Which of its three forms a heavy kernel takes; all three compute the same sums.
+/// The form of a heavy kernel; all three compute the same sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// One output an invocation: any shape, the one to read first.
+    /// One output per invocation: any shape, and the easiest to read.
     Plain,
-    /// Tiles in the registers of a subgroup of that many lanes, one of [`LANES`], for adapters that are processors; needs sizes
-    /// in multiples of four.
+    /// Tiles in the registers of a subgroup with that many lanes (one of [`LANES`]), for software adapters; sizes must
+    /// be multiples of four.
     Subgroup(usize),
     /// Tiles in workgroup memory, for GPUs; any shape.
     Shared(SharedTiles),
 }
 
-/// How the tiles in workgroup memory are cut: what suits one GPU does not suit another.
+/// The tiling in workgroup memory: the best one differs between GPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SharedTiles {
-    /// Rows that an invocation sums, 4 or 8. Eight need fewer reads of workgroup memory, and leave half as many workgroups.
+    /// Rows that an invocation sums, 4 or 8. Eight need fewer reads of workgroup memory, but leave half as many
+    /// workgroups.
     pub rows_each: usize,
-    /// Workgroups below which sums over a long inner dimension are split into parts, to keep the whole GPU busy.
+    /// With fewer workgroups than this, sums over a long inner dimension are split into parts, to keep the whole GPU
+    /// busy.
     pub workgroups: usize,
 }
 
@@ -70,19 +76,20 @@ impl Default for SharedTiles {
     }
 }
 
-/// Steps of the inner dimension that tiles in workgroup memory stage at once: `STEPS` of the shaders.
+/// Steps of the inner dimension that tiles in workgroup memory stage at once: `STEPS` in the shaders.
 const SHARED_STEPS: usize = 16;
 
 impl SharedTiles {
     /// Tiles whose invocations sum eight rows.
     const TALL: SharedTiles = SharedTiles { rows_each: 8, workgroups: 128 };
 
-    /// Whether the shaders can be made for these.
+    /// Whether the shaders support these values.
     pub fn is_possible(self) -> bool {
         matches!(self.rows_each, 4 | 8) && (1..=65_535).contains(&self.workgroups)
     }
 
-    /// Rows and columns of a tile of outputs that have so many columns at least: `TILE_ROWS` and `TILE_COLUMNS` of the shaders.
+    /// Returns the rows and columns of a tile for outputs with at least this many columns: `TILE_ROWS` and
+    /// `TILE_COLUMNS` in the shaders.
     fn tile(self, columns: usize) -> [usize; 2] {
         match (columns <= 32, self.rows_each) {
             (true, _) => [128, 32],
@@ -91,22 +98,24 @@ impl SharedTiles {
         }
     }
 
-    /// Tiles of `rows` x `columns` outputs.
+    /// Returns the number of tiles of `rows` x `columns` outputs.
     fn tiles(self, rows: usize, columns: usize) -> usize {
         self.tiles_as(columns, rows, columns)
     }
 
-    /// The same, in tiles that are made for `width` columns: where two products share a dispatch, they share its tiles.
+    /// The same, with tiles made for `width` columns: two products that share a dispatch also share its tiles.
     fn tiles_as(self, width: usize, rows: usize, columns: usize) -> usize {
         let [tile_rows, tile_columns] = self.tile(width);
         rows.div_ceil(tile_rows) * columns.div_ceil(tile_columns)
     }
 
-    /// Into parts of how many steps a sum over `inner` of them is cut where the outputs make `tiles`: a multiple of [`SHARED_STEPS`].
+    /// Returns the number of steps per part when a sum over `inner` steps is split, given that the outputs make
+    /// `tiles`: a multiple of [`SHARED_STEPS`].
     fn steps_per_part(self, tiles: usize, inner: usize) -> usize {
-        // So short a sum is over before another dispatch, for the parts' sum, has begun.
+        // Such a short sum is finished before a second dispatch, which adds up the parts, would have started.
         const SHORT: usize = 16 * SHARED_STEPS;
-        // lavapipe ends an invocation's loops after 65,535 rounds in all; a step is one, and a sixteenth of another.
+        // lavapipe stops an invocation's loops after 65,535 iterations in total; a step is one, plus a sixteenth of
+        // another.
         const LONGEST: usize = 32_768;
         let parts = if inner <= SHORT { 1 } else { self.workgroups.div_ceil(tiles) };
         inner.div_ceil(parts).next_multiple_of(SHARED_STEPS).min(LONGEST)
@@ -122,8 +131,9 @@ impl SharedTiles {
 }
 
 impl Form {
-    /// The form of a heavy kernel on a device; `by_4` are the sizes that the subgroup form loads four at a time. This is the
-    /// one place that chooses by the device; what follows from the sizes alone is chosen beside each operation.
+    /// Chooses the form of a heavy kernel for a device; `by_4` are the sizes that the subgroup form loads four at a
+    /// time. Only this function chooses by device; choices that depend only on sizes are made in each operation's
+    /// module.
     pub fn choose(gpu: &Gpu, tiles: SharedTiles, by_4: &[usize]) -> Form {
         match (gpu.tiling(), gpu.lanes()) {
             (Tiling::Shared, _) => Form::Shared(tiles),
@@ -132,11 +142,11 @@ impl Form {
         }
     }
 
-    /// Every form that the device can run with those sizes and so many columns.
+    /// Returns every form that the device can run with these sizes and this number of columns.
     pub fn all(gpu: &Gpu, columns: usize, by_4: &[usize]) -> Vec<Form> {
         let lanes = LANES.into_iter().filter(|&lanes| gpu.lanes().is_some_and(|has| lanes <= has));
         let mut shared = vec![Form::Shared(SharedTiles::default())];
-        // With few columns, tiles have one height.
+        // With few columns, all tiles have the same height.
         if SharedTiles::TALL.tile(columns) != SharedTiles::default().tile(columns) {
             shared.push(Form::Shared(SharedTiles::TALL));
         }
@@ -144,12 +154,14 @@ impl Form {
         forms.filter(|form| form.takes(by_4)).collect()
     }
 
-    /// Refuses sizes that a kernel of this form cannot compute; `by_4` as for [`Form::choose`].
+    /// Rejects sizes that a kernel of this form cannot compute; `by_4` as for [`Form::choose`].
     fn check(self, spec: &KernelSpec, by_4: &[usize]) -> Result<(), GpuError> {
         let message = match self {
-            Form::Subgroup(lanes) if !LANES.contains(&lanes) => format!("{lanes} lanes, which are none of {LANES:?}"),
-            Form::Subgroup(_) if !self.takes(by_4) => format!("sizes {by_4:?}, which are not all multiples of four"),
-            Form::Shared(tiles) if !tiles.is_possible() => format!("{tiles:?}, which the shaders are not made for"),
+            Form::Subgroup(lanes) if !LANES.contains(&lanes) => {
+                format!("subgroup tiles of {} are not supported; use one of {LANES:?}", count(lanes, "lane"))
+            }
+            Form::Subgroup(_) if !self.takes(by_4) => format!("the sizes {by_4:?} are not all multiples of four"),
+            Form::Shared(tiles) if !tiles.is_possible() => format!("the shaders do not support {tiles:?}"),
             _ => return Ok(()),
         };
         Err(GpuError::Record { entry: spec.entry, message })
@@ -159,7 +171,7 @@ impl Form {
         !matches!(self, Form::Subgroup(_)) || by_4.iter().all(|size| size.is_multiple_of(4))
     }
 
-    /// The one of three kernels that has this form: plain, subgroup, shared.
+    /// Returns the kernel of this form, out of three: plain, subgroup, shared.
     fn pick(self, kernels: [&'static KernelSpec; 3]) -> &'static KernelSpec {
         match self {
             Form::Plain => kernels[0],
@@ -168,7 +180,7 @@ impl Form {
         }
     }
 
-    /// The constants of a kernel of this form with so many columns, from those of the operation.
+    /// Returns the constants of a kernel of this form with this number of columns, given those of the operation.
     fn constants(self, mut of_op: Vec<Constant>, columns: usize) -> Vec<Constant> {
         match self {
             Form::Plain => {}
@@ -178,8 +190,9 @@ impl Form {
         of_op
     }
 
-    /// Workgroups for a product of `rows` x `columns`. In the subgroup form, row tiles of `rows_per_lane` times the lanes stand in x
-    /// (folded into z) and column tiles in y; in the others all is counted in x (folded into y).
+    /// Returns the workgroups for a product of `rows` x `columns`. In the subgroup form, row tiles of `rows_per_lane`
+    /// times the lanes are in x (folded into z) and column tiles in y; in the other forms everything is in x (folded
+    /// into y).
     fn workgroups(self, rows: usize, columns: usize, rows_per_lane: usize) -> [u32; 3] {
         match self {
             Form::Plain => workgroups_linear(rows * columns, 64),

@@ -1,10 +1,10 @@
-//! Counting what is not finite: kernel of `shaders/non_finite.wgsl`, mirror in [`crate::cpu::non_finite`].
+//! Counts elements that are not finite: kernel in `shaders/non_finite.wgsl`, mirror in [`crate::cpu::non_finite`].
 
 use crate::cpu::non_finite as cpu;
 use crate::gpu::{GpuError, KernelSpec, PlanBuilder, Tensor, bind, read, workgroups_linear, write};
 use crate::verify::Verifier;
 
-/// Adds a tensor's infinite elements and those that are not a number to a count, and finds the first.
+/// Adds the number of infinite and NaN elements of a tensor to a count, and finds the first.
 pub static NON_FINITE: KernelSpec = KernelSpec {
     op: "non_finite",
     entry: "non_finite",
@@ -15,10 +15,11 @@ pub static NON_FINITE: KernelSpec = KernelSpec {
 /// Every kernel of this operation.
 pub static KERNELS: &[&KernelSpec] = &[&NON_FINITE];
 
-/// What `found` must hold beforehand.
+/// What `found` must contain before the search.
 pub const NOTHING_FOUND: [u32; 2] = [0, cpu::NONE];
 
-/// Records the search of `x`, of any shape; `found` is `[2]`: the count, and the index of the first.
+/// Records the search of `x`, of any shape; `found` is `[2]`: the count, and the index of the first element that is not
+/// finite.
 ///
 /// # Errors
 /// A tensor's size does not fit.
@@ -26,13 +27,13 @@ pub fn record(plan: &mut PlanBuilder<'_>, x: &Tensor, found: &Tensor) -> Result<
     plan.push(&NON_FINITE, &[], workgroups_linear(x.len(), 64), &[bind("x", x, x.len()), bind("found", found, 2)])
 }
 
-/// Compares the kernel with the mirror where nothing, one, some and all elements are not finite.
+/// Compares the kernel with the mirror if none, one, some and all elements are not finite.
 ///
 /// # Errors
 /// The device failed; a wrong result is recorded in the verifier instead.
 pub fn verify(v: &mut Verifier<'_>, len: usize) -> Result<(), GpuError> {
     let clean: Vec<f32> = [f32::MAX, f32::MIN, f32::MIN_POSITIVE, 1e-45, -0.0].into_iter().cycle().take(len).collect();
-    // Quiet and signalling, of either sign, with few and many bits.
+    // Quiet and signaling NaNs of either sign, with few and many bits set.
     let bad = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::from_bits(0xff80_0001), f32::from_bits(0x7fff_ffff)];
     let with = |is_bad: &dyn Fn(usize) -> bool| -> Vec<f32> {
         let value = |(i, &value)| if is_bad(i) { bad[i % bad.len()] } else { value };
@@ -54,7 +55,7 @@ pub fn verify(v: &mut Verifier<'_>, len: usize) -> Result<(), GpuError> {
     Ok(())
 }
 
-/// The shapes of `fmnist-gpu selftest`.
+/// Checks the shapes of `fmnist-gpu selftest`.
 ///
 /// # Errors
 /// The device failed.

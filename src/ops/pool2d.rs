@@ -1,4 +1,4 @@
-//! Max, average and sum pooling: kernels of `shaders/pool2d.wgsl`, mirror in [`crate::cpu::pool2d`].
+//! Max, average and sum pooling: kernels in `shaders/pool2d.wgsl`, mirror in [`crate::cpu::pool2d`].
 
 use crate::cpu::pool2d as cpu;
 use crate::gpu::{Constant, GpuError, KernelSpec, PlanBuilder, Tensor, bind, read, workgroups_linear, write};
@@ -9,7 +9,7 @@ pub use crate::cpu::pool2d::Pool2dDims;
 
 const SOURCE: &str = include_str!("../../shaders/pool2d.wgsl");
 
-/// Max pooling with the position of each maximum.
+/// Max pooling, with the position of each maximum.
 pub static MAX_FORWARD: KernelSpec = KernelSpec {
     op: "pool2d",
     entry: "pool2d_max_forward",
@@ -25,7 +25,7 @@ pub static MAX_BACKWARD_X: KernelSpec = KernelSpec {
     bindings: &[read(3, "argmax"), read(4, "dy"), write(5, "dx")],
 };
 
-/// As [`MAX_FORWARD`], four channels an invocation.
+/// As [`MAX_FORWARD`], four channels per invocation.
 pub static MAX_FORWARD_BY_4: KernelSpec = KernelSpec {
     op: "pool2d",
     entry: "pool2d_max_forward_by_4",
@@ -33,7 +33,7 @@ pub static MAX_FORWARD_BY_4: KernelSpec = KernelSpec {
     bindings: &[read(0, "x"), write(1, "y"), write(2, "argmax_out")],
 };
 
-/// As [`MAX_BACKWARD_X`], four channels an invocation, for windows that do not overlap.
+/// As [`MAX_BACKWARD_X`], four channels per invocation, for windows that do not overlap.
 pub static MAX_BACKWARD_X_BY_4: KernelSpec = KernelSpec {
     op: "pool2d",
     entry: "pool2d_max_backward_x_by_4",
@@ -81,16 +81,16 @@ pub static KERNELS: &[&KernelSpec] = &[
     &SUM_BACKWARD_X,
 ];
 
-/// Whether max pooling takes its form for four channels at once, forward and backward.
+/// Whether max pooling uses its form for four channels at once, forward and backward.
 fn by_4(d: &Pool2dDims) -> [bool; 2] {
     let fours = d.c.is_multiple_of(4);
     [fours, fours && d.kh <= d.stride_h && d.kw <= d.stride_w]
 }
 
-/// Cells along one axis that one window writes at most, and whether all write as many.
+/// Returns the maximum number of cells along one axis that one window writes, and whether all windows write that many.
 ///
-/// Windows that do not overlap divide the axis among them: each takes its stride, the first one from the edge of the picture and
-/// the last one to the other edge.
+/// Windows that do not overlap divide the axis between them: each takes its stride, the first one starting at one edge
+/// of the image and the last one ending at the other edge.
 fn cells(outputs: usize, stride: usize, padding: usize, size: usize) -> (usize, bool) {
     let first = |i: usize| if i == 0 { 0 } else { i * stride - padding };
     let count = |i: usize| if i + 1 == outputs { size - first(i) } else { first(i + 1) - first(i) };
@@ -101,7 +101,7 @@ fn cells(outputs: usize, stride: usize, padding: usize, size: usize) -> (usize, 
 /// Pooling that needs no argmax: average and sum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mean {
-    /// The mean of the window's cells inside the picture.
+    /// The mean of the window's cells inside the image.
     Average,
     /// Their sum.
     Sum,
@@ -221,7 +221,7 @@ pub fn record_mean_backward_x(
     plan.push(spec, &constants(d), groups, &[bind("dy", dy, y_len(d)), bind("dx", dx, x_len(d))])
 }
 
-/// Compares every kernel with the mirror on one shape; half of the values are repeated, so that maxima tie.
+/// Compares every kernel with the mirror for one shape; half of the values are repeated, so that maxima tie.
 ///
 /// # Errors
 /// The device failed; a wrong result is recorded in the verifier instead.
@@ -241,7 +241,7 @@ pub fn verify(v: &mut Verifier<'_>, d: &Pool2dDims) -> Result<(), GpuError> {
     let tx = run.input(&x)?;
     let (ty, targmax) = (run.output(y_len(d))?, run.output_u32(y_len(d))?);
     record_max_forward(&mut run.plan, d, &tx, &ty, &targmax)?;
-    // A maximum is one of the inputs: no rounding at all.
+    // A maximum is one of the inputs, so there is no rounding.
     let name = if by_4(d)[0] { MAX_FORWARD_BY_4.entry } else { MAX_FORWARD.entry };
     run.check(name, &case, &[(&ty, &y64, &vec![0.0; y64.len()])], &[(&targmax, &argmax)])?;
 
@@ -270,7 +270,7 @@ pub fn verify(v: &mut Verifier<'_>, d: &Pool2dDims) -> Result<(), GpuError> {
         let mut run = v.run();
         let (tx, ty) = (run.input(&x)?, run.output(y_len(d))?);
         record_mean_forward(&mut run.plan, mean, d, &tx, &ty)?;
-        // A WGSL division may be off by 2.5 units in the last place: counted as three more terms.
+        // A WGSL division may be off by 2.5 units in the last place, which counts as three more terms.
         run.check_sums(names[0], &case, &[(&ty, &y64, &y_scale, window + 3)])?;
 
         let (mut dx64, mut dx_scale) = (vec![0.0; x_len(d)], vec![0.0; x_len(d)]);
@@ -284,7 +284,8 @@ pub fn verify(v: &mut Verifier<'_>, d: &Pool2dDims) -> Result<(), GpuError> {
     Ok(())
 }
 
-/// The shapes of `fmnist-gpu selftest`: the two layers of the article, overlapping and gapped windows, odd sizes.
+/// Checks the shapes of `fmnist-gpu selftest`: the two layers of the article, overlapping and gapped windows, odd
+/// sizes.
 ///
 /// # Errors
 /// The device failed.

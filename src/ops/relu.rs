@@ -1,4 +1,4 @@
-//! Rectified linear unit standing alone: kernels of `shaders/relu.wgsl`, mirror in [`crate::cpu::relu`].
+//! Rectified linear unit as a separate operation: kernels in `shaders/relu.wgsl`, mirror in [`crate::cpu::relu`].
 
 use crate::cpu::relu as cpu;
 use crate::gpu::{GpuError, KernelSpec, PlanBuilder, Tensor, bind, read, workgroups_linear, write};
@@ -73,7 +73,7 @@ pub fn verify(v: &mut Verifier<'_>, len: usize) -> Result<(), GpuError> {
     run.check(BACKWARD_X.entry, &case, &[(&tdx, &dx64, &exact)], &[])
 }
 
-/// The shapes of `fmnist-gpu selftest`.
+/// Checks the shapes of `fmnist-gpu selftest`.
 ///
 /// # Errors
 /// The device failed.

@@ -1,4 +1,4 @@
-//! Gradient descent with momentum: kernel of `shaders/sgd.wgsl`, mirror in [`crate::cpu::sgd`].
+//! Gradient descent with momentum: kernel in `shaders/sgd.wgsl`, mirror in [`crate::cpu::sgd`].
 
 use crate::cpu::sgd as cpu;
 use crate::gpu::{GpuError, KernelSpec, PlanBuilder, Tensor, bind, read, workgroups_linear, write};
@@ -8,7 +8,7 @@ pub use crate::cpu::sgd::SgdConfig;
 
 const SOURCE: &str = include_str!("../../shaders/sgd.wgsl");
 
-/// One step over all parameters.
+/// Updates all parameters by one step.
 pub static STEP: KernelSpec = KernelSpec {
     op: "sgd",
     entry: "sgd_step",
@@ -19,8 +19,9 @@ pub static STEP: KernelSpec = KernelSpec {
 /// Every kernel of this operation.
 pub static KERNELS: &[&KernelSpec] = &[&STEP];
 
-/// Records one step: gradients g, parameters w and velocity of one length, one learning rate a batch of the epoch in
-/// `step_sizes`, progress `[batches of the epoch whose loss is known, with this one; samples of the epoch]`.
+/// Records one step. Gradients g, parameters w and velocity have the same length; `step_sizes` has one learning rate
+/// per batch of the epoch; progress is `[batches of the epoch whose loss is known, including this one; samples of the
+/// epoch]`.
 ///
 /// # Errors
 /// A tensor's size does not fit.
@@ -75,7 +76,7 @@ pub fn verify(v: &mut Verifier<'_>, len: usize, momentum: f64) -> Result<(), Gpu
     run.check(STEP.entry, &case, &[(&tw, &w64, &w_bound), (&tvelocity, &velocity64, &velocity_bound)], &[])
 }
 
-/// The sizes of `fmnist-gpu selftest`.
+/// Checks the sizes of `fmnist-gpu selftest`.
 ///
 /// # Errors
 /// The device failed.

@@ -1,4 +1,4 @@
-//! Softmax with cross-entropy: kernels of `shaders/softmax_xent.wgsl`, mirror in [`crate::cpu::softmax_xent`].
+//! Softmax with cross-entropy: kernels in `shaders/softmax_xent.wgsl`, mirror in [`crate::cpu::softmax_xent`].
 
 use crate::cpu::softmax_xent as cpu;
 use crate::gpu::{Bound, Constant, GpuError, KernelSpec, PlanBuilder, Tensor, bind, read, write};
@@ -8,7 +8,7 @@ pub use crate::cpu::softmax_xent::SoftmaxXentDims;
 
 const SOURCE: &str = include_str!("../../shaders/softmax_xent.wgsl");
 
-/// Probabilities and the batch's loss and right answers, for evaluation and prediction.
+/// The probabilities, and the batch's loss and number of correct predictions, for evaluation and prediction.
 pub static FORWARD: KernelSpec = KernelSpec {
     op: "softmax_xent",
     entry: "softmax_xent_forward",
@@ -23,7 +23,7 @@ pub static FORWARD: KernelSpec = KernelSpec {
     ],
 };
 
-/// The gradient of the logits and the batch's loss and right answers, for training.
+/// The gradient of the logits, and the batch's loss and number of correct predictions, for training.
 pub static BACKWARD_X: KernelSpec = KernelSpec {
     op: "softmax_xent",
     entry: "softmax_xent_backward_x",
@@ -45,14 +45,14 @@ fn constants(d: &SoftmaxXentDims) -> [Constant; 2] {
     [("N", d.n as f64), ("C", d.c as f64)]
 }
 
-/// Where loss and right answers of the batches of an epoch go.
+/// Where the losses and correct predictions of an epoch's batches are written.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchTotals<'a> {
     /// `[batches done, samples of the epoch]`; the first is advanced by one.
     pub progress: &'a Tensor,
     /// Sum of the losses of each batch, `[batches]`.
     pub batch_loss: &'a Tensor,
-    /// Right answers of each batch, `[batches]`.
+    /// Number of correct predictions of each batch, `[batches]`.
     pub batch_correct: &'a Tensor,
 }
 
@@ -66,7 +66,8 @@ impl<'a> BatchTotals<'a> {
     }
 }
 
-/// Records probabilities `[N, C]` of logits x `[N, C]` with labels `[N]`, and the totals of the batch over its valid rows.
+/// Records the probabilities `[N, C]` of logits x `[N, C]` with labels `[N]`, and the batch's totals over its valid
+/// rows.
 ///
 /// # Errors
 /// A tensor's size does not fit the dimensions.
@@ -86,7 +87,7 @@ pub fn record_forward(
 
 /// Records the gradient dx `[N, C]` of the mean loss over the valid rows of the batch, and the batch's totals.
 ///
-/// Rows past the end of the epoch get a gradient of zero.
+/// The gradient of rows past the end of the epoch is zero.
 ///
 /// # Errors
 /// A tensor's size does not fit the dimensions.
@@ -104,7 +105,7 @@ pub fn record_backward_x(
     plan.push(&BACKWARD_X, &constants(d), [1, 1, 1], &bound)
 }
 
-/// Error bounds of one row, from what the WGSL specification promises of `exp`, `log` and division.
+/// Error bounds of one row, from what the WGSL specification guarantees for `exp`, `log` and division.
 struct RowBounds {
     /// Relative error of each probability.
     probability: f64,
@@ -117,7 +118,7 @@ fn row_bounds(x: &[f64], label: usize) -> RowBounds {
     let lowest = x.iter().copied().fold(f64::INFINITY, f64::min);
     let spread = highest - lowest;
     let sum: f64 = x.iter().map(|x| (x - highest).exp()).sum();
-    // exp(d): 3 + 2|d| units in the last place (two roundoffs each), and the rounding of d itself, |d| roundoffs.
+    // exp(d): 3 + 2|d| units in the last place (two roundoffs each), plus the rounding of d itself, |d| roundoffs.
     let exp = (2.0 * (3.0 + 2.0 * spread) + spread) * UNIT_ROUNDOFF;
     let total = exp + x.len() as f64 * UNIT_ROUNDOFF;
     // log(s): 3 units in the last place, or 2^-21 near one; then the differences to the label.
@@ -126,7 +127,7 @@ fn row_bounds(x: &[f64], label: usize) -> RowBounds {
     RowBounds { probability: exp + total + 5.0 * UNIT_ROUNDOFF, loss: log + 2.0 * UNIT_ROUNDOFF * (gap + sum.ln()) }
 }
 
-/// Compares both kernels with the mirror: `n` rows of which `n_valid` count, logits up to `scale`.
+/// Compares both kernels with the mirror: `n` rows, `n_valid` of them valid, logits up to `scale`.
 ///
 /// # Errors
 /// The device failed; a wrong result is recorded in the verifier instead.
@@ -153,7 +154,7 @@ pub fn verify(v: &mut Verifier<'_>, d: &SoftmaxXentDims, n_valid: usize, scale: 
     // The error of each row's loss, and of their sum.
     let loss_bound = bounds[..n_valid].iter().map(|b| b.loss).sum::<f64>()
         + sum_bound(n_valid, loss64[..n_valid].iter().map(|loss| loss.abs()).sum());
-    // The last batch of an epoch: two whole batches were done, n_valid samples are left. Other slots keep what they held.
+    // The last batch of an epoch: two whole batches are done, n_valid samples are left. Other slots keep their content.
     let progress = [2, (2 * d.n + n_valid) as u32];
     let (expected_loss, slot_bound) = ([5.0, 5.0, loss, 5.0], [0.0, 0.0, loss_bound, 0.0]);
     let (expected_correct, expected_progress) = ([7, 7, n_correct, 7], [3, progress[1]]);
@@ -176,7 +177,7 @@ pub fn verify(v: &mut Verifier<'_>, d: &SoftmaxXentDims, n_valid: usize, scale: 
     let dx_bound: Vec<f64> = (0..x.len())
         .map(|i| {
             if i / d.c < n_valid {
-                // The difference p - target rounds once, and the division by the number of rows by 2.5 units.
+                // The difference p - target rounds once, and the division by the number of rows adds 2.5 units.
                 let difference = dx64[i].abs() * n_valid as f64;
                 (p_bound[i] + 6.0 * UNIT_ROUNDOFF * difference) / n_valid as f64 + tiny
             } else {
@@ -198,7 +199,7 @@ pub fn verify(v: &mut Verifier<'_>, d: &SoftmaxXentDims, n_valid: usize, scale: 
     )
 }
 
-/// The shapes of `fmnist-gpu selftest`.
+/// Checks the shapes of `fmnist-gpu selftest`.
 ///
 /// # Errors
 /// The device failed.

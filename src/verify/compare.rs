@@ -1,18 +1,19 @@
+use crate::text::count;
 use std::fmt;
 
 /// The result of comparing two tensors.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Comparison {
-    /// The largest error as a fraction of its bound; infinite where something is NaN or the lengths differ.
+    /// The largest error as a fraction of its bound; infinite if something is NaN or the lengths differ.
     pub worst_ratio: f64,
-    /// Elements outside their bound.
+    /// Number of elements outside their bound.
     pub n_failed: usize,
-    /// The worst of them, in words.
+    /// Describes the worst of them.
     worst: String,
 }
 
 impl Comparison {
-    /// Whether every element lies within its bound.
+    /// Whether every element is within its bound.
     pub fn passed(&self) -> bool {
         self.n_failed == 0
     }
@@ -24,7 +25,8 @@ impl fmt::Display for Comparison {
     }
 }
 
-/// Compares element by element: `|actual - expected| <= bound`. NaN on either side fails, and so does another length.
+/// Compares element by element: `|actual - expected| <= bound`. NaN on either side is a failure, and so is a different
+/// length.
 pub fn compare(actual: &[f32], expected: &[f64], bound: &[f64]) -> Comparison {
     if actual.len() != expected.len() || bound.len() != expected.len() {
         return wrong_length(actual.len(), expected.len());
@@ -64,7 +66,7 @@ pub fn compare_exact(actual: &[u32], expected: &[u32]) -> Comparison {
         Some(&i) => Comparison {
             worst_ratio: f64::INFINITY,
             n_failed: wrong.len(),
-            worst: format!("element {i}: {}, expected {}", actual[i], expected[i]),
+            worst: format!("element {i} is {}, expected {}", actual[i], expected[i]),
         },
     }
 }
@@ -73,6 +75,6 @@ fn wrong_length(actual: usize, expected: usize) -> Comparison {
     Comparison {
         worst_ratio: f64::INFINITY,
         n_failed: actual.abs_diff(expected).max(1),
-        worst: format!("{actual} elements, expected {expected}"),
+        worst: format!("{}, expected {expected}", count(actual, "element")),
     }
 }

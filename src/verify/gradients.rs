@@ -1,4 +1,5 @@
-//! The mirrors' gradients against central differences in double precision: the arbiter that knows no formula of ours.
+//! Compares the mirrors' gradients with central differences in double precision, an independent reference that uses
+//! none of the project's formulas.
 
 use super::Verdict;
 use crate::cpu::conv2d::{Conv2dDims, Padding, conv2d_backward_w, conv2d_backward_x, conv2d_forward};
@@ -9,17 +10,19 @@ use crate::cpu::pool2d::{
 };
 use crate::cpu::softmax_xent::{SoftmaxXentDims, softmax_xent_backward_x, softmax_xent_forward};
 use crate::cpu::{bias, relu};
+use crate::text::count;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// Half the width of a difference. All operations but the softmax are linear between kinks, where a difference of any width
-/// is exact; values are kept farther than this from every kink.
+/// Half the step of a central difference. Every operation except the softmax is linear between kinks, where the
+/// difference is exact for any step; values are kept farther than this from every kink.
 const H: f64 = 1e-4;
 
-/// Allowed error, absolute and relative: the third derivative of the softmax and the rounding of the differences stay far below.
+/// Allowed error, absolute and relative: the third derivative of the softmax and the rounding of the differences are
+/// far smaller.
 const TOLERANCE: f64 = 1e-6;
 
-/// Compares, for every element of `x`, `gradient` with the central difference of `loss`.
+/// Compares `gradient` with the central difference of `loss` for every element of `x`.
 pub fn check(
     kernel: &'static str,
     case: &str,
@@ -37,20 +40,27 @@ pub fn check(
         moved[i] = x[i];
         let difference = (above - below) / (2.0 * H);
         let ratio = (gradient[i] - difference).abs() / (TOLERANCE * (1.0 + difference.abs()));
-        // NaN fails, and shows as a ratio without bound.
+        // NaN is a failure, and its ratio is infinite.
         let ratio = if ratio.is_nan() { f64::INFINITY } else { ratio };
         if ratio > 1.0 {
-            verdict.failures.push(format!("{case}: element {i}: {:e}, by differences {difference:e}", gradient[i]));
+            verdict.failures.push(format!(
+                "{case}: element {i} is {:e}, but the central difference is {difference:e}",
+                gradient[i]
+            ));
         }
         verdict.worst_ratio = verdict.worst_ratio.max(ratio);
     }
     if gradient.len() != x.len() {
-        verdict.failures.push(format!("{case}: {} gradients of {} elements", gradient.len(), x.len()));
+        verdict.failures.push(format!(
+            "{case}: there are {} for {}",
+            count(gradient.len(), "gradient"),
+            count(x.len(), "element")
+        ));
     }
     verdict
 }
 
-/// Every gradient of every mirror on small shapes: one verdict an entry point.
+/// Checks every gradient of every mirror on small shapes: one verdict per entry point.
 pub fn check_all(seed: u64) -> Vec<Verdict> {
     let mut random = Random(ChaCha8Rng::seed_from_u64(seed));
     let mut verdicts = Vec::new();
@@ -85,7 +95,7 @@ pub fn check_all(seed: u64) -> Vec<Verdict> {
     merge(verdicts)
 }
 
-/// One verdict a kernel.
+/// Merges the verdicts into one per kernel.
 fn merge(verdicts: Vec<Verdict>) -> Vec<Verdict> {
     let mut merged: Vec<Verdict> = Vec::new();
     for verdict in verdicts {
@@ -105,12 +115,13 @@ fn merge(verdicts: Vec<Verdict>) -> Vec<Verdict> {
 struct Random(ChaCha8Rng);
 
 impl Random {
-    /// Values in -1..1 with their own upstream gradients never constant.
+    /// Returns values in -1..1.
     fn values(&mut self, len: usize) -> Vec<f64> {
         (0..len).map(|_| f64::from(self.0.next_u32()) / f64::from(u32::MAX) * 2.0 - 1.0).collect()
     }
 
-    /// Distinct values in random order, each at least 20 H from the next and from zero: off every kink and tie.
+    /// Returns distinct values in random order, each at least 20 H from the next and from zero: away from every kink
+    /// and tie.
     fn distinct(&mut self, len: usize) -> Vec<f64> {
         let mut values: Vec<f64> = (0..len).map(|i| (i as f64 + 0.5 - len as f64 / 2.0) * 0.013).collect();
         for value in &mut values {

@@ -1,10 +1,11 @@
-//! Comparing kernels with their CPU mirrors: the machinery behind `fmnist-gpu selftest` and the tests.
+//! Compares kernels with their CPU mirrors; used by `fmnist-gpu selftest` and the tests.
 //!
-//! - Outputs are filled with NaN before each dispatch, so that a cell nobody writes shows.
+//! - Outputs are filled with NaN before each dispatch, so that a cell that is not written is detected.
 //! - Each output is followed by guard cells, which must keep their pattern.
-//! - The bound is derived, not tuned: for a sum of k products `|gpu - cpu64| <= C * k * u * mirror(|x|, |w|)`, elementwise, with one
-//!   `C` for the project and u the unit roundoff of single precision. It holds for any order of summation.
-//! - Comparisons are written so that NaN fails.
+//! - The bound is derived, not tuned: for a sum of k products it is `|gpu - cpu64| <= C * k * u * mirror(|x|, |w|)`,
+//!   element by element, with one `C` for the whole project and u the unit roundoff of single precision. It is valid
+//!   for any order of summation.
+//! - Comparisons are written so that NaN is a failure.
 
 mod compare;
 pub mod gradients;
@@ -14,6 +15,7 @@ pub use compare::{Comparison, compare, compare_exact};
 
 use crate::gpu::{Element, Gpu, GpuError, Guard, PlanBuilder, Tensor};
 use crate::ops::{Form, SharedTiles};
+use crate::text::count;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::Serialize;
@@ -22,63 +24,64 @@ use std::time::Instant;
 /// Half the distance from 1 to the next single-precision number: the relative error of one rounding.
 pub const UNIT_ROUNDOFF: f64 = f32::EPSILON as f64 / 2.0;
 
-/// The one constant of every bound on sums: one rounding a product and one an addition, and no slack.
+/// The only constant in bounds on sums: one rounding per product and one per addition, with no slack.
 pub const C: f64 = 2.0;
 
-/// The error that a sum of `k` products may have, where `scale` is the sum of their absolute values.
+/// Returns the error that a sum of `k` products may have, where `scale` is the sum of their absolute values.
 ///
-/// The smallest normal number is added, since results below it may be flushed to zero.
+/// The smallest normal number is added, since smaller results may be flushed to zero.
 pub fn sum_bound(k: usize, scale: f64) -> f64 {
     C * k as f64 * UNIT_ROUNDOFF * scale + f64::from(f32::MIN_POSITIVE)
 }
 
-/// The same values in double precision.
+/// Converts the values to double precision.
 pub fn widen(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&value| f64::from(value)).collect()
 }
 
-/// The absolute values.
+/// Returns the absolute values.
 pub fn absolute(values: &[f64]) -> Vec<f64> {
     values.iter().map(|value| value.abs()).collect()
 }
 
-/// The verdict on one kernel over all its cases.
+/// The verdict on a kernel over all its cases.
 #[derive(Clone, Debug, Serialize, PartialEq)]
 pub struct Verdict {
     /// The entry point.
     pub kernel: &'static str,
-    /// Comparisons made: cases times outputs.
+    /// Number of comparisons: cases times outputs.
     pub comparisons: usize,
-    /// Elements compared.
+    /// Number of elements compared.
     pub elements: usize,
-    /// The largest error as a fraction of its bound; above 1 the kernel is wrong. Infinite where a value is NaN.
+    /// The largest error as a fraction of its bound; above 1 the kernel is wrong. Infinite if a value is NaN.
     pub worst_ratio: f64,
-    /// What failed, in words; empty where all is well.
+    /// Describes the failures; empty if there are none.
     pub failures: Vec<String>,
 }
 
 impl Verdict {
-    /// Whether every comparison held, and there was one.
+    /// Whether there was at least one comparison and all of them passed.
     pub fn passed(&self) -> bool {
         self.comparisons > 0 && self.failures.is_empty()
     }
 }
 
-/// How much of an operation is compared on one shape.
+/// How thoroughly an operation is compared on a shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Breadth {
-    /// Every form that takes the shape, subgroup tiles of every width that the device can run, each with and without ReLU.
+    /// Every form that supports the shape, with subgroup tiles of every width that the device can run, each with and
+    /// without ReLU.
     Everything,
-    /// Every form that takes the shape, tiles in the sizes that the device may train with, without ReLU.
+    /// Every form that supports the shape, with the tile sizes that the device may train with, without ReLU.
     Forms,
-    /// Of these forms the plain one, and the one in which this device trains.
+    /// Of these forms, the plain one and the one that this device trains with.
     OwnForms,
-    /// The form in which this device trains, with ReLU.
+    /// The form that this device trains with, with ReLU.
     AsTrained,
 }
 
 impl Breadth {
-    /// Whether the passes with and without ReLU are compared.
+    /// Returns whether to compare the passes without and with ReLU.
     pub fn relu(self) -> &'static [bool] {
         match self {
             Breadth::Everything => &[false, true],
@@ -88,7 +91,7 @@ impl Breadth {
     }
 }
 
-/// Runs kernels on made inputs, compares, and collects the verdicts.
+/// Runs kernels on generated inputs, compares the outputs, and collects the verdicts.
 #[derive(Debug)]
 pub struct Verifier<'g> {
     gpu: &'g Gpu,
@@ -97,17 +100,18 @@ pub struct Verifier<'g> {
 }
 
 impl<'g> Verifier<'g> {
-    /// A verifier on `gpu` whose inputs come from `seed`.
+    /// Creates a verifier on `gpu` whose inputs are generated from `seed`.
     pub fn new(gpu: &'g Gpu, seed: u64) -> Self {
         Verifier { gpu, random: ChaCha8Rng::seed_from_u64(seed), verdicts: Vec::new() }
     }
 
-    /// `len` values, uniform in -1..1, asymmetric by a third: sums do not cancel to nothing.
+    /// Returns `len` values, uniform in -0.6..1: not symmetric about zero, so that sums do not cancel out.
     pub fn random(&mut self, len: usize) -> Vec<f32> {
         (0..len).map(|_| (self.random.next_u32() >> 8) as f32 / (1u32 << 24) as f32 * 1.6 - 0.6).collect()
     }
 
-    /// The forms to compare for a product with so many columns; `by_4` are the sizes that the subgroup form loads four at a time.
+    /// Returns the forms to compare for a product with this many columns; `by_4` are the sizes that the subgroup form
+    /// loads four at a time.
     pub fn forms(&self, breadth: Breadth, columns: usize, by_4: &[usize]) -> Vec<Form> {
         match breadth {
             Breadth::Everything => Form::all(self.gpu, columns, by_4),
@@ -130,7 +134,7 @@ impl<'g> Verifier<'g> {
         }
     }
 
-    /// A new run: tensors, a plan, and the comparison of its outputs.
+    /// Starts a new run: tensors, a plan, and the comparison of its outputs.
     pub fn run(&mut self) -> Run<'_, 'g> {
         Run {
             plan: PlanBuilder::guarded(self.gpu, GUARD),
@@ -140,7 +144,7 @@ impl<'g> Verifier<'g> {
         }
     }
 
-    /// Notes that `kernel` made the results that were compared under the name of `compared`.
+    /// Records that `kernel` was tested by the comparisons listed under `compared`.
     pub fn covered(&mut self, kernel: &'static str, compared: &'static str) {
         if let Some(verdict) = self.verdicts.iter().find(|v| v.kernel == compared) {
             let same = Verdict { kernel, ..verdict.clone() };
@@ -149,7 +153,7 @@ impl<'g> Verifier<'g> {
         }
     }
 
-    /// The verdicts so far, one a kernel, in the order in which kernels were first compared.
+    /// Returns the verdicts so far, one per kernel, in the order in which kernels were first compared.
     pub fn verdicts(&self) -> &[Verdict] {
         &self.verdicts
     }
@@ -182,17 +186,19 @@ impl<'g> Verifier<'g> {
     }
 }
 
-/// Around outputs and scratch tensors: guard cells with a pattern that no kernel computes, and a quiet NaN for what nobody wrote.
+/// Surrounds outputs and scratch tensors: guard cells with a pattern that no kernel computes, and a quiet NaN for cells
+/// that are not written.
 const GUARD: Guard = Guard { cells: 64, pattern: 0x7fa5_c3e1, unwritten: 0x7fc0_dead };
 
-/// One floating-point output with what is expected and the bound on the error.
+/// A floating-point output with its expected values and the bounds on the error.
 pub type Expected<'a> = (&'a Tensor, &'a [f64], &'a [f64]);
-/// One integer output with what is expected, exactly.
+/// An integer output with its exact expected values.
 pub type ExpectedExact<'a> = (&'a Tensor, &'a [u32]);
-/// One output that is a sum of products: expected, the sum of absolute values, the number of products.
+/// An output whose elements are sums of products: the expected values, the sums of absolute values, the number of
+/// products.
 pub type ExpectedSum<'a> = (&'a Tensor, &'a [f64], &'a [f64], usize);
 
-/// One run of a plan with guarded tensors.
+/// A run of a plan with guarded tensors.
 #[derive(Debug)]
 pub struct Run<'v, 'g> {
     /// The plan to record into.
@@ -203,7 +209,7 @@ pub struct Run<'v, 'g> {
 }
 
 impl<'g> Run<'_, 'g> {
-    /// A tensor that is only read.
+    /// Creates a tensor that is only read.
     ///
     /// # Errors
     /// The device failed.
@@ -211,7 +217,7 @@ impl<'g> Run<'_, 'g> {
         self.verifier.gpu.tensor_from("input", &[data.len()], data)
     }
 
-    /// A tensor of integers that is only read.
+    /// Creates an integer tensor that is only read.
     ///
     /// # Errors
     /// The device failed.
@@ -219,7 +225,7 @@ impl<'g> Run<'_, 'g> {
         self.verifier.gpu.tensor_from_u32("input", &[data.len()], data)
     }
 
-    /// A tensor that is written: filled with NaN, followed by guard cells.
+    /// Creates a tensor that is written: filled with NaN, followed by guard cells.
     ///
     /// # Errors
     /// The device failed.
@@ -235,7 +241,7 @@ impl<'g> Run<'_, 'g> {
         self.guarded(&vec![GUARD.unwritten; len], Element::U32)
     }
 
-    /// A tensor that is read and written, followed by guard cells.
+    /// Creates a tensor that is read and written, followed by guard cells.
     ///
     /// # Errors
     /// The device failed.
@@ -252,10 +258,10 @@ impl<'g> Run<'_, 'g> {
         self.guarded(data, Element::U32)
     }
 
-    /// `output` with the first `cells` of its guard cells, for proving that a write into them is found.
+    /// Returns `output` with the first `cells` of its guard cells, for testing that a write into them is detected.
     pub fn with_guard_cells(&self, output: &Tensor, cells: usize) -> Tensor {
         let whole = self.guarded.iter().find(|(whole, len)| *len == output.len() && whole.shares_buffer(output));
-        let (whole, len) = whole.expect("`output` was made by this run");
+        let (whole, len) = whole.expect("`output` was created by this run");
         whole.slice("guarded", 0, &[len + cells])
     }
 
@@ -308,7 +314,8 @@ impl<'g> Run<'_, 'g> {
             let words = gpu.read_words(whole)?;
             if let Some(at) = words[*len..].iter().position(|&word| word != GUARD.pattern) {
                 let name = whole.name();
-                let failure = format!("{case}: wrote past the end of `{name}` of {len} elements, at {}", len + at);
+                let failure =
+                    format!("{case}: wrote past the end of `{name}` of {}, at {}", count(*len, "element"), len + at);
                 self.verifier.record(kernel, 0, 0, f64::INFINITY, Some(failure));
             }
         }

@@ -1,4 +1,4 @@
-//! Comparing the native engine's loops with the plain ones in double precision, under the bounds that the shaders are held to.
+//! Compares the native engine's loops with the plain ones in double precision, under the same bounds as the shaders.
 
 use super::{Breadth, Comparison, Verdict, absolute, compare, compare_exact, sum_bound, widen};
 use crate::cpu::bias::{BiasDims, bias_backward_b};
@@ -11,8 +11,8 @@ use crate::native::{adam, batch_gather, dense as native_dense, sgd};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// Compares every loop of the native engine with the plain one on a table of shapes: the article's layers, and, where everything is wanted, ones,
-/// primes, tile sizes and one either side.
+/// Compares every loop of the native engine with the plain one for a table of shapes: the article's layers and, with
+/// [`Breadth::Everything`], ones, primes, tile sizes and their neighbours.
 pub fn check_all(seed: u64, breadth: Breadth) -> Vec<Verdict> {
     let mut check = Check { random: ChaCha8Rng::seed_from_u64(seed), verdicts: Vec::new() };
     let pools = [None, Some([2, 2])];
@@ -51,7 +51,7 @@ pub fn check_all(seed: u64, breadth: Breadth) -> Vec<Verdict> {
         }
     }
     if breadth == Breadth::Everything {
-        // A window of more positions than a byte counts.
+        // A window with more positions than fit into a byte.
         let d = Conv2dDims::new(1, [18, 18, 16], [3, 3], 32, [1, 1], Padding::Same).expect("the shape is valid");
         let pool = Pool2dDims::new(1, [18, 18, 32], [18, 17], [18, 17], Padding::Valid).expect("the window fits");
         check.conv2d(&d, Some(&pool), Form::Fastest);
@@ -81,7 +81,7 @@ impl Check {
         (0..len).map(|_| (self.random.next_u32() >> 8) as f32 / (1u32 << 24) as f32 * 1.6 - 0.6).collect()
     }
 
-    /// Small whole numbers: sums of their products are exact, and maxima tie.
+    /// Returns small integers: sums of their products are exact, and maxima tie.
     fn whole_numbers(&mut self, len: usize) -> Vec<f32> {
         (0..len).map(|_| (self.random.next_u32() % 5) as f32 - 2.0).collect()
     }
@@ -114,7 +114,7 @@ impl Check {
         self.note(kernel, case, expected.len(), &compare(actual, expected, &bound));
     }
 
-    /// The forward pass and all gradients of a convolution with what follows it.
+    /// Compares the forward pass and all gradients of a convolution, including what follows it.
     fn conv2d(&mut self, d: &Conv2dDims, pool: Option<&Pool2dDims>, form: Form) {
         let case = format!("{d:?}, {pool:?}, {form:?}");
         for relu in [false, true] {
@@ -130,7 +130,7 @@ impl Check {
         }
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one argument a tensor, named as in the formula")]
+    #[allow(clippy::too_many_arguments, reason = "one argument per tensor, named as in the formula")]
     fn conv2d_forward(
         &mut self,
         case: &str,
@@ -166,7 +166,7 @@ impl Check {
         };
         let (mut expected, mut expected_at) = (vec![0.0; y.len()], vec![0; y.len()]);
         pool2d_max_forward(&pool, &sums, &mut expected, &mut expected_at);
-        // A maximum is off by no more than the worst of its window.
+        // The error of a maximum is at most the largest error in its window.
         let (mut allowed, mut unused) = (vec![0.0; y.len()], vec![0; y.len()]);
         pool2d_max_forward(&pool, &bound, &mut allowed, &mut unused);
         self.note(NAME, case, y.len(), &compare(&y, &expected, &allowed));
@@ -174,14 +174,14 @@ impl Check {
             self.note("native conv2d_forward, argmax", case, y.len(), &compare_exact(&argmax, &expected_at));
             return;
         }
-        // What was chosen is a maximum as far as single precision can tell.
-        let picture = d.ho * d.wo;
+        // The chosen value is a maximum within the accuracy of single precision.
+        let image = d.ho * d.wo;
         let chosen: Vec<f32> = argmax
             .iter()
             .enumerate()
             .map(|(i, &at)| {
                 let (n, o) = (i / conv.y_len(), i % d.o);
-                if (at as usize) < picture { sums[(n * picture + at as usize) * d.o + o] as f32 } else { f32::NAN }
+                if (at as usize) < image { sums[(n * image + at as usize) * d.o + o] as f32 } else { f32::NAN }
             })
             .collect();
         let allowed: Vec<f64> = allowed.iter().zip(&expected).map(|(a, e)| 2.0 * a + e.abs() * 1e-7).collect();
@@ -189,7 +189,7 @@ impl Check {
     }
 
     fn conv2d_backward(&mut self, case: &str, conv: &Conv2d, d: &Conv2dDims, needs_dx: bool) {
-        // The input came out of a ReLU, and so did what follows: some of it is zero.
+        // The input is the output of a ReLU, and a ReLU follows: some values and gradients are zero.
         let x: Vec<f32> = self.values(d.x_len()).into_iter().map(|x| x.max(0.0)).collect();
         let (w, b) = (self.values(d.w_len()), self.values(d.o));
         let y_len = d.n * conv.y_len();
@@ -200,7 +200,7 @@ impl Check {
         let (mut y, mut argmax) = (vec![0.0; y_len], vec![0; if conv.pool().is_some() { y_len } else { 0 }]);
         conv.forward(&x, &w, &packed, &b, &mut y, &mut argmax, &mut scratch);
 
-        // In two parts, the last image apart.
+        // In two parts, the last image separately.
         let mut parts = vec![0.0; 2 * conv.sums_len()];
         let mut dx = vec![f32::NAN; d.x_len()];
         let first = d.n - 1;
@@ -276,7 +276,7 @@ impl Check {
         }
         let len = d.i * d.o;
         let (mut dw, mut expected, mut scale) = (vec![f32::NAN; len], vec![0.0; len], vec![0.0; len]);
-        // In slices of rows, as threads share it.
+        // In slices of rows, as threads share the work.
         let rows = d.i.div_ceil(3);
         for (i, dw) in dw.chunks_mut(rows * d.o).enumerate() {
             native_dense::dense_backward_w(d, &x, &dy, i * rows, dw);
@@ -286,7 +286,7 @@ impl Check {
         self.sums("native dense_backward_w", &case, &dw, &expected, &scale, d.n);
     }
 
-    /// These give the very bits of the plain loops.
+    /// Compares the optimizers, whose results must have the same bits as the plain loops.
     fn optimizers(&mut self, len: usize) {
         let (g, w, m) = (self.values(len), self.values(len), self.values(len));
         let v: Vec<f32> = self.values(len).into_iter().map(f32::abs).collect();

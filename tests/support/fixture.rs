@@ -1,9 +1,9 @@
-//! What Keras in float64 makes of the two built-in models, and the inputs it made it from.
+//! The results of Keras in float64 for the two built-in models, and the inputs that they were computed from.
 //!
 //! `tests/fixtures/make_fixtures.py` computed the files `mlp.json` and `cnn.json`: 32 images, one forward and backward
-//! pass, and ten Adam steps on the same 32 images. Weights, images and labels are not in the files: both sides make
-//! them from integer hashes by the same formulas, and the checksums in the files prove that they made the same bits.
-//! The seeds are chosen so that no ReLU and no pooling maximum lies within rounding of the other decision.
+//! pass, and ten Adam steps on the same 32 images. Weights, images and labels are not in the files: both sides generate
+//! them from integer hashes by the same formulas, and the checksums in the files prove that they generated the same
+//! bits. The seeds are chosen so that rounding cannot change the outcome of any ReLU or pooling maximum.
 //!
 //! Layouts: images NHWC, convolution filters `[KH, KW, C, O]`, dense weights `[in, out]`.
 
@@ -17,7 +17,7 @@ pub const N_SAMPLES: usize = 32;
 /// Height and width of an image in pixels.
 const SIDE: usize = 28;
 const N_CLASSES: u64 = 10;
-/// Tensors with more elements than this are stored by that many of their elements.
+/// For tensors with more elements than this, only this many of their elements are stored.
 const N_SAMPLED: usize = 256;
 const BIAS_LIMIT: f32 = 0.1;
 
@@ -26,9 +26,9 @@ const BIAS_LIMIT: f32 = 0.1;
 pub struct Fixture {
     /// `mlp` or `cnn`.
     pub model: String,
-    /// What the initial weights are made from.
+    /// The seed of the initial weights.
     pub seed: u64,
-    /// Adam's step size; its other constants are Keras's defaults, 0.9, 0.999 and 1e-7.
+    /// Adam's step size; its other constants are Keras's defaults: 0.9, 0.999 and 1e-7.
     pub learning_rate: f64,
     /// Mean cross-entropy of the 32 images at the initial weights.
     pub mean_loss: f64,
@@ -38,7 +38,7 @@ pub struct Fixture {
     pub sample_losses: Vec<f64>,
     /// Scores before the softmax at the initial weights, `[32, 10]`.
     pub logits: Vec<f64>,
-    /// The gradient of the mean loss at the initial weights, a tensor for each parameter, in the model's order.
+    /// The gradient of the mean loss at the initial weights, one tensor per parameter, in the model's order.
     pub gradients: Vec<ExpectedTensor>,
     /// Scores before the softmax after ten Adam steps, `[32, 10]`.
     pub trained_logits: Vec<f64>,
@@ -62,9 +62,9 @@ impl Fixture {
             .unwrap_or_else(|error| panic!("tests/fixtures/{model}.json: {error}; make it again with make_fixtures.py"))
     }
 
-    /// Name, shape and values of each parameter before training, in the model's order.
+    /// Returns the name, shape and values of each parameter before training, in the model's order.
     ///
-    /// Weights are uniform in the Glorot range, biases in [-0.1, 0.1) so that a forgotten bias shows.
+    /// Weights are uniform in the Glorot range, biases in [-0.1, 0.1) so that a missing bias is detected.
     pub fn initial_weights(&self) -> Vec<(String, Vec<usize>, Vec<f32>)> {
         let parameter = |tensor: &ExpectedTensor| {
             let limit = limit(&tensor.shape);
@@ -75,7 +75,7 @@ impl Fixture {
         self.gradients.iter().map(parameter).collect()
     }
 
-    /// The expected gradient of the parameter `name`, for example `conv2d_1.weight`.
+    /// Returns the expected gradient of the parameter `name`, for example `conv2d_1.weight`.
     ///
     /// # Panics
     /// If the model has no such parameter.
@@ -83,7 +83,7 @@ impl Fixture {
         find(&self.gradients, name)
     }
 
-    /// The expected value of the parameter `name` after ten Adam steps.
+    /// Returns the expected value of the parameter `name` after ten Adam steps.
     ///
     /// # Panics
     /// If the model has no such parameter.
@@ -100,7 +100,7 @@ fn find<'a>(tensors: &'a [ExpectedTensor], name: &str) -> &'a ExpectedTensor {
         .unwrap_or_else(|| panic!("no parameter `{name}`; the model has {:?}", names()))
 }
 
-/// What is stored of one tensor: up to 256 of its elements, and four figures to which every element contributes.
+/// The stored part of a tensor: up to 256 of its elements, and four figures that depend on every element.
 #[derive(Deserialize)]
 pub struct ExpectedTensor {
     /// The parameter's name, for example `conv2d_1.weight`.
@@ -116,15 +116,15 @@ pub struct ExpectedTensor {
 }
 
 impl ExpectedTensor {
-    /// The number of elements.
+    /// Returns the number of elements.
     pub fn len(&self) -> usize {
         self.shape.iter().product()
     }
 
-    /// How far the whole tensor `actual`, in row-major order, lies from this one.
+    /// Returns the distance of the whole tensor `actual`, in row-major order, from this one.
     ///
     /// # Panics
-    /// If `actual` has another number of elements.
+    /// If `actual` has a different number of elements.
     pub fn compare<T: Copy + Into<f64>>(&self, actual: &[T]) -> Discrepancy {
         assert_eq!(
             actual.len(),
@@ -159,7 +159,7 @@ impl ExpectedTensor {
     }
 }
 
-/// How far a tensor lies from the expected one: four errors without unit, infinite where a NaN is involved.
+/// The distance of a tensor from the expected one: four dimensionless errors, infinite if a NaN is involved.
 #[derive(Clone, Copy, Debug)]
 pub struct Discrepancy {
     /// The worst error of a stored element, relative to the tensor's largest absolute element.
@@ -172,12 +172,12 @@ pub struct Discrepancy {
     pub sum: f64,
     /// The error of the dot product with a fixed vector of values in [-1, 1), relative to the norm.
     ///
-    /// Of the three figures over all elements this one is the sharpest: it sees single and permuted elements.
+    /// The sharpest of the three figures over all elements: it detects single wrong elements and permutations.
     pub dot: f64,
 }
 
 impl Discrepancy {
-    /// The largest of the four errors.
+    /// Returns the largest of the four errors.
     pub fn worst(&self) -> f64 {
         self.element.max(self.norm).max(self.sum).max(self.dot)
     }
@@ -190,7 +190,7 @@ impl fmt::Display for Discrepancy {
     }
 }
 
-/// The worst error of `actual`, relative to the largest absolute value of `expected`; infinite on a NaN.
+/// Returns the worst error of `actual`, relative to the largest absolute value of `expected`; infinite on a NaN.
 ///
 /// # Panics
 /// If the lengths differ.
@@ -201,13 +201,13 @@ pub fn worst_error<T: Copy + Into<f64>>(actual: &[T], expected: &[f64]) -> f64 {
     errors.fold(0.0, f64::max)
 }
 
-/// `|actual - expected| / scale`, with NaN made infinite: `f64::max` would drop it.
+/// Returns `|actual - expected| / scale`, with NaN made infinite: `f64::max` would ignore it.
 fn relative(actual: f64, expected: f64, scale: f64) -> f64 {
     let error = (actual - expected).abs() / scale;
     if error.is_nan() { f64::INFINITY } else { error }
 }
 
-/// The 32 images, `[32, 28, 28]` bytes: two or three overlapping round blobs with grain, on exact zeros.
+/// Generates the 32 images, `[32, 28, 28]` bytes: two or three overlapping round blobs with grain, on exact zeros.
 pub fn images() -> Vec<u8> {
     let draws: Vec<u64> = hashes("images/blobs").take(N_SAMPLES * 16).collect();
     let mut grain = hashes("images/grain");
@@ -227,12 +227,12 @@ pub fn images() -> Vec<u8> {
     out
 }
 
-/// The images as the models take them, `[32, 28, 28, 1]`: byte / 255, rounded once.
+/// Returns the images as the models take them, `[32, 28, 28, 1]`: byte / 255, rounded once.
 pub fn pixels() -> Vec<f32> {
     images().into_iter().map(|byte| f32::from(byte) / 255.0).collect()
 }
 
-/// The 32 labels, each below 10.
+/// Generates the 32 labels, each below 10.
 pub fn labels() -> Vec<u8> {
     let label = |hash| (hash % N_CLASSES) as u8;
     hashes("labels").take(N_SAMPLES).map(label).collect()
@@ -267,7 +267,7 @@ impl Blob {
     }
 }
 
-/// The bound of a parameter's initial values: Glorot's for a weight, fixed for a bias.
+/// Returns the bound of a parameter's initial values: Glorot's for a weight, fixed for a bias.
 fn limit(shape: &[usize]) -> f32 {
     match shape {
         [window @ .., inputs, outputs] => {
@@ -278,7 +278,7 @@ fn limit(shape: &[usize]) -> f32 {
     }
 }
 
-/// All indices up to 256 elements; beyond, one at random in each of 256 equal slices.
+/// Returns all indices up to 256 elements; for more, a random one in each of 256 equal slices.
 fn sampled_indices(name: &str, n: usize) -> Vec<usize> {
     if n <= N_SAMPLED {
         return (0..n).collect();
@@ -288,12 +288,13 @@ fn sampled_indices(name: &str, n: usize) -> Vec<usize> {
     slices.map(|(i, hash)| start(i) + (hash % (start(i + 1) - start(i)) as u64) as usize).collect()
 }
 
-/// Values in [-1, 1), multiples of 2^-23, hence exact in `f32`.
+/// Returns values in [-1, 1), multiples of 2^-23, hence exact in `f32`.
 fn signed_units(stream: &str) -> impl Iterator<Item = f32> + use<> {
     hashes(stream).map(|hash| ((hash >> 40) as i32 - (1 << 23)) as f32 / (1 << 23) as f32)
 }
 
-/// The outputs of splitmix64 (Steele, Lea and Flood, 2014), its state started at the hash of the stream's name.
+/// The outputs of splitmix64 (Steele, Lea and Flood, 2014), with its state initialized to the hash of the stream's
+/// name.
 fn hashes(stream: &str) -> impl Iterator<Item = u64> + use<> {
     splitmix64(fnv1a(stream.bytes()))
 }
@@ -308,7 +309,7 @@ fn splitmix64(mut state: u64) -> impl Iterator<Item = u64> {
     })
 }
 
-/// FNV-1a, 64 bits: names a stream, and is the checksum.
+/// FNV-1a, 64 bits: names a stream, and is used as the checksum.
 fn fnv1a(bytes: impl IntoIterator<Item = u8>) -> u64 {
     bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
@@ -319,7 +320,7 @@ mod tests {
 
     const MODELS: [&str; 2] = ["mlp", "cnn"];
 
-    /// What `make_fixtures.py` would store of a vector.
+    /// Returns what `make_fixtures.py` would store for a vector.
     fn expected(name: &str, values: &[f64]) -> ExpectedTensor {
         let units = signed_units(&format!("dot/{name}"));
         ExpectedTensor {
@@ -392,13 +393,13 @@ mod tests {
             assert!(worst_error(&[mean, mean], &[fixture.mean_loss, fixture.step_losses[0]]) < 1e-14);
             for (name, shape, initial) in fixture.initial_weights() {
                 assert_eq!(fixture.gradient(&name).shape, shape);
-                // Ten steps of about the learning rate at most: near the start, yet visibly away.
+                // Ten steps of at most about the learning rate: near the start, yet measurably away from it.
                 let moved = fixture.trained_weight(&name).compare(&initial);
                 let scale = fixture.trained_weight(&name).max_abs;
                 assert!(moved.element * scale < 0.02, "{model}: {name}: {moved}");
                 assert!(moved.worst() > 1e-2, "{model}: {name}: {moved}");
             }
-            // The gradient of the last bias is the mean of softmax less one-hot: its sum is zero.
+            // The gradient of the last bias is the mean of softmax minus one-hot: its sum is zero.
             assert!(fixture.gradient("dense_2.bias").sum.abs() < 1e-15);
         }
     }

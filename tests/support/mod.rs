@@ -1,4 +1,4 @@
-//! What several tests share.
+//! Code shared by several tests.
 
 pub mod broken_off;
 pub mod fixture;
@@ -11,11 +11,12 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-/// The one device of all tests, with wgpu's run-time checks on.
+/// Returns the device that all tests share, with wgpu's run-time checks on.
 ///
 /// # Panics
-/// Without an adapter: that is a failure, never a skip. `FMNIST_EXPECT_ADAPTER=llvmpipe` also demands a name, so that a
-/// continuous integration cannot quietly run elsewhere; `FMNIST_GPU_TEST_LOG` names a file that gets a line a GPU test.
+/// There is no adapter: that is a failure, never a skip. `FMNIST_EXPECT_ADAPTER=llvmpipe` also requires a name, so that
+/// continuous integration cannot silently run elsewhere; `FMNIST_GPU_TEST_LOG` names a file that gets one line per GPU
+/// test.
 pub fn gpu() -> &'static Gpu {
     static GPU: OnceLock<Gpu> = OnceLock::new();
     let gpu = GPU.get_or_init(|| {
@@ -30,13 +31,13 @@ pub fn gpu() -> &'static Gpu {
     if let Ok(path) = std::env::var("FMNIST_GPU_TEST_LOG") {
         let mut log = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
         let name = std::thread::current().name().unwrap_or("unnamed").to_string();
-        // One write, so that lines of parallel tests stay whole.
+        // A single write, so that lines of parallel tests stay whole.
         log.write_all(format!("{name}\n").as_bytes()).unwrap();
     }
     gpu
 }
 
-/// Fails unless every comparison held and there was at least one.
+/// Fails unless there was at least one comparison and all of them passed.
 pub fn assert_all_right(verifier: &Verifier<'_>) {
     assert!(!verifier.verdicts().is_empty(), "nothing was compared");
     for verdict in verifier.verdicts() {
@@ -44,7 +45,7 @@ pub fn assert_all_right(verifier: &Verifier<'_>) {
     }
 }
 
-/// The folder of the genuine data, if this machine has it.
+/// Returns the folder of the genuine data, if this machine has it.
 pub fn genuine_data() -> Option<PathBuf> {
     let named = std::env::var_os("FMNIST_TEST_DATA").map(PathBuf::from);
     let folder = named.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/fashion-mnist"));
@@ -55,10 +56,11 @@ pub fn genuine_data() -> Option<PathBuf> {
     found.then_some(folder)
 }
 
-/// Says that a test could not run, and leaves a line in the file that `FMNIST_TEST_SKIP_LOG` names, so that it is counted.
+/// Reports that a test could not run, and adds a line to the file that `FMNIST_TEST_SKIP_LOG` names, so that it is
+/// counted.
 ///
 /// # Panics
-/// Where `expected` names an environment variable that is set: then what is missing must be there.
+/// `expected` names an environment variable that is set, which means that nothing may be missing.
 pub fn not_run(what: &str, reason: &str, expected: &str) {
     assert!(std::env::var_os(expected).is_none(), "{what}: {reason}, and {expected} is set");
     eprintln!("NOT RUN: {what}: {reason}");

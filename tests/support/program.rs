@@ -1,4 +1,4 @@
-//! The program, run from outside in a folder of its own.
+//! Runs the program from the outside, in its own folder.
 
 use fmnist_gpu::gpu::adapter;
 use serde_json::Value;
@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 use tempfile::TempDir;
 
-/// A folder to work in, and the program with nothing of this machine's data or network.
+/// A folder to work in, and the program without this machine's data or network.
 pub struct Place {
     folder: TempDir,
 }
@@ -17,21 +17,21 @@ const COMPUTING: [&str; 9] =
     ["train", "evaluate", "predict", "report", "filter", "selftest", "bench", "profile", "doctor"];
 
 impl Place {
-    /// A new empty folder.
+    /// Creates a new, empty folder.
     pub fn new() -> Self {
         Place { folder: tempfile::tempdir().unwrap() }
     }
 
-    /// A path in the folder; an empty name is the folder itself.
+    /// Returns a path in the folder; an empty name is the folder itself.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    /// The program with the arguments of `line`, which are separated by spaces, to be run in the folder.
+    /// Returns the program with the arguments in `line`, separated by spaces, ready to run in the folder.
     pub fn command(&self, line: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_fmnist-gpu"));
         command.args(line.split_whitespace()).current_dir(self.folder.path());
-        // `FMNIST_TEST_SAFE=1 cargo test` runs the program with wgpu's run-time checks wherever it computes.
+        // `FMNIST_TEST_SAFE=1 cargo test` runs the program with wgpu's run-time checks for everything that it computes.
         let computes = |word: &str| COMPUTING.contains(&word);
         if std::env::var_os("FMNIST_TEST_SAFE").is_some()
             && line.split_whitespace().next().is_some_and(computes)
@@ -42,7 +42,8 @@ impl Place {
         for name in ["FMNIST_DATA_DIR", "KERAS_HOME", "WGPU_BACKEND", "WGPU_ADAPTER_NAME", "RUST_LOG"] {
             command.env_remove(name);
         }
-        // Where there is no GPU, the default would be the native engine. These tests are about the shaders, but where `--device cpu` stands.
+        // Without a GPU, the default would be the native engine. These tests are about the shaders, unless `--device
+        // cpu` is given.
         if let Some(name) = adapter_name() {
             command.env("WGPU_ADAPTER_NAME", name);
         }
@@ -51,7 +52,7 @@ impl Place {
         }
         // The home folder is new each time; the driver's compiled shaders need not be.
         command.env("MESA_SHADER_CACHE_DIR", env!("CARGO_TARGET_TMPDIR"));
-        // Nothing listens there: the mirrors cannot be reached, with a network or without.
+        // Nothing listens there: the mirrors cannot be reached, with or without a network.
         for name in ["ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "http_proxy", "https_proxy"] {
             command.env(name, "http://127.0.0.1:9");
         }
@@ -64,13 +65,13 @@ impl Place {
     }
 }
 
-/// The name of the adapter that tests of the shaders run on.
+/// Returns the name of the adapter that tests of the shaders run on.
 fn adapter_name() -> Option<&'static str> {
     static NAME: OnceLock<Option<String>> = OnceLock::new();
     NAME.get_or_init(|| adapter::list().unwrap().first().map(|first| first.name.clone())).as_deref()
 }
 
-/// What the program did.
+/// The result of running the program.
 pub struct Ran {
     line: String,
     code: Option<i32>,
@@ -81,7 +82,7 @@ pub struct Ran {
 }
 
 impl Ran {
-    /// What a run of the arguments `line` gave.
+    /// Takes the output of a run with the arguments `line`.
     pub fn new(output: Output, line: &str) -> Self {
         Ran {
             line: line.to_string(),
@@ -96,7 +97,7 @@ impl Ran {
         self.code
     }
 
-    /// Fails unless the exit code is `code`, and on a panic.
+    /// Fails unless the exit code is `code`, and if there was a panic.
     #[track_caller]
     pub fn exits(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "fmnist-gpu {}\n{}\n{}", self.line, self.out, self.err);
@@ -104,7 +105,7 @@ impl Ran {
         self
     }
 
-    /// Fails unless standard error has all `parts`.
+    /// Fails unless standard error contains all `parts`.
     #[track_caller]
     pub fn says(self, parts: &[&str]) -> Self {
         for part in parts {
@@ -113,24 +114,24 @@ impl Ran {
         self
     }
 
-    /// Standard output as JSON.
+    /// Parses standard output as JSON.
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error} in\n{}", self.out))
     }
 
-    /// Standard output as one JSON object a line.
+    /// Parses standard output as one JSON object per line.
     pub fn json_lines(&self) -> Vec<Value> {
         let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in\n{}", self.out));
         self.out.lines().map(parse).collect()
     }
 
-    /// What `train --json` prints last.
+    /// Returns what `train --json` prints last.
     pub fn summary(&self) -> Value {
         self.json_lines().pop().unwrap()
     }
 }
 
-/// The JSON in a file.
+/// Reads the JSON in a file.
 pub fn json_file(path: &Path) -> Value {
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }

@@ -1,23 +1,23 @@
-//! The Python that has the tools which exports are for.
+//! The Python interpreter with the tools that exports are for.
 
 use super::not_run;
 use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// An interpreter that has what a script of `tests/python` imports.
+/// An interpreter that has everything that a script of `tests/python` imports.
 pub struct Python {
     interpreter: String,
     script: &'static str,
 }
 
 impl Python {
-    /// The interpreter for `script`, which `imports` packages.
+    /// Returns the interpreter for `script`, which imports the packages `imports`.
     ///
-    /// `None` where there is none: that is said, and counted in the file that `FMNIST_TEST_SKIP_LOG` names.
+    /// Returns `None` if there is none, which is reported, and counted in the file that `FMNIST_TEST_SKIP_LOG` names.
     ///
     /// # Panics
-    /// Where there is none and `FMNIST_EXPECT_PYTHON=1` demands one.
+    /// There is none, and `FMNIST_EXPECT_PYTHON=1` requires one.
     pub fn with(script: &'static str, imports: &str) -> Option<Self> {
         let interpreter = interpreter(imports);
         if interpreter.is_none() {
@@ -27,13 +27,13 @@ impl Python {
         interpreter.map(|interpreter| Python { interpreter, script })
     }
 
-    /// Runs the script on `folders` of `place`, which spaces separate: whether it was content, and what it said.
+    /// Runs the script on `folders` of `place`, separated by spaces; returns whether it succeeded, and its output.
     pub fn check(&self, folders: &str, place: &Path) -> (bool, String) {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python").join(self.script);
         let mut command = command(&self.interpreter);
         let output = command.arg(path).args(folders.split(' ')).current_dir(place).output().unwrap();
         let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
-        // Shown by `--nocapture`: how closely they agree.
+        // `--nocapture` shows how closely they agree.
         println!("{}\n{said}", self.script);
         (output.status.success(), said)
     }
@@ -51,7 +51,7 @@ fn command(python: &str) -> Command {
     command
 }
 
-/// The interpreter that `FMNIST_TEST_PYTHON` names, else `python3`, if it can import the packages.
+/// Returns the interpreter that `FMNIST_TEST_PYTHON` names, or else `python3`, if it can import the packages.
 fn interpreter(imports: &str) -> Option<String> {
     static NAMED: OnceLock<Option<String>> = OnceLock::new();
     let named = NAMED.get_or_init(|| std::env::var("FMNIST_TEST_PYTHON").ok().filter(|name| !name.is_empty()));
@@ -59,7 +59,7 @@ fn interpreter(imports: &str) -> Option<String> {
     let code = format!("import {imports}");
     let output = command(&python).args(["-c", &code]).output();
     let imported = output.as_ref().is_ok_and(|output| output.status.success());
-    // A Python that was named is meant: that it lacks something is a mistake.
+    // An interpreter that is named must have the packages.
     assert!(imported || named.is_none(), "FMNIST_TEST_PYTHON={python} cannot `{code}`: {output:?}");
     imported.then_some(python)
 }
