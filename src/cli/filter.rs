@@ -33,7 +33,7 @@ pub struct FilterArgs {
     /// Filter this image of the test set instead, counted from 0
     #[arg(long, value_name = "N")]
     test_index: Option<usize>,
-    /// Built-in filter, or a text file with one row of numbers per line [default: edge, and sobel-x with --show-steps]
+    /// Built-in filter, or a text file with one row of numbers per line [default: edge; with --show-steps, sobel-x]
     #[arg(long, value_name = "edge|sharpen|blur|emboss|sobel-x|sobel-y|FILE")]
     kernel: Option<String>,
     /// Pixels that the filter moves between two positions
