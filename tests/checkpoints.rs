@@ -233,7 +233,10 @@ fn an_interrupted_training_goes_on_exactly() {
     place.run("train --resume run --no-report --quiet").exits(0);
     place.run("train --resume missing").exits(2).says(&["missing", "no such folder"]);
     fs::create_dir(place.path("empty")).unwrap();
-    place.run("train --resume empty").exits(2).says(&["empty has neither a checkpoint nor a config.json", "start over with --out"]);
+    place
+        .run("train --resume empty")
+        .exits(2)
+        .says(&["empty has neither a checkpoint nor a config.json", "start over with --out"]);
 }
 
 /// Stopped before its first checkpoint, or asked for no epoch yet: a run starts from the settings in its config.json.
@@ -296,7 +299,10 @@ fn a_run_is_resumed_on_its_device() {
     fs::remove_file(path).unwrap();
     let ran = place.run("train --resume gpu --epochs 3 --no-report").exits(2);
     ran.says(&["the run was started on `An adapter that was sold`", "choose another device with --device"]);
-    place.run("train --resume gpu --epochs 3 --no-report --device cpu").exits(0).says(&["Note: the run was started on"]);
+    place
+        .run("train --resume gpu --epochs 3 --no-report --device cpu")
+        .exits(0)
+        .says(&["Note: the run was started on"]);
 }
 
 /// The data are found from any working folder, and beside the run where both were moved.

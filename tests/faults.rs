@@ -79,7 +79,8 @@ fn a_full_disk_loses_nothing_that_was_there() {
     // The driver's cache would be cut off too, and is not what is tested.
     command.env("MESA_SHADER_CACHE_DISABLE", "true");
     let ran = Ran::new(command.output().unwrap(), "train --resume run, no room").exits(2);
-    let ran = ran.says(&["could not be written", "training continues", "not all results of the training could be written"]);
+    let ran =
+        ran.says(&["could not be written", "training continues", "not all results of the training could be written"]);
     assert!(ran.err.contains("Epoch 2/2"), "{}", ran.err);
     assert!(before.iter().all(|path| path.exists()), "the checkpoint from before is gone");
     let names = fs::read_dir(place.path("run/checkpoints")).unwrap().map(|entry| entry.unwrap().file_name());
@@ -178,7 +179,8 @@ fn pipes_and_devices_are_neither_waited_for_nor_replaced() {
         assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
         path
     };
-    let runs = "train --model tiny.toml --dataset synthetic --train-limit 40 --epochs 1 --device cpu --no-report --quiet";
+    let runs =
+        "train --model tiny.toml --dataset synthetic --train-limit 40 --epochs 1 --device cpu --no-report --quiet";
     let lock = pipe("run/.lock");
     place.run("train --resume run").exits(2).says(&[".lock", "not a regular file"]);
     place.run(&format!("{runs} --force --out run")).exits(2).says(&[".lock", "not a regular file"]);
@@ -232,7 +234,15 @@ fn each_file_fails_by_itself() {
     let train = format!("{} --tensorboard --quiet", crate::output::TRAIN);
     place.run(&format!("{train} --out whole")).exits(0);
     let whole = |name: &str| fs::read(place.path("whole").join(name)).unwrap();
-    for name in ["history.csv", "history.jsonl", "best.safetensors", "tensorboard", "report.html", "summary.json", "samples.png"] {
+    for name in [
+        "history.csv",
+        "history.jsonl",
+        "best.safetensors",
+        "tensorboard",
+        "report.html",
+        "summary.json",
+        "samples.png",
+    ] {
         let run = format!("without-{name}");
         fs::create_dir(place.path(&run)).unwrap();
         // A folder that is not empty in the place of a file, and a file in the place of a folder, cannot be replaced.
@@ -242,12 +252,21 @@ fn each_file_fails_by_itself() {
         }
         let ran = place.run(&format!("{train} --force --out {run}")).exits(2);
         ran.says(&[name, "training continues", "not all results of the training could be written"]);
-        for other in ["model.safetensors", "best.safetensors", "checkpoints/step-000000000016.safetensors", "history.csv", "predictions.png"] {
+        for other in [
+            "model.safetensors",
+            "best.safetensors",
+            "checkpoints/step-000000000016.safetensors",
+            "history.csv",
+            "predictions.png",
+        ] {
             if other != name {
                 let path = place.path(&run).join(other);
                 let bytes = fs::read(&path).unwrap_or_else(|error| panic!("{name} took {other} with it: {error}"));
                 // Others hold times.
-                assert!(!other.contains("model") && !other.contains("best") || bytes == whole(other), "{name}: {other}");
+                assert!(
+                    !other.contains("model") && !other.contains("best") || bytes == whole(other),
+                    "{name}: {other}"
+                );
             }
         }
     }
@@ -274,7 +293,8 @@ fn a_system_without_threads_to_spare_is_an_error_at_worst() {
     }
     let mut trained = 0;
     for threads in [1, 2, 3, 4, 5, 6, 8, 12] {
-        for line in [format!("{} --out new-{threads} --quiet", crate::output::TRAIN), "predict run --device cpu".into()] {
+        for line in [format!("{} --out new-{threads} --quiet", crate::output::TRAIN), "predict run --device cpu".into()]
+        {
             let surroundings = place.command("");
             let mut command = Command::new("setpriv");
             if is_root {

@@ -25,7 +25,12 @@ pub fn place() -> Place {
 const COMMANDS: [(&str, &[&str]); 12] = [
     (
         "train --model tiny.toml --dataset synthetic --train-limit 200 --epochs 2 --device cpu --json --out new --force",
-        &["new/model.safetensors", "new/summary.json", "new/report.html", "new/checkpoints/step-000000000014.safetensors"],
+        &[
+            "new/model.safetensors",
+            "new/summary.json",
+            "new/report.html",
+            "new/checkpoints/step-000000000014.safetensors",
+        ],
     ),
     ("evaluate run --device cpu", &[]),
     ("predict run --device cpu --json", &[]),
@@ -167,7 +172,8 @@ fn a_terminal_that_goes_away_ends_nothing() {
     let place = place();
     let program = env!("CARGO_BIN_EXE_fmnist-gpu");
     // The training outlives `script`, whose end takes the terminal away.
-    let train = "train --model mlp --dataset synthetic --train-limit 20000 --epochs 4 --device cpu --no-report --out gone";
+    let train =
+        "train --model mlp --dataset synthetic --train-limit 20000 --epochs 4 --device cpu --no-report --out gone";
     let line = format!("trap '' HUP; {program} {train} & sleep 1");
     let mut command = Command::new("script");
     command.args(["-qec", &line, "/dev/null"]).current_dir(place.path("")).env("TERM", "xterm").env_remove("CI");

@@ -68,7 +68,8 @@ fn a_new_run_leaves_nothing_of_the_old_one() {
     fs::write(place.path("run/notes.txt"), "mine").unwrap();
     // A folder that is named like a checkpoint is not one.
     fs::create_dir(place.path("run/checkpoints/step-000000000001.safetensors")).unwrap();
-    let plain = "train --model tiny.toml --dataset synthetic --train-limit 200 --epochs 1 --device cpu --no-report --quiet";
+    let plain =
+        "train --model tiny.toml --dataset synthetic --train-limit 200 --epochs 1 --device cpu --no-report --quiet";
     place.run(&format!("{plain} --force --out run")).exits(0);
     place.run(&format!("{plain} --out other")).exits(0);
     let (replaced, fresh) = (content(&place.path("run")), content(&place.path("other")));
@@ -182,8 +183,7 @@ fn trainings_that_start_at_once_get_a_folder_each() {
     let place = place();
     let line = "train --model tiny.toml --dataset synthetic --train-limit 40 --epochs 1 --device cpu --threads 1 --no-report --quiet";
     for round in 0..3 {
-        let children: Vec<_> =
-            (0..4).map(|_| place.command(line).stdout(Stdio::null()).spawn().unwrap()).collect();
+        let children: Vec<_> = (0..4).map(|_| place.command(line).stdout(Stdio::null()).spawn().unwrap()).collect();
         for mut child in children {
             assert!(child.wait().unwrap().success());
         }

@@ -82,7 +82,8 @@ fn nohup_is_respected() {
 fn predictions_and_reports_stop_when_they_are_told_to() {
     let place = place();
     // A network that keeps the plain loops busy.
-    let slow = "train --model cnn --dataset synthetic --train-limit 32 --epochs 0 --device cpu --no-report --quiet --out slow";
+    let slow =
+        "train --model cnn --dataset synthetic --train-limit 32 --epochs 0 --device cpu --no-report --quiet --out slow";
     place.run(slow).exits(0);
     for line in [
         "predict slow --dataset synthetic --test-index 0..10000 --device reference",

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 /// Flags of `bench`.
 #[derive(Debug, Args)]
+#[command(allow_negative_numbers = true)]
 pub struct BenchArgs {
     /// Model: mlp, cnn, or a .toml file that lists the layers
     #[arg(long, default_value = "cnn", value_name = "mlp|cnn|FILE.toml")]

@@ -19,6 +19,7 @@ use std::process::ExitCode;
 
 /// Flags of `doctor`.
 #[derive(Debug, Args)]
+#[command(allow_negative_numbers = true)]
 pub struct DoctorArgs {
     /// Skip the self-test, which takes a few seconds to a minute
     #[arg(long)]

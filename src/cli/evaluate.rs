@@ -19,6 +19,7 @@ use std::time::Instant;
 
 /// Flags of `evaluate`.
 #[derive(Debug, Args)]
+#[command(allow_negative_numbers = true)]
 pub struct EvaluateArgs {
     /// Run folder, or the model.safetensors in it
     run: PathBuf,

@@ -26,6 +26,7 @@ const MAX_FILTER_BYTES: u64 = 64 << 10;
 
 /// Flags of `filter`.
 #[derive(Debug, Args)]
+#[command(allow_negative_numbers = true)]
 pub struct FilterArgs {
     /// Image to filter: PNG, JPEG, WebP or BMP; it is converted to greyscale
     #[arg(conflicts_with = "test_index")]

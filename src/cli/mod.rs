@@ -135,7 +135,7 @@ fn run() -> Result<ExitCode> {
         Err(message) => return Ok(print_message(&message)),
     };
     init_log(&global);
-    //MERGE fmnist_gpu::native::check_environment()?;
+    fmnist_gpu::native::check_environment()?;
     match command {
         Command::Train(args) => train::run(args, &global),
         Command::Evaluate(args) => evaluate::run(args, &global),
@@ -161,11 +161,26 @@ fn run() -> Result<ExitCode> {
 fn print_message(message: &clap::Error) -> ExitCode {
     let text = message.render();
     match message.use_stderr() {
-        // An error quotes what was typed, which may hold anything.
-        true => terminal::say(text.to_string().trim_end()),
+        // An error quotes what was typed, which may hold anything of any length.
+        true => terminal::say(with_short_arguments(text.to_string()).trim_end()),
         false => terminal::print_help(text.to_string().trim_end(), text.ansi().to_string().trim_end()),
     }
     ExitCode::from(message.exit_code() as u8)
+}
+
+/// The text with the middle of very long arguments left out.
+fn with_short_arguments(text: String) -> String {
+    let long = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).filter(|a| a.len() > 100);
+    long.flat_map(|argument| argument.split('=').map(str::to_string).collect::<Vec<_>>()).fold(
+        text,
+        |text, argument| {
+            if argument.chars().count() <= 100 {
+                return text;
+            }
+            let short: String = argument.chars().take(40).collect();
+            text.replace(&argument, &format!("{short}... ({} characters)", argument.chars().count()))
+        },
+    )
 }
 
 /// The command ended because of a signal.
@@ -227,6 +242,12 @@ fn output_path() -> impl TypedValueParser<Value = PathBuf> {
         Some("") => Err("the name is empty"),
         _ => Ok(PathBuf::from(text)),
     })
+}
+
+/// A number as people write it: one with many digits by its exponent.
+fn number(value: f64) -> String {
+    let is_short = value == 0.0 || (1e-4..1e7).contains(&value.abs());
+    if is_short || !value.is_finite() { value.to_string() } else { format!("{value:e}") }
 }
 
 /// A path as an argument for a shell.

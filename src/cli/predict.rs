@@ -23,6 +23,7 @@ const MAX_INDICES: usize = 100_000;
 
 /// Flags of `predict`.
 #[derive(Debug, Args)]
+#[command(allow_negative_numbers = true)]
 pub struct PredictArgs {
     /// Run folder, or the model.safetensors in it
     run: PathBuf,

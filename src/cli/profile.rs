@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 /// Flags of `profile`.
 #[derive(Debug, Args)]
+#[command(allow_negative_numbers = true)]
 pub struct ProfileArgs {
     /// Model: mlp, cnn, or a .toml file that lists the layers
     #[arg(long, default_value = "cnn", value_name = "mlp|cnn|FILE.toml")]

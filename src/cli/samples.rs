@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 /// Flags of `samples`.
 #[derive(Debug, Args)]
+#[command(allow_negative_numbers = true)]
 pub struct SamplesArgs {
     /// Number of training images, starting with the first
     #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..=2_500))]

@@ -13,6 +13,7 @@ use std::time::Instant;
 
 /// Flags of `selftest`.
 #[derive(Debug, Args)]
+#[command(allow_negative_numbers = true)]
 pub struct SelftestArgs {
     /// Seed of the generated inputs
     #[arg(long, default_value_t = 0)]

@@ -1,6 +1,6 @@
 //! What is reported when training cannot continue.
 
-use crate::cli::shell_quoted;
+use crate::cli::{number, shell_quoted};
 use fmnist_gpu::files::ShownPath;
 use fmnist_gpu::gpu::{Gpu, GpuError};
 use fmnist_gpu::model::Model;
@@ -83,6 +83,7 @@ pub(super) fn non_finite(
     };
     format!(
         "the training loss or a parameter became infinite or NaN (it is not finite) in epoch {epoch}, step {step}. {first} A smaller \
-         --learning-rate usually helps (it was {rate}). {kept}"
+         --learning-rate usually helps (it was {}). {kept}",
+        number(rate)
     )
 }

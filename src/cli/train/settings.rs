@@ -1,7 +1,7 @@
 //! The settings of a training: from the flags, or from the run that is resumed.
 
 use super::{OptimizerName, TrainArgs};
-use crate::cli::{Global, counted, shell_quoted, terminal};
+use crate::cli::{Global, counted, number, shell_quoted, terminal};
 use anyhow::{Result, bail};
 use fmnist_gpu::files::ShownPath;
 use fmnist_gpu::model::Model;
@@ -43,7 +43,7 @@ impl Settings {
     fn new(args: &TrainArgs) -> Result<Self> {
         let share = args.validation_split.unwrap_or(0.0);
         if !(0.0..1.0).contains(&share) {
-            bail!("--validation-split is {share}; it must be at least 0 and less than 1, for example 0.1");
+            bail!("--validation-split is {}; it must be at least 0 and less than 1, for example 0.1", number(share));
         }
         Ok(Settings {
             optimizer: args.optimizer()?,
@@ -93,10 +93,10 @@ impl Settings {
             refuse("--optimizer", &"another", &format!("{name:?}").to_lowercase())?;
         }
         if let Some(given) = args.learning_rate.filter(|&given| given != rate) {
-            refuse("--learning-rate", &given, &rate)?;
+            refuse("--learning-rate", &number(given), &number(rate))?;
         }
         if let Some(given) = args.momentum.filter(|&given| given != momentum) {
-            refuse("--momentum", &given, &momentum)?;
+            refuse("--momentum", &number(given), &number(momentum))?;
         }
         let done = start.as_ref().map_or(0, |start| start.position.history.len());
         let epochs = args.epochs.unwrap_or(config.epochs);
@@ -143,7 +143,7 @@ impl TrainArgs {
     fn optimizer(&self) -> Result<Optimizer> {
         let learning_rate = self.learning_rate.unwrap_or(0.001);
         if !(learning_rate.is_finite() && learning_rate > 0.0) {
-            bail!("--learning-rate is {learning_rate}; it must be a number above 0, for example 0.001");
+            bail!("--learning-rate is {}; it must be a number above 0, for example 0.001", number(learning_rate));
         }
         if learning_rate < f64::from(f32::MIN_POSITIVE) {
             bail!(
@@ -157,7 +157,7 @@ impl TrainArgs {
         }
         let momentum = self.momentum.unwrap_or(0.0);
         if !(0.0..1.0).contains(&momentum) {
-            bail!("--momentum is {momentum}; it must be at least 0 and less than 1, for example 0.9");
+            bail!("--momentum is {}; it must be at least 0 and less than 1, for example 0.9", number(momentum));
         }
         Ok(match self.optimizer.unwrap_or(OptimizerName::Adam) {
             OptimizerName::Adam if self.momentum.is_some() => bail!("--momentum requires --optimizer sgd"),
@@ -171,7 +171,7 @@ impl TrainArgs {
         let Some(minutes) = self.checkpoint_minutes else { return Ok(None) };
         match Duration::try_from_secs_f64(60.0 * minutes) {
             Ok(pause) if minutes > 0.0 => Ok(Some(pause)),
-            _ => bail!("--checkpoint-minutes is {minutes}; it must be a number above 0, for example 10"),
+            _ => bail!("--checkpoint-minutes is {}; it must be a number above 0, for example 10", number(minutes)),
         }
     }
 }
