@@ -8,7 +8,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use fmnist_gpu::data::{
     DataError, DataEvent, DataFile, Dataset, DatasetChoice, DatasetKind, DownloadOptions, FileSet, LoadOptions, PIXELS,
-    Places, fashion_mnist, idx, load,
+    Places, Proxies, fashion_mnist, idx, load,
 };
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -33,7 +33,7 @@ pub(crate) fn gz(bytes: &[u8]) -> Vec<u8> {
     gz_at(6, bytes)
 }
 
-fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     let digest = Sha256::digest(bytes);
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -122,7 +122,7 @@ pub(crate) fn options(set: &SmallSet, cache_dir: &Path) -> LoadOptions {
         data_dir: None,
         places: Places { cache_dir: Some(cache_dir.into()), ..Places::default() },
         files: set.files.clone(),
-        download: DownloadOptions { mirrors: Vec::new(), ..DownloadOptions::default() },
+        download: DownloadOptions { mirrors: Vec::new(), proxies: Proxies::default(), ..DownloadOptions::default() },
         synthetic_n_train: 20,
         synthetic_n_test: 10,
         synthetic_seed: 4,
@@ -397,7 +397,7 @@ fn files_of_another_data_set_are_told_by_their_hash() {
             expected,
             "another data set with the same file names (e.g. MNIST)",
             "[5, 28, 28]",
-            "--data-dir"
+            "another data folder"
         );
     }
 }
@@ -518,7 +518,7 @@ fn a_named_folder_is_used_or_refused_but_never_passed_over() {
         assert_error!(
             load_with_events(&options).0,
             DataError::NamedFolder { .. },
-            "named by --data-dir",
+            "absent (--data-dir) cannot be used",
             "is not a folder"
         );
 
@@ -527,13 +527,136 @@ fn a_named_folder_is_used_or_refused_but_never_passed_over() {
         assert_error!(
             load_with_events(&options).0,
             DataError::NamedFolder { .. },
-            "named by $FMNIST_DATA_DIR",
+            "absent ($FMNIST_DATA_DIR) cannot be used",
             "is not a folder"
         );
 
         // The flag wins over the variable.
         options.data_dir = Some(cache.clone());
         set.assert_is(&load_with_events(&options).0.unwrap());
+    }
+}
+
+/// A resumed run finds the folder again from another working folder.
+#[cfg(unix)]
+#[test]
+fn the_source_of_a_data_set_is_an_absolute_path() {
+    let set = SmallSet::new();
+    let folder = TempDir::new().unwrap();
+    set.write_gz(folder.path());
+    let here = std::env::current_dir().unwrap();
+    let up = here.components().skip(1).map(|_| "..");
+    let relative: PathBuf = up.map(PathBuf::from).collect::<PathBuf>().join(folder.path().strip_prefix("/").unwrap());
+    assert!(relative.is_relative());
+    let mut options = options(&set, &folder.path().join("cache"));
+    options.data_dir = Some(relative.clone());
+    let named = load_with_events(&options).0.unwrap();
+    options.data_dir = None;
+    options.places.others = vec![relative];
+    let searched = load_with_events(&options).0.unwrap();
+    for dataset in [named, searched] {
+        set.assert_is(&dataset);
+        let source = Path::new(&dataset.source);
+        assert!(source.is_absolute(), "{}", source.display());
+        assert_eq!(source.canonicalize().unwrap(), folder.path().canonicalize().unwrap());
+    }
+}
+
+/// Runs the named test alone in a process of its own, with `variables`; returns what it printed. Fails if that test fails.
+#[cfg(target_os = "linux")]
+pub(crate) fn in_a_process_of_its_own(test: &str, variables: &[(&str, &str)]) -> String {
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args([test, "--exact", "--nocapture", "--test-threads=1"]).env(CHILD, "1");
+    let output = command.envs(variables.iter().copied()).output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && out.contains("1 passed"), "{test}: {}\n{out}\n{err}", output.status);
+    out.into_owned()
+}
+
+/// Whether this process was started by [`in_a_process_of_its_own`].
+#[cfg(target_os = "linux")]
+pub(crate) fn is_child() -> bool {
+    std::env::var_os(CHILD).is_some()
+}
+
+#[cfg(target_os = "linux")]
+const CHILD: &str = "FMNIST_TEST_CHILD";
+
+/// Stacks that no address space holds: the system refuses every thread.
+#[cfg(target_os = "linux")]
+pub(crate) const NO_THREADS: (&str, &str) = ("RUST_MIN_STACK", "70368744177664");
+
+#[cfg(target_os = "linux")]
+pub(crate) fn assert_no_thread_starts() {
+    assert!(std::thread::Builder::new().spawn(|| ()).is_err(), "a thread was started after all");
+}
+
+/// Allows this process `bytes` more of memory than it has, and no more.
+#[cfg(target_os = "linux")]
+pub(crate) fn limit_memory_to(bytes: u64) {
+    let pages = fs::read_to_string("/proc/self/statm").unwrap().split(' ').next().unwrap().parse::<u64>().unwrap();
+    // SAFETY: plain calls without pointers that outlive them.
+    unsafe {
+        let limit = pages * libc::sysconf(libc::_SC_PAGESIZE) as u64 + bytes;
+        let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+        assert_eq!(libc::setrlimit(libc::RLIMIT_AS, &limit), 0);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn without_threads_a_folder_is_read_all_the_same() {
+    if is_child() {
+        assert_no_thread_starts();
+        let set = SmallSet::new();
+        let folder = TempDir::new().unwrap();
+        set.write_gz(folder.path());
+        let mut options = options(&set, &folder.path().join("cache"));
+        options.data_dir = Some(folder.path().into());
+        return set.assert_is(&load_with_events(&options).0.unwrap());
+    }
+    in_a_process_of_its_own("data::without_threads_a_folder_is_read_all_the_same", &[NO_THREADS]);
+}
+
+/// No folder is blamed, no other place is searched, nothing is downloaded or generated.
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_that_runs_out_is_not_blamed_on_the_folder() {
+    if !is_child() {
+        in_a_process_of_its_own("data::memory_that_runs_out_is_not_blamed_on_the_folder", &[]);
+        return;
+    }
+    let mut set = SmallSet::new();
+    let n_images = 120_000;
+    let content_bytes = n_images * PIXELS;
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(&idx_bytes(8, &[n_images as u32, 28, 28], &[])).unwrap();
+    for _ in 0..n_images {
+        encoder.write_all(&[0; PIXELS]).unwrap();
+    }
+    let large = encoder.finish().unwrap();
+    set.files.train_images.idx_bytes = content_bytes as u64 + 16;
+    let folder = TempDir::new().unwrap();
+    set.write_gz(folder.path());
+    fs::write(folder.path().join("train-images-idx3-ubyte.gz"), &large).unwrap();
+    limit_memory_to(40 << 20);
+    let expected = format!("its content needs {content_bytes} bytes");
+    assert_error!(idx::parse_images("f", &large), DataError::OutOfMemory { .. }, "memory ran out", &expected);
+    for choice in [DatasetChoice::Auto, DatasetChoice::FashionMnist] {
+        let mut options = options(&set, &folder.path().join("cache"));
+        options.choice = choice;
+        options.data_dir = Some(folder.path().into());
+        assert_error!(
+            load_with_events(&options).0,
+            DataError::OutOfMemory { .. },
+            "train-images-idx3-ubyte.gz",
+            &expected
+        );
+        options.data_dir = None;
+        options.places.others = vec![folder.path().into()];
+        assert_error!(load_with_events(&options).0, DataError::OutOfMemory { .. }, &expected);
+        options.places = Places { cache_dir: Some(folder.path().into()), ..Places::default() };
+        assert_error!(load_with_events(&options).0, DataError::OutOfMemory { .. }, &expected);
     }
 }
 
@@ -578,9 +701,9 @@ fn only_auto_takes_the_generated_set() {
         load_with_events(&options).0,
         DataError::DownloadFailed { .. },
         "train-images-idx3-ubyte.gz",
-        "no mirrors are configured",
-        "--data-dir",
-        "--dataset synthetic"
+        "could not be downloaded: no mirrors are configured",
+        "name it as the data folder",
+        "the synthetic data set"
     );
 
     options.choice = DatasetChoice::Auto;
@@ -603,14 +726,14 @@ fn only_auto_takes_the_generated_set() {
     assert_error!(
         load_with_events(&options).0,
         DataError::FolderForSynthetic { .. },
-        "--data-dir",
-        "--dataset synthetic"
+        "the data folder",
+        "the synthetic data set reads no files"
     );
 
     options.data_dir = None;
     options.choice = DatasetChoice::FashionMnist;
     options.places.cache_dir = None;
-    assert_error!(load_with_events(&options).0, DataError::NoCacheFolder, "XDG_CACHE_HOME", "--data-dir");
+    assert_error!(load_with_events(&options).0, DataError::NoCacheFolder, "XDG_CACHE_HOME", "data folder");
 }
 
 #[test]

@@ -46,6 +46,23 @@ fn an_image_does_not_depend_on_how_many_there_are() {
     }
 }
 
+/// A system that refuses every thread (`ulimit -u`): the calling thread does all of the work.
+#[cfg(target_os = "linux")]
+#[test]
+fn without_threads_the_images_are_the_same() {
+    use crate::data::{NO_THREADS, assert_no_thread_starts, in_a_process_of_its_own, is_child, sha256};
+    if is_child() {
+        assert_no_thread_starts();
+    }
+    let (train, test) = generate(101, 53, 3);
+    let digest = format!("digest {}", sha256(&[train.images, train.labels, test.images, test.labels].concat()));
+    if is_child() {
+        return println!("{digest}");
+    }
+    let printed = in_a_process_of_its_own("synthetic::without_threads_the_images_are_the_same", &[NO_THREADS]);
+    assert!(printed.contains(&digest), "no `{digest}` in {printed}");
+}
+
 #[test]
 fn every_ten_images_hold_each_class_once_in_varying_order() {
     let (train, test) = generate(1000, 500, 1);

@@ -30,6 +30,16 @@ pub enum DataError {
         /// The operating system's reason.
         source: io::Error,
     },
+    /// Memory ran out; the file and its folder are not to blame.
+    #[error(
+        "memory ran out while {file} was read: its content needs {bytes} bytes; free memory or raise the memory limit"
+    )]
+    OutOfMemory {
+        /// The file's name.
+        file: String,
+        /// Bytes that were needed.
+        bytes: u64,
+    },
     /// A path that should be a regular file is something else.
     #[error("{file} is not a regular file; expected an IDX file, plain or gzip")]
     NotAFile {
@@ -167,8 +177,8 @@ pub enum DataError {
     /// A well-formed IDX file that is not the genuine one.
     #[error(
         "{file} holds shape {shape:?} but is not the genuine file: SHA-256 {found} ({found_bytes} bytes), expected \
-         {expected} ({expected_bytes} bytes); {guess}: replace it by the Fashion-MNIST file, or name another folder \
-         with --data-dir"
+         {expected} ({expected_bytes} bytes); {guess}: replace it with the Fashion-MNIST file, or use another data \
+         folder"
     )]
     WrongHash {
         /// The file's name.
@@ -248,12 +258,12 @@ pub enum DataError {
     },
     /// A folder that the user named cannot be used.
     #[error(
-        "the data folder {} named by {origin} cannot be used; mend or replace what is named below, or leave {origin} out \
-         to search the usual places and download",
+        "the data folder {} ({origin}) cannot be used; fix what is named below, or omit {origin} to search the usual \
+         places and download",
         dir.display()
     )]
     NamedFolder {
-        /// `--data-dir` or `$FMNIST_DATA_DIR`.
+        /// Where the folder was named: `--data-dir` or `$FMNIST_DATA_DIR`.
         origin: &'static str,
         /// The folder.
         dir: PathBuf,
@@ -262,7 +272,7 @@ pub enum DataError {
     },
     /// A folder of files was named for a data set that reads none.
     #[error(
-        "--data-dir {} names a folder of files, but --dataset synthetic reads none: leave one of the two out",
+        "the data folder {} was named, but the synthetic data set reads no files; omit one of the two",
         dir.display()
     )]
     FolderForSynthetic {
@@ -272,13 +282,13 @@ pub enum DataError {
     /// There is no folder to download into.
     #[error(
         "no cache folder is known (neither a home folder nor XDG_CACHE_HOME is set), so nothing can be downloaded; put \
-         the four Fashion-MNIST files into a folder and name it with --data-dir, or use --dataset synthetic"
+         the four Fashion-MNIST files into a folder and name it as the data folder, or use the synthetic data set"
     )]
     NoCacheFolder,
     /// No mirror gave a file.
     #[error(
-        "could not download {file}:{}\nput the four Fashion-MNIST files into a folder and name it with --data-dir, or use \
-         --dataset synthetic",
+        "{file} could not be downloaded:{}\nput the four Fashion-MNIST files into a folder and name it as the data \
+         folder, or use the synthetic data set",
         Attempts(attempts)
     )]
     DownloadFailed {

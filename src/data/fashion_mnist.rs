@@ -9,13 +9,14 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::thread;
 
 use sha2::{Digest, Sha256};
 
 use super::error::DataError;
 use super::idx::{self, IMAGES_RANK, Idx, LABELS_RANK};
+use super::threads::{beside, in_parallel};
 use super::{IMAGE_SIDE, N_CLASSES, Split};
+use crate::files::read_bounded;
 
 /// One file of a data set, as it must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,10 +138,13 @@ pub fn load_files_from_dir(dir: &Path, files: &FileSet) -> Result<(Split, Split)
     if !missing.is_empty() {
         return Err(DataError::MissingFiles { dir: folder, missing });
     }
-    let [train_images, train_labels, test_images, test_labels] = in_parallel(files.with_ranks().map(|(file, rank)| {
+    let load = |(file, rank)| {
         let folder = &folder;
         move || load_file(folder, file, rank)
-    }));
+    };
+    let mut loaded = in_parallel(files.with_ranks().map(load)).into_iter();
+    let mut next = || loaded.next().expect("one result per file");
+    let (train_images, train_labels, test_images, test_labels) = (next(), next(), next(), next());
     Ok((split(train_images?, train_labels?)?, split(test_images?, test_labels?)?))
 }
 
@@ -198,13 +202,13 @@ fn load_path(path: &Path, file: &DataFile, rank: usize) -> Result<Loaded, DataEr
             limit: file.max_bytes(),
         });
     }
-    let bytes = std::fs::read(path).map_err(DataError::io("read", path))?;
-    // Inflating the training images takes about as long as hashing does without hardware support, so both run at once.
-    let (parsed, hash) = thread::scope(|scope| {
-        let hash = scope.spawn(|| sha256_hex(&[&bytes]));
-        let parsed = idx::parse(&shown, bytes.as_slice(), bytes.len() as u64, rank);
-        (parsed, joined(hash))
-    });
+    let bytes = read_bounded(path, file.max_bytes()).map_err(|source| match source.kind() {
+        io::ErrorKind::OutOfMemory => DataError::OutOfMemory { file: shown.clone(), bytes: file_bytes },
+        _ => DataError::io("read", path)(source),
+    })?;
+    // Inflating the training images takes about as long as hashing without hardware support, so both run at once.
+    let (hash, parsed) =
+        beside(|| sha256_hex(&[&bytes]), || idx::parse(&shown, bytes.as_slice(), bytes.len() as u64, rank));
     let idx = parsed?;
     check_hash(&shown, &bytes, hash, &idx, file)?;
     Ok(Loaded { file: shown, idx })
@@ -274,14 +278,4 @@ pub(super) fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
-}
-
-/// Runs each task in its own thread; results in the order of the tasks.
-fn in_parallel<T: Send, const N: usize>(tasks: [impl FnOnce() -> T + Send; N]) -> [T; N] {
-    thread::scope(|scope| tasks.map(|task| scope.spawn(task)).map(joined))
-}
-
-/// The result of a thread; its panic, if it had one, goes on in this thread.
-fn joined<T>(handle: thread::ScopedJoinHandle<'_, T>) -> T {
-    handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

@@ -176,9 +176,15 @@ impl Content<'_> {
     fn payload(&mut self, shape: &[usize]) -> Result<Vec<u8>, DataError> {
         let expected = self.payload_bytes(shape)?;
         let whole = self.position.saturating_add(expected);
-        let mut payload = Vec::with_capacity(expected.min(MAX_RESERVED) as usize + 1);
+        let mut payload = Vec::new();
+        payload
+            .try_reserve_exact(expected.min(MAX_RESERVED) as usize + 1)
+            .map_err(|_| DataError::OutOfMemory { file: self.name.to_string(), bytes: expected })?;
         // One byte more than expected shows trailing bytes, and makes the decoder reach the stream's end and check it.
-        self.read_up_to(expected.saturating_add(1), &mut payload)?;
+        self.read_up_to(expected.saturating_add(1), &mut payload).map_err(|error| match error {
+            DataError::OutOfMemory { file, .. } => DataError::OutOfMemory { file, bytes: expected },
+            error => error,
+        })?;
         match (payload.len() as u64).cmp(&expected) {
             std::cmp::Ordering::Equal => Ok(payload),
             std::cmp::Ordering::Less => {
@@ -225,6 +231,7 @@ impl Content<'_> {
     fn read_error(&self, source: io::Error) -> DataError {
         let file = self.name.to_string();
         match source.kind() {
+            io::ErrorKind::OutOfMemory => DataError::OutOfMemory { file, bytes: self.file_bytes },
             io::ErrorKind::UnexpectedEof if self.compressed => DataError::TruncatedGzip { file, found: self.position },
             io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData if self.compressed => {
                 DataError::CorruptGzip { file, found: self.position, source }

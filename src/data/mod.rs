@@ -19,6 +19,7 @@ mod error;
 pub mod fashion_mnist;
 pub mod idx;
 pub mod synthetic;
+mod threads;
 
 pub use download::DownloadOptions;
 pub use error::{Attempt, DataError};
@@ -307,11 +308,12 @@ pub fn load(options: &LoadOptions, events: &mut dyn FnMut(DataEvent)) -> Result<
     if let Some(dataset) = named(options, events)? {
         return Ok(dataset);
     }
-    if let Some(dataset) = searched(options, events) {
+    if let Some(dataset) = searched(options, events)? {
         return Ok(dataset);
     }
     match downloaded(options, events) {
-        Err(error) if options.choice == DatasetChoice::Auto && !matches!(error, DataError::Interrupted) => {
+        Err(error @ (DataError::Interrupted | DataError::OutOfMemory { .. })) => Err(error),
+        Err(error) if options.choice == DatasetChoice::Auto => {
             events(DataEvent::FallingBack { reason: error.full_message() });
             generated(options, events)
         }
@@ -329,23 +331,26 @@ fn named(options: &LoadOptions, events: &mut dyn FnMut(DataEvent)) -> Result<Opt
     events(DataEvent::Searching { place: dir.clone() });
     match read_folder(dir, &options.files, events) {
         Ok(dataset) => Ok(Some(dataset)),
+        // Another folder would not help.
+        Err(error @ DataError::OutOfMemory { .. }) => Err(error),
         Err(error) => Err(DataError::NamedFolder { origin, dir: dir.clone(), source: Box::new(error) }),
     }
 }
 
 /// The data set of the first usable one of the usual places.
-fn searched(options: &LoadOptions, events: &mut dyn FnMut(DataEvent)) -> Option<Dataset> {
+fn searched(options: &LoadOptions, events: &mut dyn FnMut(DataEvent)) -> Result<Option<Dataset>, DataError> {
     for place in options.places.cache_dir.iter().chain(&options.places.others) {
         events(DataEvent::Searching { place: place.clone() });
         if fashion_mnist::find_folder(place, &options.files).is_none() {
             continue;
         }
         match read_folder(place, &options.files, events) {
-            Ok(dataset) => return Some(dataset),
+            Ok(dataset) => return Ok(Some(dataset)),
+            Err(error @ DataError::OutOfMemory { .. }) => return Err(error),
             Err(error) => events(DataEvent::Skipped { place: place.clone(), reason: error.full_message() }),
         }
     }
-    None
+    Ok(None)
 }
 
 /// The data set as downloaded into the cache.
@@ -360,7 +365,9 @@ fn downloaded(options: &LoadOptions, events: &mut dyn FnMut(DataEvent)) -> Resul
 fn read_folder(dir: &Path, files: &FileSet, events: &mut dyn FnMut(DataEvent)) -> Result<Dataset, DataError> {
     let (train, test) = fashion_mnist::load_files_from_dir(dir, files)?;
     events(DataEvent::Found { place: dir.into() });
-    Ok(Dataset { train, test, kind: DatasetKind::FashionMnist, source: dir.display().to_string() })
+    // A resumed run looks here again, from whatever folder it is started in.
+    let source = std::path::absolute(dir).unwrap_or_else(|_| dir.into());
+    Ok(Dataset { train, test, kind: DatasetKind::FashionMnist, source: source.display().to_string() })
 }
 
 fn generated(options: &LoadOptions, events: &mut dyn FnMut(DataEvent)) -> Result<Dataset, DataError> {

@@ -28,6 +28,7 @@ use std::thread;
 
 use self::dice::{Dice, Purpose};
 use self::raster::{Easel, Frame};
+use super::threads::in_parallel;
 use super::{IMAGE_SIDE, N_CLASSES, PIXELS, Split};
 
 /// A training and a test split, generated from `seed`.
@@ -49,19 +50,17 @@ fn split(n: usize, seed: u64, half: Half) -> Split {
     let mut labels = vec![0; n];
     let n_threads = thread::available_parallelism().map_or(1, NonZero::get);
     let per_thread = n.div_ceil(n_threads).max(1);
-    thread::scope(|scope| {
-        let ranges = images.chunks_mut(per_thread * PIXELS).zip(labels.chunks_mut(per_thread));
-        for (i_thread, (images, labels)) in ranges.enumerate() {
-            scope.spawn(move || {
-                let images = images.chunks_exact_mut(PIXELS);
-                for (offset, (image, label)) in images.zip(labels).enumerate() {
-                    let i = i_thread * per_thread + offset;
-                    *label = label_of(seed, half, i);
-                    draw(*label, &mut Dice::new(seed, half, Purpose::Image, i), image);
-                }
-            });
+    let ranges = images.chunks_mut(per_thread * PIXELS).zip(labels.chunks_mut(per_thread));
+    in_parallel(ranges.enumerate().map(|(i_thread, (images, labels))| {
+        move || {
+            let images = images.chunks_exact_mut(PIXELS);
+            for (offset, (image, label)) in images.zip(labels).enumerate() {
+                let i = i_thread * per_thread + offset;
+                *label = label_of(seed, half, i);
+                draw(*label, &mut Dice::new(seed, half, Purpose::Image, i), image);
+            }
         }
-    });
+    }));
     Split { images, labels }
 }
 
