@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use fmnist_gpu::data::{DataError, DataEvent, DatasetChoice, DatasetKind, LoadOptions, load};
+use fmnist_gpu::data::{DataError, DataEvent, DatasetChoice, DatasetKind, LoadOptions, Proxies, load};
 use tempfile::TempDir;
 
 use crate::data::{SmallSet, assert_error, load_with_events, options};
+use crate::support::program::Place;
 
 /// How a server answers a request for one of its files.
 #[derive(Clone, Copy)]
@@ -40,6 +41,8 @@ enum Manner {
     Undersize,
     /// By sending the client to `/moved/<file>`, which is served right.
     Redirect,
+    /// As a proxy that refuses every connection.
+    Forbidden,
 }
 
 const FIRST: &str = "train-images-idx3-ubyte.gz";
@@ -101,6 +104,19 @@ impl Drop for Server {
     }
 }
 
+/// Reads a request up to its empty line, and returns its first line.
+fn read_head(reader: &mut impl BufRead) -> std::io::Result<String> {
+    let mut first = Vec::new();
+    reader.read_until(b'\n', &mut first)?;
+    if first.starts_with(b"GET ") || first.starts_with(b"CONNECT ") {
+        let mut line = String::new();
+        while reader.read_line(&mut line)? > 2 {
+            line.clear();
+        }
+    }
+    Ok(String::from_utf8_lossy(&first).into_owned())
+}
+
 fn answer(
     mut stream: TcpStream,
     files: &HashMap<String, Vec<u8>>,
@@ -110,11 +126,19 @@ fn answer(
     stopped: &AtomicBool,
 ) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
-    let mut request = String::new();
-    reader.read_line(&mut request)?;
-    let mut line = String::new();
-    while reader.read_line(&mut line)? > 2 {
-        line.clear();
+    let mut request = read_head(&mut reader)?;
+    if let Some(target) = request.strip_prefix("CONNECT ") {
+        // As a proxy, this server takes itself for every other one.
+        log.lock().unwrap().push(format!("CONNECT {}", target.split(' ').next().unwrap_or_default()));
+        if let Manner::Forbidden = manner {
+            return write!(stream, "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        }
+        write!(stream, "HTTP/1.1 200 OK\r\n\r\n")?;
+        request = read_head(&mut reader)?;
+        if !request.starts_with("GET ") {
+            // A TLS handshake, which this server does not understand.
+            return Ok(());
+        }
     }
     let path = request.split(' ').nth(1).unwrap_or("/").to_string();
     let name = path.rsplit('/').next().unwrap_or_default().to_string();
@@ -136,7 +160,7 @@ fn answer(
         }
     };
     match manner {
-        Manner::Right => {
+        Manner::Right | Manner::Forbidden => {
             stream.write_all(length(body.len()).as_bytes())?;
             stream.write_all(body)?;
         }
@@ -380,13 +404,13 @@ fn the_error_lists_every_mirror_with_its_reason() {
     assert_error!(
         result,
         DataError::DownloadFailed { .. },
-        format!("could not download {FIRST}"),
+        format!("{FIRST} could not be downloaded"),
         format!("{}{FIRST}: HTTP status 404", missing.url()),
         format!("{}{FIRST}: SHA-256", wrong.url()),
         format!("http://{nobody}/{FIRST}: "),
         format!("http://nowhere.invalid/x/{FIRST}: "),
-        "--data-dir",
-        "--dataset synthetic"
+        "name it as the data folder",
+        "the synthetic data set"
     );
     assert_eq!(missing.requests(), [FIRST], "the other files are not tried");
     assert_eq!(wrong.requests(), [FIRST]);
@@ -452,23 +476,206 @@ fn an_interrupt_is_heard_while_a_server_is_silent() {
     setter.join().unwrap();
 }
 
+/// A killed program leaves its partial file without a lock, however young; a living one holds the lock, however old the file.
 #[test]
-fn only_old_partial_files_of_ours_are_removed() {
+fn partial_files_are_removed_unless_a_living_process_writes_them() {
     let set = SmallSet::new();
     let server = Server::start(&set, Manner::Right, 0);
     let folder = TempDir::new().unwrap();
     let day = Duration::from_secs(24 * 60 * 60);
-    let old = format!("{FIRST}.part-1-abc");
-    let young = format!("{FIRST}.part-2-abc");
-    for (name, age) in [(&old[..], 2 * day), (&young, day / 2), ("notes.part-1", 2 * day)] {
+    let [old, young, locked] = ["1-abc", "2-abc", "3-abc"].map(|end| format!("{FIRST}.part-{end}"));
+    let mut files = Vec::new();
+    for (name, age) in [(&old[..], 2 * day), (&young, Duration::ZERO), (&locked, 2 * day), ("notes.part-1", 2 * day)] {
         let file = fs::File::create(folder.path().join(name)).unwrap();
         file.set_modified(SystemTime::now() - age).unwrap();
+        files.push(file);
     }
+    files[2].lock().unwrap();
+    fs::create_dir(folder.path().join(format!("{FIRST}.part-folder"))).unwrap();
     load_with_events(&from_mirrors(&set, folder.path(), &[&server])).0.unwrap();
     let names = listing(folder.path());
-    assert!(!names.contains(&old), "{names:?}");
-    assert!(names.contains(&young), "{names:?}");
-    assert!(names.contains(&"notes.part-1".to_string()), "{names:?}");
+    assert!(!names.contains(&old) && !names.contains(&young), "{names:?}");
+    assert!(names.contains(&locked) && names.contains(&"notes.part-1".to_string()), "{names:?}");
+    // Its process has ended.
+    drop(files);
+    fs::remove_file(folder.path().join(FIRST)).unwrap();
+    load_with_events(&from_mirrors(&set, folder.path(), &[&server])).0.unwrap();
+    assert!(!listing(folder.path()).contains(&locked));
+}
+
+/// Two downloads into one folder at once: the second leaves the partial file of the first alone.
+#[test]
+fn a_download_under_way_keeps_its_partial_file() {
+    let set = SmallSet::new();
+    let slow = Server::start(&set, Manner::StallInBody, 0);
+    let good = Server::start(&set, Manner::Right, 0);
+    let folder = TempDir::new().unwrap();
+    let mut options = from_mirrors(&set, folder.path(), &[&slow]);
+    options.download.stall_timeout = Duration::from_secs(60);
+    let flag = Arc::new(AtomicBool::new(false));
+    options.interrupt = Some(flag.clone());
+    let (started, start) = std::sync::mpsc::channel();
+    let first = thread::spawn(move || {
+        load(&options, &mut |event| {
+            if let DataEvent::Downloading { received, .. } = event
+                && received > 0
+            {
+                started.send(()).unwrap();
+            }
+        })
+    });
+    start.recv_timeout(Duration::from_secs(20)).unwrap();
+    let parts = || listing(folder.path()).into_iter().filter(|name| name.contains(".part-")).collect::<Vec<_>>();
+    let before = parts();
+    assert_eq!(before.len(), 1);
+    set.assert_is(&load_with_events(&from_mirrors(&set, folder.path(), &[&good])).0.unwrap());
+    assert_eq!(parts(), before);
+    flag.store(true, Ordering::Relaxed);
+    assert_error!(first.join().unwrap(), DataError::Interrupted, "interrupted");
+    assert!(parts().is_empty());
+}
+
+/// A process that is killed while it downloads: the next run removes what it left behind.
+#[cfg(unix)]
+#[test]
+fn the_run_after_a_killed_one_removes_its_partial_file() {
+    let set = SmallSet::new();
+    // The length of the genuine file is announced, and then nothing comes.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = thread::spawn(move || {
+        let mut stream = listener.accept().unwrap().0;
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        read_head(&mut reader).unwrap();
+        write!(stream, "HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        read_head(&mut reader).unwrap();
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 26421880\r\n\r\n").unwrap();
+        stream.write_all(&[0; 100_000]).unwrap();
+        // Until the client is gone.
+        let _ = reader.read_line(&mut String::new());
+    });
+    let place = Place::new();
+    let cache = place.path("cache/fmnist-gpu");
+    let mut command = place.command("samples --dataset fashion-mnist");
+    command.env("http_proxy", format!("http://{address}")).env("XDG_CACHE_HOME", place.path("cache"));
+    let mut child = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let size = |name: &String| fs::metadata(cache.join(name)).map_or(0, |metadata| metadata.len());
+    let start = Instant::now();
+    while !listing(&cache).iter().any(|name| name.contains(".part-") && size(name) > 0) {
+        assert!(start.elapsed() < Duration::from_secs(30), "no partial file in {}", cache.display());
+        thread::sleep(Duration::from_millis(10));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    server.join().unwrap();
+    assert_eq!(listing(&cache).len(), 1, "the killed process left its partial file");
+    let good = Server::start(&set, Manner::Right, 0);
+    set.assert_is(&load_with_events(&from_mirrors(&set, &cache, &[&good])).0.unwrap());
+    assert_eq!(listing(&cache), whole_listing(&set));
+}
+
+fn nobody() -> String {
+    // It was free a moment ago.
+    format!("http://{}", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap())
+}
+
+fn proxies(http: Option<String>, https: Option<String>, no_proxy: &str) -> Proxies {
+    Proxies { http, https, no_proxy: no_proxy.to_string() }
+}
+
+#[test]
+fn the_scheme_of_a_mirror_chooses_its_proxy() {
+    let set = SmallSet::new();
+    let folder = TempDir::new().unwrap();
+    let http = Server::start(&set, Manner::Right, 0);
+    let https = Server::start(&set, Manner::Forbidden, 0);
+    let as_proxy = |server: &Server| Some(format!("http://{}", server.address));
+    let mut options = from_mirrors(&set, folder.path(), &[]);
+    // Names that by RFC 6761 never resolve: only a proxy can know them.
+    options.download.mirrors = vec!["https://tls.invalid/files".into(), "http://plain.invalid/files/".into()];
+    options.download.proxies = proxies(as_proxy(&http), as_proxy(&https), "");
+    let (result, events) = load_with_events(&options);
+    set.assert_is(&result.unwrap());
+    assert_eq!(https.requests(), ["CONNECT tls.invalid:443"]);
+    assert!(http.requests().contains(&"CONNECT plain.invalid:80".to_string()), "{:?}", http.requests());
+    assert!(http.requests().contains(&FIRST.to_string()), "{:?}", http.requests());
+    let reason = events.iter().find_map(|event| match event {
+        DataEvent::MirrorFailed { reason, .. } => Some(reason),
+        _ => None,
+    });
+    let reason = reason.unwrap();
+    assert!(reason.contains(&format!("(through the proxy {})", https.address)), "{reason}");
+}
+
+#[test]
+fn hosts_of_no_proxy_are_asked_directly() {
+    let set = SmallSet::new();
+    let server = Server::start(&set, Manner::Right, 0);
+    for (no_proxy, is_direct) in [
+        ("127.0.0.1", true),
+        ("example.org, 127.0.0.1 ,x", true),
+        ("*", true),
+        ("27.0.0.1", false),
+        ("example.org", false),
+        ("", false),
+    ] {
+        let folder = TempDir::new().unwrap();
+        let mut options = from_mirrors(&set, folder.path(), &[&server]);
+        options.download.proxies = proxies(Some(nobody()), Some(nobody()), no_proxy);
+        assert_eq!(load_with_events(&options).0.is_ok(), is_direct, "{no_proxy}");
+    }
+}
+
+/// What cannot be used is refused, not passed over; its password is not repeated.
+#[test]
+fn proxies_that_cannot_be_used_are_refused() {
+    let set = SmallSet::new();
+    let server = Server::start(&set, Manner::Right, 0);
+    for (address, part) in [
+        ("socks5://user:secret@127.0.0.1:1080", "SOCKS proxies are not supported"),
+        ("http://user:secret@", "the proxy's address is not valid"),
+        ("ftp://user:secret@127.0.0.1", "the proxy's address is not valid"),
+    ] {
+        let folder = TempDir::new().unwrap();
+        let mut options = from_mirrors(&set, folder.path(), &[&server]);
+        options.download.proxies = proxies(Some(address.to_string()), None, "");
+        let error = load_with_events(&options).0.unwrap_err().full_message();
+        assert!(error.contains(part) && !error.contains("secret"), "{error}");
+    }
+    assert!(server.requests().is_empty());
+}
+
+#[test]
+fn proxies_are_read_from_the_variables_that_curl_reads() {
+    let read = |variables: &[(&str, &str)]| {
+        let value = |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| value.to_string());
+        Proxies::from_variables(value)
+    };
+    let some = |value: &str| Some(value.to_string());
+    assert_eq!(read(&[]), Proxies::default());
+    assert_eq!(read(&[("https_proxy", "s")]), proxies(None, some("s"), ""));
+    assert_eq!(read(&[("HTTP_PROXY", "p"), ("ALL_PROXY", "a")]), proxies(some("p"), some("a"), ""));
+    assert_eq!(read(&[("http_proxy", "p"), ("HTTP_PROXY", "P")]), proxies(some("p"), None, ""));
+    assert_eq!(read(&[("http_proxy", ""), ("HTTP_PROXY", "P")]), proxies(some("P"), None, ""));
+    assert_eq!(read(&[("all_proxy", "a"), ("NO_PROXY", "x,y")]), proxies(some("a"), some("a"), "x,y"));
+}
+
+/// The program, from its environment.
+#[test]
+fn the_program_asks_each_mirror_through_the_proxy_of_its_scheme() {
+    let set = SmallSet::new();
+    let http = Server::start(&set, Manner::Forbidden, 0);
+    let https = Server::start(&set, Manner::Forbidden, 0);
+    let place = Place::new();
+    let mut command = place.command("samples --dataset fashion-mnist");
+    command
+        .env("http_proxy", format!("http://{}", http.address))
+        .env("https_proxy", format!("http://{}", https.address));
+    command.env_remove("HTTP_PROXY").env_remove("HTTPS_PROXY").env_remove("no_proxy").env_remove("NO_PROXY");
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(http.requests(), ["CONNECT fashion-mnist.s3-website.eu-central-1.amazonaws.com:80"]);
+    assert_eq!(https.requests(), ["CONNECT storage.googleapis.com:443", "CONNECT raw.githubusercontent.com:443"]);
 }
 
 #[test]

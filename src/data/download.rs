@@ -5,7 +5,7 @@
 //! are in the cache already are not fetched again, so a download that was interrupted goes on file by file.
 
 use std::error::Error as _;
-use std::fs;
+use std::fs::{self, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
-use ureq::Agent;
 use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
+use ureq::{Agent, Proxy, ProxyProtocol};
 
 use super::DataEvent;
 use super::error::{Attempt, DataError};
@@ -35,14 +35,51 @@ const CHUNK_BYTES: usize = 64 * 1024;
 const MAX_WAITING_CHUNKS: usize = 16;
 /// How often the wish to stop is looked at while nothing arrives.
 const INTERRUPT_POLL: Duration = Duration::from_millis(100);
-/// Age from which a partial file counts as left behind by a program that was killed.
+/// How often a new partial file is created if others take it for an abandoned one; they can only while they start.
+const MAX_PART_TRIES: usize = 8;
+/// Age from which a partial file counts as left behind by a killed program, if the file system has no locks to tell.
 const STALE_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Mirrors and time-outs.
+/// The proxies through which mirrors are asked, by the scheme of the mirror's address.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Proxies {
+    /// Address of the proxy for `http://` mirrors.
+    pub http: Option<String>,
+    /// Address of the proxy for `https://` mirrors.
+    pub https: Option<String>,
+    /// Hosts that are asked without a proxy, separated by commas: `example.org` with its subdomains, `.example.org` for
+    /// these alone, `*` for all.
+    pub no_proxy: String,
+}
+
+impl Proxies {
+    /// The proxies that `variable` names, as curl reads them: `http_proxy` and `https_proxy`, else `all_proxy`; and
+    /// `no_proxy`. Each also in upper case, for which the lower-case one takes precedence; an empty one is as none.
+    pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
+        let either = |name: &str| {
+            let is_set = |value: &String| !value.trim().is_empty();
+            variable(name).filter(is_set).or_else(|| variable(&name.to_uppercase()).filter(is_set))
+        };
+        Self {
+            http: either("http_proxy").or_else(|| either("all_proxy")),
+            https: either("https_proxy").or_else(|| either("all_proxy")),
+            no_proxy: either("no_proxy").unwrap_or_default(),
+        }
+    }
+
+    /// The proxies that the environment names; see [`Proxies::from_variables`].
+    pub fn from_environment() -> Self {
+        Self::from_variables(|name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()))
+    }
+}
+
+/// Mirrors, proxies and time-outs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DownloadOptions {
     /// Addresses below which the files lie, tried in this order; none means that nothing is downloaded.
     pub mirrors: Vec<String>,
+    /// The proxies through which they are asked. A redirect stays with the proxy of the address that redirects.
+    pub proxies: Proxies,
     /// The most time for finding a mirror's address.
     pub resolve_timeout: Duration,
     /// The most time for a connection, TLS included.
@@ -54,10 +91,11 @@ pub struct DownloadOptions {
 }
 
 impl Default for DownloadOptions {
-    /// The mirrors of [`MIRRORS`]; 5 s, 10 s, 20 s and 15 min (the largest file at 30 kB/s).
+    /// The mirrors of [`MIRRORS`], the environment's proxies; 5 s, 10 s, 20 s and 15 min (the largest file at 30 kB/s).
     fn default() -> Self {
         Self {
             mirrors: MIRRORS.map(String::from).to_vec(),
+            proxies: Proxies::from_environment(),
             resolve_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(20),
@@ -93,17 +131,19 @@ pub fn fetch(
 ) -> Result<(), DataError> {
     fs::create_dir_all(dir).map_err(DataError::io("create the folder", dir))?;
     remove_stale_parts(dir, files);
-    let agent = agent(options);
+    let agents = Agents::new(options);
     // The mirror that served the last file is asked first, so that a dead one costs its time-out only once.
     let mut mirrors = options.mirrors.clone();
     for (file, rank) in files.with_ranks() {
         if interrupted() {
             return Err(DataError::Interrupted);
         }
-        if fashion_mnist::load_file(dir, file, rank).is_ok() {
-            continue;
+        match fashion_mnist::load_file(dir, file, rank) {
+            Ok(_) => continue,
+            Err(error @ DataError::OutOfMemory { .. }) => return Err(error),
+            Err(_) => {}
         }
-        let i_served = fetch_file(&agent, file, dir, &mirrors, options, interrupted, events)?;
+        let i_served = fetch_file(&agents, file, dir, &mirrors, options, interrupted, events)?;
         mirrors.rotate_left(i_served);
     }
     Ok(())
@@ -111,7 +151,7 @@ pub fn fetch(
 
 /// Tries the mirrors in turn; the index of the one that served the file.
 fn fetch_file(
-    agent: &Agent,
+    agents: &Agents,
     file: &DataFile,
     dir: &Path,
     mirrors: &[String],
@@ -123,7 +163,6 @@ fn fetch_file(
     for (i_mirror, mirror) in mirrors.iter().enumerate() {
         let url = format!("{}/{}", mirror.trim_end_matches('/'), file.gz_name());
         events(DataEvent::Connecting { file: file.gz_name(), mirror: mirror.clone() });
-        let messages = request(agent.clone(), url.clone(), file.gz_bytes, options.clone());
         let mut progress = |received| {
             events(DataEvent::Downloading {
                 file: file.gz_name(),
@@ -132,7 +171,11 @@ fn fetch_file(
                 total: file.gz_bytes,
             });
         };
-        match receive_file(file, dir, &messages, interrupted, &mut progress) {
+        let received = agents.for_url(&url).map_err(Failure::Mirror).and_then(|agent| {
+            let messages = request(agent, url.clone(), file.gz_bytes, options.clone());
+            receive_file(file, dir, &messages, interrupted, &mut progress)
+        });
+        match received {
             Ok(()) => {
                 events(DataEvent::Downloaded { file: file.gz_name(), path: dir.join(file.gz_name()) });
                 return Ok(i_mirror);
@@ -209,17 +252,29 @@ fn part_prefix(file: &DataFile) -> String {
     format!("{}.part-", file.gz_name())
 }
 
+/// Creates a file to receive into and locks it, so that [`remove_stale_parts`] of other processes leaves it alone.
 fn create_part(file: &DataFile, dir: &Path) -> Result<NamedTempFile, DataError> {
     let prefix = format!("{}{}-", part_prefix(file), std::process::id());
     let mut builder = tempfile::Builder::new();
     builder.prefix(&prefix);
-    // Temporary files are private by default, but this one becomes an ordinary file: the umask shall decide.
+    // Temporary files are private by default, but this one becomes an ordinary file: the umask decides.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(dir).map_err(DataError::io("create a file in", dir))
+    let create = || builder.tempfile_in(dir).map_err(DataError::io("create a file in", dir));
+    for _ in 0..MAX_PART_TRIES {
+        let part = create()?;
+        match part.as_file().try_lock() {
+            Ok(()) if part.path().exists() => return Ok(part),
+            // A process that starts at this moment took the file for an abandoned one.
+            Ok(()) | Err(TryLockError::WouldBlock) => {}
+            // This file system has no locks.
+            Err(TryLockError::Error(_)) => return Ok(part),
+        }
+    }
+    create()
 }
 
-/// Removes partial files that a killed program left behind; failing to is no harm.
+/// Removes partial files that killed programs left behind; errors are ignored.
 fn remove_stale_parts(dir: &Path, files: &FileSet) {
     let prefixes = files.with_ranks().map(|(file, _)| part_prefix(file));
     let Ok(entries) = fs::read_dir(dir) else {
@@ -229,11 +284,27 @@ fn remove_stale_parts(dir: &Path, files: &FileSet) {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         let is_part = prefixes.iter().any(|prefix| name.starts_with(prefix));
-        let age =
-            entry.metadata().and_then(|metadata| metadata.modified()).map(|time| time.elapsed().unwrap_or_default());
-        if is_part && age.is_ok_and(|age| age > STALE_AGE) {
-            let _ = fs::remove_file(entry.path());
+        // Only regular files: to open a named pipe would block.
+        if is_part && let Some(metadata) = entry.metadata().ok().filter(fs::Metadata::is_file) {
+            remove_if_abandoned(&entry.path(), &metadata);
         }
+    }
+}
+
+/// Removes a partial file unless a living process holds its lock. The system releases the locks of a killed process.
+fn remove_if_abandoned(path: &Path, metadata: &fs::Metadata) {
+    let is_old = || metadata.modified().is_ok_and(|time| time.elapsed().unwrap_or_default() > STALE_AGE);
+    // Network file systems lock only files that are opened for writing.
+    let file = fs::OpenOptions::new().write(true).open(path);
+    let is_abandoned = match file.as_ref().map(fs::File::try_lock) {
+        Ok(Ok(())) => true,
+        Ok(Err(TryLockError::WouldBlock)) => false,
+        // No locks here, or the file belongs to somebody else: its age has to tell.
+        Ok(Err(TryLockError::Error(_))) | Err(_) => is_old(),
+    };
+    // The lock is held until the file is gone.
+    if is_abandoned {
+        let _ = fs::remove_file(path);
     }
 }
 
@@ -268,7 +339,7 @@ fn next_message(messages: &Receiver<Message>, interrupted: &dyn Fn() -> bool) ->
 /// Asks for `url` in a thread of its own, because a connection that blocks cannot look at the wish to stop.
 ///
 /// The thread ends by itself: by one of the time-outs, or when the other end of the channel is dropped.
-fn request(agent: Agent, url: String, expected_bytes: u64, options: DownloadOptions) -> Receiver<Message> {
+fn request(agent: RoutedAgent, url: String, expected_bytes: u64, options: DownloadOptions) -> Receiver<Message> {
     let (sender, receiver) = mpsc::sync_channel(MAX_WAITING_CHUNKS);
     let failure_sender = sender.clone();
     let spawned = thread::Builder::new().name("download".into()).spawn(move || {
@@ -289,13 +360,13 @@ fn request(agent: Agent, url: String, expected_bytes: u64, options: DownloadOpti
 
 /// Sends the body of the answer in chunks, at most one byte more than expected; the error is the reason in words.
 fn send_body(
-    agent: &Agent,
+    agent: &RoutedAgent,
     url: &str,
     expected_bytes: u64,
     options: &DownloadOptions,
     sender: &SyncSender<Message>,
 ) -> Result<(), String> {
-    let response = agent.get(url).call().map_err(|error| reason(&error, options))?;
+    let response = agent.agent.get(url).call().map_err(|error| format!("{}{}", reason(&error, options), agent.via))?;
     if response.status() != 200 {
         return Err(format!("HTTP status {} received, expected 200", response.status()));
     }
@@ -363,7 +434,71 @@ fn io_reason(error: &io::Error, options: &DownloadOptions) -> String {
     }
 }
 
-fn agent(options: &DownloadOptions) -> Agent {
+/// One client per route: connections are kept between files.
+struct Agents {
+    direct: Agent,
+    http: Route,
+    https: Route,
+}
+
+/// How addresses of one scheme are asked: directly, through a proxy, or not at all, for this reason.
+type Route = Result<Option<(Proxy, Agent)>, String>;
+
+/// A client, and what errors add to their reason: the proxy.
+struct RoutedAgent {
+    agent: Agent,
+    via: String,
+}
+
+impl Agents {
+    fn new(options: &DownloadOptions) -> Self {
+        let route = |address: &Option<String>| {
+            let Some(address) = address else { return Ok(None) };
+            let proxy = proxy(address, &options.proxies.no_proxy)?;
+            let agent = agent(options, Some(proxy.clone()));
+            Ok(Some((proxy, agent)))
+        };
+        Self { direct: agent(options, None), http: route(&options.proxies.http), https: route(&options.proxies.https) }
+    }
+
+    /// The client for an address; the error is the reason in words.
+    fn for_url(&self, url: &str) -> Result<RoutedAgent, String> {
+        let uri: ureq::http::Uri = url.parse().map_err(|error| format!("not a valid address: {error}"))?;
+        let route = if uri.scheme_str() == Some("https") { &self.https } else { &self.http };
+        Ok(match route.as_ref().map_err(String::clone)? {
+            Some((proxy, agent)) if !proxy.is_no_proxy(&uri) => RoutedAgent {
+                agent: agent.clone(),
+                via: format!(" (through the proxy {}:{})", proxy.host(), proxy.port()),
+            },
+            _ => RoutedAgent { agent: self.direct.clone(), via: String::new() },
+        })
+    }
+}
+
+/// The proxy at an address. Messages do not repeat the address: it may hold a password.
+fn proxy(address: &str, no_proxy: &str) -> Result<Proxy, String> {
+    let invalid = |_| "the proxy's address is not valid; correct the variable http_proxy, https_proxy or all_proxy";
+    let parsed = Proxy::new(address.trim()).map_err(invalid)?;
+    if !matches!(parsed.protocol(), ProxyProtocol::Http | ProxyProtocol::Https) {
+        return Err("SOCKS proxies are not supported; name an HTTP proxy in http_proxy and https_proxy".to_string());
+    }
+    let mut builder = Proxy::builder(parsed.protocol()).host(parsed.host()).port(parsed.port());
+    if let Some(name) = parsed.username() {
+        builder = builder.username(name);
+    }
+    if let Some(password) = parsed.password() {
+        builder = builder.password(password);
+    }
+    for host in no_proxy.split(',').map(str::trim).filter(|host| !host.is_empty()) {
+        builder = builder.no_proxy(host);
+        if !host.starts_with(['.', '*']) {
+            builder = builder.no_proxy(&format!(".{host}"));
+        }
+    }
+    builder.build().map_err(invalid).map_err(String::from)
+}
+
+fn agent(options: &DownloadOptions, proxy: Option<Proxy>) -> Agent {
     // On Windows and Apple systems the system's own TLS is used, with the system's certificates.
     let tls = if cfg!(any(windows, target_vendor = "apple")) {
         TlsConfig::builder().provider(TlsProvider::NativeTls).root_certs(RootCerts::PlatformVerifier)
@@ -372,6 +507,8 @@ fn agent(options: &DownloadOptions) -> Agent {
     };
     Agent::config_builder()
         .tls_config(tls.build())
+        // Set even if there is none: by itself the client would take the first proxy that any variable names.
+        .proxy(proxy)
         .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
         // The hash is that of the file as it lies, so no server may pack it once more.
         .accept_encoding("identity")

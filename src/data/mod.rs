@@ -21,7 +21,7 @@ pub mod idx;
 pub mod synthetic;
 mod threads;
 
-pub use download::DownloadOptions;
+pub use download::{DownloadOptions, Proxies};
 pub use error::{Attempt, DataError};
 pub use fashion_mnist::{DataFile, FileSet};
 
