@@ -255,13 +255,14 @@ fn every_format_is_read_and_odd_files_do_no_harm() {
         let decoded = Photo::decode(&encoded(&image, format), "picture").unwrap();
         close(&prepare(&decoded, Invert::Auto), &expected, 3.0);
     }
-    for bytes in [&b""[..], b"nonsense", b"GIF89a"] {
-        assert!(matches!(Photo::decode(bytes, "picture"), Err(PhotoError::Format { .. })));
-    }
+    assert!(matches!(Photo::decode(b"nonsense", "image"), Err(PhotoError::Format { .. })));
+    let empty = Photo::read(std::io::empty(), "standard input").unwrap_err();
+    assert!(matches!(empty, PhotoError::Empty { .. }));
+    assert_eq!(empty.to_string(), "standard input is empty (0 bytes)");
     for format in [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP, ImageFormat::Bmp] {
         let bytes = encoded(&image, format);
         let error = Photo::decode(&bytes[..bytes.len() / 2], "half").expect_err(&format!("half of a {format:?}"));
-        assert!(error.to_string().starts_with("half: the picture cannot be decoded"), "{format:?}: {error}");
+        assert!(error.to_string().starts_with("half: the image cannot be decoded"), "{format:?}: {error}");
     }
     // A picture cut off in its last line is cut off; a whole one with a preview before it and other bytes behind it is not.
     let jpeg = jpeg_with_orientation(&image, 1);
@@ -288,6 +289,123 @@ fn every_format_is_read_and_odd_files_do_no_harm() {
         dynamic.write_to(&mut bytes, ImageFormat::Png).unwrap();
         let decoded = Photo::decode(&bytes.into_inner(), "picture").unwrap();
         close(&prepare(&decoded, Invert::Auto), &expected, 25.0);
+    }
+}
+
+/// Every pixel format of the decoders is converted as the `image` crate converts it.
+#[test]
+fn every_pixel_format_becomes_the_same_colours() {
+    use image::DynamicImage;
+    let noise = |x: u32, y: u32, c: u32| ((x * 7919 + y * 104_729 + c * 1_299_709) % 65_536) as u16;
+    let deep = image::ImageBuffer::from_fn(300, 200, |x, y| image::Rgba([0, 1, 2, 3].map(|c| noise(x, y, c))));
+    let deep = DynamicImage::ImageRgba16(deep);
+    let formats: [DynamicImage; 8] = [
+        deep.to_luma8().into(),
+        deep.to_luma_alpha8().into(),
+        deep.to_rgb8().into(),
+        deep.to_rgba8().into(),
+        deep.to_luma16().into(),
+        deep.to_luma_alpha16().into(),
+        deep.to_rgb16().into(),
+        deep.clone(),
+    ];
+    for format in formats {
+        let mut bytes = Cursor::new(Vec::new());
+        format.write_to(&mut bytes, ImageFormat::Png).unwrap();
+        let decoded = Photo::decode(&bytes.into_inner(), "image").unwrap();
+        assert_eq!((decoded.width, decoded.height), (300, 200));
+        assert!(decoded.rgba == format.to_rgba8().into_raw(), "{:?}", format.color());
+    }
+}
+
+/// The start of a file of the ISO base media format, with its brands.
+fn with_brands(brands: &[[u8; 4]]) -> Vec<u8> {
+    let size = 12 + 4 * brands.len() as u32;
+    [&size.to_be_bytes()[..], b"ftyp", &brands[0], &[0; 4], brands[1..].as_flattened(), &[0; 64]].concat()
+}
+
+/// What phones and browsers give, and this program does not read: named, with a way to convert it.
+#[test]
+fn formats_that_are_not_supported_are_named() {
+    for (bytes, format, advice) in [
+        (with_brands(&[*b"heic", *b"mif1", *b"heic"]), "HEIC", "Most Compatible"),
+        (with_brands(&[*b"mif1", *b"miaf", *b"heix"]), "HEIC", "heif-convert"),
+        (with_brands(&[*b"hevc", *b"msf1"]), "HEIC", "heif-convert"),
+        (with_brands(&[*b"mif1", *b"miaf"]), "HEIF", "heif-convert"),
+        (with_brands(&[*b"msf1"]), "HEIF", "heif-convert"),
+        (with_brands(&[*b"avif", *b"mif1", *b"miaf"]), "AVIF", "avifdec"),
+        (b"GIF89a".to_vec(), "GIF", "IN.gif OUT.png"),
+        (b"II*\0\x08\0\0\0".to_vec(), "TIFF", "IN.tif OUT.png"),
+        (b"MM\0*\0\0\0\x08".to_vec(), "TIFF", "IN.tif OUT.png"),
+    ] {
+        let error = Photo::decode(&bytes, "photo").unwrap_err();
+        assert!(matches!(error, PhotoError::Unsupported { .. }), "{error:?}");
+        let error = error.to_string();
+        assert!(error.starts_with(&format!("photo: {format} images cannot be read; convert it to")), "{error}");
+        assert!(error.contains(advice), "{error}");
+    }
+    // A video, and a file that ends within its brands.
+    for bytes in [with_brands(&[*b"isom", *b"mp42"]), with_brands(&[*b"heic"])[..10].to_vec()] {
+        assert!(matches!(Photo::decode(&bytes, "photo"), Err(PhotoError::Format { .. })));
+    }
+}
+
+#[test]
+fn a_panic_of_a_decoder_is_an_error_of_the_image() {
+    use fmnist_gpu::photo::{catching, is_decoding};
+    assert!(!is_decoding());
+    let error = catching::<()>("a.png", || {
+        assert!(is_decoding());
+        panic!("index {}\u{1b}[2J", 7)
+    });
+    let error = error.unwrap_err();
+    assert!(matches!(error, PhotoError::Decode { .. }));
+    let expected = "a.png: the image cannot be decoded: internal error of the decoder: index 7 [2J";
+    assert_eq!(error.to_string(), expected);
+    assert!(!is_decoding());
+    assert!(catching("a.png", || Ok(is_decoding())).unwrap());
+    assert!(!std::thread::spawn(is_decoding).join().unwrap());
+}
+
+/// 144 MB of pixels, and 64 MB to put them: an error, neither a panic nor an abort.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_image_that_exceeds_the_memory_is_refused() {
+    use crate::data::{in_a_process_of_its_own, is_child, limit_memory_to};
+    if !is_child() {
+        in_a_process_of_its_own("photo::an_image_that_exceeds_the_memory_is_refused", &[]);
+        return;
+    }
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, 6000, 6000);
+    encoder.set_color(png::ColorType::Grayscale);
+    encoder.set_depth(png::BitDepth::One);
+    let mut writer = encoder.write_header().unwrap();
+    writer.write_image_data(&vec![0; 750 * 6000]).unwrap();
+    writer.finish().unwrap();
+    limit_memory_to(64 << 20);
+    let error = Photo::decode(&bytes, "large.png").unwrap_err();
+    assert!(matches!(error, PhotoError::OutOfMemory { bytes: 144_000_000, .. }), "{error:?}");
+    assert!(error.to_string().contains("memory ran out, 144000000 bytes are needed"), "{error}");
+}
+
+#[test]
+fn folders_are_refused_and_named_pipes_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = Photo::open(folder.path()).unwrap_err();
+    assert!(matches!(error, PhotoError::Folder { .. }), "{error:?}");
+    assert!(error.to_string().ends_with("is a folder, not an image file"), "{error}");
+    if cfg!(unix) {
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let image = draw(BAG, ON_WHITE);
+        let bytes = encoded(&image, ImageFormat::Png);
+        let writer = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || fs::write(pipe, bytes).unwrap()
+        });
+        assert_eq!(Photo::open(&pipe).unwrap().rgba, image.into_raw());
+        writer.join().unwrap();
     }
 }
 
