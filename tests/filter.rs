@@ -81,6 +81,9 @@ fn filter_files_are_read_and_refused_with_line_and_column() {
     };
     fails("1 2\n3 x", "line 2, number 2: `x`");
     fails("1 NaN", "line 1, number 2");
+    // Bytes of a file never reach a terminal as they are, and not all of them.
+    fails("1 \u{1b}[31mx", r"line 1, number 2: `\u{1b}[31mx`");
+    fails(&"z".repeat(100), &format!("`{}…`", "z".repeat(40)));
     fails("1 2\n3", "line 2 has 1 numbers, and the first row has 2");
     fails("# nothing", "0 x 0");
     fails(&"1 ".repeat(MAX_FILTER_SIDE + 1), "31 x 31");

@@ -105,7 +105,7 @@ impl Filter {
             let before = weights.len();
             for (column, word) in (1..).zip(words) {
                 let value = word.parse::<f32>().ok().filter(|value| value.is_finite());
-                weights.push(value.ok_or_else(|| FilterError::Number { line, column, word: word.to_string() })?);
+                weights.push(value.ok_or_else(|| FilterError::Number { line, column, word: shortened(word) })?);
                 if column > MAX_FILTER_SIDE || size[0] > MAX_FILTER_SIDE {
                     return Err(FilterError::Size { rows: size[0], columns: column });
                 }
@@ -174,6 +174,16 @@ impl Filter {
         cpu::conv2d_forward(dims, picture, &self.weights, &[0.0], &mut y);
         y
     }
+}
+
+/// A word of a file for a message: the start of it, with control characters escaped.
+fn shortened(word: &str) -> String {
+    const MAX_CHARS: usize = 40;
+    let mut start: String = word.chars().take(MAX_CHARS).flat_map(char::escape_debug).collect();
+    if word.chars().nth(MAX_CHARS).is_some() {
+        start.push('…');
+    }
+    start
 }
 
 impl Shown {
