@@ -1,5 +1,5 @@
-//! The user's own images: PNG, JPEG, WebP and BMP files, decoded and turned upright ([`Photo`]), and converted to what the network
-//! was trained on ([`prepare`]). Also one filter that slides over such an image ([`Filter`]).
+//! The user's own images: PNG, JPEG, WebP and BMP files, decoded and turned upright ([`Photo`]), and converted to the format of the
+//! training images ([`prepare`]). Also filters that can be applied to such an image ([`Filter`]).
 
 mod filter;
 mod garment;
@@ -78,7 +78,7 @@ pub enum PhotoError {
         reason: String,
     },
     /// Memory ran out.
-    #[error("{name}: memory ran out, {bytes} bytes are needed; free memory or make the image smaller")]
+    #[error("{name}: out of memory: the image needs {bytes} bytes; free memory or make the image smaller")]
     OutOfMemory {
         /// The file.
         name: String,
@@ -178,7 +178,7 @@ impl Photo {
         if width == 0 || height == 0 {
             return Err(Failure::Decode(format!("it has {width} x {height} pixels")));
         }
-        // The crate holds a decoder to the limits only for its own working memory: a header of 60 bytes can ask for 8 GiB of pixels.
+        // The crate applies the limits only to a decoder's working memory: a header of 60 bytes can request 8 GiB of pixels.
         let pixels = u64::from(width) * u64::from(height);
         let bytes = decoder.total_bytes().max(4 * pixels);
         if bytes > MAX_BYTES {
@@ -199,7 +199,7 @@ impl Photo {
     }
 }
 
-/// Why an image could not be decoded; the name of its file is still missing.
+/// Why an image could not be decoded, without the name of its file.
 enum Failure {
     Decode(String),
     OutOfMemory(u64),
@@ -225,15 +225,16 @@ thread_local! {
     static DECODING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this thread is decoding an image. A panic of the decoder becomes a [`PhotoError::Decode`], so a panic hook need not report it.
+/// Returns whether this thread is decoding an image. A panic of the decoder becomes a [`PhotoError::Decode`], so a panic hook need not
+/// report it.
 pub fn is_decoding() -> bool {
     DECODING.get()
 }
 
-/// Runs a decoder; a panic in it becomes a [`PhotoError::Decode`]. Public for tests only.
+/// Runs a decoder and converts a panic to a [`PhotoError::Decode`]. Public only for tests.
 ///
 /// # Errors
-/// That of the decoder, or its panic.
+/// The decoder fails or panics.
 #[doc(hidden)]
 pub fn catching<T>(name: &str, decode: impl FnOnce() -> Result<T, PhotoError>) -> Result<T, PhotoError> {
     let before = DECODING.replace(true);
@@ -246,7 +247,7 @@ pub fn catching<T>(name: &str, decode: impl FnOnce() -> Result<T, PhotoError>) -
     })
 }
 
-/// Text of a decoder, which may quote the file, without control characters.
+/// Removes control characters from a decoder's message, which may quote the file.
 fn printable(text: &str) -> String {
     text.replace(char::is_control, " ")
 }
@@ -258,9 +259,9 @@ fn zeroed(bytes: u64) -> Result<Vec<u8>, Failure> {
     Ok(buffer)
 }
 
-/// Converts decoded pixels, at the start of `buffer`, to RGBA in place: a large photo then needs its memory once.
+/// Converts the decoded pixels at the start of `buffer` to RGBA in place, so that a large photo is in memory only once.
 fn to_rgba(buffer: &mut Vec<u8>, pixels: usize, color: ColorType) -> Result<(), Failure> {
-    // From 65,536 levels to 256, rounded; the decoder stores 16 bits in the machine's byte order.
+    // From 16 to 8 bits, rounded; decoders store 16 bits in native byte order.
     let narrow = |high_and_low: [u8; 2]| ((u32::from(u16::from_ne_bytes(high_and_low)) + 128) / 257) as u8;
     match color {
         ColorType::L8 => convert(buffer, pixels, |[v]| [v, v, v, 255]),
@@ -298,7 +299,7 @@ fn convert<const BYTES: usize>(buffer: &mut [u8], pixels: usize, to_rgba: impl F
     if BYTES <= 4 { (0..pixels).rev().for_each(&mut one) } else { (0..pixels).for_each(&mut one) }
 }
 
-/// Undoes an EXIF orientation.
+/// Turns an image upright that was stored with this EXIF orientation.
 fn upright(rgba: Vec<u8>, [width, height]: [u32; 2], orientation: Orientation) -> Result<RgbaImage, Failure> {
     let image = |width: u32, height: u32, pixels: Vec<u8>| {
         let reason = || Failure::Decode(format!("its pixels are not {width} x {height}"));
@@ -329,7 +330,7 @@ fn upright(rgba: Vec<u8>, [width, height]: [u32; 2], orientation: Orientation) -
     Ok(stored)
 }
 
-/// The name of a well-known image format that is not supported, and how to convert from it; `None` for all other bytes.
+/// Returns the name of a well-known unsupported image format and how to convert from it; `None` for all other content.
 fn unsupported_format(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
     const HEIC_ADVICE: &str = "convert it to JPEG, for example with `heif-convert IN.heic OUT.jpg`, or set the iPhone camera to \
                                Most Compatible";
@@ -344,7 +345,7 @@ fn unsupported_format(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
             Some(("JPEG XL", "convert it to PNG, for example with `djxl IN.jxl OUT.png`"))
         }
         [a, b, c, d, b'f', b't', b'y', b'p', rest @ ..] => {
-            // The major brand, a version, and the brands that the file is compatible with.
+            // The major brand, a version, and the compatible brands.
             let size = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
             let brands = rest[..rest.len().min(size.saturating_sub(8))].as_chunks::<4>().0;
             let has = |names: &[&[u8; 4]]| brands.iter().any(|brand| names.contains(&brand));
@@ -362,24 +363,24 @@ fn unsupported_format(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
     }
 }
 
-/// Whether a JPEG ends before its end-of-image marker. The decoder fills what is missing with grey and says nothing; half a download
-/// would be predicted as if it were whole.
+/// Returns whether a JPEG ends before its end-of-image marker. The decoder silently fills missing parts with grey, so an incomplete
+/// download would be classified as if it were complete.
 ///
-/// Walks from segment to segment, as previews in the EXIF block and videos behind the picture have markers of their own.
+/// Walks from segment to segment, because previews in the EXIF block and videos after the image contain markers as well.
 fn is_cut_off(jpeg: &[u8]) -> bool {
     const STUFFED: u8 = 0x00;
     const FIRST_RESTART: u8 = 0xd0;
     const LAST_RESTART: u8 = 0xd7;
     const END: u8 = 0xd9;
     const SCAN: u8 = 0xda;
-    // Behind the two bytes of the start.
+    // After the start marker of two bytes.
     let mut at = 2;
     let mut in_scan = false;
     loop {
         match jpeg.get(at..at + 2) {
             None => return true,
             Some([0xff, END]) => return false,
-            // Fill bytes may stand before a marker.
+            // Fill bytes may precede a marker.
             Some([0xff, 0xff]) => at += 1,
             Some([0xff, STUFFED | FIRST_RESTART..=LAST_RESTART]) if in_scan => at += 2,
             Some([0xff, marker]) => {
@@ -388,14 +389,14 @@ fn is_cut_off(jpeg: &[u8]) -> bool {
                 at += 2 + usize::from(u16::from_be_bytes([length[0], length[1]]));
             }
             Some(_) if in_scan => at += 1,
-            // Not a marker where one must be: damaged, which the decoder says better.
+            // No marker where one is required: damaged, which the decoder reports better.
             Some(_) => return false,
         }
     }
 }
 
-/// Whether every chunk of a WebP file lies within it; other files pass. The decoder takes memory for a chunk of metadata on the word
-/// of its header: 180 bytes can ask for 4 GiB.
+/// Returns whether every chunk of a WebP file ends within the file; other files pass. The decoder allocates memory for a metadata
+/// chunk based on its header alone: 180 bytes can request 4 GiB.
 fn webp_chunks_fit(bytes: &[u8]) -> bool {
     let Some((riff, mut rest)) = bytes.split_first_chunk::<12>() else { return true };
     if !riff.starts_with(b"RIFF") || !riff.ends_with(b"WEBP") {
@@ -406,14 +407,14 @@ fn webp_chunks_fit(bytes: &[u8]) -> bool {
         if size > content.len() {
             return false;
         }
-        // Chunks begin at even offsets.
+        // Chunks start at even offsets.
         rest = content.get(size.next_multiple_of(2)..).unwrap_or_default();
     }
     true
 }
 
-/// Whether the palettes of a PNG file have three bytes for each of at most 256 colours; other files pass. The `png` crate, up to 0.18.1,
-/// takes other lengths and panics where it looks colours up (its issue 694).
+/// Returns whether the palettes of a PNG file have three bytes for each of at most 256 colours; other files pass. The `png` crate, up
+/// to 0.18.1, accepts other lengths and panics when it looks colours up (its issue 694).
 fn png_palette_fits(bytes: &[u8]) -> bool {
     let Some(mut rest) = bytes.strip_prefix(b"\x89PNG\r\n\x1a\n") else { return true };
     while let Some((header, content)) = rest.split_first_chunk::<8>() {
@@ -428,8 +429,8 @@ fn png_palette_fits(bytes: &[u8]) -> bool {
 }
 
 impl Photo {
-    /// Brightness `[rows, columns]`, 0 to 255, with the weights of ITU-R BT.601, over white where it is transparent; reduced by area
-    /// averaging so that no side is longer than `max_side`. The sizes are `[rows, columns]`.
+    /// Returns the luma `[rows, columns]`, 0 to 255, with the weights of ITU-R BT.601 and on white where the image is transparent, and
+    /// its size `[rows, columns]`. Reduced by area averaging so that no side exceeds `max_side`.
     pub fn grey(&self, max_side: usize) -> (Vec<f32>, [usize; 2]) {
         let longer = self.width.max(self.height).max(max_side);
         let side = |length: usize| (length * max_side / longer).max(1);
