@@ -147,7 +147,7 @@ impl Photo {
         }
         if !webp_chunks_fit(bytes) {
             return Err(fail(
-                "a chunk would extend past the end of the file; the file is cut off or forged".to_string(),
+                "a chunk would extend past the end of the file; the file is truncated or malformed".to_string(),
             ));
         }
         if !png_palette_fits(bytes) {
