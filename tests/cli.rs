@@ -414,7 +414,7 @@ fn without_data_auto_generates_and_says_so_and_fashion_mnist_stops() {
         "storage.googleapis.com",
         "githubusercontent",
         "amazonaws",
-        "--data-dir",
+        "specify it as the data folder",
     ]);
 }
 

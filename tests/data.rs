@@ -1,4 +1,4 @@
-//! IDX files, folders of them, and the choice of a data set.
+//! IDX files, data folders, and the choice of a data set.
 
 use std::fs;
 use std::io::Write;
@@ -8,12 +8,12 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use fmnist_gpu::data::{
     DataError, DataEvent, DataFile, Dataset, DatasetChoice, DatasetKind, DownloadOptions, FileSet, LoadOptions, PIXELS,
-    Places, fashion_mnist, idx, load,
+    Places, Proxies, fashion_mnist, idx, load,
 };
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-/// A file's bytes: `00 00`, type, rank, dimensions, payload.
+/// Returns the bytes of an IDX file: `00 00`, type, rank, dimensions, payload.
 pub(crate) fn idx_bytes(element: u8, shape: &[u32], payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0, 0, element, shape.len() as u8];
     for dimension in shape {
@@ -33,12 +33,12 @@ pub(crate) fn gz(bytes: &[u8]) -> Vec<u8> {
     gz_at(6, bytes)
 }
 
-fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     let digest = Sha256::digest(bytes);
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Bytes without a pattern that a wrong offset could hide in (a linear congruential generator).
+/// Returns bytes without a pattern that could hide a wrong offset (a linear congruential generator).
 fn noise(n: usize, seed: u64) -> Vec<u8> {
     let mut state = seed;
     let next = |_| {
@@ -48,7 +48,7 @@ fn noise(n: usize, seed: u64) -> Vec<u8> {
     (0..n).map(next).collect()
 }
 
-/// Four small files and the table that calls them genuine.
+/// Four small files and the table that declares them genuine.
 pub(crate) struct SmallSet {
     /// Uncompressed content, in the order of the file set.
     pub(crate) plain: [Vec<u8>; 4],
@@ -59,7 +59,7 @@ const NAMES: [&str; 4] =
     ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"];
 
 impl SmallSet {
-    /// Five images to train on and three to test on.
+    /// Five training images and three test images.
     pub(crate) fn new() -> Self {
         Self::of([
             idx_bytes(8, &[5, 28, 28], &noise(5 * PIXELS, 1)),
@@ -85,7 +85,7 @@ impl SmallSet {
         Self { plain, files }
     }
 
-    /// The compressed files by the names they are served under.
+    /// Returns the compressed files with the names under which they are served.
     pub(crate) fn served(&self) -> Vec<(String, Vec<u8>)> {
         let pairs = NAMES.iter().zip(&self.plain);
         pairs.map(|(name, plain)| (format!("{name}.gz"), gz(plain))).collect()
@@ -105,7 +105,7 @@ impl SmallSet {
         }
     }
 
-    /// Whether these are this set's images and labels.
+    /// Asserts that these are this set's images and labels.
     pub(crate) fn assert_is(&self, dataset: &Dataset) {
         assert_eq!(dataset.kind, DatasetKind::FashionMnist);
         assert_eq!(dataset.train.images, self.plain[0][16..]);
@@ -115,14 +115,14 @@ impl SmallSet {
     }
 }
 
-/// Options that know nothing of this machine's folders and mirrors.
+/// Returns options that do not depend on this machine's folders, proxies and network.
 pub(crate) fn options(set: &SmallSet, cache_dir: &Path) -> LoadOptions {
     LoadOptions {
         choice: DatasetChoice::FashionMnist,
         data_dir: None,
         places: Places { cache_dir: Some(cache_dir.into()), ..Places::default() },
         files: set.files.clone(),
-        download: DownloadOptions { mirrors: Vec::new(), ..DownloadOptions::default() },
+        download: DownloadOptions { mirrors: Vec::new(), proxies: Proxies::default(), ..DownloadOptions::default() },
         synthetic_n_train: 20,
         synthetic_n_test: 10,
         synthetic_seed: 4,
@@ -136,13 +136,13 @@ pub(crate) fn load_with_events(options: &LoadOptions) -> (Result<Dataset, DataEr
     (result, events)
 }
 
-/// Asserts the variant of an error and that its message holds every one of the texts.
+/// Asserts the variant of an error, and that its message contains all of the texts.
 macro_rules! assert_error {
     ($result:expr, $variant:pat, $($text:expr),+) => {{
         let error = $result.expect_err("an error");
         let message = error.full_message();
         assert!(matches!(error, $variant), "{error:?}");
-        $(assert!(message.contains(AsRef::<str>::as_ref(&$text)), "`{}` is not in: {message}", $text);)+
+        $(assert!(message.contains(AsRef::<str>::as_ref(&$text)), "no `{}` in: {message}", $text);)+
     }};
 }
 pub(crate) use assert_error;
@@ -155,7 +155,7 @@ fn three_by_two() -> Vec<u8> {
 fn images_are_read_plain_and_compressed() {
     let plain = three_by_two();
     let from_plain = idx::parse_images("a", &plain).unwrap();
-    assert_eq!((from_plain.n, from_plain.rows, from_plain.cols), (2, 3, 2), "the dimensions keep their order");
+    assert_eq!((from_plain.n, from_plain.rows, from_plain.cols), (2, 3, 2), "order of the dimensions");
     assert_eq!(from_plain.pixels, noise(12, 3));
     assert_eq!(idx::parse_images("a", &gz(&plain)).unwrap(), from_plain);
 
@@ -164,7 +164,7 @@ fn images_are_read_plain_and_compressed() {
     let members = [gz(front), gz(back)].concat();
     assert_eq!(idx::parse_images("a", &members).unwrap(), from_plain);
 
-    // The content decides, not the name.
+    // The format is detected from the content, not from the name.
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("plain.gz");
     fs::write(&path, &plain).unwrap();
@@ -230,7 +230,7 @@ fn damaged_gzip_is_refused() {
         idx::parse_images("f.gz", &packed[..packed.len() - 9]),
         DataError::TruncatedGzip { .. },
         "f.gz",
-        "breaks off"
+        "ends early"
     );
     let mut wrong_sum = packed.clone();
     let checksum = wrong_sum.len() - 8;
@@ -239,7 +239,7 @@ fn damaged_gzip_is_refused() {
 }
 
 #[test]
-fn a_header_is_not_believed_beyond_what_the_file_can_hold() {
+fn a_header_is_not_trusted_beyond_what_the_file_can_hold() {
     let max = u32::MAX;
     for shape in [[max, max, max], [max, max, 1], [1 << 20, 28, 28]] {
         let bytes = gz(&idx_bytes(8, &shape, &[0; 64]));
@@ -260,7 +260,7 @@ fn a_header_is_not_believed_beyond_what_the_file_can_hold() {
         DataError::Truncated { found: 80, expected: 47_040_016, .. },
         "f"
     );
-    // A stream that inflates to far more than its header says is read for one byte more, not to its end.
+    // Of a stream that expands far beyond its header, only one extra byte is read.
     let bomb = gz(&idx_bytes(8, &[1, 28, 28], &vec![0; 50_000_000]));
     assert_error!(idx::parse_images("f", &bomb), DataError::TrailingBytes { found: 801, expected: 800, .. }, "f");
 }
@@ -278,7 +278,7 @@ fn every_truncation_is_an_error() {
 }
 
 #[test]
-fn no_changed_byte_panics_or_passes_unseen() {
+fn no_changed_byte_panics_or_goes_undetected() {
     let plain = idx_bytes(8, &[3, 4, 5], &noise(60, 6));
     let whole = idx::parse_images("f", &plain).unwrap();
     for i in 0..plain.len() {
@@ -286,7 +286,7 @@ fn no_changed_byte_panics_or_passes_unseen() {
             let mut bytes = plain.clone();
             bytes[i] ^= flip;
             let result = idx::parse_images("f", &bytes);
-            // A change of the header always shows; one of a pixel cannot, without a hash.
+            // A change of the header is always detected; one of a pixel cannot be without a hash.
             assert_eq!(result.is_ok(), i >= 16, "byte {i} ^ {flip}: {result:?}");
         }
     }
@@ -295,14 +295,14 @@ fn no_changed_byte_panics_or_passes_unseen() {
             for flip in 1..=255 {
                 let mut bytes = packed.clone();
                 bytes[i] ^= flip;
-                // Some bytes of a gzip header mean nothing for the content; all others are under its checksum.
+                // Some bytes of a gzip header do not affect the content; the checksum covers the rest.
                 if let Ok(images) = idx::parse_images("f", &bytes) {
                     assert_eq!(images, whole, "byte {i} ^ {flip}");
                 }
             }
         }
     }
-    // Several changes at once, and noise behind each of the magic numbers.
+    // Several changes at once, and noise after each of the magic numbers.
     let packed = gz(&plain);
     let choices = noise(30_000, 7);
     for choice in choices.chunks_exact(6) {
@@ -324,7 +324,7 @@ fn no_changed_byte_panics_or_passes_unseen() {
 }
 
 #[test]
-fn paths_that_are_no_files_are_refused() {
+fn paths_that_are_not_files_are_refused() {
     let folder = TempDir::new().unwrap();
     let absent = folder.path().join("absent");
     let error = idx::read_images(&absent).unwrap_err();
@@ -346,7 +346,7 @@ fn a_folder_may_be_plain_compressed_mixed_or_torchvisions() {
     fs::remove_file(root.join("mixed/train-images-idx3-ubyte")).unwrap();
     set.write_plain(&root.join("torchvision/FashionMNIST/raw"));
     set.write_gz(&root.join("torchvision/FashionMNIST/raw"));
-    // A damaged compressed file beside the whole plain one does no harm.
+    // A damaged compressed file next to an intact plain one is harmless.
     set.write_plain(&root.join("repaired"));
     set.write_gz(&root.join("repaired"));
     fs::write(root.join("repaired/train-images-idx3-ubyte.gz"), b"").unwrap();
@@ -359,7 +359,7 @@ fn a_folder_may_be_plain_compressed_mixed_or_torchvisions() {
 }
 
 #[test]
-fn content_in_another_packing_is_genuine() {
+fn content_compressed_differently_is_genuine() {
     let set = SmallSet::new();
     let folder = TempDir::new().unwrap();
     set.write_gz(folder.path());
@@ -373,7 +373,7 @@ fn content_in_another_packing_is_genuine() {
 }
 
 #[test]
-fn files_of_another_data_set_are_told_by_their_hash() {
+fn files_of_another_data_set_are_recognised_by_their_hash() {
     let set = SmallSet::new();
     for compressed in [true, false] {
         let folder = TempDir::new().unwrap();
@@ -397,7 +397,7 @@ fn files_of_another_data_set_are_told_by_their_hash() {
             expected,
             "another data set with the same file names (e.g. MNIST)",
             "[5, 28, 28]",
-            "--data-dir"
+            "another data folder"
         );
     }
 }
@@ -456,7 +456,7 @@ fn missing_files_are_listed() {
     );
 }
 
-/// The error of a set whose hashes are right but whose content is not a data set of ours.
+/// Returns the error for files whose hashes match but whose content is not a valid data set.
 fn error_of_content(plain: [Vec<u8>; 4]) -> DataError {
     let set = SmallSet::of(plain);
     let folder = TempDir::new().unwrap();
@@ -473,8 +473,8 @@ fn content_that_does_not_belong_together_is_refused() {
     assert_error!(
         Err::<(), _>(error_of_content(plain)),
         DataError::CountMismatch { n_images: 3, n_labels: 2, .. },
-        "t10k-images-idx3-ubyte.gz holds 3 images",
-        "t10k-labels-idx1-ubyte.gz holds 2 labels"
+        "t10k-images-idx3-ubyte.gz has 3 images",
+        "t10k-labels-idx1-ubyte.gz has 2 labels"
     );
 
     let mut plain = good.clone();
@@ -506,7 +506,7 @@ fn content_that_does_not_belong_together_is_refused() {
 }
 
 #[test]
-fn a_named_folder_is_used_or_refused_but_never_passed_over() {
+fn a_specified_folder_is_used_or_refused_but_never_skipped() {
     let set = SmallSet::new();
     let folder = TempDir::new().unwrap();
     let cache = folder.path().join("cache");
@@ -518,7 +518,7 @@ fn a_named_folder_is_used_or_refused_but_never_passed_over() {
         assert_error!(
             load_with_events(&options).0,
             DataError::NamedFolder { .. },
-            "named by --data-dir",
+            "absent (--data-dir) cannot be used",
             "is not a folder"
         );
 
@@ -527,13 +527,141 @@ fn a_named_folder_is_used_or_refused_but_never_passed_over() {
         assert_error!(
             load_with_events(&options).0,
             DataError::NamedFolder { .. },
-            "named by $FMNIST_DATA_DIR",
+            "absent ($FMNIST_DATA_DIR) cannot be used",
             "is not a folder"
         );
 
-        // The flag wins over the variable.
+        // The flag takes precedence over the variable.
         options.data_dir = Some(cache.clone());
         set.assert_is(&load_with_events(&options).0.unwrap());
+    }
+}
+
+/// A resumed run must find the folder from another working folder.
+#[cfg(unix)]
+#[test]
+fn the_source_of_a_data_set_is_an_absolute_path() {
+    let set = SmallSet::new();
+    let folder = TempDir::new().unwrap();
+    set.write_gz(folder.path());
+    let here = std::env::current_dir().unwrap();
+    let up = here.components().skip(1).map(|_| "..");
+    let relative: PathBuf = up.map(PathBuf::from).collect::<PathBuf>().join(folder.path().strip_prefix("/").unwrap());
+    assert!(relative.is_relative());
+    let mut options = options(&set, &folder.path().join("cache"));
+    options.data_dir = Some(relative.clone());
+    let named = load_with_events(&options).0.unwrap();
+    options.data_dir = None;
+    options.places.others = vec![relative];
+    let searched = load_with_events(&options).0.unwrap();
+    for dataset in [named, searched] {
+        set.assert_is(&dataset);
+        let source = Path::new(&dataset.source);
+        assert!(source.is_absolute(), "{}", source.display());
+        assert_eq!(source.canonicalize().unwrap(), folder.path().canonicalize().unwrap());
+    }
+}
+
+/// Runs a single test in a separate process with `variables`; returns its output. Fails if that test fails.
+#[cfg(target_os = "linux")]
+pub(crate) fn in_a_separate_process(test: &str, variables: &[(&str, &str)]) -> String {
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args([test, "--exact", "--nocapture", "--test-threads=1"]).env(CHILD, "1");
+    let output = command.envs(variables.iter().copied()).output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && out.contains("1 passed"), "{test}: {}\n{out}\n{err}", output.status);
+    out.into_owned()
+}
+
+/// Returns whether this process was started by [`in_a_separate_process`].
+#[cfg(target_os = "linux")]
+pub(crate) fn is_child() -> bool {
+    std::env::var_os(CHILD).is_some()
+}
+
+#[cfg(target_os = "linux")]
+const CHILD: &str = "FMNIST_TEST_CHILD";
+
+/// Stacks larger than the address space: the system refuses every thread.
+#[cfg(target_os = "linux")]
+pub(crate) const NO_THREADS: (&str, &str) = ("RUST_MIN_STACK", "70368744177664");
+
+#[cfg(target_os = "linux")]
+pub(crate) fn assert_no_thread_starts() {
+    assert!(std::thread::Builder::new().spawn(|| ()).is_err(), "a thread could be started");
+}
+
+/// Limits this process to `bytes` more memory than it has now.
+#[cfg(target_os = "linux")]
+pub(crate) fn limit_memory_to(bytes: u64) {
+    let pages = fs::read_to_string("/proc/self/statm").unwrap().split(' ').next().unwrap().parse::<u64>().unwrap();
+    // SAFETY: the calls keep no pointers.
+    unsafe {
+        let limit = pages * libc::sysconf(libc::_SC_PAGESIZE) as u64 + bytes;
+        let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+        assert_eq!(libc::setrlimit(libc::RLIMIT_AS, &limit), 0);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_folder_is_read_without_threads() {
+    if is_child() {
+        assert_no_thread_starts();
+        let set = SmallSet::new();
+        let folder = TempDir::new().unwrap();
+        set.write_gz(folder.path());
+        let mut options = options(&set, &folder.path().join("cache"));
+        options.data_dir = Some(folder.path().into());
+        return set.assert_is(&load_with_events(&options).0.unwrap());
+    }
+    in_a_separate_process("data::a_folder_is_read_without_threads", &[NO_THREADS]);
+}
+
+/// No folder is blamed, no other folder is searched, nothing is downloaded or generated.
+#[cfg(target_os = "linux")]
+#[test]
+fn running_out_of_memory_is_not_blamed_on_the_folder() {
+    if !is_child() {
+        in_a_separate_process("data::running_out_of_memory_is_not_blamed_on_the_folder", &[]);
+        return;
+    }
+    let mut set = SmallSet::new();
+    let n_images = 120_000;
+    let content_bytes = n_images * PIXELS;
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(&idx_bytes(8, &[n_images as u32, 28, 28], &[])).unwrap();
+    for _ in 0..n_images {
+        encoder.write_all(&[0; PIXELS]).unwrap();
+    }
+    let large = encoder.finish().unwrap();
+    set.files.train_images.idx_bytes = content_bytes as u64 + 16;
+    let folder = TempDir::new().unwrap();
+    set.write_gz(folder.path());
+    fs::write(folder.path().join("train-images-idx3-ubyte.gz"), &large).unwrap();
+    limit_memory_to(40 << 20);
+    let expected = format!("its content needs {content_bytes} bytes");
+    assert_error!(
+        idx::parse_images("f", &large),
+        DataError::OutOfMemory { .. },
+        "out of memory while reading f",
+        &expected
+    );
+    for choice in [DatasetChoice::Auto, DatasetChoice::FashionMnist] {
+        let mut options = options(&set, &folder.path().join("cache"));
+        options.choice = choice;
+        options.data_dir = Some(folder.path().into());
+        assert_error!(
+            load_with_events(&options).0,
+            DataError::OutOfMemory { .. },
+            "train-images-idx3-ubyte.gz",
+            &expected
+        );
+        options.data_dir = None;
+        options.places.others = vec![folder.path().into()];
+        assert_error!(load_with_events(&options).0, DataError::OutOfMemory { .. }, &expected);
+        options.places = Places { cache_dir: Some(folder.path().into()), ..Places::default() };
+        assert_error!(load_with_events(&options).0, DataError::OutOfMemory { .. }, &expected);
     }
 }
 
@@ -570,7 +698,7 @@ fn places_are_searched_in_order_and_broken_ones_reported() {
 }
 
 #[test]
-fn only_auto_takes_the_generated_set() {
+fn only_auto_falls_back_to_the_synthetic_set() {
     let set = SmallSet::new();
     let folder = TempDir::new().unwrap();
     let mut options = options(&set, &folder.path().join("cache"));
@@ -578,9 +706,9 @@ fn only_auto_takes_the_generated_set() {
         load_with_events(&options).0,
         DataError::DownloadFailed { .. },
         "train-images-idx3-ubyte.gz",
-        "no mirrors are configured",
-        "--data-dir",
-        "--dataset synthetic"
+        "could not be downloaded: no mirrors are configured",
+        "specify it as the data folder",
+        "the synthetic data set"
     );
 
     options.choice = DatasetChoice::Auto;
@@ -597,20 +725,20 @@ fn only_auto_takes_the_generated_set() {
     let (result, events) = load_with_events(&options);
     assert_eq!(result.unwrap(), dataset, "the same seed, the same set");
     let generating = DataEvent::Generating { n_train: 20, n_test: 10, seed: 4 };
-    assert_eq!(events, [generating], "no warning where it was asked for");
+    assert_eq!(events, [generating], "no warning if it was requested");
 
     options.data_dir = Some(folder.path().into());
     assert_error!(
         load_with_events(&options).0,
         DataError::FolderForSynthetic { .. },
-        "--data-dir",
-        "--dataset synthetic"
+        "the data folder",
+        "the synthetic data set reads no files"
     );
 
     options.data_dir = None;
     options.choice = DatasetChoice::FashionMnist;
     options.places.cache_dir = None;
-    assert_error!(load_with_events(&options).0, DataError::NoCacheFolder, "XDG_CACHE_HOME", "--data-dir");
+    assert_error!(load_with_events(&options).0, DataError::NoCacheFolder, "XDG_CACHE_HOME", "data folder");
 }
 
 #[test]
@@ -641,7 +769,7 @@ fn names_of_data_sets_are_the_same_everywhere() {
     );
 }
 
-/// The genuine files beside the project, if they are there.
+/// Returns the folder of the genuine files next to the project, if it exists.
 fn genuine_dir() -> Option<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/fashion-mnist");
     if dir.is_dir() {
@@ -666,7 +794,7 @@ fn the_genuine_files_are_read() {
             assert_eq!(n_of_class * 10, split.len(), "class {class}");
         }
     }
-    // The mean grey values that the literature gives for the training set: 0.2860 of 1.
+    // The mean grey value of the training set in the literature: 0.2860 of 1.
     let sum: u64 = train.images.iter().map(|&pixel| u64::from(pixel)).sum();
     let mean = sum as f64 / train.images.len() as f64 / 255.0;
     assert!((mean - 0.2860).abs() < 5e-5, "{mean}");

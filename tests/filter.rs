@@ -5,11 +5,11 @@ use fmnist_gpu::photo::{Filter, FilterError, MAX_FILTER_SIDE, Photo, Shown};
 use fmnist_gpu::verify::{absolute, compare, sum_bound, widen};
 use std::fs;
 
-fn picture(height: usize, width: usize) -> Vec<f32> {
+fn test_image(height: usize, width: usize) -> Vec<f32> {
     (0..height * width).map(|i| ((i * 37 + i / width * 11) % 256) as f32).collect()
 }
 
-/// The kernel on the device computes what the plain loops compute, under the project's bound, for every filter, stride and padding.
+/// The kernel on the device agrees with the plain loops within the project's bound, for every filter, stride and padding.
 #[test]
 fn filters_on_the_device_match_the_plain_loops() {
     let own = Filter::parse("own", "1 2 3 4\n-1 0.5 0 2\n").unwrap();
@@ -20,7 +20,7 @@ fn filters_on_the_device_match_the_plain_loops() {
             ([61, 47], 3, Padding::Same),
             ([4, 5], 1, Padding::Valid),
         ] {
-            let x = picture(size[0], size[1]);
+            let x = test_image(size[0], size[1]);
             let d = filter.dims(size, stride, padding).unwrap();
             let found = filter.apply(gpu(), &d, &x).unwrap();
             let run = |x: &[f64], w: &[f64]| {
@@ -38,16 +38,16 @@ fn filters_on_the_device_match_the_plain_loops() {
 }
 
 #[test]
-fn known_pictures_give_known_results() {
+fn known_images_give_known_results() {
     let apply = |filter: &Filter, x: &[f32], size: [usize; 2], padding| {
         let d = filter.dims(size, 1, padding).unwrap();
         filter.apply(gpu(), &d, x).unwrap()
     };
-    // Nothing but the middle: the picture itself.
+    // Only the centre weight: the image is unchanged.
     let identity = Filter::parse("identity", "0 0 0; 0 1 0\n0,0,0".replace("; ", "\n").as_str()).unwrap();
-    let x = picture(7, 9);
+    let x = test_image(7, 9);
     assert_eq!(apply(&identity, &x, [7, 9], Padding::Same), x);
-    // The blur of one grey is that grey, and its edge is nothing.
+    // Blurring uniform grey does not change it, and it has no edges.
     let flat = vec![96.0; 30];
     assert_eq!(apply(&Filter::built_in("blur").unwrap(), &flat, [5, 6], Padding::Valid), vec![96.0; 12]);
     assert_eq!(apply(&Filter::built_in("edge").unwrap(), &flat, [5, 6], Padding::Valid), vec![0.0; 12]);
@@ -62,11 +62,11 @@ fn known_pictures_give_known_results() {
     assert_eq!(Shown::Magnitude.grey(&d, &[-510.0, -8.0, 0.0, 100.0]), [255, 4, 0, 50]);
     assert_eq!(Shown::Magnitude.grey(&d, &[0.0; 4]), [0; 4]);
     assert_eq!(Shown::Clamped.grey(&d, &[-300.0, -7.4, 0.0, 300.0]), [0, 0, 0, 255]);
-    // The zeros around a bright picture do not outshine its own edges: 3 x 3 results, of which only the middle saw none.
+    // Zero padding around a bright image does not outshine its own edges: of 3 x 3 results, only the central one overlaps no padding.
     let d = identity.dims([3, 3], 1, Padding::Same).unwrap();
     let results = [900.0, 600.0, 900.0, 600.0, -40.0, 10.0, 900.0, 600.0, 900.0];
     assert_eq!(Shown::Magnitude.grey(&d, &results), [255, 255, 255, 255, 255, 64, 255, 255, 255]);
-    // Where every result saw some, all count.
+    // If every result overlaps padding, all of them count.
     let d = identity.dims([1, 2], 1, Padding::Same).unwrap();
     assert_eq!(Shown::Magnitude.grey(&d, &[100.0, 50.0]), [255, 128]);
 }
@@ -81,6 +81,9 @@ fn filter_files_are_read_and_refused_with_line_and_column() {
     };
     fails("1 2\n3 x", "line 2, number 2: `x`");
     fails("1 NaN", "line 1, number 2");
+    // Bytes of a file are escaped and shortened before they reach a terminal.
+    fails("1 \u{1b}[31mx", r"line 1, number 2: `\u{1b}[31mx`");
+    fails(&"z".repeat(100), &format!("`{}…`", "z".repeat(40)));
     fails("1 2\n3", "line 2 has 1 numbers, and the first row has 2");
     fails("# nothing", "0 x 0");
     fails(&"1 ".repeat(MAX_FILTER_SIDE + 1), "31 x 31");
@@ -93,7 +96,7 @@ fn own_dims(size: [usize; 2]) -> Result<fmnist_gpu::cpu::conv2d::Conv2dDims, Fil
 }
 
 #[test]
-fn photos_turn_grey_and_are_reduced() {
+fn photos_are_converted_to_grey_and_reduced() {
     let photo = Photo { width: 2, height: 1, rgba: vec![255, 0, 0, 255, 0, 255, 0, 128] };
     let (grey, size) = photo.grey(100);
     assert_eq!(size, [1, 2]);
@@ -117,7 +120,7 @@ fn the_command_draws_and_refuses() {
     place.run(&format!("{line} --kernel sobel-x")).exits(2).says(&["filter-sobel-x.png exists", "--force"]);
     let ran = place.run(&format!("{line} --kernel blur --stride 2 --padding valid --out b.png")).exits(0);
     assert!(ran.out.contains("28 x 28 to 13 x 13"), "{}", ran.out);
-    // The same by the plain loops: the same numbers.
+    // The plain loops yield the same numbers.
     let by = |device: &str| {
         let ran = place.run(&format!("{line} --kernel emboss --force --json --device {device}")).exits(0).json();
         (ran["min"].as_f64().unwrap(), ran["max"].as_f64().unwrap())
@@ -136,7 +139,7 @@ fn the_command_draws_and_refuses() {
     place.run("filter --test-index 10000 --dataset synthetic").exits(2).says(&["10000", "9999"]);
 }
 
-/// The example's numbers, worked out by hand.
+/// The example's numbers, calculated by hand.
 #[test]
 fn the_steps_have_the_right_numbers() {
     gpu();
@@ -160,7 +163,7 @@ fn the_steps_have_the_right_numbers() {
     }
     let same = place.run("filter --show-steps --kernel blur --stride 2 --device reference").exits(0).out;
     assert!(same.contains("4 / 2, rounded up, = 2 rows") && same.contains("plain loops"), "{same}");
-    // Numbers stay apart, however long they are.
+    // Numbers are separated, however long they are.
     let words: String = same.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(words.contains("x 0.125 0.25 0.125 = 0.5 1.5 0.625") && !words.contains("0.1250.0625"), "{same}");
     fs::write(place.path("long.txt"), "-123.4567 -123.4567").unwrap();

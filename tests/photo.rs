@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::OnceLock;
 
-/// Outlines in a square from 0 to 1, down and to the right.
+/// Outlines in the unit square; y points down.
 const T_SHIRT: &[&[[f32; 2]]] = &[&[
     [0.34, 0.06],
     [0.42, 0.11],
@@ -73,18 +73,18 @@ fn is_inside(outline: &[[f32; 2]], x: f32, y: f32) -> bool {
     inside
 }
 
-/// A photo of a garment: where it lies and what it lies on.
+/// A photo of a garment: its position and its background.
 #[derive(Clone, Copy)]
 struct Scene {
     size: [u32; 2],
-    /// Left, top and side of the square of the outline, of the photo's shorter side.
+    /// Left, top and side of the outline's square, relative to the photo's shorter side.
     at: [f32; 3],
     garment: [u8; 3],
-    ground: [u8; 4],
+    background: [u8; 4],
 }
 
 const ON_WHITE: Scene =
-    Scene { size: [400, 400], at: [0.15, 0.15, 0.7], garment: [70, 82, 120], ground: [250, 250, 248, 255] };
+    Scene { size: [400, 400], at: [0.15, 0.15, 0.7], garment: [70, 82, 120], background: [250, 250, 248, 255] };
 
 fn draw(outlines: &[&[[f32; 2]]], scene: Scene) -> RgbaImage {
     let [width, height] = scene.size;
@@ -93,12 +93,12 @@ fn draw(outlines: &[&[[f32; 2]]], scene: Scene) -> RgbaImage {
     RgbaImage::from_fn(width, height, |x, y| {
         let (u, v) = ((x as f32 + 0.5 - left) / side, (y as f32 + 0.5 - top) / side);
         if outlines.iter().any(|outline| is_inside(outline, u, v)) {
-            // Cloth: lighter to one side, with a weave.
+            // Cloth: lighter towards one side, with a weave.
             let shade = 0.85 + 0.25 * u + if (x / 3 + y / 3) % 2 == 0 { 0.04 } else { 0.0 };
             let [r, g, b] = scene.garment.map(|c| (f32::from(c) * shade).min(255.0) as u8);
             image::Rgba([r, g, b, 255])
         } else {
-            image::Rgba(scene.ground)
+            image::Rgba(scene.background)
         }
     })
 }
@@ -115,7 +115,7 @@ fn encoded(image: &RgbaImage, format: ImageFormat) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// A JPEG whose EXIF block says how it is to be turned.
+/// Returns a JPEG with an EXIF orientation.
 fn jpeg_with_orientation(image: &RgbaImage, orientation: u8) -> Vec<u8> {
     let mut exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0".to_vec();
     exif.extend([orientation, 0, 0, 0, 0, 0, 0, 0]);
@@ -127,7 +127,7 @@ fn jpeg_with_orientation(image: &RgbaImage, orientation: u8) -> Vec<u8> {
     bytes
 }
 
-/// Mean absolute difference, grey levels.
+/// Returns the mean absolute difference in grey levels.
 fn difference(a: &Garment, b: &Garment) -> f64 {
     let sum: f64 = a.image.iter().zip(&b.image).map(|(&a, &b)| (f64::from(a) - f64::from(b)).abs()).sum();
     sum / a.image.len() as f64
@@ -140,7 +140,7 @@ fn close(a: &Garment, b: &Garment, within: f64) {
 }
 
 #[test]
-fn place_and_size_in_the_photo_do_not_matter() {
+fn position_and_size_in_the_photo_do_not_matter() {
     let upright = prepare(&photo(&draw(T_SHIRT, ON_WHITE)), Invert::Auto);
     assert!(upright.inverted && upright.doubts.is_empty(), "{:?}", upright.doubts);
     for (size, at) in [
@@ -152,7 +152,7 @@ fn place_and_size_in_the_photo_do_not_matter() {
     ] {
         let garment = prepare(&photo(&draw(T_SHIRT, Scene { size, at, ..ON_WHITE })), Invert::Auto);
         close(&garment, &upright, 6.0);
-        // The crop is where it was drawn, by two pixels in a hundred.
+        // The crop matches the drawn position within 2 %.
         let short = size[0].min(size[1]) as f32;
         let expected = [at[0] + 0.01 * at[2], at[1] + 0.06 * at[2], 0.98 * at[2], 0.91 * at[2]].map(|s| s * short);
         for (found, expected) in garment.crop.into_iter().zip(expected) {
@@ -161,9 +161,9 @@ fn place_and_size_in_the_photo_do_not_matter() {
     }
 }
 
-/// The longer side is filled, the other is in the middle, and the ground is black: as the training images are.
+/// Like the training images: the longer side is filled, the shorter one centred, and the background black.
 #[test]
-fn the_garment_fills_the_longer_side_in_the_middle() {
+fn the_garment_fills_the_longer_side_and_is_centred() {
     for (outlines, wide) in [(T_SHIRT, true), (BOOT, true), (BAG, true)] {
         let garment = prepare(&photo(&draw(outlines, ON_WHITE)), Invert::Auto);
         let ink = |i: usize| garment.image[i] > 20;
@@ -178,29 +178,29 @@ fn the_garment_fills_the_longer_side_in_the_middle() {
 }
 
 #[test]
-fn grounds_white_black_coloured_and_transparent_give_nearly_the_same_outline() {
+fn white_black_coloured_and_transparent_backgrounds_yield_nearly_the_same_outline() {
     let outline = |garment: &Garment| garment.image.iter().map(|&v| u8::from(v > 40)).collect::<Vec<_>>();
     let on_white = prepare(&photo(&draw(BAG, ON_WHITE)), Invert::Auto);
-    for (garment, ground, inverted) in [
+    for (garment, background, inverted) in [
         ([230, 220, 215], [8, 8, 10, 255], false),
         ([60, 40, 30], [150, 190, 220, 255], true),
         ([240, 240, 200], [30, 60, 40, 255], false),
         ([70, 82, 120], [0, 0, 0, 0], true),
         ([90, 90, 90], [255, 255, 255, 0], true),
     ] {
-        let found = prepare(&photo(&draw(BAG, Scene { garment, ground, ..ON_WHITE })), Invert::Auto);
-        assert_eq!(found.inverted, inverted, "{ground:?}");
+        let found = prepare(&photo(&draw(BAG, Scene { garment, background, ..ON_WHITE })), Invert::Auto);
+        assert_eq!(found.inverted, inverted, "{background:?}");
         let differ = outline(&found).iter().zip(outline(&on_white)).filter(|(a, b)| **a != *b).count();
-        assert!(differ <= 20, "{ground:?}: {differ} of 784 pixels differ");
-        assert!(found.doubts.is_empty(), "{ground:?}: {:?}", found.doubts);
+        assert!(differ <= 20, "{background:?}: {differ} of 784 pixels differ");
+        assert!(found.doubts.is_empty(), "{background:?}: {:?}", found.doubts);
     }
-    // What auto would not do is done on request.
+    // An explicit choice overrides the automatic one.
     let white = photo(&draw(BAG, ON_WHITE));
     assert!(!prepare(&white, Invert::No).inverted);
     assert_eq!(prepare(&white, Invert::Yes), on_white);
 }
 
-/// Light that falls off to one side, noise, specks of dust: the outline stays.
+/// Light that falls off to one side, noise and dust do not change the outline.
 #[test]
 fn uneven_light_noise_and_specks_do_not_change_the_outline() {
     let clean = prepare(&photo(&draw(BOOT, ON_WHITE)), Invert::Auto);
@@ -228,7 +228,7 @@ fn exif_orientations_are_undone() {
     let upright = draw(BOOT, Scene { size: [420, 300], ..ON_WHITE });
     let expected = prepare(&Photo::decode(&jpeg_with_orientation(&upright, 1), "a").unwrap(), Invert::Auto);
     use image::imageops::{flip_horizontal, flip_vertical, rotate90, rotate180, rotate270};
-    // What the camera stored, for each orientation that it then noted.
+    // The stored image for each orientation tag.
     let stored = [
         (1, upright.clone()),
         (2, flip_horizontal(&upright)),
@@ -248,22 +248,23 @@ fn exif_orientations_are_undone() {
 }
 
 #[test]
-fn every_format_is_read_and_odd_files_do_no_harm() {
+fn every_format_is_read_and_invalid_files_are_refused() {
     let image = draw(BAG, ON_WHITE);
     let expected = prepare(&photo(&image), Invert::Auto);
     for format in [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP, ImageFormat::Bmp] {
-        let decoded = Photo::decode(&encoded(&image, format), "picture").unwrap();
+        let decoded = Photo::decode(&encoded(&image, format), "image").unwrap();
         close(&prepare(&decoded, Invert::Auto), &expected, 3.0);
     }
-    for bytes in [&b""[..], b"nonsense", b"GIF89a"] {
-        assert!(matches!(Photo::decode(bytes, "picture"), Err(PhotoError::Format { .. })));
-    }
+    assert!(matches!(Photo::decode(b"nonsense", "image"), Err(PhotoError::Format { .. })));
+    let empty = Photo::read(std::io::empty(), "standard input").unwrap_err();
+    assert!(matches!(empty, PhotoError::Empty { .. }));
+    assert_eq!(empty.to_string(), "standard input is empty (0 bytes)");
     for format in [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP, ImageFormat::Bmp] {
         let bytes = encoded(&image, format);
         let error = Photo::decode(&bytes[..bytes.len() / 2], "half").expect_err(&format!("half of a {format:?}"));
-        assert!(error.to_string().starts_with("half: the picture cannot be decoded"), "{format:?}: {error}");
+        assert!(error.to_string().starts_with("half: the image cannot be decoded"), "{format:?}: {error}");
     }
-    // A picture cut off in its last line is cut off; a whole one with a preview before it and other bytes behind it is not.
+    // A JPEG without its end marker is incomplete; one with a preview before the image and other bytes after it is complete.
     let jpeg = jpeg_with_orientation(&image, 1);
     let error = Photo::decode(&jpeg[..jpeg.len() - 2], "half").unwrap_err();
     assert!(error.to_string().contains(&format!("ends after {} bytes", jpeg.len() - 2)), "{error}");
@@ -272,28 +273,145 @@ fn every_format_is_read_and_odd_files_do_no_harm() {
     let whole = [&jpeg[..2], &[0xff, 0xef], &length[..], &preview, &jpeg[2..], &[0xff, 0xda, 0, 9]].concat();
     close(&prepare(&Photo::decode(&whole, "whole").unwrap(), Invert::Auto), &expected, 3.0);
     let cut = whole[..whole.len() - 6].to_vec();
-    assert!(Photo::decode(&cut, "half").is_err(), "the end of the preview was taken for that of the picture");
+    assert!(Photo::decode(&cut, "half").is_err(), "the end of the preview was mistaken for that of the image");
     let png = encoded(&image, ImageFormat::Png);
-    // A PNG of a few bytes that says it has 100,000 x 100,000 pixels.
+    // A PNG of a few bytes that announces 100,000 x 100,000 pixels.
     let mut huge = png[..33].to_vec();
     huge[16..24].copy_from_slice(&[0, 1, 0x86, 0xa0, 0, 1, 0x86, 0xa0]);
     assert!(Photo::decode(&huge, "huge.png").is_err());
     let endless = Photo::read(std::io::repeat(7), "endless").unwrap_err().to_string();
     assert!(endless.contains(&format!("{} MiB", MAX_FILE_BYTES >> 20)), "{endless}");
-    // 16 bits, palette and grey with opacity are all decoded to 8 bits of colour.
+    // 16 bits, grey, and grey with opacity are all converted to 8-bit RGBA.
     let deep = image::DynamicImage::ImageRgba8(image.clone());
     for dynamic in [deep.to_rgb16().into(), deep.to_luma8().into(), deep.to_luma_alpha16().into()] {
         let dynamic: image::DynamicImage = dynamic;
         let mut bytes = Cursor::new(Vec::new());
         dynamic.write_to(&mut bytes, ImageFormat::Png).unwrap();
-        let decoded = Photo::decode(&bytes.into_inner(), "picture").unwrap();
+        let decoded = Photo::decode(&bytes.into_inner(), "image").unwrap();
         close(&prepare(&decoded, Invert::Auto), &expected, 25.0);
     }
 }
 
-/// Pictures of nothing, of one pixel, of one line, in every polarity: an answer, a doubt, no panic.
+/// Every pixel format of the decoders is converted exactly as by the `image` crate.
 #[test]
-fn degenerate_pictures_are_doubted() {
+fn every_pixel_format_is_converted_to_the_same_colours() {
+    use image::DynamicImage;
+    let noise = |x: u32, y: u32, c: u32| ((x * 7919 + y * 104_729 + c * 1_299_709) % 65_536) as u16;
+    let deep = image::ImageBuffer::from_fn(300, 200, |x, y| image::Rgba([0, 1, 2, 3].map(|c| noise(x, y, c))));
+    let deep = DynamicImage::ImageRgba16(deep);
+    let formats: [DynamicImage; 8] = [
+        deep.to_luma8().into(),
+        deep.to_luma_alpha8().into(),
+        deep.to_rgb8().into(),
+        deep.to_rgba8().into(),
+        deep.to_luma16().into(),
+        deep.to_luma_alpha16().into(),
+        deep.to_rgb16().into(),
+        deep.clone(),
+    ];
+    for format in formats {
+        let mut bytes = Cursor::new(Vec::new());
+        format.write_to(&mut bytes, ImageFormat::Png).unwrap();
+        let decoded = Photo::decode(&bytes.into_inner(), "image").unwrap();
+        assert_eq!((decoded.width, decoded.height), (300, 200));
+        assert!(decoded.rgba == format.to_rgba8().into_raw(), "{:?}", format.color());
+    }
+}
+
+/// Returns the start of an ISO base media file with these brands.
+fn with_brands(brands: &[[u8; 4]]) -> Vec<u8> {
+    let size = 12 + 4 * brands.len() as u32;
+    [&size.to_be_bytes()[..], b"ftyp", &brands[0], &[0; 4], brands[1..].as_flattened(), &[0; 64]].concat()
+}
+
+/// Unsupported formats of phones and browsers are named, with a way to convert them.
+#[test]
+fn unsupported_formats_are_named() {
+    for (bytes, format, advice) in [
+        (with_brands(&[*b"heic", *b"mif1", *b"heic"]), "HEIC", "Most Compatible"),
+        (with_brands(&[*b"mif1", *b"miaf", *b"heix"]), "HEIC", "heif-convert"),
+        (with_brands(&[*b"hevc", *b"msf1"]), "HEIC", "heif-convert"),
+        (with_brands(&[*b"mif1", *b"miaf"]), "HEIF", "heif-convert"),
+        (with_brands(&[*b"msf1"]), "HEIF", "heif-convert"),
+        (with_brands(&[*b"avif", *b"mif1", *b"miaf"]), "AVIF", "avifdec"),
+        (b"GIF89a".to_vec(), "GIF", "IN.gif OUT.png"),
+        (b"II*\0\x08\0\0\0".to_vec(), "TIFF", "IN.tif OUT.png"),
+        (b"MM\0*\0\0\0\x08".to_vec(), "TIFF", "IN.tif OUT.png"),
+    ] {
+        let error = Photo::decode(&bytes, "photo").unwrap_err();
+        assert!(matches!(error, PhotoError::Unsupported { .. }), "{error:?}");
+        let error = error.to_string();
+        assert!(error.starts_with(&format!("photo: {format} images cannot be read; convert it to")), "{error}");
+        assert!(error.contains(advice), "{error}");
+    }
+    // A video, and a file that ends inside its brands.
+    for bytes in [with_brands(&[*b"isom", *b"mp42"]), with_brands(&[*b"heic"])[..10].to_vec()] {
+        assert!(matches!(Photo::decode(&bytes, "photo"), Err(PhotoError::Format { .. })));
+    }
+}
+
+#[test]
+fn a_panic_of_a_decoder_becomes_an_error() {
+    use fmnist_gpu::photo::{catching, is_decoding};
+    assert!(!is_decoding());
+    let error = catching::<()>("a.png", || {
+        assert!(is_decoding());
+        panic!("index {}\u{1b}[2J", 7)
+    });
+    let error = error.unwrap_err();
+    assert!(matches!(error, PhotoError::Decode { .. }));
+    let expected = "a.png: the image cannot be decoded: internal error of the decoder: index 7 [2J";
+    assert_eq!(error.to_string(), expected);
+    assert!(!is_decoding());
+    assert!(catching("a.png", || Ok(is_decoding())).unwrap());
+    assert!(!std::thread::spawn(is_decoding).join().unwrap());
+}
+
+/// 144 MB of pixels with 64 MB of memory: an error, neither a panic nor an abort.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_image_that_exceeds_memory_is_refused() {
+    use crate::data::{in_a_separate_process, is_child, limit_memory_to};
+    if !is_child() {
+        in_a_separate_process("photo::an_image_that_exceeds_memory_is_refused", &[]);
+        return;
+    }
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, 6000, 6000);
+    encoder.set_color(png::ColorType::Grayscale);
+    encoder.set_depth(png::BitDepth::One);
+    let mut writer = encoder.write_header().unwrap();
+    writer.write_image_data(&vec![0; 750 * 6000]).unwrap();
+    writer.finish().unwrap();
+    limit_memory_to(64 << 20);
+    let error = Photo::decode(&bytes, "large.png").unwrap_err();
+    assert!(matches!(error, PhotoError::OutOfMemory { bytes: 144_000_000, .. }), "{error:?}");
+    assert!(error.to_string().contains("out of memory: the image needs 144000000 bytes"), "{error}");
+}
+
+#[test]
+fn folders_are_refused_and_named_pipes_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = Photo::open(folder.path()).unwrap_err();
+    assert!(matches!(error, PhotoError::Folder { .. }), "{error:?}");
+    assert!(error.to_string().ends_with("is a folder, not an image file"), "{error}");
+    if cfg!(unix) {
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let image = draw(BAG, ON_WHITE);
+        let bytes = encoded(&image, ImageFormat::Png);
+        let writer = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || fs::write(pipe, bytes).unwrap()
+        });
+        assert_eq!(Photo::open(&pipe).unwrap().rgba, image.into_raw());
+        writer.join().unwrap();
+    }
+}
+
+/// Uniform images, single pixels and single lines, in every polarity: a result that is flagged as doubtful, and no panic.
+#[test]
+fn degenerate_images_are_flagged_as_doubtful() {
     for (width, height) in [(1, 1), (1, 500), (500, 1), (2, 3), (28, 28), (5000, 2), (64, 64)] {
         for value in [0, 128, 255] {
             for alpha in [0, 128, 255] {
@@ -308,9 +426,9 @@ fn degenerate_pictures_are_doubted() {
     }
 }
 
-/// What is in `docs/photos.md`: what is doubted and what is not.
+/// The examples of `docs/photos.md`: what is flagged as doubtful and what is not.
 #[test]
-fn what_looks_like_no_garment_is_doubted() {
+fn images_unlike_a_garment_are_flagged_as_doubtful() {
     let mut state = 7u32;
     let mut random = move || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -324,15 +442,15 @@ fn what_looks_like_no_garment_is_doubted() {
     };
     let blocks: Vec<u8> = (0..900).map(|_| random()).collect();
     let distance_to = |x: u32, y: u32| ((x as f32 - 150.0).powi(2) + (y as f32 - 150.0).powi(2)).sqrt();
-    let pictures = [
+    let images = [
         ("noise", made(&mut |x, y| blocks[(y / 10 * 30 + x / 10) as usize])),
         ("a gradient", made(&mut |x, _| (x * 255 / 299) as u8)),
         ("a disc", made(&mut |x, y| if distance_to(x, y) < 100.0 { 60 } else { 250 })),
         ("a bar", made(&mut |x, y| if x.abs_diff(150) < 20 && y.abs_diff(150) < 120 { 30 } else { 250 })),
         ("stripes", made(&mut |x, _| if x / 20 % 2 == 0 { 20 } else { 250 })),
     ];
-    for (name, picture) in pictures {
-        let garment = prepare(&picture, Invert::Auto);
+    for (name, image) in images {
+        let garment = prepare(&image, Invert::Auto);
         assert!(!garment.doubts.is_empty(), "{name}: distance {:.2}", distance(&garment.image));
     }
     for (name, outlines) in [("a T-shirt", T_SHIRT), ("a boot", BOOT), ("a bag", BAG)] {
@@ -341,13 +459,13 @@ fn what_looks_like_no_garment_is_doubted() {
     }
 }
 
-/// The constants behind the doubt are those of the genuine training images, and one in a hundred test images is doubted.
+/// The constants of the distance are those of the genuine training images, and about 1 % of the test images are flagged.
 #[test]
-fn the_measure_of_doubt_fits_the_genuine_images() {
+fn the_distance_fits_the_genuine_images() {
     let Some(folder) = genuine_data() else { return };
     let (train, test) = fashion_mnist::load_from_dir(&folder).unwrap();
     let whitened: Vec<f64> = (0..train.len()).map(|i| distance(train.image(i))).collect();
-    // The mean square of a whitened vector of seven is seven.
+    // The mean square of a whitened vector with seven components is 7.
     let mean_square = whitened.iter().map(|d| d * d).sum::<f64>() / whitened.len() as f64;
     assert!((mean_square - 7.0).abs() < 0.05, "{mean_square}");
     let beyond =
@@ -356,7 +474,7 @@ fn the_measure_of_doubt_fits_the_genuine_images() {
     let of_test: Vec<f64> = (0..test.len()).map(|i| distance(test.image(i))).collect();
     assert!(beyond(&of_test) < 0.015, "{}", beyond(&of_test));
     assert!(features(&[0; 784]).iter().all(|f| f.is_finite()));
-    // Saved as pictures they come back as they are, but for a few that fill the edge with white.
+    // Loaded as photos they are unchanged, except for a few with a white edge.
     let unchanged = (0..test.len()).filter(|&i| prepare(&grey(&test, i), Invert::Auto).image == test.image(i)).count();
     assert!(unchanged >= 9_990, "{unchanged}");
     assert!((0..test.len()).all(|i| prepare(&grey(&test, i), Invert::No).image == test.image(i)));
@@ -366,7 +484,7 @@ fn grey(split: &Split, i: usize) -> Photo {
     Photo { width: 28, height: 28, rgba: split.image(i).iter().flat_map(|&v| [v, v, v, 255]).collect() }
 }
 
-/// A model trained for a few seconds, shared by the tests of the program.
+/// Returns a model trained for a few seconds, shared by the tests of the program.
 fn trained() -> &'static Place {
     static PLACE: OnceLock<Place> = OnceLock::new();
     PLACE.get_or_init(|| {
@@ -381,7 +499,7 @@ fn trained() -> &'static Place {
 }
 
 #[test]
-fn drawn_garments_are_recognised_on_any_ground_in_any_format_and_turned() {
+fn drawn_garments_are_recognised_on_any_background_in_any_format_and_orientation() {
     gpu();
     let place = trained();
     let folder = place.path("garments");
@@ -390,10 +508,10 @@ fn drawn_garments_are_recognised_on_any_ground_in_any_format_and_turned() {
     for (name, class, outlines) in
         [("shirt", "T-shirt/top", T_SHIRT), ("boot", "Ankle boot", BOOT), ("bag", "Bag", BAG)]
     {
-        let on_black = Scene { garment: [200, 190, 180], ground: [5, 5, 8, 255], ..ON_WHITE };
+        let on_black = Scene { garment: [200, 190, 180], background: [5, 5, 8, 255], ..ON_WHITE };
         let aside = Scene { size: [900, 500], at: [1.05, 0.28, 0.68], ..ON_WHITE };
         let large = Scene { size: [4000, 3000], at: [0.4, 0.15, 0.7], ..ON_WHITE };
-        let clear = Scene { ground: [0, 0, 0, 0], ..ON_WHITE };
+        let clear = Scene { background: [0, 0, 0, 0], ..ON_WHITE };
         let turned = image::imageops::rotate270(&draw(outlines, aside));
         for (file, bytes) in [
             ("white.png", encoded(&draw(outlines, ON_WHITE), ImageFormat::Png)),
@@ -444,7 +562,7 @@ fn standard_input_and_unreadable_files() {
     let ran = Ran::new(child.wait_with_output().unwrap(), line).exits(0);
     assert_eq!(ran.json()[0]["file"], "standard input");
     assert_eq!(ran.json()[0]["class"], "Bag");
-    // One bad file: the others are predicted, and the exit code says so.
+    // If some files cannot be read, the others are classified, and the exit code reports it.
     let ran = place.run("predict run bad.png bag.png missing.png --json").exits(2);
     assert_eq!(ran.json().as_array().unwrap().len(), 1);
     ran.says(&["bad.png: not a PNG", "missing.png", "2 pictures could not be read"]);
@@ -461,9 +579,9 @@ fn standard_input_and_unreadable_files() {
     assert!(Path::new(&place.path("bag.png")).metadata().unwrap().len() > 100);
 }
 
-/// Doubts have words, and words have the numbers.
+/// The messages of doubts contain the numbers.
 #[test]
-fn doubts_say_why() {
+fn doubts_are_explained() {
     assert!(Doubt::Unsure { probability: 0.31 }.to_string().contains("31 %"));
     assert!(Doubt::Unlike { distance: 9.87 }.to_string().contains("9.9"));
 }

@@ -1,4 +1,4 @@
-//! The grids of pictures, looked at from outside: pixels in, pixels out.
+//! Grids of images, tested as a black box: pixels in, pixels out.
 
 use fmnist_gpu::report::{
     GridItem, PIXEL_SCALE, Picture, ReportError, Tone, columns_for, draw_grid, prediction_caption,
@@ -11,7 +11,7 @@ const PAPER: &[u8] = &[0; 784];
 const INK: &[u8] = &[255; 784];
 const CLASSES: [&str; 10] =
     ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"];
-/// An image as drawn, pixels on a side.
+/// Side of a drawn image in pixels.
 const IMAGE: usize = 28 * PIXEL_SCALE as usize;
 
 fn item<'a>(image: &'a [u8], caption: &str, tone: Tone) -> GridItem<'a> {
@@ -33,14 +33,14 @@ fn pixel(picture: &Picture, x: usize, y: usize) -> [u8; 3] {
     [picture.rgb[first], picture.rgb[first + 1], picture.rgb[first + 2]]
 }
 
-/// `(x, y)` of every pixel that has this property, row by row.
+/// Returns `(x, y)` of every pixel with this property, row by row.
 fn where_pixels(picture: &Picture, holds: impl Fn([u8; 3]) -> bool) -> Vec<(usize, usize)> {
     let width = picture.width as usize;
     let pixels = picture.rgb.as_chunks().0.iter().enumerate();
     pixels.filter(|(_, rgb)| holds(**rgb)).map(|(i, _)| (i % width, i / width)).collect()
 }
 
-/// First and last position of each stretch of ink; white of fewer than `gutter` pixels does not end a stretch.
+/// Returns the first and last position of each band of ink; gaps of fewer than `gutter` pixels do not end a band.
 fn bands(mut positions: Vec<usize>, gutter: usize) -> Vec<(usize, usize)> {
     positions.sort_unstable();
     positions.dedup();
@@ -54,7 +54,7 @@ fn bands(mut positions: Vec<usize>, gutter: usize) -> Vec<(usize, usize)> {
     bands
 }
 
-/// Stretches of ink from left to right and from top to bottom.
+/// Returns the bands of ink, horizontally and vertically.
 fn ink_bands(picture: &Picture) -> [Vec<(usize, usize)>; 2] {
     let ink = where_pixels(picture, |rgb| rgb != WHITE);
     [bands(ink.iter().map(|p| p.0).collect(), 12), bands(ink.iter().map(|p| p.1).collect(), 16)]
@@ -68,14 +68,14 @@ fn assert_white_edge(picture: &Picture, edge: usize) {
     }
 }
 
-/// Whether `rgb` lies on the straight line from white to `colour`.
+/// Returns whether `rgb` lies on the line from white to `colour`.
 fn is_tint(rgb: [u8; 3], colour: [u8; 3]) -> bool {
     let coverage = f32::from(255 - rgb[1]) / f32::from(255 - colour[1]);
     let expected = |c: u8| 255.0 - coverage * f32::from(255 - c);
     (0..3).all(|i| (f32::from(rgb[i]) - expected(colour[i])).abs() <= 2.0)
 }
 
-/// The part of a picture below its last row of a frame of `INK`, where the caption stands.
+/// Returns the non-white pixels below the frame of an `INK` image: the caption.
 fn caption_pixels(picture: &Picture) -> Vec<[u8; 3]> {
     let black = where_pixels(picture, |rgb| rgb == [0; 3]);
     let bottom = black.last().unwrap().1 + 5;
@@ -98,7 +98,7 @@ fn images_lie_in_rows_and_columns() {
 }
 
 #[test]
-fn images_come_in_reading_order() {
+fn images_are_in_reading_order() {
     let shades: Vec<Vec<u8>> = (1..=5).map(|i| vec![i * 40; 784]).collect();
     let items: Vec<_> = shades.iter().map(|image| item(image, "", Tone::Neutral)).collect();
     let picture = grid(&items, 2);
@@ -106,13 +106,13 @@ fn images_come_in_reading_order() {
     let corners: Vec<_> = places.iter().map(|place| place[0]).collect();
     assert!(places.iter().all(|place| place.len() == IMAGE * IMAGE));
     let [a, b, c, d, e] = corners[..] else { panic!("five images, {} places", corners.len()) };
-    assert!(a.0 < b.0 && a.1 == b.1, "the second image stands right of the first");
+    assert!(a.0 < b.0 && a.1 == b.1, "the second image is to the right of the first");
     assert_eq!([c.0, d.0, e.0], [a.0, b.0, a.0]);
     assert!(a.1 < c.1 && c.1 == d.1 && d.1 < e.1);
 }
 
 #[test]
-fn a_cell_more_costs_the_same_everywhere() {
+fn every_additional_cell_adds_the_same_size() {
     let size = |n, columns| {
         let picture = grid(&vec![item(PAPER, "Sneaker", Tone::Right); n], columns);
         (picture.width, picture.height)
@@ -142,31 +142,31 @@ fn zero_is_white_and_255_black_and_each_pixel_a_square() {
             assert_eq!(pixel(&picture, left + x, top + y), [255 - value; 3], "pixel {i} of the image at +({x}, {y})");
         }
     }
-    // Row 3, column 20: an image drawn on its side would put it elsewhere.
+    // Row 3, column 20: a transposed image would have it elsewhere.
     let dot = marked(3 * 28 + 20);
     assert_eq!(dot.len(), scale * scale);
     assert_eq!(dot[0], (origin.0 + 20 * scale, origin.1 + 3 * scale));
 }
 
 #[test]
-fn captions_are_blue_where_right_and_red_where_wrong() {
+fn captions_are_blue_if_correct_and_red_if_wrong() {
     for (tone, colour) in [(Tone::Right, BLUE), (Tone::Wrong, RED), (Tone::Neutral, [0x22; 3])] {
         for caption in ["•••", "Ankle boot 97% (Sneaker)"] {
             let ink = caption_pixels(&single(INK, caption, tone));
             assert!(ink.len() > 20, "{tone:?}: {} pixels of {caption}", ink.len());
             if let Some(rgb) = ink.iter().find(|rgb| !is_tint(**rgb, colour)) {
-                panic!("{tone:?}: {caption} has the colour {rgb:?}, no tint of {colour:?}");
+                panic!("{tone:?}: {caption} has the colour {rgb:?}, which is not a tint of {colour:?}");
             }
         }
-        // A bullet is broad enough to be covered whole; edges are smooth.
+        // A bullet is large enough to have fully covered pixels; edges are antialiased.
         let ink = caption_pixels(&single(INK, "•••", tone));
         assert!(ink.contains(&colour), "{tone:?}: {colour:?} does not occur");
-        assert!(ink.iter().any(|rgb| *rgb != colour), "{tone:?}: no smooth edges");
+        assert!(ink.iter().any(|rgb| *rgb != colour), "{tone:?}: no antialiased edges");
     }
 }
 
 #[test]
-fn a_wrong_prediction_shows_without_colour() {
+fn a_wrong_prediction_is_recognisable_without_colour() {
     let frame_width = |tone| {
         let picture = single(PAPER, "Coat", tone);
         let middle = picture.height as usize / 2;
@@ -174,7 +174,7 @@ fn a_wrong_prediction_shows_without_colour() {
         let sides = bands(row, 1);
         assert_eq!(sides.len(), 2, "{tone:?}: {sides:?}");
         assert_eq!(sides[0].1 - sides[0].0, sides[1].1 - sides[1].0);
-        assert_eq!(sides[1].0 - sides[0].1 - 1, IMAGE, "{tone:?}: the frame covers no part of the image");
+        assert_eq!(sides[1].0 - sides[0].1 - 1, IMAGE, "{tone:?}: the frame must not cover the image");
         sides[0].1 - sides[0].0 + 1
     };
     assert_eq!(frame_width(Tone::Neutral), 1);
@@ -191,7 +191,7 @@ fn no_caption_leaves_its_cell() {
         [&wide, &words, "two\nlines", "a\r\nb\nc\nd", "\tJÅÇgjpq|ß\u{0}", "靴 100% (靴)", "ffff/////", "jjjj", " "];
     let captions: Vec<String> = pairs.chain(hard.iter().map(ToString::to_string)).collect();
     for row in captions.chunks(4) {
-        // Each row twice, so that a caption meets neighbours on every side.
+        // Each row twice, so that every caption has neighbours on all sides.
         let items: Vec<_> = row.iter().chain(row).map(|caption| item(INK, caption, Tone::Wrong)).collect();
         let picture = grid(&items, row.len());
         let [across, down] = ink_bands(&picture);
@@ -201,7 +201,7 @@ fn no_caption_leaves_its_cell() {
 }
 
 #[test]
-fn captions_of_the_article_stay_on_one_line_and_others_on_two() {
+fn captions_of_the_article_fit_on_one_line_and_others_on_two() {
     let height = |caption: &str| single(PAPER, caption, Tone::Right).height;
     let (none, one) = (height(""), height("x"));
     let line = one - none;
@@ -215,7 +215,7 @@ fn captions_of_the_article_stay_on_one_line_and_others_on_two() {
         assert_eq!(height(caption), one + line, "{caption}");
     }
     assert_eq!(height(&"W".repeat(20_000)), one);
-    // What was cut off has no influence; what was kept has.
+    // Truncated text has no influence on the image; the rest does.
     let drawn = |caption: &str| single(PAPER, caption, Tone::Right).rgb;
     assert_eq!(drawn(&"W".repeat(90)), drawn(&"W".repeat(91)));
     assert_ne!(drawn("one\ntwo"), drawn("one\ntwo\nthree"));
@@ -238,18 +238,22 @@ fn every_letter_has_a_shape_of_its_own() {
 }
 
 #[test]
-fn a_title_stands_above_and_moves_nothing() {
+fn a_title_does_not_move_the_grid() {
     let items = vec![item(INK, "Dress 88% (Dress)", Tone::Right); 6];
     let plain = grid(&items, 3);
     let titled = draw_grid(&items, 3, Some("Test set, first images")).unwrap();
     assert_eq!(titled.width, plain.width);
     assert!(titled.height > plain.height);
-    // Below the margin the grid is the same, pixel by pixel.
+    // Below the margin, the grid is identical pixel by pixel.
     let grid_only = (plain.height as usize - 20) * plain.width as usize * 3;
     assert_eq!(titled.rgb[titled.rgb.len() - grid_only..], plain.rgb[plain.rgb.len() - grid_only..]);
     assert_eq!(draw_grid(&items, 3, Some("")).unwrap(), plain);
     let long = draw_grid(&items, 3, Some("A title that needs most of the width of this grid")).unwrap();
-    assert_eq!((long.width, long.height), (titled.width, titled.height), "a title breaks although the grid is wide");
+    assert_eq!(
+        (long.width, long.height),
+        (titled.width, titled.height),
+        "a title wraps although the grid is wide enough"
+    );
 
     let ink = where_pixels(&titled, |rgb| rgb != WHITE);
     let first_image = where_pixels(&titled, |rgb| rgb == [0; 3])[0].1;
@@ -272,12 +276,12 @@ fn a_title_wider_than_the_grid_has_room() {
         let image = where_pixels(&picture, |rgb| rgb == [0; 3]);
         assert_eq!(image.len(), IMAGE * IMAGE, "the title covers the image");
         let centre = image[0].0 + image[image.len() - 1].0;
-        assert!(centre.abs_diff(picture.width as usize) <= 2, "the image is not under the middle of the title");
+        assert!(centre.abs_diff(picture.width as usize) <= 2, "the image is not centred below the title");
     }
 }
 
 #[test]
-fn png_holds_the_same_pixels() {
+fn png_contains_the_same_pixels() {
     let noise: Vec<u8> = (0..784u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let items: Vec<_> =
         [Tone::Neutral, Tone::Right, Tone::Wrong].iter().map(|&tone| item(&noise, "T-shirt/top", tone)).collect();
@@ -287,7 +291,7 @@ fn png_holds_the_same_pixels() {
     let info = reader.info();
     assert_eq!((info.width, info.height), (picture.width, picture.height));
     assert_eq!((info.color_type, info.bit_depth), (png::ColorType::Rgb, png::BitDepth::Eight));
-    assert!(info.srgb.is_some(), "the file does not say that it is sRGB");
+    assert!(info.srgb.is_some(), "the file is not marked as sRGB");
     let mut rgb = vec![0; reader.output_buffer_size().unwrap()];
     let frame = reader.next_frame(&mut rgb).unwrap();
     rgb.truncate(frame.buffer_size());
@@ -295,7 +299,7 @@ fn png_holds_the_same_pixels() {
 }
 
 #[test]
-fn the_same_grid_twice_is_the_same_picture() {
+fn drawing_a_grid_is_deterministic() {
     let items = [item(INK, "Bag", Tone::Wrong), item(PAPER, "Coat", Tone::Right)];
     assert_eq!(grid(&items, 2).encode_png().unwrap(), grid(&items, 2).encode_png().unwrap());
 }
@@ -318,7 +322,7 @@ fn wrong_input_is_refused_with_numbers() {
 }
 
 #[test]
-fn a_picture_that_contradicts_itself_is_not_encoded() {
+fn an_inconsistent_image_is_not_encoded() {
     let short = Picture { width: 2, height: 2, rgb: vec![0; 11] };
     assert!(matches!(short.encode_png(), Err(ReportError::PictureLength { width: 2, height: 2, found: 11 })));
     let empty = Picture { width: 0, height: 0, rgb: Vec::new() };
@@ -328,7 +332,7 @@ fn a_picture_that_contradicts_itself_is_not_encoded() {
 }
 
 #[test]
-fn captions_read_as_in_the_article() {
+fn captions_have_the_article_format() {
     let caption = |probability| prediction_caption("Ankle boot", probability, "Sneaker");
     assert_eq!(caption(0.97), "Ankle boot 97% (Sneaker)");
     assert_eq!(caption(1.0), "Ankle boot 100% (Sneaker)");
@@ -339,7 +343,7 @@ fn captions_read_as_in_the_article() {
 }
 
 #[test]
-fn columns_make_a_square() {
+fn columns_make_a_grid_about_square() {
     for (count, columns) in [(0, 0), (1, 1), (2, 2), (3, 2), (4, 2), (5, 3), (24, 5), (25, 5), (26, 6), (30, 6)] {
         assert_eq!(columns_for(count), columns, "{count}");
     }

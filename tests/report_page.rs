@@ -15,14 +15,14 @@ fn row(class: usize, probability: f32) -> Vec<f32> {
     (0..10).map(|i| if i == class { probability } else { (1.0 - probability) / 9.0 }).collect()
 }
 
-/// Labels, and for each the predicted class with its probability.
+/// Builds a split and its probabilities from labels, predicted classes and their probabilities.
 fn split_of(answers: &[(u8, usize, f32)]) -> (Split, Vec<f32>) {
     let labels: Vec<u8> = answers.iter().map(|a| a.0).collect();
     let probabilities = answers.iter().flat_map(|a| row(a.1, a.2)).collect();
     (Split { images: vec![0; 784 * labels.len()], labels }, probabilities)
 }
 
-/// Six answers whose figures were worked out by hand.
+/// Six predictions whose metrics were calculated by hand.
 #[test]
 fn metrics_of_six_answers() {
     let answers = [(0, 0, 0.9), (0, 0, 0.8), (0, 1, 0.95), (1, 1, 0.7), (1, 1, 1.0), (2, 0, 0.5)];
@@ -31,7 +31,7 @@ fn metrics_of_six_answers() {
     assert_eq!((m.images, m.right.as_str()), (6, "110110"));
     assert!((m.accuracy - 4.0 / 6.0).abs() < 1e-12);
     let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-6, "{a}, expected {b}");
-    // Class 0: given three times, right twice, three images. Class 1: given three times, right twice, two images.
+    // Class 0: predicted three times, twice correctly, three images. Class 1: predicted three times, twice correctly, two images.
     close(m.classes[0].precision, 2.0 / 3.0);
     close(m.classes[0].recall, 2.0 / 3.0);
     close(m.classes[1].precision, 2.0 / 3.0);
@@ -44,7 +44,7 @@ fn metrics_of_six_answers() {
     close(m.macro_f1, (2.0 / 3.0 + 0.8) / 10.0);
     assert_eq!(m.confusion[0][1], 1);
     assert_eq!(m.confusion.iter().flatten().sum::<u64>(), 6);
-    // Gaps of .1, .2, .3 and .5; .95 and 1.0 share the last bin, where one of two is right at a mean confidence of .975.
+    // Gaps of .1, .2, .3 and .5; .95 and 1.0 share the last bin, where one of two is correct with a mean confidence of .975.
     close(m.ece, (0.1 + 0.2 + 0.3 + 0.5 + 2.0 * 0.475) / 6.0);
     let loss: f64 = answers
         .iter()
@@ -54,7 +54,7 @@ fn metrics_of_six_answers() {
         })
         .sum();
     assert!((m.loss - loss / 6.0).abs() < 1e-5, "{} {}", m.loss, loss / 6.0);
-    // The surest mistake first.
+    // The mistake with the highest confidence comes first.
     assert_eq!(m.mistakes.iter().map(|m| m.index).collect::<Vec<_>>(), [2, 5]);
     assert_eq!(m.bins.len(), N_BINS);
     assert_eq!(m.bins.iter().map(|b| b.images).sum::<u64>(), 6);
@@ -79,7 +79,7 @@ fn intervals_and_tests_agree_with_published_values() {
     assert!((0.0..1e-300).contains(&p), "{p}");
 }
 
-/// Everything in a page or a plot parses as XML, whatever the names are.
+/// Plots are valid XML, whatever the names are.
 #[test]
 fn plots_are_whole_with_names_of_any_kind() {
     let hostile = "<script>alert('1')</script> & \"x\" \u{0} \u{fffe}";
@@ -108,7 +108,7 @@ fn plots_are_whole_with_names_of_any_kind() {
     assert_eq!(escape("<a href='x'>&\"\u{1}"), "&lt;a href=&#39;x&#39;&gt;&amp;&quot; ");
 }
 
-/// In the legend a dashed line has gaps beside its dot, and a solid one has none.
+/// In the legend, a dashed line has gaps beside its dot, and a solid line has none.
 #[test]
 fn the_legend_tells_dashed_from_solid() {
     let curve = |dashed| Curve { name: "a".into(), colour: 0, dashed, points: vec![(1.0, 0.5), (2.0, 0.4)] };
@@ -133,13 +133,13 @@ fn the_legend_tells_dashed_from_solid() {
     }
 }
 
-/// A filter that is known shows in its tile; so does what layers do to an image that is known.
+/// A known filter is visible in its tile, and so are the outputs of the layers for a known image.
 #[test]
 fn filters_and_feature_maps_show_what_is_there() {
     let model = Model::cnn();
     let mut parameters = initial_parameters(&model.parameters().unwrap(), 1);
     parameters[0].fill(0.0);
-    // The first filter: one in the middle, minus one above it.
+    // The first filter: 1 in the centre, -1 above it.
     parameters[0][4 * 32] = 1.0;
     parameters[0][32] = -1.0;
     let drawn = filters(&model, &parameters).unwrap().unwrap();
@@ -174,7 +174,7 @@ fn sheets_refuse_what_they_cannot_draw() {
     assert!(draw_tiles(&[Tile::ink(&[0; 4], 2, "")], Sheet { columns: 0, ..sheet }).is_err());
     let bad = Tile { width: 3, height: 1, rgb: vec![0; 4], caption: String::new(), outline: None };
     assert!(draw_tiles(&[bad], sheet).is_err());
-    // Large ones are averaged, small ones enlarged; a title and a caption take room.
+    // Large tiles are averaged, small ones enlarged; a title and a caption take space.
     let half =
         Tile { width: 2, height: 1000, rgb: [0, 0, 0, 200, 200, 200].repeat(1000), caption: "a".into(), outline: None };
     let picture = draw_tiles(&[half], Sheet { title: "t", ..sheet }).unwrap();
@@ -183,7 +183,7 @@ fn sheets_refuse_what_they_cannot_draw() {
 
 const TRAIN: &str = "train --dataset synthetic --train-limit 640 --epochs 2 --validation-split 0.25 --quiet";
 
-/// The whole page: no link to the network, every picture with a text, headings in order, unique ids, XML throughout.
+/// The page is valid XML without network links; every figure has a text alternative, headings are in order and ids are unique.
 #[test]
 fn the_report_stands_alone_and_is_accessible() {
     gpu();
@@ -198,14 +198,14 @@ fn the_report_stands_alone_and_is_accessible() {
     }
     let page = fs::read_to_string(place.path("mlp/report.html")).unwrap();
     check_page(&page);
-    assert!(page.contains("Generated pictures, not Fashion-MNIST") && page.contains("validation"));
-    // Both curves and the calibration fit a phone whole; the confusion matrix and the times are moved sideways.
+    assert!(page.contains("Generated images, not Fashion-MNIST") && page.contains("validation"));
+    // Both curves and the calibration shrink to fit a phone; the confusion matrix and the times scroll horizontally.
     assert_eq!(page.matches("<div class=\"plot fits\">").count(), 3);
     assert_eq!(page.matches("<div class=\"scroll plot\"").count(), 2);
     let command = "fmnist-gpu train --model mlp --dataset synthetic --epochs 2 --batch-size 32 --seed 0 --learning-rate 0.001 \
                    --train-limit 640 --validation-split 0.25";
-    assert!(page.contains(command), "the command to repeat the run is not `{command}`");
-    // That command gives the same weights.
+    assert!(page.contains(command), "the command that reproduces the run is not `{command}`");
+    // That command produces the same weights.
     let repeated = format!("{} --quiet --no-report --out again", command.trim_start_matches("fmnist-gpu "));
     place.run(&repeated).exits(0);
     assert!(
@@ -231,10 +231,10 @@ fn the_report_stands_alone_and_is_accessible() {
     assert!(ran.out.lines().all(|line| line.chars().count() <= 100), "{}", ran.out);
     let page = fs::read_to_string(place.path("page.html")).unwrap();
     check_page(&page);
-    assert!(page.contains("mlp, validation") && page.contains("Recall of each class"));
+    assert!(page.contains("mlp, validation") && page.contains("Recall per class"));
     let json = place.run("compare mlp cnn --json").exits(0).json();
     assert_eq!(json["runs"][1]["summary"]["model"], "cnn");
-    // Training that was interrupted evaluated nothing; a report made of it afterwards did.
+    // Interrupted training does not evaluate; a later report does.
     let file = place.path("cnn/summary.json");
     let mut interrupted: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     let accuracy = format!("{:.4}", interrupted["test_accuracy"].as_f64().unwrap());
@@ -286,11 +286,11 @@ fn check_page(page: &str) {
         }
     }
     let linked = document.descendants().filter_map(|n| n.attribute("href")).filter_map(|href| href.strip_prefix('#'));
-    linked.for_each(|id| assert!(ids.contains(id), "a link to #{id}, which is not there"));
+    linked.for_each(|id| assert!(ids.contains(id), "a link to #{id}, which does not exist"));
     assert!(!page.contains("url(") && !page.contains("@import") && !page.contains("http-equiv"));
 }
 
-/// Opens pages in headless Chromium: no word on the console, nothing loaded, no sideways scrolling at two widths, both themes differ.
+/// Opens pages in headless Chromium: no console messages, nothing loaded, no horizontal scrolling at two widths, and the themes differ.
 fn in_chromium(pages: &[&Path]) {
     let chromium = std::env::var("FMNIST_TEST_CHROMIUM").unwrap_or_else(|_| "chromium".to_string());
     let folder = tempfile::tempdir().unwrap();
@@ -305,7 +305,7 @@ fn in_chromium(pages: &[&Path]) {
             "--hide-scrollbars",
         ]);
         command.args(["--disable-background-networking", "--disable-component-update", "--disable-sync"]);
-        // No name is ever looked up, so that whatever a page wanted from the network would fail with a word.
+        // No name is resolved, so any network request of a page fails with a console message.
         command.args([
             "--host-resolver-rules=MAP * ~NOTFOUND",
             "--enable-logging=stderr",
@@ -321,7 +321,7 @@ fn in_chromium(pages: &[&Path]) {
     }
     for page in pages {
         for width in [390, 1280] {
-            // The page in a frame of that width, as headless windows have a least width; the title says what was measured.
+            // The page is in a frame of that width, because headless windows have a minimum width; the title reports the measurement.
             let text = fs::read_to_string(page).unwrap();
             let probe = "<script>addEventListener('load', () => { const d = document.documentElement; \
                          document.title = 'MEASURED ' + d.scrollWidth + ' of ' + innerWidth; \
@@ -357,7 +357,7 @@ fn in_chromium(pages: &[&Path]) {
             let picture = image::open(&shot).unwrap_or_else(|error| panic!("{error}\n{log}")).to_luma8();
             shots.push(picture.get_pixel(5, 5).0[0]);
         }
-        assert!(shots[0] < 60 && shots[1] > 200, "dark and light grounds are {shots:?}");
+        assert!(shots[0] < 60 && shots[1] > 200, "dark and light backgrounds are {shots:?}");
     }
     eprintln!("chromium: {} pages, two widths, two themes", pages.len());
 }

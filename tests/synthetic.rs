@@ -1,11 +1,11 @@
-//! The generated stand-in set: reproducible, balanced, never blank, neither trivial nor hopeless.
+//! The synthetic set: reproducible, balanced, never blank, neither trivial nor impossible.
 
 use std::time::Instant;
 
 use fmnist_gpu::data::synthetic::generate;
 use fmnist_gpu::data::{N_CLASSES, PIXELS, Split};
 
-/// The first `n` images of a split, with their labels.
+/// Returns the first `n` images of a split with their labels.
 fn prefix(split: &Split, n: usize) -> Split {
     Split { images: split.images[..n * PIXELS].to_vec(), labels: split.labels[..n].to_vec() }
 }
@@ -35,7 +35,7 @@ fn images_within_a_split_differ() {
     assert_eq!(images.len(), 1000);
 }
 
-/// The number of images decides how they are spread over threads, too: 7 and 101 divide them unevenly.
+/// The number of images also determines how they are distributed over threads: 7 and 101 do not divide evenly.
 #[test]
 fn an_image_does_not_depend_on_how_many_there_are() {
     let (train, test) = generate(101, 53, 3);
@@ -46,8 +46,25 @@ fn an_image_does_not_depend_on_how_many_there_are() {
     }
 }
 
+/// If the system refuses every thread (`ulimit -u`), the calling thread does all the work.
+#[cfg(target_os = "linux")]
 #[test]
-fn every_ten_images_hold_each_class_once_in_varying_order() {
+fn without_threads_the_images_are_the_same() {
+    use crate::data::{NO_THREADS, assert_no_thread_starts, in_a_separate_process, is_child, sha256};
+    if is_child() {
+        assert_no_thread_starts();
+    }
+    let (train, test) = generate(101, 53, 3);
+    let digest = format!("digest {}", sha256(&[train.images, train.labels, test.images, test.labels].concat()));
+    if is_child() {
+        return println!("{digest}");
+    }
+    let printed = in_a_separate_process("synthetic::without_threads_the_images_are_the_same", &[NO_THREADS]);
+    assert!(printed.contains(&digest), "no `{digest}` in {printed}");
+}
+
+#[test]
+fn every_ten_images_contain_each_class_once_in_varying_order() {
     let (train, test) = generate(1000, 500, 1);
     for split in [&train, &test] {
         assert_eq!(split.images.len(), split.len() * PIXELS);
@@ -64,7 +81,7 @@ fn every_ten_images_hold_each_class_once_in_varying_order() {
     }
 }
 
-/// A garment on black: enough of it, enough background, and neither all dark nor even.
+/// A garment on black: enough garment, enough background, not entirely dark.
 #[test]
 fn no_image_is_blank_or_full() {
     let (train, test) = generate(2000, 500, 5);
@@ -82,7 +99,7 @@ fn no_image_is_blank_or_full() {
     }
 }
 
-/// The share of test images whose nearest class mean is that of their class.
+/// Returns the accuracy of classification by the nearest class mean.
 fn nearest_centroid_accuracy(train: &Split, test: &Split) -> f64 {
     let mut means = vec![vec![0.0_f64; PIXELS]; N_CLASSES];
     let mut counts = [0.0_f64; N_CLASSES];
@@ -107,7 +124,7 @@ fn nearest_centroid_accuracy(train: &Split, test: &Split) -> f64 {
     (0..test.len()).filter(is_right).count() as f64 / test.len() as f64
 }
 
-/// A linear rule gets about two thirds right, as on the genuine set.
+/// The nearest class mean is correct for about two thirds, as on the genuine set.
 #[test]
 fn classes_are_distinguishable_but_not_trivial() {
     let (train, test) = generate(2000, 1000, 0);
@@ -116,7 +133,7 @@ fn classes_are_distinguishable_but_not_trivial() {
     assert!(accuracy > 0.4 && accuracy < 0.9, "nearest centroid: {accuracy}");
 }
 
-/// The full set when optimised, a tenth of it when not.
+/// The full set in optimized builds, a tenth of it otherwise.
 #[test]
 fn a_full_set_takes_seconds() {
     let divisor = if cfg!(debug_assertions) { 10 } else { 1 };

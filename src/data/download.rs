@@ -1,11 +1,11 @@
-//! Download of the data set's files from a list of mirrors into the cache folder.
+//! Downloads the files of the data set from a list of mirrors into the cache folder.
 //!
-//! A file is received under a temporary name beside its place, checked by size and SHA-256, synced and renamed, so the
-//! cache never holds a file that is not whole. A mirror that fails in any way hands over to the next one. Files that
-//! are in the cache already are not fetched again, so a download that was interrupted goes on file by file.
+//! A file is written under a temporary name in the cache folder, verified by size and SHA-256, synced and renamed, so the
+//! cache never contains an incomplete file. If a mirror fails in any way, the next one is tried. Files that are already
+//! in the cache are not downloaded again, so an interrupted download resumes with the next file.
 
 use std::error::Error as _;
-use std::fs;
+use std::fs::{self, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
@@ -14,50 +14,88 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
-use ureq::Agent;
 use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
+use ureq::{Agent, Proxy, ProxyProtocol};
 
 use super::DataEvent;
 use super::error::{Attempt, DataError};
 use super::fashion_mnist::{self, DataFile, FileSet};
 
-/// Where Fashion-MNIST is served: its makers' site (without TLS, so the hash is the protection), the copy that Keras
-/// uses, and the makers' repository.
+/// The mirrors of Fashion-MNIST: its authors' site (without TLS, so only the hash protects it), the copy that Keras uses,
+/// and the authors' repository.
 pub const MIRRORS: [&str; 3] = [
     "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
     "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",
     "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
 ];
 
-/// Bytes handed over at once: small enough for a smooth progress bar, 400 of them for the largest file.
+/// Bytes per chunk: small enough for a smooth progress bar, about 400 chunks for the largest file.
 const CHUNK_BYTES: usize = 64 * 1024;
-/// Chunks that may wait to be written.
+/// Maximum number of chunks waiting to be written.
 const MAX_WAITING_CHUNKS: usize = 16;
-/// How often the wish to stop is looked at while nothing arrives.
+/// How often the interrupt flag is checked while no data arrives.
 const INTERRUPT_POLL: Duration = Duration::from_millis(100);
-/// Age from which a partial file counts as left behind by a program that was killed.
+/// Attempts to create a partial file before another process, while starting, removes it as abandoned.
+const MAX_PART_TRIES: usize = 8;
+/// Age from which a partial file counts as abandoned on file systems without locks.
 const STALE_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Mirrors and time-outs.
+/// Proxies for the requests to mirrors, by the scheme of the mirror's URL.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Proxies {
+    /// URL of the proxy for `http://` mirrors.
+    pub http: Option<String>,
+    /// URL of the proxy for `https://` mirrors.
+    pub https: Option<String>,
+    /// Hosts that are contacted without a proxy, separated by commas: `example.org` includes its subdomains, `.example.org`
+    /// means only the subdomains, `*` means all hosts.
+    pub no_proxy: String,
+}
+
+impl Proxies {
+    /// Returns the proxies that the given variables set, with curl's rules: `http_proxy` and `https_proxy`, else
+    /// `all_proxy`; and `no_proxy`. Upper case works too, lower case takes precedence, and an empty value counts as unset.
+    pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
+        let either = |name: &str| {
+            let is_set = |value: &String| !value.trim().is_empty();
+            variable(name).filter(is_set).or_else(|| variable(&name.to_uppercase()).filter(is_set))
+        };
+        Self {
+            http: either("http_proxy").or_else(|| either("all_proxy")),
+            https: either("https_proxy").or_else(|| either("all_proxy")),
+            no_proxy: either("no_proxy").unwrap_or_default(),
+        }
+    }
+
+    /// Returns the proxies that the environment sets; see [`Proxies::from_variables`].
+    pub fn from_environment() -> Self {
+        Self::from_variables(|name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()))
+    }
+}
+
+/// Mirrors, proxies and timeouts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DownloadOptions {
-    /// Addresses below which the files lie, tried in this order; none means that nothing is downloaded.
+    /// Base URLs of the files, tried in this order; if empty, nothing is downloaded.
     pub mirrors: Vec<String>,
-    /// The most time for finding a mirror's address.
+    /// Proxies for these mirrors. A redirect keeps using the proxy of the original URL.
+    pub proxies: Proxies,
+    /// Timeout for resolving a mirror's host name.
     pub resolve_timeout: Duration,
-    /// The most time for a connection, TLS included.
+    /// Timeout for connecting, TLS included.
     pub connect_timeout: Duration,
-    /// The most time without a byte.
+    /// Longest time without receiving data.
     pub stall_timeout: Duration,
-    /// The most time for one file from one mirror.
+    /// Timeout for one file from one mirror.
     pub file_timeout: Duration,
 }
 
 impl Default for DownloadOptions {
-    /// The mirrors of [`MIRRORS`]; 5 s, 10 s, 20 s and 15 min (the largest file at 30 kB/s).
+    /// Returns [`MIRRORS`], the environment's proxies, and 5 s, 10 s, 20 s and 15 min (the largest file at 30 kB/s).
     fn default() -> Self {
         Self {
             mirrors: MIRRORS.map(String::from).to_vec(),
+            proxies: Proxies::from_environment(),
             resolve_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(20),
@@ -66,11 +104,11 @@ impl Default for DownloadOptions {
     }
 }
 
-/// Why a file was not had from a mirror.
+/// Why a file could not be downloaded from a mirror.
 enum Failure {
-    /// The mirror's fault: the next one may do better.
+    /// A problem of this mirror: another one may work.
     Mirror(String),
-    /// The user's wish or the disk's fault: no other mirror can help.
+    /// An interrupt or a problem of the disk: no other mirror can help.
     Fatal(DataError),
 }
 
@@ -80,10 +118,10 @@ impl From<DataError> for Failure {
     }
 }
 
-/// Brings every file of the set that `dir` lacks (or holds damaged) into `dir`, compressed as it is served.
+/// Downloads every file of the set that is missing or damaged in `dir`, compressed as served.
 ///
-/// `interrupted` is asked between chunks and while nothing arrives. As soon as every mirror has failed for one file the
-/// others are not tried. Damaged files of the same name are replaced.
+/// `interrupted` is polled between chunks and while no data arrives. Once every mirror has failed for one file, the other
+/// files are not attempted. Damaged files of the same name are replaced.
 pub fn fetch(
     files: &FileSet,
     dir: &Path,
@@ -93,25 +131,27 @@ pub fn fetch(
 ) -> Result<(), DataError> {
     fs::create_dir_all(dir).map_err(DataError::io("create the folder", dir))?;
     remove_stale_parts(dir, files);
-    let agent = agent(options);
-    // The mirror that served the last file is asked first, so that a dead one costs its time-out only once.
+    let agents = Agents::new(options);
+    // The mirror that served the last file comes first, so that a dead one costs its timeout only once.
     let mut mirrors = options.mirrors.clone();
     for (file, rank) in files.with_ranks() {
         if interrupted() {
             return Err(DataError::Interrupted);
         }
-        if fashion_mnist::load_file(dir, file, rank).is_ok() {
-            continue;
+        match fashion_mnist::load_file(dir, file, rank) {
+            Ok(_) => continue,
+            Err(error @ DataError::OutOfMemory { .. }) => return Err(error),
+            Err(_) => {}
         }
-        let i_served = fetch_file(&agent, file, dir, &mirrors, options, interrupted, events)?;
+        let i_served = fetch_file(&agents, file, dir, &mirrors, options, interrupted, events)?;
         mirrors.rotate_left(i_served);
     }
     Ok(())
 }
 
-/// Tries the mirrors in turn; the index of the one that served the file.
+/// Tries the mirrors in turn; returns the index of the one that served the file.
 fn fetch_file(
-    agent: &Agent,
+    agents: &Agents,
     file: &DataFile,
     dir: &Path,
     mirrors: &[String],
@@ -123,7 +163,6 @@ fn fetch_file(
     for (i_mirror, mirror) in mirrors.iter().enumerate() {
         let url = format!("{}/{}", mirror.trim_end_matches('/'), file.gz_name());
         events(DataEvent::Connecting { file: file.gz_name(), mirror: mirror.clone() });
-        let messages = request(agent.clone(), url.clone(), file.gz_bytes, options.clone());
         let mut progress = |received| {
             events(DataEvent::Downloading {
                 file: file.gz_name(),
@@ -132,13 +171,19 @@ fn fetch_file(
                 total: file.gz_bytes,
             });
         };
-        match receive_file(file, dir, &messages, interrupted, &mut progress) {
+        let received = agents.for_url(&url).map_err(Failure::Mirror).and_then(|agent| {
+            let messages = request(agent, url.clone(), file.gz_bytes, options.clone());
+            receive_file(file, dir, &messages, interrupted, &mut progress)
+        });
+        match received {
             Ok(()) => {
                 events(DataEvent::Downloaded { file: file.gz_name(), path: dir.join(file.gz_name()) });
                 return Ok(i_mirror);
             }
             Err(Failure::Fatal(error)) => return Err(error),
             Err(Failure::Mirror(reason)) => {
+                // It may quote the server.
+                let reason = reason.replace(char::is_control, " ");
                 events(DataEvent::MirrorFailed {
                     file: file.gz_name(),
                     mirror: mirror.clone(),
@@ -151,9 +196,9 @@ fn fetch_file(
     Err(DataError::DownloadFailed { file: file.gz_name(), attempts })
 }
 
-/// Writes what arrives under a temporary name, checks it and gives it its name.
+/// Writes the received data to a temporary file, verifies it and renames it.
 ///
-/// The temporary file removes itself on every way out but the last.
+/// On failure, the temporary file is removed when it is dropped.
 fn receive_file(
     file: &DataFile,
     dir: &Path,
@@ -171,10 +216,7 @@ fn receive_file(
             Message::Chunk(chunk) => {
                 received += chunk.len() as u64;
                 if received > file.gz_bytes {
-                    return Err(Failure::Mirror(format!(
-                        "more than {} bytes received, expected exactly so many",
-                        file.gz_bytes
-                    )));
+                    return Err(Failure::Mirror(format!("more than the expected {} bytes received", file.gz_bytes)));
                 }
                 hasher.update(&chunk);
                 part.as_file_mut().write_all(&chunk).map_err(DataError::io("write", &path))?;
@@ -204,22 +246,34 @@ fn check_received(file: &DataFile, received: u64, hash: &str) -> Result<(), Fail
     Ok(())
 }
 
-/// The start of the name of a file that is being received.
+/// Prefix of the name of a partial file.
 fn part_prefix(file: &DataFile) -> String {
     format!("{}.part-", file.gz_name())
 }
 
+/// Creates a partial file and locks it, so that [`remove_stale_parts`] in other processes leaves it alone.
 fn create_part(file: &DataFile, dir: &Path) -> Result<NamedTempFile, DataError> {
     let prefix = format!("{}{}-", part_prefix(file), std::process::id());
     let mut builder = tempfile::Builder::new();
     builder.prefix(&prefix);
-    // Temporary files are private by default, but this one becomes an ordinary file: the umask shall decide.
+    // Temporary files are private by default, but this one becomes an ordinary file: the umask applies.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(dir).map_err(DataError::io("create a file in", dir))
+    let create = || builder.tempfile_in(dir).map_err(DataError::io("create a file in", dir));
+    for _ in 0..MAX_PART_TRIES {
+        let part = create()?;
+        match part.as_file().try_lock() {
+            Ok(()) if part.path().exists() => return Ok(part),
+            // A process that is just starting found the file before it was locked.
+            Ok(()) | Err(TryLockError::WouldBlock) => {}
+            // This file system does not support locks.
+            Err(TryLockError::Error(_)) => return Ok(part),
+        }
+    }
+    create()
 }
 
-/// Removes partial files that a killed program left behind; failing to is no harm.
+/// Removes partial files that killed processes left behind; errors are ignored.
 fn remove_stale_parts(dir: &Path, files: &FileSet) {
     let prefixes = files.with_ranks().map(|(file, _)| part_prefix(file));
     let Ok(entries) = fs::read_dir(dir) else {
@@ -229,27 +283,43 @@ fn remove_stale_parts(dir: &Path, files: &FileSet) {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         let is_part = prefixes.iter().any(|prefix| name.starts_with(prefix));
-        let age =
-            entry.metadata().and_then(|metadata| metadata.modified()).map(|time| time.elapsed().unwrap_or_default());
-        if is_part && age.is_ok_and(|age| age > STALE_AGE) {
-            let _ = fs::remove_file(entry.path());
+        // Only regular files: opening a named pipe would block.
+        if is_part && let Some(metadata) = entry.metadata().ok().filter(fs::Metadata::is_file) {
+            remove_if_abandoned(&entry.path(), &metadata);
         }
     }
 }
 
-/// What the receiving thread reports.
+/// Removes a partial file unless a running process holds its lock. The system releases the locks of killed processes.
+fn remove_if_abandoned(path: &Path, metadata: &fs::Metadata) {
+    let is_old = || metadata.modified().is_ok_and(|time| time.elapsed().unwrap_or_default() > STALE_AGE);
+    // Network file systems lock only files opened for writing.
+    let file = fs::OpenOptions::new().write(true).open(path);
+    let is_abandoned = match file.as_ref().map(fs::File::try_lock) {
+        Ok(Ok(())) => true,
+        Ok(Err(TryLockError::WouldBlock)) => false,
+        // Locks are not supported, or the file belongs to another user: its age decides.
+        Ok(Err(TryLockError::Error(_))) | Err(_) => is_old(),
+    };
+    // `file` keeps the lock until the file is removed.
+    if is_abandoned {
+        let _ = fs::remove_file(path);
+    }
+}
+
+/// Messages from the download thread.
 enum Message {
-    /// The mirror has answered and will send the file.
+    /// The mirror responded and will send the file.
     Started,
     /// The next bytes of the file.
     Chunk(Vec<u8>),
-    /// The answer is complete.
+    /// The response is complete.
     End,
     /// The mirror cannot be used.
     Failed(String),
 }
 
-/// Waits for the next message, looking now and then whether the user wants to stop.
+/// Waits for the next message, polling for an interrupt.
 fn next_message(messages: &Receiver<Message>, interrupted: &dyn Fn() -> bool) -> Result<Message, Failure> {
     loop {
         if interrupted() {
@@ -259,16 +329,16 @@ fn next_message(messages: &Receiver<Message>, interrupted: &dyn Fn() -> bool) ->
             Ok(message) => return Ok(message),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
-                return Err(Failure::Mirror("the receiving thread ended early".into()));
+                return Err(Failure::Mirror("the download thread ended early".into()));
             }
         }
     }
 }
 
-/// Asks for `url` in a thread of its own, because a connection that blocks cannot look at the wish to stop.
+/// Requests `url` on a separate thread, because a blocked connection cannot poll for an interrupt.
 ///
-/// The thread ends by itself: by one of the time-outs, or when the other end of the channel is dropped.
-fn request(agent: Agent, url: String, expected_bytes: u64, options: DownloadOptions) -> Receiver<Message> {
+/// The thread ends by itself: through one of the timeouts, or when the receiver is dropped.
+fn request(agent: RoutedAgent, url: String, expected_bytes: u64, options: DownloadOptions) -> Receiver<Message> {
     let (sender, receiver) = mpsc::sync_channel(MAX_WAITING_CHUNKS);
     let failure_sender = sender.clone();
     let spawned = thread::Builder::new().name("download".into()).spawn(move || {
@@ -276,32 +346,32 @@ fn request(agent: Agent, url: String, expected_bytes: u64, options: DownloadOpti
             Ok(()) => Message::End,
             Err(reason) => Message::Failed(reason),
         };
-        // Nobody listens any more after an interrupt or a failed write.
+        // After an interrupt or a failed write, nobody receives this.
         let _ = sender.send(end);
     });
     if let Err(error) = spawned {
-        let reason = format!("cannot start the receiving thread: {error}");
-        // The channel is empty and its receiver is held here, so this neither blocks nor fails.
+        let reason = format!("the download thread could not be started: {error}");
+        // The channel is empty and its receiver exists, so this neither blocks nor fails.
         let _ = failure_sender.send(Message::Failed(reason));
     }
     receiver
 }
 
-/// Sends the body of the answer in chunks, at most one byte more than expected; the error is the reason in words.
+/// Sends the body of the response in chunks, at most one byte more than expected; the error is the reason as text.
 fn send_body(
-    agent: &Agent,
+    agent: &RoutedAgent,
     url: &str,
     expected_bytes: u64,
     options: &DownloadOptions,
     sender: &SyncSender<Message>,
 ) -> Result<(), String> {
-    let response = agent.get(url).call().map_err(|error| reason(&error, options))?;
+    let response = agent.agent.get(url).call().map_err(|error| format!("{}{}", reason(&error, options), agent.via))?;
     if response.status() != 200 {
         return Err(format!("HTTP status {} received, expected 200", response.status()));
     }
     let body = response.into_body();
     if let Some(announced) = body.content_length().filter(|&n| n != expected_bytes) {
-        return Err(format!("{announced} bytes announced, expected {expected_bytes}"));
+        return Err(format!("Content-Length is {announced} bytes, expected {expected_bytes}"));
     }
     let mut reader = body.into_reader().take(expected_bytes.saturating_add(1));
     if sender.send(Message::Started).is_err() {
@@ -316,7 +386,7 @@ fn send_body(
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => {
                 return Err(format!(
-                    "broke off after {n_received} of {expected_bytes} bytes: {}",
+                    "the connection failed after {n_received} of {expected_bytes} bytes: {}",
                     io_reason(&error, options)
                 ));
             }
@@ -329,7 +399,7 @@ fn send_body(
     }
 }
 
-/// A client's error in words that say how long was waited.
+/// Describes a client's error; for timeouts with their length.
 fn reason(error: &ureq::Error, options: &DownloadOptions) -> String {
     let seconds = |time: Duration| format!("{} s", time.as_secs_f64());
     match error {
@@ -341,14 +411,14 @@ fn reason(error: &ureq::Error, options: &DownloadOptions) -> String {
                 format!("no connection within {}", seconds(options.connect_timeout))
             }
             ureq::Timeout::PerRead => {
-                format!("no byte for {}", seconds(options.stall_timeout))
+                format!("no data for {}", seconds(options.stall_timeout))
             }
             ureq::Timeout::Global => {
                 format!("not complete within {}", seconds(options.file_timeout))
             }
-            other => format!("time-out ({other})"),
+            other => format!("timeout ({other})"),
         },
-        ureq::Error::HostNotFound => "the host name is not known".into(),
+        ureq::Error::HostNotFound => "the host name could not be resolved".into(),
         ureq::Error::Io(error) => error.to_string(),
         error => error.to_string(),
     }
@@ -363,8 +433,72 @@ fn io_reason(error: &io::Error, options: &DownloadOptions) -> String {
     }
 }
 
-fn agent(options: &DownloadOptions) -> Agent {
-    // On Windows and Apple systems the system's own TLS is used, with the system's certificates.
+/// One client per route, so that connections are reused between files.
+struct Agents {
+    direct: Agent,
+    http: Route,
+    https: Route,
+}
+
+/// How URLs of one scheme are requested: directly, through a proxy, or not at all, for this reason.
+type Route = Result<Option<(Proxy, Agent)>, String>;
+
+/// A client, and the proxy as errors mention it.
+struct RoutedAgent {
+    agent: Agent,
+    via: String,
+}
+
+impl Agents {
+    fn new(options: &DownloadOptions) -> Self {
+        let route = |address: &Option<String>| {
+            let Some(address) = address else { return Ok(None) };
+            let proxy = proxy(address, &options.proxies.no_proxy)?;
+            let agent = agent(options, Some(proxy.clone()));
+            Ok(Some((proxy, agent)))
+        };
+        Self { direct: agent(options, None), http: route(&options.proxies.http), https: route(&options.proxies.https) }
+    }
+
+    /// Returns the client for a URL; the error is the reason as text.
+    fn for_url(&self, url: &str) -> Result<RoutedAgent, String> {
+        let uri: ureq::http::Uri = url.parse().map_err(|error| format!("invalid URL: {error}"))?;
+        let route = if uri.scheme_str() == Some("https") { &self.https } else { &self.http };
+        Ok(match route.as_ref().map_err(String::clone)? {
+            Some((proxy, agent)) if !proxy.is_no_proxy(&uri) => RoutedAgent {
+                agent: agent.clone(),
+                via: format!(" (through the proxy {}:{})", proxy.host(), proxy.port()),
+            },
+            _ => RoutedAgent { agent: self.direct.clone(), via: String::new() },
+        })
+    }
+}
+
+/// Parses the URL of a proxy. Messages do not repeat the URL, which may contain a password.
+fn proxy(address: &str, no_proxy: &str) -> Result<Proxy, String> {
+    let invalid = |_| "the URL of the proxy is invalid; correct the variable http_proxy, https_proxy or all_proxy";
+    let parsed = Proxy::new(address.trim()).map_err(invalid)?;
+    if !matches!(parsed.protocol(), ProxyProtocol::Http | ProxyProtocol::Https) {
+        return Err("SOCKS proxies are not supported; set http_proxy and https_proxy to an HTTP proxy".to_string());
+    }
+    let mut builder = Proxy::builder(parsed.protocol()).host(parsed.host()).port(parsed.port());
+    if let Some(name) = parsed.username() {
+        builder = builder.username(name);
+    }
+    if let Some(password) = parsed.password() {
+        builder = builder.password(password);
+    }
+    for host in no_proxy.split(',').map(str::trim).filter(|host| !host.is_empty()) {
+        builder = builder.no_proxy(host);
+        if !host.starts_with(['.', '*']) {
+            builder = builder.no_proxy(&format!(".{host}"));
+        }
+    }
+    builder.build().map_err(invalid).map_err(String::from)
+}
+
+fn agent(options: &DownloadOptions, proxy: Option<Proxy>) -> Agent {
+    // Windows and Apple systems use the system's own TLS and certificates.
     let tls = if cfg!(any(windows, target_vendor = "apple")) {
         TlsConfig::builder().provider(TlsProvider::NativeTls).root_certs(RootCerts::PlatformVerifier)
     } else {
@@ -372,8 +506,10 @@ fn agent(options: &DownloadOptions) -> Agent {
     };
     Agent::config_builder()
         .tls_config(tls.build())
+        // Set even if `None`: by default the client would use the first proxy that any variable sets, whatever the scheme.
+        .proxy(proxy)
         .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
-        // The hash is that of the file as it lies, so no server may pack it once more.
+        // The hash is that of the stored file, so the server must not compress it again.
         .accept_encoding("identity")
         .http_status_as_error(false)
         .timeout_resolve(Some(options.resolve_timeout))

@@ -1,4 +1,4 @@
-//! What can go wrong between a data set's name and its pixels in memory.
+//! Errors of finding, downloading and reading a data set.
 
 use std::fmt::{self, Write as _};
 use std::io;
@@ -7,28 +7,38 @@ use std::path::{Path, PathBuf};
 /// One failed attempt to fetch a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
-    /// The address that was asked.
+    /// The URL that was requested.
     pub url: String,
-    /// Why the file was not had from there.
+    /// Why the file could not be downloaded from there.
     pub reason: String,
 }
 
 /// Why a data set could not be loaded.
 ///
-/// Every message names the file or folder, what was found, what was expected and what to do next. Causes are given by
-/// [`std::error::Error::source`]; [`DataError::full_message`] joins them into one line.
+/// Every message names the file or folder, what was found, what was expected and what to do next. Causes are available
+/// through [`std::error::Error::source`]; [`DataError::full_message`] joins them into one line.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
-    /// The operating system refused to read or write.
+    /// The operating system reported an error.
     #[error("cannot {action} {}", path.display())]
     Io {
-        /// What was tried: "read", "create the folder", ...
+        /// What was attempted: "read", "create the folder", ...
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// The operating system's reason.
+        /// The operating system's error.
         source: io::Error,
+    },
+    /// Memory ran out; nothing is wrong with the file or its folder.
+    #[error(
+        "out of memory while reading {file}: its content needs {bytes} bytes; free memory or raise the memory limit"
+    )]
+    OutOfMemory {
+        /// The file's name.
+        file: String,
+        /// Bytes needed.
+        bytes: u64,
     },
     /// A path that should be a regular file is something else.
     #[error("{file} is not a regular file; expected an IDX file, plain or gzip")]
@@ -36,16 +46,16 @@ pub enum DataError {
         /// The path as given.
         file: String,
     },
-    /// A file of no bytes.
+    /// A file of zero bytes.
     #[error("{file} is empty (0 bytes); expected an IDX file, plain or gzip: copy or download it again")]
     EmptyFile {
         /// The file's name.
         file: String,
     },
-    /// A file whose first bytes are those of no IDX file.
+    /// A file that does not start like an IDX file.
     #[error(
-        "{file} is not an IDX file: its content begins with the bytes {found:02x?}, expected 00 00, the element type and \
-         the number of dimensions; check that the file is the data set's own and not, for example, a saved web page"
+        "{file} is not an IDX file: its content starts with the bytes {found:02x?}, expected 00 00, the element type and \
+         the number of dimensions; check that the file belongs to the data set and is not, for example, a saved web page"
     )]
     NotIdx {
         /// The file's name.
@@ -53,7 +63,7 @@ pub enum DataError {
         /// The first four bytes.
         found: [u8; 4],
     },
-    /// An IDX file of elements other than unsigned bytes.
+    /// An IDX file whose elements are not unsigned bytes.
     #[error("{file}: IDX element type 0x{found:02x} found, expected 0x08 (unsigned byte)")]
     ElementType {
         /// The file's name.
@@ -61,7 +71,7 @@ pub enum DataError {
         /// The type code in the header.
         found: u8,
     },
-    /// An IDX file of another number of dimensions.
+    /// An IDX file with the wrong number of dimensions.
     #[error(
         "{file}: {found} dimensions found, expected {expected} (images have 3, labels 1); check that image and label \
          files have not been swapped"
@@ -71,7 +81,7 @@ pub enum DataError {
         file: String,
         /// Dimensions in the header.
         found: usize,
-        /// Dimensions asked for.
+        /// Dimensions expected.
         expected: usize,
     },
     /// A header with a dimension of zero.
@@ -79,29 +89,29 @@ pub enum DataError {
     ZeroDimension {
         /// The file's name.
         file: String,
-        /// Which dimension, from 0.
+        /// Index of the dimension, from 0.
         axis: usize,
         /// All dimensions in the header.
         shape: Vec<usize>,
     },
-    /// A header whose dimensions cannot fit into the file.
+    /// A header that announces more data than the file can hold.
     #[error(
         "{file}: the header announces the shape {shape:?}, more data than a file of {file_bytes} bytes can hold \
-         (at most {possible_bytes} bytes); the file is damaged or cut off: copy or download it again"
+         (at most {possible_bytes} bytes); the file is damaged or truncated: copy or download it again"
     )]
     ImpossibleShape {
         /// The file's name.
         file: String,
         /// All dimensions in the header.
         shape: Vec<usize>,
-        /// The size of the file.
+        /// Size of the file.
         file_bytes: u64,
-        /// The most data that a file of this size can hold.
+        /// Largest amount of data that a file of this size can hold.
         possible_bytes: u64,
     },
-    /// Content that ends before the header's shape is filled.
+    /// Content that is shorter than the header announces.
     #[error(
-        "{file} is cut off: {found} bytes of IDX content found, expected {expected}; the file is incomplete: copy or \
+        "{file} is truncated: {found} bytes of IDX content found, expected {expected}; the file is incomplete: copy or \
          download it again"
     )]
     Truncated {
@@ -112,22 +122,22 @@ pub enum DataError {
         /// Bytes of uncompressed content announced, the header included.
         expected: u64,
     },
-    /// Content that goes on after the header's shape is filled.
+    /// Content that is longer than the header announces.
     #[error(
-        "{file} goes on after its end: at least {found} bytes of IDX content found, expected {expected}; the file is \
-         damaged or not what its header says: copy or download it again"
+        "{file} has trailing bytes: at least {found} bytes of IDX content found, expected {expected}; the file is \
+         damaged or its header is wrong: copy or download it again"
     )]
     TrailingBytes {
         /// The file's name.
         file: String,
-        /// Bytes of uncompressed content seen, the header included; there may be more.
+        /// Bytes of uncompressed content read, the header included; there may be more.
         found: u64,
         /// Bytes of uncompressed content announced, the header included.
         expected: u64,
     },
-    /// A gzip stream that breaks off.
+    /// A gzip stream that ends early.
     #[error(
-        "{file}: the gzip stream breaks off after {found} bytes of content; the file is incomplete: copy or download it \
+        "{file}: the gzip stream ends early, after {found} bytes of content; the file is incomplete: copy or download it \
          again"
     )]
     TruncatedGzip {
@@ -136,23 +146,23 @@ pub enum DataError {
         /// Bytes of content that could be read.
         found: u64,
     },
-    /// A gzip stream that is not valid, or whose checksum does not hold.
+    /// A gzip stream that is invalid or whose checksum does not match.
     #[error(
-        "{file}: the gzip stream is damaged after {found} bytes of content, expected a valid stream with its checksum; \
-         copy or download the file again"
+        "{file}: the gzip stream is damaged after {found} bytes of content, expected a valid stream with a matching \
+         checksum; copy or download the file again"
     )]
     CorruptGzip {
         /// The file's name.
         file: String,
         /// Bytes of content that could be read.
         found: u64,
-        /// What the decoder says.
+        /// The decoder's error.
         source: io::Error,
     },
-    /// A file far too large to be the one that its name says.
+    /// A file far too large to be the one that its name suggests.
     #[error(
-        "{file} has {found} bytes, expected {expected} (at most {limit} in any packing); it is not a Fashion-MNIST file: \
-         replace it by the genuine one"
+        "{file} has {found} bytes, expected {expected} (at most {limit} however compressed); it is not a Fashion-MNIST file: \
+         replace it with the genuine one"
     )]
     TooLarge {
         /// The file's name.
@@ -161,45 +171,45 @@ pub enum DataError {
         found: u64,
         /// The genuine size in bytes.
         expected: u64,
-        /// The most that is read in bytes.
+        /// Largest size that is read, in bytes.
         limit: u64,
     },
     /// A well-formed IDX file that is not the genuine one.
     #[error(
-        "{file} holds shape {shape:?} but is not the genuine file: SHA-256 {found} ({found_bytes} bytes), expected \
-         {expected} ({expected_bytes} bytes); {guess}: replace it by the Fashion-MNIST file, or name another folder \
-         with --data-dir"
+        "{file} has shape {shape:?} but is not the genuine file: SHA-256 {found} ({found_bytes} bytes), expected \
+         {expected} ({expected_bytes} bytes); {guess}: replace it with the Fashion-MNIST file, or use another data \
+         folder"
     )]
     WrongHash {
         /// The file's name.
         file: String,
         /// The shape in its header.
         shape: Box<[usize]>,
-        /// SHA-256 of the file as it lies.
+        /// SHA-256 of the file on disk.
         found: Box<str>,
-        /// Size of the file as it lies.
+        /// Size of the file on disk.
         found_bytes: u64,
-        /// SHA-256 of the genuine file in the same packing.
+        /// SHA-256 of the genuine file, likewise compressed or not.
         expected: Box<str>,
-        /// Size of the genuine file in the same packing.
+        /// Size of the genuine file, likewise compressed or not.
         expected_bytes: u64,
-        /// What the file probably is.
+        /// What the file probably is instead.
         guess: &'static str,
     },
-    /// Images of another size than 28 x 28.
+    /// Images that are not 28 x 28.
     #[error("{file}: images of {rows}x{cols} pixels found, expected 28x28")]
     ImageSize {
         /// The file's name.
         file: String,
-        /// Rows of an image.
+        /// Rows per image.
         rows: usize,
-        /// Columns of an image.
+        /// Columns per image.
         cols: usize,
     },
-    /// Images and labels of different number.
+    /// Different numbers of images and labels.
     #[error(
-        "{images_file} holds {n_images} images but {labels_file} holds {n_labels} labels, expected equal numbers; the \
-         two files are not of one data set: replace them"
+        "{images_file} has {n_images} images but {labels_file} has {n_labels} labels, expected equal numbers; the two \
+         files do not belong to the same data set: replace them"
     )]
     CountMismatch {
         /// The image file's name.
@@ -211,27 +221,27 @@ pub enum DataError {
         /// Labels found.
         n_labels: usize,
     },
-    /// A label that names no class.
+    /// A label that is not a class.
     #[error("{file}: label {index} is {found}, expected 0 to 9; the file is not a Fashion-MNIST label file")]
     LabelRange {
         /// The file's name.
         file: String,
-        /// Which label, from 0.
+        /// Index of the label, from 0.
         index: usize,
         /// Its value.
         found: u8,
     },
-    /// Some of a folder's four files are not there.
-    #[error("{} lacks {}, plain or with .gz", dir.display(), missing.join(", "))]
+    /// Some of a folder's four files are missing.
+    #[error("{} lacks {} (plain or with .gz)", dir.display(), missing.join(", "))]
     MissingFiles {
         /// The folder.
         dir: PathBuf,
         /// Names of the missing files, without `.gz`.
         missing: Vec<String>,
     },
-    /// A folder that holds none of the four files.
+    /// A folder that contains none of the four files.
     #[error(
-        "{} holds none of the Fashion-MNIST files ({}, plain or with .gz), nor do its subfolders FashionMNIST/raw and raw",
+        "{} contains none of the Fashion-MNIST files ({}, plain or with .gz), nor do its subfolders FashionMNIST/raw and raw",
         dir.display(), expected.join(", ")
     )]
     NoFiles {
@@ -240,57 +250,57 @@ pub enum DataError {
         /// Names of the files, without `.gz`.
         expected: Vec<String>,
     },
-    /// A named folder that is absent, or is not a folder.
+    /// A path that does not exist or is not a folder.
     #[error("{} is not a folder", dir.display())]
     NotAFolder {
         /// The path as given.
         dir: PathBuf,
     },
-    /// A folder that the user named cannot be used.
+    /// The data folder that the user specified cannot be used.
     #[error(
-        "the data folder {} named by {origin} cannot be used; mend or replace what is named below, or leave {origin} out \
-         to search the usual places and download",
+        "the data folder {} ({origin}) cannot be used; fix the problem below, or omit {origin} to search the usual \
+         folders and download",
         dir.display()
     )]
     NamedFolder {
-        /// `--data-dir` or `$FMNIST_DATA_DIR`.
+        /// Where the folder was specified: `--data-dir` or `$FMNIST_DATA_DIR`.
         origin: &'static str,
         /// The folder.
         dir: PathBuf,
         /// Why it cannot be used.
         source: Box<DataError>,
     },
-    /// A folder of files was named for a data set that reads none.
+    /// A data folder was specified for the synthetic data set, which reads no files.
     #[error(
-        "--data-dir {} names a folder of files, but --dataset synthetic reads none: leave one of the two out",
+        "the data folder {} was specified, but the synthetic data set reads no files; omit one of the two",
         dir.display()
     )]
     FolderForSynthetic {
         /// The folder.
         dir: PathBuf,
     },
-    /// There is no folder to download into.
+    /// There is no cache folder to download into.
     #[error(
-        "no cache folder is known (neither a home folder nor XDG_CACHE_HOME is set), so nothing can be downloaded; put \
-         the four Fashion-MNIST files into a folder and name it with --data-dir, or use --dataset synthetic"
+        "there is no cache folder to download into (neither a home folder nor XDG_CACHE_HOME is set); put the four \
+         Fashion-MNIST files into a folder and specify it as the data folder, or use the synthetic data set"
     )]
     NoCacheFolder,
-    /// No mirror gave a file.
+    /// A file could not be downloaded from any mirror.
     #[error(
-        "could not download {file}:{}\nput the four Fashion-MNIST files into a folder and name it with --data-dir, or use \
-         --dataset synthetic",
+        "{file} could not be downloaded:{}\nput the four Fashion-MNIST files into a folder and specify it as the data \
+         folder, or use the synthetic data set",
         Attempts(attempts)
     )]
     DownloadFailed {
         /// The file's name.
         file: String,
-        /// What was tried, in order.
+        /// The attempts, in order.
         attempts: Vec<Attempt>,
     },
     /// The user asked to stop.
-    #[error("interrupted while loading the data set; files that were complete stay in the cache")]
+    #[error("interrupted while loading the data set; completed downloads stay in the cache")]
     Interrupted,
-    /// A data set's name that is not known.
+    /// An unknown name of a data set.
     #[error("unknown data set `{found}`, expected auto, fashion-mnist or synthetic")]
     UnknownDataset {
         /// The name as given.
@@ -299,7 +309,7 @@ pub enum DataError {
 }
 
 impl DataError {
-    /// The message and those of its causes, joined by colons into one text.
+    /// Returns the message and those of its causes, joined by colons.
     pub fn full_message(&self) -> String {
         let mut text = self.to_string();
         let mut cause = std::error::Error::source(self);
@@ -311,14 +321,14 @@ impl DataError {
         text
     }
 
-    /// A closure for `map_err` on input and output.
+    /// Returns a closure for `map_err` on I/O results.
     pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { action, path, source }
     }
 }
 
-/// Shows each attempt on its own line.
+/// Prints each attempt on its own line.
 struct Attempts<'a>(&'a [Attempt]);
 
 impl fmt::Display for Attempts<'_> {

@@ -1,7 +1,7 @@
-//! The four files of Fashion-MNIST: their sizes and hashes, and how a folder of them is read.
+//! The four files of Fashion-MNIST: their sizes and hashes, and how to read a folder of them.
 //!
-//! A file counts only if its SHA-256 is the genuine one, wherever it lies: other data sets (MNIST, KMNIST) use the same
-//! file names, and one of the mirrors is served without TLS.
+//! A file is accepted only if its SHA-256 is that of the genuine file, wherever it comes from: other data sets (MNIST,
+//! KMNIST) use the same file names, and one of the mirrors is served without TLS.
 //!
 //! Source: <https://github.com/zalandoresearch/fashion-mnist>, MIT licence, Copyright (c) 2017 Zalando SE.
 
@@ -9,36 +9,37 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::thread;
 
 use sha2::{Digest, Sha256};
 
 use super::error::DataError;
 use super::idx::{self, IMAGES_RANK, Idx, LABELS_RANK};
+use super::threads::{beside, in_parallel};
 use super::{IMAGE_SIDE, N_CLASSES, Split};
+use crate::files::read_bounded;
 
-/// One file of a data set, as it must be.
+/// The expected name, sizes and hashes of one file of a data set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataFile {
-    /// Name of the uncompressed file; the compressed one has `.gz` after it.
+    /// Name of the uncompressed file; the compressed one adds `.gz`.
     pub name: Cow<'static, str>,
     /// Size of the compressed file in bytes.
     pub gz_bytes: u64,
-    /// SHA-256 of the compressed file, in lower-case hexadecimal digits.
+    /// SHA-256 of the compressed file, in lower-case hexadecimal.
     pub gz_sha256: Cow<'static, str>,
     /// Size of the uncompressed file in bytes.
     pub idx_bytes: u64,
-    /// SHA-256 of the uncompressed file, in lower-case hexadecimal digits.
+    /// SHA-256 of the uncompressed file, in lower-case hexadecimal.
     pub idx_sha256: Cow<'static, str>,
 }
 
 impl DataFile {
-    /// Name of the compressed file.
+    /// Returns the name of the compressed file.
     pub fn gz_name(&self) -> String {
         format!("{}.gz", self.name)
     }
 
-    /// The largest file that is read: content packed without any compression, in blocks of any sensible size.
+    /// Returns the largest file size that is read: content stored in gzip without compression, in blocks of any sensible size.
     fn max_bytes(&self) -> u64 {
         self.idx_bytes + self.idx_bytes / 100 + 1024
     }
@@ -47,18 +48,18 @@ impl DataFile {
 /// The four files of a data set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileSet {
-    /// Images to train on.
+    /// Training images.
     pub train_images: DataFile,
     /// Their labels.
     pub train_labels: DataFile,
-    /// Images to test on.
+    /// Test images.
     pub test_images: DataFile,
     /// Their labels.
     pub test_labels: DataFile,
 }
 
 impl FileSet {
-    /// Each file with the number of its dimensions.
+    /// Returns each file with its number of dimensions.
     pub(super) fn with_ranks(&self) -> [(&DataFile, usize); 4] {
         [
             (&self.train_images, IMAGES_RANK),
@@ -68,14 +69,14 @@ impl FileSet {
         ]
     }
 
-    /// Names of the uncompressed files.
+    /// Returns the names of the uncompressed files.
     fn names(&self) -> Vec<String> {
         let files = self.with_ranks().into_iter();
         files.map(|(file, _)| file.name.to_string()).collect()
     }
 }
 
-/// The genuine files of Fashion-MNIST: 60,000 images to train on and 10,000 to test on.
+/// The genuine files of Fashion-MNIST: 60,000 training images and 10,000 test images.
 pub const FILES: FileSet = FileSet {
     train_images: DataFile {
         name: Cow::Borrowed("train-images-idx3-ubyte"),
@@ -107,7 +108,7 @@ pub const FILES: FileSet = FileSet {
     },
 };
 
-/// SHA-256 of MNIST's compressed files, which have the same names: the usual mix-up deserves a plain word.
+/// SHA-256 of MNIST's compressed files, which have the same names: a common mix-up with its own message.
 const MNIST_GZ_SHA256: [&str; 4] = [
     "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
     "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
@@ -115,13 +116,13 @@ const MNIST_GZ_SHA256: [&str; 4] = [
     "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 ];
 
-/// Where the files may lie below a named folder: directly, as torchvision lays them, or in torchvision's own folder.
+/// Where the files may be in a data folder: directly, where torchvision puts them, or in torchvision's own folder.
 const SUBFOLDERS: [&str; 3] = ["", "FashionMNIST/raw", "raw"];
 
-/// Reads Fashion-MNIST from a folder: training set, test set.
+/// Reads Fashion-MNIST from a folder; returns the training set and the test set.
 ///
 /// Each file may be plain or compressed (`.gz`), directly in the folder or in its subfolders `FashionMNIST/raw` or
-/// `raw`. The SHA-256 of every file is checked. The four files are read in parallel.
+/// `raw`. The SHA-256 of every file is verified. The four files are read in parallel.
 pub fn load_from_dir(dir: &Path) -> Result<(Split, Split), DataError> {
     load_files_from_dir(dir, &FILES)
 }
@@ -137,14 +138,17 @@ pub fn load_files_from_dir(dir: &Path, files: &FileSet) -> Result<(Split, Split)
     if !missing.is_empty() {
         return Err(DataError::MissingFiles { dir: folder, missing });
     }
-    let [train_images, train_labels, test_images, test_labels] = in_parallel(files.with_ranks().map(|(file, rank)| {
+    let load = |(file, rank)| {
         let folder = &folder;
         move || load_file(folder, file, rank)
-    }));
+    };
+    let mut loaded = in_parallel(files.with_ranks().map(load)).into_iter();
+    let mut next = || loaded.next().expect("one result per file");
+    let (train_images, train_labels, test_images, test_labels) = (next(), next(), next(), next());
     Ok((split(train_images?, train_labels?)?, split(test_images?, test_labels?)?))
 }
 
-/// The folder at or below `dir` that holds most of the files, if any holds one.
+/// Returns the folder at or below `dir` that contains most of the files, if any contains one.
 pub(super) fn find_folder(dir: &Path, files: &FileSet) -> Option<PathBuf> {
     let names = files.names();
     let mut best = (0, None);
@@ -162,14 +166,14 @@ fn has_file(folder: &Path, name: &str) -> bool {
     folder.join(format!("{name}.gz")).exists() || folder.join(name).exists()
 }
 
-/// A file that was read and found genuine.
+/// A file that was read and verified.
 pub(super) struct Loaded {
     /// The path as shown in errors.
     file: String,
     idx: Idx,
 }
 
-/// Reads one file from exactly this folder: the compressed one, else the plain one.
+/// Reads one file from exactly this folder: the compressed one, or else the plain one.
 ///
 /// The error is that of the first of the two that exists.
 pub(super) fn load_file(folder: &Path, file: &DataFile, rank: usize) -> Result<Loaded, DataError> {
@@ -198,19 +202,19 @@ fn load_path(path: &Path, file: &DataFile, rank: usize) -> Result<Loaded, DataEr
             limit: file.max_bytes(),
         });
     }
-    let bytes = std::fs::read(path).map_err(DataError::io("read", path))?;
-    // Inflating the training images takes about as long as hashing does without hardware support, so both run at once.
-    let (parsed, hash) = thread::scope(|scope| {
-        let hash = scope.spawn(|| sha256_hex(&[&bytes]));
-        let parsed = idx::parse(&shown, bytes.as_slice(), bytes.len() as u64, rank);
-        (parsed, joined(hash))
-    });
+    let bytes = read_bounded(path, file.max_bytes()).map_err(|source| match source.kind() {
+        io::ErrorKind::OutOfMemory => DataError::OutOfMemory { file: shown.clone(), bytes: file_bytes },
+        _ => DataError::io("read", path)(source),
+    })?;
+    // Decompressing the training images takes about as long as hashing without hardware support, so both run at once.
+    let (hash, parsed) =
+        beside(|| sha256_hex(&[&bytes]), || idx::parse(&shown, bytes.as_slice(), bytes.len() as u64, rank));
     let idx = parsed?;
     check_hash(&shown, &bytes, hash, &idx, file)?;
     Ok(Loaded { file: shown, idx })
 }
 
-/// Accepts the genuine file, and the genuine content in any other packing.
+/// Accepts the genuine file, and the genuine content compressed in any other way.
 fn check_hash(shown: &str, bytes: &[u8], hash: String, idx: &Idx, file: &DataFile) -> Result<(), DataError> {
     let compressed = idx::is_gzip(bytes);
     let (expected, expected_bytes) =
@@ -223,9 +227,9 @@ fn check_hash(shown: &str, bytes: &[u8], hash: String, idx: &Idx, file: &DataFil
         file: shown.to_string(),
         shape: idx.shape.as_slice().into(),
         guess: if MNIST_GZ_SHA256.contains(&hash.as_str()) {
-            "it is MNIST's file of handwritten digits, which has the same name"
+            "it is the MNIST file of handwritten digits, which has the same name"
         } else {
-            "it looks like another data set with the same file names (e.g. MNIST), or like an altered copy"
+            "it looks like another data set with the same file names (e.g. MNIST) or an altered copy"
         },
         found: hash.into(),
         found_bytes: bytes.len() as u64,
@@ -234,10 +238,10 @@ fn check_hash(shown: &str, bytes: &[u8], hash: String, idx: &Idx, file: &DataFil
     })
 }
 
-/// Joins images and labels, which must be 28 x 28, equally many, and 0 to 9.
+/// Combines images and labels: the images must be 28 x 28, the labels 0 to 9, and their numbers equal.
 fn split(images: Loaded, labels: Loaded) -> Result<Split, DataError> {
     let [n_images, rows, cols] = images.idx.shape[..] else {
-        unreachable!("an image file is read with three dimensions or not at all")
+        unreachable!("image files with other than three dimensions are refused")
     };
     if (rows, cols) != (IMAGE_SIDE, IMAGE_SIDE) {
         return Err(DataError::ImageSize { file: images.file, rows, cols });
@@ -258,7 +262,7 @@ fn split(images: Loaded, labels: Loaded) -> Result<Split, DataError> {
     Ok(Split { images: images.idx.payload, labels: values })
 }
 
-/// SHA-256 of the parts one after the other, in lower-case hexadecimal digits.
+/// Returns the SHA-256 of the concatenated parts, in lower-case hexadecimal.
 pub(super) fn sha256_hex(parts: &[&[u8]]) -> String {
     let mut hasher = Sha256::new();
     for part in parts {
@@ -267,21 +271,11 @@ pub(super) fn sha256_hex(parts: &[&[u8]]) -> String {
     hex(&hasher.finalize())
 }
 
-/// Bytes as lower-case hexadecimal digits.
+/// Formats bytes in lower-case hexadecimal.
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         // Writing to a String cannot fail.
         let _ = write!(text, "{byte:02x}");
         text
     })
-}
-
-/// Runs each task in its own thread; results in the order of the tasks.
-fn in_parallel<T: Send, const N: usize>(tasks: [impl FnOnce() -> T + Send; N]) -> [T; N] {
-    thread::scope(|scope| tasks.map(|task| scope.spawn(task)).map(joined))
-}
-
-/// The result of a thread; its panic, if it had one, goes on in this thread.
-fn joined<T>(handle: thread::ScopedJoinHandle<'_, T>) -> T {
-    handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

@@ -1,8 +1,8 @@
-//! IDX files of unsigned bytes, plain or gzip: the format of MNIST and of the data sets made in its likeness.
+//! IDX files of unsigned bytes, plain or gzip: the format of MNIST and of the data sets modelled on it.
 //!
-//! A file is `00 00`, the element type, the number of dimensions, each dimension as a big-endian `u32`, then the
-//! elements, row-major. Whether it is compressed is told by the first two bytes, not by the name. A file is read only
-//! if it is exactly what its header says: nothing missing, nothing after the end, gzip's checksum right.
+//! A file consists of `00 00`, the element type, the number of dimensions, each dimension as a big-endian `u32`, then the
+//! elements, row-major. Compression is detected from the first two bytes, not from the name. A file is accepted only if
+//! it is exactly what its header announces: nothing missing, nothing after the end, and gzip's checksum matches.
 //!
 //! Format: <http://yann.lecun.com/exdb/mnist/>, section "File formats".
 
@@ -18,10 +18,10 @@ use super::error::DataError;
 const UNSIGNED_BYTE: u8 = 0x08;
 /// The first two bytes of a gzip stream.
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
-/// Deflate packs at most 258 bytes into 2 bits, so no stream grows by more than this factor.
+/// Deflate encodes at most 258 bytes in 2 bits, so no stream expands by more than this factor.
 const MAX_INFLATION: u64 = 1032;
-/// The most that is reserved on the word of a header alone; beyond it memory grows with the content that arrives.
-/// The largest genuine file (47 MB) fits, so that it is read without a second allocation.
+/// Limit of the memory that is reserved on the basis of a header alone; beyond it, memory grows with the content.
+/// The largest genuine file (47 MB) fits, so it is read with a single allocation.
 const MAX_RESERVED: u64 = 64 << 20;
 
 /// Dimensions of an image file: images, rows, columns.
@@ -42,16 +42,16 @@ pub struct IdxImages {
     pub pixels: Vec<u8>,
 }
 
-/// The content of any file of unsigned bytes.
+/// The content of a file of unsigned bytes.
 pub(super) struct Idx {
-    /// Each dimension, at least one, none of them 0.
+    /// The dimensions: at least one, none of them 0.
     pub(super) shape: Vec<usize>,
-    /// As many elements as the product of the dimensions.
+    /// The elements; their number is the product of the dimensions.
     pub(super) payload: Vec<u8>,
 }
 
 impl Idx {
-    /// The header of this content, which with the payload after it is the whole of the uncompressed file.
+    /// Returns the header of this content; followed by the payload, it is the uncompressed file.
     pub(super) fn header(&self) -> Vec<u8> {
         let mut header = vec![0, 0, UNSIGNED_BYTE, self.shape.len() as u8];
         for &dimension in &self.shape {
@@ -75,17 +75,17 @@ pub fn read_labels(path: &Path) -> Result<Vec<u8>, DataError> {
     Ok(read(path, LABELS_RANK)?.payload)
 }
 
-/// Reads images from the bytes of a file, plain or gzip; `name` stands for the file in errors.
+/// Parses the bytes of an image file, plain or gzip; errors call the file `name`.
 pub fn parse_images(name: &str, bytes: &[u8]) -> Result<IdxImages, DataError> {
     images(parse(name, bytes, bytes.len() as u64, IMAGES_RANK)?)
 }
 
-/// Reads labels from the bytes of a file, plain or gzip; `name` stands for the file in errors.
+/// Parses the bytes of a label file, plain or gzip; errors call the file `name`.
 pub fn parse_labels(name: &str, bytes: &[u8]) -> Result<Vec<u8>, DataError> {
     Ok(parse(name, bytes, bytes.len() as u64, LABELS_RANK)?.payload)
 }
 
-/// Whether these first bytes of a file are those of a gzip stream.
+/// Returns whether a file that starts with these bytes is a gzip stream.
 pub(super) fn is_gzip(bytes: &[u8]) -> bool {
     bytes.starts_with(&GZIP_MAGIC)
 }
@@ -101,13 +101,13 @@ fn read(path: &Path, rank: usize) -> Result<Idx, DataError> {
     parse(&name, BufReader::new(file), file_bytes, rank)
 }
 
-/// The size of a regular file; opening anything else could block for ever (a named pipe, a terminal).
+/// Returns the size of a regular file; opening anything else could block forever (a named pipe, a terminal).
 pub(super) fn regular_file_size(path: &Path) -> Result<u64, DataError> {
     let metadata = std::fs::metadata(path).map_err(DataError::io("read", path))?;
     if metadata.is_file() { Ok(metadata.len()) } else { Err(DataError::NotAFile { file: path.display().to_string() }) }
 }
 
-/// Reads a whole file of `file_bytes` bytes and `rank` dimensions.
+/// Reads a complete file of `file_bytes` bytes that must have `rank` dimensions.
 pub(super) fn parse(name: &str, mut raw: impl BufRead, file_bytes: u64, rank: usize) -> Result<Idx, DataError> {
     let start = raw.fill_buf().map_err(DataError::io("read", Path::new(name)))?;
     if start.is_empty() {
@@ -126,7 +126,7 @@ pub(super) fn parse(name: &str, mut raw: impl BufRead, file_bytes: u64, rank: us
     Ok(Idx { shape, payload })
 }
 
-/// The uncompressed content of a file, read from front to back.
+/// The uncompressed content of a file, read sequentially.
 struct Content<'a> {
     name: &'a str,
     compressed: bool,
@@ -162,7 +162,7 @@ impl Content<'_> {
         }
     }
 
-    /// The next four bytes of a header that is `header_bytes` long as far as is known.
+    /// Returns the next four bytes of the header; `header_bytes` is its length as far as known.
     fn header_word(&mut self, header_bytes: u64) -> Result<[u8; 4], DataError> {
         let mut word = Vec::with_capacity(4);
         self.read_up_to(4, &mut word)?;
@@ -176,9 +176,15 @@ impl Content<'_> {
     fn payload(&mut self, shape: &[usize]) -> Result<Vec<u8>, DataError> {
         let expected = self.payload_bytes(shape)?;
         let whole = self.position.saturating_add(expected);
-        let mut payload = Vec::with_capacity(expected.min(MAX_RESERVED) as usize + 1);
-        // One byte more than expected shows trailing bytes, and makes the decoder reach the stream's end and check it.
-        self.read_up_to(expected.saturating_add(1), &mut payload)?;
+        let mut payload = Vec::new();
+        payload
+            .try_reserve_exact(expected.min(MAX_RESERVED) as usize + 1)
+            .map_err(|_| DataError::OutOfMemory { file: self.name.to_string(), bytes: expected })?;
+        // One extra byte detects trailing bytes, and makes the decoder reach the end of the stream and verify it.
+        self.read_up_to(expected.saturating_add(1), &mut payload).map_err(|error| match error {
+            DataError::OutOfMemory { file, .. } => DataError::OutOfMemory { file, bytes: expected },
+            error => error,
+        })?;
         match (payload.len() as u64).cmp(&expected) {
             std::cmp::Ordering::Equal => Ok(payload),
             std::cmp::Ordering::Less => {
@@ -186,14 +192,14 @@ impl Content<'_> {
             }
             std::cmp::Ordering::Greater => Err(DataError::TrailingBytes {
                 file: self.name.to_string(),
-                // The size of a plain file tells how much there is; a stream was read for one byte only.
+                // The size of a plain file shows how much there is; of a stream only one extra byte was read.
                 found: if self.compressed { self.position } else { self.position.max(self.file_bytes) },
                 expected: whole,
             }),
         }
     }
 
-    /// The product of the dimensions, if a file of this size can hold so much.
+    /// Returns the product of the dimensions if a file of this size can hold that much.
     fn payload_bytes(&self, shape: &[usize]) -> Result<u64, DataError> {
         let possible_bytes =
             if self.compressed { self.file_bytes.saturating_mul(MAX_INFLATION) } else { self.file_bytes };
@@ -214,7 +220,7 @@ impl Content<'_> {
         }
     }
 
-    /// Appends at most `n` bytes to `buffer`; fewer only where the content ends.
+    /// Appends `n` bytes to `buffer`, or fewer if the content ends.
     fn read_up_to(&mut self, n: u64, buffer: &mut Vec<u8>) -> Result<(), DataError> {
         let before = buffer.len();
         let result = (&mut self.reader).take(n).read_to_end(buffer);
@@ -225,6 +231,7 @@ impl Content<'_> {
     fn read_error(&self, source: io::Error) -> DataError {
         let file = self.name.to_string();
         match source.kind() {
+            io::ErrorKind::OutOfMemory => DataError::OutOfMemory { file, bytes: self.file_bytes },
             io::ErrorKind::UnexpectedEof if self.compressed => DataError::TruncatedGzip { file, found: self.position },
             io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData if self.compressed => {
                 DataError::CorruptGzip { file, found: self.position, source }

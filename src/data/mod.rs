@@ -1,9 +1,9 @@
-//! Data sets in memory: Fashion-MNIST from its files, found or downloaded, and a generated stand-in.
+//! Data sets in memory: Fashion-MNIST, found on disk or downloaded, and a synthetic substitute.
 //!
-//! [`load`] is the way in. It looks for the four files of Fashion-MNIST in the named folder, else in the places of
-//! [`Places`], else downloads them ([`download`]), and checks their SHA-256 wherever they came from
-//! ([`fashion_mnist`]). Only [`DatasetChoice::Auto`] ever takes the generated set ([`synthetic`]) in their stead, and
-//! says so by [`DataEvent::FallingBack`] and by [`Dataset::kind`].
+//! [`load`] is the entry point. It looks for the four files of Fashion-MNIST in the data folder if one is specified, else
+//! in the folders of [`Places`], else downloads them ([`download`]). It verifies their SHA-256 wherever they come from
+//! ([`fashion_mnist`]). Only [`DatasetChoice::Auto`] falls back to the synthetic set ([`synthetic`]), and reports it through
+//! [`DataEvent::FallingBack`] and [`Dataset::kind`].
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -19,14 +19,15 @@ mod error;
 pub mod fashion_mnist;
 pub mod idx;
 pub mod synthetic;
+mod threads;
 
-pub use download::DownloadOptions;
+pub use download::{DownloadOptions, Proxies};
 pub use error::{Attempt, DataError};
 pub use fashion_mnist::{DataFile, FileSet};
 
-/// Rows and columns of an image.
+/// Rows and columns per image.
 pub const IMAGE_SIDE: usize = 28;
-/// Pixels of an image.
+/// Pixels per image.
 pub const PIXELS: usize = IMAGE_SIDE * IMAGE_SIDE;
 /// Number of classes.
 pub const N_CLASSES: usize = 10;
@@ -44,31 +45,31 @@ pub struct Split {
 }
 
 impl Split {
-    /// Number of images.
+    /// Returns the number of images.
     pub fn len(&self) -> usize {
         self.labels.len()
     }
 
-    /// Whether there are no images.
+    /// Returns whether there are no images.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
 
-    /// The 784 pixels of an image, row-major.
+    /// Returns the 784 pixels of an image, row-major.
     ///
     /// # Panics
-    /// If `i` is not below [`Split::len`].
+    /// Panics unless `i` is below [`Split::len`].
     pub fn image(&self, i: usize) -> &[u8] {
         &self.images[i * PIXELS..(i + 1) * PIXELS]
     }
 
-    /// Takes the images from index `first` on away into a split of their own.
+    /// Moves the images from index `first` on into a new split.
     ///
     /// # Panics
-    /// If `first` exceeds [`Split::len`].
+    /// Panics if `first` exceeds [`Split::len`].
     pub fn split_off(&mut self, first: usize) -> Split {
         let rest = Split { images: self.images.split_off(first * PIXELS), labels: self.labels.split_off(first) };
-        // The larger part keeps no room for what it gave away.
+        // Releases the memory of the part that was moved.
         self.images.shrink_to_fit();
         self.labels.shrink_to_fit();
         rest
@@ -78,13 +79,13 @@ impl Split {
 /// A data set in memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dataset {
-    /// Images to train on.
+    /// Training images.
     pub train: Split,
-    /// Images to test on.
+    /// Test images.
     pub test: Split,
     /// Which data set it is.
     pub kind: DatasetKind,
-    /// Where it came from, for people: a folder, or how it was generated.
+    /// Human-readable origin: the absolute path of the folder, or how it was generated.
     pub source: String,
 }
 
@@ -92,9 +93,9 @@ pub struct Dataset {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DatasetKind {
-    /// The genuine Fashion-MNIST, checked by SHA-256.
+    /// The genuine Fashion-MNIST, verified by SHA-256.
     FashionMnist,
-    /// The generated stand-in.
+    /// The synthetic substitute.
     Synthetic,
 }
 
@@ -107,16 +108,16 @@ impl fmt::Display for DatasetKind {
     }
 }
 
-/// Which data set is asked for.
+/// Which data set to load.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DatasetChoice {
-    /// Fashion-MNIST if it can be found or downloaded, else the generated set.
+    /// Fashion-MNIST if it can be found or downloaded, else the synthetic set.
     #[default]
     Auto,
-    /// Fashion-MNIST or an error.
+    /// Fashion-MNIST, or an error.
     FashionMnist,
-    /// The generated set.
+    /// The synthetic set.
     Synthetic,
 }
 
@@ -143,23 +144,23 @@ impl FromStr for DatasetChoice {
     }
 }
 
-/// The folders that are searched, as far as the environment tells them.
+/// The folders that are searched.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Places {
-    /// The folder that `$FMNIST_DATA_DIR` names: used like a named folder, alone.
+    /// The folder in `$FMNIST_DATA_DIR`: if set, only this folder is used.
     pub env_dir: Option<PathBuf>,
-    /// Our own cache, searched first and downloaded into.
+    /// This program's cache: searched first, and the target of downloads.
     pub cache_dir: Option<PathBuf>,
-    /// Where other programs keep their copies, searched in this order and never written to.
+    /// Where other programs keep their copies: searched in this order, never written to.
     pub others: Vec<PathBuf>,
 }
 
 impl Places {
-    /// The places of this user on this machine.
+    /// Returns the folders for the current user and environment.
     ///
-    /// The cache is `$XDG_CACHE_HOME/fmnist-gpu` or `~/.cache/fmnist-gpu` (on Windows below the local application
-    /// data). Others are Keras's `datasets/fashion-mnist` below `$KERAS_HOME` and `~/.keras`, and
-    /// `data/FashionMNIST/raw` below the working folder, where torchvision's examples put it.
+    /// The cache is `$XDG_CACHE_HOME/fmnist-gpu` or `~/.cache/fmnist-gpu` (on Windows in the local application data). The
+    /// others are Keras's `datasets/fashion-mnist` in `$KERAS_HOME` and `~/.keras`, and `data/FashionMNIST/raw` in the
+    /// working folder, where torchvision's examples put it.
     pub fn from_environment() -> Self {
         let variable = |name| {
             let value = std::env::var_os(name).filter(|value| !value.is_empty());
@@ -185,28 +186,28 @@ impl Places {
 /// What to load, and from where.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
-    /// Which data set.
+    /// Which data set to load.
     pub choice: DatasetChoice,
-    /// The folder named by the user: used alone, and an error if it is unusable.
+    /// The data folder that the user specified: only this folder is used, and it is an error if it is unusable.
     pub data_dir: Option<PathBuf>,
-    /// The folders to search if none is named.
+    /// The folders to search if no data folder is specified.
     pub places: Places,
     /// The four files and their hashes.
     pub files: FileSet,
-    /// Mirrors and time-outs.
+    /// Mirrors, proxies and timeouts.
     pub download: DownloadOptions,
-    /// Training images of the generated set.
+    /// Number of training images of the synthetic set.
     pub synthetic_n_train: usize,
-    /// Test images of the generated set.
+    /// Number of test images of the synthetic set.
     pub synthetic_n_test: usize,
-    /// Seed of the generated set.
+    /// Seed of the synthetic set.
     pub synthetic_seed: u64,
-    /// Set from elsewhere to stop: a download then ends within about 0.1 s and leaves no partial file.
+    /// Set by another thread to interrupt: a download then stops within about 0.1 s and leaves no partial file.
     pub interrupt: Option<Arc<AtomicBool>>,
 }
 
 impl Default for LoadOptions {
-    /// Fashion-MNIST, the usual places and mirrors; else 60,000 + 10,000 generated images of seed 0.
+    /// Returns Fashion-MNIST from the usual folders and mirrors, else 60,000 + 10,000 generated images with seed 0.
     fn default() -> Self {
         Self {
             choice: DatasetChoice::default(),
@@ -222,15 +223,15 @@ impl Default for LoadOptions {
     }
 }
 
-/// What happens during [`load`], for a progress bar and a log.
+/// Events during [`load`], for a progress bar and a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DataEvent {
-    /// A folder is being looked at; it need not exist.
+    /// A folder is being searched; it need not exist.
     Searching {
         /// The folder.
         place: PathBuf,
     },
-    /// A folder has some of the files but cannot be used.
+    /// A folder contains some of the files but cannot be used.
     Skipped {
         /// The folder.
         place: PathBuf,
@@ -242,7 +243,7 @@ pub enum DataEvent {
         /// The folder.
         place: PathBuf,
     },
-    /// A mirror is being asked for a file.
+    /// A file is being requested from a mirror.
     Connecting {
         /// The file's name.
         file: String,
@@ -260,7 +261,7 @@ pub enum DataEvent {
         /// Bytes of the whole file.
         total: u64,
     },
-    /// A mirror did not give a file; the next one is tried.
+    /// A file could not be downloaded from a mirror; the next one is tried.
     MirrorFailed {
         /// The file's name.
         file: String,
@@ -269,34 +270,34 @@ pub enum DataEvent {
         /// Why not.
         reason: String,
     },
-    /// A file was received whole, checked and put into the cache.
+    /// A file was downloaded, verified and stored in the cache.
     Downloaded {
         /// The file's name.
         file: String,
-        /// Where it lies now.
+        /// Its path in the cache.
         path: PathBuf,
     },
-    /// Fashion-MNIST is not to be had: the generated set is taken in its stead.
+    /// Fashion-MNIST is not available: the synthetic set is used instead.
     FallingBack {
         /// Why.
         reason: String,
     },
     /// Images are being generated.
     Generating {
-        /// Training images.
+        /// Number of training images.
         n_train: usize,
-        /// Test images.
+        /// Number of test images.
         n_test: usize,
         /// The seed.
         seed: u64,
     },
 }
 
-/// Loads the data set that is asked for.
+/// Loads the requested data set.
 ///
-/// A folder named by `data_dir` or by `$FMNIST_DATA_DIR` is used alone: if it is unusable, that is an error whatever
-/// the choice. A damaged copy in one of the other places is reported by an event, and the search goes on. `events` is
-/// called in this thread.
+/// If `data_dir` or `$FMNIST_DATA_DIR` specifies a folder, only that folder is used, and it is an error if it is unusable,
+/// whatever the choice. A damaged copy in one of the other folders is reported through an event, and the search continues.
+/// `events` is called on this thread.
 pub fn load(options: &LoadOptions, events: &mut dyn FnMut(DataEvent)) -> Result<Dataset, DataError> {
     if options.choice == DatasetChoice::Synthetic {
         if let Some(dir) = &options.data_dir {
@@ -307,11 +308,12 @@ pub fn load(options: &LoadOptions, events: &mut dyn FnMut(DataEvent)) -> Result<
     if let Some(dataset) = named(options, events)? {
         return Ok(dataset);
     }
-    if let Some(dataset) = searched(options, events) {
+    if let Some(dataset) = searched(options, events)? {
         return Ok(dataset);
     }
     match downloaded(options, events) {
-        Err(error) if options.choice == DatasetChoice::Auto && !matches!(error, DataError::Interrupted) => {
+        Err(error @ (DataError::Interrupted | DataError::OutOfMemory { .. })) => Err(error),
+        Err(error) if options.choice == DatasetChoice::Auto => {
             events(DataEvent::FallingBack { reason: error.full_message() });
             generated(options, events)
         }
@@ -319,7 +321,7 @@ pub fn load(options: &LoadOptions, events: &mut dyn FnMut(DataEvent)) -> Result<
     }
 }
 
-/// The data set of the folder that the user named, if any was named.
+/// Loads the data set from the folder that the user specified, if any.
 fn named(options: &LoadOptions, events: &mut dyn FnMut(DataEvent)) -> Result<Option<Dataset>, DataError> {
     let (origin, dir) = match (&options.data_dir, &options.places.env_dir) {
         (Some(dir), _) => ("--data-dir", dir),
@@ -329,26 +331,29 @@ fn named(options: &LoadOptions, events: &mut dyn FnMut(DataEvent)) -> Result<Opt
     events(DataEvent::Searching { place: dir.clone() });
     match read_folder(dir, &options.files, events) {
         Ok(dataset) => Ok(Some(dataset)),
+        // The folder is not at fault, and another one would not help.
+        Err(error @ DataError::OutOfMemory { .. }) => Err(error),
         Err(error) => Err(DataError::NamedFolder { origin, dir: dir.clone(), source: Box::new(error) }),
     }
 }
 
-/// The data set of the first usable one of the usual places.
-fn searched(options: &LoadOptions, events: &mut dyn FnMut(DataEvent)) -> Option<Dataset> {
+/// Loads the data set from the first usable one of the usual folders.
+fn searched(options: &LoadOptions, events: &mut dyn FnMut(DataEvent)) -> Result<Option<Dataset>, DataError> {
     for place in options.places.cache_dir.iter().chain(&options.places.others) {
         events(DataEvent::Searching { place: place.clone() });
         if fashion_mnist::find_folder(place, &options.files).is_none() {
             continue;
         }
         match read_folder(place, &options.files, events) {
-            Ok(dataset) => return Some(dataset),
+            Ok(dataset) => return Ok(Some(dataset)),
+            Err(error @ DataError::OutOfMemory { .. }) => return Err(error),
             Err(error) => events(DataEvent::Skipped { place: place.clone(), reason: error.full_message() }),
         }
     }
-    None
+    Ok(None)
 }
 
-/// The data set as downloaded into the cache.
+/// Downloads the data set into the cache and loads it.
 fn downloaded(options: &LoadOptions, events: &mut dyn FnMut(DataEvent)) -> Result<Dataset, DataError> {
     let cache_dir = options.places.cache_dir.as_deref();
     let cache_dir = cache_dir.ok_or(DataError::NoCacheFolder)?;
@@ -360,7 +365,9 @@ fn downloaded(options: &LoadOptions, events: &mut dyn FnMut(DataEvent)) -> Resul
 fn read_folder(dir: &Path, files: &FileSet, events: &mut dyn FnMut(DataEvent)) -> Result<Dataset, DataError> {
     let (train, test) = fashion_mnist::load_files_from_dir(dir, files)?;
     events(DataEvent::Found { place: dir.into() });
-    Ok(Dataset { train, test, kind: DatasetKind::FashionMnist, source: dir.display().to_string() })
+    // A resumed run searches this folder again, whatever its working folder is.
+    let source = std::path::absolute(dir).unwrap_or_else(|_| dir.into());
+    Ok(Dataset { train, test, kind: DatasetKind::FashionMnist, source: source.display().to_string() })
 }
 
 fn generated(options: &LoadOptions, events: &mut dyn FnMut(DataEvent)) -> Result<Dataset, DataError> {

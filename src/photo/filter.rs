@@ -1,4 +1,4 @@
-//! One filter slid over one grey picture: what a convolutional network does thousands of times, by the same kernel.
+//! One filter applied to one grey image: what a convolutional network does thousands of times, with the same kernel.
 
 use crate::cpu::DimsError;
 use crate::cpu::conv2d::{self as cpu, Conv2dDims, Padding};
@@ -7,20 +7,20 @@ use crate::native::conv2d as native;
 use crate::ops::{Form, SharedTiles, conv2d};
 use thiserror::Error;
 
-/// Most rows and columns of a filter.
+/// Maximum number of rows and columns of a filter.
 pub const MAX_FILTER_SIDE: usize = 31;
 
 /// A filter that cannot be used.
 #[derive(Debug, Error)]
 pub enum FilterError {
-    /// A word of a filter file is no number.
+    /// A word of a filter file is not a number.
     #[error("line {line}, number {column}: `{word}` is not a finite number")]
     Number {
         /// Counted from 1.
         line: usize,
         /// Counted from 1.
         column: usize,
-        /// What stands there.
+        /// The word, escaped and shortened.
         word: String,
     },
     /// Rows of different lengths.
@@ -28,22 +28,22 @@ pub enum FilterError {
     Ragged {
         /// Counted from 1.
         line: usize,
-        /// Numbers in it.
+        /// Numbers in the line.
         found: usize,
         /// Numbers in the first row.
         expected: usize,
     },
     /// No numbers, or too many.
     #[error(
-        "the filter has {rows} x {columns} numbers; it needs at least one, and at most {MAX_FILTER_SIDE} x {MAX_FILTER_SIDE}"
+        "the filter has {rows} x {columns} numbers; use at least one, and at most {MAX_FILTER_SIDE} x {MAX_FILTER_SIDE}"
     )]
     Size {
         /// Rows.
         rows: usize,
-        /// Numbers in a row.
+        /// Numbers per row.
         columns: usize,
     },
-    /// The filter does not fit the picture.
+    /// The filter does not fit the image.
     #[error(transparent)]
     Dims(#[from] DimsError),
     /// The device failed.
@@ -54,7 +54,7 @@ pub enum FilterError {
 /// A filter of one channel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Filter {
-    /// What it is called.
+    /// Its name.
     pub name: String,
     /// Rows and columns.
     pub size: [usize; 2],
@@ -62,27 +62,27 @@ pub struct Filter {
     pub weights: Vec<f32>,
 }
 
-/// How results are shown as grey values.
+/// How results are mapped to grey values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shown {
-    /// Values below 0 as 0, above 255 as 255: for filters whose weights sum to something, which give a picture again.
+    /// Values are clamped to 0..255: for filters whose weights have a non-zero sum, whose result is again an image.
     Clamped,
-    /// The absolute value, the largest as 255: for filters whose weights sum to zero, which give differences of either sign. Padding
-    /// beside a bright photo is the strongest edge by far, and would leave the others in the dark: the largest is that of the results
-    /// which saw no padding, and those that are larger are cut.
+    /// Absolute values, scaled so that the largest is 255: for filters whose weights sum to zero, whose results are differences of
+    /// either sign. The border between padding and a bright photo would be by far the strongest edge and make all others dark, so
+    /// the scale is that of the results unaffected by padding, and larger values are clamped.
     Magnitude,
 }
 
 impl Filter {
-    /// The built-in filters' names.
+    /// Names of the built-in filters.
     pub const NAMES: [&str; 6] = ["edge", "sharpen", "blur", "emboss", "sobel-x", "sobel-y"];
 
-    /// A built-in filter, 3 x 3; none of another name. Source: Gonzalez and Woods, Digital Image Processing.
+    /// Returns the 3 x 3 built-in filter of this name; `None` if there is none. Source: Gonzalez and Woods, Digital Image Processing.
     pub fn built_in(name: &str) -> Option<Filter> {
         let weights = match name {
             "edge" => [-1.0, -1.0, -1.0, -1.0, 8.0, -1.0, -1.0, -1.0, -1.0],
             "sharpen" => [0.0, -1.0, 0.0, -1.0, 5.0, -1.0, 0.0, -1.0, 0.0],
-            // The binomial weights, whose sum is 16.
+            // The binomial weights; their sum is 16.
             "blur" => [1.0, 2.0, 1.0, 2.0, 4.0, 2.0, 1.0, 2.0, 1.0].map(|weight: f32| weight / 16.0),
             "emboss" => [-2.0, -1.0, 0.0, -1.0, 1.0, 1.0, 0.0, 1.0, 2.0],
             "sobel-x" => [-1.0, 0.0, 1.0, -2.0, 0.0, 2.0, -1.0, 0.0, 1.0],
@@ -92,10 +92,10 @@ impl Filter {
         Some(Filter { name: name.to_string(), size: [3, 3], weights: weights.to_vec() })
     }
 
-    /// A filter from text: a row a line, numbers apart by spaces, commas or semicolons; `#` begins a comment.
+    /// Parses a filter: one row per line, numbers separated by spaces, commas or semicolons; `#` starts a comment.
     ///
     /// # Errors
-    /// A word is no number, rows have different lengths, or there are too many or none.
+    /// A word is not a number, rows differ in length, or there are too many numbers or none.
     pub fn parse(name: &str, text: &str) -> Result<Filter, FilterError> {
         let mut weights = Vec::new();
         let mut size = [0, 0];
@@ -105,7 +105,7 @@ impl Filter {
             let before = weights.len();
             for (column, word) in (1..).zip(words) {
                 let value = word.parse::<f32>().ok().filter(|value| value.is_finite());
-                weights.push(value.ok_or_else(|| FilterError::Number { line, column, word: word.to_string() })?);
+                weights.push(value.ok_or_else(|| FilterError::Number { line, column, word: shortened(word) })?);
                 if column > MAX_FILTER_SIDE || size[0] > MAX_FILTER_SIDE {
                     return Err(FilterError::Size { rows: size[0], columns: column });
                 }
@@ -126,28 +126,28 @@ impl Filter {
         Ok(Filter { name: name.to_string(), size, weights })
     }
 
-    /// How its results are best shown.
+    /// Returns how its results are best shown.
     pub fn shown(&self) -> Shown {
         let sum: f32 = self.weights.iter().sum();
         let all: f32 = self.weights.iter().map(|weight| weight.abs()).sum();
         if sum.abs() <= 1e-4 * all { Shown::Magnitude } else { Shown::Clamped }
     }
 
-    /// The dimensions of sliding it over a picture of `[rows, columns]`.
+    /// Returns the dimensions of the convolution with an image of size `[rows, columns]`.
     ///
     /// # Errors
-    /// It does not fit, or the stride is zero.
-    pub fn dims(&self, picture: [usize; 2], stride: usize, padding: Padding) -> Result<Conv2dDims, FilterError> {
-        Ok(Conv2dDims::new(1, [picture[0], picture[1], 1], self.size, 1, [stride, stride], padding)?)
+    /// The filter does not fit, or the stride is zero.
+    pub fn dims(&self, image: [usize; 2], stride: usize, padding: Padding) -> Result<Conv2dDims, FilterError> {
+        Ok(Conv2dDims::new(1, [image[0], image[1], 1], self.size, 1, [stride, stride], padding)?)
     }
 
-    /// The results `[HO, WO]` for a picture `[H, W]`, by the kernel `conv2d_forward` on a device. As in every network the filter is
-    /// not turned round: this is the cross-correlation.
+    /// Returns the results `[HO, WO]` for an image `[H, W]`, computed by the kernel `conv2d_forward` on a device. As in neural
+    /// networks, the filter is not flipped: this is a cross-correlation.
     ///
     /// # Errors
     /// The device failed.
-    pub fn apply(&self, gpu: &Gpu, dims: &Conv2dDims, picture: &[f32]) -> Result<Vec<f32>, FilterError> {
-        let x = gpu.tensor_from("picture", &[dims.x_len()], picture)?;
+    pub fn apply(&self, gpu: &Gpu, dims: &Conv2dDims, image: &[f32]) -> Result<Vec<f32>, FilterError> {
+        let x = gpu.tensor_from("image", &[dims.x_len()], image)?;
         let w = gpu.tensor_from("filter", &[dims.w_len()], &self.weights)?;
         let b = gpu.tensor_from("bias", &[1], &[0.0])?;
         let y = gpu.tensor("result", &[dims.y_len()], Element::F32)?;
@@ -158,26 +158,36 @@ impl Filter {
         Ok(gpu.read(&y)?)
     }
 
-    /// The same by the native engine.
-    pub fn apply_natively(&self, dims: &Conv2dDims, picture: &[f32]) -> Vec<f32> {
+    /// Like [`Filter::apply`], computed by the native engine.
+    pub fn apply_natively(&self, dims: &Conv2dDims, image: &[f32]) -> Vec<f32> {
         let conv = native::Conv2d::new(dims, false, None, false, native::Form::Fastest);
         let (mut packed, mut scratch) = (native::Packed::default(), native::Scratch::new([&conv]));
         conv.pack(&self.weights, &mut packed);
         let mut y = vec![0.0; dims.y_len()];
-        conv.forward(picture, &self.weights, &packed, &[0.0], &mut y, &mut [], &mut scratch);
+        conv.forward(image, &self.weights, &packed, &[0.0], &mut y, &mut [], &mut scratch);
         y
     }
 
-    /// The same by the plain loops.
-    pub fn apply_by_loops(&self, dims: &Conv2dDims, picture: &[f32]) -> Vec<f32> {
+    /// Like [`Filter::apply`], computed by the plain loops.
+    pub fn apply_by_loops(&self, dims: &Conv2dDims, image: &[f32]) -> Vec<f32> {
         let mut y = vec![0.0; dims.y_len()];
-        cpu::conv2d_forward(dims, picture, &self.weights, &[0.0], &mut y);
+        cpu::conv2d_forward(dims, image, &self.weights, &[0.0], &mut y);
         y
     }
 }
 
+/// Returns the start of a word of a file for a message, with control characters escaped.
+fn shortened(word: &str) -> String {
+    const MAX_CHARS: usize = 40;
+    let mut start: String = word.chars().take(MAX_CHARS).flat_map(char::escape_debug).collect();
+    if word.chars().nth(MAX_CHARS).is_some() {
+        start.push('…');
+    }
+    start
+}
+
 impl Shown {
-    /// Grey values of the results `[HO, WO]` of a convolution of these dimensions.
+    /// Converts the results `[HO, WO]` of a convolution with these dimensions to grey values.
     pub fn grey(self, d: &Conv2dDims, results: &[f32]) -> Vec<u8> {
         let is_inside = |at: usize, stride: usize, pad: usize, kernel: usize, length: usize| {
             at * stride >= pad && at * stride + kernel <= length + pad
@@ -190,7 +200,7 @@ impl Shown {
             let sizes = results.iter().enumerate().filter(|(i, _)| counts(*i)).map(|(_, v)| v.abs());
             sizes.fold(f32::MIN_POSITIVE, f32::max)
         };
-        // A filter larger than the picture sees padding everywhere.
+        // A filter larger than the image overlaps padding everywhere.
         let inside = largest(&saw_no_padding);
         let largest = if (0..results.len()).any(saw_no_padding) { inside } else { largest(&|_| true) };
         let value = |&v: &f32| match self {

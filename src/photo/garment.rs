@@ -1,17 +1,17 @@
-//! From a photo to what the network was trained on: light ink on a black ground, 28 x 28, filling the longer side.
+//! Converts a photo to the format of the training images: light ink on a black background, 28 x 28, filling the longer side.
 //!
-//! The training images were made from catalogue photos on a light, plain ground: trimmed, reduced so that the longer side has 28
-//! pixels, centred, turned to negative, grey (Xiao, Rasul, Vollgraf: Fashion-MNIST, 2017, section 2). [`prepare`] does the same to
-//! any photo of a garment on a plain ground, light or dark, and says where it has doubts.
+//! The training images were made from catalogue photos on a light, plain background: trimmed, resized so that the longer side has 28
+//! pixels, centred, negated, converted to grey (Xiao, Rasul, Vollgraf: Fashion-MNIST, 2017, section 2). [`prepare`] does the same
+//! with any photo of a garment on a plain background, light or dark, and flags results that are doubtful.
 
 use super::Photo;
 use crate::data::{IMAGE_SIDE, PIXELS};
 use std::fmt;
 
-/// Whether light and dark are turned round.
+/// Whether to invert light and dark.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Invert {
-    /// As the ground demands: turned round where it is light.
+    /// Invert if the background is light.
     #[default]
     Auto,
     /// Always.
@@ -20,21 +20,21 @@ pub enum Invert {
     No,
 }
 
-/// Why a prediction may mean nothing.
+/// Why a prediction is flagged as doubtful.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Doubt {
-    /// Nothing stands out from the ground.
+    /// Nothing stands out from the background.
     Empty,
-    /// The ground is not plain, so that it cannot be told from the garment.
+    /// The background is not plain, so it cannot be separated from the garment.
     BusyGround,
-    /// What the network sees is far from any training image.
+    /// The input of the network is unlike any training image.
     Unlike {
         /// See [`distance`].
         distance: f64,
     },
-    /// The network gives no class even half of the probability.
+    /// No class has a probability of at least one half.
     Unsure {
-        /// Of the best class, 0 to 1.
+        /// Probability of the best class, 0 to 1.
         probability: f32,
     },
 }
@@ -42,80 +42,82 @@ pub enum Doubt {
 impl fmt::Display for Doubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Doubt::Empty => f.write_str("nothing stands out from the ground; the prediction means nothing"),
-            Doubt::BusyGround => {
-                f.write_str("the ground is not plain; lay the garment on a plain one, lighter or darker than it")
-            }
+            Doubt::Empty => f.write_str("nothing stands out from the background; the prediction is meaningless"),
+            Doubt::BusyGround => f.write_str(
+                "the background is not plain; place the garment on a plain background that is lighter or darker",
+            ),
             Doubt::Unlike { distance } => write!(
                 f,
-                "looks unlike the training images (distance {distance:.1}; 99 of 100 of them lie below {MAX_DISTANCE}); \
-                 the prediction may mean nothing"
+                "unlike the training images (distance {distance:.1}; 99 % of them are below {MAX_DISTANCE}); the prediction \
+                 may be meaningless"
             ),
-            Doubt::Unsure { probability } => write!(f, "no class is likely: the best has {:.0} %", probability * 100.0),
+            Doubt::Unsure { probability } => {
+                write!(f, "no class is likely: the best has a probability of {:.0} %", probability * 100.0)
+            }
         }
     }
 }
 
-/// A photo as the network sees it.
+/// A photo prepared as input for the network.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Garment {
-    /// `[28, 28]`: 0 is the ground, 255 full ink.
+    /// `[28, 28]`: 0 is background, 255 is full ink.
     pub image: Vec<u8>,
-    /// Whether light and dark were turned round.
+    /// Whether light and dark were inverted.
     pub inverted: bool,
-    /// The part of the photo that was taken, in its pixels: left, top, width, height.
+    /// The part of the photo that was used, in its pixels: left, top, width, height.
     pub crop: [usize; 4],
-    /// What speaks against trusting a prediction; empty where nothing does.
+    /// Reasons to distrust a prediction; empty if there are none.
     pub doubts: Vec<Doubt>,
 }
 
-/// Longer side of the picture that is worked on, pixels: enough for 28, few enough for noise to average out.
+/// Longer side of the working image, pixels: enough for 28, and few enough to average out noise.
 const WORK_SIDE: usize = 448;
-/// Least difference to the ground that counts as garment, of the largest possible: that of Fashion-MNIST's own trimming.
+/// Minimum contrast with the background that counts as garment, relative to the maximum: that of Fashion-MNIST's own trimming.
 const MIN_CONTRAST: f32 = 0.05;
-/// Standard deviation of the ground, of the largest possible difference, above which it is not plain.
+/// Standard deviation above which the background is not plain, relative to the maximum difference.
 const BUSY: f32 = 0.10;
-/// Pieces smaller than this share of the largest are specks.
+/// Components smaller than this fraction of the largest are specks.
 const SPECK: f64 = 0.02;
-/// Less garment than this share of the photo is none.
+/// A garment smaller than this fraction of the photo is ignored.
 const MIN_GARMENT: f64 = 0.002;
-/// Of 60,000 training images, 5 % have less ink than this at their 95th percentile of ink; photos with less are stretched to it.
+/// The 95th percentile of ink is below this in 5 % of the 60,000 training images; fainter photos are stretched to it.
 const FAINT: f32 = 158.0;
-/// No stretching beyond this: it would be noise.
+/// Maximum stretch factor; more would amplify noise.
 const MAX_STRETCH: f32 = 6.0;
 
-/// A photo as the network wants it.
+/// Prepares a photo as input for the network.
 ///
-/// A grey picture of 28 x 28 with a dark ground is taken as it is: such are the images of the data set.
+/// A grey image of 28 x 28 with a dark background is used unchanged: the images of the data set are like that.
 pub fn prepare(photo: &Photo, invert: Invert) -> Garment {
     if let Some(image) = as_data_set_image(photo, invert) {
         let doubts = doubts_about(&image).into_iter().collect();
         return Garment { image, inverted: false, crop: [0, 0, IMAGE_SIDE, IMAGE_SIDE], doubts };
     }
     let work = Work::new(photo);
-    let ground = Ground::under(&work);
+    let background = Background::of(&work);
     let inverted = match invert {
         Invert::Yes => true,
         Invert::No => false,
-        Invert::Auto => work.is_cut_out || luma(ground.colour([0.0, 0.0])) >= 0.5,
+        Invert::Auto => work.is_cut_out || luma(background.colour([0.0, 0.0])) >= 0.5,
     };
-    let contrast = work.contrast(&ground);
-    // Above what the ground itself varies by.
-    let threshold = if work.is_cut_out { 0.5 } else { (4.0 * ground.deviation).clamp(MIN_CONTRAST, 0.25) };
+    let contrast = work.contrast(&background);
+    // Above the variation of the background itself.
+    let threshold = if work.is_cut_out { 0.5 } else { (4.0 * background.deviation).clamp(MIN_CONTRAST, 0.25) };
     let Some(pieces) = Pieces::of(&contrast, threshold, work.width) else {
         let crop = [0, 0, photo.width, photo.height];
         return Garment { image: vec![0; PIXELS], inverted, crop, doubts: vec![Doubt::Empty] };
     };
-    let mut ink = work.ink(&ground, inverted);
+    let mut ink = work.ink(&background, inverted);
     for (i, ink) in ink.iter_mut().enumerate() {
-        // Soft edges: from nothing at half the threshold to all at the threshold.
+        // Soft edges: from 0 at half the threshold to 1 at the threshold.
         let edge = (2.0 * contrast[i] / threshold - 1.0).clamp(0.0, 1.0);
         *ink *= if pieces.is_speck(i) { 0.0 } else { edge };
     }
     stretch(&mut ink, &pieces);
     let image = fit(&ink, work.width, pieces.bounds);
     let mut doubts = Vec::new();
-    if ground.deviation > BUSY {
+    if background.deviation > BUSY {
         doubts.push(Doubt::BusyGround);
     }
     doubts.extend(doubts_about(&image));
@@ -127,7 +129,7 @@ fn doubts_about(image: &[u8]) -> Option<Doubt> {
     (distance > MAX_DISTANCE).then_some(Doubt::Unlike { distance })
 }
 
-/// The pixels themselves, where the photo is an image of the data set: 28 x 28, grey, with more of its edge black than white.
+/// Returns the pixels unchanged if the photo looks like an image of the data set: 28 x 28, grey, with more black than white on its edge.
 fn as_data_set_image(photo: &Photo, invert: Invert) -> Option<Vec<u8>> {
     let is_grey = photo.rgba.as_chunks::<4>().0.iter().all(|[r, g, b, a]| r == g && g == b && *a == 255);
     if (photo.width, photo.height) != (IMAGE_SIDE, IMAGE_SIDE) || !is_grey || invert == Invert::Yes {
@@ -145,10 +147,10 @@ fn as_data_set_image(photo: &Photo, invert: Invert) -> Option<Vec<u8>> {
 struct Work {
     width: usize,
     height: usize,
-    /// Red, green, blue, 0 to 1, in the photo's own (sRGB) steps, as the training images were made.
+    /// Red, green, blue, 0 to 1, in the photo's own (sRGB) encoding, like the training images.
     colour: Vec<[f32; 3]>,
     opacity: Vec<f32>,
-    /// Whether the photo's ground is transparent: then the opacity is the garment's outline.
+    /// Whether the photo's background is transparent, so that the opacity outlines the garment.
     is_cut_out: bool,
 }
 
@@ -160,7 +162,7 @@ impl Work {
         let (width, height) = (side(photo.width), side(photo.height));
         let mut colour = Vec::with_capacity(width * height);
         let mut opacity = Vec::with_capacity(width * height);
-        // Each pixel of the work is the mean of the photo's pixels under it, weighted by their opacity.
+        // Each pixel is the mean of the photo's pixels that it covers, weighted by their opacity.
         let edges = |i: usize, n: usize, source: usize| i * source / n..((i + 1) * source / n).max(i * source / n + 1);
         for y in 0..height {
             for x in 0..width {
@@ -182,7 +184,7 @@ impl Work {
         let mut work = Work { width, height, colour, opacity, is_cut_out: false };
         let clear = work.border().filter(|&i| work.opacity[i] < 0.5).count();
         work.is_cut_out = 2 * clear > work.border().count();
-        // Without a transparent ground, the picture lies on white paper.
+        // Any other transparency is shown on white.
         let behind = 1.0;
         for (colour, &alpha) in work.colour.iter_mut().zip(&work.opacity) {
             *colour = colour.map(|c| c * alpha + behind * (1.0 - alpha));
@@ -190,7 +192,7 @@ impl Work {
         work
     }
 
-    /// A ring along the edges, 3 % of the shorter side wide.
+    /// Returns the pixels of a ring along the edges, 3 % of the shorter side wide.
     fn border(&self) -> impl Iterator<Item = usize> + '_ {
         let ring = (self.width.min(self.height) * 3 / 100).max(1);
         let near = move |i: usize, n: usize| i < ring || i + ring >= n;
@@ -198,96 +200,96 @@ impl Work {
         (0..self.width * self.height).filter(is_border)
     }
 
-    /// Position from the centre, -1 to 1 along the longer side.
+    /// Returns the position relative to the centre, -1 to 1 along the longer side.
     fn position(&self, i: usize) -> [f64; 2] {
         let half = self.width.max(self.height) as f64 / 2.0;
         let from_centre = |at: usize, length: usize| (at as f64 + 0.5 - length as f64 / 2.0) / half;
         [from_centre(i % self.width, self.width), from_centre(i / self.width, self.height)]
     }
 
-    /// How far each pixel's colour is from the ground's, 0 to 1; of a cut-out, its opacity.
-    fn contrast(&self, ground: &Ground) -> Vec<f32> {
+    /// Returns each pixel's colour difference from the background, 0 to 1; for a cut-out, its opacity.
+    fn contrast(&self, background: &Background) -> Vec<f32> {
         if self.is_cut_out {
             return self.opacity.clone();
         }
         let one = |i: usize| {
-            let under = ground.colour(self.position(i));
+            let under = background.colour(self.position(i));
             let squares = self.colour[i].iter().zip(under).map(|(c, g)| (c - g) * (c - g));
             (squares.sum::<f32>() / 3.0).sqrt()
         };
         (0..self.colour.len()).map(one).collect()
     }
 
-    /// Ink 0 to 255: the difference in brightness to the ground, of the largest that there can be on it.
-    fn ink(&self, ground: &Ground, inverted: bool) -> Vec<f32> {
+    /// Returns the ink, 0 to 255: the difference in luma from the background, relative to the maximum on this background.
+    fn ink(&self, background: &Background, inverted: bool) -> Vec<f32> {
         let one = |i: usize| {
             let value = luma(self.colour[i]);
-            // Catalogue photos of cut-out garments lie on white.
+            // Catalogue photos show cut-out garments on white.
             let under =
-                if self.is_cut_out { f32::from(u8::from(inverted)) } else { luma(ground.colour(self.position(i))) };
+                if self.is_cut_out { f32::from(u8::from(inverted)) } else { luma(background.colour(self.position(i))) };
             let range = if inverted { under } else { 1.0 - under };
-            // A garment lighter than a light ground is seen by its difference too.
+            // A garment lighter than a light background is also visible by its difference.
             (255.0 * (value - under).abs() / range.max(0.1)).min(255.0)
         };
         (0..self.colour.len()).map(one).collect()
     }
 
-    /// A rectangle of the work in the photo's pixels.
+    /// Converts a rectangle of the working image to the photo's pixels.
     fn in_photo(&self, photo: &Photo, [left, top, width, height]: [usize; 4]) -> [usize; 4] {
         let (x, y) = (|i: usize| i * photo.width / self.width, |i: usize| i * photo.height / self.height);
         [x(left), y(top), x(left + width) - x(left), y(top + height) - y(top)]
     }
 }
 
-/// Brightness of a colour, with the weights of ITU-R BT.601.
+/// Returns the luma of a colour, with the weights of ITU-R BT.601.
 fn luma([r, g, b]: [f32; 3]) -> f32 {
     0.299 * r + 0.587 * g + 0.114 * b
 }
 
-/// The colour behind the garment: a plane through each channel, so that light may fall off to one side.
-struct Ground {
+/// The colour of the background: one plane per channel, so that light may fall off to one side.
+struct Background {
     /// For each channel: value at the centre, slope across, slope down.
     planes: [[f64; 3]; 3],
-    /// Standard deviation of the border around the planes, of all pixels kept.
+    /// Standard deviation of the retained border pixels from the planes.
     deviation: f32,
 }
 
-impl Ground {
-    /// Fitted to the border by least squares, three times, each time without what lies far off: a garment may reach the edge.
-    fn under(work: &Work) -> Ground {
+impl Background {
+    /// Fits the border by least squares, three times, each time without outliers, because a garment may touch the edge.
+    fn of(work: &Work) -> Background {
         let border: Vec<usize> = work.border().collect();
-        // The median is right even where the garment takes up to half of the border.
+        // The median is correct even if the garment covers up to half of the border.
         let median = |c: usize| {
             let mut values: Vec<f32> = border.iter().map(|&i| work.colour[i][c]).collect();
             values.sort_unstable_by(f32::total_cmp);
             f64::from(values[values.len() / 2])
         };
-        let mut ground = Ground { planes: [0, 1, 2].map(|c| [median(c), 0.0, 0.0]), deviation: 0.0 };
+        let mut background = Background { planes: [0, 1, 2].map(|c| [median(c), 0.0, 0.0]), deviation: 0.0 };
         let mut limit = f32::INFINITY;
         for _ in 0..3 {
             let off = |i: usize| {
-                let under = ground.colour(work.position(i));
+                let under = background.colour(work.position(i));
                 let squares = work.colour[i].iter().zip(under).map(|(c, g)| (c - g) * (c - g));
                 (squares.sum::<f32>() / 3.0).sqrt()
             };
             let mut residuals: Vec<(f32, usize)> = border.iter().map(|&i| (off(i), i)).collect();
             residuals.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
-            // At least half of the border is taken for ground; of the rest what is as near as three deviations.
+            // At least half of the border counts as background; of the rest, what is within three deviations.
             let half = residuals.len().div_ceil(2);
             let spread = 1.5 * residuals[half - 1].0 + 0.004;
             limit = limit.min(3.0 * spread);
             let kept: Vec<usize> = residuals.iter().take_while(|(off, _)| *off <= limit).map(|(_, i)| *i).collect();
             let squares: f32 = residuals.iter().take(kept.len()).map(|(off, _)| off * off).sum();
-            ground.deviation = (squares / kept.len().max(1) as f32).sqrt();
-            // Far fewer pixels than half cannot be, as the limit lies above their median; three make a plane.
+            background.deviation = (squares / kept.len().max(1) as f32).sqrt();
+            // The limit is above the median, so about half of the pixels or more remain; three define a plane.
             if kept.len() >= 3 {
-                ground.planes = [0, 1, 2].map(|c| {
+                background.planes = [0, 1, 2].map(|c| {
                     plane(kept.iter().map(|&i| (work.position(i), f64::from(work.colour[i][c]))))
-                        .unwrap_or(ground.planes[c])
+                        .unwrap_or(background.planes[c])
                 });
             }
         }
-        ground
+        background
     }
 
     fn colour(&self, [x, y]: [f64; 2]) -> [f32; 3] {
@@ -295,7 +297,7 @@ impl Ground {
     }
 }
 
-/// The plane `value + across x + down y` nearest to the points, by least squares; none where they lie on one line.
+/// Fits the plane `value + across x + down y` to the points by least squares; returns `None` if they are collinear.
 fn plane(points: impl Iterator<Item = ([f64; 2], f64)>) -> Option<[f64; 3]> {
     // The normal equations, symmetric 3 x 3.
     let (mut a, mut b) = ([[0.0f64; 3]; 3], [0.0f64; 3]);
@@ -326,18 +328,18 @@ fn plane(points: impl Iterator<Item = ([f64; 2], f64)>) -> Option<[f64; 3]> {
     }))
 }
 
-/// The connected parts of what stands out from the ground.
+/// The connected components of what stands out from the background.
 struct Pieces {
-    /// For each pixel the number of its piece, 0 for the ground.
+    /// For each pixel the number of its component, 0 for the background.
     piece: Vec<u32>,
-    /// Pixels of each piece, by its number.
+    /// Number of pixels per component.
     sizes: Vec<usize>,
-    /// Around every piece that is no speck: left, top, width, height.
+    /// Bounding box of all components that are not specks: left, top, width, height.
     bounds: [usize; 4],
 }
 
 impl Pieces {
-    /// None where there is hardly anything.
+    /// Finds the components; returns `None` if almost nothing stands out.
     fn of(contrast: &[f32], threshold: f32, width: usize) -> Option<Pieces> {
         let height = contrast.len() / width;
         let mut piece = vec![0u32; contrast.len()];
@@ -394,7 +396,7 @@ impl Pieces {
     }
 }
 
-/// Multiplies faint ink up to what faint training images have.
+/// Scales faint ink up to the level of faint training images.
 fn stretch(ink: &mut [f32], pieces: &Pieces) {
     let mut values: Vec<f32> = (0..ink.len()).filter(|&i| pieces.is_garment(i)).map(|i| ink[i]).collect();
     let at = values.len() * 95 / 100;
@@ -405,10 +407,10 @@ fn stretch(ink: &mut [f32], pieces: &Pieces) {
     }
 }
 
-/// Reduces a rectangle so that its longer side has 28 pixels, in the middle of 28 x 28, by exact area averaging.
+/// Resizes a rectangle by exact area averaging so that its longer side has 28 pixels, and centres it in 28 x 28.
 ///
-/// Nearly every training image fills its longer side (least extent of 60,000: 27 of 28 pixels at the first percentile), and an odd
-/// pixel of margin lies before it.
+/// Nearly every training image fills its longer side (27 of 28 pixels at the first percentile of 60,000), and an odd pixel of margin
+/// comes first.
 fn fit(ink: &[f32], stride: usize, [left, top, width, height]: [usize; 4]) -> Vec<u8> {
     let longer = width.max(height);
     let side = |length: usize| ((length * IMAGE_SIDE + longer / 2) / longer).clamp(1, IMAGE_SIDE);
@@ -432,7 +434,7 @@ fn fit(ink: &[f32], stride: usize, [left, top, width, height]: [usize; 4]) -> Ve
     image
 }
 
-/// For each of `cells` along a stretch of pixels: the pixels that it covers, each with the share of it that is covered.
+/// Returns, for each of `cells` along a range of pixels, the pixels that it covers, each with the covered fraction.
 fn coverage(first: usize, length: usize, cells: usize) -> Vec<Vec<(usize, f64)>> {
     let size = length as f64 / cells as f64;
     let cell = |i: usize| {
@@ -444,12 +446,12 @@ fn coverage(first: usize, length: usize, cells: usize) -> Vec<Vec<(usize, f64)>>
     (0..cells).map(cell).collect()
 }
 
-/// The largest [`distance`] of 99 in 100 training images.
+/// The 99th percentile of [`distance`] over the training images.
 pub const MAX_DISTANCE: f64 = 5.2;
 
 /// Means of [`features`] over the 60,000 training images of Fashion-MNIST.
 const MEANS: [f64; 7] = [0.286, 0.3202, 0.4442, -1.189, -1.482, -0.2674, 0.6841];
-/// Makes the features of the training images uncorrelated and of unit variance: the upper factor of the inverse of their covariance.
+/// Decorrelates the features of the training images and scales them to unit variance: the upper factor of their inverse covariance.
 const WHITEN: [[f64; 7]; 7] = [
     [33.62, -28.63, -17.7, 0.9147, 0.111, -0.4978, -0.2563],
     [0.0, 19.3, 0.7885, 2.299, 1.877, -0.986, 0.8641],
@@ -460,9 +462,9 @@ const WHITEN: [[f64; 7]; 7] = [
     [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 3.323],
 ];
 
-/// How far an image `[28, 28]` is from the training images: the Mahalanobis distance of seven [`features`].
+/// Returns how far an image `[28, 28]` is from the training images: the Mahalanobis distance of seven [`features`].
 ///
-/// A test works the constants out again from the genuine data. What it finds and what it misses is in `docs/photos.md`.
+/// A test recomputes the constants from the genuine data. `docs/photos.md` describes what the distance detects and what it misses.
 pub fn distance(image: &[u8]) -> f64 {
     let features = features(image);
     let centred: Vec<f64> = features.iter().zip(MEANS).map(|(value, mean)| value - mean).collect();
@@ -470,9 +472,9 @@ pub fn distance(image: &[u8]) -> f64 {
     WHITEN.iter().map(|row| component(row).powi(2)).sum::<f64>().sqrt()
 }
 
-/// What an image `[28, 28]` is like, in seven numbers: mean and standard deviation (of 255), share of cells with ink above 32,
-/// logarithms of its roughness across, down and in both (sums of absolute first and second differences for each unit of ink), and
-/// its correlation with its own mirror image.
+/// Describes an image `[28, 28]` by seven numbers: mean and standard deviation (relative to 255), fraction of pixels with ink above
+/// 32, logarithms of its horizontal, vertical and two-dimensional roughness (sums of absolute first and second differences per unit
+/// of ink), and its correlation with its own mirror image.
 pub fn features(image: &[u8]) -> [f64; 7] {
     let at = |y: usize, x: usize| f64::from(image[y * IMAGE_SIDE + x]);
     let cells = PIXELS as f64;

@@ -1,25 +1,25 @@
-//! A picture in memory, and the two ways of putting ink on it.
+//! An image in memory, and the two ways to paint on it.
 
 use super::ReportError;
 
 /// A colour: red, green, blue, 0 to 255, sRGB.
 pub(super) type Rgb = [u8; 3];
 
-/// Most pixels of a picture (805 MB in memory).
+/// Maximum number of pixels of an image (805 MB in memory).
 pub(super) const MAX_PIXELS: u64 = 1 << 28;
 
-/// A colour picture, row by row from the top left.
+/// An RGB image, row by row from the top left.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Picture {
-    /// Pixels from left to right.
+    /// Width in pixels.
     pub width: u32,
-    /// Pixels from top to bottom.
+    /// Height in pixels.
     pub height: u32,
     /// `[height, width, 3]`: red, green, blue of every pixel, sRGB.
     pub rgb: Vec<u8>,
 }
 
-/// Pixels from `left` and `top` on, `width` to the right and `height` down.
+/// A rectangle of pixels with its top left corner at `left`, `top`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Rect {
     pub left: u32,
@@ -29,19 +29,19 @@ pub(super) struct Rect {
 }
 
 impl Rect {
-    /// The rectangle with a border of `by` pixels added on each side; the border must lie in the picture.
+    /// Returns the rectangle grown by `by` pixels on each side; the result must lie inside the image.
     pub(super) fn grown(self, by: u32) -> Self {
         Self { left: self.left - by, top: self.top - by, width: self.width + 2 * by, height: self.height + 2 * by }
     }
 }
 
 impl Picture {
-    /// A white picture; the caller has checked `width * height` against [`MAX_PIXELS`].
+    /// Returns a white image; the caller has checked `width * height` against [`MAX_PIXELS`].
     pub(super) fn white(width: u32, height: u32) -> Self {
         Self { width, height, rgb: vec![255; width as usize * height as usize * 3] }
     }
 
-    /// Paints a rectangle in one colour; what lies outside the picture is left out.
+    /// Fills a rectangle with one colour, clipped to the image.
     pub(super) fn fill(&mut self, rect: Rect, colour: Rgb) {
         let right = rect.left.saturating_add(rect.width).min(self.width);
         let bottom = rect.top.saturating_add(rect.height).min(self.height);
@@ -51,7 +51,7 @@ impl Picture {
         }
     }
 
-    /// Mixes `coverage` (0 to 1) of a colour into one pixel; a pixel outside the picture is left out.
+    /// Blends a colour into one pixel with the given coverage (0 to 1); pixels outside the image are ignored.
     pub(super) fn blend(&mut self, x: i32, y: i32, colour: Rgb, coverage: f32) {
         let (Ok(x), Ok(y)) = (u32::try_from(x), u32::try_from(y)) else { return };
         if x >= self.width || y >= self.height {
@@ -64,15 +64,15 @@ impl Picture {
         }
     }
 
-    /// Where a pixel begins in `rgb`.
+    /// Returns the offset of a pixel in `rgb`.
     fn offset(&self, x: u32, y: u32) -> usize {
         (y as usize * self.width as usize + x as usize) * 3
     }
 
-    /// The picture as a PNG file: 8 bits a channel, sRGB.
+    /// Encodes the image as a PNG file: 8 bits per channel, sRGB.
     ///
     /// # Errors
-    /// `rgb` has not `3 * width * height` bytes, or the picture has no pixels.
+    /// `rgb` does not have `3 * width * height` bytes, or the image has no pixels.
     pub fn encode_png(&self) -> Result<Vec<u8>, ReportError> {
         let Self { width, height, .. } = *self;
         if u64::from(width) * u64::from(height) * 3 != self.rgb.len() as u64 {

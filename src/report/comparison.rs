@@ -1,4 +1,4 @@
-//! Several runs beside each other: a table, their curves, and whether a difference is more than luck.
+//! Comparison of several runs: a table, learning curves, and whether differences are significant.
 
 use super::ReportError;
 use super::metrics::{Metrics, mcnemar, wilson_95};
@@ -11,17 +11,17 @@ use crate::train::run::Summary;
 /// One run of a comparison.
 #[derive(Clone, Debug)]
 pub struct Compared {
-    /// The run's name, for people.
+    /// Name of the run.
     pub name: String,
     /// Its summary.
     pub summary: Summary,
     /// Its epochs.
     pub history: Vec<EpochRecord>,
-    /// Its figures, where `report.json` is there.
+    /// Its metrics, if `report.json` exists.
     pub metrics: Option<Metrics>,
 }
 
-/// The rows of a comparison: what is compared, and its value in each run.
+/// Returns the rows of the comparison table: a label and its value for each run.
 pub fn comparison_rows(runs: &[Compared]) -> Vec<Vec<String>> {
     let row = |what: &str, value: &dyn Fn(&Compared) -> String| {
         std::iter::once(what.to_string()).chain(runs.iter().map(value)).collect::<Vec<String>>()
@@ -36,7 +36,7 @@ pub fn comparison_rows(runs: &[Compared]) -> Vec<Vec<String>> {
         row("test loss", &|r| or_none(r.summary.test_loss.or(r.metrics.as_ref().map(|m| m.loss)), 4)),
         row("test accuracy", &|r| or_none(test_accuracy(r), 4)),
         row("95 % confidence", &|r| match test_accuracy(r) {
-            // The test set has 10,000 images, genuine or generated.
+            // The test set has 10,000 images, genuine or synthetic.
             Some(accuracy) => {
                 let n = r.metrics.as_ref().map_or(10_000, |m| m.images as u64);
                 let [low, high] = wilson_95((accuracy * n as f64).round() as u64, n);
@@ -51,29 +51,29 @@ pub fn comparison_rows(runs: &[Compared]) -> Vec<Vec<String>> {
     ]
 }
 
-/// Of the end of training, or of a report that was made later: training that was interrupted evaluates nothing.
+/// Returns the test accuracy from the end of training, or from a later report: interrupted training does not evaluate.
 fn test_accuracy(run: &Compared) -> Option<f64> {
     run.summary.test_accuracy.or(run.metrics.as_ref().map(|metrics| metrics.accuracy))
 }
 
-/// What makes runs hard to compare, in sentences.
+/// Returns sentences that say what makes the runs hard to compare.
 pub fn comparison_warnings(runs: &[Compared]) -> Vec<String> {
     let differ = |of: &dyn Fn(&Compared) -> String| runs.windows(2).any(|pair| of(&pair[0]) != of(&pair[1]));
     let mut warnings = Vec::new();
     if differ(&|r| r.summary.dataset.to_string()) {
-        warnings.push("The runs used different data sets: their accuracies cannot be compared.".to_string());
+        warnings.push("The runs used different data sets, so their accuracies are not comparable.".to_string());
     }
     if differ(&|r| r.summary.epochs_completed.to_string()) {
         warnings.push("The runs were trained for different numbers of epochs.".to_string());
     }
     if differ(&|r| r.summary.device.clone()) {
-        warnings.push("The runs used different devices: their times cannot be compared.".to_string());
+        warnings.push("The runs used different devices, so their times are not comparable.".to_string());
     }
     warnings
 }
 
-/// For each run after the first, whether its difference to the first is more than luck, in a sentence; none where `report.json` is
-/// missing in one of them.
+/// Returns, for each run after the first, a sentence on whether it differs significantly from the first; none if `report.json` is
+/// missing in either.
 pub fn comparison_verdicts(runs: &[Compared]) -> Vec<String> {
     let Some((first, others)) = runs.split_first() else { return Vec::new() };
     let verdict = |other: &Compared| {
@@ -82,10 +82,10 @@ pub fn comparison_verdicts(runs: &[Compared]) -> Vec<String> {
             return None;
         }
         let (only_a, only_b, p) = mcnemar(&a.right, &b.right)?;
-        let meaning = if p < 0.05 { "more than luck" } else { "which luck may explain" };
+        let meaning = if p < 0.05 { "significant" } else { "not significant" };
         let p = if p < 1e-4 { "p < 0.0001".to_string() } else { format!("p = {p:.4}") };
         Some(format!(
-            "{} alone has {} images right, {} alone {}: {meaning} (McNemar's exact test, {p}).",
+            "Only {} is right on {} images, only {} on {}: {meaning} (McNemar's exact test, {p}).",
             first.name,
             grouped(only_a),
             other.name,
@@ -95,46 +95,46 @@ pub fn comparison_verdicts(runs: &[Compared]) -> Vec<String> {
     others.iter().filter_map(verdict).collect()
 }
 
-/// The page of a comparison.
+/// Returns the HTML page of a comparison.
 ///
 /// # Errors
-/// A picture could not be drawn.
+/// A plot could not be drawn.
 pub fn comparison_page(runs: &[Compared]) -> Result<String, ReportError> {
     let names: Vec<&str> = runs.iter().map(|run| run.name.as_str()).collect();
     let mut page = Page::new(&format!("Comparison of {}", names.join(", ")));
     page.title(&format!("Comparison of {}", names.join(", ")));
-    page.section("table", "Side by side");
+    page.section("table", "Overview");
     for warning in comparison_warnings(runs) {
         page.html(&format!("<p class=\"warning\">{}</p>", escape(&warning)));
     }
     let head: Vec<&str> = std::iter::once("").chain(names.iter().copied()).collect();
-    page.table("The runs", &head, &comparison_rows(runs));
+    page.table("Runs", &head, &comparison_rows(runs));
     for verdict in comparison_verdicts(runs) {
         page.text(&verdict);
     }
     page.section("curves", "Learning curves");
-    page.text("Training: solid. Validation, where images were held out: dashed.");
+    page.text("Solid: training. Dashed: validation, if images were held out.");
     page.html("<div class=\"pair\">");
-    page.svg(&draw_curves("Loss", "mean cross-entropy", &comparison_curves(runs, true))?, "Loss over the epochs");
+    page.svg(&draw_curves("Loss", "mean cross-entropy", &comparison_curves(runs, true))?, "Loss per epoch");
     let accuracy = comparison_curves(runs, false);
-    page.svg(&draw_curves("Accuracy", "share that is right", &accuracy)?, "Accuracy over the epochs");
+    page.svg(&draw_curves("Accuracy", "accuracy", &accuracy)?, "Accuracy per epoch");
     page.html("</div>");
     let with_metrics: Vec<&Compared> = runs.iter().filter(|run| run.metrics.is_some()).collect();
     if with_metrics.len() >= 2 {
-        page.section("classes", "Each class");
-        page.text("Recall: of the images of a class, the share that was recognised.");
+        page.section("classes", "Classes");
+        page.text("Recall: the fraction of the images of a class that are classified correctly.");
         let head: Vec<&str> = std::iter::once("Class").chain(with_metrics.iter().map(|r| r.name.as_str())).collect();
         let recall = |run: &Compared, class: usize| run.metrics.as_ref().map_or(0.0, |m| m.classes[class].recall);
         let row = |class: usize| {
             let values = with_metrics.iter().map(|run| format!("{:.3}", recall(run, class)));
             std::iter::once(CLASS_NAMES[class].to_string()).chain(values).collect()
         };
-        page.table("Recall of each class", &head, &(0..N_CLASSES).map(row).collect::<Vec<Vec<String>>>());
+        page.table("Recall per class", &head, &(0..N_CLASSES).map(row).collect::<Vec<Vec<String>>>());
     }
     Ok(page.finish())
 }
 
-/// The curves of every run: training solid, validation dashed, a colour a run.
+/// Returns the curves of all runs: training solid, validation dashed, one colour per run.
 pub fn comparison_curves(runs: &[Compared], loss: bool) -> Vec<Curve> {
     let mut curves = Vec::new();
     for (colour, run) in runs.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! The picture of a filter at work: before, the filter with its numbers, after.
+//! Draws a filter at work: the input, the filter with its weights, the output.
 
 use super::ReportError;
 use super::canvas::{Picture, Rect, Rgb};
@@ -7,12 +7,12 @@ use super::text::Typesetter;
 use super::tiles::{Sheet, Tile, draw_tiles};
 use crate::photo::Filter;
 
-/// Pixels of a box.
+/// Side of a box in pixels.
 const BOX: u32 = 421;
 const DARK: Rgb = [0x22, 0x22, 0x22];
 const LIGHT: Rgb = [0xff, 0xff, 0xff];
 
-/// Draws a picture before, a filter, and the picture after; `before` and `after` have their captions.
+/// Draws the image before, the filter, and the image after; `before` and `after` include their captions.
 ///
 /// # Errors
 /// A tile is empty, or there are too many pixels.
@@ -24,10 +24,10 @@ pub fn draw_filter(before: Tile, filter: &Filter, after: Tile) -> Result<Picture
     draw_tiles(&[before, middle, after], Sheet { columns: 3, tile: [BOX, BOX], title: "" })
 }
 
-/// A square a weight, blue above zero and red below, with its number where there is room.
+/// Draws one square per weight, blue for positive and red for negative, with its number if there is room.
 fn cells(filter: &Filter, largest: f32) -> Tile {
     let [rows, columns] = filter.size;
-    // The tile has the size in which it is shown, so that its numbers stay sharp.
+    // The tile is drawn at its final size, so that its numbers stay sharp.
     let side = (BOX - 1) / rows.max(columns) as u32;
     let colours = diverging(&filter.weights, columns, largest).rgb;
     let mut drawn = Picture::white(side * columns as u32, side * rows as u32);
@@ -50,7 +50,7 @@ fn cells(filter: &Filter, largest: f32) -> Tile {
     Tile { width, height, rgb: drawn.rgb, caption: String::new(), outline: None }
 }
 
-/// A number with at most four digits after the point, and none that say nothing.
+/// Formats a number with at most four decimal places and no trailing zeros.
 pub fn short(value: f32) -> String {
     let text = format!("{value:.4}");
     let text = text.trim_end_matches('0').trim_end_matches('.');

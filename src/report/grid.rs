@@ -1,54 +1,54 @@
-//! Images in rows and columns, each with a caption under it.
+//! Grids of images, each with a caption below it.
 //!
-//! Cells of one grid have one size: as wide as the widest caption and at least as wide as an image. A caption beyond
-//! [`MAX_CAPTION_WIDTH`] goes on in a second line. All ink stays inside its cell; between cells there is white.
+//! All cells of a grid have the same size: as wide as the widest caption, and at least as wide as an image. A caption wider
+//! than [`MAX_CAPTION_WIDTH`] wraps to a second line. Nothing is drawn outside its cell; the gaps between cells are white.
 
 use super::ReportError;
 use super::canvas::{MAX_PIXELS, Picture, Rect, Rgb};
 use super::text::Typesetter;
 use crate::data::{IMAGE_SIDE, PIXELS};
 
-/// Pixels on a side that one pixel of an image becomes.
+/// Side in pixels of the square that represents one pixel of an image.
 pub const PIXEL_SCALE: u32 = 6;
 
-/// An image as drawn, pixels on a side.
+/// Side of a drawn image in pixels.
 const IMAGE: u32 = IMAGE_SIDE as u32 * PIXEL_SCALE;
 /// Width of the frame around an image.
 const FRAME: u32 = 1;
-/// Width of the frame around an image predicted wrong: the mark that needs no colour.
+/// Width of the frame around a misclassified image, which is recognisable without colour.
 const FRAME_WRONG: u32 = 4;
-/// White around the grid.
+/// White margin around the grid.
 const MARGIN: u32 = 20;
-/// White between neighbouring cells.
+/// White gaps between adjacent cells.
 const GUTTER_X: u32 = 18;
 const GUTTER_Y: u32 = 20;
-/// White between an image and its caption, a title and the grid.
+/// White gaps between an image and its caption, and between the title and the grid.
 const CAPTION_GAP: u32 = 5;
 const TITLE_GAP: u32 = 12;
-/// Widest line of a caption; the longest of the ten classes, `Ankle boot 100% (Ankle boot)`, takes 192.
+/// Maximum width of a caption line; the longest caption of the ten classes, `Ankle boot 100% (Ankle boot)`, takes 192.
 const MAX_CAPTION_WIDTH: u32 = 240;
 const MAX_CAPTION_LINES: usize = 2;
-/// Widest line of a title above a grid that is narrower.
+/// Maximum width of a title line above a narrower grid.
 const MAX_TITLE_WIDTH: u64 = 420;
 const MAX_TITLE_LINES: usize = 3;
-/// Em squares in pixels. At 12.8 the small letters of the typeface are exactly seven pixels high, which keeps their edges sharp.
+/// Em sizes in pixels. At 12.8 the x-height of the typeface is exactly seven pixels, which keeps its edges sharp.
 const CAPTION_EM: f32 = 12.8;
 const TITLE_EM: f32 = 18.3;
 
 const TEXT: Rgb = [0x22, 0x22, 0x22];
 const FRAME_GREY: Rgb = [0xb0, 0xb0, 0xb0];
-/// A blue and a red that stay apart under the common kinds of colour blindness.
+/// A blue and a red that remain distinguishable with the common kinds of colour blindness.
 const BLUE: Rgb = [0x1f, 0x4f, 0xd8];
 const RED: Rgb = [0xd6, 0x27, 0x28];
 
-/// What a caption says about its image.
+/// What a caption indicates about its image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tone {
-    /// Nothing: a dark caption.
+    /// Neither correct nor wrong: a dark caption.
     Neutral,
-    /// The prediction is right: a blue caption.
+    /// A correct prediction: a blue caption.
     Right,
-    /// The prediction is wrong: a red caption and a broad red frame around the image.
+    /// A wrong prediction: a red caption and a wide red frame around the image.
     Wrong,
 }
 
@@ -72,29 +72,29 @@ impl Tone {
 /// One image of a grid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GridItem<'a> {
-    /// `[28, 28]`, 0 drawn white and 255 black.
+    /// `[28, 28]`: 0 is drawn white, 255 black.
     pub image: &'a [u8],
-    /// The text under the image.
+    /// The text below the image.
     pub caption: String,
     /// The colour of the text and the frame.
     pub tone: Tone,
 }
 
-/// The columns that make a grid of `count` images about square: 5 for 25, 6 for 30.
+/// Returns the number of columns that makes a grid of `count` images about square: 5 for 25, 6 for 30.
 pub fn columns_for(count: usize) -> usize {
     let root = count.isqrt();
     if root * root < count { root + 1 } else { root }
 }
 
-/// The article's caption of a prediction, such as `Ankle boot 97% (Ankle boot)`; `probability` is 0 to 1.
+/// Returns a caption in the article's format, `Ankle boot 97% (Ankle boot)` for example; `probability` is 0 to 1.
 pub fn prediction_caption(predicted: &str, probability: f32, original: &str) -> String {
     format!("{predicted} {:2.0}% ({original})", probability * 100.0)
 }
 
-/// Draws images row by row, `columns` in a row (fewer where there are fewer images), with a title above if there is one.
+/// Draws images row by row, `columns` per row (fewer if there are fewer images), below the title if there is one.
 ///
 /// # Errors
-/// No images, no columns, an image that is not 28 x 28 bytes, or more than 2^28 pixels in all.
+/// No images, no columns, an image that is not 28 x 28 bytes, or more than 2^28 pixels in total.
 pub fn draw_grid(items: &[GridItem<'_>], columns: usize, title: Option<&str>) -> Result<Picture, ReportError> {
     check(items, columns)?;
     let typesetter = Typesetter::new(CAPTION_EM);
@@ -108,7 +108,7 @@ pub fn draw_grid(items: &[GridItem<'_>], columns: usize, title: Option<&str>) ->
         return Err(ReportError::TooLarge { n_items: items.len(), width, height, limit: MAX_PIXELS });
     }
 
-    // The limit makes both sides fit 32 bits.
+    // The limit guarantees that both sides fit in 32 bits.
     let mut picture = Picture::white(width as u32, height as u32);
     heading.draw(&mut picture);
     for (i, (item, caption)) in items.iter().zip(&captions).enumerate() {
@@ -130,13 +130,13 @@ fn check(items: &[GridItem<'_>], columns: usize) -> Result<(), ReportError> {
     }
 }
 
-/// Where the cells lie.
+/// The positions of the cells.
 struct Layout {
     columns: usize,
     rows: usize,
     cell_width: u32,
     cell_height: u32,
-    /// Between the margins: the width of the grid, or of a wider heading.
+    /// Width between the margins: that of the grid, or of a wider heading.
     inner_width: u64,
     heading_height: u32,
 }
@@ -156,23 +156,23 @@ impl Layout {
         }
     }
 
-    /// The same cells with room for a heading, which may be wider.
+    /// Returns the layout with space for a heading, which may be wider.
     fn below(self, heading: &Heading) -> Self {
         let inner_width = self.inner_width.max(u64::from(heading.width()));
         Self { inner_width, heading_height: heading.height(), ..self }
     }
 
-    /// Width of the picture.
+    /// Returns the width of the image.
     fn width(&self) -> u64 {
         self.inner_width + 2 * u64::from(MARGIN)
     }
 
-    /// Height of the picture.
+    /// Returns the height of the image.
     fn height(&self) -> u64 {
         u64::from(self.heading_height) + span(self.rows, self.cell_height, GUTTER_Y) + 2 * u64::from(MARGIN)
     }
 
-    /// The cell of image `i`, in a picture whose size was checked.
+    /// Returns the cell of image `i`; the size of the image was checked before.
     fn cell(&self, i: usize) -> Rect {
         let (row, column) = ((i / self.columns) as u32, (i % self.columns) as u32);
         let indent = (self.inner_width - span(self.columns, self.cell_width, GUTTER_X)) as u32 / 2;
@@ -185,12 +185,12 @@ impl Layout {
     }
 }
 
-/// Length of `n` cells with gutters between them.
+/// Returns the length of `n` cells with gutters between them.
 fn span(n: usize, cell: u32, gutter: u32) -> u64 {
     n as u64 * u64::from(cell + gutter) - u64::from(gutter)
 }
 
-/// Whole pixels that hold every line, with one on each side for letters whose ink reaches past their nominal width.
+/// Returns a width in whole pixels that fits every line, with one pixel on each side for letters that extend past their advance width.
 fn ink_width<'a>(typesetter: &Typesetter, lines: impl Iterator<Item = &'a String>) -> u32 {
     let widest = lines.map(|line| typesetter.width(line)).fold(0.0, f32::max);
     widest.ceil() as u32 + 2
@@ -237,7 +237,7 @@ fn draw_item(picture: &mut Picture, item: &GridItem<'_>, caption: &[String], typ
     draw_lines(picture, caption, typesetter, Rect { top: cell.top + below, ..cell }, item.tone.text());
 }
 
-/// Every pixel becomes a square.
+/// Draws every pixel as a square.
 fn draw_image(picture: &mut Picture, image: &[u8], area: Rect) {
     for (i, &value) in image.iter().enumerate() {
         let (row, column) = ((i / IMAGE_SIDE) as u32, (i % IMAGE_SIDE) as u32);
@@ -247,7 +247,7 @@ fn draw_image(picture: &mut Picture, image: &[u8], area: Rect) {
     }
 }
 
-/// Lines centred in the width of `area`, from its top on.
+/// Draws lines centred horizontally in `area`, from its top down.
 fn draw_lines(picture: &mut Picture, lines: &[String], typesetter: &Typesetter, area: Rect, colour: Rgb) {
     let mut top = area.top;
     for line in lines {

@@ -1,4 +1,4 @@
-//! The insides of a model: the filters of its first layer, and what each layer makes of one image.
+//! Visualisations of a model: the filters of its first layer, and the output of each layer for one image.
 
 use super::ReportError;
 use super::canvas::Picture;
@@ -8,16 +8,16 @@ use crate::model::{Layer, Model, ModelError};
 use crate::train::{EngineError, ReferenceEngine};
 use thiserror::Error;
 
-/// A picture of a layer.
+/// A visualisation of a layer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerPicture {
-    /// The layer's name, such as `conv2d_1`; `input` for the image itself.
+    /// The layer's name, for example `conv2d_1`; `input` for the image itself.
     pub layer: String,
-    /// What is drawn, in a few words.
+    /// A short description, used as the caption.
     pub title: String,
-    /// What is seen, with the least and the largest value: for those who do not see it.
+    /// A text alternative, with the minimum and the maximum.
     pub description: String,
-    /// The picture.
+    /// The image.
     pub picture: Picture,
 }
 
@@ -27,19 +27,19 @@ pub enum MapsError {
     /// The model cannot be built.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The model cannot be computed.
+    /// The model cannot be evaluated.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The picture could not be drawn.
+    /// The image could not be drawn.
     #[error(transparent)]
     Picture(#[from] ReportError),
 }
 
-/// The weights that look at the pixels: each filter of the first layer if that is a convolution, or the weights of each unit of the first
-/// dense layer as an image. None where the pixels go through another layer first.
+/// Draws the weights that are applied to the pixels: each filter of the first layer if it is a convolution, or the weights of each unit
+/// of the first dense layer as an image. Returns `None` if another layer comes first.
 ///
 /// # Errors
-/// The model cannot be built, or the picture not drawn.
+/// The model cannot be built, or the image cannot be drawn.
 pub fn filters(model: &Model, parameters: &[Vec<f32>]) -> Result<Option<LayerPicture>, MapsError> {
     let shapes = model.shapes()?;
     let first = shapes.iter().find(|shape| !matches!(shape.layer, Layer::Flatten));
@@ -64,18 +64,18 @@ pub fn filters(model: &Model, parameters: &[Vec<f32>]) -> Result<Option<LayerPic
     let title = format!("{}: {kind}, {} x {}", shape.name, size[0], size[1]);
     let picture = draw_tiles(&tiles, Sheet { columns: 16, tile: [side, side], title: "" })?;
     let description = format!(
-        "{title}. Blue is above zero, red below, white zero; the strongest colour is {largest:.3}. \
-         The largest weight is {:.3}, the least {:.3}.",
+        "{title}. Blue is positive, red negative, white zero; the strongest colour is {largest:.3}. \
+         The largest weight is {:.3}, the smallest {:.3}.",
         extreme(weights, f32::max),
         extreme(weights, f32::min)
     );
     Ok(Some(LayerPicture { layer: shape.name.clone(), title, description, picture }))
 }
 
-/// The image `[28, 28]` and what each layer makes of it, computed by the plain loops: a tile a channel.
+/// Draws the image `[28, 28]` and the output of each layer, computed by the plain loops: one tile per channel.
 ///
 /// # Errors
-/// The model cannot be built or computed, or a picture not drawn.
+/// The model cannot be built or evaluated, or an image cannot be drawn.
 pub fn feature_maps(model: &Model, parameters: &[Vec<f32>], image: &[u8]) -> Result<Vec<LayerPicture>, MapsError> {
     let (outputs, probabilities) = ReferenceEngine::<f32>::layer_outputs(model, parameters, image)?;
     let shapes = model.shapes()?;
@@ -83,7 +83,7 @@ pub fn feature_maps(model: &Model, parameters: &[Vec<f32>], image: &[u8]) -> Res
     let mut pictures = vec![LayerPicture {
         layer: "input".to_string(),
         title: "input: 28 x 28 pixels".to_string(),
-        description: "The image as the network sees it.".to_string(),
+        description: "The input of the network.".to_string(),
         picture: draw_tiles(&[input], Sheet { columns: 1, tile: [169, 169], title: "" })?,
     }];
     for (i, (shape, output)) in shapes.iter().zip(&outputs).enumerate() {
@@ -101,7 +101,7 @@ pub fn feature_maps(model: &Model, parameters: &[Vec<f32>], image: &[u8]) -> Res
                     Sheet { columns: 16, tile: [side, side], title: "" },
                 )?
             }
-            // A flattened tensor shows nothing that is not in the picture before it.
+            // A flattened tensor shows nothing new.
             _ if matches!(shape.layer, Layer::Flatten) => continue,
             [n] => {
                 let (values, largest) = if is_last { (&probabilities, 1.0) } else { (output, largest(output)) };
@@ -137,7 +137,7 @@ pub fn feature_maps(model: &Model, parameters: &[Vec<f32>], image: &[u8]) -> Res
                 format!("Probabilities: {}.", listed.join(", "))
             } else {
                 format!(
-                    "Output of {}, {size}: from {:.3} to {:.3}; {:.0} % are zero. Blue is above zero, red below.",
+                    "Output of {}, {size}: from {:.3} to {:.3}; {:.0} % are zero. Blue is positive, red negative.",
                     shape.name,
                     extreme(output, f32::min),
                     extreme(output, f32::max),
@@ -150,7 +150,7 @@ pub fn feature_maps(model: &Model, parameters: &[Vec<f32>], image: &[u8]) -> Res
     Ok(pictures)
 }
 
-/// A tile whose colours go from red (`-largest`) over white (0) to blue (`largest`); grey where a value is not a number.
+/// Returns a tile with colours from red (`-largest`) through white (0) to blue (`largest`); NaN is grey.
 pub(super) fn diverging(values: &[f32], width: usize, largest: f32) -> Tile {
     const BLUE: [f32; 3] = [5.0, 48.0, 97.0];
     const RED: [f32; 3] = [150.0, 10.0, 31.0];
@@ -166,7 +166,7 @@ pub(super) fn diverging(values: &[f32], width: usize, largest: f32) -> Tile {
     Tile { width, height: values.len() / width, rgb, caption: String::new(), outline: None }
 }
 
-/// The largest absolute value that is finite.
+/// Returns the largest finite absolute value.
 fn largest(values: &[f32]) -> f32 {
     values.iter().map(|v| v.abs()).filter(|v| v.is_finite()).fold(0.0, f32::max)
 }

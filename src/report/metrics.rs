@@ -1,69 +1,69 @@
-//! What a classifier's predictions are worth: accuracy, confusion, precision and recall, calibration, the worst mistakes.
+//! Quality of a classifier's predictions: accuracy, confusion matrix, precision and recall, calibration, worst mistakes.
 
 use crate::data::{CLASS_NAMES, N_CLASSES, Split};
 use serde::{Deserialize, Serialize};
 
-/// Figures over a test set.
+/// Metrics over a test set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
-    /// Images.
+    /// Number of images.
     pub images: usize,
-    /// Share of right answers, 0 to 1.
+    /// Accuracy, 0 to 1.
     pub accuracy: f64,
-    /// Interval that holds the true accuracy with 95 % confidence (Wilson, 1927).
+    /// Confidence interval of the accuracy at 95 % (Wilson, 1927).
     pub accuracy_95: [f64; 2],
-    /// Mean cross-entropy, from the probabilities in single precision.
+    /// Mean cross-entropy, computed from the single-precision probabilities.
     pub loss: f64,
-    /// `confusion[original][predicted]`: images.
+    /// `confusion[original][predicted]`: numbers of images.
     pub confusion: [[u64; N_CLASSES]; N_CLASSES],
-    /// Each class.
+    /// Metrics of each class.
     pub classes: Vec<ClassMetrics>,
-    /// Mean F1 of the classes.
+    /// Mean of the classes' F1 scores.
     pub macro_f1: f64,
-    /// Expected calibration error over [`N_BINS`] bins of one width, 0 to 1 (Guo et al., On Calibration of Modern Neural Networks, 2017).
+    /// Expected calibration error over [`N_BINS`] bins of equal width, 0 to 1 (Guo et al., On Calibration of Modern Neural Networks, 2017).
     pub ece: f64,
-    /// The bins of confidence.
+    /// The confidence bins.
     pub bins: Vec<Bin>,
-    /// For each image, whether it was right: a string of `1` and `0`, for comparing two runs image by image.
+    /// Whether each image was classified correctly: a string of `1` and `0`, for comparing two runs image by image.
     pub right: String,
-    /// The mistakes that the model was surest of.
+    /// The mistakes with the highest confidence.
     pub mistakes: Vec<Mistake>,
 }
 
-/// Figures of one class.
+/// Metrics of one class.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClassMetrics {
     /// Its name.
     pub class: String,
-    /// Of the images that were given this class, the share that is of it; 0 where none was.
+    /// Fraction of the images predicted as this class that belong to it; 0 if there are none.
     pub precision: f64,
-    /// Of the images of this class, the share that was given it; 0 where there are none.
+    /// Fraction of the images of this class that were predicted as it; 0 if there are none.
     pub recall: f64,
-    /// Harmonic mean of the two.
+    /// Harmonic mean of precision and recall.
     pub f1: f64,
-    /// Images of this class.
+    /// Number of images of this class.
     pub support: u64,
 }
 
-/// Bins of confidence.
+/// Number of confidence bins.
 pub const N_BINS: usize = 15;
 
 /// The predictions whose confidence lies in one bin.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Bin {
-    /// Confidences above this (the first bin: from it on).
+    /// Lower bound of the confidence, exclusive (inclusive for the first bin).
     pub above: f64,
-    /// Confidences up to this.
+    /// Upper bound of the confidence, inclusive.
     pub to: f64,
-    /// Images.
+    /// Number of images.
     pub images: u64,
-    /// Mean confidence; 0 without images.
+    /// Mean confidence; 0 if there are no images.
     pub confidence: f64,
-    /// Share of right answers; 0 without images.
+    /// Accuracy; 0 if there are no images.
     pub accuracy: f64,
 }
 
-/// One wrong answer.
+/// One wrong prediction.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Mistake {
     /// Index in the test set.
@@ -76,26 +76,26 @@ pub struct Mistake {
     pub probabilities: Vec<f32>,
 }
 
-/// Mistakes that are kept.
+/// Maximum number of mistakes kept.
 const N_MISTAKES: usize = 15;
 
 impl Metrics {
-    /// The figures in the bytes of a `report.json`.
+    /// Parses the bytes of a `report.json`.
     ///
     /// # Errors
-    /// They are none.
+    /// They are not valid metrics of [`N_CLASSES`] classes.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let metrics: Metrics = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         match metrics.classes.len() {
             N_CLASSES => Ok(metrics),
-            n => Err(format!("it has figures of {n} classes, and there are {N_CLASSES}")),
+            n => Err(format!("it has metrics of {n} classes, expected {N_CLASSES}")),
         }
     }
 
-    /// The figures of `probabilities`, `[n, 10]`, for the `n` images of `split`.
+    /// Computes the metrics of `probabilities`, `[n, 10]`, for the `n` images of `split`.
     ///
     /// # Panics
-    /// If the lengths do not fit or there are no images, which is an error of the caller.
+    /// Panics if the lengths do not match or there are no images, which is a bug in the caller.
     pub fn new(split: &Split, probabilities: &[f32]) -> Metrics {
         let n = split.len();
         assert!(n > 0 && probabilities.len() == n * N_CLASSES, "{n} images, {} probabilities", probabilities.len());
@@ -107,7 +107,7 @@ impl Metrics {
             confusion[label(i)][class] += 1;
         }
         let n_right: u64 = (0..N_CLASSES).map(|class| confusion[class][class]).sum();
-        // A probability that was rounded to zero counts as the smallest number that there is.
+        // A probability that was rounded to zero counts as the smallest positive normal number.
         let loss = |i: usize| -f64::from(rows[i][label(i)].max(f32::MIN_POSITIVE)).ln();
         let classes: Vec<ClassMetrics> = (0..N_CLASSES).map(|class| ClassMetrics::new(class, &confusion)).collect();
         let bins = bins(&rows, &predicted, split);
@@ -165,7 +165,7 @@ fn bins(rows: &[&[f32]], predicted: &[usize], split: &Split) -> Vec<Bin> {
     sums.into_iter().enumerate().map(bin).collect()
 }
 
-/// The Wilson interval of a share, with 95 % confidence.
+/// Returns the Wilson interval of a proportion at 95 % confidence.
 pub fn wilson_95(right: u64, n: u64) -> [f64; 2] {
     const Z: f64 = 1.959_963_984_540_054;
     let (n, p) = (n as f64, right as f64 / n as f64);
@@ -174,10 +174,10 @@ pub fn wilson_95(right: u64, n: u64) -> [f64; 2] {
     [(centre - half).max(0.0), (centre + half).min(1.0)]
 }
 
-/// McNemar's exact test of two runs on the same images: how probable a difference such as this one or a larger one would be if both
-/// were equally good. `right_a` and `right_b` are as in [`Metrics::right`]; none where they are of different lengths.
+/// Performs McNemar's exact test of two runs on the same images: the probability of a difference at least this large if both were
+/// equally good. `right_a` and `right_b` are as in [`Metrics::right`]; returns `None` if their lengths differ.
 ///
-/// Returns the images that only a has right, those that only b has right, and the probability.
+/// Returns the number of images that only a classifies correctly, the number that only b does, and the probability.
 pub fn mcnemar(right_a: &str, right_b: &str) -> Option<(u64, u64, f64)> {
     if right_a.len() != right_b.len() {
         return None;
@@ -185,7 +185,7 @@ pub fn mcnemar(right_a: &str, right_b: &str) -> Option<(u64, u64, f64)> {
     let only = |x: u8, y: u8| right_a.bytes().zip(right_b.bytes()).filter(|&pair| pair == (x, y)).count() as u64;
     let (a, b) = (only(b'1', b'0'), only(b'0', b'1'));
     let (n, least) = (a + b, a.min(b));
-    // Both tails of the binomial distribution with one half, summed by logarithms, as 2^n exceeds every float.
+    // Both tails of the binomial distribution with p = 1/2, summed with logarithms because 2^n overflows a float.
     let (mut tail, mut ln_term) = (0.0f64, -(n as f64) * std::f64::consts::LN_2);
     for k in 0..=least {
         tail += ln_term.exp();
@@ -194,7 +194,7 @@ pub fn mcnemar(right_a: &str, right_b: &str) -> Option<(u64, u64, f64)> {
     Some((a, b, (2.0 * tail).min(1.0)))
 }
 
-/// The position of the largest value, the first on ties.
+/// Returns the index of the largest value, the first one on ties.
 pub fn argmax(row: &[f32]) -> usize {
     (1..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best })
 }

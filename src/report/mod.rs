@@ -1,8 +1,8 @@
-//! Pictures for people: a grid of images with a caption under each, as PNG, and the roofline of a profile, as SVG.
+//! Reports: HTML pages, plots and rooflines as SVG, and grids of captioned images as PNG.
 //!
-//! [`draw_grid`] lays the images out and draws them (`grid`) on a white [`Picture`] (`canvas`), with the embedded typeface of
-//! `assets/` (`text`). Nothing here knows of models or files: the caller brings captions, and writes the bytes of
-//! [`Picture::encode_png`] where they belong.
+//! [`draw_grid`] lays images out and draws them (`grid`) on a white [`Picture`] (`canvas`), with the embedded typeface of
+//! `assets/` (`text`). The drawing code does not depend on models or files: the caller provides the captions and writes the
+//! bytes of [`Picture::encode_png`].
 
 mod canvas;
 pub mod comparison;
@@ -26,49 +26,49 @@ pub use tiles::{Sheet, Tile, draw_tiles};
 use crate::data::{IMAGE_SIDE, PIXELS};
 use thiserror::Error;
 
-/// Why a picture could not be drawn or encoded.
+/// Why an image could not be drawn or encoded.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ReportError {
-    /// A grid of nothing.
+    /// A grid without images.
     #[error("the grid has no images; draw at least one")]
     NoImages,
     /// A grid without columns.
     #[error("the grid of {n_items} images has 0 columns; expected at least 1")]
     NoColumns {
-        /// Images to be drawn.
+        /// Number of images.
         n_items: usize,
     },
     /// An image that is not 28 x 28 bytes.
     #[error(
-        "image {index} of the grid has {found} bytes; expected {PIXELS} ({IMAGE_SIDE} x {IMAGE_SIDE}, one byte a pixel)"
+        "image {index} of the grid has {found} bytes; expected {PIXELS} ({IMAGE_SIDE} x {IMAGE_SIDE}, one byte per pixel)"
     )]
     ImageLength {
-        /// Which image, from 0.
+        /// Index of the image, from 0.
         index: usize,
-        /// Its bytes.
+        /// Number of bytes.
         found: usize,
     },
     /// More pixels than the limit.
     #[error(
-        "the grid of {n_items} images would have {width} x {height} pixels, and the limit is {limit} in all; draw fewer images"
+        "the grid of {n_items} images would have {width} x {height} pixels, and the limit is {limit} pixels; draw fewer images"
     )]
     TooLarge {
-        /// Images to be drawn.
+        /// Number of images.
         n_items: usize,
-        /// Pixels from left to right.
+        /// Width in pixels.
         width: u64,
-        /// Pixels from top to bottom.
+        /// Height in pixels.
         height: u64,
-        /// Most pixels that a picture may have.
+        /// Maximum number of pixels.
         limit: u64,
     },
-    /// A picture whose bytes do not match its size.
-    #[error("the picture of {width} x {height} pixels has {found} bytes; expected 3 a pixel (red, green, blue)")]
+    /// An image whose bytes do not match its size.
+    #[error("the image of {width} x {height} pixels has {found} bytes; expected 3 per pixel (red, green, blue)")]
     PictureLength {
-        /// Pixels from left to right.
+        /// Width in pixels.
         width: u32,
-        /// Pixels from top to bottom.
+        /// Height in pixels.
         height: u32,
         /// Bytes in `rgb`.
         found: usize,
@@ -79,14 +79,14 @@ pub enum ReportError {
         /// Why.
         reason: String,
     },
-    /// The encoder refused.
-    #[error("the picture of {width} x {height} pixels could not be encoded as PNG")]
+    /// The encoder failed.
+    #[error("the image of {width} x {height} pixels could not be encoded as PNG")]
     Encode {
-        /// Pixels from left to right.
+        /// Width in pixels.
         width: u32,
-        /// Pixels from top to bottom.
+        /// Height in pixels.
         height: u32,
-        /// The encoder's reason.
+        /// The encoder's error.
         source: png::EncodingError,
     },
 }

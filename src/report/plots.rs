@@ -1,6 +1,6 @@
-//! The plots of a report, as SVG: curves, the confusion matrix, the reliability curve, bars.
+//! The plots of a report as SVG: curves, the confusion matrix, the reliability diagram, bar charts.
 //!
-//! They use few colours, each for one purpose, so that a page can give them others for a dark background (see `page`).
+//! They use few colours, each for one purpose, so that a page can replace them on a dark background (see `page`).
 
 use super::ReportError;
 use super::metrics::Bin;
@@ -11,7 +11,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 const INK: RGBColor = RGBColor(34, 34, 34);
 const FAINT: RGBColor = RGBColor(224, 224, 224);
-/// Told apart in light and dark and by the colour-blind (Okabe and Ito, 2008, darkened for thin lines on white).
+/// Distinguishable in light and dark mode and with colour blindness (Okabe and Ito, 2008, darkened for thin lines on white).
 const SERIES: [RGBColor; 6] = [
     RGBColor(31, 101, 176),
     RGBColor(200, 80, 0),
@@ -22,10 +22,10 @@ const SERIES: [RGBColor; 6] = [
 ];
 const TITLE: f64 = 16.0;
 const TEXT: f64 = 12.5;
-/// Width of a plot that stays legible when a page shrinks it to a phone, pixels.
+/// Width in pixels of a plot that stays legible when it shrinks to fit a phone.
 pub(super) const NARROW: u32 = 460;
 
-/// Points beyond are not drawn: no training has so many epochs, and no loss that means anything is so large.
+/// Points beyond these limits are not drawn: no training has that many epochs, and no meaningful loss is that large.
 const MAX_EPOCH: f64 = 1e9;
 const MAX_VALUE: f64 = 1e100;
 
@@ -34,22 +34,22 @@ type Failure = Box<dyn std::error::Error>;
 /// One line of a plot over epochs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Curve {
-    /// What the legend says.
+    /// Its label in the legend.
     pub name: String,
-    /// Which of the colours.
+    /// Index of its colour.
     pub colour: usize,
     /// Whether the line is dashed.
     pub dashed: bool,
-    /// Epoch and value; what is not finite or too large to be drawn is left out.
+    /// Epochs and values; points that are not finite or too large are omitted.
     pub points: Vec<(f64, f64)>,
 }
 
-/// Draws curves over epochs. A curve of one point is a dot.
+/// Draws curves over epochs. A curve with a single point is drawn as a dot.
 ///
 /// # Errors
-/// The plot library refuses.
+/// The plot library reports an error.
 pub fn draw_curves(title: &str, quantity: &str, curves: &[Curve]) -> Result<String, ReportError> {
-    // The plot library looks for round numbers on an axis for ever where its length is not finite.
+    // The plot library searches round numbers for an axis forever if its length is not finite.
     let drawable = |curve: &Curve| {
         let points =
             curve.points.iter().copied().filter(|(x, y)| x.abs() <= MAX_EPOCH && y.abs() <= MAX_VALUE).collect();
@@ -99,7 +99,7 @@ pub fn draw_curves(title: &str, quantity: &str, curves: &[Curve]) -> Result<Stri
         for (i, curve) in (0..).zip(&curves) {
             let (y, colour) = (4 + 20 * i, SERIES[curve.colour % SERIES.len()]);
             if curve.points.len() > 1 {
-                // The gaps beside the dot are what tells a dashed line from a solid one.
+                // The gaps beside the dot distinguish a dashed line from a solid one.
                 let pieces: &[[i32; 2]] = if curve.dashed { &[[70, 77], [97, 104]] } else { &[[70, 104]] };
                 for &[from, to] in pieces {
                     legend.draw(&PathElement::new([(from, y + 7), (to, y + 7)], colour.stroke_width(2)))?;
@@ -118,17 +118,17 @@ pub fn draw_curves(title: &str, quantity: &str, curves: &[Curve]) -> Result<Stri
     Ok(described(&svg, title, &curves.iter().map(last).collect::<Vec<_>>().join(". ")))
 }
 
-/// Draws the confusion matrix, `[original][predicted]`; the darker a cell, the larger its share of the row.
+/// Draws the confusion matrix, `[original][predicted]`; the darker a cell, the larger its fraction of the row.
 ///
 /// # Errors
-/// The plot library refuses.
+/// The plot library reports an error.
 pub fn draw_confusion(confusion: &[[u64; N_CLASSES]; N_CLASSES]) -> Result<String, ReportError> {
     const CELL: i32 = 46;
     const LEFT: i32 = 108;
     const TOP: i32 = 124;
     let side = CELL * N_CLASSES as i32;
     let svg = with_svg(((LEFT + side + 20) as u32, (TOP + side + 20) as u32), |root| {
-        root.draw(&Text::new("Confusion matrix: rows original, columns predicted", (20, 12), text(TITLE, &INK)))?;
+        root.draw(&Text::new("Confusion matrix: rows are original, columns predicted", (20, 12), text(TITLE, &INK)))?;
         for (i, row) in (0..).zip(confusion) {
             let total: u64 = row.iter().sum();
             let y = TOP + CELL * i;
@@ -140,7 +140,7 @@ pub fn draw_confusion(confusion: &[[u64; N_CLASSES]; N_CLASSES]) -> Result<Strin
             for (j, &count) in (0..).zip(row) {
                 let x = LEFT + CELL * j;
                 let share = if total == 0 { 0.0 } else { count as f64 / total as f64 };
-                // Small shares are what one looks for: the root makes them visible.
+                // Small fractions matter most: the square root makes them visible.
                 let strength = share.sqrt();
                 let colour = SERIES[usize::from(i != j)];
                 root.draw(&Rectangle::new([(x, y), (x + CELL, y + CELL)], colour.mix(strength).filled()))?;
@@ -161,10 +161,10 @@ pub fn draw_confusion(confusion: &[[u64; N_CLASSES]; N_CLASSES]) -> Result<Strin
     Ok(described(&svg, "Confusion matrix", &text.join(". ")))
 }
 
-/// Draws how often predictions of each confidence are right, beside how often they should be.
+/// Draws the accuracy of predictions per confidence bin, compared with the ideal.
 ///
 /// # Errors
-/// The plot library refuses.
+/// The plot library reports an error.
 pub fn draw_calibration(bins: &[Bin], ece: f64) -> Result<String, ReportError> {
     let svg = with_svg((NARROW, 380), |root| {
         let title = format!("Calibration: expected error {:.1} %", 100.0 * ece);
@@ -189,7 +189,7 @@ pub fn draw_calibration(bins: &[Bin], ece: f64) -> Result<String, ReportError> {
             .x_label_formatter(&percent)
             .y_label_formatter(&percent)
             .x_desc("confidence: probability of the predicted class")
-            .y_desc("share that is right")
+            .y_desc("accuracy")
             .draw()?;
         let filled = bins.iter().filter(|bin| bin.images > 0);
         chart.draw_series(filled.clone().map(|bin| {
@@ -201,16 +201,16 @@ pub fn draw_calibration(bins: &[Bin], ece: f64) -> Result<String, ReportError> {
     })?;
     let bin = |bin: &Bin| {
         let (confidence, accuracy) = (100.0 * bin.confidence, 100.0 * bin.accuracy);
-        format!("{} images with a mean confidence of {confidence:.1} %: {accuracy:.1} % right", bin.images)
+        format!("{} images with a mean confidence of {confidence:.1} %: {accuracy:.1} % correct", bin.images)
     };
     let text: Vec<String> = bins.iter().filter(|b| b.images > 0).map(bin).collect();
-    Ok(described(&svg, "Reliability curve", &text.join(". ")))
+    Ok(described(&svg, "Reliability diagram", &text.join(". ")))
 }
 
-/// Draws horizontal bars with a name and a value each, the first at the top.
+/// Draws horizontal bars with names and values, the first one at the top.
 ///
 /// # Errors
-/// The plot library refuses.
+/// The plot library reports an error.
 pub fn draw_bars(title: &str, unit: &str, bars: &[(String, f64)]) -> Result<String, ReportError> {
     const LINE: i32 = 24;
     const LEFT: i32 = 290;
@@ -249,10 +249,10 @@ fn with_svg(
     Ok(svg)
 }
 
-/// The picture with a title and a description for screen readers, and for whoever opens the file alone.
+/// Adds a title and a description for screen readers and for the standalone file.
 pub(super) fn described(svg: &str, title: &str, description: &str) -> String {
     let (title, description) = (escape(title), escape(description));
-    // A view box lets a page shrink the picture whole.
+    // The root element already has a view box, so a page can scale the plot.
     let inner = format!("<title>{title}</title><desc>{description}</desc>");
     match svg.find("<svg ").and_then(|at| svg[at..].find('>').map(|end| at + end)) {
         Some(end) => format!("{} role=\"img\" aria-label=\"{title}\">{inner}{}", &svg[..end], &svg[end + 1..]),
@@ -260,7 +260,7 @@ pub(super) fn described(svg: &str, title: &str, description: &str) -> String {
     }
 }
 
-/// Letters with an em square of `em` pixels; the library's unit is a height of 1.24 em.
+/// Returns a text style with an em size of `em` pixels; the library's unit is a height of 1.24 em.
 fn text<'a>(em: f64, colour: &'a RGBColor) -> TextStyle<'a> {
     ("sans-serif", 1.24 * em).into_font().color(colour)
 }
@@ -269,7 +269,7 @@ fn anchored(colour: &RGBColor, h: HPos, v: VPos) -> TextStyle<'_> {
     text(TEXT, colour).pos(Pos::new(h, v))
 }
 
-/// Text as HTML and XML hold it, also between quotes; a space for each character that XML cannot hold.
+/// Escapes text for HTML and XML, also for quoted attributes; characters that XML does not allow become spaces.
 pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in printable(text).chars() {

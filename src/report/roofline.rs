@@ -1,25 +1,25 @@
-//! The roofline picture of a profile: each kernel beside the two limits of its adapter, as SVG.
+//! The roofline plot of a profile as SVG: each kernel against the two limits of its adapter.
 //!
-//! From left to right the multiply-adds that a kernel does with each byte it moves, from bottom to top how many it does a second, both
-//! in powers of ten. The slope on the left is the adapter's bandwidth, the level on the right its arithmetic: nothing can be
-//! above them, and a kernel is as good as it is close. Source: Williams, Waterman, Patterson, Roofline, 2009.
+//! The horizontal axis is arithmetic intensity (floating-point operations per byte moved), the vertical axis is operations per second,
+//! both logarithmic. The slope on the left is the adapter's bandwidth, the level on the right its peak arithmetic rate: no kernel can
+//! exceed them, and the closer it is, the better. Source: Williams, Waterman, Patterson, Roofline, 2009.
 
 use super::ReportError;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-/// What is drawn.
+/// The data of a roofline plot.
 #[derive(Clone, Debug)]
 pub struct Roofline {
-    /// Heading: what was profiled.
+    /// Title: what was profiled.
     pub title: String,
-    /// Below it: device and driver.
+    /// Subtitle: device and driver.
     pub subtitle: String,
-    /// Multiply-adds without memory, 10^9 floating-point operations a second.
+    /// Peak rate of multiply-adds without memory access, 10^9 floating-point operations per second.
     pub peak_gflops: f64,
-    /// Copying, 10^9 bytes a second.
+    /// Copy bandwidth, 10^9 bytes per second.
     pub peak_gb_per_second: f64,
-    /// The kernels, in the order of the list beside the picture.
+    /// The kernels, in the order of the list beside the plot.
     pub points: Vec<RooflinePoint>,
 }
 
@@ -28,42 +28,42 @@ pub struct Roofline {
 pub struct RooflinePoint {
     /// Its entry point.
     pub name: String,
-    /// Floating-point operations of its sums of products, 10^9 a second; 0 where memory is all that counts.
+    /// Floating-point operations of its sums of products, 10^9 per second; 0 if only memory counts.
     pub gflops: f64,
-    /// Bytes that must move at least, 10^9 a second.
+    /// Minimum bytes to move, 10^9 per second.
     pub gb_per_second: f64,
-    /// Its share of the step, 0 to 100.
+    /// Its percentage of the step, 0 to 100.
     pub percent_of_step: f64,
 }
 
 impl RooflinePoint {
-    /// Floating-point operations with each byte.
+    /// Returns the floating-point operations per byte.
     fn intensity(&self) -> f64 {
         self.gflops / self.gb_per_second
     }
 
-    /// Whether it can be drawn on logarithmic axes.
+    /// Returns whether it can be drawn on logarithmic axes.
     fn has_place(&self) -> bool {
         self.gflops > 0.0 && self.intensity().is_finite() && self.intensity() > 0.0
     }
 }
 
-/// Pixels of the picture, at least, and of the plot in it; the rest is the list, and a long one makes the picture higher.
+/// Minimum size of the image and width of the plot in it, pixels; the list takes the rest, and a long one makes the image taller.
 const SIZE: (u32, u32) = (1240, 640);
 const PLOT_WIDTH: u32 = 640;
 const TOP: i32 = 72;
 const LINE: i32 = 22;
-/// Right ends of the numbers in the list.
+/// Right edges of the columns of numbers in the list.
 const COLUMNS: [(&str, i32); 3] = [("speed", 440), ("% of limit", 518), ("% of step", 592)];
 const NOTES: [&str; 5] = [
-    "The limit of a kernel is the roof above its point. One without sums of products",
-    "has no point; its limit is the bandwidth, and its speed is in GB/s. Above 100 %",
-    "caches held the data, or the limit was measured lower than it is, as on a busy",
-    "machine. Intensity counts each byte once that must move. The larger a point, the",
+    "The limit of a kernel is the roof above its point. A kernel without sums of",
+    "products has no point; its limit is the bandwidth, and its speed is in GB/s.",
+    "Above 100 %, caches held the data, or the limit was measured too low, as on a",
+    "busy machine. Intensity counts every required byte once. The larger a point, the",
     "larger its share of the step.",
 ];
 
-/// Pixels of an em square.
+/// Em sizes in pixels.
 const TITLE: f64 = 18.0;
 const TEXT: f64 = 13.0;
 
@@ -72,10 +72,10 @@ const FAINT: RGBColor = RGBColor(224, 224, 224);
 const ROOF: RGBColor = RGBColor(178, 34, 34);
 const POINT: RGBColor = RGBColor(31, 101, 176);
 
-/// Draws the picture.
+/// Draws the plot.
 ///
 /// # Errors
-/// The limits are not above zero, or the plot library refuses.
+/// The limits are not above zero, or the plot library reports an error.
 pub fn draw_roofline(roofline: &Roofline) -> Result<String, ReportError> {
     let (peak, bandwidth) = (roofline.peak_gflops, roofline.peak_gb_per_second);
     if !(peak > 0.0 && peak.is_finite() && bandwidth > 0.0 && bandwidth.is_finite()) {
@@ -85,7 +85,7 @@ pub fn draw_roofline(roofline: &Roofline) -> Result<String, ReportError> {
     let roofline = &printable(roofline);
     let mut svg = String::new();
     draw(roofline, &mut svg).map_err(|error| ReportError::Plot { reason: error.to_string() })?;
-    // For screen readers, and for whoever opens the file without the page around it.
+    // For screen readers and for the standalone file.
     let described = format!(
         "<svg role=\"img\" aria-labelledby=\"roofline-title roofline-desc\"><title id=\"roofline-title\">{}</title><desc id=\"roofline-desc\">{}</desc>",
         escaped(&roofline.title),
@@ -93,7 +93,7 @@ pub fn draw_roofline(roofline: &Roofline) -> Result<String, ReportError> {
     );
     let (opening, inner) = described.split_once('>').unwrap_or_default();
     let Some(end) = svg.find("<svg ").and_then(|at| svg[at..].find('>').map(|end| at + end)) else {
-        return Err(ReportError::Plot { reason: "the plot library wrote no <svg>".to_string() });
+        return Err(ReportError::Plot { reason: "the plot library did not write an <svg> element".to_string() });
     };
     let attributes = opening.trim_start_matches("<svg");
     Ok(format!("{}{attributes}>{inner}{}", &svg[..end], &svg[end + 1..]))
@@ -130,7 +130,7 @@ fn draw(roofline: &Roofline, svg: &mut String) -> Result<(), Box<dyn std::error:
         .bold_line_style(FAINT)
         .axis_style(INK)
         .label_style(text(TEXT, &INK))
-        .x_desc("floating-point operations a byte")
+        .x_desc("floating-point operations per byte")
         .y_desc("GFLOP/s")
         .x_label_formatter(&short)
         .y_label_formatter(&short)
@@ -139,7 +139,7 @@ fn draw(roofline: &Roofline, svg: &mut String) -> Result<(), Box<dyn std::error:
     let from = roof[0].1.max(lowest_y);
     let visible = [(from / bandwidth, from), roof[1], roof[2]];
     chart.draw_series(LineSeries::new(visible, ROOF.stroke_width(2)))?;
-    // The figures of the roof stand on its other side than the points.
+    // The labels of the roof are on the other side of it than the points.
     let mut taken: Vec<Area> = Vec::new();
     let (x, y) = chart.backend_coord(&(highest_x, peak));
     let note = format!("{peak:.0} GFLOP/s of multiply-adds");
@@ -205,7 +205,7 @@ fn draw(roofline: &Roofline, svg: &mut String) -> Result<(), Box<dyn std::error:
     Ok(())
 }
 
-/// Letters with an em square of `em` pixels; the library's unit is a height of 1.24 em.
+/// Returns a text style with an em size of `em` pixels; the library's unit is a height of 1.24 em.
 fn text<'a>(em: f64, colour: &'a RGBColor) -> TextStyle<'a> {
     ("sans-serif", 1.24 * em).into_font().color(colour)
 }
@@ -214,7 +214,7 @@ fn aligned(colour: &RGBColor, h: HPos, v: VPos) -> TextStyle<'_> {
     text(TEXT, colour).pos(Pos::new(h, v))
 }
 
-/// Pixels; right and bottom are the first outside.
+/// An area in pixels; right and bottom are exclusive.
 struct Area {
     left: i32,
     top: i32,
@@ -237,10 +237,10 @@ impl Area {
     }
 }
 
-/// The centre of a label of `size` close to a point, where it covers nothing that is `taken`, and whether it is so
-/// close that no line has to lead there. Where nothing is free, right of the point.
+/// Returns the centre of a label of `size` near a point such that it covers no `taken` area, and whether it is close enough
+/// to need no leader line. If no place is free, the label is placed to the right of the point.
 fn free_place(centre: (i32, i32), radius: i32, size: (i32, i32), inside: &Area, taken: &[Area]) -> ((i32, i32), bool) {
-    // Right, left, above, below, then the directions between.
+    // Right, left, above, below, then the diagonals.
     const DIRECTIONS: [(f64, f64); 12] = [
         (1.0, 0.0),
         (-1.0, 0.0),
@@ -271,12 +271,12 @@ fn free_place(centre: (i32, i32), radius: i32, size: (i32, i32), inside: &Area, 
     (place(3, DIRECTIONS[0]), true)
 }
 
-/// Arithmetic, or bytes where there is none to speak of.
+/// Formats the arithmetic rate, or the bandwidth if there is no significant arithmetic.
 fn speed(point: &RooflinePoint) -> String {
     if point.has_place() { format!("{:.1} GFLOP/s", point.gflops) } else { format!("{:.2} GB/s", point.gb_per_second) }
 }
 
-/// Of the roof above the kernel's place, 0 to 100, and above where caches help or the limit was measured too low.
+/// Returns the percentage of the roof above the kernel's point; above 100 if caches help or the limit was measured too low.
 fn percent_of_limit(roofline: &Roofline, point: &RooflinePoint) -> f64 {
     if !point.has_place() {
         return 100.0 * point.gb_per_second / roofline.peak_gb_per_second;
@@ -284,7 +284,7 @@ fn percent_of_limit(roofline: &Roofline, point: &RooflinePoint) -> f64 {
     100.0 * point.gflops / roofline.peak_gflops.min(point.intensity() * roofline.peak_gb_per_second)
 }
 
-/// A power of ten without needless digits.
+/// Formats a power of ten without unnecessary digits.
 fn short(value: &f64) -> String {
     if *value >= 1.0 { format!("{value:.0}") } else { format!("{value}") }
 }
@@ -307,7 +307,7 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// The same with a space for each character that XML cannot hold; a model file may name its model as it likes.
+/// Replaces characters that XML does not allow with spaces; a model file may contain any name.
 fn printable(roofline: &Roofline) -> Roofline {
     let clean = |text: &str| text.replace(|c: char| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}'), " ");
     let mut printable = roofline.clone();

@@ -1,4 +1,4 @@
-//! `report.html`: one run, its figures, its plots, what it gets wrong and how it is repeated.
+//! `report.html`: the metrics and plots of a run, its mistakes, and how to reproduce it.
 
 use super::maps::LayerPicture;
 use super::metrics::Metrics;
@@ -9,14 +9,14 @@ use crate::data::{CLASS_NAMES, DatasetKind, N_CLASSES, Split};
 use crate::train::run::{RunConfig, Summary};
 use crate::train::{EpochRecord, KernelTimes, Optimizer};
 
-/// What a report is made of.
+/// The data of a report.
 #[derive(Clone, Debug)]
 pub struct Report<'a> {
-    /// The run's name, for people.
+    /// Name of the run.
     pub name: &'a str,
-    /// Its configuration, where there is one.
+    /// Its configuration, if available.
     pub config: Option<&'a RunConfig>,
-    /// Its summary, where there is one.
+    /// Its summary, if available.
     pub summary: Option<&'a Summary>,
     /// Its epochs.
     pub history: &'a [EpochRecord],
@@ -30,15 +30,15 @@ pub struct Report<'a> {
     pub test: &'a Split,
     /// Their probabilities, `[n, 10]`.
     pub probabilities: &'a [f32],
-    /// The figures of these probabilities.
+    /// The metrics of these probabilities.
     pub metrics: &'a Metrics,
     /// The filters of the first layer.
     pub filters: Option<&'a LayerPicture>,
-    /// What each layer makes of the image of that index.
+    /// The output of each layer for one test image.
     pub maps: &'a [LayerPicture],
-    /// Which test image `maps` are of.
+    /// Index of that test image.
     pub map_index: usize,
-    /// How long each kernel takes; none where no adapter was used.
+    /// Time of each kernel; `None` if it was not measured.
     pub kernel_times: Option<&'a KernelTimes>,
     /// SHA-256 of `model.safetensors`, in hexadecimal.
     pub model_sha256: &'a str,
@@ -53,10 +53,10 @@ pub struct File {
     pub bytes: Vec<u8>,
 }
 
-/// The files of a report: `report.html`, `report.json` with the [`Metrics`], and every picture by itself.
+/// Returns the files of a report: `report.html`, `report.json` with the [`Metrics`], and every figure as a separate file.
 ///
 /// # Errors
-/// A picture could not be drawn.
+/// A figure could not be drawn.
 pub fn report_files(report: &Report<'_>) -> Result<Vec<File>, ReportError> {
     let mut files = Vec::new();
     let mut keep = |name: &str, bytes: &[u8]| files.push(File { name: name.to_string(), bytes: bytes.to_vec() });
@@ -93,8 +93,8 @@ pub fn report_files(report: &Report<'_>) -> Result<Vec<File>, ReportError> {
     classes_section(&mut page, report);
     mistakes_section(&mut page, report, mistakes.as_deref());
     page.section("predictions", "Predictions");
-    page.text("The first test images: predicted class, its probability, and the original class in brackets; a red frame where they differ.");
-    page.png(&grid, "Test images with their predicted and original classes", &grid_text(report));
+    page.text("The first test images: predicted class, its probability, and the original class in parentheses. A red frame marks wrong predictions.");
+    page.png(&grid, "Test images with predicted and original classes", &grid_text(report));
     calibration_section(&mut page, report, &calibration_svg);
     insides_section(&mut page, report, filters.as_deref(), &maps);
     times_section(&mut page, report, times_svg.as_deref());
@@ -105,7 +105,7 @@ pub fn report_files(report: &Report<'_>) -> Result<Vec<File>, ReportError> {
     Ok(files)
 }
 
-/// Training and validation loss and accuracy, with the test value at the end.
+/// Draws training and validation loss and accuracy, with the final test value.
 fn learning_curves(report: &Report<'_>) -> Result<[String; 2], ReportError> {
     let last = report.history.last().map_or(1.0, |record| record.epoch as f64);
     let curves = |training: fn(&EpochRecord) -> f64, validation: fn(&EpochRecord) -> Option<f64>, test: f64| {
@@ -121,13 +121,13 @@ fn learning_curves(report: &Report<'_>) -> Result<[String; 2], ReportError> {
     let metrics = report.metrics;
     Ok([
         draw_curves("Loss", "mean cross-entropy", &curves(|r| r.loss, |r| r.val_loss, metrics.loss))?,
-        draw_curves("Accuracy", "share that is right", &curves(|r| r.accuracy, |r| r.val_accuracy, metrics.accuracy))?,
+        draw_curves("Accuracy", "accuracy", &curves(|r| r.accuracy, |r| r.val_accuracy, metrics.accuracy))?,
     ])
 }
 
 fn kernel_bars(times: &KernelTimes) -> Result<String, ReportError> {
     let bars: Vec<(String, f64)> = times.kernels.iter().map(|k| (k.kernel.clone(), k.median_us)).collect();
-    draw_bars("Time of each kernel in a training step", "us", &bars)
+    draw_bars("Kernel times in a training step", "us", &bars)
 }
 
 fn result_section(page: &mut Page, report: &Report<'_>) {
@@ -135,13 +135,13 @@ fn result_section(page: &mut Page, report: &Report<'_>) {
     page.section("result", "Result");
     if report.dataset == DatasetKind::Synthetic {
         page.html(
-            "<p class=\"warning\"><strong>Generated pictures, not Fashion-MNIST.</strong> The genuine set could not be had, or was \
-             not asked for. These figures say nothing about Fashion-MNIST.</p>",
+            "<p class=\"warning\"><strong>Generated images, not Fashion-MNIST.</strong> The genuine data set was not available or \
+             not requested. These results say nothing about Fashion-MNIST.</p>",
         );
     }
     if let Some(summary) = report.summary.filter(|summary| summary.status != "complete") {
         page.html(&format!(
-            "<p class=\"warning\"><strong>Training did not end as planned ({}).</strong> {} of {} epochs were done.</p>",
+            "<p class=\"warning\"><strong>Training did not finish ({}).</strong> {} of {} epochs were completed.</p>",
             escape(&summary.status),
             summary.epochs_completed,
             summary.epochs
@@ -149,8 +149,8 @@ fn result_section(page: &mut Page, report: &Report<'_>) {
     }
     let [low, high] = metrics.accuracy_95.map(|share| 100.0 * share);
     page.html(&format!(
-        "<p class=\"lead\"><strong>{:.2} %</strong> of {} test images are recognised \
-         <span class=\"quiet\">(95 % confidence: {low:.2} to {high:.2} %)</span></p>",
+        "<p class=\"lead\"><strong>{:.2} %</strong> of {} test images are classified correctly \
+         <span class=\"quiet\">(95 % confidence interval: {low:.2} to {high:.2} %)</span></p>",
         100.0 * metrics.accuracy,
         grouped(metrics.images as u64)
     ));
@@ -159,11 +159,11 @@ fn result_section(page: &mut Page, report: &Report<'_>) {
         ("Data set".to_string(), report.dataset.to_string()),
         ("Test loss".to_string(), format!("{:.4}", metrics.loss)),
         ("Test accuracy".to_string(), format!("{:.4}", metrics.accuracy)),
-        ("Mean F1 of the classes".to_string(), format!("{:.4}", metrics.macro_f1)),
+        ("Macro F1".to_string(), format!("{:.4}", metrics.macro_f1)),
         ("Expected calibration error".to_string(), format!("{:.2} %", 100.0 * metrics.ece)),
     ];
     if let (Some(article), DatasetKind::FashionMnist) = (article(report.model), report.dataset) {
-        rows.push(("The article reports".to_string(), article.to_string()));
+        rows.push(("Reported in the article".to_string(), article.to_string()));
     }
     if let Some(summary) = report.summary {
         let (seconds, speed) = (summary.train_seconds, summary.images_per_second);
@@ -174,7 +174,7 @@ fn result_section(page: &mut Page, report: &Report<'_>) {
     page.facts(&rows);
 }
 
-/// What the TensorFlow 2 article on CNNs gives for its two models.
+/// Returns the results of the TensorFlow 2 article on CNNs for its two models.
 fn article(model: &str) -> Option<&'static str> {
     match model {
         "mlp" => Some("loss 0.3522, accuracy 0.8756"),
@@ -186,21 +186,21 @@ fn article(model: &str) -> Option<&'static str> {
 fn curves_section(page: &mut Page, report: &Report<'_>, loss: &str, accuracy: &str) {
     page.section("curves", "Learning curves");
     page.text(
-        "Training values are means over an epoch, while the weights still change; so they lag behind validation and test values, \
-         which are taken with the weights at an epoch's end.",
+        "Training values are means over an epoch, while the weights are still changing. They therefore lag behind validation and test \
+         values, which are computed with the weights at the end of an epoch.",
     );
     if report.history.iter().all(|record| record.val_loss.is_none()) {
         page.html(
             "<p>No validation images were held out. <code>train --validation-split 0.1</code> holds out a tenth of the training \
-             images and adds their curves.</p>",
+             images and adds validation curves.</p>",
         );
     }
     page.html("<div class=\"pair\">");
-    page.svg(loss, "Loss over the epochs");
-    page.svg(accuracy, "Accuracy over the epochs");
+    page.svg(loss, "Loss per epoch");
+    page.svg(accuracy, "Accuracy per epoch");
     page.html("</div>");
     if report.history.is_empty() {
-        page.text("There is no history of this run.");
+        page.text("This run has no history.");
         return;
     }
     let value = |value: Option<f64>| value.map_or("–".to_string(), |value| format!("{value:.4}"));
@@ -216,7 +216,7 @@ fn curves_section(page: &mut Page, report: &Report<'_>, loss: &str, accuracy: &s
         ]
     };
     let head = ["Epoch", "Loss", "Accuracy", "Validation loss", "Validation accuracy", "Seconds", "Images/s"];
-    page.table("The epochs", &head, &report.history.iter().map(row).collect::<Vec<_>>());
+    page.table("Epochs", &head, &report.history.iter().map(row).collect::<Vec<_>>());
 }
 
 fn confusion_section(page: &mut Page, report: &Report<'_>, svg: &str) {
@@ -228,10 +228,12 @@ fn confusion_section(page: &mut Page, report: &Report<'_>, svg: &str) {
         std::iter::once(CLASS_NAMES[i].to_string()).chain(row.iter().map(ToString::to_string)).collect()
     };
     let rows: Vec<Vec<String>> = report.metrics.confusion.iter().enumerate().map(row).collect();
-    page.details("The same as a table", |page| page.table("Rows original, columns predicted", &head, &rows));
+    page.details("Show as a table", |page| {
+        page.table("Rows are original classes, columns predicted classes", &head, &rows)
+    });
 }
 
-/// The two classes that are most often mistaken for one another.
+/// Names the two classes that are most often confused.
 fn worst_pair(metrics: &Metrics) -> String {
     let both = |a: usize, b: usize| metrics.confusion[a][b] + metrics.confusion[b][a];
     let pairs = (0..N_CLASSES).flat_map(|a| (0..a).map(move |b| (b, a)));
@@ -248,8 +250,8 @@ fn worst_pair(metrics: &Metrics) -> String {
 }
 
 fn classes_section(page: &mut Page, report: &Report<'_>) {
-    page.section("classes", "Each class");
-    page.text("Precision: of the images given this class, the share that is of it. Recall: of the images of this class, the share that was given it. F1: their harmonic mean.");
+    page.section("classes", "Classes");
+    page.text("Precision: the fraction of the images predicted as this class that belong to it. Recall: the fraction of the images of this class that are predicted as it. F1: the harmonic mean of both.");
     let row = |c: &super::metrics::ClassMetrics| {
         let shares = [c.precision, c.recall, c.f1].map(|share| format!("{share:.3}"));
         std::iter::once(c.class.clone()).chain(shares).chain([grouped(c.support)]).collect()
@@ -262,23 +264,23 @@ fn classes_section(page: &mut Page, report: &Report<'_>) {
     rows.push(
         std::iter::once("Mean".to_string()).chain(means).chain([grouped(report.metrics.images as u64)]).collect(),
     );
-    page.table("Figures of each class", &["Class", "Precision", "Recall", "F1", "Images"], &rows);
+    page.table("Metrics per class", &["Class", "Precision", "Recall", "F1", "Images"], &rows);
 }
 
 fn mistakes_section(page: &mut Page, report: &Report<'_>, png: Option<&[u8]>) {
-    page.section("mistakes", "The worst mistakes");
+    page.section("mistakes", "Worst mistakes");
     let Some(png) = png else {
-        page.text("There are none: every test image was recognised.");
+        page.text("None: every test image was classified correctly.");
         return;
     };
     page.text(
-        "Wrong answers that the model was surest of. Some of these images carry a doubtful label; look for yourself.",
+        "The wrong predictions with the highest confidence. Some of these images have questionable labels; judge for yourself.",
     );
     let listed = report.metrics.mistakes.iter().map(|m| {
         let (class, label) = (CLASS_NAMES[m.predicted], CLASS_NAMES[m.label]);
         format!("image {}: {class} {:.1} %, original {label}", m.index, 100.0 * m.probabilities[m.predicted])
     });
-    page.png(png, "The worst mistakes", &listed.collect::<Vec<_>>().join("; "));
+    page.png(png, "Worst mistakes", &listed.collect::<Vec<_>>().join("; "));
     let row = |m: &super::metrics::Mistake| {
         let percent = |class: usize| format!("{:.1} %", 100.0 * m.probabilities[class]);
         let mut order: Vec<usize> = (0..N_CLASSES).filter(|&c| c != m.predicted && c != m.label).collect();
@@ -293,8 +295,8 @@ fn mistakes_section(page: &mut Page, report: &Report<'_>, png: Option<&[u8]>) {
         ]
     };
     let rows: Vec<Vec<String>> = report.metrics.mistakes.iter().map(row).collect();
-    let head = ["Test image", "Original", "its probability", "Predicted", "its probability", "Next"];
-    page.details("Their probabilities", |page| page.table("Probabilities of the worst mistakes", &head, &rows));
+    let head = ["Test image", "Original", "Its probability", "Predicted", "Its probability", "Next"];
+    page.details("Show the probabilities", |page| page.table("Probabilities of the worst mistakes", &head, &rows));
 }
 
 fn mistakes_png(report: &Report<'_>) -> Result<Option<Vec<u8>>, ReportError> {
@@ -311,7 +313,7 @@ fn mistakes_png(report: &Report<'_>) -> Result<Option<Vec<u8>>, ReportError> {
     if items.is_empty() { Ok(None) } else { draw_grid(&items, 5, None)?.encode_png().map(Some) }
 }
 
-/// The article's grid: the first 25 test images.
+/// Draws the article's grid: the first 25 test images.
 fn grid_png(report: &Report<'_>) -> Result<Vec<u8>, ReportError> {
     let items: Vec<GridItem<'_>> = (0..report.test.len().min(25))
         .map(|i| {
@@ -329,13 +331,13 @@ fn grid_png(report: &Report<'_>) -> Result<Vec<u8>, ReportError> {
 fn grid_text(report: &Report<'_>) -> String {
     let one = |i: usize| {
         let (predicted, probability, label) = first_choice(report, i);
-        let verdict = if predicted == label { "right" } else { "wrong" };
+        let verdict = if predicted == label { "correct" } else { "wrong" };
         format!("{} {:.0} % ({}), {verdict}", CLASS_NAMES[predicted], 100.0 * probability, CLASS_NAMES[label])
     };
     (0..report.test.len().min(25)).map(one).collect::<Vec<_>>().join("; ")
 }
 
-/// Predicted class, its probability, original class.
+/// Returns the predicted class, its probability and the original class.
 fn first_choice(report: &Report<'_>, i: usize) -> (usize, f32, usize) {
     let row = &report.probabilities[i * N_CLASSES..(i + 1) * N_CLASSES];
     let predicted = super::metrics::argmax(row);
@@ -346,11 +348,11 @@ fn calibration_section(page: &mut Page, report: &Report<'_>, svg: &str) {
     let metrics = report.metrics;
     page.section("calibration", "Calibration");
     page.text(
-        "A calibrated model that says 80 % is right eight times in ten. Bars below the dashed line: surer than it should be. The expected \
-         calibration error is the mean gap, weighted by images, over 15 bins (Guo et al., 2017). A bin of few images says little; the table \
-         has their numbers.",
+        "When a calibrated model predicts 80 %, it is right eight times out of ten. Bars below the dashed line mean overconfidence. The \
+         expected calibration error is the mean gap over 15 bins, weighted by images (Guo et al., 2017). Bins with few images are not \
+         meaningful; the table lists the number of images per bin.",
     );
-    page.svg(svg, "Reliability curve");
+    page.svg(svg, "Reliability diagram");
     let row = |b: &super::metrics::Bin| {
         let share = |share: f64| if b.images == 0 { "–".to_string() } else { format!("{:.1} %", 100.0 * share) };
         vec![
@@ -361,49 +363,49 @@ fn calibration_section(page: &mut Page, report: &Report<'_>, svg: &str) {
         ]
     };
     let rows: Vec<Vec<String>> = metrics.bins.iter().map(row).collect();
-    let head = ["Confidence", "Images", "Mean confidence", "Right"];
-    page.details("The same as a table", |page| page.table("The bins", &head, &rows));
+    let head = ["Confidence", "Images", "Mean confidence", "Accuracy"];
+    page.details("Show as a table", |page| page.table("Confidence bins", &head, &rows));
 }
 
 fn insides_section(page: &mut Page, report: &Report<'_>, filters: Option<&[u8]>, maps: &[Vec<u8>]) {
     page.section("insides", "Inside the network");
     if let (Some(picture), Some(png)) = (report.filters, filters) {
-        page.heading("What the first layer looks for");
+        page.heading("Weights of the first layer");
         page.png(png, &picture.title, &picture.description);
     }
     if maps.is_empty() {
         return;
     }
-    page.heading(&format!("Test image {} on its way through the layers", report.map_index));
-    page.text("Each tile is one channel of a layer's output. Blue is above zero, red below, white zero. Another image: report --image INDEX.");
+    page.heading(&format!("Test image {} through the layers", report.map_index));
+    page.text("Each tile is one channel of a layer's output. Blue is positive, red negative, white zero. For another image, use report --image INDEX.");
     for (picture, png) in report.maps.iter().zip(maps) {
         page.png(png, &picture.title, &picture.description);
     }
 }
 
 fn times_section(page: &mut Page, report: &Report<'_>, svg: Option<&str>) {
-    page.section("times", "Time of each kernel");
+    page.section("times", "Kernel times");
     let (Some(times), Some(svg)) = (report.kernel_times, svg) else {
-        page.text("Not measured: the plain loops ran, not an adapter.");
+        page.text("Not measured: this report was computed by the plain loops, not on an adapter.");
         return;
     };
     let (how, then) = match times.clock.as_str() {
         "timestamps" => {
-            ("kernel by kernel, by the adapter's clock", "In training many steps run without a pause, and take less.")
+            ("kernel by kernel, with the adapter's clock", "In training, steps run back to back and take less time.")
         }
         "one thread" => (
-            "call by call, in one thread",
-            "In training all threads share them. An update is a gradient and the optimizer's step.",
+            "call by call, on one thread",
+            "In training, all threads share the work. An update consists of a gradient and the optimizer's step.",
         ),
-        _ => ("kernel by kernel, by the host's clock", "In training many steps run without a pause, and take less."),
+        _ => ("kernel by kernel, with the host's clock", "In training, steps run back to back and take less time."),
     };
     page.text(&format!(
-        "A training step at batch size {} on {}, measured when this report was made, {how}. {then} More: fmnist-gpu {}.",
+        "A training step with batch size {} on {}, measured when this report was generated, {how}. {then} For details, run fmnist-gpu {}.",
         times.batch_size,
         times.device,
         if times.clock == "one thread" { "bench" } else { "profile" }
     ));
-    page.svg(svg, "Time of each kernel");
+    page.svg(svg, "Kernel times");
     let row = |k: &crate::train::KernelTime| {
         vec![
             k.kernel.clone(),
@@ -414,11 +416,11 @@ fn times_section(page: &mut Page, report: &Report<'_>, svg: Option<&str>) {
     };
     let rows: Vec<Vec<String>> = times.kernels.iter().map(row).collect();
     let head = ["Kernel", "Calls", "Microseconds", "Share"];
-    page.details("The same as a table", |page| page.table("The kernels of a step", &head, &rows));
+    page.details("Show as a table", |page| page.table("Kernels of a step", &head, &rows));
 }
 
 fn repeat_section(page: &mut Page, report: &Report<'_>) {
-    page.section("repeat", "To repeat this run");
+    page.section("repeat", "Reproduce this run");
     if let Some(config) = report.config {
         page.html(&format!("<pre class=\"command\"><code>{}</code></pre>", escape(&command(config))));
         let (adam, rate) = match config.optimizer {
@@ -434,7 +436,7 @@ fn repeat_section(page: &mut Page, report: &Report<'_>) {
             ("Seed".to_string(), config.seed.to_string()),
             ("Training images".to_string(), grouped(config.train_images as u64)),
             ("Validation images".to_string(), grouped(config.validation_images as u64)),
-            ("Data found in".to_string(), escape(&config.data_source)),
+            ("Data source".to_string(), escape(&config.data_source)),
             ("Optimizer".to_string(), format!("{adam}, learning rate {rate}")),
         ];
         rows.push((
@@ -442,20 +444,20 @@ fn repeat_section(page: &mut Page, report: &Report<'_>) {
             format!("<code>{}</code>", escape(report.model_sha256)),
         ));
         page.facts(&rows);
-        page.text("The same command on the same device, driver and version gives the same weights, bit by bit.");
+        page.text("The same command with the same device, driver and version produces bit-identical weights.");
     } else {
-        page.text("There is no config.json beside the weights, so that nobody knows how they were made.");
+        page.text("There is no config.json next to the weights, so it is unknown how they were trained.");
         page.facts(&[(
             "SHA-256 of model.safetensors".to_string(),
             format!("<code>{}</code>", escape(report.model_sha256)),
         )]);
     }
-    page.details("The layers", |page| {
+    page.details("Show the layers", |page| {
         page.html(&format!("<pre tabindex=\"0\" aria-label=\"Layers\">{}</pre>", escape_lines(report.layers)));
     });
 }
 
-/// The command line that gives a run of this configuration.
+/// Returns the command line that reproduces a run with this configuration.
 pub fn command(config: &RunConfig) -> String {
     let built_in = ["mlp", "cnn"].contains(&config.model.name.as_str());
     let model = if built_in { config.model.name.clone() } else { format!("{}.toml", config.model.name) };

@@ -1,12 +1,12 @@
-//! Lines of text in the embedded typeface: measured, broken, drawn with smooth edges.
+//! Text in the embedded typeface: measured, wrapped and drawn with antialiasing.
 
 use super::canvas::{Picture, Rgb};
 use ab_glyph::{Font, FontRef, GlyphId, PxScale, PxScaleFont, ScaleFont, point};
 
-/// DejaVu Sans, Latin-1 and a few signs; origin and licence in `assets/README.md`.
+/// DejaVu Sans, Latin-1 and a few symbols; for origin and licence see `assets/README.md`.
 static TYPEFACE: &[u8] = include_bytes!("../../assets/DejaVuSans-subset.ttf");
 
-/// Replaces what is cut off.
+/// Marks truncated text.
 const ELLIPSIS: char = '…';
 
 /// The typeface at one size.
@@ -15,32 +15,32 @@ pub(super) struct Typesetter {
 }
 
 impl Typesetter {
-    /// The typeface with an em square of `em` pixels.
+    /// Returns the typeface with an em size of `em` pixels.
     pub(super) fn new(em: f32) -> Self {
-        let font = FontRef::try_from_slice(TYPEFACE).expect("the embedded typeface parses: the tests draw with it");
-        let units = font.units_per_em().expect("the embedded typeface states its em square");
-        // The crate's scale is the height from descender to ascender, not the em square.
+        let font = FontRef::try_from_slice(TYPEFACE).expect("the embedded typeface is valid: the tests draw with it");
+        let units = font.units_per_em().expect("the embedded typeface defines its em size");
+        // The crate's scale is the height from descender to ascender, not the em size.
         let scale = PxScale::from(em * font.height_unscaled() / units);
         Self { font: font.into_scaled(scale) }
     }
 
-    /// Pixels from one baseline to the next.
+    /// Returns the distance between baselines in pixels.
     pub(super) fn line_height(&self) -> u32 {
         (self.font.height() + self.font.line_gap()).ceil() as u32
     }
 
-    /// Width of a line, pixels.
+    /// Returns the width of a line in pixels.
     pub(super) fn width(&self, line: &str) -> f32 {
         let mut width = 0.0;
         self.place(line, |_, x, advance| width = x + advance);
         width
     }
 
-    /// Breaks `text` at spaces into at most `max_lines` lines of at most `max_width` pixels; what does not fit ends in `…`.
+    /// Wraps `text` at spaces into at most `max_lines` lines of at most `max_width` pixels; text that does not fit is truncated with `…`.
     pub(super) fn lines(&self, text: &str, max_width: f32, max_lines: usize) -> Vec<String> {
         let mut lines: Vec<String> = Vec::new();
         for paragraph in text.lines() {
-            // A line that fits keeps its spaces: `Shirt  7% (Coat)` has two on purpose.
+            // A line that fits keeps its spaces: the two in `Shirt  7% (Coat)` are intended.
             if self.width(paragraph) <= max_width {
                 lines.push(paragraph.to_string());
                 continue;
@@ -64,7 +64,7 @@ impl Typesetter {
         lines.into_iter().map(|line| self.shortened(line, max_width)).collect()
     }
 
-    /// The line, or as much of it as fits before a `…`.
+    /// Returns the line, truncated with `…` if it is too wide.
     fn shortened(&self, line: String, max_width: f32) -> String {
         if self.width(&line) <= max_width {
             return line;
@@ -76,9 +76,9 @@ impl Typesetter {
         format!("{}{ELLIPSIS}", fitting.trim_end())
     }
 
-    /// Draws one line: `left` may fall between pixels, `top` is that of the line's box.
+    /// Draws one line: `left` may be fractional, `top` is the top of the line box.
     pub(super) fn draw(&self, picture: &mut Picture, line: &str, left: f32, top: u32, colour: Rgb) {
-        // A baseline on a pixel's edge keeps the feet of the letters sharp.
+        // A baseline on a pixel boundary keeps the letters sharp.
         let baseline = top as f32 + self.font.ascent().round();
         self.place(line, |id, x, _| {
             let glyph = id.with_scale_and_position(self.font.scale(), point(left + x, baseline));
@@ -89,7 +89,7 @@ impl Typesetter {
         });
     }
 
-    /// Calls `each` with every glyph of a line, its position and its width, pixels from the line's beginning.
+    /// Calls `each` with every glyph of a line, its offset from the start of the line and its advance, in pixels.
     fn place(&self, line: &str, mut each: impl FnMut(GlyphId, f32, f32)) {
         let mut x = 0.0;
         let mut previous = None;

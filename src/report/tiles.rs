@@ -1,4 +1,4 @@
-//! Small colour pictures of any size in rows and columns, each fitted into a box of one size, with a caption under it.
+//! Grids of small colour images of any size, each fitted into a box of the same size, with a caption below it.
 
 use super::ReportError;
 use super::canvas::{MAX_PIXELS, Picture, Rect, Rgb};
@@ -11,53 +11,53 @@ const CAPTION_EM: f32 = 12.8;
 const TITLE_EM: f32 = 16.0;
 const MAX_CAPTION_LINES: usize = 2;
 const MAX_TITLE_LINES: usize = 3;
-/// Room for a title above tiles that are narrower.
+/// Minimum width of the title above narrower tiles.
 const MIN_TITLE_WIDTH: u32 = 300;
 const TEXT: Rgb = [0x22, 0x22, 0x22];
 const FRAME: Rgb = [0xb0, 0xb0, 0xb0];
-/// Orange: seen on white, on black and by the colour-blind.
+/// Orange: visible on white and on black, also with colour blindness.
 const OUTLINE: Rgb = [0xe6, 0x7e, 0x00];
 const OUTLINE_WIDTH: u32 = 2;
 
-/// One picture of a sheet.
+/// One image of a sheet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tile {
-    /// Pixels from left to right; at least 1.
+    /// Width in pixels; at least 1.
     pub width: usize,
-    /// Pixels from top to bottom; at least 1.
+    /// Height in pixels; at least 1.
     pub height: usize,
     /// `[height, width, 3]`: red, green, blue, sRGB.
     pub rgb: Vec<u8>,
-    /// The text under it; may be empty.
+    /// The text below the image; may be empty.
     pub caption: String,
-    /// A rectangle to be outlined, in the tile's own pixels: left, top, width, height.
+    /// A rectangle to outline, in the tile's own pixels: left, top, width, height.
     pub outline: Option<[usize; 4]>,
 }
 
 impl Tile {
-    /// A grey tile of `[height, width]` values, 0 white and 255 black, as images of the data set are drawn.
+    /// Returns a grey tile of `[height, width]` values; 0 is white and 255 black, like the images of the data set.
     pub fn ink(values: &[u8], width: usize, caption: impl Into<String>) -> Self {
         let rgb = values.iter().flat_map(|&value| [255 - value; 3]).collect();
         Tile { width, height: values.len() / width.max(1), rgb, caption: caption.into(), outline: None }
     }
 }
 
-/// How a sheet is laid out.
+/// The layout of a sheet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sheet<'a> {
-    /// Tiles in a row.
+    /// Tiles per row.
     pub columns: usize,
-    /// Width and height of the box that each tile is fitted into, pixels.
+    /// Width and height in pixels of the box for each tile.
     pub tile: [u32; 2],
-    /// What stands above; may be empty.
+    /// The title above the tiles; may be empty.
     pub title: &'a str,
 }
 
-/// Draws tiles row by row. Small ones are enlarged with sharp pixels, large ones reduced by area averaging; the sides of a tile keep
-/// their ratio.
+/// Draws tiles row by row. Small tiles are enlarged without smoothing, large ones reduced by area averaging; the aspect ratio is
+/// preserved.
 ///
 /// # Errors
-/// No tiles, no columns, a tile whose bytes do not match its size, or more than 2^28 pixels in all.
+/// No tiles, no columns, a tile whose bytes do not match its size, or more than 2^28 pixels in total.
 pub fn draw_tiles(tiles: &[Tile], sheet: Sheet<'_>) -> Result<Picture, ReportError> {
     if tiles.is_empty() {
         return Err(ReportError::NoImages);
@@ -113,11 +113,11 @@ pub fn draw_tiles(tiles: &[Tile], sheet: Sheet<'_>) -> Result<Picture, ReportErr
     Ok(picture)
 }
 
-/// Draws one tile in the middle of its box.
+/// Draws one tile centred in its box.
 fn draw_tile(picture: &mut Picture, tile: &Tile, area: Rect) {
     let (inner_width, inner_height) = ((area.width - 1).max(1), (area.height - 1).max(1));
     let scale = (f64::from(inner_width) / tile.width as f64).min(f64::from(inner_height) / tile.height as f64);
-    // Whole pixels, so that an enlarged map has squares of one size.
+    // An integer factor, so that all squares of an enlarged map have the same size.
     let scale = if scale >= 2.0 { scale.floor() } else { scale };
     let width = ((tile.width as f64 * scale).round() as u32).clamp(1, inner_width);
     let height = ((tile.height as f64 * scale).round() as u32).clamp(1, inner_height);
@@ -142,7 +142,7 @@ fn draw_tile(picture: &mut Picture, tile: &Tile, area: Rect) {
     }
 }
 
-/// The frame around a rectangle, of that width, outside it as far as the picture reaches.
+/// Draws a frame of this width around a rectangle, clipped to the image.
 fn frame(picture: &mut Picture, rect: Rect, width: u32, colour: Rgb) {
     let (left, top) = (rect.left.saturating_sub(width), rect.top.saturating_sub(width));
     let (right, bottom) = (rect.left + rect.width, rect.top + rect.height);
@@ -154,7 +154,7 @@ fn frame(picture: &mut Picture, rect: Rect, width: u32, colour: Rgb) {
     picture.fill(Rect { left: right, top, width, height: down }, colour);
 }
 
-/// Mean colour of the tile's pixels that fall on one pixel of the picture; where the tile is enlarged, that is one pixel.
+/// Returns the mean colour of the tile's pixels that map to one pixel of the image; of an enlarged tile, that is one pixel.
 fn averaged(tile: &Tile, [x, y]: [u32; 2], [width, height]: [u32; 2]) -> Rgb {
     let range = |i: u32, size: u32, source: usize| {
         let first = i as usize * source / size as usize;

@@ -3,11 +3,11 @@
 use super::dice::Dice;
 use super::raster::Point;
 
-/// What is woven into the cloth or printed on it.
+/// A woven or printed pattern.
 #[derive(Clone, Copy)]
 enum Pattern {
     Plain,
-    /// Bands across the direction, of this period; the share is of the second tone.
+    /// Bands across the direction, with this period; `share` is that of the second tone.
     Stripes {
         direction: Point,
         period: f32,
@@ -18,7 +18,7 @@ enum Pattern {
         period: f32,
         share: f32,
     },
-    /// A lattice of dots.
+    /// A grid of dots.
     Spots {
         period: f32,
         radius: f32,
@@ -28,13 +28,13 @@ enum Pattern {
         size: f32,
         share: f32,
     },
-    /// Changes from one thread to the next: knitwear and tweed.
+    /// Variation from thread to thread: knitwear and tweed.
     Melange,
-    /// Another tone below this height.
+    /// The second tone below this height.
     Block {
         height: f32,
     },
-    /// Letters or a picture on the chest, in cells.
+    /// Letters or an image on the chest, in cells.
     Motif {
         centre: Point,
         half: [f32; 2],
@@ -56,13 +56,13 @@ pub(super) struct Cloth {
 }
 
 impl Cloth {
-    /// A plain cloth without folds.
+    /// Returns a plain cloth without folds.
     pub(super) fn plain(tone: f32) -> Self {
         let pattern = Pattern::Plain;
         Self { tone, accent: tone, pattern, folds: 0.0, fold_size: [1.0, 1.0], seed: 0 }
     }
 
-    /// A cloth for clothes; `patterned` is the share of those that are not plain.
+    /// Returns a cloth for clothes; `patterned` is the probability of a pattern.
     pub(super) fn random(dice: &mut Dice, patterned: f32) -> Self {
         let tone = dice.range(0.4, 1.0);
         let pattern = if dice.chance(patterned) { Pattern::random(dice) } else { Pattern::Plain };
@@ -76,7 +76,7 @@ impl Cloth {
         }
     }
 
-    /// Leather, canvas or mesh, for shoes and bags: less often patterned, creased in all directions.
+    /// Returns leather, canvas or mesh for shoes and bags: less often patterned, creased in all directions.
     pub(super) fn leather(dice: &mut Dice) -> Self {
         let mut cloth = Self::random(dice, 0.3);
         cloth.folds = dice.range(0.02, 0.25);
@@ -84,14 +84,14 @@ impl Cloth {
         cloth
     }
 
-    /// The same cloth seen in another light.
+    /// Returns the same cloth in different light.
     pub(super) fn brightened(mut self, factor: f32) -> Self {
         self.tone *= factor;
         self.accent *= factor;
         self
     }
 
-    /// The grey value at a point of the garment.
+    /// Returns the grey value at a point of the garment.
     pub(super) fn tone_at(&self, [x, y]: Point) -> f32 {
         let accent = self.pattern.accent_at([x, y], self.seed);
         let tone = self.tone + accent * (self.accent - self.tone);
@@ -103,7 +103,7 @@ impl Cloth {
     }
 }
 
-/// A tone that differs from this one by a little or a lot.
+/// Returns a tone that differs slightly or strongly from this one.
 pub(super) fn contrasting(tone: f32, dice: &mut Dice) -> f32 {
     let step = dice.range(0.2, 0.6);
     if tone > 0.5 { tone - step.min(tone - 0.05) } else { tone + step }.clamp(0.05, 1.0)
@@ -128,7 +128,7 @@ impl Pattern {
         }
     }
 
-    /// How much of the second tone there is at a point, 0 to 1.
+    /// Returns the share of the second tone at a point, 0 to 1.
     fn accent_at(&self, [x, y]: Point, seed: u32) -> f32 {
         match *self {
             Self::Plain => 0.0,
@@ -157,7 +157,7 @@ impl Pattern {
     }
 }
 
-/// One in the first `share` of each period, 0 in the rest, with edges about a pixel wide.
+/// Returns 1 in the first `share` of each period and 0 in the rest, with edges about one pixel wide.
 fn band(phase: f32, share: f32, period: f32) -> f32 {
     let from_middle = (fraction(phase) - 0.5).abs() * period;
     (share * period / 2.0 - from_middle + 0.5).clamp(0.0, 1.0)
@@ -167,7 +167,7 @@ fn fraction(x: f32) -> f32 {
     x - x.floor()
 }
 
-/// Noise in 0..1 that changes smoothly over a unit.
+/// Returns noise in 0..1 that varies smoothly over one unit.
 fn smooth_noise([x, y]: Point, seed: u32) -> f32 {
     let [i, j] = [x.floor(), y.floor()];
     let ease = |t: f32| t * t * (3.0 - 2.0 * t);
@@ -178,7 +178,7 @@ fn smooth_noise([x, y]: Point, seed: u32) -> f32 {
     mix(upper, lower, v)
 }
 
-/// A number in 0..1 for each whole point: an integer hash of its coordinates.
+/// Returns a number in 0..1 for each integer point: a hash of its coordinates.
 fn lattice(x: f32, y: f32, seed: u32) -> f32 {
     let mut hash = seed
         .wrapping_add((x as i32 as u32).wrapping_mul(0x9e37_79b1))

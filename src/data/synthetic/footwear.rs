@@ -1,4 +1,4 @@
-//! Sandal, sneaker and ankle boot, seen from the side with the toe to the left.
+//! Sandal, sneaker and ankle boot, seen from the side, toe to the left.
 
 use super::cloth::{Cloth, contrasting};
 use super::dice::Dice;
@@ -6,7 +6,7 @@ use super::raster::{Easel, Outline, Point};
 
 /// Draws a shoe of one of the three classes.
 pub(super) fn shoe(class: u8, easel: &mut Easel, dice: &mut Dice) {
-    // A few look like a neighbouring class throughout, as among the tops.
+    // A few look exactly like a similar class, as among the tops.
     let class = match class {
         5 if dice.chance(0.02) => 7,
         7 if dice.chance(0.02) => 9,
@@ -21,14 +21,14 @@ pub(super) fn shoe(class: u8, easel: &mut Easel, dice: &mut Dice) {
     }
 }
 
-/// What the closed shoes share: where the ground is, how long the foot is, and how high its parts are.
+/// Dimensions of the closed shoes: the height of the ground, the length of the foot and the heights of its parts.
 struct Last {
     toe: f32,
     heel: f32,
-    /// Height of the ground, and of the upper side of the sole above it.
+    /// Height of the ground, and of the top of the sole above it.
     ground: f32,
     sole: f32,
-    /// How much higher than the sole the toe's upper side is, and the instep.
+    /// Heights of the top of the toe and of the instep above the sole.
     toe_box: f32,
     instep: f32,
     /// The front edge of the opening for the foot.
@@ -48,7 +48,7 @@ impl Last {
         }
     }
 
-    /// The upper, open at the ankle: `collar` is its height above the sole, at the front and at the back.
+    /// Returns the upper, open at the ankle: `collar` is its height above the sole at the front and at the back.
     fn upper(&self, collar: [f32; 2]) -> Outline {
         let base = self.ground - self.sole + 0.3;
         let front = [self.throat + 2.0, base - collar[0]];
@@ -61,7 +61,7 @@ impl Last {
             .curve([self.heel - 1.2, base - collar[1] * 0.5], [self.heel, base])
     }
 
-    /// A sole that is flat on the ground, the toe a little up.
+    /// Returns a sole that is flat on the ground, with the toe slightly raised.
     fn flat_sole(&self, lift: f32) -> Outline {
         let [upper, lower] = [self.ground - self.sole, self.ground];
         Outline::from([self.toe - 0.2, upper + 0.2 - lift])
@@ -117,7 +117,7 @@ fn sneaker(easel: &mut Easel, dice: &mut Dice) {
     easel.fill(&last.flat_sole(dice.range(0.0, 0.8)), &Cloth::plain(sole));
 }
 
-/// Short lines across the instep.
+/// Draws short lines across the instep.
 fn laces(last: &Last, collar: f32, tone: f32, visible: f32, easel: &mut Easel, dice: &mut Dice) {
     let base = last.ground - last.sole;
     let n = 3 + dice.below(3);
@@ -136,7 +136,7 @@ fn ankle_boot(easel: &mut Easel, dice: &mut Dice) {
     let shaft = if dice.chance(0.15) { dice.range(8.5, 11.0) } else { dice.range(11.5, 18.5) };
     last.throat += 1.0;
     let collar = [shaft, shaft + dice.range(-1.0, 1.2)];
-    // With a heel, the foot slopes: the toe stays on the ground and the back goes up.
+    // With a heel, the foot slopes: the toe stays on the ground and the back rises.
     let slope = heel_height / (last.heel - last.toe);
     let raise = |[x, y]: Point| [x, y - (x - last.toe) * slope];
     let base = last.ground - last.sole;
@@ -186,7 +186,7 @@ fn sandal(easel: &mut Easel, dice: &mut Dice) {
     let ground = dice.range(16.0, 19.5) + heel_height * 0.5;
     let sole = dice.range(0.8, 2.4);
     let sole_cloth = cloth.brightened(dice.range(0.5, 1.2));
-    // The ball of the foot lies on the ground, from there the sole climbs to the heel.
+    // The ball of the foot rests on the ground; from there the sole rises to the heel.
     let ball = toe + 8.0;
     let back = ground - heel_height;
     let footbed = |x: f32| {
@@ -209,7 +209,7 @@ fn sandal(easel: &mut Easel, dice: &mut Dice) {
     straps([toe, ball, heel], footbed, cloth.tone, easel, dice);
 }
 
-/// Straps over the toes and the instep, round the heel and the ankle; some of them on each sandal.
+/// Draws straps across the toes and the instep and around the heel and the ankle; each sandal has some of them.
 fn straps([toe, ball, heel]: [f32; 3], footbed: impl Fn(f32) -> f32, tone: f32, easel: &mut Easel, dice: &mut Dice) {
     let mut arch = |from: f32, to: f32, rise: f32, width: f32, shade: f32| {
         let crown = footbed((from + to) / 2.0) - rise * 2.0;

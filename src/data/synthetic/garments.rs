@@ -5,7 +5,7 @@ use super::dice::Dice;
 use super::raster::{Easel, Outline, Point};
 use super::tops::Torso;
 
-/// Draws a trouser.
+/// Draws trousers.
 pub(super) fn trouser(easel: &mut Easel, dice: &mut Dice) {
     let cloth = Cloth::random(dice, 0.25);
     let [waist, top] = [dice.range(2.8, 4.4), dice.range(0.4, 1.6)];
@@ -71,7 +71,7 @@ pub(super) fn dress(easel: &mut Easel, dice: &mut Dice) {
     torso.draw(sleeve, &cloth, easel, dice);
     let [trim, visible] = [contrasting(cloth.tone, dice), dice.range(0.2, 0.9)];
     if sleeve.is_none() && dice.chance(0.35) {
-        // Straps: all above the bust goes but two lines.
+        // Straps: everything above the bust is removed except two lines.
         let bust = torso.armpit - dice.range(0.5, 2.0);
         let side = torso.chest + 1.5;
         easel.cut(&Outline::polygon(&[[-side, -2.0], [side, -2.0], [side, bust], [0.0, bust + 0.8], [-side, bust]]));
@@ -88,7 +88,7 @@ pub(super) fn dress(easel: &mut Easel, dice: &mut Dice) {
     }
 }
 
-/// Folds that open from the waist to the hem.
+/// Draws folds that widen from the waist to the hem.
 fn pleats(torso: &Torso, tone: f32, visible: f32, easel: &mut Easel, dice: &mut Dice) {
     let n = 2 + dice.below(4);
     for i in 0..n {
@@ -141,7 +141,7 @@ pub(super) fn bag(easel: &mut Easel, dice: &mut Dice) {
     }
 }
 
-/// One or two handles, a long strap, or none.
+/// Draws one or two handles, a long strap, or nothing.
 fn handles(half: f32, top: f32, cloth: &Cloth, easel: &mut Easel, dice: &mut Dice) {
     let tone = cloth.tone * dice.range(0.5, 1.1);
     let width = dice.range(0.7, 1.7);

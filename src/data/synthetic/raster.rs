@@ -1,7 +1,7 @@
-//! Outlines to pixels, antialiased.
+//! Converts outlines to antialiased pixels.
 //!
-//! Garments are drawn in coordinates of about a pixel a unit: `x` from the middle axis, -14 to 14, to the right; `y` from
-//! the upper edge, 0 to 28, downwards. A [`Frame`] places them in the picture.
+//! Garments are drawn in coordinates of about one pixel per unit: `x` from the middle axis, -14 to 14, to the right; `y`
+//! from the upper edge, 0 to 28, downwards. A [`Frame`] places them in the image.
 
 use super::cloth::Cloth;
 use crate::data::{IMAGE_SIDE, PIXELS};
@@ -11,20 +11,20 @@ pub(super) type Point = [f32; 2];
 
 const MIDDLE: f32 = IMAGE_SIDE as f32 / 2.0;
 
-/// The pose of a garment in the picture.
+/// The pose of a garment in the image.
 pub(super) struct Frame {
     /// Pixels to the right and down.
     pub(super) shift: [f32; 2],
-    /// Tangent of half the angle of rotation: it gives sine and cosine without a function of the platform's.
+    /// Tangent of half the rotation angle: it yields sine and cosine without platform-dependent functions.
     pub(super) slope: f32,
-    /// Size across and down.
+    /// Horizontal and vertical scale.
     pub(super) scale: [f32; 2],
-    /// Whether left and right are exchanged.
+    /// Whether left and right are swapped.
     pub(super) mirror: bool,
 }
 
 impl Frame {
-    /// Cosine and sine of the rotation.
+    /// Returns the cosine and sine of the rotation.
     fn rotation(&self) -> [f32; 2] {
         let t = self.slope;
         [(1.0 - t * t) / (1.0 + t * t), 2.0 * t / (1.0 + t * t)]
@@ -34,7 +34,7 @@ impl Frame {
         if self.mirror { -self.scale[0] } else { self.scale[0] }
     }
 
-    fn to_picture(&self, [x, y]: Point) -> Point {
+    fn to_image(&self, [x, y]: Point) -> Point {
         let [cos, sin] = self.rotation();
         let [x, y] = [x * self.width(), (y - MIDDLE) * self.scale[1]];
         [cos * x - sin * y + MIDDLE + self.shift[0], sin * x + cos * y + MIDDLE + self.shift[1]]
@@ -52,17 +52,17 @@ impl Frame {
 pub(super) struct Outline(Vec<Point>);
 
 impl Outline {
-    /// An outline that starts here.
+    /// Starts an outline at this point.
     pub(super) fn from(start: Point) -> Self {
         Self(vec![start])
     }
 
-    /// The outline through these corners.
+    /// Returns the polygon with these corners.
     pub(super) fn polygon(corners: &[Point]) -> Self {
         Self(corners.to_vec())
     }
 
-    /// An ellipse by centre and half axes.
+    /// Returns the ellipse with this centre and these semi-axes.
     pub(super) fn ellipse([x, y]: Point, [a, b]: [f32; 2]) -> Self {
         Self::from([x - a, y])
             .curve([x - a, y - b], [x, y - b])
@@ -71,13 +71,13 @@ impl Outline {
             .curve([x - a, y + b], [x - a, y])
     }
 
-    /// On, straight.
+    /// Appends a straight line.
     pub(super) fn line(mut self, end: Point) -> Self {
         self.0.push(end);
         self
     }
 
-    /// On, along a quadratic Bézier curve.
+    /// Appends a quadratic Bézier curve.
     pub(super) fn curve(mut self, control: Point, end: Point) -> Self {
         const N_PIECES: usize = 6;
         let start = self.0[self.0.len() - 1];
@@ -92,7 +92,7 @@ impl Outline {
         self
     }
 
-    /// Completed by its mirror image across the middle axis.
+    /// Completes the outline with its mirror image across the middle axis.
     pub(super) fn mirrored(mut self) -> Self {
         for i in (0..self.0.len()).rev() {
             let [x, y] = self.0[i];
@@ -101,7 +101,7 @@ impl Outline {
         self
     }
 
-    /// The mirror image across the middle axis.
+    /// Returns the mirror image across the middle axis.
     pub(super) fn flipped(mut self) -> Self {
         for point in &mut self.0 {
             point[0] = -point[0];
@@ -109,7 +109,7 @@ impl Outline {
         self
     }
 
-    /// The outline with each point moved.
+    /// Returns the outline with each point mapped.
     pub(super) fn moved(mut self, to: impl Fn(Point) -> Point) -> Self {
         for point in &mut self.0 {
             *point = to(*point);
@@ -117,23 +117,23 @@ impl Outline {
         self
     }
 
-    /// The points, of a line that is not closed.
+    /// Returns the points, for use as an open line.
     pub(super) fn points(&self) -> &[Point] {
         &self.0
     }
 }
 
-/// The drawing under way.
+/// The drawing in progress.
 pub(super) struct Easel {
     frame: Frame,
     /// `[28, 28]` grey values, 0 to 1.
     pub(super) tones: [f32; PIXELS],
-    /// `[28, 28]` share of each pixel that is garment, 0 to 1.
+    /// `[28, 28]` coverage of each pixel by the garment, 0 to 1.
     pub(super) ink: [f32; PIXELS],
 }
 
 impl Easel {
-    /// An empty picture.
+    /// Returns an empty drawing.
     pub(super) fn new(frame: Frame) -> Self {
         Self { frame, tones: [0.0; PIXELS], ink: [0.0; PIXELS] }
     }
@@ -151,13 +151,13 @@ impl Easel {
         }
     }
 
-    /// Lays an even tone of this opacity over an outline.
+    /// Fills an outline with a uniform tone of this opacity.
     pub(super) fn tint(&mut self, outline: &Outline, tone: f32, opacity: f32) {
         let coverage = self.coverage(&[outline]);
         self.lay(&coverage, tone, opacity);
     }
 
-    /// Takes an outline away: background shows.
+    /// Erases an outline, so that the background shows.
     pub(super) fn cut(&mut self, outline: &Outline) {
         let coverage = self.coverage(&[outline]);
         for (i, cover) in coverage.iter().enumerate() {
@@ -180,17 +180,17 @@ impl Easel {
         }
     }
 
-    /// The share of each pixel that the outlines cover together.
+    /// Returns the coverage of each pixel by the union of the outlines.
     ///
-    /// Each edge adds its signed area to the pixels it crosses, in such a way that the running sum along a row is the
-    /// area inside. Pieces that overlap must turn the same way round.
+    /// Each edge adds its signed area to the pixels that it crosses, so that the running sum along a row is the area inside.
+    /// Overlapping pieces must have the same winding direction.
     fn coverage(&self, outlines: &[&Outline]) -> [f32; PIXELS] {
         let mut area = [0.0; PIXELS];
         for outline in outlines {
             let points = &outline.0;
-            let mut from = self.frame.to_picture(points[points.len() - 1]);
+            let mut from = self.frame.to_image(points[points.len() - 1]);
             for &point in points {
-                let to = self.frame.to_picture(point);
+                let to = self.frame.to_image(point);
                 add_edge(&mut area, from, to);
                 from = to;
             }
@@ -200,7 +200,7 @@ impl Easel {
             let mut sum = 0.0_f32;
             for (cover, area) in covers.iter_mut().zip(areas) {
                 sum += area;
-                // Rounding leaves specks of 1e-7 where there is nothing.
+                // Rounding leaves values of 1e-7 in empty pixels.
                 *cover = if sum.abs() < 1e-4 { 0.0 } else { sum.abs().min(1.0) };
             }
         }
@@ -208,7 +208,7 @@ impl Easel {
     }
 }
 
-/// A straight piece of a line, a little longer at both ends, so that pieces join.
+/// Returns a straight segment of a line, extended slightly at both ends so that segments join.
 fn segment([x0, y0]: Point, [x1, y1]: Point, width: f32) -> Outline {
     let [dx, dy] = [x1 - x0, y1 - y0];
     let length = (dx * dx + dy * dy).sqrt().max(1e-3);
@@ -240,10 +240,10 @@ fn add_edge(area: &mut [f32; PIXELS], from: Point, to: Point) {
     }
 }
 
-/// Adds the part of an edge within a row: it goes from column `x0` to `x1` and covers `height` (signed) of the row.
+/// Adds the part of an edge within a row: it runs from column `x0` to `x1` and covers `height` (signed) of the row.
 ///
-/// In the running sum a pixel to the right of the edge gets all of `height`, and one that the edge crosses the area to
-/// the right of it. Beyond the last column lies the next row, which must stay untouched.
+/// In the running sum, a pixel to the right of the edge receives all of `height`, and a pixel that the edge crosses receives
+/// the area to the right of the edge. Past the last column is the next row, which must not change.
 fn add_row(row: &mut [f32], x0: f32, x1: f32, height: f32) {
     let [left, right] = if x0 < x1 { [x0, x1] } else { [x1, x0] };
     let [first, last] = [left as usize, right as usize];
@@ -256,7 +256,7 @@ fn add_row(row: &mut [f32], x0: f32, x1: f32, height: f32) {
     for column in first..=last {
         let [from, to] = [left.max(column as f32), right.min((column + 1) as f32)];
         let share = if width > 1e-6 { height * (to - from) / width } else { height };
-        // The trapezium between this stretch and the pixel's right edge.
+        // The trapezoid between this segment and the right side of the pixel.
         let inside = share * ((column + 1) as f32 - (from + to) / 2.0);
         put(column, inside);
         put(column + 1, share - inside);

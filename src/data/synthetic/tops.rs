@@ -1,10 +1,10 @@
-//! T-shirt, pullover, coat and shirt: one torso with sleeves, and what tells the four apart.
+//! T-shirt, pullover, coat and shirt: a common torso with sleeves, and what distinguishes the four.
 
 use super::cloth::{Cloth, contrasting};
 use super::dice::Dice;
 use super::raster::{Easel, Outline, Point};
 
-/// What a garment for the upper body looks like.
+/// The appearance of a garment for the upper body.
 #[derive(Clone, Copy, PartialEq)]
 enum Look {
     TShirt,
@@ -13,15 +13,15 @@ enum Look {
     Shirt,
 }
 
-/// Half widths and heights of a torso, from the middle axis and the upper edge.
+/// Half widths and heights of a torso, measured from the middle axis and the upper edge.
 pub(super) struct Torso {
     pub(super) neck: f32,
     pub(super) neck_depth: f32,
-    /// Whether the neckline ends in a point.
+    /// Whether the neckline is V-shaped.
     pub(super) v_neck: bool,
     pub(super) shoulder: f32,
     pub(super) top: f32,
-    /// How much lower the shoulder's end is than the neck.
+    /// How far the end of the shoulder is below the neck.
     pub(super) drop: f32,
     pub(super) chest: f32,
     pub(super) armpit: f32,
@@ -57,7 +57,7 @@ impl Torso {
         [self.chest, self.armpit]
     }
 
-    /// The right sleeve: `lean` is how far it goes outwards for each unit downwards.
+    /// Returns the right sleeve: `lean` is how far it extends outwards per unit downwards.
     fn sleeve(&self, length: f32, lean: f32, cuff: f32) -> Outline {
         let [x, y] = self.shoulder_end();
         let norm = (1.0 + lean * lean).sqrt();
@@ -112,7 +112,7 @@ pub(super) fn top(class: u8, easel: &mut Easel, dice: &mut Dice) {
     }
 }
 
-/// Mostly the look of the class; for the rest that of a neighbour, where no classifier can be right but by chance.
+/// Returns mostly the look of the class; otherwise that of a similar class, which a classifier can only guess.
 fn look_of(class: u8, dice: &mut Dice) -> Look {
     use Look::{Coat, Pullover, Shirt, TShirt};
     let (own, others): (Look, &[(f32, Look)]) = match class {
@@ -131,7 +131,7 @@ fn look_of(class: u8, dice: &mut Dice) -> Look {
     own
 }
 
-/// The torso and, if there are any, the sleeves (length, lean, cuff width). The ranges of the four overlap.
+/// Returns the torso and the sleeves, if any (length, lean, cuff width). The ranges of the four looks overlap.
 fn cut_of(look: Look, dice: &mut Dice) -> (Torso, Option<[f32; 3]>) {
     let long_sleeves = match look {
         Look::TShirt => 0.05,
@@ -176,7 +176,7 @@ fn cut_of(look: Look, dice: &mut Dice) -> (Torso, Option<[f32; 3]>) {
     (torso, sleeve)
 }
 
-/// Collars, bands, buttons: their tone, and how clearly they stand out.
+/// Tone and visibility of collars, bands and buttons.
 struct Trim {
     tone: f32,
     visible: f32,
@@ -191,7 +191,7 @@ impl Trim {
         easel.tint(&Outline::polygon(corners), self.tone, self.visible);
     }
 
-    /// A band round the neckline.
+    /// Draws a band around the neckline.
     fn neck_band(&self, torso: &Torso, width: f32, easel: &mut Easel) {
         let [neck, top, low] = [torso.neck, torso.top, torso.top + torso.neck_depth];
         let band = Outline::from([-neck, top]);
@@ -203,7 +203,7 @@ impl Trim {
         self.line(band.points(), width, easel);
     }
 
-    /// Two leaves that meet under the chin.
+    /// Draws the two halves of a collar, which meet under the chin.
     fn collar(&self, torso: &Torso, leaf: f32, easel: &mut Easel) {
         let [neck, top] = [torso.neck, torso.top];
         for side in [-1.0, 1.0] {
@@ -217,7 +217,7 @@ impl Trim {
         }
     }
 
-    /// Buttons down a line.
+    /// Draws a vertical row of buttons.
     fn buttons(&self, x: f32, from: f32, to: f32, n: usize, easel: &mut Easel) {
         let step = (to - from) / n as f32;
         for i in 0..n {
@@ -246,7 +246,7 @@ fn trim_pullover(torso: &Torso, sleeve: Option<[f32; 3]>, trim: &Trim, easel: &m
     match dice.below(6) {
         0 => trim.patch(&[[-neck, top - 0.8], [neck, top - 0.8], [neck, top + 1.8], [-neck, top + 1.8]], easel),
         1 => {
-            // A hood, lying open, and its cords.
+            // An open hood and its cords.
             easel.tint(&Outline::ellipse([0.0, top + 1.2], [neck + 1.6, 2.6]), trim.tone, trim.visible * 0.7);
             easel.tint(&Outline::ellipse([0.0, top + 1.0], [neck * 0.8, 1.5]), 0.1, trim.visible);
             trim.line(&[[-1.0, top + 3.0], [-1.0, top + 7.5]], 0.5, easel);
@@ -268,7 +268,7 @@ fn trim_coat(torso: &Torso, cloth: &Cloth, trim: &Trim, easel: &mut Easel, dice:
     let x = dice.bell(0.5);
     let lapel = if dice.chance(0.6) { dice.range(4.0, 9.0) } else { 0.0 };
     if dice.chance(0.3) {
-        // Worn open: the lining or nothing shows between the fronts.
+        // Worn open: the lining or the background shows between the fronts.
         let gap = dice.range(0.6, 1.8);
         let opening = Outline::polygon(&[
             [x - gap * 0.4, top + 1.0],
@@ -314,7 +314,7 @@ fn trim_shirt(torso: &Torso, trim: &Trim, easel: &mut Easel, dice: &mut Dice) {
     } else {
         trim.neck_band(torso, 0.7, easel);
     }
-    // The placket goes down to the hem, or on a tunic or polo shirt part of the way.
+    // The placket reaches the hem, or only part of the way on a tunic or polo shirt.
     let x = dice.bell(0.3);
     let low = if dice.chance(0.75) { torso.bottom } else { top + dice.range(6.0, 10.0) };
     let start = top + torso.neck_depth;
