@@ -34,6 +34,9 @@ mod shaders;
 
 /// Checkpoints: kills, interrupts, damage.
 mod checkpoints;
+/// Every system call that saves, failed, and the program killed before it.
+#[cfg(unix)]
+mod crash_points;
 /// What goes wrong around a training: numbers, disks, folders, devices, sizes.
 mod faults;
 /// The device layer: choice of adapter, wrong dispatches, a lost device.

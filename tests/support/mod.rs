@@ -4,6 +4,10 @@ pub mod broken_off;
 pub mod fixture;
 pub mod program;
 pub mod python;
+#[cfg(unix)]
+pub mod strace;
+#[cfg(unix)]
+pub mod whole;
 
 use fmnist_gpu::gpu::{Gpu, GpuOptions};
 use fmnist_gpu::verify::Verifier;
