@@ -4,9 +4,9 @@
 //! (`cpu` or `auto`), with a table in Markdown in the file that `FMNIST_TEST_CRASH_TABLE` names: `scripts/crash-points.sh`.
 
 use crate::data::{SmallSet, options};
-use crate::support::not_run;
+use crate::support::points::{Fault, Point, Verdict, all, can_trace, device, program, said, try_all};
 use crate::support::program::Place;
-use crate::support::strace::{self, Call, SAVING, Tracing, Value};
+use crate::support::strace::{Call, SAVING, Tracing, Value};
 use crate::support::whole::{MODEL, Whole, files, hidden, train};
 use fmnist_gpu::data::load;
 use fmnist_gpu::train::checkpoint::Checkpoints;
@@ -17,34 +17,9 @@ use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-/// What happens to a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Fault {
-    Fails(&'static str),
-    /// Nothing of the call happens, nor anything after it.
-    Killed,
-}
 
 const FAULTS: [Fault; 5] =
     [Fault::Fails("EIO"), Fault::Fails("ENOSPC"), Fault::Fails("EDQUOT"), Fault::Fails("EINTR"), Fault::Killed];
-
-/// One call and what happens to it.
-#[derive(Clone, Debug)]
-struct Point {
-    /// The name of the call.
-    call: String,
-    /// Which of its thread's calls of this name it is.
-    ordinal: usize,
-    /// What it does, without what is random.
-    act: String,
-    fault: Fault,
-}
-
-/// What came of a point: what is wrong, if anything.
-type Verdict = Result<(), String>;
 
 /// A command whose calls are disturbed.
 struct Scenario<'a> {
@@ -88,14 +63,14 @@ impl Scenario<'_> {
     fn points(&self) -> Vec<Point> {
         let calls = self.record();
         let at = |call: &Call, act: &str, fault| Point {
-            call: call.name.clone(),
+            row: call.name.clone(),
             ordinal: call.ordinal,
             act: act.to_string(),
             fault,
         };
         let mut points: Vec<Point> =
             calls.iter().flat_map(|(call, act)| FAULTS.map(|fault| at(call, act, fault))).collect();
-        points.push(Point { call: "exit_group".into(), ordinal: 1, act: "the end".into(), fault: Fault::Killed });
+        points.push(Point { row: "exit_group".into(), ordinal: 1, act: "the end".into(), fault: Fault::Killed });
         points
     }
 
@@ -103,22 +78,18 @@ impl Scenario<'_> {
     fn run(&self, point: &Point) -> Verdict {
         let place = Place::new();
         (self.prepare)(&place);
-        let fault = match point.fault {
-            Fault::Fails(error) => format!("error={error}"),
-            Fault::Killed => "signal=KILL".to_string(),
-        };
-        let inject = Some(format!("{}:{fault}:when={}", point.call, point.ordinal));
-        let tracing = Tracing { calls: &point.call, all_threads: self.all_threads, inject, ..Tracing::default() };
+        let inject = Some(point.fault.inject(&point.row, point.ordinal));
+        let tracing = Tracing { calls: &point.row, all_threads: self.all_threads, inject, ..Tracing::default() };
         let (output, threads) = tracing.run(&place, &(self.command)(&place));
         let is_hit = |call: &&Call| match point.fault {
-            Fault::Fails(_) => call.injected,
             Fault::Killed => call.result == Value::Other("?".to_string()) && call.ordinal == point.ordinal,
+            _ => call.injected,
         };
         let hits: Vec<&Call> = threads.iter().flatten().filter(is_hit).collect();
         let acts: Vec<_> = hits.iter().map(|call| act(call, &place, self.watched)).collect();
         let is_right =
             if self.all_threads { acts.contains(&Some(point.act.clone())) } else { acts == [Some(point.act.clone())] };
-        if point.call != "exit_group" && !is_right {
+        if point.row != "exit_group" && !is_right {
             return Err(format!("missed: hit {acts:?}"));
         }
         if said(&output).contains("panicked") {
@@ -128,12 +99,12 @@ impl Scenario<'_> {
             (Fault::Killed, _) if output.status.signal() != Some(9) => {
                 return Err(format!("not killed but {:?}", output.status));
             }
-            (Fault::Fails(_), Some(0)) | (Fault::Killed, _) => {}
-            (Fault::Fails(_), Some(2)) if said(&output).contains("fmnist-gpu: ") => {}
-            (Fault::Fails(_), _) => return Err(format!("{:?} {}", output.status, said(&output))),
+            (Fault::Killed, _) | (_, Some(0)) => {}
+            (_, Some(2)) if said(&output).contains("fmnist-gpu: ") => {}
+            _ => return Err(format!("{:?} {}", output.status, said(&output))),
         }
         // What could not be removed stays until the next run.
-        let may_stay = point.fault == Fault::Killed || point.call.starts_with("unlink") || point.call == "rmdir";
+        let may_stay = point.fault == Fault::Killed || point.row.starts_with("unlink") || point.row == "rmdir";
         let left = hidden(&place.path("run"));
         if !left.is_empty() && !may_stay {
             return Err(format!("left behind: {left:?}"));
@@ -169,23 +140,6 @@ fn steady(path: &str) -> String {
     parts.join("/")
 }
 
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// Whether every point is to be tried.
-fn all() -> bool {
-    std::env::var("FMNIST_TEST_CRASH_POINTS").is_ok_and(|value| value == "all")
-}
-
-/// The flags of the device to train on.
-fn device() -> String {
-    match std::env::var("FMNIST_TEST_CRASH_DEVICE").as_deref() {
-        Ok("auto") => "--device auto".to_string(),
-        _ => "--device cpu --threads 1".to_string(),
-    }
-}
-
 /// So many of the points, spread over the calls and over what happens to them: the middle one of each kind, then evenly.
 fn sample(points: Vec<Point>, count: usize) -> Vec<Point> {
     if all() || points.len() <= count {
@@ -193,93 +147,13 @@ fn sample(points: Vec<Point>, count: usize) -> Vec<Point> {
     }
     let mut kinds: BTreeMap<(String, Fault), Vec<Point>> = BTreeMap::new();
     for point in points {
-        kinds.entry((point.call.clone(), point.fault)).or_default().push(point);
+        kinds.entry((point.row.clone(), point.fault)).or_default().push(point);
     }
     let mut chosen: Vec<Point> = kinds.values_mut().map(|points| points.remove(points.len() / 2)).collect();
     let rest: Vec<Point> = kinds.into_values().flatten().collect();
     let missing = count.saturating_sub(chosen.len());
     chosen.extend((0..missing).map(|i| rest[(2 * i + 1) * rest.len() / (2 * missing)].clone()));
     chosen
-}
-
-/// Tries points on two threads.
-///
-/// # Panics
-/// One is wrong. All of them are printed first, with a table.
-fn try_all(title: &str, points: &[Point], run: &(dyn Fn(&Point) -> Verdict + Sync)) {
-    let begin = std::time::Instant::now();
-    let next = AtomicUsize::new(0);
-    let verdicts = Mutex::new(vec![Err("never tried".to_string()); points.len()]);
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                loop {
-                    let i = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(point) = points.get(i) else { break };
-                    let verdict = run(point);
-                    verdicts.lock().unwrap()[i] = verdict;
-                    if i % 100 == 99 {
-                        eprintln!("{title}: {} of {} points", i + 1, points.len());
-                    }
-                }
-            });
-        }
-    });
-    let verdicts = verdicts.into_inner().unwrap();
-    let survived = verdicts.iter().filter(|verdict| verdict.is_ok()).count();
-    let seconds = begin.elapsed().as_secs_f64();
-    let summary = format!("{title}: {} points tried, {survived} survived, {seconds:.0} s", points.len());
-    eprintln!("{summary}");
-    if let Some(path) = std::env::var_os("FMNIST_TEST_CRASH_TABLE") {
-        let mut file = fs::File::options().create(true).append(true).open(path).unwrap();
-        file.write_all(format!("{summary}\n\n{}\n", table(points, &verdicts)).as_bytes()).unwrap();
-    }
-    let wrong: Vec<String> = points
-        .iter()
-        .zip(&verdicts)
-        .filter_map(|(point, verdict)| {
-            let reason = verdict.as_ref().err()?;
-            Some(format!("{:?} at {} number {}, {}: {reason}", point.fault, point.call, point.ordinal, point.act))
-        })
-        .collect();
-    assert!(wrong.is_empty(), "{title}: {} of {} points:\n{}", wrong.len(), points.len(), wrong.join("\n"));
-}
-
-/// A table in Markdown: calls by what happened to them, how many were tried, and how many of them were survived if not all.
-fn table(points: &[Point], verdicts: &[Verdict]) -> String {
-    let mut faults: Vec<Fault> = points.iter().map(|point| point.fault).collect();
-    faults.sort_unstable();
-    faults.dedup();
-    let mut calls: Vec<&str> = points.iter().map(|point| point.call.as_str()).collect();
-    calls.sort_unstable();
-    calls.dedup();
-    let mut text = "| call |".to_string();
-    for fault in &faults {
-        text += &match fault {
-            Fault::Fails(error) => format!(" {error} |"),
-            Fault::Killed => " killed before |".to_string(),
-        };
-    }
-    text += &format!("\n|---|{}\n", "---|".repeat(faults.len()));
-    for call in calls {
-        text += &format!("| `{call}` |");
-        for fault in &faults {
-            let of = || {
-                points.iter().zip(verdicts).filter(|(point, _)| (point.call.as_str(), point.fault) == (call, *fault))
-            };
-            let (tried, survived) = (of().count(), of().filter(|(_, verdict)| verdict.is_ok()).count());
-            text += &if survived == tried { format!(" {tried} |") } else { format!(" {survived} of {tried} |") };
-        }
-        text.push('\n');
-    }
-    text
-}
-
-/// The program in a place, with its temporary files there too.
-fn program(place: &Place, line: &str) -> Command {
-    let mut command = place.command(line);
-    command.env("TMPDIR", place.path("tmp"));
-    command
 }
 
 fn prepare(place: &Place) {
@@ -291,12 +165,6 @@ fn prepare(place: &Place) {
 fn undisturbed(place: &Place, line: &str) -> Verdict {
     let output = program(place, line).output().unwrap();
     if output.status.success() { Ok(()) } else { Err(format!("{line}: {:?} {}", output.status, said(&output))) }
-}
-
-fn missing() -> Option<()> {
-    let reason = strace::obstacle()?;
-    not_run("crash points", &reason, "FMNIST_EXPECT_STRACE");
-    Some(())
 }
 
 /// Resumes the run, or starts it over if there is nothing to resume.
@@ -312,7 +180,7 @@ fn go_on(place: &Place, seed: u64, epochs: u64) -> Verdict {
 /// After every point the training ends, at last, with the bits, the report and the event files of one that nothing disturbed.
 #[test]
 fn a_training_survives_every_call_that_saves() {
-    if missing().is_some() {
+    if !can_trace() {
         return;
     }
     let (seed, epochs) = (5, 3);
@@ -346,7 +214,7 @@ fn a_training_survives_every_call_that_saves() {
 /// A run that another overwrites is the one or the other, never a part of each.
 #[test]
 fn a_run_that_is_overwritten_is_whole_or_untouched() {
-    if missing().is_some() {
+    if !can_trace() {
         return;
     }
     // The old run has more epochs: its checkpoints must not pass for those of the new one.
@@ -421,7 +289,7 @@ fn download_in_a_process_of_its_own() {
 /// The cache holds whole files only, and the next download completes it.
 #[test]
 fn a_download_survives_every_call_that_saves() {
-    if missing().is_some() {
+    if !can_trace() {
         return;
     }
     let set = SmallSet::new();
@@ -463,7 +331,7 @@ fn a_download_survives_every_call_that_saves() {
             let cache = place.path("cache");
             let is_part = |name: &str| name.contains(".part-");
             for (name, bytes) in files(&cache) {
-                if is_part(&name) && point.fault != Fault::Killed && !point.call.starts_with("unlink") {
+                if is_part(&name) && point.fault != Fault::Killed && !point.row.starts_with("unlink") {
                     return Err(format!("{name} was left behind"));
                 }
                 if !is_part(&name) && served.get(&name) != Some(&bytes) {

@@ -45,8 +45,14 @@ mod gpu;
 mod model;
 /// The native engine: its loops, its bits, the program without an adapter.
 mod native;
+/// Every output call, failed.
+#[cfg(unix)]
+mod output_calls;
 /// Pipelines kept from one run to the next: good files, bad files, no folder.
 mod pipeline_cache;
+/// What a power loss may leave of a training.
+#[cfg(unix)]
+mod power_loss;
 /// Training as a whole: against Keras, against the mirrors, the same seed twice, a batch learnt by heart.
 mod training;
 

@@ -2,6 +2,8 @@
 
 pub mod broken_off;
 pub mod fixture;
+#[cfg(unix)]
+pub mod points;
 pub mod program;
 pub mod python;
 #[cfg(unix)]

@@ -76,19 +76,19 @@ impl Call {
     pub fn paths(&self, folder: &Path) -> Vec<PathBuf> {
         let is_write = self.name.contains("write");
         let mut paths = Vec::new();
-        let mut base = folder.to_path_buf();
+        let mut open: Option<&Path> = None;
         for value in self.args.iter().chain([&self.result]) {
             match value {
                 // `AT_FDCWD` and open folders come before the name that is relative to them.
-                Value::File(_, path) => base = path.clone(),
+                Value::File(_, path) => open = Some(path),
                 Value::Bytes(bytes) if !is_write => {
-                    paths.push(base.join(String::from_utf8_lossy(bytes).as_ref()));
+                    paths.push(open.unwrap_or(folder).join(String::from_utf8_lossy(bytes).as_ref()));
                 }
                 _ => {}
             }
         }
-        if paths.is_empty() && base != folder {
-            paths.push(base);
+        if paths.is_empty() {
+            paths.extend(open.map(Path::to_path_buf));
         }
         paths
     }
@@ -158,15 +158,15 @@ impl Tracing<'_> {
         let prefix = log.path().join("log");
         // `timeout` ends all that it started.
         let mut traced = Command::new("timeout");
-        traced.args(["-s", "KILL", MAX_SECONDS, "strace", "-ff", "-y", "-xx", "-s"]);
+        traced.args(["-s", "KILL", MAX_SECONDS, "strace", "-y", "-xx", "-s"]);
         traced.arg(if self.data { "100000000" } else { "0" }).arg("-o").arg(&prefix);
         let names: Vec<String> = self.calls.split(',').map(|name| format!("?{name}")).collect();
         // `execve` tells the first thread from the others.
         traced.arg("-e").arg(format!("trace=execve,{}", names.join(",")));
         if self.all_threads {
-            traced.arg("-f");
-            // Much faster; but what it stops at is no place to kill before the call.
-            if self.inject.is_none() {
+            traced.arg("-ff");
+            // Much faster, but what it stops at is no place to kill before the call.
+            if self.inject.as_ref().is_none_or(|inject| !inject.contains("signal")) {
                 traced.arg("--seccomp-bpf");
             }
         }
