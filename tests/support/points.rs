@@ -104,10 +104,20 @@ pub fn try_all(title: &str, points: &[Point], run: &(dyn Fn(&Point) -> Verdict +
         .zip(&verdicts)
         .filter_map(|(point, verdict)| {
             let reason = verdict.as_ref().err()?;
+            let reason = shortened(reason);
             Some(format!("{:?} at {} number {}, {}: {reason}", point.fault, point.row, point.ordinal, point.act))
         })
         .collect();
     assert!(wrong.is_empty(), "{title}: {} of {} points:\n{}", wrong.len(), points.len(), wrong.join("\n"));
+}
+
+/// The beginning and the end of a long text.
+fn shortened(text: &str) -> String {
+    let letters: Vec<char> = text.chars().collect();
+    match letters.len() {
+        ..500 => text.to_string(),
+        length => letters[..150].iter().chain(&[' ', '.', '.', '.', ' ']).chain(&letters[length - 300..]).collect(),
+    }
 }
 
 /// A table in Markdown: calls by what happened to them, how many were tried, and how many of them were survived if not all.
