@@ -34,6 +34,9 @@ mod shaders;
 
 /// Checkpoints: kills, interrupts, damage.
 mod checkpoints;
+/// Every system call that saves, made to fail, and the program killed before it.
+#[cfg(unix)]
+mod crash_points;
 /// Failures during training: numbers, disks, folders, devices, sizes.
 mod faults;
 /// The device layer: choice of adapter, invalid dispatches, a lost device.
@@ -42,8 +45,14 @@ mod gpu;
 mod model;
 /// The native engine: its loops, reproducible results, the program without an adapter.
 mod native;
+/// Every output call, made to fail.
+#[cfg(unix)]
+mod output_calls;
 /// Pipelines kept between runs: valid files, damaged files, no folder.
 mod pipeline_cache;
+/// What a power failure may leave of a training.
+#[cfg(unix)]
+mod power_loss;
 /// Training as a whole: compared with Keras and with the mirrors, the same seed twice, overfitting a single batch.
 mod training;
 

@@ -75,7 +75,7 @@ pub fn load_data(run: &Run, source: &SourceArgs, global: &Global, interrupt: &Ar
     if let Some(config) = &run.config {
         source.search_data_of(&run.path, config);
     }
-    source.load(global, run.config.as_ref().map(|config| config.dataset), Some(interrupt.clone()))
+    source.load(global, run.config.as_ref().map(|config| config.dataset), interrupt.clone(), 0)
 }
 
 /// Evaluates a trained model on the test set.

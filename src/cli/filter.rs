@@ -215,7 +215,7 @@ fn source(args: &FilterArgs, global: &Global) -> Result<Source> {
         return Ok(Source { values, size, name, is_ink: false });
     }
     let index = args.test_index.unwrap_or_default();
-    let dataset = args.source.load(global, None, Some(interrupt_flag()))?;
+    let dataset = args.source.load(global, None, interrupt_flag(), 0)?;
     if index >= dataset.test.len() {
         let n = dataset.test.len();
         bail!("--test-index {index}: the test set has {} (0 to {})", counted(n, "image"), n.saturating_sub(1));

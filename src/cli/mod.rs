@@ -195,9 +195,7 @@ fn is_interruption(error: &anyhow::Error) -> bool {
 /// A defect of the program, told like any other error; not one inside an image decoder, which becomes an error of that file.
 fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
-        if !false
-        /*MERGE fmnist_gpu::photo::is_decoding()*/
-        {
+        if !fmnist_gpu::photo::is_decoding() {
             terminal::complain(format_args!(
                 "{panic}\nThis is a defect of the program. Please report it with the output of `fmnist-gpu doctor`."
             ));

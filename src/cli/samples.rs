@@ -48,7 +48,7 @@ struct Sample {
 
 /// Runs the command: draws the first training images.
 pub fn run(args: SamplesArgs, global: &Global) -> Result<ExitCode> {
-    let dataset = args.source.load(global, None, Some(interrupt_flag()))?;
+    let dataset = args.source.load(global, None, interrupt_flag(), args.count as usize)?;
     let count = args.count as usize;
     if count > dataset.train.len() {
         bail!("--count is {count}, but the training set has only {}", counted(dataset.train.len(), "image"));

@@ -44,14 +44,15 @@ impl SourceArgs {
             .collect();
     }
 
-    /// Loads the data; `trained_on` is the data set of a run that is evaluated.
+    /// Loads the data, with at most `train_limit` training images; `trained_on` is the data set of a run that is evaluated.
     pub fn load(
         &self,
         global: &Global,
         trained_on: Option<DatasetKind>,
-        interrupt: Option<Arc<AtomicBool>>,
+        interrupt: Arc<AtomicBool>,
+        train_limit: usize,
     ) -> Result<Dataset> {
-        let dataset = self.read(global, trained_on, interrupt, None, &mut || ())?;
+        let dataset = self.read(global, trained_on, Some(interrupt), Some(train_limit), &mut || ())?;
         announce(global, &dataset);
         Ok(dataset)
     }
@@ -175,13 +176,11 @@ impl Loading {
 }
 
 fn announce(global: &Global, dataset: &Dataset) {
-    global.say(format!(
-        "Data: {}, {} and {} ({})",
-        dataset.kind,
-        counted(dataset.train.len(), "training image"),
-        counted(dataset.test.len(), "test image"),
-        Path::new(&dataset.source).shown()
-    ));
+    // A command that does not train loads no training images.
+    let parts = [(&dataset.train, "training image"), (&dataset.test, "test image")];
+    let parts = parts.into_iter().filter(|(split, _)| !split.is_empty());
+    let parts: Vec<String> = parts.map(|(split, noun)| counted(split.len(), noun)).collect();
+    global.say(format!("Data: {}, {} ({})", dataset.kind, parts.join(" and "), Path::new(&dataset.source).shown()));
 }
 
 fn report(event: &DataEvent, global: &Global, bar: &mut DownloadBar) {
@@ -202,7 +201,8 @@ fn report(event: &DataEvent, global: &Global, bar: &mut DownloadBar) {
             terminal::say(warning(reason));
         }
         DataEvent::Generating { n_train, n_test, .. } => {
-            global.say(format!("Generating {n_train} training and {n_test} test images"));
+            let both = format!("{n_train} training and {n_test} test images");
+            global.say(format!("Generating {}", if *n_train == 0 { counted(*n_test, "test image") } else { both }));
         }
         _ => {}
     }

@@ -374,7 +374,7 @@ fn generated(options: &LoadOptions, events: &mut dyn FnMut(DataEvent)) -> Result
     let (n_train, n_test) = (options.synthetic_n_train, options.synthetic_n_test);
     let seed = options.synthetic_seed;
     events(DataEvent::Generating { n_train, n_test, seed });
-    let (train, test) = synthetic::generate(n_train, n_test, seed);
+    let (train, test) = synthetic::generate_until(n_train, n_test, seed, &|| is_interrupted(options));
     if is_interrupted(options) {
         return Err(DataError::Interrupted);
     }

@@ -2,8 +2,14 @@
 
 pub mod broken_off;
 pub mod fixture;
+#[cfg(unix)]
+pub mod points;
 pub mod program;
 pub mod python;
+#[cfg(unix)]
+pub mod strace;
+#[cfg(unix)]
+pub mod whole;
 
 use fmnist_gpu::gpu::{Gpu, GpuOptions};
 use fmnist_gpu::verify::Verifier;

@@ -35,7 +35,17 @@ use super::{IMAGE_SIDE, N_CLASSES, PIXELS, Split};
 ///
 /// Each group of ten consecutive images, counted from the first, contains every class once, in random order.
 pub fn generate(n_train: usize, n_test: usize, seed: u64) -> (Split, Split) {
-    (split(n_train, seed, Half::Train), split(n_test, seed, Half::Test))
+    generate_until(n_train, n_test, seed, &|| false)
+}
+
+/// Like [`generate`], but `is_over` is asked before each image; once it is true, the images that follow stay blank.
+pub(super) fn generate_until(
+    n_train: usize,
+    n_test: usize,
+    seed: u64,
+    is_over: &(dyn Fn() -> bool + Sync),
+) -> (Split, Split) {
+    (split(n_train, seed, Half::Train, is_over), split(n_test, seed, Half::Test, is_over))
 }
 
 /// The two splits of a seed.
@@ -45,7 +55,7 @@ enum Half {
     Test = 1,
 }
 
-fn split(n: usize, seed: u64, half: Half) -> Split {
+fn split(n: usize, seed: u64, half: Half, is_over: &(dyn Fn() -> bool + Sync)) -> Split {
     let mut images = vec![0; n * PIXELS];
     let mut labels = vec![0; n];
     let n_threads = thread::available_parallelism().map_or(1, NonZero::get);
@@ -55,6 +65,9 @@ fn split(n: usize, seed: u64, half: Half) -> Split {
         move || {
             let images = images.chunks_exact_mut(PIXELS);
             for (offset, (image, label)) in images.zip(labels).enumerate() {
+                if is_over() {
+                    break;
+                }
                 let i = i_thread * per_thread + offset;
                 *label = label_of(seed, half, i);
                 draw(*label, &mut Dice::new(seed, half, Purpose::Image, i), image);

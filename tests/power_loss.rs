@@ -1,0 +1,479 @@
+//! What a power loss may leave of a training: everything that was synced, and of everything else any part.
+//!
+//! The calls of a training are recorded, and from them follows what the disk may hold after each: POSIX promises the bytes of a file once
+//! the file was synced, and a name once its folder was. Until then each name may be there or not, and each file may have its old bytes, a
+//! part of the new ones, or zeros in their place. Every such folder must open as one that once was, or be refused; and a file whose
+//! writing was over must be there.
+
+use crate::support::broken_off::outcome;
+use crate::support::points::{all, can_trace, program, said};
+use crate::support::program::Place;
+use crate::support::strace::{Call, SAVING, Tracing, Value};
+use crate::support::whole::{MODEL, train};
+use fmnist_gpu::files::read_bounded;
+use fmnist_gpu::model::weights;
+use fmnist_gpu::tensorboard::{EventError, read_events};
+use fmnist_gpu::train::checkpoint::{Checkpoint, Checkpoints};
+use fmnist_gpu::train::run::{Run, RunConfig, Summary, parse_history};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+const DEVICE: &str = "--device cpu --threads 1";
+
+/// The most folders that one moment may leave before only some of them are looked at.
+const MAX_STATES: usize = 256;
+
+/// A file or folder, by its number.
+type Node = usize;
+/// The folder in which the program runs.
+const ROOT: Node = 0;
+
+/// What a call does to the disk.
+#[derive(Clone, Debug)]
+enum Effect {
+    /// A name in a folder means this node from now on, or nothing.
+    Name(Node, String, Option<Node>),
+    /// A file has these bytes.
+    Bytes(Node, Rc<Vec<u8>>),
+    /// The file's bytes, or the folder's names, last.
+    Sync(Node),
+}
+
+/// What the calls of a program did, in their order; those of one call at once.
+#[derive(Clone)]
+struct Record {
+    calls: Vec<Vec<Effect>>,
+    /// The nodes that are folders.
+    folders: HashSet<Node>,
+    /// What was written under each final name, the oldest first.
+    versions: BTreeMap<String, Vec<Rc<Vec<u8>>>>,
+    /// From which call on the program relies on a version, and until which: path, version, from, until.
+    relied_on: Vec<(String, usize, usize, usize)>,
+}
+
+/// The disk while calls are read.
+struct Reader {
+    record: Record,
+    names: HashMap<(Node, String), Node>,
+    bytes: HashMap<Node, Rc<Vec<u8>>>,
+    /// Open files: their nodes and positions.
+    open: HashMap<i64, (Node, usize)>,
+    nodes: Node,
+}
+
+impl Reader {
+    fn node(&self, path: &str) -> Option<Node> {
+        let parts = path.split('/').filter(|part| !part.is_empty());
+        parts.into_iter().try_fold(ROOT, |node, part| self.names.get(&(node, part.to_string())).copied())
+    }
+
+    /// The folder and the name of a path.
+    fn place(&self, path: &str) -> (Node, String) {
+        let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+        (self.node(folder).unwrap(), name.to_string())
+    }
+
+    fn name(&mut self, path: &str, node: Option<Node>) -> Effect {
+        let (folder, name) = self.place(path);
+        match node {
+            Some(node) => self.names.insert((folder, name.clone()), node),
+            None => self.names.remove(&(folder, name.clone())),
+        };
+        Effect::Name(folder, name, node)
+    }
+
+    fn make(&mut self, path: &str, is_folder: bool) -> Effect {
+        self.nodes += 1;
+        if is_folder {
+            self.record.folders.insert(self.nodes);
+        } else {
+            self.bytes.insert(self.nodes, Rc::default());
+        }
+        self.name(path, Some(self.nodes))
+    }
+
+    fn set(&mut self, node: Node, bytes: Vec<u8>) -> Effect {
+        let bytes = Rc::new(bytes);
+        self.bytes.insert(node, bytes.clone());
+        Effect::Bytes(node, bytes)
+    }
+
+    fn read(&mut self, call: &Call, root: &Path) {
+        let paths: Vec<String> = call
+            .paths(root)
+            .iter()
+            .filter_map(|path| Some(path.strip_prefix(root).ok()?.to_str().unwrap().to_string()))
+            .filter(|path| !["OUT", "ERR", MODEL.0].contains(&path.as_str()) && !path.starts_with("home"))
+            .collect();
+        let (Some(path), true) = (paths.first(), call.succeeded()) else { return };
+        let file = match call.args.first() {
+            Some(&Value::File(file, _)) => file,
+            _ => -1,
+        };
+        let effects = match call.name.as_str() {
+            "openat" => {
+                let Value::File(file, _) = call.result else { panic!("{call:?}") };
+                let effects = match self.node(path) {
+                    None => vec![self.make(path, false)],
+                    Some(node) if call.text(2).contains("O_TRUNC") => vec![self.set(node, Vec::new())],
+                    Some(_) => Vec::new(),
+                };
+                assert!(!call.text(2).contains("O_APPEND"), "not modelled: {call:?}");
+                self.open.insert(file, (self.node(path).unwrap(), 0));
+                effects
+            }
+            "write" => {
+                let (Value::Other(count), Some(data)) = (&call.result, call.bytes(1)) else { panic!("{call:?}") };
+                let (node, at) = self.open[&file];
+                let mut bytes = self.bytes[&node].to_vec();
+                bytes.truncate(at);
+                bytes.extend(&data[..count.parse::<usize>().unwrap()]);
+                self.open.insert(file, (node, bytes.len()));
+                vec![self.set(node, bytes)]
+            }
+            "ftruncate" => {
+                let node = self.open[&file].0;
+                let mut bytes = self.bytes[&node].to_vec();
+                bytes.resize(call.text(1).parse().unwrap(), 0);
+                vec![self.set(node, bytes)]
+            }
+            "fsync" | "fdatasync" => vec![Effect::Sync(self.open[&file].0)],
+            "mkdir" | "mkdirat" => vec![self.make(path, true)],
+            "unlink" | "unlinkat" | "rmdir" => {
+                let now = self.record.calls.len();
+                let is_it = |relied: &&mut (String, usize, usize, usize)| relied.0 == *path && relied.3 == usize::MAX;
+                self.record.relied_on.iter_mut().filter(is_it).for_each(|relied| relied.3 = now);
+                vec![self.name(path, None)]
+            }
+            "rename" | "renameat" | "renameat2" => {
+                let node = self.node(path).unwrap();
+                assert!(!self.record.folders.contains(&node), "not modelled: {call:?}");
+                let versions = self.record.versions.entry(paths[1].clone()).or_default();
+                versions.push(self.bytes[&node].clone());
+                let version = versions.len() - 1;
+                // Until then the name may mean the version before.
+                self.record.relied_on.push((paths[1].clone(), version, self.record.calls.len() + 1, usize::MAX));
+                vec![self.name(&paths[1], Some(node)), self.name(path, None)]
+            }
+            _ => panic!("not modelled: {call:?}"),
+        };
+        if !effects.is_empty() {
+            self.record.calls.push(effects);
+        }
+    }
+}
+
+impl Record {
+    /// Trains two epochs and returns what that did, with the place.
+    fn new() -> (Self, Place) {
+        let place = Place::new();
+        fs::write(place.path(MODEL.0), MODEL.1).unwrap();
+        let root = place.path("").canonicalize().unwrap();
+        let tracing = Tracing { calls: SAVING, all_threads: true, data: true, ..Tracing::default() };
+        let (output, threads) = tracing.run(&place, &program(&place, &format!("{} {DEVICE} --out run", train(5, 2))));
+        assert!(output.status.success(), "{}", said(&output));
+        let is_inside = |path: &PathBuf| path.starts_with(root.join("run"));
+        let stray = threads[1..].iter().flatten().find(|call| call.paths(&root).iter().any(is_inside));
+        assert!(stray.is_none(), "another thread than the first saves: {stray:?}");
+        let record = Record {
+            calls: Vec::new(),
+            folders: HashSet::from([ROOT]),
+            versions: BTreeMap::new(),
+            relied_on: Vec::new(),
+        };
+        let mut reader =
+            Reader { record, names: HashMap::new(), bytes: HashMap::new(), open: HashMap::new(), nodes: ROOT };
+        threads[0].iter().for_each(|call| reader.read(call, &root));
+        let mut record = reader.record;
+        // The program relies on a file once it does something else than syncing, at the latest when it ends.
+        let is_sync = |i: &usize| matches!(record.calls[*i][..], [Effect::Sync(_)]);
+        for relied in &mut record.relied_on {
+            relied.2 = (relied.2..record.calls.len()).find(|i| !is_sync(i)).map_or(record.calls.len(), |i| i + 1);
+        }
+        (record, place)
+    }
+
+    /// The numbers of the calls that sync.
+    fn syncs(&self) -> Vec<usize> {
+        (0..self.calls.len()).filter(|&i| matches!(self.calls[i][..], [Effect::Sync(_)])).collect()
+    }
+
+    /// What each name may mean, and what bytes each file may have, after the first `count` calls, with `left_out` never made.
+    fn options(&self, count: usize, left_out: Option<usize>) -> (BTreeMap<(Node, String), Vec<Option<Node>>>, Files) {
+        let mut names: BTreeMap<(Node, String), Vec<Option<Node>>> = BTreeMap::new();
+        let mut files: BTreeMap<Node, Vec<Rc<Vec<u8>>>> = BTreeMap::new();
+        for effect in
+            self.calls[..count].iter().enumerate().filter(|(i, _)| Some(*i) != left_out).flat_map(|(_, call)| call)
+        {
+            match effect {
+                Effect::Name(folder, name, node) => {
+                    names.entry((*folder, name.clone())).or_insert_with(|| vec![None]).push(*node);
+                }
+                Effect::Bytes(file, bytes) => {
+                    files.entry(*file).or_insert_with(|| vec![Rc::default()]).push(bytes.clone());
+                }
+                Effect::Sync(node) => {
+                    files.get_mut(node).into_iter().for_each(|options| drop(options.drain(..options.len() - 1)));
+                    for ((folder, _), options) in &mut names {
+                        if folder == node {
+                            options.drain(..options.len() - 1);
+                        }
+                    }
+                }
+            }
+        }
+        for options in files.values_mut().filter(|options| options.len() > 1) {
+            let (old, new) = (options[0].clone(), options[options.len() - 1].clone());
+            let mut zeros = old[..old.len().min(new.len())].to_vec();
+            zeros.resize(new.len(), 0);
+            // The middle ones of several are prefixes too.
+            *options =
+                vec![new.clone(), old.clone(), Rc::new(new[..old.len().midpoint(new.len())].to_vec()), Rc::new(zeros)];
+        }
+        for options in names.values_mut() {
+            options.reverse();
+            let mut seen = HashSet::new();
+            options.retain(|option| seen.insert(*option));
+        }
+        (names, files)
+    }
+
+    /// Every folder that a power loss after the first `count` calls may leave: the files by their paths. Of one that has too many, all
+    /// that differ in at most two places from what the program sees.
+    fn states(&self, count: usize, left_out: Option<usize>) -> Vec<State> {
+        let (names, files) = self.options(count, left_out);
+        let lengths: Vec<usize> = names.values().map(Vec::len).chain(files.values().map(Vec::len)).collect();
+        let open: Vec<usize> = (0..lengths.len()).filter(|&i| lengths[i] > 1).collect();
+        let product = open.iter().try_fold(1usize, |product, &i| product.checked_mul(lengths[i]));
+        let mut choices = vec![vec![0; lengths.len()]];
+        let all = product.is_some_and(|product| product <= MAX_STATES);
+        for (done, &i) in open.iter().enumerate() {
+            let with = |choice: &Vec<usize>, option| {
+                let mut choice = choice.clone();
+                choice[i] = option;
+                choice
+            };
+            let is_extended = |choice: &&Vec<usize>| all || open[..done].iter().filter(|&&j| choice[j] > 0).count() < 2;
+            let more: Vec<_> = choices.iter().filter(is_extended).cloned().collect();
+            choices.extend(more.iter().flat_map(|choice| (1..lengths[i]).map(|option| with(choice, option))));
+        }
+        // Nothing that was not synced.
+        choices.push(lengths.iter().map(|length| length - 1).collect());
+        let state = |choice: Vec<usize>| {
+            let chosen = names.iter().zip(&choice).filter_map(|((at, options), &i)| Some((at, options[i]?)));
+            let tree: HashMap<_, _> = chosen.collect();
+            let bytes: HashMap<Node, &Rc<Vec<u8>>> =
+                files.iter().zip(&choice[names.len()..]).map(|((file, options), &i)| (*file, &options[i])).collect();
+            let mut state = State::new();
+            let mut waiting = vec![(ROOT, String::new())];
+            while let Some((folder, path)) = waiting.pop() {
+                for ((_, name), &node) in tree.iter().filter(|((parent, _), _)| *parent == folder) {
+                    let path = format!("{path}/{name}");
+                    if self.folders.contains(&node) {
+                        waiting.push((node, path));
+                    } else {
+                        state.insert(
+                            path[1..].to_string(),
+                            bytes.get(&node).map_or(Rc::default(), |bytes| (*bytes).clone()),
+                        );
+                    }
+                }
+            }
+            state
+        };
+        choices.into_iter().map(state).collect()
+    }
+
+    /// What is wrong with a state after the first `count` calls: a file that the program relied on and that is not there.
+    fn missing(&self, count: usize, state: &State) -> Option<String> {
+        let active = |relied: &&(String, usize, usize, usize)| relied.2 <= count && count <= relied.3;
+        self.relied_on.iter().filter(active).find_map(|(path, version, ..)| {
+            let newer = &self.versions[path][*version..];
+            let is_there = state.get(path).is_some_and(|found| newer.contains(found));
+            (!is_there).then(|| format!("after call {count}: {path} is lost, or older than its version {version}"))
+        })
+    }
+}
+
+/// The files of a folder by their paths.
+type State = BTreeMap<String, Rc<Vec<u8>>>;
+/// What bytes each file may have.
+type Files = BTreeMap<Node, Vec<Rc<Vec<u8>>>>;
+
+/// Whether a state is that of the run folder but for its event files, which nothing else depends on, or of these.
+fn part(mut state: State, events: bool) -> State {
+    state.retain(|path, _| path.starts_with("run/tensorboard/") == events);
+    state
+}
+
+/// Writes the files of a state into a new folder, as links to files of the same bytes.
+fn lay_out(state: &State, folder: &Path, pool: &Path) {
+    for (path, bytes) in state {
+        let digest: String = Sha256::digest(bytes.as_slice()).iter().map(|byte| format!("{byte:02x}")).collect();
+        let (pooled, path) = (pool.join(digest), folder.join(path));
+        if !pooled.exists() {
+            fs::write(&pooled, bytes.as_slice()).unwrap();
+        }
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::hard_link(pooled, path).unwrap();
+    }
+}
+
+/// Opens the run in a state: what opens must be one of the versions that were written.
+fn open(record: &Record, state: &State, folder: &Path) -> Result<(), String> {
+    let run = folder.join("run");
+    let written = |path: &str| {
+        let known = record.versions.get(path).zip(state.get(path)).is_some_and(|(known, found)| known.contains(found));
+        if known { Ok(()) } else { Err(format!("{path} opens, and was never written so")) }
+    };
+    if let Ok(opened) = Run::open(&run) {
+        written("run/model.safetensors")?;
+        let _ = (opened.history(), opened.summary());
+    }
+    let (mut newest, mut passed) = (None, 0);
+    if let Ok(found) = Checkpoints::new(&run, 9).newest(&mut |_, _| passed += 1) {
+        newest = found.map(|(path, _)| path.strip_prefix(folder).unwrap().to_str().unwrap().to_string());
+    }
+    newest.as_deref().map_or(Ok(()), written)?;
+    for (path, bytes) in state.iter().filter(|(path, _)| !path.rsplit('/').next().unwrap().starts_with('.')) {
+        assert!(read_bounded(&folder.join(path), 1 << 30).unwrap() == **bytes);
+        let name = path.rsplit('/').next().unwrap();
+        let opens = match name {
+            "config.json" => RunConfig::parse(bytes).is_ok(),
+            "summary.json" => Summary::parse(bytes).is_ok(),
+            "history.jsonl" => parse_history(bytes).is_ok(),
+            _ if path.contains("/checkpoints/") => Checkpoint::from_bytes(bytes).is_ok(),
+            _ if name.ends_with(".safetensors") => weights::from_bytes(bytes).is_ok(),
+            // Nothing checks these when they are read.
+            _ => true,
+        };
+        if opens {
+            written(path)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_power_loss_leaves_a_whole_run_or_one_that_is_refused() {
+    if !can_trace() {
+        return;
+    }
+    let (record, place) = Record::new();
+    let pool = tempfile::tempdir().unwrap();
+    let (mut seen, mut tried) = (HashMap::new(), 0);
+    for count in 0..=record.calls.len() {
+        for state in record.states(count, None) {
+            tried += 1;
+            let state = part(state, false);
+            if let Some(reason) = record.missing(count, &state) {
+                panic!("{reason}; there is {:?}", state.keys());
+            }
+            let folder = pool.path().join("states").join(seen.len().to_string());
+            let opened = seen.entry(state).or_insert_with_key(|state| {
+                lay_out(state, &folder, pool.path());
+                let opened = open(&record, state, &folder);
+                let _ = fs::remove_dir_all(&folder);
+                opened
+            });
+            assert_eq!(*opened, Ok(()), "after call {count}");
+        }
+    }
+    eprintln!("power loss: {} calls, {tried} states, {} different ones opened", record.calls.len(), seen.len());
+    // Some of them resumed by the program: the bits of a training that lost nothing.
+    let mut states: Vec<State> = seen.into_keys().collect();
+    states.sort_unstable();
+    let samples = if all() { 60 } else { 6 };
+    for i in 0..samples {
+        let state = &states[(2 * i + 1) * states.len() / (2 * samples)];
+        let lost = Place::new();
+        fs::write(lost.path(MODEL.0), MODEL.1).unwrap();
+        lay_out(state, &lost.path(""), pool.path());
+        let resume = program(&lost, &format!("train --resume run --quiet --no-report {DEVICE}")).output().unwrap();
+        if !resume.status.success() {
+            assert!(!state.keys().any(|path| path.contains("/step-")), "{}: {:?}", said(&resume), state.keys());
+            lost.run(&format!("{} {DEVICE} --no-report --out run --force", train(5, 2))).exits(0);
+        }
+        assert!(outcome(&lost, "run") == outcome(&place, "run"), "{:?}", state.keys());
+    }
+}
+
+/// The check itself: leave out any one sync, and it finds a file that can be lost.
+#[test]
+fn a_sync_that_is_left_out_is_found() {
+    if !can_trace() {
+        return;
+    }
+    let (record, _) = Record::new();
+    let is_of_events = |i: &usize| {
+        let Effect::Sync(node) = record.calls[*i][0] else { unreachable!() };
+        let name = |effect: &Effect| matches!(effect, Effect::Name(_, name, Some(of)) if *of == node && name.contains("tfevents"));
+        record.calls.iter().flatten().any(name)
+    };
+    let syncs: Vec<usize> = record.syncs().into_iter().filter(|i| !is_of_events(i)).collect();
+    let finds = |left_out: usize| {
+        // Until the next sync of the same folder repairs it.
+        let moments = left_out..=(left_out + 12).min(record.calls.len());
+        let mut states =
+            moments.flat_map(|count| record.states(count, Some(left_out)).into_iter().map(move |s| (count, s)));
+        states.any(|(count, state)| record.missing(count, &state).is_some())
+    };
+    let unneeded: Vec<usize> = syncs.iter().copied().filter(|&i| !finds(i)).collect();
+    let is_of_folder =
+        |i: &&usize| matches!(record.calls[**i][0], Effect::Sync(node) if record.folders.contains(&node));
+    eprintln!("power loss: {} syncs, {} of them of folders", syncs.len(), syncs.iter().filter(is_of_folder).count());
+    // A file that is written once more with the same bytes may be either of the two.
+    let repeated: usize =
+        record.versions.values().map(|versions| versions.windows(2).filter(|pair| pair[0] == pair[1]).count()).sum();
+    assert!(
+        unneeded.len() <= repeated && unneeded.iter().all(|i| is_of_folder(&i)),
+        "no loss found without {:?}",
+        unneeded.iter().map(|&i| &record.calls[i - 2..=i]).collect::<Vec<_>>()
+    );
+    assert!(syncs.len() > 20);
+    // The first is that of the folder above the run.
+    assert!(matches!(record.calls[syncs[0]][0], Effect::Sync(ROOT)));
+}
+
+/// The event files too: what was synced is there, and a record that is not whole is the last.
+#[test]
+fn a_power_loss_keeps_the_events_that_were_synced() {
+    if !can_trace() {
+        return;
+    }
+    let (record, _) = Record::new();
+    let mut seen = HashSet::new();
+    for count in 0..=record.calls.len() {
+        // What the files had when they were last synced before the call before this one.
+        let (synced, _) =
+            (0..count.saturating_sub(1)).fold((BTreeMap::new(), BTreeMap::new()), |(mut synced, mut bytes), i| {
+                for effect in &record.calls[i] {
+                    match effect {
+                        Effect::Bytes(node, new) => drop(bytes.insert(*node, new.clone())),
+                        Effect::Sync(node) => drop(bytes.get(node).map(|bytes| synced.insert(*node, bytes.clone()))),
+                        Effect::Name(..) => {}
+                    }
+                }
+                (synced, bytes)
+            });
+        let event_files: Vec<&Rc<Vec<u8>>> =
+            synced.values().filter(|bytes| read_events(bytes).is_ok_and(|events| !events.is_empty())).collect();
+        for state in record.states(count, None) {
+            let state = part(state, true);
+            for bytes in &event_files {
+                let is_there = state.values().any(|found| found.starts_with(bytes.as_slice()));
+                assert!(is_there, "after call {count}: events that were synced are lost; there is {:?}", state.keys());
+            }
+            for (path, bytes) in state {
+                if seen.insert(bytes.clone())
+                    && let Err(EventError::Record { offset, .. }) = read_events(&bytes)
+                {
+                    assert!(read_events(&bytes[..offset]).is_ok(), "{path}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Points at which a command is disturbed: tried on two threads, counted, set out in a table.
+
+use super::not_run;
+use super::program::Place;
+use super::strace;
+use std::fs;
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::{Command, Output};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// What happens to a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// It returns this error, once.
+    Fails(&'static str),
+    /// It returns this error, and so do all after it.
+    FailsForever(&'static str),
+    /// Nothing of the call happens, nor anything after it.
+    Killed,
+}
+
+impl Fault {
+    /// Strace's `inject=` for the call number `ordinal` of the name `call`.
+    pub fn inject(self, call: &str, ordinal: usize) -> String {
+        match self {
+            Fault::Fails(error) => format!("{call}:error={error}:when={ordinal}"),
+            Fault::FailsForever(error) => format!("{call}:error={error}:when={ordinal}+"),
+            Fault::Killed => format!("{call}:signal=KILL:when={ordinal}"),
+        }
+    }
+}
+
+/// One call and what happens to it.
+#[derive(Clone, Debug)]
+pub struct Point {
+    /// The row of the table: the name of the call, or of the command.
+    pub row: String,
+    /// Which of its thread's calls of this name it is.
+    pub ordinal: usize,
+    /// What it does, without what differs each time.
+    pub act: String,
+    /// What happens to it.
+    pub fault: Fault,
+}
+
+/// What came of a point: what is wrong, if anything.
+pub type Verdict = Result<(), String>;
+
+/// Standard error.
+pub fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Whether every point is to be tried.
+pub fn all() -> bool {
+    std::env::var("FMNIST_TEST_CRASH_POINTS").is_ok_and(|value| value == "all")
+}
+
+/// The flags of the device to train on.
+pub fn device() -> String {
+    match std::env::var("FMNIST_TEST_CRASH_DEVICE").as_deref() {
+        Ok("auto") => "--device auto".to_string(),
+        _ => "--device cpu --threads 1".to_string(),
+    }
+}
+
+/// Tries points on two threads.
+///
+/// # Panics
+/// One is wrong. All of them are printed first, with a table.
+pub fn try_all(title: &str, points: &[Point], run: &(dyn Fn(&Point) -> Verdict + Sync)) {
+    let begin = std::time::Instant::now();
+    let next = AtomicUsize::new(0);
+    let verdicts = Mutex::new(vec![Err("never tried".to_string()); points.len()]);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(point) = points.get(i) else { break };
+                    let tried = catch_unwind(AssertUnwindSafe(|| run(point)));
+                    let verdict = tried.unwrap_or_else(|_| Err("the check panicked, see above".to_string()));
+                    verdicts.lock().unwrap()[i] = verdict;
+                    if i % 100 == 99 {
+                        eprintln!("{title}: {} of {} points", i + 1, points.len());
+                    }
+                }
+            });
+        }
+    });
+    let verdicts = verdicts.into_inner().unwrap();
+    let survived = verdicts.iter().filter(|verdict| verdict.is_ok()).count();
+    let seconds = begin.elapsed().as_secs_f64();
+    let summary = format!("{title}: {} points tried, {survived} survived, {seconds:.0} s", points.len());
+    eprintln!("{summary}");
+    if let Some(path) = std::env::var_os("FMNIST_TEST_CRASH_TABLE") {
+        let mut file = fs::File::options().create(true).append(true).open(path).unwrap();
+        file.write_all(format!("{summary}\n\n{}\n", table(points, &verdicts)).as_bytes()).unwrap();
+    }
+    let wrong: Vec<String> = points
+        .iter()
+        .zip(&verdicts)
+        .filter_map(|(point, verdict)| {
+            let reason = verdict.as_ref().err()?;
+            let reason = shortened(reason);
+            Some(format!("{:?} at {} number {}, {}: {reason}", point.fault, point.row, point.ordinal, point.act))
+        })
+        .collect();
+    assert!(wrong.is_empty(), "{title}: {} of {} points:\n{}", wrong.len(), points.len(), wrong.join("\n"));
+}
+
+/// The beginning and the end of a long text.
+fn shortened(text: &str) -> String {
+    let letters: Vec<char> = text.chars().collect();
+    match letters.len() {
+        ..500 => text.to_string(),
+        length => letters[..150].iter().chain(&[' ', '.', '.', '.', ' ']).chain(&letters[length - 300..]).collect(),
+    }
+}
+
+/// A table in Markdown: calls by what happened to them, how many were tried, and how many of them were survived if not all.
+fn table(points: &[Point], verdicts: &[Verdict]) -> String {
+    let mut faults: Vec<Fault> = points.iter().map(|point| point.fault).collect();
+    faults.sort_unstable();
+    faults.dedup();
+    let mut calls: Vec<&str> = points.iter().map(|point| point.row.as_str()).collect();
+    calls.sort_unstable();
+    calls.dedup();
+    let mut text = "| |".to_string();
+    for fault in &faults {
+        text += &match fault {
+            Fault::Fails(error) => format!(" {error} |"),
+            Fault::FailsForever(error) => format!(" {error} from then on |"),
+            Fault::Killed => " killed before |".to_string(),
+        };
+    }
+    text += &format!("\n|---|{}\n", "---|".repeat(faults.len()));
+    for call in calls {
+        text += &format!("| `{call}` |");
+        for fault in &faults {
+            let of =
+                || points.iter().zip(verdicts).filter(|(point, _)| (point.row.as_str(), point.fault) == (call, *fault));
+            let (tried, survived) = (of().count(), of().filter(|(_, verdict)| verdict.is_ok()).count());
+            text += &if survived == tried { format!(" {tried} |") } else { format!(" {survived} of {tried} |") };
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// The program in a place, with its temporary files there too.
+pub fn program(place: &Place, line: &str) -> Command {
+    let mut command = place.command(line);
+    command.env("TMPDIR", place.path("tmp"));
+    command
+}
+
+/// Whether calls can be traced here; says so if not.
+pub fn can_trace() -> bool {
+    let obstacle = strace::obstacle();
+    if let Some(reason) = &obstacle {
+        not_run("crash points", reason, "FMNIST_EXPECT_STRACE");
+    }
+    obstacle.is_none()
+}

@@ -1,0 +1,210 @@
+//! What a training writes when nothing disturbs it, and whether a run folder that was disturbed is a part of that.
+
+use super::broken_off::outcome;
+use super::program::Place;
+use fmnist_gpu::model::weights;
+use fmnist_gpu::tensorboard::{Content, EventError, ReadEvent, read_events};
+use fmnist_gpu::train::EpochRecord;
+use fmnist_gpu::train::checkpoint::{Checkpoint, FOLDER};
+use fmnist_gpu::train::run::{
+    BEST_FILE, CONFIG_FILE, HISTORY_FILE, MODEL_FILE, RunConfig, SUMMARY_FILE, Summary, parse_history,
+};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+/// A model so small that training takes a moment: the file and its content.
+pub const MODEL: (&str, &str) =
+    ("small.toml", "name = \"small\"\nlayers = [{ type = \"flatten\" }, { type = \"dense\", units = 10 }]\n");
+
+/// A training of a moment that writes all that there is: checkpoints, best weights, report, event files.
+pub fn train(seed: u64, epochs: u64) -> String {
+    format!(
+        "train --model {} --dataset synthetic --train-limit 200 --batch-size 20 --epochs {epochs} --validation-split 0.2 \
+         --seed {seed} --checkpoint-every 1 --tensorboard --quiet",
+        MODEL.0
+    )
+}
+
+/// A training that nothing disturbed.
+pub struct Whole {
+    /// Its configuration.
+    pub config: RunConfig,
+    /// The weights and the history that it ends with.
+    pub outcome: (Vec<u8>, Vec<u8>, Vec<Value>),
+    /// The weight files after each epoch.
+    pub models: Vec<Vec<u8>>,
+    /// All files that come out the same each time, by their names.
+    pub fixed: BTreeMap<String, Vec<u8>>,
+    /// The names of all files, but for event files and checkpoints.
+    pub names: Vec<String>,
+}
+
+impl Whole {
+    /// Trains three times: for the weights after each epoch, and to see which files come out the same.
+    pub fn new(device: &str, seed: u64, epochs: u64) -> Self {
+        let place = Place::new();
+        fs::write(place.path(MODEL.0), MODEL.1).unwrap();
+        for run in ["whole/run", "again/run", "every --keep 99 --no-report"] {
+            place.run(&format!("{} {device} --out {run}", train(seed, epochs))).exits(0);
+        }
+        let checkpoints = checkpoints(&place.path("every")).unwrap();
+        let bytes = |checkpoint: &Checkpoint| {
+            weights::to_bytes(&checkpoint.config.model, &checkpoint.state.parameters).unwrap()
+        };
+        let (mut fixed, again) = (files(&place.path("whole/run")), files(&place.path("again/run")));
+        let names = fixed.keys().filter(|name| !name.contains('/')).cloned().collect();
+        fixed.retain(|name, bytes| again.get(name) == Some(bytes));
+        let models: Vec<_> = checkpoints.iter().map(bytes).collect();
+        assert_eq!(models.len() as u64, epochs);
+        assert!(fixed.contains_key("report.json") && fixed.contains_key("predictions.png"), "{:?}", fixed.keys());
+        let config = RunConfig::read(&place.path("whole/run")).unwrap().unwrap();
+        Whole { config, outcome: outcome(&place, "whole/run"), models, fixed, names }
+    }
+
+    /// Checks that every file in `run` is one that this training writes, at its end or on the way; some may be missing.
+    ///
+    /// # Errors
+    /// What does not belong.
+    pub fn has(&self, run: &Path) -> Result<(), String> {
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        let seed = |name: &str, seed: u64| {
+            if seed == self.config.seed { Ok(()) } else { Err(format!("{name} is of the seed {seed}")) }
+        };
+        let config = RunConfig::read(run).map_err(|error| text(&error))?;
+        config.map_or(Ok(()), |config| seed(CONFIG_FILE, config.seed))?;
+        if let Ok(bytes) = fs::read(run.join(SUMMARY_FILE)) {
+            seed(SUMMARY_FILE, Summary::parse(&bytes)?.seed)?;
+        }
+        for name in [MODEL_FILE, BEST_FILE] {
+            let is_known = fs::read(run.join(name)).map_or(true, |bytes| self.models.contains(&bytes));
+            is_known.then_some(()).ok_or_else(|| format!("{name} is of no epoch of the seed {}", self.config.seed))?;
+        }
+        if let Ok(bytes) = fs::read(run.join(HISTORY_FILE)) {
+            self.begins_with(HISTORY_FILE, &parse_history(&bytes)?)?;
+        }
+        for checkpoint in checkpoints(run)? {
+            seed("a checkpoint", checkpoint.config.seed)?;
+            self.begins_with("a checkpoint", &checkpoint.position.history)?;
+        }
+        // Those that are written once.
+        for (name, bytes) in self
+            .fixed
+            .iter()
+            .filter(|(name, _)| ![MODEL_FILE, BEST_FILE, HISTORY_FILE].contains(&name.as_str()) && !name.contains('/'))
+        {
+            let is_same = fs::read(run.join(name)).map_or(true, |found| found == *bytes);
+            is_same.then_some(()).ok_or_else(|| format!("{name} is not that of the seed {}", self.config.seed))?;
+        }
+        Ok(())
+    }
+
+    /// Checks that `run` is this training at its end, with every file.
+    ///
+    /// # Errors
+    /// What is missing or differs.
+    pub fn is_at(&self, place: &Place, run: &str) -> Result<(), String> {
+        let found = files(&place.path(run));
+        if let Some(name) = self.names.iter().find(|name| !found.contains_key(*name)) {
+            return Err(format!("{name} is missing"));
+        }
+        if let Some((name, _)) = self.fixed.iter().find(|(name, bytes)| found.get(*name) != Some(bytes)) {
+            return Err(format!("{name} differs"));
+        }
+        if outcome(place, run) != self.outcome {
+            return Err("the weights or the history differ".to_string());
+        }
+        self.has(&place.path(run))
+    }
+
+    /// Checks that the event files in `run` have every epoch's loss.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn has_events(&self, run: &Path) -> Result<(), String> {
+        let history: Vec<EpochRecord> = parse_history(&fs::read(run.join(HISTORY_FILE)).unwrap())?;
+        for (folder, losses) in [
+            ("train", history.iter().map(|record| Some(record.loss)).collect::<Vec<_>>()),
+            ("validation", history.iter().map(|record| record.val_loss).collect()),
+        ] {
+            let events = events(&run.join("tensorboard").join(folder))?;
+            for (i, loss) in losses.iter().enumerate() {
+                let wanted = Content::Scalar(loss.unwrap() as f32);
+                let is_there = |event: &ReadEvent| {
+                    (event.step, event.tag.as_str()) == (i as u64 + 1, "epoch_loss") && event.content == wanted
+                };
+                if !events.iter().any(is_there) {
+                    return Err(format!("tensorboard/{folder} lacks epoch {}", i + 1));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn begins_with(&self, name: &str, history: &[EpochRecord]) -> Result<(), String> {
+        for (i, record) in history.iter().enumerate() {
+            let known = self.outcome.2.get(i).ok_or_else(|| format!("{name} has epoch {}", i + 1))?;
+            if known["loss"] != Value::from(record.loss) || known["val_loss"] != Value::from(record.val_loss) {
+                return Err(format!("{name} has another epoch {} than the seed {}", i + 1, self.config.seed));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Every file below a folder by its name, but for those whose names start with a dot.
+pub fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if name.starts_with('.') {
+            continue;
+        }
+        if path.is_dir() {
+            found.extend(files(&path).into_iter().map(|(below, bytes)| (format!("{name}/{below}"), bytes)));
+        } else {
+            found.insert(name, fs::read(&path).unwrap());
+        }
+    }
+    found
+}
+
+/// The names below a folder that start with a dot: locks, and files that were never finished.
+pub fn hidden(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if name.starts_with('.') {
+            found.push(name);
+        } else if path.is_dir() {
+            found.extend(hidden(&path));
+        }
+    }
+    found
+}
+
+/// The checkpoints of a run, the oldest first.
+///
+/// # Errors
+/// One is damaged.
+fn checkpoints(run: &Path) -> Result<Vec<Checkpoint>, String> {
+    let found = files(&run.join(FOLDER)).into_iter();
+    found.map(|(name, bytes)| Checkpoint::from_bytes(&bytes).map_err(|error| format!("{name}: {error}"))).collect()
+}
+
+/// The events of all files in a folder; a last record that was cut off is left out.
+fn events(folder: &Path) -> Result<Vec<ReadEvent>, String> {
+    let mut events = Vec::new();
+    for (name, bytes) in files(folder) {
+        events.extend(match read_events(&bytes) {
+            Err(EventError::Record { offset, reason, .. }) if reason.contains("cut off") => {
+                read_events(&bytes[..offset]).map_err(|error| format!("{name}: {error}"))?
+            }
+            read => read.map_err(|error| format!("{name}: {error}"))?,
+        });
+    }
+    Ok(events)
+}
