@@ -5,6 +5,7 @@
 //! record that was cut off. Source: TensorFlow's `core/lib/io/record_writer.cc`, `core/util/event.proto`,
 //! `core/framework/summary.proto`.
 
+use crate::files::ShownPath;
 use crate::train::EpochRecord;
 use prost::Message;
 use std::fs::File;
@@ -17,7 +18,7 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum EventError {
     /// The operating system reported an error.
-    #[error("{path}: {source}")]
+    #[error("{}: {source}", path.shown())]
     Io {
         /// The file or folder.
         path: PathBuf,

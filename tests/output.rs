@@ -59,7 +59,7 @@ fn output_that_cannot_be_written_ends_nothing() {
             }
             let output = place.command(line).stdout(stdout).stderr(stderr).output().unwrap();
             // Results that a full disk did not take are missing; a reader that went away wanted no more of them.
-            let expected = if what == "full output" { Some(2) } else { code };
+            let expected = if what == "full output" && !undisturbed.out.is_empty() { Some(2) } else { code };
             assert_eq!(output.status.code(), expected, "{what}: {line}");
             for file in files {
                 assert!(place.path(file).exists(), "{what}: {line}: no {file}");

@@ -46,14 +46,14 @@ fn a_run_that_cannot_start_leaves_the_old_one_as_it_was() {
         "--momentum 0.5",
         "--checkpoint-minutes 0",
         // It starts, and its first epoch ends in numbers that are not finite.
-        "--optimizer sgd --learning-rate 1e30",
+        "--optimizer sgd --learning-rate 1e38",
     ] {
         let mut command = place.command(&format!("{TRAIN} --force --out run --no-report {flags}"));
         let output = command.output().unwrap();
         assert_ne!(output.status.code(), Some(0), "{flags}");
         assert!(content(&place.path("run")) == before, "{flags}: the old run was touched");
     }
-    let ran = place.run(&format!("{TRAIN} --force --out run --optimizer sgd --learning-rate 1e30"));
+    let ran = place.run(&format!("{TRAIN} --force --out run --optimizer sgd --learning-rate 1e38"));
     ran.exits(1).says(&["not finite", "the run that was in run is unchanged"]);
 }
 

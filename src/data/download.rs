@@ -20,6 +20,7 @@ use ureq::{Agent, Proxy, ProxyProtocol};
 use super::DataEvent;
 use super::error::{Attempt, DataError};
 use super::fashion_mnist::{self, DataFile, FileSet};
+use crate::files::Unfinished;
 
 /// The mirrors of Fashion-MNIST: its authors' site (without TLS, so only the hash protects it), the copy that Keras uses,
 /// and the authors' repository.
@@ -207,6 +208,7 @@ fn receive_file(
     progress: &mut dyn FnMut(u64),
 ) -> Result<(), Failure> {
     let mut part = create_part(file, dir)?;
+    let _unfinished = Unfinished::new(part.path());
     let path = part.path().to_path_buf();
     let mut hasher = Sha256::new();
     let mut received = 0;

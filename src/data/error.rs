@@ -1,5 +1,6 @@
 //! Errors of finding, downloading and reading a data set.
 
+use crate::files::ShownPath;
 use std::fmt::{self, Write as _};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ pub struct Attempt {
 #[non_exhaustive]
 pub enum DataError {
     /// The operating system reported an error.
-    #[error("cannot {action} {}", path.display())]
+    #[error("cannot {action} {}", path.shown())]
     Io {
         /// What was attempted: "read", "create the folder", ...
         action: &'static str,
@@ -232,7 +233,7 @@ pub enum DataError {
         found: u8,
     },
     /// Some of a folder's four files are missing.
-    #[error("{} lacks {} (plain or with .gz)", dir.display(), missing.join(", "))]
+    #[error("{} lacks {} (plain or with .gz)", dir.shown(), missing.join(", "))]
     MissingFiles {
         /// The folder.
         dir: PathBuf,
@@ -242,7 +243,7 @@ pub enum DataError {
     /// A folder that contains none of the four files.
     #[error(
         "{} contains none of the Fashion-MNIST files ({}, plain or with .gz), nor do its subfolders FashionMNIST/raw and raw",
-        dir.display(), expected.join(", ")
+        dir.shown(), expected.join(", ")
     )]
     NoFiles {
         /// The folder.
@@ -251,7 +252,7 @@ pub enum DataError {
         expected: Vec<String>,
     },
     /// A path that does not exist or is not a folder.
-    #[error("{} is not a folder", dir.display())]
+    #[error("{} is not a folder", dir.shown())]
     NotAFolder {
         /// The path as given.
         dir: PathBuf,
@@ -260,7 +261,7 @@ pub enum DataError {
     #[error(
         "the data folder {} ({origin}) cannot be used; fix the problem below, or omit {origin} to search the usual \
          folders and download",
-        dir.display()
+        dir.shown()
     )]
     NamedFolder {
         /// Where the folder was specified: `--data-dir` or `$FMNIST_DATA_DIR`.
@@ -273,7 +274,7 @@ pub enum DataError {
     /// A data folder was specified for the synthetic data set, which reads no files.
     #[error(
         "the data folder {} was specified, but the synthetic data set reads no files; omit one of the two",
-        dir.display()
+        dir.shown()
     )]
     FolderForSynthetic {
         /// The folder.

@@ -16,7 +16,7 @@ use super::error::DataError;
 use super::idx::{self, IMAGES_RANK, Idx, LABELS_RANK};
 use super::threads::{beside, in_parallel};
 use super::{IMAGE_SIDE, N_CLASSES, Split};
-use crate::files::read_bounded;
+use crate::files::{ShownPath, read_bounded};
 
 /// The expected name, sizes and hashes of one file of a data set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -192,7 +192,7 @@ pub(super) fn load_file(folder: &Path, file: &DataFile, rank: usize) -> Result<L
 }
 
 fn load_path(path: &Path, file: &DataFile, rank: usize) -> Result<Loaded, DataError> {
-    let shown = path.display().to_string();
+    let shown = path.shown();
     let file_bytes = idx::regular_file_size(path)?;
     if file_bytes > file.max_bytes() {
         return Err(DataError::TooLarge {

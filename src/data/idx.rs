@@ -6,6 +6,7 @@
 //!
 //! Format: <http://yann.lecun.com/exdb/mnist/>, section "File formats".
 
+use crate::files::ShownPath;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
@@ -95,7 +96,7 @@ fn images(idx: Idx) -> Result<IdxImages, DataError> {
 }
 
 fn read(path: &Path, rank: usize) -> Result<Idx, DataError> {
-    let name = path.display().to_string();
+    let name = path.shown();
     let file_bytes = regular_file_size(path)?;
     let file = File::open(path).map_err(DataError::io("open", path))?;
     parse(&name, BufReader::new(file), file_bytes, rank)
@@ -104,7 +105,7 @@ fn read(path: &Path, rank: usize) -> Result<Idx, DataError> {
 /// Returns the size of a regular file; opening anything else could block forever (a named pipe, a terminal).
 pub(super) fn regular_file_size(path: &Path) -> Result<u64, DataError> {
     let metadata = std::fs::metadata(path).map_err(DataError::io("read", path))?;
-    if metadata.is_file() { Ok(metadata.len()) } else { Err(DataError::NotAFile { file: path.display().to_string() }) }
+    if metadata.is_file() { Ok(metadata.len()) } else { Err(DataError::NotAFile { file: path.shown() }) }
 }
 
 /// Reads a complete file of `file_bytes` bytes that must have `rank` dimensions.

@@ -5,7 +5,7 @@
 //! replaced: the worst that a bad file can cause is a slower start.
 
 use super::kernel::Scopes;
-use crate::files::{read_bounded, write_whole};
+use crate::files::{ShownPath, read_bounded, write_whole};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -111,12 +111,12 @@ impl Store {
             Ok(file) => match unpack(env!("CARGO_PKG_VERSION"), &adapter, &file) {
                 Ok(data) => data.to_vec(),
                 Err(reason) => {
-                    log::debug!("the pipeline cache {} is not used: {reason}", path.display());
+                    log::debug!("the pipeline cache {} is not used: {reason}", path.shown());
                     Vec::new()
                 }
             },
             Err(error) => {
-                log::debug!("no pipelines read from {}: {error}", path.display());
+                log::debug!("no pipelines read from {}: {error}", path.shown());
                 Vec::new()
             }
         };
@@ -147,7 +147,7 @@ impl Store {
             let refused = !std::mem::take(&mut loaded).is_empty();
             if refused { from(&[]) } else { None }
         })?;
-        log::debug!("{} bytes of pipelines read from {}", loaded.len(), path.display());
+        log::debug!("{} bytes of pipelines read from {}", loaded.len(), path.shown());
         Some(Store { path, adapter, cache, loaded, compiled: AtomicBool::new(false) })
     }
 
@@ -169,7 +169,7 @@ impl Store {
         }
         let Some(data) = self.cache.get_data().filter(|data| *data != self.loaded) else { return };
         let file = pack(env!("CARGO_PKG_VERSION"), &self.adapter, &data);
-        let shown = self.path.display();
+        let shown = self.path.shown();
         if file.len() as u64 > MAX_FILE_BYTES {
             log::debug!("{} bytes of pipelines are too many to write to {shown}", file.len());
             return;
@@ -187,6 +187,6 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 
 fn write(path: &Path, file: &[u8]) -> Result<(), String> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.shown()))?;
     write_whole(path, file, true).map_err(|error| error.to_string())
 }

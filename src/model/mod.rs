@@ -11,7 +11,7 @@ pub use summary::{summary, training_mflop};
 use crate::cpu::DimsError;
 use crate::cpu::conv2d::{Conv2dDims, Padding};
 use crate::cpu::pool2d::Pool2dDims;
-use crate::files::read_bounded;
+use crate::files::{ShownPath, read_bounded};
 use crate::text::{shortened, shortened_words};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -190,7 +190,7 @@ pub enum ModelError {
         name: String,
     },
     /// The file cannot be read.
-    #[error("model file {path}: {source}")]
+    #[error("model file {}: {source}", path.shown())]
     Read {
         /// The file.
         path: PathBuf,
@@ -198,7 +198,7 @@ pub enum ModelError {
         source: std::io::Error,
     },
     /// The file is not a model.
-    #[error("model file {path}: {reason}")]
+    #[error("model file {}: {reason}", path.shown())]
     Parse {
         /// The file.
         path: PathBuf,

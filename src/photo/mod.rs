@@ -7,6 +7,7 @@ mod garment;
 pub use filter::{Filter, FilterError, MAX_FILTER_SIDE, Shown};
 pub use garment::{Doubt, Garment, Invert, MAX_DISTANCE, distance, features, prepare};
 
+use crate::files::ShownPath;
 use image::metadata::Orientation;
 use image::{ColorType, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbaImage, imageops};
 use std::any::Any;
@@ -104,7 +105,7 @@ impl Photo {
     /// # Errors
     /// The file cannot be read, is not such an image, or exceeds [`MAX_FILE_BYTES`], [`MAX_SIDE`] or [`MAX_BYTES`].
     pub fn open(path: &Path) -> Result<Self, PhotoError> {
-        let name = path.display().to_string();
+        let name = path.shown();
         if path.is_dir() {
             return Err(PhotoError::Folder { name });
         }

@@ -8,7 +8,7 @@
 use super::engine::{Engine, EngineError, Epoch, Optimizer, Totals};
 use super::gpu_engine::GpuEngine;
 use crate::data::{PIXELS, Split};
-use crate::files::{read_bounded, write_whole};
+use crate::files::{ShownPath, read_bounded, write_whole};
 use crate::gpu::{Gpu, Tiling};
 use crate::model::{Model, initial_parameters};
 use crate::ops::SharedTiles;
@@ -179,7 +179,7 @@ impl TileChoices {
             }
         };
         read().unwrap_or_else(|reason| {
-            log::info!("{} is ignored: {reason}", path.display());
+            log::info!("{} is ignored: {reason}", path.shown());
             TileChoices::default()
         })
     }
