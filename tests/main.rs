@@ -34,7 +34,7 @@ mod shaders;
 
 /// Checkpoints: kills, interrupts, damage.
 mod checkpoints;
-/// Every system call that saves, failed, and the program killed before it.
+/// Faults in every system call that saves.
 #[cfg(unix)]
 mod crash_points;
 /// What goes wrong around a training: numbers, disks, folders, devices, sizes.
@@ -45,12 +45,12 @@ mod gpu;
 mod model;
 /// The native engine: its loops, its bits, the program without an adapter.
 mod native;
-/// Every output call, failed.
+/// Faults in every write to standard output and standard error.
 #[cfg(unix)]
 mod output_calls;
 /// Pipelines kept from one run to the next: good files, bad files, no folder.
 mod pipeline_cache;
-/// What a power loss may leave of a training.
+/// Every folder that a power loss may leave of a training.
 #[cfg(unix)]
 mod power_loss;
 /// Training as a whole: against Keras, against the mirrors, the same seed twice, a batch learnt by heart.

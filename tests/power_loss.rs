@@ -1,9 +1,9 @@
-//! What a power loss may leave of a training: everything that was synced, and of everything else any part.
+//! Every folder that a power loss may leave of a training.
 //!
-//! The calls of a training are recorded, and from them follows what the disk may hold after each: POSIX promises the bytes of a file once
-//! the file was synced, and a name once its folder was. Until then each name may be there or not, and each file may have its old bytes, a
-//! part of the new ones, or zeros in their place. Every such folder must open as one that once was, or be refused; and a file whose
-//! writing was over must be there.
+//! The system calls of a training are recorded, and from them follows what may be on disk after each. POSIX guarantees the bytes of a file
+//! once the file was synced, and a name once its folder was. Until then each name may exist or not, and each file may have its old bytes, part
+//! of the new ones, or zeros in their place. Every such folder must open as a state that existed, or be refused; and a file that was
+//! written completely must be there.
 
 use crate::support::broken_off::outcome;
 use crate::support::points::{all, can_trace, program, said};
@@ -23,43 +23,43 @@ use std::rc::Rc;
 
 const DEVICE: &str = "--device cpu --threads 1";
 
-/// The most folders that one moment may leave before only some of them are looked at.
+/// If more states than this are possible after a call, only some of them are checked.
 const MAX_STATES: usize = 256;
 
-/// A file or folder, by its number.
+/// The number of a file or folder.
 type Node = usize;
-/// The folder in which the program runs.
+/// The working folder of the program.
 const ROOT: Node = 0;
 
-/// What a call does to the disk.
+/// The effect of a call on the file system.
 #[derive(Clone, Debug)]
 enum Effect {
-    /// A name in a folder means this node from now on, or nothing.
+    /// From now on, the name in the folder refers to this node, or to none.
     Name(Node, String, Option<Node>),
-    /// A file has these bytes.
+    /// From now on, the file has these bytes.
     Bytes(Node, Rc<Vec<u8>>),
-    /// The file's bytes, or the folder's names, last.
+    /// The bytes of the file or the names in the folder are durable.
     Sync(Node),
 }
 
-/// What the calls of a program did, in their order; those of one call at once.
+/// The effects of the calls of a program, in order.
 #[derive(Clone)]
 struct Record {
     calls: Vec<Vec<Effect>>,
     /// The nodes that are folders.
     folders: HashSet<Node>,
-    /// What was written under each final name, the oldest first.
+    /// The versions written under each final name, the oldest first.
     versions: BTreeMap<String, Vec<Rc<Vec<u8>>>>,
-    /// From which call on the program relies on a version, and until which: path, version, from, until.
+    /// The versions that the program relies on: path, version, first call, last call.
     relied_on: Vec<(String, usize, usize, usize)>,
 }
 
-/// The disk while calls are read.
+/// The state of the file system while calls are read.
 struct Reader {
     record: Record,
     names: HashMap<(Node, String), Node>,
     bytes: HashMap<Node, Rc<Vec<u8>>>,
-    /// Open files: their nodes and positions.
+    /// The nodes and positions of open files.
     open: HashMap<i64, (Node, usize)>,
     nodes: Node,
 }
@@ -70,7 +70,7 @@ impl Reader {
         parts.into_iter().try_fold(ROOT, |node, part| self.names.get(&(node, part.to_string())).copied())
     }
 
-    /// The folder and the name of a path.
+    /// Splits a path into folder and name.
     fn place(&self, path: &str) -> (Node, String) {
         let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
         (self.node(folder).unwrap(), name.to_string())
@@ -154,7 +154,7 @@ impl Reader {
                 let versions = self.record.versions.entry(paths[1].clone()).or_default();
                 versions.push(self.bytes[&node].clone());
                 let version = versions.len() - 1;
-                // Until then the name may mean the version before.
+                // Before that, the name may refer to the previous version.
                 self.record.relied_on.push((paths[1].clone(), version, self.record.calls.len() + 1, usize::MAX));
                 vec![self.name(&paths[1], Some(node)), self.name(path, None)]
             }
@@ -167,7 +167,7 @@ impl Reader {
 }
 
 impl Record {
-    /// Trains two epochs and returns what that did, with the place.
+    /// Trains two epochs and returns the record and the place.
     fn new() -> (Self, Place) {
         let place = Place::new();
         fs::write(place.path(MODEL.0), MODEL.1).unwrap();
@@ -188,7 +188,7 @@ impl Record {
             Reader { record, names: HashMap::new(), bytes: HashMap::new(), open: HashMap::new(), nodes: ROOT };
         threads[0].iter().for_each(|call| reader.read(call, &root));
         let mut record = reader.record;
-        // The program relies on a file once it does something else than syncing, at the latest when it ends.
+        // The program relies on a file once it makes a call other than a sync, at the latest when it exits.
         let is_sync = |i: &usize| matches!(record.calls[*i][..], [Effect::Sync(_)]);
         for relied in &mut record.relied_on {
             relied.2 = (relied.2..record.calls.len()).find(|i| !is_sync(i)).map_or(record.calls.len(), |i| i + 1);
@@ -196,12 +196,12 @@ impl Record {
         (record, place)
     }
 
-    /// The numbers of the calls that sync.
+    /// Returns the numbers of the calls that sync.
     fn syncs(&self) -> Vec<usize> {
         (0..self.calls.len()).filter(|&i| matches!(self.calls[i][..], [Effect::Sync(_)])).collect()
     }
 
-    /// What each name may mean, and what bytes each file may have, after the first `count` calls, with `left_out` never made.
+    /// Returns what each name may refer to, and the bytes that each file may have, after the first `count` calls without `left_out`.
     fn options(&self, count: usize, left_out: Option<usize>) -> (BTreeMap<(Node, String), Vec<Option<Node>>>, Files) {
         let mut names: BTreeMap<(Node, String), Vec<Option<Node>>> = BTreeMap::new();
         let mut files: BTreeMap<Node, Vec<Rc<Vec<u8>>>> = BTreeMap::new();
@@ -229,7 +229,7 @@ impl Record {
             let (old, new) = (options[0].clone(), options[options.len() - 1].clone());
             let mut zeros = old[..old.len().min(new.len())].to_vec();
             zeros.resize(new.len(), 0);
-            // The middle ones of several are prefixes too.
+            // After several writes, the intermediate ones are prefixes too.
             *options =
                 vec![new.clone(), old.clone(), Rc::new(new[..old.len().midpoint(new.len())].to_vec()), Rc::new(zeros)];
         }
@@ -241,8 +241,8 @@ impl Record {
         (names, files)
     }
 
-    /// Every folder that a power loss after the first `count` calls may leave: the files by their paths. Of one that has too many, all
-    /// that differ in at most two places from what the program sees.
+    /// Returns every state that a power loss after the first `count` calls may leave. If there are too many, those that differ from what the
+    /// program sees in at most two places, and the one without anything that was not synced.
     fn states(&self, count: usize, left_out: Option<usize>) -> Vec<State> {
         let (names, files) = self.options(count, left_out);
         let lengths: Vec<usize> = names.values().map(Vec::len).chain(files.values().map(Vec::len)).collect();
@@ -260,7 +260,7 @@ impl Record {
             let more: Vec<_> = choices.iter().filter(is_extended).cloned().collect();
             choices.extend(more.iter().flat_map(|choice| (1..lengths[i]).map(|option| with(choice, option))));
         }
-        // Nothing that was not synced.
+        // The one without anything that was not synced.
         choices.push(lengths.iter().map(|length| length - 1).collect());
         let state = |choice: Vec<usize>| {
             let chosen = names.iter().zip(&choice).filter_map(|((at, options), &i)| Some((at, options[i]?)));
@@ -287,7 +287,7 @@ impl Record {
         choices.into_iter().map(state).collect()
     }
 
-    /// What is wrong with a state after the first `count` calls: a file that the program relied on and that is not there.
+    /// Returns a file that the program relies on after the first `count` calls and that is not in `state`.
     fn missing(&self, count: usize, state: &State) -> Option<String> {
         let active = |relied: &&(String, usize, usize, usize)| relied.2 <= count && count <= relied.3;
         self.relied_on.iter().filter(active).find_map(|(path, version, ..)| {
@@ -298,18 +298,18 @@ impl Record {
     }
 }
 
-/// The files of a folder by their paths.
+/// The files below the working folder, by path.
 type State = BTreeMap<String, Rc<Vec<u8>>>;
-/// What bytes each file may have.
+/// The bytes that each file may have.
 type Files = BTreeMap<Node, Vec<Rc<Vec<u8>>>>;
 
-/// Whether a state is that of the run folder but for its event files, which nothing else depends on, or of these.
+/// Returns only the event files of a state, or everything else: neither depends on the other.
 fn part(mut state: State, events: bool) -> State {
     state.retain(|path, _| path.starts_with("run/tensorboard/") == events);
     state
 }
 
-/// Writes the files of a state into a new folder, as links to files of the same bytes.
+/// Creates the files of a state in a folder, as links to files with the same bytes.
 fn lay_out(state: &State, folder: &Path, pool: &Path) {
     for (path, bytes) in state {
         let digest: String = Sha256::digest(bytes.as_slice()).iter().map(|byte| format!("{byte:02x}")).collect();
@@ -322,12 +322,12 @@ fn lay_out(state: &State, folder: &Path, pool: &Path) {
     }
 }
 
-/// Opens the run in a state: what opens must be one of the versions that were written.
+/// Opens the run in a state. What opens must be one of the versions that were written.
 fn open(record: &Record, state: &State, folder: &Path) -> Result<(), String> {
     let run = folder.join("run");
     let written = |path: &str| {
         let known = record.versions.get(path).zip(state.get(path)).is_some_and(|(known, found)| known.contains(found));
-        if known { Ok(()) } else { Err(format!("{path} opens, and was never written so")) }
+        if known { Ok(()) } else { Err(format!("{path} opens, but was never written like that")) }
     };
     if let Ok(opened) = Run::open(&run) {
         written("run/model.safetensors")?;
@@ -347,7 +347,7 @@ fn open(record: &Record, state: &State, folder: &Path) -> Result<(), String> {
             "history.jsonl" => parse_history(bytes).is_ok(),
             _ if path.contains("/checkpoints/") => Checkpoint::from_bytes(bytes).is_ok(),
             _ if name.ends_with(".safetensors") => weights::from_bytes(bytes).is_ok(),
-            // Nothing checks these when they are read.
+            // These are not checked when they are read.
             _ => true,
         };
         if opens {
@@ -383,7 +383,7 @@ fn a_power_loss_leaves_a_whole_run_or_one_that_is_refused() {
         }
     }
     eprintln!("power loss: {} calls, {tried} states, {} different ones opened", record.calls.len(), seen.len());
-    // Some of them resumed by the program: the bits of a training that lost nothing.
+    // Some of them are resumed and must end with the same bits.
     let mut states: Vec<State> = seen.into_keys().collect();
     states.sort_unstable();
     let samples = if all() { 60 } else { 6 };
@@ -401,7 +401,7 @@ fn a_power_loss_leaves_a_whole_run_or_one_that_is_refused() {
     }
 }
 
-/// The check itself: leave out any one sync, and it finds a file that can be lost.
+/// The check itself: without any one of the syncs it finds a file that can be lost.
 #[test]
 fn a_sync_that_is_left_out_is_found() {
     if !can_trace() {
@@ -415,7 +415,7 @@ fn a_sync_that_is_left_out_is_found() {
     };
     let syncs: Vec<usize> = record.syncs().into_iter().filter(|i| !is_of_events(i)).collect();
     let finds = |left_out: usize| {
-        // Until the next sync of the same folder repairs it.
+        // Until the next sync of the same folder.
         let moments = left_out..=(left_out + 12).min(record.calls.len());
         let mut states =
             moments.flat_map(|count| record.states(count, Some(left_out)).into_iter().map(move |s| (count, s)));
@@ -425,7 +425,7 @@ fn a_sync_that_is_left_out_is_found() {
     let is_of_folder =
         |i: &&usize| matches!(record.calls[**i][0], Effect::Sync(node) if record.folders.contains(&node));
     eprintln!("power loss: {} syncs, {} of them of folders", syncs.len(), syncs.iter().filter(is_of_folder).count());
-    // A file that is written once more with the same bytes may be either of the two.
+    // If a file is written again with the same bytes, either of the two may be there.
     let repeated: usize =
         record.versions.values().map(|versions| versions.windows(2).filter(|pair| pair[0] == pair[1]).count()).sum();
     assert!(
@@ -434,11 +434,11 @@ fn a_sync_that_is_left_out_is_found() {
         unneeded.iter().map(|&i| &record.calls[i - 2..=i]).collect::<Vec<_>>()
     );
     assert!(syncs.len() > 20);
-    // The first is that of the folder above the run.
+    // The first one is that of the folder that contains the run.
     assert!(matches!(record.calls[syncs[0]][0], Effect::Sync(ROOT)));
 }
 
-/// The event files too: what was synced is there, and a record that is not whole is the last.
+/// Events that were synced are there, and only the last record of an event file can be damaged.
 #[test]
 fn a_power_loss_keeps_the_events_that_were_synced() {
     if !can_trace() {
@@ -447,7 +447,7 @@ fn a_power_loss_keeps_the_events_that_were_synced() {
     let (record, _) = Record::new();
     let mut seen = HashSet::new();
     for count in 0..=record.calls.len() {
-        // What the files had when they were last synced before the call before this one.
+        // The bytes that were synced by the calls before the last one.
         let (synced, _) =
             (0..count.saturating_sub(1)).fold((BTreeMap::new(), BTreeMap::new()), |(mut synced, mut bytes), i| {
                 for effect in &record.calls[i] {
