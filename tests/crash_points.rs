@@ -11,6 +11,7 @@ use crate::support::strace::{Call, SAVING, Tracing, Value};
 use crate::support::whole::{MODEL, Whole, files, hidden, train};
 use fmnist_gpu::data::load;
 use fmnist_gpu::train::checkpoint::Checkpoints;
+use fmnist_gpu::train::run::Run;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -240,6 +241,8 @@ fn a_run_that_is_overwritten_is_whole_or_untouched() {
         all_threads: false,
         check: &|place, _, output| {
             let run = place.path("run");
+            // Whoever opens a run finishes a replacement that was interrupted.
+            let _ = Run::open(&run);
             let is_old = files(&run) == before;
             if !is_old {
                 new.has(&run).map_err(|reason| format!("neither the old run nor the new one: {reason}"))?;

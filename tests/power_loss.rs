@@ -9,7 +9,7 @@ use crate::support::broken_off::outcome;
 use crate::support::points::{all, can_trace, program, said};
 use crate::support::program::Place;
 use crate::support::strace::{Call, SAVING, Tracing, Value};
-use crate::support::whole::{MODEL, train};
+use crate::support::whole::{MODEL, Whole, files, train};
 use fmnist_gpu::files::read_bounded;
 use fmnist_gpu::model::weights;
 use fmnist_gpu::tensorboard::{EventError, read_events};
@@ -95,6 +95,23 @@ impl Reader {
         self.name(path, Some(self.nodes))
     }
 
+    /// Files that are there, synced, before the first call.
+    fn start_with(&mut self, before: &BTreeMap<String, Vec<u8>>) {
+        let mut effects = Vec::new();
+        for (path, bytes) in before {
+            let path = format!("run/{path}");
+            for (end, _) in path.match_indices('/') {
+                if self.node(&path[..end]).is_none() {
+                    effects.push(self.make(&path[..end], true));
+                }
+            }
+            effects.push(self.make(&path, false));
+            effects.push(self.set(self.nodes, bytes.clone()));
+        }
+        effects.extend((ROOT..=self.nodes).map(Effect::Sync));
+        self.record.calls.push(effects);
+    }
+
     fn set(&mut self, node: Node, bytes: Vec<u8>) -> Effect {
         let bytes = Rc::new(bytes);
         self.bytes.insert(node, bytes.clone());
@@ -150,7 +167,11 @@ impl Reader {
             }
             "rename" | "renameat" | "renameat2" => {
                 let node = self.node(path).unwrap();
-                assert!(!self.record.folders.contains(&node), "not modelled: {call:?}");
+                if self.record.folders.contains(&node) {
+                    let moved = vec![self.name(&paths[1], Some(node)), self.name(path, None)];
+                    self.record.calls.push(moved);
+                    return;
+                }
                 let versions = self.record.versions.entry(paths[1].clone()).or_default();
                 versions.push(self.bytes[&node].clone());
                 let version = versions.len() - 1;
@@ -167,13 +188,20 @@ impl Reader {
 }
 
 impl Record {
-    /// Trains two epochs and returns the record and the place.
-    fn new() -> (Self, Place) {
+    /// Trains two epochs, over the files `before` if there are any, and returns the record and the place.
+    fn new(before: &BTreeMap<String, Vec<u8>>) -> (Self, Place) {
         let place = Place::new();
         fs::write(place.path(MODEL.0), MODEL.1).unwrap();
+        for (path, bytes) in before {
+            let path = place.path("run").join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, bytes).unwrap();
+        }
         let root = place.path("").canonicalize().unwrap();
         let tracing = Tracing { calls: SAVING, all_threads: true, data: true, ..Tracing::default() };
-        let (output, threads) = tracing.run(&place, &program(&place, &format!("{} {DEVICE} --out run", train(5, 2))));
+        let force = if before.is_empty() { "" } else { "--force" };
+        let line = format!("{} {DEVICE} --out run {force}", train(5, 2));
+        let (output, threads) = tracing.run(&place, &program(&place, &line));
         assert!(output.status.success(), "{}", said(&output));
         let is_inside = |path: &PathBuf| path.starts_with(root.join("run"));
         let stray = threads[1..].iter().flatten().find(|call| call.paths(&root).iter().any(is_inside));
@@ -186,6 +214,9 @@ impl Record {
         };
         let mut reader =
             Reader { record, names: HashMap::new(), bytes: HashMap::new(), open: HashMap::new(), nodes: ROOT };
+        if !before.is_empty() {
+            reader.start_with(before);
+        }
         threads[0].iter().for_each(|call| reader.read(call, &root));
         let mut record = reader.record;
         // The program relies on a file once it makes a call other than a sync, at the latest when it exits.
@@ -242,8 +273,8 @@ impl Record {
     }
 
     /// Returns every state that a power loss after the first `count` calls may leave. If there are too many, those that differ from what the
-    /// program sees in at most two places, and the one without anything that was not synced.
-    fn states(&self, count: usize, left_out: Option<usize>) -> Vec<State> {
+    /// program sees in at most `places` places, and the one without anything that was not synced.
+    fn states(&self, count: usize, left_out: Option<usize>, places: usize) -> Vec<State> {
         let (names, files) = self.options(count, left_out);
         let lengths: Vec<usize> = names.values().map(Vec::len).chain(files.values().map(Vec::len)).collect();
         let open: Vec<usize> = (0..lengths.len()).filter(|&i| lengths[i] > 1).collect();
@@ -256,7 +287,8 @@ impl Record {
                 choice[i] = option;
                 choice
             };
-            let is_extended = |choice: &&Vec<usize>| all || open[..done].iter().filter(|&&j| choice[j] > 0).count() < 2;
+            let is_extended =
+                |choice: &&Vec<usize>| all || open[..done].iter().filter(|&&j| choice[j] > 0).count() < places;
             let more: Vec<_> = choices.iter().filter(is_extended).cloned().collect();
             choices.extend(more.iter().flat_map(|choice| (1..lengths[i]).map(|option| with(choice, option))));
         }
@@ -296,6 +328,16 @@ impl Record {
             (!is_there).then(|| format!("after call {count}: {path} is lost, or older than its version {version}"))
         })
     }
+}
+
+/// Returns the effects of a call without the bytes.
+fn shown(effects: &[Effect]) -> Vec<String> {
+    let shown = |effect: &Effect| match effect {
+        Effect::Name(folder, name, node) => format!("{folder}/{name} is {node:?}"),
+        Effect::Bytes(file, bytes) => format!("{file} has {} bytes", bytes.len()),
+        Effect::Sync(node) => format!("{node} is synced"),
+    };
+    effects.iter().map(shown).collect()
 }
 
 /// The files below the working folder, by path.
@@ -362,11 +404,11 @@ fn a_power_loss_leaves_a_whole_run_or_one_that_is_refused() {
     if !can_trace() {
         return;
     }
-    let (record, place) = Record::new();
+    let (record, place) = Record::new(&BTreeMap::new());
     let pool = tempfile::tempdir().unwrap();
     let (mut seen, mut tried) = (HashMap::new(), 0);
     for count in 0..=record.calls.len() {
-        for state in record.states(count, None) {
+        for state in record.states(count, None, 2) {
             tried += 1;
             let state = part(state, false);
             if let Some(reason) = record.missing(count, &state) {
@@ -401,13 +443,66 @@ fn a_power_loss_leaves_a_whole_run_or_one_that_is_refused() {
     }
 }
 
+/// `--force` over an existing run: the old run or the new one, never a mix.
+#[test]
+fn a_power_loss_while_a_run_is_replaced_leaves_one_of_the_two() {
+    if !can_trace() {
+        return;
+    }
+    let new = Whole::new(DEVICE, 5, 2);
+    let original = Place::new();
+    fs::write(original.path(MODEL.0), MODEL.1).unwrap();
+    original.run(&format!("{} {DEVICE} --out run", train(4, 3))).exits(0);
+    let before = files(&original.path("run"));
+    let (record, _) = Record::new(&before);
+    let pool = tempfile::tempdir().unwrap();
+    let (mut seen, mut olds) = (HashSet::new(), 0);
+    let mut wrong = Vec::new();
+    for count in 1..=record.calls.len() {
+        for state in record.states(count, None, 1) {
+            if !seen.insert(state.clone()) {
+                continue;
+            }
+            let folder = pool.path().join("states").join(seen.len().to_string());
+            lay_out(&state, &folder, pool.path());
+            let run = folder.join("run");
+            // Whoever opens a run finishes a replacement that was interrupted.
+            let _ = Run::open(&run);
+            let found = files(&run);
+            let is_old = found == before;
+            olds += usize::from(is_old);
+            let events =
+                |path: &String, bytes: &Vec<u8>| path.starts_with("tensorboard/") && before.get(path) == Some(bytes);
+            let verdict = match Checkpoints::new(&run, 9).newest(&mut |_, _| ()) {
+                _ if is_old => Ok(()),
+                _ if found.iter().any(|(path, bytes)| events(path, bytes)) => Err("events of the old run".to_string()),
+                Ok(Some(_)) => new.has(&run),
+                found => Err(format!("no checkpoint: {found:?}")),
+            };
+            wrong.extend(
+                verdict
+                    .err()
+                    .map(|reason| format!("after call {count}, {:?}: {reason}", shown(&record.calls[count - 1]))),
+            );
+            let _ = fs::remove_dir_all(&folder);
+        }
+    }
+    eprintln!("power loss: {} states of a replacement, {olds} of them the old run", seen.len());
+    assert!(
+        wrong.is_empty(),
+        "{} states are neither the old run nor the new one:\n{}",
+        wrong.len(),
+        wrong[..wrong.len().min(20)].join("\n")
+    );
+}
+
 /// The check itself: without any one of the syncs it finds a file that can be lost.
 #[test]
 fn a_sync_that_is_left_out_is_found() {
     if !can_trace() {
         return;
     }
-    let (record, _) = Record::new();
+    let (record, _) = Record::new(&BTreeMap::new());
     let is_of_events = |i: &usize| {
         let Effect::Sync(node) = record.calls[*i][0] else { unreachable!() };
         let name = |effect: &Effect| matches!(effect, Effect::Name(_, name, Some(of)) if *of == node && name.contains("tfevents"));
@@ -418,7 +513,7 @@ fn a_sync_that_is_left_out_is_found() {
         // Until the next sync of the same folder.
         let moments = left_out..=(left_out + 12).min(record.calls.len());
         let mut states =
-            moments.flat_map(|count| record.states(count, Some(left_out)).into_iter().map(move |s| (count, s)));
+            moments.flat_map(|count| record.states(count, Some(left_out), 2).into_iter().map(move |s| (count, s)));
         states.any(|(count, state)| record.missing(count, &state).is_some())
     };
     let unneeded: Vec<usize> = syncs.iter().copied().filter(|&i| !finds(i)).collect();
@@ -431,7 +526,10 @@ fn a_sync_that_is_left_out_is_found() {
     assert!(
         unneeded.len() <= repeated && unneeded.iter().all(|i| is_of_folder(&i)),
         "no loss found without {:?}",
-        unneeded.iter().map(|&i| &record.calls[i - 2..=i]).collect::<Vec<_>>()
+        unneeded
+            .iter()
+            .map(|&i| record.calls[i - 2..=i].iter().map(|call| shown(call)).collect())
+            .collect::<Vec<Vec<_>>>()
     );
     assert!(syncs.len() > 20);
     // The first one is that of the folder that contains the run.
@@ -444,7 +542,7 @@ fn a_power_loss_keeps_the_events_that_were_synced() {
     if !can_trace() {
         return;
     }
-    let (record, _) = Record::new();
+    let (record, _) = Record::new(&BTreeMap::new());
     let mut seen = HashSet::new();
     for count in 0..=record.calls.len() {
         // The bytes that were synced by the calls before the last one.
@@ -461,7 +559,7 @@ fn a_power_loss_keeps_the_events_that_were_synced() {
             });
         let event_files: Vec<&Rc<Vec<u8>>> =
             synced.values().filter(|bytes| read_events(bytes).is_ok_and(|events| !events.is_empty())).collect();
-        for state in record.states(count, None) {
+        for state in record.states(count, None, 2) {
             let state = part(state, true);
             for bytes in &event_files {
                 let is_there = state.values().any(|found| found.starts_with(bytes.as_slice()));
