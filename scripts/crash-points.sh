@@ -1,11 +1,11 @@
 #!/bin/sh
-# Every system call that saves, failed with four errors, and the program killed before it; every write of every command to its standard
-# output and error, failed; every folder that a power loss may leave. All points, on the native engine and on the adapter of the tests.
+# Injects a fault into every system call that saves (four errors, and a kill before the call) and into every write of every command to
+# standard output and standard error, and checks every folder that a power loss may leave. On the native engine and on the tests' adapter.
 #
-#   sh scripts/crash-points.sh [TABLES.md] [cpu] [auto]       both devices unless named
+#   sh scripts/crash-points.sh [TABLES.md] [cpu] [auto]       both devices by default
 #
-# Tables in Markdown: what was tried, and what was survived where that is less. Exit code 1 if anything was not. Takes an hour or more;
-# `cargo test` tries a sample. Needs strace, so Linux only.
+# Writes tables in Markdown: the number of points tried, and of those survived if fewer. The exit code is 1 if a point failed. Takes an hour
+# or more; `cargo test` tries a sample. Needs strace, so Linux only.
 set -eu
 cd "$(dirname "$0")/.."
 tables=

@@ -195,7 +195,7 @@ impl Drawn {
     /// Left, top, right, bottom of the numbers next to the points: those inside the plot, without tick labels and the list.
     fn labels(&self) -> Vec<[f64; 4]> {
         let (left, right) = (self.roof[0].0, self.roof[2].0);
-        let bottom = self.texts.iter().find(|t| t.0 == "floating-point operations a byte").unwrap().2 - 50.0;
+        let bottom = self.texts.iter().find(|t| t.0 == "floating-point operations per byte").unwrap().2 - 50.0;
         let inside = |x: f64, y: f64| x > left && x < right && y < bottom;
         let digits = self.texts.iter().filter(|(text, x, y)| text.parse::<u32>().is_ok() && inside(*x, *y));
         // A digit of a sans-serif font is at most 0.65 em wide, and its height at most 0.75 em, of 13 pixels.

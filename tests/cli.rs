@@ -139,7 +139,7 @@ fn progress_fits_the_terminal() {
             assert!(line.chars().count() <= columns, "{columns}: {line:?}");
         }
         // Before the first step it says so, in words.
-        assert!(said.contains("Epoch 1/1 begins"), "{columns}: {said:?}");
+        assert!(said.contains("Epoch 1/1 starting"), "{columns}: {said:?}");
         assert_eq!(said.contains('░'), columns >= 110, "{columns}: {said:?}");
         assert!(said.contains("Epoch 1/1: loss"), "{said:?}");
     }
@@ -173,13 +173,22 @@ fn bad_values_are_refused_before_anything_is_touched() {
         ("--batch-size 100000", vec!["--batch-size", "32768"]),
         ("--epochs -1", vec!["-1"]),
         ("--epochs many", vec!["many"]),
+        ("--epochs 100001", vec!["--epochs", "100001", "0..=100000"]),
+        ("--epochs 5000000000", vec!["--epochs", "0..=100000"]),
+        ("--learning-rate -1", vec!["--learning-rate is -1", "above 0"]),
+        ("--learning-rate 1e-300", vec!["--learning-rate 1e-300 is 0 in single precision"]),
+        ("--learning-rate inf", vec!["--learning-rate is inf"]),
+        ("--momentum -0.5 --optimizer sgd", vec!["--momentum is -0.5"]),
+        ("--checkpoint-minutes -1", vec!["--checkpoint-minutes is -1"]),
+        ("--threads -1 --device cpu", vec!["-1", "--threads"]),
+        ("--out -", vec!["--out", "`-` is not a file"]),
         ("--learning-rate 0", vec!["--learning-rate is 0", "0.001"]),
         ("--learning-rate NaN", vec!["--learning-rate"]),
         ("--momentum 0.9", vec!["--momentum", "sgd"]),
-        ("--optimizer sgd --momentum 1", vec!["--momentum is 1", "below 1"]),
+        ("--optimizer sgd --momentum 1", vec!["--momentum is 1", "less than 1"]),
         ("--train-limit 0", vec!["--train-limit"]),
         ("--seed -1", vec!["-1"]),
-        ("--validation-split 1", vec!["--validation-split is 1", "below 1"]),
+        ("--validation-split 1", vec!["--validation-split is 1", "less than 1"]),
         ("--validation-split NaN", vec!["--validation-split is NaN"]),
         ("--dataset synthetic --train-limit 1 --validation-split 0.5", vec!["0 to train on", "1 to validate on"]),
         ("--model no-such-model", vec!["no-such-model", "mlp", "cnn", ".toml"]),
@@ -199,6 +208,74 @@ fn bad_values_are_refused_before_anything_is_touched() {
     assert_eq!(left.iter().find(is_left), None);
 }
 
+/// Numbers of hundreds of digits, and values close to what is possible: the message stays readable, the warning is there.
+#[test]
+fn extreme_values_get_short_messages() {
+    let place = crate::output::place();
+    let digits = "9".repeat(400);
+    for flags in [
+        format!("--seed {digits}"),
+        format!("--learning-rate -{digits}"),
+        format!("--learning-rate=1{digits}"),
+        format!("--momentum 1{} --optimizer sgd", "0".repeat(300)),
+        format!("--validation-split {digits}"),
+        format!("--epochs {digits}"),
+        format!("--device {digits}"),
+        format!("--model {digits}"),
+    ] {
+        let ran = place.run(&format!("train --dataset synthetic {flags}")).exits(2);
+        assert!(ran.err.len() < 700, "{} characters: {}", ran.err.len(), ran.err);
+    }
+    let train =
+        "train --model tiny.toml --dataset synthetic --train-limit 40 --epochs 1 --device cpu --no-report --quiet";
+    place.run(&format!("{train} --learning-rate 1e-12 --out slow")).exits(0).says(&["warning", "1e-12"]);
+    // The summary is printed whatever the verdict.
+    let ran = place.run(&format!("{train} --json --optimizer sgd --learning-rate 1e38 --epochs 3 --out bad")).exits(1);
+    assert_eq!(ran.summary()["status"], "non-finite loss");
+}
+
+/// What users do with their photos: folders from a Mac, broken links, arguments in the wrong order, many indices, images that exist.
+#[test]
+fn predictions_of_odd_arguments_are_predicted_or_explained() {
+    let place = crate::output::place();
+    fs::create_dir(place.path("photos")).unwrap();
+    fs::copy(place.path("photo.png"), place.path("photos/a.png")).unwrap();
+    fs::write(place.path("photos/._a.png"), "attributes").unwrap();
+    place.run("predict run photos --device cpu").exits(0);
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("gone.png", place.path("photos/link.png")).unwrap();
+        let ran = place.run("predict run photos --device cpu").exits(2);
+        assert!(ran.out.contains("photos/a.png"), "{}", ran.out);
+        ran.says(&["photos/link.png", "1 image could not be read"]);
+    }
+    place.run("predict photo.png run --device cpu").exits(2).says(&["photo.png is not a run; the run comes first"]);
+    let many = ["0..10000"; 300].join(",");
+    place.run(&format!("predict run --test-index {many} --device cpu")).exits(2).says(&["3000000 images", "100000"]);
+    // Of two images that are to be drawn, none is if one may not be.
+    fs::write(place.path("inputs.png"), "mine").unwrap();
+    place
+        .run("predict run photo.png --device cpu --grid grid.png --show-input inputs.png")
+        .exits(2)
+        .says(&["inputs.png exists", "--force"]);
+    assert!(!place.path("grid.png").exists());
+    assert_eq!(fs::read_to_string(place.path("inputs.png")).unwrap(), "mine");
+    for line in [
+        "predict run photo.png --grid -",
+        "predict run photo.png --show-input -",
+        "export run --format npz --out -",
+        "samples --grid -",
+        "filter photo.png --out -",
+        "compare run run --out -",
+        "report run --out -",
+        "import run/model.safetensors --out -",
+        "man --out -",
+    ] {
+        place.run(line).exits(2).says(&["`-` is not a file"]);
+    }
+    assert!(!place.path("-").exists());
+}
+
 #[test]
 fn environment_variables_that_name_nothing_are_named() {
     gpu();
@@ -210,6 +287,9 @@ fn environment_variables_that_name_nothing_are_named() {
     with("FMNIST_DATA_DIR", "no-such-folder", SMALL.replace("--dataset synthetic", "").as_str())
         .exits(2)
         .says(&["FMNIST_DATA_DIR", "no-such-folder"]);
+    let vectors = |value: &str| with("FMNIST_NATIVE_VECTORS", value, "evaluate missing --device cpu").exits(2);
+    vectors("bogus").says(&["FMNIST_NATIVE_VECTORS", "bogus", "none"]);
+    vectors("none").says(&["missing is not a run"]);
     // A backend that this system does not have: no adapter, and which package brings one.
     let foreign = if cfg!(target_vendor = "apple") { "dx12" } else { "metal" };
     with("WGPU_BACKEND", foreign, "train --dataset synthetic").exits(2).says(&["no graphics adapter", "lavapipe"]);

@@ -1,7 +1,8 @@
-//! Every system call that saves, failed by itself, and the program killed before it: what was saved must be whole or said to be lost.
+//! Every system call that saves: failed by itself, and the program killed before it. Nothing that was saved may be lost unless an error says so.
 //!
-//! A sample of a hundred points; every point with `FMNIST_TEST_CRASH_POINTS=all`, on the device that `FMNIST_TEST_CRASH_DEVICE` names
-//! (`cpu` or `auto`), with a table in Markdown in the file that `FMNIST_TEST_CRASH_TABLE` names: `scripts/crash-points.sh`.
+//! By default a sample of a hundred points. `FMNIST_TEST_CRASH_POINTS=all` tries every point, on the device that
+//! `FMNIST_TEST_CRASH_DEVICE` names (`cpu` or `auto`), and appends a table in Markdown to the file `FMNIST_TEST_CRASH_TABLE`:
+//! `scripts/crash-points.sh` does both.
 
 use crate::data::{SmallSet, options};
 use crate::support::points::{Fault, Point, Verdict, all, can_trace, device, program, said, try_all};
@@ -10,6 +11,7 @@ use crate::support::strace::{Call, SAVING, Tracing, Value};
 use crate::support::whole::{MODEL, Whole, files, hidden, train};
 use fmnist_gpu::data::load;
 use fmnist_gpu::train::checkpoint::Checkpoints;
+use fmnist_gpu::train::run::Run;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -21,21 +23,21 @@ use std::process::{Command, Output};
 const FAULTS: [Fault; 5] =
     [Fault::Fails("EIO"), Fault::Fails("ENOSPC"), Fault::Fails("EDQUOT"), Fault::Fails("EINTR"), Fault::Killed];
 
-/// A command whose calls are disturbed.
+/// A command whose system calls fail.
 struct Scenario<'a> {
     title: String,
-    /// Prepares a folder in which the command runs.
+    /// Prepares the folder in which the command runs.
     prepare: &'a (dyn Fn(&Place) + Sync),
     command: &'a (dyn Fn(&Place) -> Command + Sync),
     /// Folders whose calls count.
     watched: &'a [&'a str],
-    /// Whether threads other than the first save.
+    /// Whether the saving is done by another thread than the first.
     all_threads: bool,
     check: &'a (dyn Fn(&Place, &Point, &Output) -> Verdict + Sync),
 }
 
 impl Scenario<'_> {
-    /// The calls that save, in their order.
+    /// Returns the calls that save, in order, each with what it does.
     fn record(&self) -> Vec<(Call, String)> {
         let place = Place::new();
         (self.prepare)(&place);
@@ -48,7 +50,7 @@ impl Scenario<'_> {
         };
         let mut threads = threads.into_iter().map(watched);
         let first = threads.next().unwrap();
-        // Files are read on threads of their own.
+        // Files are read on other threads.
         let saves = |calls: &Vec<(Call, String)>| calls.iter().any(|(call, _)| !call.text(2).contains("O_RDONLY"));
         let others: Vec<_> = threads.filter(saves).collect();
         if self.all_threads {
@@ -59,7 +61,7 @@ impl Scenario<'_> {
         first
     }
 
-    /// All points, after all calls a kill at the end.
+    /// Returns all points: every call with every fault, and a kill when the program exits.
     fn points(&self) -> Vec<Point> {
         let calls = self.record();
         let at = |call: &Call, act: &str, fault| Point {
@@ -74,7 +76,7 @@ impl Scenario<'_> {
         points
     }
 
-    /// Disturbs the command at a point, and looks at what is left.
+    /// Runs the command with a fault at `point` and checks what is left.
     fn run(&self, point: &Point) -> Verdict {
         let place = Place::new();
         (self.prepare)(&place);
@@ -103,7 +105,7 @@ impl Scenario<'_> {
             (_, Some(2)) if said(&output).contains("fmnist-gpu: ") => {}
             _ => return Err(format!("{:?} {}", output.status, said(&output))),
         }
-        // What could not be removed stays until the next run.
+        // A file that could not be removed stays until the next run.
         let may_stay = point.fault == Fault::Killed || point.row.starts_with("unlink") || point.row == "rmdir";
         let left = hidden(&place.path("run"));
         if !left.is_empty() && !may_stay {
@@ -113,7 +115,7 @@ impl Scenario<'_> {
     }
 }
 
-/// What a call does to the watched folders of a place, without what differs each time; `None` if it does nothing there.
+/// Returns what a call does to the watched folders of a place, without the parts that differ between runs; `None` if it does nothing there.
 fn act(call: &Call, place: &Place, watched: &[&str]) -> Option<String> {
     let root = place.path("").canonicalize().unwrap();
     let paths = call.paths(&root);
@@ -127,7 +129,7 @@ fn act(call: &Call, place: &Place, watched: &[&str]) -> Option<String> {
     Some(format!("{} {}", call.name, names.join(" -> ")))
 }
 
-/// A path without its random part: letters of a temporary file, the time of an event file.
+/// Removes the random part of a path: the letters of a temporary file, the time of an event file.
 fn steady(path: &str) -> String {
     let mut parts: Vec<String> = path.split('/').map(String::from).collect();
     for part in &mut parts {
@@ -140,7 +142,7 @@ fn steady(path: &str) -> String {
     parts.join("/")
 }
 
-/// So many of the points, spread over the calls and over what happens to them: the middle one of each kind, then evenly.
+/// Returns `count` of the points: the middle one for each pair of call and fault, then evenly spaced ones.
 fn sample(points: Vec<Point>, count: usize) -> Vec<Point> {
     if all() || points.len() <= count {
         return points;
@@ -161,13 +163,13 @@ fn prepare(place: &Place) {
     fs::create_dir(place.path("tmp")).unwrap();
 }
 
-/// Runs the program undisturbed.
+/// Runs the program without a fault.
 fn undisturbed(place: &Place, line: &str) -> Verdict {
     let output = program(place, line).output().unwrap();
     if output.status.success() { Ok(()) } else { Err(format!("{line}: {:?} {}", output.status, said(&output))) }
 }
 
-/// Resumes the run, or starts it over if there is nothing to resume.
+/// Resumes the run, or starts it over if it has no checkpoint.
 fn go_on(place: &Place, seed: u64, epochs: u64) -> Verdict {
     let resumed = undisturbed(place, &format!("train --resume run --tensorboard --quiet {}", device()));
     let has_checkpoint = matches!(Checkpoints::new(&place.path("run"), 1).newest(&mut |_, _| ()), Ok(Some(_)));
@@ -177,7 +179,7 @@ fn go_on(place: &Place, seed: u64, epochs: u64) -> Verdict {
     undisturbed(place, &format!("{} {} --out run --force", train(seed, epochs), device()))
 }
 
-/// After every point the training ends, at last, with the bits, the report and the event files of one that nothing disturbed.
+/// After every point, the resumed training ends with the same bits, report and event files as one without a fault.
 #[test]
 fn a_training_survives_every_call_that_saves() {
     if !can_trace() {
@@ -202,22 +204,22 @@ fn a_training_survives_every_call_that_saves() {
             if !left.is_empty() && !output.status.success() {
                 return Err(format!("left behind after resuming: {left:?}"));
             }
-            // What could not be written to them was said.
-            let is_said = output.status.code() == Some(2) && said(output).contains("/tensorboard");
-            if is_said { Ok(()) } else { whole.has_events(&place.path("run")) }
+            // A failure to write event files may lose events if it is reported.
+            let is_reported = output.status.code() == Some(2) && said(output).contains("/tensorboard");
+            if is_reported { Ok(()) } else { whole.has_events(&place.path("run")) }
         },
     };
     let points = sample(scenario.points(), 60);
     try_all(&scenario.title, &points, &|point| scenario.run(point));
 }
 
-/// A run that another overwrites is the one or the other, never a part of each.
+/// `--force` over an existing run: after every point the folder holds the old run or the new one, never a mix.
 #[test]
 fn a_run_that_is_overwritten_is_whole_or_untouched() {
     if !can_trace() {
         return;
     }
-    // The old run has more epochs: its checkpoints must not pass for those of the new one.
+    // The old run has more epochs, so its checkpoints would look newer than those of the new one.
     let (old, new) = (Whole::new(&device(), 4, 4), Whole::new(&device(), 5, 3));
     let original = Place::new();
     prepare(&original);
@@ -239,6 +241,8 @@ fn a_run_that_is_overwritten_is_whole_or_untouched() {
         all_threads: false,
         check: &|place, _, output| {
             let run = place.path("run");
+            // Whoever opens a run finishes a replacement that was interrupted.
+            let _ = Run::open(&run);
             let is_old = files(&run) == before;
             if !is_old {
                 new.has(&run).map_err(|reason| format!("neither the old run nor the new one: {reason}"))?;
@@ -252,7 +256,7 @@ fn a_run_that_is_overwritten_is_whole_or_untouched() {
                 return Err(format!("left behind after resuming: {left:?}"));
             }
             match new.is_at(place, "run") {
-                // The old run was complete: there was nothing to resume.
+                // The old run was complete, so there was nothing to resume.
                 Err(_) if is_old => old.is_at(place, "run"),
                 verdict => verdict,
             }
@@ -262,19 +266,19 @@ fn a_run_that_is_overwritten_is_whole_or_untouched() {
     try_all(&scenario.title, &points, &|point| scenario.run(point));
 }
 
-/// Where the child of the next test downloads to, and from where.
+/// The environment variables that tell the child of the next test where to download to, and where from.
 const DOWNLOAD: [&str; 2] = ["FMNIST_TEST_DOWNLOAD_TO", "FMNIST_TEST_DOWNLOAD_FROM"];
 
-/// A part of the next test, in a process of its own.
+/// Part of the next test, run in a separate process.
 #[test]
-#[ignore = "the next test runs it"]
+#[ignore = "run by the next test"]
 fn download_in_a_process_of_its_own() {
     let [Some(to), Some(from)] = DOWNLOAD.map(std::env::var_os) else { return };
-    // So many calls of each kind that no other thread has as many: strace counts those of each thread.
+    // More calls of each kind than any other thread makes: strace counts the calls of each thread.
     let nowhere = Path::new("/dev/null/nowhere");
     let null = fs::File::options().write(true).open("/dev/null").unwrap();
     for _ in 0..300 {
-        // They fail.
+        // All of these fail.
         let _ = (fs::File::open(nowhere), (&null).write(&[0]), null.sync_all(), fs::rename(nowhere, nowhere));
         let _ = (fs::create_dir(nowhere), fs::remove_file(nowhere), fs::remove_dir(nowhere));
     }
@@ -286,7 +290,7 @@ fn download_in_a_process_of_its_own() {
     }
 }
 
-/// The cache holds whole files only, and the next download completes it.
+/// After every point the cache contains only whole files, and the next download completes it.
 #[test]
 fn a_download_survives_every_call_that_saves() {
     if !can_trace() {
@@ -296,7 +300,7 @@ fn a_download_survives_every_call_that_saves() {
     let served: BTreeMap<String, Vec<u8>> = set.served().into_iter().collect();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let from = format!("http://{}/", listener.local_addr().unwrap());
-    // It ends with the process.
+    // This thread ends with the process.
     let answers = served.clone();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
@@ -307,7 +311,7 @@ fn a_download_survives_every_call_that_saves() {
             while lines.next().is_some_and(|line| !line.is_empty()) {}
             let body = &answers[&name.unwrap()];
             let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-            // A client that was killed does not listen.
+            // The client may have been killed.
             let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
         }
     });
@@ -315,7 +319,7 @@ fn a_download_survives_every_call_that_saves() {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["crash_points::download_in_a_process_of_its_own", "--exact", "--ignored", "--nocapture"]);
         command.current_dir(place.path("")).env(DOWNLOAD[0], place.path("cache")).env(DOWNLOAD[1], &from);
-        // The last makes the loader look into many folders.
+        // The last one makes the loader search many folders.
         for name in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "LD_LIBRARY_PATH"] {
             command.env_remove(name);
         }

@@ -1,15 +1,15 @@
-//! What a power loss may leave of a training: everything that was synced, and of everything else any part.
+//! Every folder that a power loss may leave of a training.
 //!
-//! The calls of a training are recorded, and from them follows what the disk may hold after each: POSIX promises the bytes of a file once
-//! the file was synced, and a name once its folder was. Until then each name may be there or not, and each file may have its old bytes, a
-//! part of the new ones, or zeros in their place. Every such folder must open as one that once was, or be refused; and a file whose
-//! writing was over must be there.
+//! The system calls of a training are recorded, and from them follows what may be on disk after each. POSIX guarantees the bytes of a file
+//! once the file was synced, and a name once its folder was. Until then each name may exist or not, and each file may have its old bytes, part
+//! of the new ones, or zeros in their place. Every such folder must open as a state that existed, or be refused; and a file that was
+//! written completely must be there.
 
 use crate::support::broken_off::outcome;
 use crate::support::points::{all, can_trace, program, said};
 use crate::support::program::Place;
 use crate::support::strace::{Call, SAVING, Tracing, Value};
-use crate::support::whole::{MODEL, train};
+use crate::support::whole::{MODEL, Whole, files, train};
 use fmnist_gpu::files::read_bounded;
 use fmnist_gpu::model::weights;
 use fmnist_gpu::tensorboard::{EventError, read_events};
@@ -23,43 +23,43 @@ use std::rc::Rc;
 
 const DEVICE: &str = "--device cpu --threads 1";
 
-/// The most folders that one moment may leave before only some of them are looked at.
+/// If more states than this are possible after a call, only some of them are checked.
 const MAX_STATES: usize = 256;
 
-/// A file or folder, by its number.
+/// The number of a file or folder.
 type Node = usize;
-/// The folder in which the program runs.
+/// The working folder of the program.
 const ROOT: Node = 0;
 
-/// What a call does to the disk.
+/// The effect of a call on the file system.
 #[derive(Clone, Debug)]
 enum Effect {
-    /// A name in a folder means this node from now on, or nothing.
+    /// From now on, the name in the folder refers to this node, or to none.
     Name(Node, String, Option<Node>),
-    /// A file has these bytes.
+    /// From now on, the file has these bytes.
     Bytes(Node, Rc<Vec<u8>>),
-    /// The file's bytes, or the folder's names, last.
+    /// The bytes of the file or the names in the folder are durable.
     Sync(Node),
 }
 
-/// What the calls of a program did, in their order; those of one call at once.
+/// The effects of the calls of a program, in order.
 #[derive(Clone)]
 struct Record {
     calls: Vec<Vec<Effect>>,
     /// The nodes that are folders.
     folders: HashSet<Node>,
-    /// What was written under each final name, the oldest first.
+    /// The versions written under each final name, the oldest first.
     versions: BTreeMap<String, Vec<Rc<Vec<u8>>>>,
-    /// From which call on the program relies on a version, and until which: path, version, from, until.
+    /// The versions that the program relies on: path, version, first call, last call.
     relied_on: Vec<(String, usize, usize, usize)>,
 }
 
-/// The disk while calls are read.
+/// The state of the file system while calls are read.
 struct Reader {
     record: Record,
     names: HashMap<(Node, String), Node>,
     bytes: HashMap<Node, Rc<Vec<u8>>>,
-    /// Open files: their nodes and positions.
+    /// The nodes and positions of open files.
     open: HashMap<i64, (Node, usize)>,
     nodes: Node,
 }
@@ -70,7 +70,7 @@ impl Reader {
         parts.into_iter().try_fold(ROOT, |node, part| self.names.get(&(node, part.to_string())).copied())
     }
 
-    /// The folder and the name of a path.
+    /// Splits a path into folder and name.
     fn place(&self, path: &str) -> (Node, String) {
         let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
         (self.node(folder).unwrap(), name.to_string())
@@ -93,6 +93,23 @@ impl Reader {
             self.bytes.insert(self.nodes, Rc::default());
         }
         self.name(path, Some(self.nodes))
+    }
+
+    /// Files that are there, synced, before the first call.
+    fn start_with(&mut self, before: &BTreeMap<String, Vec<u8>>) {
+        let mut effects = Vec::new();
+        for (path, bytes) in before {
+            let path = format!("run/{path}");
+            for (end, _) in path.match_indices('/') {
+                if self.node(&path[..end]).is_none() {
+                    effects.push(self.make(&path[..end], true));
+                }
+            }
+            effects.push(self.make(&path, false));
+            effects.push(self.set(self.nodes, bytes.clone()));
+        }
+        effects.extend((ROOT..=self.nodes).map(Effect::Sync));
+        self.record.calls.push(effects);
     }
 
     fn set(&mut self, node: Node, bytes: Vec<u8>) -> Effect {
@@ -150,11 +167,15 @@ impl Reader {
             }
             "rename" | "renameat" | "renameat2" => {
                 let node = self.node(path).unwrap();
-                assert!(!self.record.folders.contains(&node), "not modelled: {call:?}");
+                if self.record.folders.contains(&node) {
+                    let moved = vec![self.name(&paths[1], Some(node)), self.name(path, None)];
+                    self.record.calls.push(moved);
+                    return;
+                }
                 let versions = self.record.versions.entry(paths[1].clone()).or_default();
                 versions.push(self.bytes[&node].clone());
                 let version = versions.len() - 1;
-                // Until then the name may mean the version before.
+                // Before that, the name may refer to the previous version.
                 self.record.relied_on.push((paths[1].clone(), version, self.record.calls.len() + 1, usize::MAX));
                 vec![self.name(&paths[1], Some(node)), self.name(path, None)]
             }
@@ -167,13 +188,20 @@ impl Reader {
 }
 
 impl Record {
-    /// Trains two epochs and returns what that did, with the place.
-    fn new() -> (Self, Place) {
+    /// Trains two epochs, over the files `before` if there are any, and returns the record and the place.
+    fn new(before: &BTreeMap<String, Vec<u8>>) -> (Self, Place) {
         let place = Place::new();
         fs::write(place.path(MODEL.0), MODEL.1).unwrap();
+        for (path, bytes) in before {
+            let path = place.path("run").join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, bytes).unwrap();
+        }
         let root = place.path("").canonicalize().unwrap();
         let tracing = Tracing { calls: SAVING, all_threads: true, data: true, ..Tracing::default() };
-        let (output, threads) = tracing.run(&place, &program(&place, &format!("{} {DEVICE} --out run", train(5, 2))));
+        let force = if before.is_empty() { "" } else { "--force" };
+        let line = format!("{} {DEVICE} --out run {force}", train(5, 2));
+        let (output, threads) = tracing.run(&place, &program(&place, &line));
         assert!(output.status.success(), "{}", said(&output));
         let is_inside = |path: &PathBuf| path.starts_with(root.join("run"));
         let stray = threads[1..].iter().flatten().find(|call| call.paths(&root).iter().any(is_inside));
@@ -186,9 +214,12 @@ impl Record {
         };
         let mut reader =
             Reader { record, names: HashMap::new(), bytes: HashMap::new(), open: HashMap::new(), nodes: ROOT };
+        if !before.is_empty() {
+            reader.start_with(before);
+        }
         threads[0].iter().for_each(|call| reader.read(call, &root));
         let mut record = reader.record;
-        // The program relies on a file once it does something else than syncing, at the latest when it ends.
+        // The program relies on a file once it makes a call other than a sync, at the latest when it exits.
         let is_sync = |i: &usize| matches!(record.calls[*i][..], [Effect::Sync(_)]);
         for relied in &mut record.relied_on {
             relied.2 = (relied.2..record.calls.len()).find(|i| !is_sync(i)).map_or(record.calls.len(), |i| i + 1);
@@ -196,12 +227,12 @@ impl Record {
         (record, place)
     }
 
-    /// The numbers of the calls that sync.
+    /// Returns the numbers of the calls that sync.
     fn syncs(&self) -> Vec<usize> {
         (0..self.calls.len()).filter(|&i| matches!(self.calls[i][..], [Effect::Sync(_)])).collect()
     }
 
-    /// What each name may mean, and what bytes each file may have, after the first `count` calls, with `left_out` never made.
+    /// Returns what each name may refer to, and the bytes that each file may have, after the first `count` calls without `left_out`.
     fn options(&self, count: usize, left_out: Option<usize>) -> (BTreeMap<(Node, String), Vec<Option<Node>>>, Files) {
         let mut names: BTreeMap<(Node, String), Vec<Option<Node>>> = BTreeMap::new();
         let mut files: BTreeMap<Node, Vec<Rc<Vec<u8>>>> = BTreeMap::new();
@@ -229,7 +260,7 @@ impl Record {
             let (old, new) = (options[0].clone(), options[options.len() - 1].clone());
             let mut zeros = old[..old.len().min(new.len())].to_vec();
             zeros.resize(new.len(), 0);
-            // The middle ones of several are prefixes too.
+            // After several writes, the intermediate ones are prefixes too.
             *options =
                 vec![new.clone(), old.clone(), Rc::new(new[..old.len().midpoint(new.len())].to_vec()), Rc::new(zeros)];
         }
@@ -241,9 +272,9 @@ impl Record {
         (names, files)
     }
 
-    /// Every folder that a power loss after the first `count` calls may leave: the files by their paths. Of one that has too many, all
-    /// that differ in at most two places from what the program sees.
-    fn states(&self, count: usize, left_out: Option<usize>) -> Vec<State> {
+    /// Returns every state that a power loss after the first `count` calls may leave. If there are too many, those that differ from what the
+    /// program sees in at most `places` places, and the one without anything that was not synced.
+    fn states(&self, count: usize, left_out: Option<usize>, places: usize) -> Vec<State> {
         let (names, files) = self.options(count, left_out);
         let lengths: Vec<usize> = names.values().map(Vec::len).chain(files.values().map(Vec::len)).collect();
         let open: Vec<usize> = (0..lengths.len()).filter(|&i| lengths[i] > 1).collect();
@@ -256,11 +287,12 @@ impl Record {
                 choice[i] = option;
                 choice
             };
-            let is_extended = |choice: &&Vec<usize>| all || open[..done].iter().filter(|&&j| choice[j] > 0).count() < 2;
+            let is_extended =
+                |choice: &&Vec<usize>| all || open[..done].iter().filter(|&&j| choice[j] > 0).count() < places;
             let more: Vec<_> = choices.iter().filter(is_extended).cloned().collect();
             choices.extend(more.iter().flat_map(|choice| (1..lengths[i]).map(|option| with(choice, option))));
         }
-        // Nothing that was not synced.
+        // The one without anything that was not synced.
         choices.push(lengths.iter().map(|length| length - 1).collect());
         let state = |choice: Vec<usize>| {
             let chosen = names.iter().zip(&choice).filter_map(|((at, options), &i)| Some((at, options[i]?)));
@@ -287,7 +319,7 @@ impl Record {
         choices.into_iter().map(state).collect()
     }
 
-    /// What is wrong with a state after the first `count` calls: a file that the program relied on and that is not there.
+    /// Returns a file that the program relies on after the first `count` calls and that is not in `state`.
     fn missing(&self, count: usize, state: &State) -> Option<String> {
         let active = |relied: &&(String, usize, usize, usize)| relied.2 <= count && count <= relied.3;
         self.relied_on.iter().filter(active).find_map(|(path, version, ..)| {
@@ -298,18 +330,28 @@ impl Record {
     }
 }
 
-/// The files of a folder by their paths.
+/// Returns the effects of a call without the bytes.
+fn shown(effects: &[Effect]) -> Vec<String> {
+    let shown = |effect: &Effect| match effect {
+        Effect::Name(folder, name, node) => format!("{folder}/{name} is {node:?}"),
+        Effect::Bytes(file, bytes) => format!("{file} has {} bytes", bytes.len()),
+        Effect::Sync(node) => format!("{node} is synced"),
+    };
+    effects.iter().map(shown).collect()
+}
+
+/// The files below the working folder, by path.
 type State = BTreeMap<String, Rc<Vec<u8>>>;
-/// What bytes each file may have.
+/// The bytes that each file may have.
 type Files = BTreeMap<Node, Vec<Rc<Vec<u8>>>>;
 
-/// Whether a state is that of the run folder but for its event files, which nothing else depends on, or of these.
+/// Returns only the event files of a state, or everything else: neither depends on the other.
 fn part(mut state: State, events: bool) -> State {
     state.retain(|path, _| path.starts_with("run/tensorboard/") == events);
     state
 }
 
-/// Writes the files of a state into a new folder, as links to files of the same bytes.
+/// Creates the files of a state in a folder, as links to files with the same bytes.
 fn lay_out(state: &State, folder: &Path, pool: &Path) {
     for (path, bytes) in state {
         let digest: String = Sha256::digest(bytes.as_slice()).iter().map(|byte| format!("{byte:02x}")).collect();
@@ -322,12 +364,12 @@ fn lay_out(state: &State, folder: &Path, pool: &Path) {
     }
 }
 
-/// Opens the run in a state: what opens must be one of the versions that were written.
+/// Opens the run in a state. What opens must be one of the versions that were written.
 fn open(record: &Record, state: &State, folder: &Path) -> Result<(), String> {
     let run = folder.join("run");
     let written = |path: &str| {
         let known = record.versions.get(path).zip(state.get(path)).is_some_and(|(known, found)| known.contains(found));
-        if known { Ok(()) } else { Err(format!("{path} opens, and was never written so")) }
+        if known { Ok(()) } else { Err(format!("{path} opens, but was never written like that")) }
     };
     if let Ok(opened) = Run::open(&run) {
         written("run/model.safetensors")?;
@@ -347,7 +389,7 @@ fn open(record: &Record, state: &State, folder: &Path) -> Result<(), String> {
             "history.jsonl" => parse_history(bytes).is_ok(),
             _ if path.contains("/checkpoints/") => Checkpoint::from_bytes(bytes).is_ok(),
             _ if name.ends_with(".safetensors") => weights::from_bytes(bytes).is_ok(),
-            // Nothing checks these when they are read.
+            // These are not checked when they are read.
             _ => true,
         };
         if opens {
@@ -362,11 +404,11 @@ fn a_power_loss_leaves_a_whole_run_or_one_that_is_refused() {
     if !can_trace() {
         return;
     }
-    let (record, place) = Record::new();
+    let (record, place) = Record::new(&BTreeMap::new());
     let pool = tempfile::tempdir().unwrap();
     let (mut seen, mut tried) = (HashMap::new(), 0);
     for count in 0..=record.calls.len() {
-        for state in record.states(count, None) {
+        for state in record.states(count, None, 2) {
             tried += 1;
             let state = part(state, false);
             if let Some(reason) = record.missing(count, &state) {
@@ -383,7 +425,7 @@ fn a_power_loss_leaves_a_whole_run_or_one_that_is_refused() {
         }
     }
     eprintln!("power loss: {} calls, {tried} states, {} different ones opened", record.calls.len(), seen.len());
-    // Some of them resumed by the program: the bits of a training that lost nothing.
+    // Some of them are resumed and must end with the same bits.
     let mut states: Vec<State> = seen.into_keys().collect();
     states.sort_unstable();
     let samples = if all() { 60 } else { 6 };
@@ -401,13 +443,66 @@ fn a_power_loss_leaves_a_whole_run_or_one_that_is_refused() {
     }
 }
 
-/// The check itself: leave out any one sync, and it finds a file that can be lost.
+/// `--force` over an existing run: the old run or the new one, never a mix.
+#[test]
+fn a_power_loss_while_a_run_is_replaced_leaves_one_of_the_two() {
+    if !can_trace() {
+        return;
+    }
+    let new = Whole::new(DEVICE, 5, 2);
+    let original = Place::new();
+    fs::write(original.path(MODEL.0), MODEL.1).unwrap();
+    original.run(&format!("{} {DEVICE} --out run", train(4, 3))).exits(0);
+    let before = files(&original.path("run"));
+    let (record, _) = Record::new(&before);
+    let pool = tempfile::tempdir().unwrap();
+    let (mut seen, mut olds) = (HashSet::new(), 0);
+    let mut wrong = Vec::new();
+    for count in 1..=record.calls.len() {
+        for state in record.states(count, None, 1) {
+            if !seen.insert(state.clone()) {
+                continue;
+            }
+            let folder = pool.path().join("states").join(seen.len().to_string());
+            lay_out(&state, &folder, pool.path());
+            let run = folder.join("run");
+            // Whoever opens a run finishes a replacement that was interrupted.
+            let _ = Run::open(&run);
+            let found = files(&run);
+            let is_old = found == before;
+            olds += usize::from(is_old);
+            let events =
+                |path: &String, bytes: &Vec<u8>| path.starts_with("tensorboard/") && before.get(path) == Some(bytes);
+            let verdict = match Checkpoints::new(&run, 9).newest(&mut |_, _| ()) {
+                _ if is_old => Ok(()),
+                _ if found.iter().any(|(path, bytes)| events(path, bytes)) => Err("events of the old run".to_string()),
+                Ok(Some(_)) => new.has(&run),
+                found => Err(format!("no checkpoint: {found:?}")),
+            };
+            wrong.extend(
+                verdict
+                    .err()
+                    .map(|reason| format!("after call {count}, {:?}: {reason}", shown(&record.calls[count - 1]))),
+            );
+            let _ = fs::remove_dir_all(&folder);
+        }
+    }
+    eprintln!("power loss: {} states of a replacement, {olds} of them the old run", seen.len());
+    assert!(
+        wrong.is_empty(),
+        "{} states are neither the old run nor the new one:\n{}",
+        wrong.len(),
+        wrong[..wrong.len().min(20)].join("\n")
+    );
+}
+
+/// The check itself: without any one of the syncs it finds a file that can be lost.
 #[test]
 fn a_sync_that_is_left_out_is_found() {
     if !can_trace() {
         return;
     }
-    let (record, _) = Record::new();
+    let (record, _) = Record::new(&BTreeMap::new());
     let is_of_events = |i: &usize| {
         let Effect::Sync(node) = record.calls[*i][0] else { unreachable!() };
         let name = |effect: &Effect| matches!(effect, Effect::Name(_, name, Some(of)) if *of == node && name.contains("tfevents"));
@@ -415,39 +510,42 @@ fn a_sync_that_is_left_out_is_found() {
     };
     let syncs: Vec<usize> = record.syncs().into_iter().filter(|i| !is_of_events(i)).collect();
     let finds = |left_out: usize| {
-        // Until the next sync of the same folder repairs it.
+        // Until the next sync of the same folder.
         let moments = left_out..=(left_out + 12).min(record.calls.len());
         let mut states =
-            moments.flat_map(|count| record.states(count, Some(left_out)).into_iter().map(move |s| (count, s)));
+            moments.flat_map(|count| record.states(count, Some(left_out), 2).into_iter().map(move |s| (count, s)));
         states.any(|(count, state)| record.missing(count, &state).is_some())
     };
     let unneeded: Vec<usize> = syncs.iter().copied().filter(|&i| !finds(i)).collect();
     let is_of_folder =
         |i: &&usize| matches!(record.calls[**i][0], Effect::Sync(node) if record.folders.contains(&node));
     eprintln!("power loss: {} syncs, {} of them of folders", syncs.len(), syncs.iter().filter(is_of_folder).count());
-    // A file that is written once more with the same bytes may be either of the two.
+    // If a file is written again with the same bytes, either of the two may be there.
     let repeated: usize =
         record.versions.values().map(|versions| versions.windows(2).filter(|pair| pair[0] == pair[1]).count()).sum();
     assert!(
         unneeded.len() <= repeated && unneeded.iter().all(|i| is_of_folder(&i)),
         "no loss found without {:?}",
-        unneeded.iter().map(|&i| &record.calls[i - 2..=i]).collect::<Vec<_>>()
+        unneeded
+            .iter()
+            .map(|&i| record.calls[i - 2..=i].iter().map(|call| shown(call)).collect())
+            .collect::<Vec<Vec<_>>>()
     );
     assert!(syncs.len() > 20);
-    // The first is that of the folder above the run.
+    // The first one is that of the folder that contains the run.
     assert!(matches!(record.calls[syncs[0]][0], Effect::Sync(ROOT)));
 }
 
-/// The event files too: what was synced is there, and a record that is not whole is the last.
+/// Events that were synced are there, and only the last record of an event file can be damaged.
 #[test]
 fn a_power_loss_keeps_the_events_that_were_synced() {
     if !can_trace() {
         return;
     }
-    let (record, _) = Record::new();
+    let (record, _) = Record::new(&BTreeMap::new());
     let mut seen = HashSet::new();
     for count in 0..=record.calls.len() {
-        // What the files had when they were last synced before the call before this one.
+        // The bytes that were synced by the calls before the last one.
         let (synced, _) =
             (0..count.saturating_sub(1)).fold((BTreeMap::new(), BTreeMap::new()), |(mut synced, mut bytes), i| {
                 for effect in &record.calls[i] {
@@ -461,7 +559,7 @@ fn a_power_loss_keeps_the_events_that_were_synced() {
             });
         let event_files: Vec<&Rc<Vec<u8>>> =
             synced.values().filter(|bytes| read_events(bytes).is_ok_and(|events| !events.is_empty())).collect();
-        for state in record.states(count, None) {
+        for state in record.states(count, None, 2) {
             let state = part(state, true);
             for bytes in &event_files {
                 let is_there = state.values().any(|found| found.starts_with(bytes.as_slice()));

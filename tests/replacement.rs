@@ -91,7 +91,7 @@ fn killed_while_it_replaces_another_one_run_is_whole() {
     let new = format!("{} --seed 9 --force --quiet --no-report", TRAIN.replace("--epochs 2", "--epochs 60"));
     place.run(&format!("{new} --out whole")).exits(0);
     let (mut kept, mut replaced) = (0, 0);
-    for round in 0..14 {
+    for round in 0..10 {
         let run = format!("round-{round}");
         copy(&place.path("run"), &place.path(&run));
         let mut child =
@@ -102,7 +102,7 @@ fn killed_while_it_replaces_another_one_run_is_whole() {
             assert!(begin.elapsed() < Duration::from_secs(60));
             std::hint::spin_loop();
         }
-        std::thread::sleep(Duration::from_millis(3 * round));
+        std::thread::sleep(Duration::from_millis(4 * round));
         child.kill().unwrap();
         child.wait().unwrap();
         place.run(&format!("evaluate {run} --device cpu --quiet")).exits(0);

@@ -143,6 +143,7 @@ pub fn probabilities(engine: &mut dyn Engine, test: &Split, interrupt: &AtomicBo
 /// Writes the report of a run.
 pub fn run(args: ReportArgs, global: &Global) -> Result<ExitCode> {
     let run = Run::open(&args.run)?;
+    let (summary, history) = (run.summary()?, run.history()?);
     let folder = args.out.clone().unwrap_or_else(|| run.path.clone());
     let interrupt = interrupt_flag();
     let device = args.device.open(global)?;
@@ -155,7 +156,6 @@ pub fn run(args: ReportArgs, global: &Global) -> Result<ExitCode> {
         std::fs::create_dir_all(&folder).with_context(|| format!("creating the folder {}", folder.shown()))?;
     }
     let probabilities = probabilities(&mut *evaluate::engine(&run, &device)?, &dataset.test, &interrupt)?;
-    let (summary, history) = (run.summary()?, run.history()?);
     let material = Material {
         name: run_name(&run.path),
         model: &run.model,

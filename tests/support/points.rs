@@ -1,4 +1,4 @@
-//! Points at which a command is disturbed: tried on two threads, counted, set out in a table.
+//! Faults injected into system calls: tried on two threads, counted, listed in a table.
 
 use super::not_run;
 use super::program::Place;
@@ -10,19 +10,19 @@ use std::process::{Command, Output};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What happens to a call.
+/// What is done to a system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     /// It returns this error, once.
     Fails(&'static str),
-    /// It returns this error, and so do all after it.
+    /// It returns this error, and so do all later ones.
     FailsForever(&'static str),
-    /// Nothing of the call happens, nor anything after it.
+    /// The program is killed before the call has any effect.
     Killed,
 }
 
 impl Fault {
-    /// Strace's `inject=` for the call number `ordinal` of the name `call`.
+    /// Returns the `inject=` expression of strace for the call number `ordinal` named `call`.
     pub fn inject(self, call: &str, ordinal: usize) -> String {
         match self {
             Fault::Fails(error) => format!("{call}:error={error}:when={ordinal}"),
@@ -32,33 +32,33 @@ impl Fault {
     }
 }
 
-/// One call and what happens to it.
+/// A call and the fault that is injected into it.
 #[derive(Clone, Debug)]
 pub struct Point {
     /// The row of the table: the name of the call, or of the command.
     pub row: String,
-    /// Which of its thread's calls of this name it is.
+    /// Its number among the calls of this name in its thread, counted from 1.
     pub ordinal: usize,
-    /// What it does, without what differs each time.
+    /// What it does, without the parts that differ between runs.
     pub act: String,
-    /// What happens to it.
+    /// The fault.
     pub fault: Fault,
 }
 
-/// What came of a point: what is wrong, if anything.
+/// The result of a point: an error describes what is wrong.
 pub type Verdict = Result<(), String>;
 
-/// Standard error.
+/// Returns the standard error of a program.
 pub fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Whether every point is to be tried.
+/// Whether to try every point instead of a sample.
 pub fn all() -> bool {
     std::env::var("FMNIST_TEST_CRASH_POINTS").is_ok_and(|value| value == "all")
 }
 
-/// The flags of the device to train on.
+/// Returns the flags that choose the device.
 pub fn device() -> String {
     match std::env::var("FMNIST_TEST_CRASH_DEVICE").as_deref() {
         Ok("auto") => "--device auto".to_string(),
@@ -66,10 +66,10 @@ pub fn device() -> String {
     }
 }
 
-/// Tries points on two threads.
+/// Tries all points on two threads, and writes a table of them to the file that `FMNIST_TEST_CRASH_TABLE` names.
 ///
 /// # Panics
-/// One is wrong. All of them are printed first, with a table.
+/// A point failed; the message lists all that did.
 pub fn try_all(title: &str, points: &[Point], run: &(dyn Fn(&Point) -> Verdict + Sync)) {
     let begin = std::time::Instant::now();
     let next = AtomicUsize::new(0);
@@ -111,7 +111,7 @@ pub fn try_all(title: &str, points: &[Point], run: &(dyn Fn(&Point) -> Verdict +
     assert!(wrong.is_empty(), "{title}: {} of {} points:\n{}", wrong.len(), points.len(), wrong.join("\n"));
 }
 
-/// The beginning and the end of a long text.
+/// Returns the start and the end of a long text.
 fn shortened(text: &str) -> String {
     let letters: Vec<char> = text.chars().collect();
     match letters.len() {
@@ -120,7 +120,7 @@ fn shortened(text: &str) -> String {
     }
 }
 
-/// A table in Markdown: calls by what happened to them, how many were tried, and how many of them were survived if not all.
+/// Returns a table in Markdown: one row per call, one column per fault, with the number of points tried, and of those survived if fewer.
 fn table(points: &[Point], verdicts: &[Verdict]) -> String {
     let mut faults: Vec<Fault> = points.iter().map(|point| point.fault).collect();
     faults.sort_unstable();
@@ -150,14 +150,14 @@ fn table(points: &[Point], verdicts: &[Verdict]) -> String {
     text
 }
 
-/// The program in a place, with its temporary files there too.
+/// Returns the program in a place, with its temporary files there too.
 pub fn program(place: &Place, line: &str) -> Command {
     let mut command = place.command(line);
     command.env("TMPDIR", place.path("tmp"));
     command
 }
 
-/// Whether calls can be traced here; says so if not.
+/// Whether strace works here; reports the tests as not run if it does not.
 pub fn can_trace() -> bool {
     let obstacle = strace::obstacle();
     if let Some(reason) = &obstacle {

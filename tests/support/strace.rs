@@ -1,4 +1,4 @@
-//! System calls of the program, recorded, failed one by one, or cut off by a kill. Linux only: by strace.
+//! Records the system calls of the program, and injects faults into them. Uses strace, so Linux only.
 
 use super::program::Place;
 use std::collections::HashMap;
@@ -6,14 +6,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-/// The calls that save: files and folders made, filled, cut, synced, renamed and removed.
+/// The calls that save: those that create, write, truncate, sync, rename and remove files and folders.
 pub const SAVING: &str = "openat,write,writev,pwrite64,fsync,fdatasync,ftruncate,truncate,fallocate,rename,renameat,renameat2,link,\
                           linkat,symlink,symlinkat,unlink,unlinkat,mkdir,mkdirat,rmdir,copy_file_range,sendfile";
 
-/// The most seconds that a traced program may take: above it hangs.
+/// A traced program that takes more seconds than this hangs.
 const MAX_SECONDS: &str = "120";
 
-/// Why no call can be traced here, if so.
+/// Returns why system calls cannot be traced here; `None` if they can.
 pub fn obstacle() -> Option<String> {
     if cfg!(not(target_os = "linux")) {
         return Some("strace runs on Linux".to_string());
@@ -27,34 +27,34 @@ pub fn obstacle() -> Option<String> {
     }
 }
 
-/// An argument of a call, or its result.
+/// An argument or the result of a call.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// An open file with its path.
     File(i64, PathBuf),
-    /// A string: a path, or what was written.
+    /// A string: a path, or the data written.
     Bytes(Vec<u8>),
     /// A number, flags, an error.
     Other(String),
 }
 
-/// One call.
+/// A system call.
 #[derive(Clone, Debug)]
 pub struct Call {
     /// Its name.
     pub name: String,
     /// Its arguments.
     pub args: Vec<Value>,
-    /// What it returned; `?` if it never did.
+    /// What it returned; `?` if it did not return.
     pub result: Value,
-    /// Whether it was failed on purpose.
+    /// Whether its error was injected.
     pub injected: bool,
-    /// Which of its thread's calls of this name it is, counted from 1.
+    /// Its number among the calls of this name in its thread, counted from 1.
     pub ordinal: usize,
 }
 
 impl Call {
-    /// The call in one line of strace; `None` for lines about signals and exits.
+    /// Parses a line of strace; `None` for lines about signals and exits.
     fn parse(line: &str) -> Option<Self> {
         let (call, result) = line.rsplit_once(" = ")?;
         let (name, args) = call.trim_end().split_once('(')?;
@@ -67,19 +67,19 @@ impl Call {
         Some(Call { name: name.to_string(), args, result: Value::parse(result), injected, ordinal: 0 })
     }
 
-    /// Whether it did what it was called for.
+    /// Whether it returned without an error.
     pub fn succeeded(&self) -> bool {
         !matches!(&self.result, Value::Other(text) if text.starts_with('-') || text.starts_with('?'))
     }
 
-    /// The paths that it names, open files among them; `folder` is where relative ones start.
+    /// Returns the paths that it names, or else that of the file it is called on; relative paths start in `folder`.
     pub fn paths(&self, folder: &Path) -> Vec<PathBuf> {
         let is_write = self.name.contains("write");
         let mut paths = Vec::new();
         let mut open: Option<&Path> = None;
         for value in self.args.iter().chain([&self.result]) {
             match value {
-                // `AT_FDCWD` and open folders come before the name that is relative to them.
+                // `AT_FDCWD` or an open folder precedes the path that is relative to it.
                 Value::File(_, path) => open = Some(path),
                 Value::Bytes(bytes) if !is_write => {
                     paths.push(open.unwrap_or(folder).join(String::from_utf8_lossy(bytes).as_ref()));
@@ -93,7 +93,7 @@ impl Call {
         paths
     }
 
-    /// The argument `i`, if it is a string.
+    /// Returns the argument `i` if it is a string.
     pub fn bytes(&self, i: usize) -> Option<&[u8]> {
         match self.args.get(i)? {
             Value::Bytes(bytes) => Some(bytes),
@@ -101,7 +101,7 @@ impl Call {
         }
     }
 
-    /// The argument `i` as strace prints it, if it is flags or a number.
+    /// Returns the argument `i` as strace prints it if it is flags or a number.
     pub fn text(&self, i: usize) -> &str {
         match self.args.get(i) {
             Some(Value::Other(text)) => text,
@@ -114,11 +114,11 @@ impl Value {
     fn parse(text: &str) -> Self {
         let text = text.trim();
         if let Some(quoted) = text.strip_prefix('"') {
-            // `...` follows a string that was cut.
+            // A truncated string is followed by `...`.
             return Value::Bytes(unhex(quoted.split('"').next().unwrap_or_default()));
         }
         match text.split_once('<') {
-            // A file that has been removed since is `3<path>(deleted)`.
+            // A file that was removed is `3<path>(deleted)`.
             Some((number, path)) if path.contains('>') => {
                 let path = path.split('>').next().unwrap_or_default();
                 let path = String::from_utf8_lossy(&unhex(path)).into_owned();
@@ -129,12 +129,12 @@ impl Value {
     }
 }
 
-/// The bytes of `\x2f\x74...`.
+/// Returns the bytes of `\x2f\x74...`.
 fn unhex(text: &str) -> Vec<u8> {
     text.split("\\x").skip(1).map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect()
 }
 
-/// What is traced, and what is done to it.
+/// What to trace, and what to inject.
 #[derive(Clone, Default)]
 pub struct Tracing<'a> {
     /// The names of the calls, separated by commas.
@@ -143,29 +143,29 @@ pub struct Tracing<'a> {
     pub all_threads: bool,
     /// Whether what is written is recorded.
     pub data: bool,
-    /// Only calls that touch these files.
+    /// Only trace calls on these files, if any are named.
     pub only: Vec<PathBuf>,
-    /// What happens to which call, as strace's `inject=` has it.
+    /// The `inject=` expression of strace.
     pub inject: Option<String>,
 }
 
 impl Tracing<'_> {
-    /// Runs a command and returns what it did, with the calls of each thread, those of the first thread first.
+    /// Runs a command and returns its output and the calls of each thread, those of the first thread first.
     ///
     /// Standard output and error go to the files `OUT` and `ERR` of the place, so that their paths are known.
     pub fn run(&self, place: &Place, command: &Command) -> (Output, Vec<Vec<Call>>) {
         let log = tempfile::tempdir().unwrap();
         let prefix = log.path().join("log");
-        // `timeout` ends all that it started.
+        // `timeout` kills the whole process group.
         let mut traced = Command::new("timeout");
         traced.args(["-s", "KILL", MAX_SECONDS, "strace", "-y", "-xx", "-s"]);
         traced.arg(if self.data { "100000000" } else { "0" }).arg("-o").arg(&prefix);
         let names: Vec<String> = self.calls.split(',').map(|name| format!("?{name}")).collect();
-        // `execve` tells the first thread from the others.
+        // Only the first thread calls `execve`.
         traced.arg("-e").arg(format!("trace=execve,{}", names.join(",")));
         if self.all_threads {
             traced.arg("-ff");
-            // Much faster, but what it stops at is no place to kill before the call.
+            // Much faster, but a kill would come too late: after the call.
             if self.inject.as_ref().is_none_or(|inject| !inject.contains("signal")) {
                 traced.arg("--seccomp-bpf");
             }

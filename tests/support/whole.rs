@@ -1,4 +1,4 @@
-//! What a training writes when nothing disturbs it, and whether a run folder that was disturbed is a part of that.
+//! The files that a training without faults writes, to compare run folders after a fault with.
 
 use super::broken_off::outcome;
 use super::program::Place;
@@ -14,11 +14,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-/// A model so small that training takes a moment: the file and its content.
+/// A model so small that training takes a fraction of a second: the file and its content.
 pub const MODEL: (&str, &str) =
     ("small.toml", "name = \"small\"\nlayers = [{ type = \"flatten\" }, { type = \"dense\", units = 10 }]\n");
 
-/// A training of a moment that writes all that there is: checkpoints, best weights, report, event files.
+/// Returns a short training that writes every kind of file: checkpoints, best weights, report, event files.
 pub fn train(seed: u64, epochs: u64) -> String {
     format!(
         "train --model {} --dataset synthetic --train-limit 200 --batch-size 20 --epochs {epochs} --validation-split 0.2 \
@@ -27,22 +27,22 @@ pub fn train(seed: u64, epochs: u64) -> String {
     )
 }
 
-/// A training that nothing disturbed.
+/// A training without faults.
 pub struct Whole {
     /// Its configuration.
     pub config: RunConfig,
-    /// The weights and the history that it ends with.
+    /// The final weights and history.
     pub outcome: (Vec<u8>, Vec<u8>, Vec<Value>),
     /// The weight files after each epoch.
     pub models: Vec<Vec<u8>>,
-    /// All files that come out the same each time, by their names.
+    /// The files that are the same every time, by name.
     pub fixed: BTreeMap<String, Vec<u8>>,
-    /// The names of all files, but for event files and checkpoints.
+    /// The names of all files except event files and checkpoints.
     pub names: Vec<String>,
 }
 
 impl Whole {
-    /// Trains three times: for the weights after each epoch, and to see which files come out the same.
+    /// Trains three times: to get the weights after each epoch, and to find out which files are the same every time.
     pub fn new(device: &str, seed: u64, epochs: u64) -> Self {
         let place = Place::new();
         fs::write(place.path(MODEL.0), MODEL.1).unwrap();
@@ -63,10 +63,10 @@ impl Whole {
         Whole { config, outcome: outcome(&place, "whole/run"), models, fixed, names }
     }
 
-    /// Checks that every file in `run` is one that this training writes, at its end or on the way; some may be missing.
+    /// Checks that every file in `run` is one that this training writes at some time; files may be missing.
     ///
     /// # Errors
-    /// What does not belong.
+    /// A file is not one of this training.
     pub fn has(&self, run: &Path) -> Result<(), String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let seed = |name: &str, seed: u64| {
@@ -88,7 +88,7 @@ impl Whole {
             seed("a checkpoint", checkpoint.config.seed)?;
             self.begins_with("a checkpoint", &checkpoint.position.history)?;
         }
-        // Those that are written once.
+        // The files that are written once.
         for (name, bytes) in self
             .fixed
             .iter()
@@ -100,10 +100,10 @@ impl Whole {
         Ok(())
     }
 
-    /// Checks that `run` is this training at its end, with every file.
+    /// Checks that `run` is the complete training, with every file.
     ///
     /// # Errors
-    /// What is missing or differs.
+    /// A file is missing or differs.
     pub fn is_at(&self, place: &Place, run: &str) -> Result<(), String> {
         let found = files(&place.path(run));
         if let Some(name) = self.names.iter().find(|name| !found.contains_key(*name)) {
@@ -118,10 +118,10 @@ impl Whole {
         self.has(&place.path(run))
     }
 
-    /// Checks that the event files in `run` have every epoch's loss.
+    /// Checks that the event files in `run` contain the loss of every epoch.
     ///
     /// # Errors
-    /// What is missing.
+    /// An epoch is missing.
     pub fn has_events(&self, run: &Path) -> Result<(), String> {
         let history: Vec<EpochRecord> = parse_history(&fs::read(run.join(HISTORY_FILE)).unwrap())?;
         for (folder, losses) in [
@@ -153,7 +153,7 @@ impl Whole {
     }
 }
 
-/// Every file below a folder by its name, but for those whose names start with a dot.
+/// Returns every file below a folder by name, except hidden ones.
 pub fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(folder).into_iter().flatten() {
@@ -171,7 +171,7 @@ pub fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     found
 }
 
-/// The names below a folder that start with a dot: locks, and files that were never finished.
+/// Returns the hidden names below a folder: locks and temporary files.
 pub fn hidden(folder: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).into_iter().flatten() {
@@ -186,7 +186,7 @@ pub fn hidden(folder: &Path) -> Vec<String> {
     found
 }
 
-/// The checkpoints of a run, the oldest first.
+/// Returns the checkpoints of a run, the oldest first.
 ///
 /// # Errors
 /// One is damaged.
@@ -195,7 +195,7 @@ fn checkpoints(run: &Path) -> Result<Vec<Checkpoint>, String> {
     found.map(|(name, bytes)| Checkpoint::from_bytes(&bytes).map_err(|error| format!("{name}: {error}"))).collect()
 }
 
-/// The events of all files in a folder; a last record that was cut off is left out.
+/// Returns the events of all files in a folder; a truncated last record is ignored.
 fn events(folder: &Path) -> Result<Vec<ReadEvent>, String> {
     let mut events = Vec::new();
     for (name, bytes) in files(folder) {
