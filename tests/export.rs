@@ -453,7 +453,7 @@ fn what_cannot_be_exported_is_refused_with_the_reason() {
     let wrong_length = |result: Result<Vec<u8>, ExportError>| {
         let error = result.unwrap_err();
         assert!(matches!(&error, ExportError::Length { name, .. } if name == "dense_1.bias"), "{error}");
-        assert!(error.to_string().contains("127 values") && error.to_string().contains("[128]"), "{error}");
+        assert!(error.to_string().contains("is 127") && error.to_string().contains("[128]"), "{error}");
     };
     wrong_length(onnx::to_bytes(&model, &parameters, &facts()));
     wrong_length(torch::to_bytes(&model, &parameters, &facts()));
