@@ -106,8 +106,8 @@ fn a_run_folder_that_vanishes_costs_no_weights() {
     let ran = Ran::new(child.wait_with_output().unwrap(), TRAIN)
         .exits(2)
         .says(&["training continues", "the trained weights are in "]);
-    let path =
-        ran.err.rsplit("the trained weights are in ").next().unwrap().split_whitespace().next().unwrap().to_string();
+    let path = ran.err.rsplit("the trained weights are in ").next().unwrap().split_whitespace().next().unwrap();
+    let path = path.trim_end_matches([';', ':']).to_string();
     let bytes = fs::read(&path).unwrap();
     fs::remove_file(&path).unwrap();
     assert!(fmnist_gpu::model::weights::from_bytes(&bytes).is_ok());

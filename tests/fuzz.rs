@@ -89,7 +89,7 @@ fn seeds_that_are_wrong_are_refused_with_a_reason() {
         ("weights/nan.safetensors", ["dense_1.", "NaN at position 0"]),
         ("weights/path.safetensors", ["../../etc/x", "its name is a path"]),
         ("weights/tensor-with-a-path.safetensors", ["`../dense_1.", "belongs to no layer"]),
-        ("weights/input-of-another-size.safetensors", ["the input is", "[28, 28, 1]"]),
+        ("weights/input-of-another-size.safetensors", ["`input` is", "[28, 28, 1]"]),
     ] {
         let said = weights::from_bytes(&read(path)).unwrap_err().to_string();
         assert!(parts.iter().all(|part| said.contains(part)), "{path}: {said}");
@@ -99,14 +99,14 @@ fn seeds_that_are_wrong_are_refused_with_a_reason() {
         ("checkpoint/no-batch.safetensors", "batch_size is 0"),
         ("checkpoint/sums-overflow.safetensors", "train_images is 18446744073709551615"),
         ("checkpoint/past-the-end.safetensors", "of an epoch of 4 batches"),
-        ("checkpoint/odd-tiles.safetensors", "no tiles that the shaders are made for"),
+        ("checkpoint/odd-tiles.safetensors", "the shaders do not support"),
     ] {
         let said = Checkpoint::from_bytes(&read(path)).unwrap_err().to_string();
         assert!(said.contains(part), "{path}: {said}");
     }
     for (path, part) in [
         ("model_file/huge-dense.toml", "more than 4294967295 elements"),
-        ("model_file/other-input.toml", "the input is"),
+        ("model_file/other-input.toml", "`input` is"),
         ("model_file/path.toml", "its name is a path"),
     ] {
         let text = String::from_utf8(read(path)).unwrap();

@@ -273,13 +273,13 @@ fn the_program_computes_without_an_adapter() {
     assert!(summary["driver"].as_str().unwrap().starts_with("fmnist-gpu "));
     // Nothing is printed about the device, since there is no GPU.
     let auto = run(&settings.replace("--quiet", "--epochs 1 --threads 3 --out two")).exits(0);
-    let auto = auto.says(&["No hardware GPU was found: the native engine computes", "sh scripts/setup.sh"]);
+    let auto = auto.says(&["No hardware GPU was found: computing on the CPU", "sh scripts/setup.sh"]);
     assert_eq!(auto.summary()["device"], summary["device"]);
     run("train --resume two --epochs 2 --device cpu --threads 2 --quiet --dataset synthetic").exits(0);
     let weights = |run: &str| std::fs::read(place.path(run).join("model.safetensors")).unwrap();
     assert!(weights("one") == weights("two"), "threads or a resume changed the result");
     let report = std::fs::read_to_string(place.path("two").join("report.html")).unwrap();
-    assert!(report.contains("conv2d_backward") && report.contains("call by call, in one thread"));
+    assert!(report.contains("conv2d_backward") && report.contains("call by call, on one thread"));
     let evaluated = run("evaluate one --device cpu --json --quiet").exits(0).json();
     assert_eq!(evaluated["test_accuracy"], summary["test_accuracy"]);
     run("predict one --test-index 0..3 --device cpu --quiet").exits(0);

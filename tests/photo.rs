@@ -565,10 +565,10 @@ fn standard_input_and_unreadable_files() {
     // If some files cannot be read, the others are classified, and the exit code reports it.
     let ran = place.run("predict run bad.png bag.png missing.png --json").exits(2);
     assert_eq!(ran.json().as_array().unwrap().len(), 1);
-    ran.says(&["bad.png: not a PNG", "missing.png", "2 pictures could not be read"]);
+    ran.says(&["bad.png: not a PNG", "missing.png", "2 images could not be read"]);
     place.run("predict run bad.png").exits(2).says(&["bad.png", "nothing was predicted"]);
     fs::create_dir_all(place.path("empty")).unwrap();
-    place.run("predict run empty").exits(2).says(&["the folder empty holds no pictures"]);
+    place.run("predict run empty").exits(2).says(&["the folder empty contains no images"]);
     place.run("predict run bag.png --test-index 3").exits(2).says(&["--test-index"]);
     place.run("predict run bag.png --invert maybe").exits(2).says(&["maybe", "auto"]);
     let flat = RgbaImage::from_pixel(50, 50, image::Rgba([200, 200, 200, 255]));

@@ -30,6 +30,8 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use fmnist_gpu::data::DataError;
 use fmnist_gpu::files::{FileError, ShownPath};
+use fmnist_gpu::gpu::GpuError;
+use fmnist_gpu::import::ImportError;
 use fmnist_gpu::train::run::RunError;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -214,7 +216,6 @@ pub fn with_causes(error: &anyhow::Error) -> String {
         }
     }
     if let Some(advice) = error.chain().find_map(advice) {
-        text.push_str("; ");
         text.push_str(advice);
     }
     text
@@ -222,13 +223,38 @@ pub fn with_causes(error: &anyhow::Error) -> String {
 
 /// What to do about an error of the library, which does not know the flags.
 fn advice(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
-    if let Some(FileError::Exists { .. } | FileError::NotAFile { .. }) = cause.downcast_ref() {
-        let is_file = matches!(cause.downcast_ref(), Some(FileError::Exists { .. }));
-        return is_file.then_some("choose another name, or overwrite it with --force");
+    if let Some(error) = cause.downcast_ref() {
+        return match error {
+            FileError::Exists { .. } => Some("; choose another name, or overwrite it with --force"),
+            _ => None,
+        };
+    }
+    if let Some(error) = cause.downcast_ref() {
+        return match error {
+            RunError::Exists { .. } => Some("; choose another --out, or replace the run in it with --force"),
+            RunError::Create { .. } | RunError::Unwritable { .. } => Some("; choose another folder with --out"),
+            _ => None,
+        };
+    }
+    if let Some(error) = cause.downcast_ref() {
+        return match error {
+            DataError::NoCacheFolder | DataError::DownloadFailed { .. } | DataError::FolderForSynthetic { .. } => {
+                Some(" (flags: --data-dir DIR, --dataset synthetic)")
+            }
+            _ => None,
+        };
+    }
+    if let Some(error) = cause.downcast_ref() {
+        return match error {
+            GpuError::TensorTooLarge { .. } | GpuError::OutOfMemory { .. } => Some(" (flag: --batch-size N)"),
+            GpuError::Limit { .. } => Some(" (flag: --device NAME)"),
+            GpuError::DeviceLost { .. } => Some(" (flags: --batch-size N, --device NAME)"),
+            _ => None,
+        };
     }
     match cause.downcast_ref()? {
-        RunError::Exists { .. } => Some("choose another --out, or replace the run in it with --force"),
-        RunError::Create { .. } | RunError::Unwritable { .. } => Some("choose another folder with --out"),
+        ImportError::Metadata { .. } | ImportError::NoModel { .. } => Some(" (flag: --model FILE.toml)"),
+        ImportError::AmbiguousLayout => Some(" (flag: --layout torch|keras)"),
         _ => None,
     }
 }

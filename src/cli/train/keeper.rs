@@ -124,9 +124,10 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    /// The first of the errors that were not mended.
-    pub(super) fn conclude(self) -> Result<()> {
-        match self.failures.into_values().next() {
+    /// One of the errors that were not mended: that of the weights, which may lie elsewhere, or the first.
+    pub(super) fn conclude(mut self) -> Result<()> {
+        let worst = self.failures.remove("weights");
+        match worst.or_else(|| self.failures.into_values().next()) {
             Some(error) => {
                 Err(error.context("not all results of the training could be written; see the messages above"))
             }
