@@ -48,6 +48,8 @@ struct Record {
     calls: Vec<Vec<Effect>>,
     /// The nodes that are folders.
     folders: HashSet<Node>,
+    /// The renames: number of the call, old name, new name, node.
+    renames: Vec<(usize, (Node, String), (Node, String), Node)>,
     /// The versions written under each final name, the oldest first.
     versions: BTreeMap<String, Vec<Rc<Vec<u8>>>>,
     /// The versions that the program relies on: path, version, first call, last call.
@@ -167,6 +169,8 @@ impl Reader {
             }
             "rename" | "renameat" | "renameat2" => {
                 let node = self.node(path).unwrap();
+                let (from, to) = (self.place(path), self.place(&paths[1]));
+                self.record.renames.push((self.record.calls.len(), from, to, node));
                 if self.record.folders.contains(&node) {
                     let moved = vec![self.name(&paths[1], Some(node)), self.name(path, None)];
                     self.record.calls.push(moved);
@@ -209,6 +213,7 @@ impl Record {
         let record = Record {
             calls: Vec::new(),
             folders: HashSet::from([ROOT]),
+            renames: Vec::new(),
             versions: BTreeMap::new(),
             relied_on: Vec::new(),
         };
@@ -294,7 +299,27 @@ impl Record {
         }
         // The one without anything that was not synced.
         choices.push(lengths.iter().map(|length| length - 1).collect());
-        let state = |choice: Vec<usize>| {
+        let index: HashMap<&(Node, String), usize> = names.keys().enumerate().map(|(i, at)| (at, i)).collect();
+        let state = |mut choice: Vec<usize>| {
+            // No file system loses both names of a rename.
+            for (_, from, to, node) in self.renames.iter().filter(|(call, ..)| *call < count && Some(*call) != left_out)
+            {
+                let (from, to) = (index[from], index[to]);
+                let of = |i: usize| {
+                    names.values().nth(i).and_then(|options| options.iter().position(|option| option == &Some(*node)))
+                };
+                match (of(from), of(to)) {
+                    (Some(old), Some(new)) if choice[to] > new => choice[from] = old,
+                    (None, Some(new)) if choice[to] > new => choice[to] = new,
+                    // A folder has one name.
+                    (Some(old), Some(new))
+                        if choice[to] == new && choice[from] == old && self.folders.contains(node) =>
+                    {
+                        choice[from] = 0
+                    }
+                    _ => {}
+                }
+            }
             let chosen = names.iter().zip(&choice).filter_map(|((at, options), &i)| Some((at, options[i]?)));
             let tree: HashMap<_, _> = chosen.collect();
             let bytes: HashMap<Node, &Rc<Vec<u8>>> =
