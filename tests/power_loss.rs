@@ -344,6 +344,20 @@ impl Record {
         choices.into_iter().map(state).collect()
     }
 
+    /// Returns the event files as they were synced by the calls before the last one of the first `count`.
+    fn synced_events(&self, count: usize) -> Vec<Rc<Vec<u8>>> {
+        let (mut synced, mut bytes) = (BTreeMap::new(), HashMap::new());
+        for effect in self.calls[..count.saturating_sub(1)].iter().flatten() {
+            match effect {
+                Effect::Bytes(node, new) => drop(bytes.insert(*node, new.clone())),
+                Effect::Sync(node) => drop(bytes.get(node).map(|bytes| synced.insert(*node, bytes.clone()))),
+                Effect::Name(..) => {}
+            }
+        }
+        let is_events = |bytes: &Rc<Vec<u8>>| read_events(bytes).is_ok_and(|events| !events.is_empty());
+        synced.into_values().filter(is_events).collect()
+    }
+
     /// Returns a file that the program relies on after the first `count` calls and that is not in `state`.
     fn missing(&self, count: usize, state: &State) -> Option<String> {
         let active = |relied: &&(String, usize, usize, usize)| relied.2 <= count && count <= relied.3;
@@ -353,6 +367,13 @@ impl Record {
             (!is_there).then(|| format!("after call {count}: {path} is lost, or older than its version {version}"))
         })
     }
+}
+
+/// Returns which of the synced event files is not in a state.
+fn lost_events(synced: &[Rc<Vec<u8>>], state: &State) -> Option<String> {
+    let is_there = |bytes: &&Rc<Vec<u8>>| state.values().any(|found| found.starts_with(bytes.as_slice()));
+    let lost = synced.iter().find(|bytes| !is_there(bytes))?;
+    Some(format!("{} bytes of events that were synced are lost", lost.len()))
 }
 
 /// Returns the effects of a call without the bytes.
@@ -528,18 +549,16 @@ fn a_sync_that_is_left_out_is_found() {
         return;
     }
     let (record, _) = Record::new(&BTreeMap::new());
-    let is_of_events = |i: &usize| {
-        let Effect::Sync(node) = record.calls[*i][0] else { unreachable!() };
-        let name = |effect: &Effect| matches!(effect, Effect::Name(_, name, Some(of)) if *of == node && name.contains("tfevents"));
-        record.calls.iter().flatten().any(name)
-    };
-    let syncs: Vec<usize> = record.syncs().into_iter().filter(|i| !is_of_events(i)).collect();
+    let syncs = record.syncs();
     let finds = |left_out: usize| {
-        // Until the next sync of the same folder.
-        let moments = left_out..=(left_out + 12).min(record.calls.len());
-        let mut states =
-            moments.flat_map(|count| record.states(count, Some(left_out), 2).into_iter().map(move |s| (count, s)));
-        states.any(|(count, state)| record.missing(count, &state).is_some())
+        // Until another sync makes up for it.
+        let moments = left_out..=(left_out + 40).min(record.calls.len());
+        moments.into_iter().any(|count| {
+            let events = record.synced_events(count);
+            let is_wrong =
+                |state: &State| record.missing(count, state).is_some() || lost_events(&events, state).is_some();
+            record.states(count, Some(left_out), 2).iter().any(is_wrong)
+        })
     };
     let unneeded: Vec<usize> = syncs.iter().copied().filter(|&i| !finds(i)).collect();
     let is_of_folder =
@@ -570,25 +589,11 @@ fn a_power_loss_keeps_the_events_that_were_synced() {
     let (record, _) = Record::new(&BTreeMap::new());
     let mut seen = HashSet::new();
     for count in 0..=record.calls.len() {
-        // The bytes that were synced by the calls before the last one.
-        let (synced, _) =
-            (0..count.saturating_sub(1)).fold((BTreeMap::new(), BTreeMap::new()), |(mut synced, mut bytes), i| {
-                for effect in &record.calls[i] {
-                    match effect {
-                        Effect::Bytes(node, new) => drop(bytes.insert(*node, new.clone())),
-                        Effect::Sync(node) => drop(bytes.get(node).map(|bytes| synced.insert(*node, bytes.clone()))),
-                        Effect::Name(..) => {}
-                    }
-                }
-                (synced, bytes)
-            });
-        let event_files: Vec<&Rc<Vec<u8>>> =
-            synced.values().filter(|bytes| read_events(bytes).is_ok_and(|events| !events.is_empty())).collect();
+        let events = record.synced_events(count);
         for state in record.states(count, None, 2) {
             let state = part(state, true);
-            for bytes in &event_files {
-                let is_there = state.values().any(|found| found.starts_with(bytes.as_slice()));
-                assert!(is_there, "after call {count}: events that were synced are lost; there is {:?}", state.keys());
+            if let Some(reason) = lost_events(&events, &state) {
+                panic!("after call {count}: {reason}; there is {:?}", state.keys());
             }
             for (path, bytes) in state {
                 if seen.insert(bytes.clone())
