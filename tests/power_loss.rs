@@ -28,6 +28,8 @@ const MAX_STATES: usize = 256;
 
 /// The number of a file or folder.
 type Node = usize;
+/// A name in a folder.
+type Name = (Node, String);
 /// The working folder of the program.
 const ROOT: Node = 0;
 
@@ -49,7 +51,7 @@ struct Record {
     /// The nodes that are folders.
     folders: HashSet<Node>,
     /// The renames: number of the call, old name, new name, node.
-    renames: Vec<(usize, (Node, String), (Node, String), Node)>,
+    renames: Vec<(usize, Name, Name, Node)>,
     /// The versions written under each final name, the oldest first.
     versions: BTreeMap<String, Vec<Rc<Vec<u8>>>>,
     /// The versions that the program relies on: path, version, first call, last call.
@@ -59,7 +61,7 @@ struct Record {
 /// The state of the file system while calls are read.
 struct Reader {
     record: Record,
-    names: HashMap<(Node, String), Node>,
+    names: HashMap<Name, Node>,
     bytes: HashMap<Node, Rc<Vec<u8>>>,
     /// The nodes and positions of open files.
     open: HashMap<i64, (Node, usize)>,
@@ -73,7 +75,7 @@ impl Reader {
     }
 
     /// Splits a path into folder and name.
-    fn place(&self, path: &str) -> (Node, String) {
+    fn place(&self, path: &str) -> Name {
         let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
         (self.node(folder).unwrap(), name.to_string())
     }
@@ -232,15 +234,25 @@ impl Record {
         (record, place)
     }
 
-    /// Returns the numbers of the calls that sync.
+    /// Returns the numbers of the calls that sync a file or folder that has changed.
     fn syncs(&self) -> Vec<usize> {
-        (0..self.calls.len()).filter(|&i| matches!(self.calls[i][..], [Effect::Sync(_)])).collect()
+        let (mut changed, mut syncs) = (HashSet::new(), Vec::new());
+        for (i, effect) in
+            self.calls.iter().enumerate().flat_map(|(i, call)| call.iter().map(move |effect| (i, effect)))
+        {
+            match effect {
+                Effect::Name(node, ..) | Effect::Bytes(node, _) => drop(changed.insert(*node)),
+                Effect::Sync(node) if changed.remove(node) => syncs.push(i),
+                Effect::Sync(_) => {}
+            }
+        }
+        syncs
     }
 
     /// Returns what each name may refer to, and the bytes that each file may have, after the first `count` calls without `left_out`.
-    fn options(&self, count: usize, left_out: Option<usize>) -> (BTreeMap<(Node, String), Vec<Option<Node>>>, Files) {
-        let mut names: BTreeMap<(Node, String), Vec<Option<Node>>> = BTreeMap::new();
-        let mut files: BTreeMap<Node, Vec<Rc<Vec<u8>>>> = BTreeMap::new();
+    fn options(&self, count: usize, left_out: Option<usize>) -> (Names, Files) {
+        let mut names = Names::new();
+        let mut files = Files::new();
         for effect in
             self.calls[..count].iter().enumerate().filter(|(i, _)| Some(*i) != left_out).flat_map(|(_, call)| call)
         {
@@ -299,7 +311,7 @@ impl Record {
         }
         // The one without anything that was not synced.
         choices.push(lengths.iter().map(|length| length - 1).collect());
-        let index: HashMap<&(Node, String), usize> = names.keys().enumerate().map(|(i, at)| (at, i)).collect();
+        let index: HashMap<&Name, usize> = names.keys().enumerate().map(|(i, at)| (at, i)).collect();
         let state = |mut choice: Vec<usize>| {
             // No file system loses both names of a rename.
             for (_, from, to, node) in self.renames.iter().filter(|(call, ..)| *call < count && Some(*call) != left_out)
@@ -388,7 +400,9 @@ fn shown(effects: &[Effect]) -> Vec<String> {
 
 /// The files below the working folder, by path.
 type State = BTreeMap<String, Rc<Vec<u8>>>;
-/// The bytes that each file may have.
+/// What each name may refer to, what the program sees first.
+type Names = BTreeMap<Name, Vec<Option<Node>>>;
+/// The bytes that each file may have, those that the program sees first.
 type Files = BTreeMap<Node, Vec<Rc<Vec<u8>>>>;
 
 /// Returns only the event files of a state, or everything else: neither depends on the other.
