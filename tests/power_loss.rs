@@ -28,6 +28,8 @@ const MAX_STATES: usize = 256;
 
 /// The number of a file or folder.
 type Node = usize;
+/// A name in a folder.
+type Name = (Node, String);
 /// The working folder of the program.
 const ROOT: Node = 0;
 
@@ -48,6 +50,8 @@ struct Record {
     calls: Vec<Vec<Effect>>,
     /// The nodes that are folders.
     folders: HashSet<Node>,
+    /// The renames: number of the call, old name, new name, node.
+    renames: Vec<(usize, Name, Name, Node)>,
     /// The versions written under each final name, the oldest first.
     versions: BTreeMap<String, Vec<Rc<Vec<u8>>>>,
     /// The versions that the program relies on: path, version, first call, last call.
@@ -57,7 +61,7 @@ struct Record {
 /// The state of the file system while calls are read.
 struct Reader {
     record: Record,
-    names: HashMap<(Node, String), Node>,
+    names: HashMap<Name, Node>,
     bytes: HashMap<Node, Rc<Vec<u8>>>,
     /// The nodes and positions of open files.
     open: HashMap<i64, (Node, usize)>,
@@ -71,7 +75,7 @@ impl Reader {
     }
 
     /// Splits a path into folder and name.
-    fn place(&self, path: &str) -> (Node, String) {
+    fn place(&self, path: &str) -> Name {
         let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
         (self.node(folder).unwrap(), name.to_string())
     }
@@ -167,6 +171,8 @@ impl Reader {
             }
             "rename" | "renameat" | "renameat2" => {
                 let node = self.node(path).unwrap();
+                let (from, to) = (self.place(path), self.place(&paths[1]));
+                self.record.renames.push((self.record.calls.len(), from, to, node));
                 if self.record.folders.contains(&node) {
                     let moved = vec![self.name(&paths[1], Some(node)), self.name(path, None)];
                     self.record.calls.push(moved);
@@ -209,6 +215,7 @@ impl Record {
         let record = Record {
             calls: Vec::new(),
             folders: HashSet::from([ROOT]),
+            renames: Vec::new(),
             versions: BTreeMap::new(),
             relied_on: Vec::new(),
         };
@@ -227,15 +234,25 @@ impl Record {
         (record, place)
     }
 
-    /// Returns the numbers of the calls that sync.
+    /// Returns the numbers of the calls that sync a file or folder that has changed.
     fn syncs(&self) -> Vec<usize> {
-        (0..self.calls.len()).filter(|&i| matches!(self.calls[i][..], [Effect::Sync(_)])).collect()
+        let (mut changed, mut syncs) = (HashSet::new(), Vec::new());
+        for (i, effect) in
+            self.calls.iter().enumerate().flat_map(|(i, call)| call.iter().map(move |effect| (i, effect)))
+        {
+            match effect {
+                Effect::Name(node, ..) | Effect::Bytes(node, _) => drop(changed.insert(*node)),
+                Effect::Sync(node) if changed.remove(node) => syncs.push(i),
+                Effect::Sync(_) => {}
+            }
+        }
+        syncs
     }
 
     /// Returns what each name may refer to, and the bytes that each file may have, after the first `count` calls without `left_out`.
-    fn options(&self, count: usize, left_out: Option<usize>) -> (BTreeMap<(Node, String), Vec<Option<Node>>>, Files) {
-        let mut names: BTreeMap<(Node, String), Vec<Option<Node>>> = BTreeMap::new();
-        let mut files: BTreeMap<Node, Vec<Rc<Vec<u8>>>> = BTreeMap::new();
+    fn options(&self, count: usize, left_out: Option<usize>) -> (Names, Files) {
+        let mut names = Names::new();
+        let mut files = Files::new();
         for effect in
             self.calls[..count].iter().enumerate().filter(|(i, _)| Some(*i) != left_out).flat_map(|(_, call)| call)
         {
@@ -294,7 +311,27 @@ impl Record {
         }
         // The one without anything that was not synced.
         choices.push(lengths.iter().map(|length| length - 1).collect());
-        let state = |choice: Vec<usize>| {
+        let index: HashMap<&Name, usize> = names.keys().enumerate().map(|(i, at)| (at, i)).collect();
+        let state = |mut choice: Vec<usize>| {
+            // No file system loses both names of a rename.
+            for (_, from, to, node) in self.renames.iter().filter(|(call, ..)| *call < count && Some(*call) != left_out)
+            {
+                let (from, to) = (index[from], index[to]);
+                let of = |i: usize| {
+                    names.values().nth(i).and_then(|options| options.iter().position(|option| option == &Some(*node)))
+                };
+                match (of(from), of(to)) {
+                    (Some(old), Some(new)) if choice[to] > new => choice[from] = old,
+                    (None, Some(new)) if choice[to] > new => choice[to] = new,
+                    // A folder has one name.
+                    (Some(old), Some(new))
+                        if choice[to] == new && choice[from] == old && self.folders.contains(node) =>
+                    {
+                        choice[from] = 0
+                    }
+                    _ => {}
+                }
+            }
             let chosen = names.iter().zip(&choice).filter_map(|((at, options), &i)| Some((at, options[i]?)));
             let tree: HashMap<_, _> = chosen.collect();
             let bytes: HashMap<Node, &Rc<Vec<u8>>> =
@@ -319,6 +356,20 @@ impl Record {
         choices.into_iter().map(state).collect()
     }
 
+    /// Returns the event files as they were synced by the calls before the last one of the first `count`.
+    fn synced_events(&self, count: usize) -> Vec<Rc<Vec<u8>>> {
+        let (mut synced, mut bytes) = (BTreeMap::new(), HashMap::new());
+        for effect in self.calls[..count.saturating_sub(1)].iter().flatten() {
+            match effect {
+                Effect::Bytes(node, new) => drop(bytes.insert(*node, new.clone())),
+                Effect::Sync(node) => drop(bytes.get(node).map(|bytes| synced.insert(*node, bytes.clone()))),
+                Effect::Name(..) => {}
+            }
+        }
+        let is_events = |bytes: &Rc<Vec<u8>>| read_events(bytes).is_ok_and(|events| !events.is_empty());
+        synced.into_values().filter(is_events).collect()
+    }
+
     /// Returns a file that the program relies on after the first `count` calls and that is not in `state`.
     fn missing(&self, count: usize, state: &State) -> Option<String> {
         let active = |relied: &&(String, usize, usize, usize)| relied.2 <= count && count <= relied.3;
@@ -328,6 +379,13 @@ impl Record {
             (!is_there).then(|| format!("after call {count}: {path} is lost, or older than its version {version}"))
         })
     }
+}
+
+/// Returns which of the synced event files is not in a state.
+fn lost_events(synced: &[Rc<Vec<u8>>], state: &State) -> Option<String> {
+    let is_there = |bytes: &&Rc<Vec<u8>>| state.values().any(|found| found.starts_with(bytes.as_slice()));
+    let lost = synced.iter().find(|bytes| !is_there(bytes))?;
+    Some(format!("{} bytes of events that were synced are lost", lost.len()))
 }
 
 /// Returns the effects of a call without the bytes.
@@ -342,7 +400,9 @@ fn shown(effects: &[Effect]) -> Vec<String> {
 
 /// The files below the working folder, by path.
 type State = BTreeMap<String, Rc<Vec<u8>>>;
-/// The bytes that each file may have.
+/// What each name may refer to, what the program sees first.
+type Names = BTreeMap<Name, Vec<Option<Node>>>;
+/// The bytes that each file may have, those that the program sees first.
 type Files = BTreeMap<Node, Vec<Rc<Vec<u8>>>>;
 
 /// Returns only the event files of a state, or everything else: neither depends on the other.
@@ -503,18 +563,16 @@ fn a_sync_that_is_left_out_is_found() {
         return;
     }
     let (record, _) = Record::new(&BTreeMap::new());
-    let is_of_events = |i: &usize| {
-        let Effect::Sync(node) = record.calls[*i][0] else { unreachable!() };
-        let name = |effect: &Effect| matches!(effect, Effect::Name(_, name, Some(of)) if *of == node && name.contains("tfevents"));
-        record.calls.iter().flatten().any(name)
-    };
-    let syncs: Vec<usize> = record.syncs().into_iter().filter(|i| !is_of_events(i)).collect();
+    let syncs = record.syncs();
     let finds = |left_out: usize| {
-        // Until the next sync of the same folder.
-        let moments = left_out..=(left_out + 12).min(record.calls.len());
-        let mut states =
-            moments.flat_map(|count| record.states(count, Some(left_out), 2).into_iter().map(move |s| (count, s)));
-        states.any(|(count, state)| record.missing(count, &state).is_some())
+        // Until another sync makes up for it.
+        let moments = left_out..=(left_out + 40).min(record.calls.len());
+        moments.into_iter().any(|count| {
+            let events = record.synced_events(count);
+            let is_wrong =
+                |state: &State| record.missing(count, state).is_some() || lost_events(&events, state).is_some();
+            record.states(count, Some(left_out), 2).iter().any(is_wrong)
+        })
     };
     let unneeded: Vec<usize> = syncs.iter().copied().filter(|&i| !finds(i)).collect();
     let is_of_folder =
@@ -545,25 +603,11 @@ fn a_power_loss_keeps_the_events_that_were_synced() {
     let (record, _) = Record::new(&BTreeMap::new());
     let mut seen = HashSet::new();
     for count in 0..=record.calls.len() {
-        // The bytes that were synced by the calls before the last one.
-        let (synced, _) =
-            (0..count.saturating_sub(1)).fold((BTreeMap::new(), BTreeMap::new()), |(mut synced, mut bytes), i| {
-                for effect in &record.calls[i] {
-                    match effect {
-                        Effect::Bytes(node, new) => drop(bytes.insert(*node, new.clone())),
-                        Effect::Sync(node) => drop(bytes.get(node).map(|bytes| synced.insert(*node, bytes.clone()))),
-                        Effect::Name(..) => {}
-                    }
-                }
-                (synced, bytes)
-            });
-        let event_files: Vec<&Rc<Vec<u8>>> =
-            synced.values().filter(|bytes| read_events(bytes).is_ok_and(|events| !events.is_empty())).collect();
+        let events = record.synced_events(count);
         for state in record.states(count, None, 2) {
             let state = part(state, true);
-            for bytes in &event_files {
-                let is_there = state.values().any(|found| found.starts_with(bytes.as_slice()));
-                assert!(is_there, "after call {count}: events that were synced are lost; there is {:?}", state.keys());
+            if let Some(reason) = lost_events(&events, &state) {
+                panic!("after call {count}: {reason}; there is {:?}", state.keys());
             }
             for (path, bytes) in state {
                 if seen.insert(bytes.clone())

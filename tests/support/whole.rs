@@ -145,7 +145,7 @@ impl Whole {
     fn begins_with(&self, name: &str, history: &[EpochRecord]) -> Result<(), String> {
         for (i, record) in history.iter().enumerate() {
             let known = self.outcome.2.get(i).ok_or_else(|| format!("{name} has epoch {}", i + 1))?;
-            if known["loss"] != Value::from(record.loss) || known["val_loss"] != Value::from(record.val_loss) {
+            if known["loss"] != record.loss || known["val_loss"].as_f64() != record.val_loss {
                 return Err(format!("{name} has another epoch {} than the seed {}", i + 1, self.config.seed));
             }
         }
