@@ -208,6 +208,23 @@ pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
+/// Creates a folder with those above it, whose names last as what will be written into them.
+pub(crate) fn create_folder(path: &Path) -> io::Result<()> {
+    let parent = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    if path.is_dir() {
+        return Ok(());
+    }
+    create_folder(parent)?;
+    match std::fs::create_dir(path) {
+        // Another process was faster, or something else has the name; which of the two comes out as soon as it is opened.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        created => created.and_then(|()| sync_folder(parent)),
+    }
+}
+
 /// Temporary files are private to the user by default; what they become should have the permissions of any new file.
 trait LikeANewFile {
     fn permissions_like_a_new_file(&mut self) -> &mut Self;

@@ -5,9 +5,10 @@
 //! record that was cut off. Source: TensorFlow's `core/lib/io/record_writer.cc`, `core/util/event.proto`,
 //! `core/framework/summary.proto`.
 
-use crate::files::ShownPath;
+use crate::files::{ShownPath, create_folder, read_bounded, sync_folder};
 use crate::train::EpochRecord;
 use prost::Message;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -54,7 +55,7 @@ impl EventWriter {
             let path = path.to_path_buf();
             move |source| EventError::Io { path, source }
         };
-        std::fs::create_dir_all(folder).map_err(fail(folder))?;
+        create_folder(folder).map_err(fail(folder))?;
         // TensorBoard recognizes event files by `tfevents` in their names and reads them in the order of their names.
         // If there is already a file for this second, a later one is used.
         let seconds = now() as u64;
@@ -62,6 +63,7 @@ impl EventWriter {
         let path =
             (0..).map(name).find(|path| path.symlink_metadata().is_err()).expect("there is a second without a file");
         let file = File::create_new(&path).map_err(fail(&path))?;
+        sync_folder(folder).map_err(fail(folder))?;
         let mut writer = EventWriter { path, file };
         writer.write(Event {
             wall_time: now(),
@@ -130,50 +132,80 @@ pub struct TrainingEvents {
     folder: PathBuf,
     train: EventWriter,
     validation: Option<EventWriter>,
+    /// The epochs whose scalars the files of each have.
+    known: [BTreeSet<u64>; 2],
 }
 
+/// The scalars of an epoch under Keras's names; the last one tells that the epoch is complete.
+const SCALARS: [[&str; 3]; 2] =
+    [["epoch_loss", "epoch_accuracy", "images_per_second"], ["epoch_loss", "epoch_accuracy", "epoch_accuracy"]];
+/// The folders of training and validation.
+const PARTS: [&str; 2] = ["train", "validation"];
+/// Largest event file that is read to see what it has, bytes.
+const MAX_READ_BYTES: u64 = 256 << 20;
+
 impl TrainingEvents {
-    /// Creates the files in folders below `folder`.
+    /// Creates new files in folders below `folder`. Files that are there already are continued: an epoch that they lack, because it was
+    /// trained without them or because they could not be written, is added with the next one.
     ///
     /// # Errors
     /// The operating system reported an error.
     pub fn create(folder: &Path) -> Result<Self, EventError> {
-        let train = EventWriter::create(&folder.join("train"))?;
-        Ok(TrainingEvents { folder: folder.to_path_buf(), train, validation: None })
+        let known = [0, 1].map(|i| complete_epochs(&folder.join(PARTS[i]), SCALARS[i][2]));
+        let train = EventWriter::create(&folder.join(PARTS[0]))?;
+        Ok(TrainingEvents { folder: folder.to_path_buf(), train, validation: None, known })
     }
 
-    /// Adds an epoch: `epoch_loss` and `epoch_accuracy` under Keras's names, the speed, and for each parameter the
+    /// Adds the last epoch of `history`: `epoch_loss` and `epoch_accuracy` under Keras's names, the speed, and for each parameter the
     /// histograms `conv2d_1/weight` and `gradients/conv2d_1/weight`; the gradients are those of the last step.
     ///
     /// # Errors
     /// The operating system reported an error.
     pub fn epoch(
         &mut self,
-        record: &EpochRecord,
+        history: &[EpochRecord],
         names: &[String],
         parameters: &[Vec<f32>],
         gradients: &[Vec<f32>],
     ) -> Result<(), EventError> {
-        let step = record.epoch;
-        self.train.scalar("epoch_loss", step, record.loss)?;
-        self.train.scalar("epoch_accuracy", step, record.accuracy)?;
-        self.train.scalar("images_per_second", step, record.images_per_second)?;
+        self.scalars(history)?;
+        let step = history.len() as u64;
         for (kind, tensors) in [("", parameters), ("gradients/", gradients)] {
             for (name, values) in names.iter().zip(tensors) {
                 self.train.histogram(&format!("{kind}{}", name.replace('.', "/")), step, values)?;
             }
         }
-        self.train.flush()?;
-        if let Some((loss, accuracy)) = record.val_loss.zip(record.val_accuracy) {
-            let validation = match &mut self.validation {
-                Some(writer) => writer,
-                none => none.insert(EventWriter::create(&self.folder.join("validation"))?),
-            };
-            validation.scalar("epoch_loss", step, loss)?;
-            validation.scalar("epoch_accuracy", step, accuracy)?;
-            validation.flush()?;
+        self.train.flush()
+    }
+
+    /// Adds the scalars of every epoch that the files lack.
+    ///
+    /// # Errors
+    /// The operating system reported an error.
+    pub fn scalars(&mut self, history: &[EpochRecord]) -> Result<(), EventError> {
+        let [train, validation] = self
+            .known
+            .each_ref()
+            .map(|known| history.iter().filter(|record| !known.contains(&record.epoch)).collect::<Vec<&EpochRecord>>());
+        for record in train {
+            for (tag, value) in SCALARS[0].into_iter().zip([record.loss, record.accuracy, record.images_per_second]) {
+                self.train.scalar(tag, record.epoch, value)?;
+            }
+            self.known[0].insert(record.epoch);
         }
-        Ok(())
+        self.train.flush()?;
+        for record in validation {
+            let Some((loss, accuracy)) = record.val_loss.zip(record.val_accuracy) else { continue };
+            let writer = match &mut self.validation {
+                Some(writer) => writer,
+                none => none.insert(EventWriter::create(&self.folder.join(PARTS[1]))?),
+            };
+            for (tag, value) in SCALARS[1].into_iter().zip([loss, accuracy]) {
+                writer.scalar(tag, record.epoch, value)?;
+            }
+            self.known[1].insert(record.epoch);
+        }
+        self.validation.as_mut().map_or(Ok(()), EventWriter::flush)
     }
 
     /// Adds an image.
@@ -184,6 +216,18 @@ impl TrainingEvents {
         self.train.image(tag, step, png)?;
         self.train.flush()
     }
+}
+
+/// The epochs that the event files in a folder have to the end, as far as they can be read.
+fn complete_epochs(folder: &Path, last_tag: &str) -> BTreeSet<u64> {
+    let paths = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let contents = paths.filter_map(|path| read_bounded(&path, MAX_READ_BYTES).ok());
+    let mut events = Vec::new();
+    for bytes in contents {
+        // What comes before a damaged record counts.
+        let _ = read_into(&bytes, &mut events);
+    }
+    events.into_iter().filter(|event| event.tag == last_tag).map(|event| event.step).collect()
 }
 
 /// An event read from an event file.
@@ -216,6 +260,11 @@ pub enum Content {
 /// A record is cut off or damaged.
 pub fn read_events(bytes: &[u8]) -> Result<Vec<ReadEvent>, EventError> {
     let mut events = Vec::new();
+    read_into(bytes, &mut events).map(|()| events)
+}
+
+/// Adds the events of a file up to the first record that is cut off or damaged.
+fn read_into(bytes: &[u8], events: &mut Vec<ReadEvent>) -> Result<(), EventError> {
     let (mut offset, mut number) = (0, 1);
     while offset < bytes.len() {
         let fail = |reason: &str| EventError::Record { number, offset, reason: reason.to_string() };
@@ -255,7 +304,7 @@ pub fn read_events(bytes: &[u8]) -> Result<Vec<ReadEvent>, EventError> {
         offset += end + 4;
         number += 1;
     }
-    Ok(events)
+    Ok(())
 }
 
 fn now() -> f64 {

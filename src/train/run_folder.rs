@@ -12,11 +12,12 @@ use super::run::{
     Summary, TENSORBOARD_FOLDER, history_csv, is_feature_map, to_json,
 };
 use super::trainer::EpochRecord;
-use crate::files::{PART_PREFIX, PART_SUFFIX, Unfinished, sync_folder, write_whole};
+use crate::files::{PART_PREFIX, PART_SUFFIX, Unfinished, create_folder, sync_folder, write_whole};
 use crate::model::Model;
 use crate::model::weights;
 use serde::Serialize;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -53,7 +54,7 @@ impl RunFolder {
     /// It exists and is not empty, or cannot be created.
     pub fn create(path: &Path, replace: bool) -> Result<Self, RunError> {
         let fail = |source| RunError::Create { path: path.to_path_buf(), source };
-        create_durably(path).map_err(fail)?;
+        create_folder(path).map_err(fail)?;
         let is_empty = fs::read_dir(path).map_err(fail)?.next().is_none();
         if !is_empty && !replace {
             return Err(RunError::Exists { path: path.to_path_buf() });
@@ -78,7 +79,7 @@ impl RunFolder {
         for number in 1u32.. {
             let path = runs.join(format!("{name}-{number}"));
             let fail = |source| RunError::Create { path: path.clone(), source };
-            create_durably(runs).map_err(fail)?;
+            create_folder(runs).map_err(fail)?;
             // Whoever creates a folder has it: of several processes that start at once, each gets another one.
             match fs::create_dir(&path) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
@@ -178,10 +179,14 @@ impl RunFolder {
             advance(&replacement).map_err(fail)?;
         }
         if self.root() == replacement {
-            for path in old_files(&self.path).map_err(fail)? {
+            let old = old_files(&self.path).map_err(fail)?;
+            for path in &old {
                 fs::remove_file(path).map_err(fail)?;
             }
-            sync_folder(&self.path).map_err(fail)?;
+            // Gone for good before the marker that says so.
+            for folder in old.iter().filter_map(|path| path.parent()).collect::<BTreeSet<&Path>>() {
+                sync_folder(folder).map_err(fail)?;
+            }
             advance(&arriving).map_err(fail)?;
         }
         if self.root() == arriving {
@@ -348,7 +353,7 @@ fn move_up(from: &Path, to: &Path) -> io::Result<()> {
     for path in entries(from)? {
         let target = to.join(file_name(&path));
         if path.is_dir() {
-            create_durably(&target)?;
+            create_folder(&target)?;
             move_up(&path, &target)?;
         } else {
             fs::rename(&path, &target)?;
@@ -398,21 +403,4 @@ fn is_at(file: &File, path: &Path) -> io::Result<bool> {
 #[cfg(not(unix))]
 fn is_at(_: &File, _: &Path) -> io::Result<bool> {
     Ok(true)
-}
-
-/// Creates a folder with those above it, whose names last as what will be written into them.
-fn create_durably(path: &Path) -> io::Result<()> {
-    let parent = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    if path.is_dir() {
-        return Ok(());
-    }
-    create_durably(parent)?;
-    match fs::create_dir(path) {
-        // Another process was faster, or something else has the name; which of the two comes out as soon as it is opened.
-        Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-        created => created.and_then(|()| sync_folder(parent)),
-    }
 }

@@ -84,7 +84,7 @@ impl<'a> Keeper<'a> {
             terminal::print(&serde_json::to_string(record).unwrap_or_default());
         }
         if self.args.tensorboard {
-            self.attempt("events", |keeper| keeper.event(record, &weights, engine));
+            self.attempt("events", |keeper| keeper.event(&position.history, &weights, engine));
         }
     }
 
@@ -115,6 +115,9 @@ impl<'a> Keeper<'a> {
             self.attempt("run", |keeper| Ok(keeper.folder.commit()?));
         }
         self.history(&position.history);
+        if self.args.tensorboard && self.folder.is_committed() {
+            self.attempt("events", |keeper| Ok(keeper.events()?.scalars(&position.history)?));
+        }
     }
 
     /// Adds an image to the events.
@@ -150,10 +153,10 @@ impl<'a> Keeper<'a> {
         self.attempt("history table", |keeper| Ok(keeper.folder.write_history_csv(history)?));
     }
 
-    fn event(&mut self, record: &EpochRecord, weights: &[Vec<f32>], engine: &mut dyn Engine) -> Result<()> {
+    fn event(&mut self, history: &[EpochRecord], weights: &[Vec<f32>], engine: &mut dyn Engine) -> Result<()> {
         let gradients = engine.last_gradients()?;
         let names = std::mem::take(&mut self.names);
-        let written = self.events().and_then(|events| Ok(events.epoch(record, &names, weights, &gradients)?));
+        let written = self.events().and_then(|events| Ok(events.epoch(history, &names, weights, &gradients)?));
         self.names = names;
         if written.is_err() {
             // A record that was cut off hides what follows in its file: the next epoch gets another one.
