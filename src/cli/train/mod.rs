@@ -346,7 +346,10 @@ fn run_once(
     let mut pictures = Vec::new();
     if test.is_some() {
         for (name, png) in draw_pictures(&dataset, &mut *engine)? {
-            keeper.attempt(name, |_| Ok(pictures.push(folder.write_picture(name, &png)?)));
+            keeper.attempt(name, |_| {
+                pictures.push(folder.write_picture(name, &png)?);
+                Ok(())
+            });
             if name == "predictions.png" {
                 keeper.event_image("predictions", summary.epochs_completed, &png);
             }
