@@ -159,7 +159,7 @@ impl DeviceArgs {
         self.open_keeping(global, pipelines())
     }
 
-    /// As [`DeviceArgs::open_gpu`], with every pipeline compiled anew and none kept: for a self-test, which is about the
+    /// As [`DeviceArgs::open_gpu`], with every pipeline compiled afresh and none kept: for a self-test, which is about the
     /// compiler too, and whose many sizes no later run needs.
     pub fn open_fresh(&self, global: &Global) -> Result<Gpu> {
         self.open_keeping(global, None)

@@ -194,7 +194,7 @@ fn is_interruption(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.is::<Interrupted>() || matches!(cause.downcast_ref(), Some(DataError::Interrupted)))
 }
 
-/// A defect of the program, told like any other error; not one inside an image decoder, which becomes an error of that file.
+/// Reports a panic like any other error, except one inside an image decoder, which becomes an error of that file.
 fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
         if !fmnist_gpu::photo::is_decoding() {

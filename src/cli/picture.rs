@@ -1,4 +1,4 @@
-//! The two pictures of the article, from data and predictions.
+//! The article's two images, drawn from data and predictions.
 
 use anyhow::{Context, Result};
 use fmnist_gpu::data::{CLASS_NAMES, N_CLASSES, Split};
@@ -37,12 +37,12 @@ pub fn predictions_png(split: &Split, indices: &[usize], probabilities: &[f32]) 
 
 fn png(items: &[GridItem<'_>]) -> Result<Vec<u8>> {
     let picture = draw_grid(items, columns_for(items.len()), None).context("drawing the grid")?;
-    picture.encode_png().context("encoding the picture")
+    picture.encode_png().context("encoding the image")
 }
 
-/// Writes a picture where the user asked for it.
+/// Writes an image to the file that the user named.
 pub fn write_png(path: &Path, png: &[u8], force: bool) -> Result<()> {
-    write_whole(path, png, force).context("writing the picture")
+    write_whole(path, png, force).context("writing the image")
 }
 
 /// The position of the largest value, the first on ties.

@@ -325,7 +325,7 @@ fn open(path: &Path) -> Result<(String, Photo)> {
     Ok((path.shown(), Photo::open(path)?))
 }
 
-/// The photo in the size in which it is drawn; nothing of it where it is not.
+/// The photo at the size at which it is drawn; no pixels if it is not drawn.
 fn thumbnail(photo: Photo, is_drawn: bool) -> Photo {
     const SIDE: usize = 512;
     let longer = photo.width.max(photo.height);
@@ -410,7 +410,7 @@ fn inputs_png(prepared: &[Prepared], predictions: &[PhotoPrediction]) -> Result<
         .collect();
     let columns = 2 * columns_for(prepared.len()).min(3);
     let drawn = draw_tiles(&tiles, Sheet { columns, tile: [225, 225], title: "" }).context("drawing the inputs")?;
-    drawn.encode_png().context("encoding the picture")
+    drawn.encode_png().context("encoding the image")
 }
 
 impl Prepared {

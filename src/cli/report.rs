@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct ReportArgs {
     /// Run folder, or the model.safetensors in it
     run: PathBuf,
-    /// Folder for the report and its pictures [default: the run folder]
+    /// Folder for the report and its images [default: the run folder]
     #[arg(long, value_name = "DIR", value_parser = output_path())]
     out: Option<PathBuf>,
     /// The test image whose feature maps are drawn
@@ -70,7 +70,7 @@ pub struct Material<'a> {
     pub model_file: &'a [u8],
 }
 
-/// Writes `report.html`, `report.json` and the pictures; returns their paths and the figures.
+/// Writes `report.html`, `report.json` and the images; returns their paths and the figures.
 pub fn write(
     material: &Material<'_>,
     device: &Device,

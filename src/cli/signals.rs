@@ -95,8 +95,8 @@ pub fn listen() -> Result<()> {
     Ok(())
 }
 
-/// Ends the program with an error of its own where the standard library or a driver aborts it. Files appear whole or not at all, so what was
-/// saved is there.
+/// Turns an abort by the standard library (no memory) or by a driver into an error. Files appear whole or not at all, so what was saved is
+/// there.
 #[cfg(unix)]
 fn report_abort() {
     const MESSAGE: &str = "fmnist-gpu: memory ran out, or a driver failed; close other programs, raise the limit (ulimit -v), or use a smaller \

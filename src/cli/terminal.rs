@@ -52,7 +52,7 @@ pub fn print_help(plain: &str, styled: &str) {
 /// Waits until the results are written, and for a moment until the messages are.
 ///
 /// # Errors
-/// Standard output could not be written. A reader that went away (`| head`) is no error.
+/// Standard output could not be written. A reader that went away (`| head`) is not an error.
 pub fn finish() -> io::Result<()> {
     let written = stdout().finish(None);
     // Nobody waits for a message; a pipe that is full and not read would hold the program for ever.
@@ -121,7 +121,7 @@ fn stderr() -> &'static Stream {
     STREAM.get_or_init(|| Stream::new(|| unbuffered(io::stderr())))
 }
 
-/// The stream without the standard library's buffer, which cannot tell how much of a line a full pipe took.
+/// The stream without the standard library's buffer, which cannot tell how much of a line a full pipe accepted.
 #[cfg(unix)]
 fn unbuffered(stream: impl Write + Send + std::os::fd::AsFd + 'static) -> Box<dyn Write + Send> {
     match stream.as_fd().try_clone_to_owned() {

@@ -80,7 +80,7 @@ pub struct TrainArgs {
     /// Write a checkpoint after every N epochs; 0 writes none
     #[arg(long, value_name = "N", default_value_t = 1)]
     checkpoint_every: u64,
-    /// Also write a checkpoint every so many minutes, in the middle of an epoch
+    /// Also write a checkpoint at this interval, in the middle of an epoch
     #[arg(long, value_name = "MINUTES")]
     checkpoint_minutes: Option<f64>,
     /// Keep the newest N checkpoints
