@@ -6,6 +6,7 @@ use super::page::{Page, escape_lines, grouped};
 use super::plots::{Curve, draw_bars, draw_calibration, draw_confusion, draw_curves, escape};
 use super::{GridItem, ReportError, Tone, columns_for, draw_grid, prediction_caption};
 use crate::data::{CLASS_NAMES, DatasetKind, N_CLASSES, Split};
+use crate::text::count;
 use crate::train::run::{RunConfig, Summary};
 use crate::train::{EpochRecord, KernelTimes, Optimizer};
 
@@ -168,7 +169,7 @@ fn result_section(page: &mut Page, report: &Report<'_>) {
     if let Some(summary) = report.summary {
         let (seconds, speed) = (summary.train_seconds, summary.images_per_second);
         let of = format!("{seconds:.1} s, {} images/s", grouped(speed.round() as u64));
-        rows.push((format!("Training, {} epochs", summary.epochs_completed), of));
+        rows.push((format!("Training, {}", count(summary.epochs_completed as usize, "epoch")), of));
         rows.push(("Device".to_string(), escape(&summary.device)));
     }
     page.facts(&rows);
