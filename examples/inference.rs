@@ -5,10 +5,10 @@
 //! ```
 
 use fmnist_gpu::data::{CLASS_NAMES, N_CLASSES, PIXELS, synthetic};
+use fmnist_gpu::engine::{Engine, GpuEngine};
 use fmnist_gpu::gpu::{Gpu, GpuOptions};
 use fmnist_gpu::model::{Model, initial_parameters};
-use fmnist_gpu::train::run::Run;
-use fmnist_gpu::train::{Engine, GpuEngine};
+use fmnist_gpu::run::Run;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;

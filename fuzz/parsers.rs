@@ -8,6 +8,7 @@
 use fmnist_gpu::cpu::conv2d::Padding;
 use fmnist_gpu::data::idx::{parse_images, parse_labels};
 use fmnist_gpu::data::{PIXELS, Split};
+use fmnist_gpu::engine::{Engine, Optimizer, ReferenceEngine, TileChoices};
 use fmnist_gpu::import::{self, Layout};
 use fmnist_gpu::model::{Model, initial_parameters, permutation, summary, weights};
 use fmnist_gpu::ops::adam::AdamConfig;
@@ -17,9 +18,8 @@ use fmnist_gpu::report::comparison::{
 };
 use fmnist_gpu::report::metrics::Metrics;
 use fmnist_gpu::report::run_page::command;
-use fmnist_gpu::train::checkpoint::Checkpoint;
-use fmnist_gpu::train::run::{RunConfig, Summary, history_csv, parse_history};
-use fmnist_gpu::train::{Engine, Optimizer, ReferenceEngine, TileChoices};
+use fmnist_gpu::run::checkpoint::Checkpoint;
+use fmnist_gpu::run::{RunConfig, Summary, history_csv, parse_history};
 use safetensors::SafeTensors;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;

@@ -7,7 +7,8 @@
 //! use fmnist_gpu::data::{Split, synthetic};
 //! use fmnist_gpu::model::{Model, initial_parameters};
 //! use fmnist_gpu::ops::adam::AdamConfig;
-//! use fmnist_gpu::train::{Engine, NativeEngine, Optimizer, Position, TrainOptions, train};
+//! use fmnist_gpu::engine::{Engine, NativeEngine, Optimizer};
+//! use fmnist_gpu::train::{Position, TrainOptions, train};
 //! use std::ops::ControlFlow;
 //! use std::sync::atomic::AtomicBool;
 //!
@@ -35,7 +36,7 @@
 //! - To learn how training works: [`cpu`], whose loops are the specification, then a shader of the same name, then
 //!   [`train`] for the loop around them.
 //! - To reuse the kernels: [`gpu`] (a device, tensors, a [`gpu::Plan`]) and the `record_...` functions of [`ops`].
-//! - To reuse a trained model: [`export`], or [`train::run::Run::open`] and [`train::GpuEngine`].
+//! - To reuse a trained model: [`export`], or [`run::Run::open`] and [`engine::GpuEngine`].
 //!
 //! # Structure
 //!
@@ -68,12 +69,13 @@
 //! time; the host only reads back the losses while the next submission runs.
 //!
 //! On the CPU, the same list of layers becomes a list of calls over tensors that are allocated once. Threads divide the
-//! rows of the batch between them, then the parameters; see [`train::NativeEngine`].
+//! rows of the batch between them, then the parameters; see [`engine::NativeEngine`].
 
 #![deny(missing_docs)]
 
 pub mod cpu;
 pub mod data;
+pub mod engine;
 pub mod export;
 pub mod files;
 pub mod gpu;
@@ -83,6 +85,7 @@ pub mod native;
 pub mod ops;
 pub mod photo;
 pub mod report;
+pub mod run;
 pub mod tensorboard;
 mod text;
 pub mod train;

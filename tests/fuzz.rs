@@ -52,8 +52,8 @@ fn seeds_that_are_right_are_taken() {
     let read = |target: &str, name: &str| {
         std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target).join(name)).unwrap()
     };
-    use fmnist_gpu::train::checkpoint::Checkpoint;
-    use fmnist_gpu::train::run::{RunConfig, Summary, parse_history};
+    use fmnist_gpu::run::checkpoint::Checkpoint;
+    use fmnist_gpu::run::{RunConfig, Summary, parse_history};
     let text = String::from_utf8(read("model_file", "every-layer.toml")).unwrap();
     fmnist_gpu::model::Model::parse(Path::new("every-layer.toml"), &text).unwrap();
     fmnist_gpu::model::weights::from_bytes(&read("weights", "tiny.safetensors")).unwrap();
@@ -81,7 +81,7 @@ fn seeds_that_are_right_are_taken() {
 #[test]
 fn seeds_that_are_wrong_are_refused_with_a_reason() {
     use fmnist_gpu::model::weights;
-    use fmnist_gpu::train::checkpoint::Checkpoint;
+    use fmnist_gpu::run::checkpoint::Checkpoint;
     let read =
         |path: &str| std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(path)).unwrap();
     for (path, parts) in [

@@ -1,9 +1,9 @@
 use fmnist_gpu::cpu::conv2d::Padding;
 use fmnist_gpu::data::Split;
+use fmnist_gpu::engine::{Engine, Optimizer, ReferenceEngine};
 use fmnist_gpu::model::weights::{WeightsError, from_bytes, to_bytes};
 use fmnist_gpu::model::{Activation, Layer, Model, ModelError, Pair, initial_parameters, summary};
 use fmnist_gpu::ops::adam::AdamConfig;
-use fmnist_gpu::train::{Engine, Optimizer, ReferenceEngine};
 use std::ops::ControlFlow;
 
 fn load(text: &str) -> Result<Model, ModelError> {

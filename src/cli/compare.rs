@@ -11,8 +11,8 @@ use fmnist_gpu::report::comparison::{
 };
 use fmnist_gpu::report::metrics::Metrics;
 use fmnist_gpu::report::plots::Curve;
+use fmnist_gpu::run::{MAX_JSON_BYTES, REPORT_FILE, Run, Summary};
 use fmnist_gpu::train::EpochRecord;
-use fmnist_gpu::train::run::{MAX_JSON_BYTES, REPORT_FILE, Run, Summary};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -7,7 +7,7 @@ use fmnist_gpu::data::DatasetKind;
 use fmnist_gpu::export::{Facts, keras, npz, onnx, torch};
 use fmnist_gpu::files::ShownPath;
 use fmnist_gpu::files::write_whole;
-use fmnist_gpu::train::run::{MODEL_FILE, Run};
+use fmnist_gpu::run::{MODEL_FILE, Run};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -11,7 +11,7 @@ use fmnist_gpu::data::{CLASS_NAMES, N_CLASSES};
 use fmnist_gpu::files::{ShownPath, check_target};
 use fmnist_gpu::photo::{Doubt, Garment, Invert, Photo, prepare};
 use fmnist_gpu::report::{GridItem, Sheet, Tile, Tone, columns_for, draw_grid, draw_tiles};
-use fmnist_gpu::train::run::Run;
+use fmnist_gpu::run::Run;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -6,6 +6,7 @@ use super::{Global, Interrupted, evaluate, interrupt_flag, output_path, print_js
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use fmnist_gpu::data::{DatasetKind, Split};
+use fmnist_gpu::engine::{Engine, KernelTimes, Optimizer};
 use fmnist_gpu::files::{ShownPath, check_target, write_whole};
 use fmnist_gpu::model::{Model, summary};
 use fmnist_gpu::ops::SharedTiles;
@@ -13,8 +14,8 @@ use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::report::maps::{feature_maps, filters};
 use fmnist_gpu::report::metrics::Metrics;
 use fmnist_gpu::report::run_page::{Report, report_files};
-use fmnist_gpu::train::run::{Run, RunConfig, Summary};
-use fmnist_gpu::train::{Engine, EpochRecord, KernelTimes, Optimizer};
+use fmnist_gpu::run::{Run, RunConfig, Summary};
+use fmnist_gpu::train::EpochRecord;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use fmnist_gpu::data::{self, DataEvent, Dataset, DatasetChoice, DatasetKind, LoadOptions, PIXELS};
 use fmnist_gpu::files::ShownPath;
-use fmnist_gpu::train::run::RunConfig;
+use fmnist_gpu::run::RunConfig;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 //!
 //! Each function has the same name as the plain loop in [`crate::cpu`] that it replaces, and takes its tensors in the same
 //! order and layout. The plain loops are the specification; both are tested with the same error bounds. Each call
-//! processes some rows of a batch in the calling thread; the engine ([`crate::train::NativeEngine`]) assigns each thread
+//! processes some rows of a batch in the calling thread; the engine ([`crate::engine::NativeEngine`]) assigns each thread
 //! its own rows.
 //!
 //! | operation | implementation |

@@ -5,8 +5,8 @@ use super::metrics::{Metrics, mcnemar, wilson_95};
 use super::page::{Page, grouped};
 use super::plots::{Curve, draw_curves, escape};
 use crate::data::{CLASS_NAMES, N_CLASSES};
+use crate::run::Summary;
 use crate::train::EpochRecord;
-use crate::train::run::Summary;
 
 /// One run of a comparison.
 #[derive(Clone, Debug)]

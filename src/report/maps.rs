@@ -4,8 +4,8 @@ use super::ReportError;
 use super::canvas::Picture;
 use super::tiles::{Sheet, Tile, draw_tiles};
 use crate::data::{CLASS_NAMES, IMAGE_SIDE, N_CLASSES, PIXELS};
+use crate::engine::{EngineError, ReferenceEngine};
 use crate::model::{Layer, Model, ModelError};
-use crate::train::{EngineError, ReferenceEngine};
 use thiserror::Error;
 
 /// A visualisation of a layer.

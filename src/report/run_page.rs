@@ -6,9 +6,10 @@ use super::page::{Page, escape_lines, grouped};
 use super::plots::{Curve, draw_bars, draw_calibration, draw_confusion, draw_curves, escape};
 use super::{GridItem, ReportError, Tone, columns_for, draw_grid, prediction_caption};
 use crate::data::{CLASS_NAMES, DatasetKind, N_CLASSES, Split};
+use crate::engine::{KernelTimes, Optimizer};
+use crate::run::{RunConfig, Summary};
 use crate::text::count;
-use crate::train::run::{RunConfig, Summary};
-use crate::train::{EpochRecord, KernelTimes, Optimizer};
+use crate::train::EpochRecord;
 
 /// The data of a report.
 #[derive(Clone, Debug)]
@@ -407,7 +408,7 @@ fn times_section(page: &mut Page, report: &Report<'_>, svg: Option<&str>) {
         if times.clock == "one thread" { "bench" } else { "profile" }
     ));
     page.svg(svg, "Kernel times");
-    let row = |k: &crate::train::KernelTime| {
+    let row = |k: &crate::engine::KernelTime| {
         vec![
             k.kernel.clone(),
             k.calls.to_string(),

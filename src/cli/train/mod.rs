@@ -17,15 +17,13 @@ use super::{
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use fmnist_gpu::data::{CLASS_NAMES, Dataset, N_CLASSES};
+use fmnist_gpu::engine::{Engine, EngineError, GpuEngine, NativeEngine, ReferenceEngine, Totals};
 use fmnist_gpu::files::ShownPath;
 use fmnist_gpu::gpu::{GpuError, Tiling};
 use fmnist_gpu::model::{initial_parameters, summary};
-use fmnist_gpu::train::run::{MAX_BATCH_SIZE, MAX_EPOCHS, RunConfig, Summary};
-use fmnist_gpu::train::run_folder::RunFolder;
-use fmnist_gpu::train::{
-    Engine, EngineError, Event, GpuEngine, NativeEngine, Outcome, Position, ReferenceEngine, Totals, TrainOptions,
-    Trained, train,
-};
+use fmnist_gpu::run::folder::RunFolder;
+use fmnist_gpu::run::{MAX_BATCH_SIZE, MAX_EPOCHS, RunConfig, Summary};
+use fmnist_gpu::train::{Event, Outcome, Position, TrainOptions, Trained, train};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,6 +1,6 @@
 //! A model on the GPU: its parameters, and the recording of its forward and backward pass.
 
-use super::engine::EngineError;
+use crate::engine::EngineError;
 use crate::gpu::{Element, Gpu, PlanBuilder, Tensor};
 use crate::model::{Activation, Layer, LayerShape, Model, conv2d_dims, pool2d_dims};
 use crate::ops::conv2d::Upstream;
@@ -60,7 +60,7 @@ pub(super) struct Network {
 }
 
 /// Returns for each layer whether its input is the output of a ReLU.
-pub(super) fn inputs_from_relu(layers: &[LayerShape]) -> Vec<bool> {
+pub(in crate::engine) fn inputs_from_relu(layers: &[LayerShape]) -> Vec<bool> {
     let mut is_relu = false;
     let mut inputs = Vec::new();
     for shape in layers {

@@ -1,4 +1,12 @@
-//! The interface between the trainer and what computes: training, evaluation, prediction, parameters.
+//! The engines, and the interface through which the trainer drives them: training, evaluation, prediction, parameters.
+
+mod gpu;
+mod native;
+mod reference;
+
+pub use gpu::{Evaluator, GpuEngine, KernelTime, KernelTimes, TileChoices, autotune};
+pub use native::NativeEngine;
+pub use reference::{Batch, Pass, ReferenceEngine};
 
 use crate::data::{PIXELS, Split};
 use crate::gpu::GpuError;

@@ -4,11 +4,11 @@
 //! `velocity.NAME`), and in its metadata the run's configuration, the position (epoch, batches done of it with their sums,
 //! history; the permutations and step sizes follow from seed and position) and a SHA-256 digest over all of it.
 
-use super::engine::State;
-use super::run::{MAX_WEIGHT_BYTES, RunConfig};
-use super::trainer::Position;
+use super::{MAX_WEIGHT_BYTES, RunConfig};
+use crate::engine::State;
 use crate::files::{FileError, ShownPath, read_bounded, sync_folder, write_whole};
 use crate::model::weights::{WeightsError, sort_header};
+use crate::train::Position;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;

@@ -1,15 +1,24 @@
 //! Training and evaluation on the GPU: a step is one recorded plan, which `gpu_batches.rs` runs over the data.
 
-use super::engine::{Engine, EngineError, Epoch, NonFinite, OnProgress, Optimizer, State, Totals};
-use super::gpu_batches::{Batches, Feed};
-use super::network::{Arena, Network};
+mod autotune;
+mod batches;
+mod kernel_times;
+mod limits;
+pub(super) mod network;
+
+pub use autotune::{TileChoices, autotune};
+pub use kernel_times::{KernelTime, KernelTimes};
+
 use crate::data::{PIXELS, Split};
+use crate::engine::{Engine, EngineError, Epoch, NonFinite, OnProgress, Optimizer, State, Totals};
 use crate::gpu::timing::Timings;
 use crate::gpu::{DispatchInfo, Element, Gpu, PlanBuilder, Tensor};
 use crate::model::{Model, N_CLASSES};
 use crate::ops::adam::AdamTensors;
 use crate::ops::softmax_xent::SoftmaxXentDims;
 use crate::ops::{SharedTiles, adam, sgd, softmax_xent};
+use batches::{Batches, Feed};
+use network::{Arena, Network};
 use std::ops::ControlFlow;
 
 /// Multiply-adds per evaluated batch: a quarter of a second on an adapter of 10 GFLOP/s, which is 100 times slower than a small GPU.

@@ -1,9 +1,9 @@
 //! The limits of an adapter in bytes and time, checked for a model and a batch size before training.
 
-use super::engine::{EngineError, Optimizer};
-use super::gpu_engine::GpuEngine;
+use super::GpuEngine;
 use super::network::Network;
 use crate::data::{PIXELS, Split};
+use crate::engine::{EngineError, Optimizer};
 use crate::gpu::Gpu;
 use crate::model::{Model, initial_parameters};
 use crate::ops::SharedTiles;

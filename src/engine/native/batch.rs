@@ -1,9 +1,9 @@
 //! The work that the threads of the native engine divide among them: first the rows of a batch, then the parameters.
 
-use super::engine::{EngineError, Optimizer};
-use super::native_network::{NativeNetwork, Owned, Rows, Weights, zeros};
+use super::network::{NativeNetwork, Owned, Rows, Weights, zeros};
 use crate::cpu::softmax_xent::{SoftmaxXentDims, softmax_xent_backward_x, softmax_xent_forward};
 use crate::data::{PIXELS, Split};
+use crate::engine::{EngineError, Optimizer};
 use crate::model::N_CLASSES;
 use crate::native::conv2d::{Packed, Scratch};
 use crate::native::{Aligned, adam, batch_gather, sgd};

@@ -1,9 +1,9 @@
 //! The duration of each kernel of a training step, for reports.
 
-use super::engine::{EngineError, Optimizer};
-use super::gpu_engine::GpuEngine;
-use super::native_engine::NativeEngine;
+use super::GpuEngine;
 use crate::data::{PIXELS, Split};
+use crate::engine::NativeEngine;
+use crate::engine::{EngineError, Optimizer};
 use crate::gpu::Gpu;
 use crate::gpu::timing::Clock;
 use crate::model::{Model, initial_parameters};

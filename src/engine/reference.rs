@@ -2,9 +2,7 @@
 //!
 //! Generic over the precision: the GPU is compared with it in single precision, and in double precision it is the ground truth.
 
-use super::engine::{
-    Engine, EngineError, Epoch, NonFinite, OnProgress, Optimizer, State, Totals, check_order, check_split,
-};
+use super::{Engine, EngineError, Epoch, NonFinite, OnProgress, Optimizer, State, Totals, check_order, check_split};
 use crate::cpu::real::Real;
 use crate::cpu::{adam, batch_gather, bias, conv2d, dense, non_finite, pool2d, relu, sgd, softmax_xent};
 use crate::data::{PIXELS, Split};

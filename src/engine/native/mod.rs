@@ -4,17 +4,20 @@
 //! forward, loss, backward, and the partial sums of the convolutions. In the second, it takes slices of the parameters: gradient over all
 //! rows, optimizer. No order of summation depends on the number of threads, so any number gives the same bits.
 
-use super::engine::{
-    Engine, EngineError, Epoch, NonFinite, OnProgress, Optimizer, State, Totals, check_order, check_split,
-};
-use super::native_batch::{Batch, Share, slices};
-use super::native_network::{NativeNetwork, Owned, Weights, zeros};
+mod batch;
+mod network;
+
 use crate::cpu::non_finite::non_finite;
 use crate::data::{PIXELS, Split};
+use crate::engine::{
+    Engine, EngineError, Epoch, NonFinite, OnProgress, Optimizer, State, Totals, check_order, check_split,
+};
 use crate::model::{Model, N_CLASSES};
 use crate::native::Aligned;
 use crate::native::conv2d::{Form, Packed, Scratch};
 use crate::native::peak::Peak;
+use batch::{Batch, Share, slices};
+use network::{NativeNetwork, Owned, Weights, zeros};
 use rayon::prelude::*;
 use std::ops::{ControlFlow, Range};
 use std::sync::{Mutex, MutexGuard, PoisonError};

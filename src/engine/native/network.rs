@@ -1,11 +1,11 @@
 //! A model for the native engine: its layers as a list of calls, each over the rows of a batch that one thread processes.
 
-use super::engine::EngineError;
-use super::network::inputs_from_relu;
 use crate::cpu::bias::{BiasDims, bias_backward_b};
 use crate::cpu::dense::DenseDims;
 use crate::cpu::pool2d::{self, Pool2dDims};
 use crate::cpu::relu::relu_forward;
+use crate::engine::EngineError;
+use crate::engine::gpu::network::inputs_from_relu;
 use crate::model::{Activation, Layer, LayerShape, Model, conv2d_dims, pool2d_dims};
 use crate::native::conv2d::{Conv2d, Form, Packed, Scratch};
 use crate::native::{Aligned, dense, mask};

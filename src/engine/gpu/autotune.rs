@@ -5,9 +5,9 @@
 //! version, model and batch size: until one of these changes, the choice stays the same, and so do the bits of the results.
 //! Software (CPU) adapters have only one tiling and are not tuned.
 
-use super::engine::{Engine, EngineError, Epoch, Optimizer, Totals};
-use super::gpu_engine::GpuEngine;
+use super::GpuEngine;
 use crate::data::{PIXELS, Split};
+use crate::engine::{Engine, EngineError, Epoch, Optimizer, Totals};
 use crate::files::{ShownPath, read_bounded, write_whole};
 use crate::gpu::{Gpu, Tiling};
 use crate::model::{Model, initial_parameters};

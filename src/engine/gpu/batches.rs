@@ -1,7 +1,7 @@
 //! A split on the GPU, and the submission of its batches: many steps per submission, two submissions in flight, none too long.
 
-use super::engine::{EngineError, Epoch, NonFinite, OnProgress, Totals, check_order, check_split};
 use crate::data::{PIXELS, Split};
+use crate::engine::{EngineError, Epoch, NonFinite, OnProgress, Totals, check_order, check_split};
 use crate::gpu::timing::Timings;
 use crate::gpu::{Element, Gpu, Plan, PlanBuilder, Readback, Submission, Tensor};
 use crate::ops::batch_gather::{self, BatchGatherDims, pack_bytes};
