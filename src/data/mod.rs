@@ -35,6 +35,21 @@ pub const N_CLASSES: usize = 10;
 pub const CLASS_NAMES: [&str; N_CLASSES] =
     ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"];
 
+/// What the images of a data set look like, and what they show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// Its name, for messages.
+    pub name: &'static str,
+    /// Height, width and channels of an image.
+    pub shape: [usize; 3],
+    /// Names of the classes, in the order of their labels.
+    pub class_names: &'static [&'static str],
+}
+
+/// The data set that the program comes with; the generated set is like it.
+pub static FASHION_MNIST: Description =
+    Description { name: "Fashion-MNIST", shape: [IMAGE_SIDE, IMAGE_SIDE, 1], class_names: &CLASS_NAMES };
+
 /// Images with their labels.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Split {

@@ -46,7 +46,7 @@ pub fn training_mflop(shapes: &[LayerShape]) -> f64 {
 }
 
 fn count(parameters: &[Parameter]) -> usize {
-    parameters.iter().map(|p| p.shape.iter().product::<usize>()).sum()
+    parameters.iter().map(Parameter::len).sum()
 }
 
 fn describe(shape: &LayerShape) -> String {

@@ -5,7 +5,7 @@ use crate::gpu::{Constant, GpuError, KernelSpec, PlanBuilder, Tensor, bind, read
 use crate::verify::{Verifier, absolute, widen};
 
 pub use crate::cpu::conv2d::Padding;
-pub use crate::cpu::pool2d::Pool2dDims;
+pub use crate::cpu::pool2d::{Pool2dDims, Reduction};
 
 const SOURCE: &str = include_str!("../../shaders/pool2d.wgsl");
 
@@ -98,15 +98,6 @@ fn cells(outputs: usize, stride: usize, padding: usize, size: usize) -> (usize, 
     (largest, (0..outputs).all(|i| count(i) == largest))
 }
 
-/// Pooling that needs no argmax: average and sum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mean {
-    /// The mean of the window's cells inside the image.
-    Average,
-    /// Their sum.
-    Sum,
-}
-
 fn constants(d: &Pool2dDims) -> Vec<Constant> {
     [
         ("N", d.n),
@@ -189,14 +180,14 @@ pub fn record_max_backward_x(
 /// A tensor's size does not fit the dimensions.
 pub fn record_mean_forward(
     plan: &mut PlanBuilder<'_>,
-    mean: Mean,
+    reduction: Reduction,
     d: &Pool2dDims,
     x: &Tensor,
     y: &Tensor,
 ) -> Result<(), GpuError> {
-    let spec = match mean {
-        Mean::Average => &AVERAGE_FORWARD,
-        Mean::Sum => &SUM_FORWARD,
+    let spec = match reduction {
+        Reduction::Average => &AVERAGE_FORWARD,
+        Reduction::Sum => &SUM_FORWARD,
     };
     let groups = workgroups_linear(y_len(d), 64);
     plan.push(spec, &constants(d), groups, &[bind("x", x, x_len(d)), bind("y", y, y_len(d))])
@@ -208,14 +199,14 @@ pub fn record_mean_forward(
 /// A tensor's size does not fit the dimensions.
 pub fn record_mean_backward_x(
     plan: &mut PlanBuilder<'_>,
-    mean: Mean,
+    reduction: Reduction,
     d: &Pool2dDims,
     dy: &Tensor,
     dx: &Tensor,
 ) -> Result<(), GpuError> {
-    let spec = match mean {
-        Mean::Average => &AVERAGE_BACKWARD_X,
-        Mean::Sum => &SUM_BACKWARD_X,
+    let spec = match reduction {
+        Reduction::Average => &AVERAGE_BACKWARD_X,
+        Reduction::Sum => &SUM_BACKWARD_X,
     };
     let groups = workgroups_linear(x_len(d), 64);
     plan.push(spec, &constants(d), groups, &[bind("dy", dy, y_len(d)), bind("dx", dx, x_len(d))])
@@ -254,22 +245,22 @@ pub fn verify(v: &mut Verifier<'_>, d: &Pool2dDims) -> Result<(), GpuError> {
     let name = if by_4(d)[1] { MAX_BACKWARD_X_BY_4.entry } else { MAX_BACKWARD_X.entry };
     run.check_sums(name, &case, &[(&tdx, &dx64, &dx_scale, window)])?;
 
-    for mean in [Mean::Average, Mean::Sum] {
+    for reduction in [Reduction::Average, Reduction::Sum] {
         type Mirror = fn(&Pool2dDims, &[f64], &mut [f64]);
-        let (forward, backward): (Mirror, Mirror) = match mean {
-            Mean::Average => (cpu::pool2d_average_forward, cpu::pool2d_average_backward_x),
-            Mean::Sum => (cpu::pool2d_sum_forward, cpu::pool2d_sum_backward_x),
+        let (forward, backward): (Mirror, Mirror) = match reduction {
+            Reduction::Average => (cpu::pool2d_average_forward, cpu::pool2d_average_backward_x),
+            Reduction::Sum => (cpu::pool2d_sum_forward, cpu::pool2d_sum_backward_x),
         };
-        let names = match mean {
-            Mean::Average => [AVERAGE_FORWARD.entry, AVERAGE_BACKWARD_X.entry],
-            Mean::Sum => [SUM_FORWARD.entry, SUM_BACKWARD_X.entry],
+        let names = match reduction {
+            Reduction::Average => [AVERAGE_FORWARD.entry, AVERAGE_BACKWARD_X.entry],
+            Reduction::Sum => [SUM_FORWARD.entry, SUM_BACKWARD_X.entry],
         };
         let (mut y64, mut y_scale) = (vec![0.0; y_len(d)], vec![0.0; y_len(d)]);
         forward(d, &x64, &mut y64);
         forward(d, &absolute(&x64), &mut y_scale);
         let mut run = v.run();
         let (tx, ty) = (run.input(&x)?, run.output(y_len(d))?);
-        record_mean_forward(&mut run.plan, mean, d, &tx, &ty)?;
+        record_mean_forward(&mut run.plan, reduction, d, &tx, &ty)?;
         // A WGSL division may be off by 2.5 units in the last place, which counts as three more terms.
         run.check_sums(names[0], &case, &[(&ty, &y64, &y_scale, window + 3)])?;
 
@@ -278,7 +269,7 @@ pub fn verify(v: &mut Verifier<'_>, d: &Pool2dDims) -> Result<(), GpuError> {
         backward(d, &absolute(&dy64), &mut dx_scale);
         let mut run = v.run();
         let (tdy, tdx) = (run.input(&dy)?, run.output(x_len(d))?);
-        record_mean_backward_x(&mut run.plan, mean, d, &tdy, &tdx)?;
+        record_mean_backward_x(&mut run.plan, reduction, d, &tdy, &tdx)?;
         run.check_sums(names[1], &case, &[(&tdx, &dx64, &dx_scale, window + 3)])?;
     }
     Ok(())

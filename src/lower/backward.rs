@@ -1,0 +1,164 @@
+//! The backward steps: the one place that differentiates.
+
+use super::{Id, Lowering, Op, Step};
+use std::collections::HashMap;
+
+/// The gradients that reach each tensor, from each of its readers.
+#[derive(Default)]
+struct Gradients(HashMap<Id, Vec<Id>>);
+
+impl Lowering<'_> {
+    /// Goes through the forward steps from the last to the first, and emits the steps that compute the gradients of what they read from
+    /// those of what they wrote.
+    pub(super) fn backward(&mut self) {
+        let forward = self.program.steps.clone();
+        let mut gradients = Gradients::default();
+        for step in forward.iter().rev() {
+            let y = step.writes[0];
+            if matches!(step.op, Op::Loss) {
+                self.reaches(&mut gradients, step.reads[0], y);
+            } else if self.is_trained[y.0]
+                && let Some(dy) = self.sum(&forward, &mut gradients, y)
+            {
+                self.rule(&forward, &mut gradients, step, dy);
+            }
+        }
+    }
+
+    /// The rule of each operation: given the gradient `dy` of what a step wrote, emits the steps for the gradients of what it read.
+    fn rule(&mut self, forward: &[Step], gradients: &mut Gradients, step: &Step, dy: Id) {
+        let x = step.reads[0];
+        let needs_dx = self.is_trained[x.0];
+        match step.op {
+            Op::Conv2d { d, pool, .. } => {
+                let masked = self.masks_all(forward, x);
+                let mut reads = vec![x, step.reads[1], dy];
+                let unpool = pool.filter(|pool| self.fusion.unpool(&d, pool, needs_dx));
+                match (pool, unpool) {
+                    (Some(_), Some(_)) => reads.push(step.writes[1]),
+                    (Some(pool), None) => {
+                        // The gradient before the pooling, which no forward step stored.
+                        let name = self.name_of_gradient(step.writes[0], "dx");
+                        reads[2] = self.rows(name, &[d.ho, d.wo, d.o]);
+                        self.step(Op::MaxPool2dBackward(pool), vec![step.writes[1], dy], vec![reads[2]]);
+                    }
+                    (None, _) => {}
+                }
+                let op = Op::Conv2dBackward { d, pool: unpool, masked };
+                self.weights(gradients, op, reads, step, needs_dx);
+            }
+            Op::Dense { d, .. } => {
+                let op = Op::DenseBackward { d, masked: self.masks_all(forward, x) };
+                self.weights(gradients, op, vec![x, step.reads[1], dy], step, needs_dx);
+            }
+            // The gradient of a maximum is masked already, and goes to an element of the same sign.
+            Op::MaxPool2d(d) => self.input(gradients, Op::MaxPool2dBackward(d), vec![step.writes[1], dy], x),
+            Op::MeanPool2d(reduction, d) => {
+                self.input(gradients, Op::MeanPool2dBackward(reduction, d), vec![dy], x);
+            }
+            // The gradient is masked already by the output, which is all that a ReLU does to it.
+            Op::Relu => self.reaches(gradients, x, dy),
+            Op::Gelu => self.input(gradients, Op::GeluBackward, vec![x, dy], x),
+            Op::Add => {
+                for &x in &step.reads {
+                    self.reaches(gradients, x, dy);
+                }
+            }
+            Op::BatchNorm { d, epsilon } => {
+                let [moments, scale, shift] = [step.reads[1], step.reads[2], step.reads[3]];
+                let [dscale, dshift] = [scale, shift].map(|w| self.gradient_of(w));
+                let op = Op::BatchNormBackwardW { d, epsilon };
+                self.step(op, vec![x, moments, dy], vec![dscale, dshift]);
+                if needs_dx {
+                    let reads = vec![x, moments, scale, dscale, dshift, dy];
+                    self.input(gradients, Op::BatchNormBackwardX { d, epsilon }, reads, x);
+                }
+            }
+            // Its gradient is part of that of the normalization.
+            Op::BatchNormStatistics { .. } => {}
+            Op::Conv2dBackward { .. }
+            | Op::DenseBackward { .. }
+            | Op::MaxPool2dBackward(_)
+            | Op::MeanPool2dBackward(..)
+            | Op::ReluBackward
+            | Op::GeluBackward
+            | Op::BatchNormMoments
+            | Op::BatchNormBackwardW { .. }
+            | Op::BatchNormBackwardX { .. }
+            | Op::BatchNormFold { .. }
+            | Op::Loss
+            | Op::Softmax => unreachable!("{:?} is not a forward step of training", step.op),
+        }
+    }
+
+    /// Emits the step for the gradients of weight and bias, and of the input if it is needed.
+    fn weights(&mut self, gradients: &mut Gradients, op: Op, reads: Vec<Id>, step: &Step, needs_dx: bool) {
+        let mut writes = vec![self.gradient_of(step.reads[1]), self.gradient_of(step.reads[2])];
+        let x = step.reads[0];
+        if needs_dx {
+            writes.push(self.gradient_like(x, gradients));
+        }
+        self.step(op, reads, writes.clone());
+        if let Some(&dx) = writes.get(2) {
+            self.reaches(gradients, x, dx);
+        }
+    }
+
+    /// Emits the step for the gradient of the only input.
+    fn input(&mut self, gradients: &mut Gradients, op: Op, reads: Vec<Id>, x: Id) {
+        if self.is_trained[x.0] {
+            let dx = self.gradient_like(x, gradients);
+            self.step(op, reads, vec![dx]);
+            self.reaches(gradients, x, dx);
+        }
+    }
+
+    /// Adds a tensor for the gradient of `x` that one of its readers computes.
+    fn gradient_like(&mut self, x: Id, gradients: &Gradients) -> Id {
+        let before = gradients.0.get(&x).map_or(0, Vec::len);
+        let suffix = if before == 0 { "dy".to_string() } else { format!("dy{}", before + 1) };
+        let name = self.name_of_gradient(x, &suffix);
+        self.rows(name, &self.shape(x).to_vec())
+    }
+
+    fn name_of_gradient(&self, x: Id, suffix: &str) -> String {
+        let name = &self.program.tensor(x).name;
+        format!("{}.{suffix}", name.strip_suffix(".y").unwrap_or(name))
+    }
+
+    /// Notes that `dx` is the part of the gradient of `x` that comes from one of its readers.
+    fn reaches(&mut self, gradients: &mut Gradients, x: Id, dx: Id) {
+        if self.is_trained[x.0] {
+            gradients.0.entry(x).or_default().push(dx);
+        }
+    }
+
+    /// Returns the gradient of `y`: the sum over all its readers, masked if `y` is the output of a ReLU.
+    fn sum(&mut self, forward: &[Step], gradients: &mut Gradients, y: Id) -> Option<Id> {
+        let mut parts = gradients.0.remove(&y)?.into_iter().enumerate();
+        let (_, mut sum) = parts.next()?;
+        for (i, part) in parts {
+            let name = self.name_of_gradient(y, &format!("sum{i}"));
+            let both = self.rows(name, &self.shape(y).to_vec());
+            self.step(Op::Add, vec![sum, part], vec![both]);
+            sum = both;
+        }
+        if self.is_relu[y.0] && !self.masks_all(forward, y) {
+            let name = self.name_of_gradient(y, "masked");
+            let masked = self.rows(name, &self.shape(y).to_vec());
+            self.step(Op::ReluBackward, vec![y, sum], vec![masked]);
+            sum = masked;
+        }
+        Some(sum)
+    }
+
+    /// Whether `x` is the output of a ReLU, and every step that reads it masks its part of the gradient at no cost.
+    fn masks_all(&self, forward: &[Step], x: Id) -> bool {
+        let masks = |step: &Step| match step.op {
+            Op::Conv2d { .. } | Op::Dense { .. } => self.fusion.relu(),
+            Op::MaxPool2d(_) | Op::Relu => true,
+            _ => false,
+        };
+        self.is_relu[x.0] && forward.iter().filter(|step| step.reads.contains(&x)).all(masks)
+    }
+}
