@@ -1,5 +1,5 @@
 use fmnist_gpu::gpu::{Access, peak};
-use fmnist_gpu::ops::{OPS, Op};
+use fmnist_gpu::verify::{OPS, Op};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ fn parse(op: &str, source: &str) -> naga::Module {
 
 /// Returns the shader files of an operation.
 fn sources(op: &Op) -> impl Iterator<Item = &'static str> {
-    op.kernels.iter().map(|kernel| kernel.source).collect::<BTreeSet<_>>().into_iter()
+    op.kernels.iter().map(|kernel| kernel.spec.source).collect::<BTreeSet<_>>().into_iter()
 }
 
 fn stems(folder: &Path, extension: &str) -> BTreeSet<String> {
@@ -28,7 +28,7 @@ fn stems(folder: &Path, extension: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn every_shader_file_has_its_three_twins() {
+fn every_shader_file_has_its_four_twins() {
     let ops: BTreeSet<String> = OPS.iter().map(|op| op.name.to_string()).collect();
     assert_eq!(ops.len(), OPS.len(), "an operation is registered twice");
     let files = stems(&root().join("shaders"), "wgsl");
@@ -36,7 +36,8 @@ fn every_shader_file_has_its_three_twins() {
     let stems: BTreeSet<String> = files.iter().map(|file| stem(file)).collect();
     assert_eq!(stems, ops, "shaders/ and OPS differ");
     for op in &ops {
-        for path in [format!("src/ops/{op}.rs"), format!("src/cpu/{op}.rs"), format!("tests/{op}.rs")] {
+        for folder in ["src/ops", "src/cpu", "src/verify", "tests"] {
+            let path = format!("{folder}/{op}.rs");
             assert!(root().join(&path).exists(), "{path} is missing");
         }
         assert!(text("tests/main.rs").contains(&format!("mod {op};")), "tests/{op}.rs is not run");
@@ -48,15 +49,20 @@ fn every_entry_point_has_a_spec_and_a_mirror() {
     for op in OPS {
         let modules: Vec<naga::Module> = sources(op).map(|source| parse(op.name, source)).collect();
         let entries: BTreeSet<&str> = modules.iter().flat_map(|m| &m.entry_points).map(|e| e.name.as_str()).collect();
-        let specs: BTreeSet<&str> = op.kernels.iter().map(|k| k.entry).collect();
+        let specs: BTreeSet<&str> = op.kernels.iter().map(|kernel| kernel.spec.entry).collect();
+        assert_eq!(specs.len(), op.kernels.len(), "a kernel of `{}` is listed twice", op.name);
         assert_eq!(entries, specs, "entry points of shaders/{}.wgsl and specs of src/ops/{}.rs", op.name, op.name);
-        let mirror = text(&format!("src/cpu/{}.rs", op.name));
-        for entry in entries {
+        let mirrors = text(&format!("src/cpu/{}.rs", op.name));
+        for kernel in op.kernels {
+            let (entry, mirror) = (kernel.spec.entry, kernel.mirror);
+            assert_eq!(kernel.spec.op, op.name, "`{entry}` is listed under another operation");
             assert!(entry.starts_with(op.name), "`{entry}` does not start with `{}`", op.name);
             // The forms of a pass share a mirror.
             let forms = ["_parts", "_pool", "_any", "_subgroup", "_shared", "_by_4", "_sum", "_and_w"];
             let pass = forms.iter().fold(entry, |name, form| name.strip_suffix(form).unwrap_or(name));
-            assert!(mirror.contains(&format!("pub fn {pass}<")), "src/cpu/{}.rs has no `{pass}`", op.name);
+            assert_eq!(pass, mirror, "the mirror of `{entry}`");
+            // The compiler checks that the mirror exists in some file of `src/cpu`.
+            assert!(mirrors.contains(&format!("pub fn {mirror}<")), "src/cpu/{}.rs has no `{mirror}`", op.name);
         }
     }
 }
@@ -64,7 +70,8 @@ fn every_entry_point_has_a_spec_and_a_mirror() {
 /// The bindings are written twice, in the shader and in the spec; this test checks that they agree.
 #[test]
 fn every_spec_agrees_with_its_shader() {
-    for kernel in OPS.iter().flat_map(|op| op.kernels).chain(peak::KERNELS) {
+    let of_ops = OPS.iter().flat_map(|op| op.kernels).map(|kernel| kernel.spec);
+    for kernel in of_ops.chain(peak::KERNELS.iter().copied()) {
         let module = parse(kernel.op, kernel.source);
         let info = crate::shaders::validator().validate(&module).unwrap();
         let index = module.entry_points.iter().position(|e| e.name == kernel.entry).unwrap();
