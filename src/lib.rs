@@ -47,8 +47,9 @@
 //! - [`cpu`]: every operation as the plainest possible loops, generic over single and double precision: the
 //!   specification.
 //! - [`native`]: fast CPU implementations of the operations, tested against the same specification.
-//! - [`ops`]: the host side of each operation: its kernels as data, how to record it, how to verify it.
-//! - [`verify`]: compares kernels with their mirrors; used by `fmnist-gpu selftest` and the tests.
+//! - [`ops`]: the host side of each operation: its kernels as data, how to record it.
+//! - [`verify`]: the proof of each operation, which compares its kernels with their mirrors; used by `fmnist-gpu
+//!   selftest` and the tests. [`verify::OPS`] lists every kernel.
 //! - [`data`]: IDX files, the Fashion-MNIST download and cache, the generated stand-in set.
 //! - [`model`]: layers as data, the built-in models, initial weights, weight files.
 //! - [`train`]: the engines (GPU, CPU, plain loops), the loop over epochs, the run folder.
@@ -57,9 +58,9 @@
 //! - [`report`]: charts and pages for people.
 //! - [`tensorboard`]: event files.
 //!
-//! `gpu`, `cpu` and `native` import nothing from the modules above them. Each operation has files of the same name in
-//! four places:
-//! `shaders/<op>.wgsl`, `src/ops/<op>.rs`, `src/cpu/<op>.rs`, `tests/<op>.rs`.
+//! No two modules import each other: a table in `tests/registry.rs` lists what each may import. Each operation has
+//! files of the same name in five places: `shaders/<op>.wgsl`, `src/ops/<op>.rs`, `src/cpu/<op>.rs`,
+//! `src/verify/<op>.rs`, `tests/<op>.rs`.
 //!
 //! # What a training step does
 //!

@@ -555,7 +555,7 @@ fn selftest_passes_on_this_adapter_and_covers_every_kernel() {
     let report = Place::new().run("selftest --json").exits(0).json();
     assert_eq!(report["passed"], true);
     let tested = report["kernels"].as_array().unwrap();
-    for kernel in fmnist_gpu::ops::OPS.iter().flat_map(|op| op.kernels) {
+    for kernel in fmnist_gpu::verify::OPS.iter().flat_map(|op| op.kernels).map(|kernel| kernel.spec) {
         // In subgroup tiles only a processor trains, and not every one.
         if kernel.entry.contains("_subgroup") && gpu().tiling() != Tiling::Subgroup {
             continue;

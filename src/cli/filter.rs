@@ -11,7 +11,7 @@ use fmnist_gpu::data::{CLASS_NAMES, IMAGE_SIDE};
 use fmnist_gpu::files::ShownPath;
 use fmnist_gpu::files::read_bounded;
 use fmnist_gpu::gpu::{Element, Gpu, PlanBuilder};
-use fmnist_gpu::ops::pool2d::{Mean, record_max_forward, record_mean_forward};
+use fmnist_gpu::ops::pool2d::{Reduction, record_max_forward, record_mean_forward};
 use fmnist_gpu::photo::{Filter, Photo, Shown};
 use fmnist_gpu::report::{Tile, draw_filter, short};
 use serde::Serialize;
@@ -347,7 +347,7 @@ fn agree_on_device(
     let argmax = gpu.tensor("argmax", &[4], Element::U32)?;
     let mut plan = PlanBuilder::new(gpu);
     record_max_forward(&mut plan, pool, &x, &y, &argmax)?;
-    record_mean_forward(&mut plan, Mean::Average, pool, &x, &mean)?;
+    record_mean_forward(&mut plan, Reduction::Average, pool, &x, &mean)?;
     gpu.run(&plan.finish()?)?;
     let found = [filter.apply(gpu, d, &EXAMPLE)?, gpu.read(&y)?, gpu.read(&mean)?];
     for (found, expected) in found.iter().zip([results, max, average]) {

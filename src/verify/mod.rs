@@ -1,4 +1,5 @@
-//! Compares kernels with their CPU mirrors; used by `fmnist-gpu selftest` and the tests.
+//! Compares kernels with their CPU mirrors; used by `fmnist-gpu selftest` and the tests. Each operation has a file with
+//! its proof, and a row in [`OPS`].
 //!
 //! - Outputs are filled with NaN before each dispatch, so that a cell that is not written is detected.
 //! - Each output is followed by guard cells, which must keep their pattern.
@@ -7,11 +8,23 @@
 //!   for any order of summation.
 //! - Comparisons are written so that NaN is a failure.
 
+pub mod adam;
+pub mod batch_gather;
+pub mod bias;
 mod compare;
+pub mod conv2d;
+pub mod dense;
 pub mod gradients;
 pub mod native;
+pub mod non_finite;
+pub mod pool2d;
+pub mod relu;
+pub mod sgd;
+pub mod softmax_xent;
+mod table;
 
 pub use compare::{Comparison, compare, compare_exact};
+pub use table::{Entry, OPS, Op};
 
 use crate::gpu::{Element, Gpu, GpuError, Guard, PlanBuilder, Tensor};
 use crate::ops::{Form, SharedTiles};

@@ -1,0 +1,140 @@
+//! What is proved: every operation with its kernels, the mirror of each, and the proof.
+
+use super::Verifier;
+use crate::gpu::{GpuError, KernelSpec};
+use crate::ops::{adam, batch_gather, bias, conv2d, dense, non_finite, pool2d, relu, sgd, softmax_xent};
+
+/// An operation: its kernels, each with the plain loops that specify it, and the proof that both agree.
+#[derive(Debug)]
+pub struct Op {
+    /// The stem of the names of its five files.
+    pub name: &'static str,
+    /// Every entry point of `shaders/<name>.wgsl`, and of `shaders/<name>_shared.wgsl` and `_subgroup.wgsl` if they
+    /// exist.
+    pub kernels: &'static [Entry],
+    /// Compares every kernel with its mirror for the shapes that `fmnist-gpu selftest` uses.
+    pub proof: fn(&mut Verifier<'_>) -> Result<(), GpuError>,
+}
+
+/// A kernel and its mirror.
+#[derive(Debug)]
+pub struct Entry {
+    /// The kernel.
+    pub spec: &'static KernelSpec,
+    /// The function of `src/cpu/<op>.rs` that computes the same. The forms of a pass share a mirror; a kernel that
+    /// computes two passes names the first.
+    pub mirror: &'static str,
+}
+
+/// Returns the name of a function of [`crate::cpu`]; a mirror that does not exist does not compile.
+macro_rules! mirror {
+    ($op:ident::$name:ident) => {
+        const {
+            let _ = crate::cpu::$op::$name::<f64>;
+            stringify!($name)
+        }
+    };
+}
+
+/// Every operation; a new one needs a row here, and each of its kernels a line in it.
+pub static OPS: &[Op] = &[
+    Op {
+        name: "conv2d",
+        kernels: &[
+            Entry { spec: &conv2d::FORWARD, mirror: mirror!(conv2d::conv2d_forward) },
+            Entry { spec: &conv2d::FORWARD_SUBGROUP, mirror: mirror!(conv2d::conv2d_forward) },
+            Entry { spec: &conv2d::FORWARD_SUBGROUP_ANY, mirror: mirror!(conv2d::conv2d_forward) },
+            Entry { spec: &conv2d::FORWARD_SUBGROUP_POOL, mirror: mirror!(conv2d::conv2d_forward) },
+            Entry { spec: &conv2d::FORWARD_SUBGROUP_ANY_POOL, mirror: mirror!(conv2d::conv2d_forward) },
+            Entry { spec: &conv2d::FORWARD_SHARED, mirror: mirror!(conv2d::conv2d_forward) },
+            Entry { spec: &conv2d::FORWARD_SHARED_POOL, mirror: mirror!(conv2d::conv2d_forward) },
+            Entry { spec: &conv2d::BACKWARD_X, mirror: mirror!(conv2d::conv2d_backward_x) },
+            Entry { spec: &conv2d::BACKWARD_X_SUBGROUP, mirror: mirror!(conv2d::conv2d_backward_x) },
+            Entry { spec: &conv2d::BACKWARD_X_SHARED, mirror: mirror!(conv2d::conv2d_backward_x) },
+            Entry { spec: &conv2d::BACKWARD_W, mirror: mirror!(conv2d::conv2d_backward_w) },
+            Entry { spec: &conv2d::BACKWARD_W_SUBGROUP, mirror: mirror!(conv2d::conv2d_backward_w) },
+            Entry { spec: &conv2d::BACKWARD_W_SUBGROUP_ANY, mirror: mirror!(conv2d::conv2d_backward_w) },
+            Entry { spec: &conv2d::BACKWARD_W_SUBGROUP_ANY_POOL, mirror: mirror!(conv2d::conv2d_backward_w) },
+            Entry { spec: &conv2d::BACKWARD_W_SHARED, mirror: mirror!(conv2d::conv2d_backward_w) },
+            Entry { spec: &conv2d::BACKWARD_X_AND_W_SHARED, mirror: mirror!(conv2d::conv2d_backward_x) },
+            Entry { spec: &conv2d::BACKWARD_W_SUM, mirror: mirror!(conv2d::conv2d_backward_w) },
+        ],
+        proof: super::conv2d::selftest,
+    },
+    Op {
+        name: "pool2d",
+        kernels: &[
+            Entry { spec: &pool2d::MAX_FORWARD, mirror: mirror!(pool2d::pool2d_max_forward) },
+            Entry { spec: &pool2d::MAX_FORWARD_BY_4, mirror: mirror!(pool2d::pool2d_max_forward) },
+            Entry { spec: &pool2d::MAX_BACKWARD_X, mirror: mirror!(pool2d::pool2d_max_backward_x) },
+            Entry { spec: &pool2d::MAX_BACKWARD_X_BY_4, mirror: mirror!(pool2d::pool2d_max_backward_x) },
+            Entry { spec: &pool2d::AVERAGE_FORWARD, mirror: mirror!(pool2d::pool2d_average_forward) },
+            Entry { spec: &pool2d::AVERAGE_BACKWARD_X, mirror: mirror!(pool2d::pool2d_average_backward_x) },
+            Entry { spec: &pool2d::SUM_FORWARD, mirror: mirror!(pool2d::pool2d_sum_forward) },
+            Entry { spec: &pool2d::SUM_BACKWARD_X, mirror: mirror!(pool2d::pool2d_sum_backward_x) },
+        ],
+        proof: super::pool2d::selftest,
+    },
+    Op {
+        name: "dense",
+        kernels: &[
+            Entry { spec: &dense::FORWARD, mirror: mirror!(dense::dense_forward) },
+            Entry { spec: &dense::FORWARD_SUBGROUP, mirror: mirror!(dense::dense_forward) },
+            Entry { spec: &dense::FORWARD_SHARED, mirror: mirror!(dense::dense_forward) },
+            Entry { spec: &dense::FORWARD_SHARED_PARTS, mirror: mirror!(dense::dense_forward) },
+            Entry { spec: &dense::FORWARD_SUM, mirror: mirror!(dense::dense_forward) },
+            Entry { spec: &dense::BACKWARD_X, mirror: mirror!(dense::dense_backward_x) },
+            Entry { spec: &dense::BACKWARD_X_SUBGROUP, mirror: mirror!(dense::dense_backward_x) },
+            Entry { spec: &dense::BACKWARD_X_SHARED, mirror: mirror!(dense::dense_backward_x) },
+            Entry { spec: &dense::BACKWARD_W, mirror: mirror!(dense::dense_backward_w) },
+            Entry { spec: &dense::BACKWARD_W_SUBGROUP, mirror: mirror!(dense::dense_backward_w) },
+            Entry { spec: &dense::BACKWARD_W_SHARED, mirror: mirror!(dense::dense_backward_w) },
+            Entry { spec: &dense::BACKWARD_X_AND_W_SHARED, mirror: mirror!(dense::dense_backward_x) },
+        ],
+        proof: super::dense::selftest,
+    },
+    Op {
+        name: "bias",
+        kernels: &[
+            Entry { spec: &bias::FORWARD, mirror: mirror!(bias::bias_forward) },
+            Entry { spec: &bias::BACKWARD_B, mirror: mirror!(bias::bias_backward_b) },
+        ],
+        proof: super::bias::selftest,
+    },
+    Op {
+        name: "relu",
+        kernels: &[
+            Entry { spec: &relu::FORWARD, mirror: mirror!(relu::relu_forward) },
+            Entry { spec: &relu::BACKWARD_X, mirror: mirror!(relu::relu_backward_x) },
+        ],
+        proof: super::relu::selftest,
+    },
+    Op {
+        name: "softmax_xent",
+        kernels: &[
+            Entry { spec: &softmax_xent::FORWARD, mirror: mirror!(softmax_xent::softmax_xent_forward) },
+            Entry { spec: &softmax_xent::BACKWARD_X, mirror: mirror!(softmax_xent::softmax_xent_backward_x) },
+        ],
+        proof: super::softmax_xent::selftest,
+    },
+    Op {
+        name: "batch_gather",
+        kernels: &[Entry { spec: &batch_gather::GATHER, mirror: mirror!(batch_gather::batch_gather) }],
+        proof: super::batch_gather::selftest,
+    },
+    Op {
+        name: "adam",
+        kernels: &[Entry { spec: &adam::STEP, mirror: mirror!(adam::adam_step) }],
+        proof: super::adam::selftest,
+    },
+    Op {
+        name: "sgd",
+        kernels: &[Entry { spec: &sgd::STEP, mirror: mirror!(sgd::sgd_step) }],
+        proof: super::sgd::selftest,
+    },
+    Op {
+        name: "non_finite",
+        kernels: &[Entry { spec: &non_finite::NON_FINITE, mirror: mirror!(non_finite::non_finite) }],
+        proof: super::non_finite::selftest,
+    },
+];
