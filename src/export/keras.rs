@@ -74,6 +74,7 @@ fn layer_lines(shape: &LayerShape, is_last: bool) -> Vec<String> {
         Layer::MaxPool2d { padding, .. } => vec![pooling("MaxPooling2D", shape, *padding, name)],
         Layer::AveragePool2d { padding, .. } => vec![pooling("AveragePooling2D", shape, *padding, name)],
         Layer::SumPool2d { .. } => sum_pooling(shape),
+        Layer::BatchNorm { .. } | Layer::Add | Layer::Gelu => Vec::new(),
         Layer::Relu => vec![format!("ReLU(name=\"{name}\")")],
         Layer::Flatten => vec![format!("Flatten(name=\"{name}\")")],
         Layer::Dense { units, activation } => {
@@ -93,7 +94,7 @@ fn padding_argument(padding: Padding) -> &'static str {
 
 fn activation_argument(activation: Activation) -> &'static str {
     match activation {
-        Activation::None => "",
+        Activation::None | Activation::Gelu => "",
         Activation::Relu => ", activation=\"relu\"",
         Activation::Softmax => ", activation=\"softmax\"",
     }

@@ -17,9 +17,9 @@ use super::onnx_proto::{
 };
 use super::window::Window;
 use super::{ExportError, Facts, checked_shapes, python_text};
-use crate::data::CLASS_NAMES;
+use crate::data::{CLASS_NAMES, N_CLASSES};
 use crate::model::weights::WeightsError;
-use crate::model::{Activation, Layer, LayerShape, Model, N_CLASSES};
+use crate::model::{Activation, Layer, LayerShape, Model};
 use prost::Message;
 
 /// Version of the operator set.
@@ -198,6 +198,7 @@ impl Graph {
             Layer::MaxPool2d { .. } => self.apply("MaxPool", name, &[], window_attributes(shape)),
             Layer::AveragePool2d { .. } => self.apply("AveragePool", name, &[], window_attributes(shape)),
             Layer::SumPool2d { .. } => self.sum_pool(shape),
+            Layer::BatchNorm { .. } | Layer::Add | Layer::Gelu => {}
             Layer::Relu => self.apply("Relu", name, &[], vec![]),
             Layer::Flatten => self.apply("Flatten", name, &[], vec![AttributeProto::int("axis", 1)]),
         }

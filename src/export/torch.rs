@@ -140,6 +140,7 @@ impl Forward {
                 self.value = format!("self.{}(x)", shape.name);
                 self.activate(*activation);
             }
+            Layer::BatchNorm { .. } | Layer::Add | Layer::Gelu => {}
             Layer::Relu => self.activate(Activation::Relu),
             Layer::Flatten => self.value.push_str(".flatten(1)"),
             Layer::MaxPool2d { .. } | Layer::AveragePool2d { .. } | Layer::SumPool2d { .. } => self.pool(shape),

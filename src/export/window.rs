@@ -28,6 +28,7 @@ impl Window {
                 let d = pool2d_dims(&shape.layer, 1, &shape.input).expect(fits);
                 ([d.h, d.w], [d.kh, d.kw], [d.stride_h, d.stride_w], [d.pad_top, d.pad_left], [d.ho, d.wo])
             }
+            Layer::BatchNorm { .. } | Layer::Add | Layer::Gelu => return None,
             Layer::Relu | Layer::Flatten | Layer::Dense { .. } => return None,
         };
         // The last window ends here, counted from the first padded cell; everything past the image is padding.
