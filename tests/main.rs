@@ -53,6 +53,7 @@ mod pipeline_cache;
 /// What a power failure may leave of a training.
 #[cfg(unix)]
 mod power_loss;
+mod programs;
 /// Training as a whole: compared with Keras and with the mirrors, the same seed twice, overfitting a single batch.
 mod training;
 
