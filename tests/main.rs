@@ -10,6 +10,7 @@ mod support;
 
 /// Kernels compared with their mirrors, operation by operation.
 mod adam;
+mod add;
 mod autotune;
 mod batch_gather;
 mod bias;

@@ -7,6 +7,7 @@
 //! the loops of [`crate::native`] are compared with this code, and `--device reference` runs it.
 
 pub mod adam;
+pub mod add;
 pub mod batch_gather;
 pub mod bias;
 pub mod conv2d;

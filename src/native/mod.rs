@@ -10,10 +10,11 @@
 //! | convolution, dense layers | directly in vector registers ([`conv2d`], [`dense`]); as matrix products for shapes that do not allow it |
 //! | their gradients | after the max pooling, which leaves one position per window with a gradient: a quarter of the sums |
 //! | other matrix products | the crate `matrixmultiply`: AVX-512, AVX2 with FMA, or NEON, whichever the CPU has |
-//! | optimizers | loops compiled for each instruction set by the crate `pulp`, which selects the widest at run time |
+//! | sums of tensors, optimizers | loops compiled for each instruction set by the crate `pulp`, which selects the widest at run time |
 //! | the other operations | the plain loops themselves |
 
 pub mod adam;
+pub mod add;
 mod aligned;
 pub mod batch_gather;
 pub mod conv2d;

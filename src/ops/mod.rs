@@ -6,6 +6,7 @@
 //! specification.
 
 pub mod adam;
+pub mod add;
 pub mod batch_gather;
 pub mod bias;
 pub mod conv2d;
@@ -18,7 +19,7 @@ pub mod softmax_xent;
 
 use crate::gpu::{Constant, Gpu, GpuError, KernelSpec, LANES, Tiling, workgroups_linear};
 use crate::text::count;
-use crate::verify::Verifier;
+use crate::verify::{self, Verifier};
 use serde::{Deserialize, Serialize};
 
 /// An operation in the registry.
@@ -40,6 +41,7 @@ pub static OPS: &[Op] = &[
     Op { name: "dense", kernels: dense::KERNELS, selftest: dense::selftest },
     Op { name: "bias", kernels: bias::KERNELS, selftest: bias::selftest },
     Op { name: "relu", kernels: relu::KERNELS, selftest: relu::selftest },
+    Op { name: "add", kernels: add::KERNELS, selftest: verify::add::selftest },
     Op { name: "softmax_xent", kernels: softmax_xent::KERNELS, selftest: softmax_xent::selftest },
     Op { name: "batch_gather", kernels: batch_gather::KERNELS, selftest: batch_gather::selftest },
     Op { name: "adam", kernels: adam::KERNELS, selftest: adam::selftest },

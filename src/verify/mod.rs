@@ -7,6 +7,7 @@
 //!   for any order of summation.
 //! - Comparisons are written so that NaN is a failure.
 
+pub mod add;
 mod compare;
 pub mod gradients;
 pub mod native;
