@@ -16,6 +16,7 @@ mod batch_gather;
 mod bias;
 mod conv2d;
 mod dense;
+mod gelu;
 mod pool2d;
 mod relu;
 mod sgd;

@@ -12,6 +12,7 @@ pub mod batch_gather;
 pub mod bias;
 pub mod conv2d;
 pub mod dense;
+pub mod gelu;
 pub mod non_finite;
 pub mod pool2d;
 pub mod real;

@@ -10,6 +10,7 @@
 //! | convolution, dense layers | directly in vector registers ([`conv2d`], [`dense`]); as matrix products for shapes that do not allow it |
 //! | their gradients | after the max pooling, which leaves one position per window with a gradient: a quarter of the sums |
 //! | other matrix products | the crate `matrixmultiply`: AVX-512, AVX2 with FMA, or NEON, whichever the CPU has |
+//! | GELU | an exponential that vectorizes ([`gelu`]) |
 //! | sums of tensors, optimizers | loops compiled for each instruction set by the crate `pulp`, which selects the widest at run time |
 //! | the other operations | the plain loops themselves |
 
@@ -22,6 +23,7 @@ mod conv2d_direct;
 mod conv2d_pooled;
 pub mod dense;
 mod dense_direct;
+pub mod gelu;
 mod matmul;
 pub mod peak;
 pub mod sgd;

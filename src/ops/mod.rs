@@ -11,6 +11,7 @@ pub mod batch_gather;
 pub mod bias;
 pub mod conv2d;
 pub mod dense;
+pub mod gelu;
 pub mod non_finite;
 pub mod pool2d;
 pub mod relu;
@@ -41,6 +42,7 @@ pub static OPS: &[Op] = &[
     Op { name: "dense", kernels: dense::KERNELS, selftest: dense::selftest },
     Op { name: "bias", kernels: bias::KERNELS, selftest: bias::selftest },
     Op { name: "relu", kernels: relu::KERNELS, selftest: relu::selftest },
+    Op { name: "gelu", kernels: gelu::KERNELS, selftest: verify::gelu::selftest },
     Op { name: "add", kernels: add::KERNELS, selftest: verify::add::selftest },
     Op { name: "softmax_xent", kernels: softmax_xent::KERNELS, selftest: softmax_xent::selftest },
     Op { name: "batch_gather", kernels: batch_gather::KERNELS, selftest: batch_gather::selftest },

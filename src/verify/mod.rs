@@ -9,6 +9,7 @@
 
 pub mod add;
 mod compare;
+pub mod gelu;
 pub mod gradients;
 pub mod native;
 
