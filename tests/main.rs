@@ -13,6 +13,7 @@ mod adam;
 mod add;
 mod autotune;
 mod batch_gather;
+mod batchnorm;
 mod bias;
 mod conv2d;
 mod dense;

@@ -9,6 +9,7 @@
 pub mod adam;
 pub mod add;
 pub mod batch_gather;
+pub mod batchnorm;
 pub mod bias;
 pub mod conv2d;
 pub mod dense;

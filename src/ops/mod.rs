@@ -8,6 +8,7 @@
 pub mod adam;
 pub mod add;
 pub mod batch_gather;
+pub mod batchnorm;
 pub mod bias;
 pub mod conv2d;
 pub mod dense;
@@ -44,6 +45,7 @@ pub static OPS: &[Op] = &[
     Op { name: "relu", kernels: relu::KERNELS, selftest: relu::selftest },
     Op { name: "gelu", kernels: gelu::KERNELS, selftest: verify::gelu::selftest },
     Op { name: "add", kernels: add::KERNELS, selftest: verify::add::selftest },
+    Op { name: "batchnorm", kernels: batchnorm::KERNELS, selftest: verify::batchnorm::selftest },
     Op { name: "softmax_xent", kernels: softmax_xent::KERNELS, selftest: softmax_xent::selftest },
     Op { name: "batch_gather", kernels: batch_gather::KERNELS, selftest: batch_gather::selftest },
     Op { name: "adam", kernels: adam::KERNELS, selftest: adam::selftest },

@@ -8,6 +8,7 @@
 //! - Comparisons are written so that NaN is a failure.
 
 pub mod add;
+pub mod batchnorm;
 mod compare;
 pub mod gelu;
 pub mod gradients;
