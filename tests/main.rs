@@ -10,11 +10,14 @@ mod support;
 
 /// Kernels compared with their mirrors, operation by operation.
 mod adam;
+mod add;
 mod autotune;
 mod batch_gather;
+mod batchnorm;
 mod bias;
 mod conv2d;
 mod dense;
+mod gelu;
 mod pool2d;
 mod relu;
 mod sgd;

@@ -505,7 +505,9 @@ fn a_forgotten_addition_of_gradients_is_found() {
 fn a_wrong_mask_is_found() {
     let (caught, broken) = found(|program| {
         let masked = program.steps.iter_mut().find_map(|step| match &mut step.op {
-            Op::Conv2dBackward { masked, .. } | Op::DenseBackward { masked, .. } if step.writes.len() > 2 => Some(masked),
+            Op::Conv2dBackward { masked, .. } | Op::DenseBackward { masked, .. } if step.writes.len() > 2 => {
+                Some(masked)
+            }
             _ => None,
         });
         masked.map(|masked| *masked = !*masked).is_some()
@@ -519,15 +521,17 @@ fn a_buffer_that_is_reused_too_early_is_found() {
         let loss = program.loss();
         // The output of the last layer with a row for each image that a backward step still reads.
         let forward: Vec<_> = program.steps[..loss].iter().flat_map(|step| step.writes.clone()).collect();
-        let later = |id| program.steps[loss + 2..].iter().position(|step| step.reads.contains(&id)).map(|at| at + loss + 2);
+        let later =
+            |id| program.steps[loss + 2..].iter().position(|step| step.reads.contains(&id)).map(|at| at + loss + 2);
         let Some((victim, reader)) = forward.iter().find_map(|&id| later(id).map(|at| (id, at))) else { return false };
         let of = |id: fmnist_gpu::lower::Id| {
             let tensor = program.tensor(id);
             (tensor.len(), tensor.by_row, tensor.is_index)
         };
-        let thief = program.steps[loss..reader].iter().flat_map(|step| &step.writes).copied().find(|&id| {
-            id != victim && of(id) == of(victim) && matches!(program.tensor(id).place, Place::Buffer(_))
-        });
+        let thief =
+            program.steps[loss..reader].iter().flat_map(|step| &step.writes).copied().find(|&id| {
+                id != victim && of(id) == of(victim) && matches!(program.tensor(id).place, Place::Buffer(_))
+            });
         let Some(thief) = thief else { return false };
         program.tensors[thief.0].place = program.tensor(victim).place;
         true
