@@ -135,8 +135,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("export", &["cpu", "data", "model"]),
     ("import", &["text", "model", "export"]),
     ("photo", &["files", "cpu", "gpu", "native", "ops", "data"]),
-    ("report", &["text", "data", "model", "photo", "engine", "train"]),
-    ("tensorboard", &["files", "run", "train"]),
+    ("report", &["text", "data", "model", "photo", "engine", "train", "run"]),
+    ("tensorboard", &["files", "train"]),
 ];
 
 #[test]
