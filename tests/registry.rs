@@ -134,7 +134,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("run", &["files", "ops", "data", "model", "engine", "train"]),
     ("export", &["cpu", "data", "model"]),
     ("import", &["text", "model", "export"]),
-    ("photo", &["files", "cpu", "gpu", "native", "ops", "data"]),
+    ("photo", &["files", "cpu", "gpu", "native", "ops"]),
     ("report", &["text", "data", "model", "photo", "engine", "train"]),
     ("tensorboard", &["files", "run", "train"]),
 ];
