@@ -384,7 +384,7 @@ impl Fusion for Fused {
     }
 
     fn unpool(&self, conv: &Conv2dDims, _: &Pool2dDims, _: bool) -> bool {
-        conv.o % 2 == 0
+        conv.o.is_multiple_of(2)
     }
 
     fn fold(&self) -> bool {
