@@ -48,7 +48,7 @@ impl Lowering<'_> {
         let logits = self.program.logits();
         let classes = [self.program.classes];
         match self.mode {
-            Mode::Train => {
+            Mode::Train | Mode::Search => {
                 let dlogits = self.rows("dlogits".to_string(), &classes);
                 self.step(Op::Loss, vec![logits], vec![dlogits]);
             }
@@ -232,7 +232,7 @@ impl Lowering<'_> {
         let d = BatchNormDims { n: self.program.batch, positions, c };
         let moments = self.buffer(format!("{}.moments", shape.name), &[3, c], false, false);
         match self.mode {
-            Mode::Train => {
+            Mode::Train | Mode::Search => {
                 let op = Op::BatchNormStatistics { d, momentum };
                 self.step(op, vec![x], vec![moments, mean, variance]);
             }

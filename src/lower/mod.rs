@@ -23,6 +23,8 @@ use thiserror::Error;
 pub enum Mode {
     /// Forward, loss, gradients of all trained parameters; normalization by the batch's own statistics.
     Train,
+    /// The same, but everything that a step computed is still there after the last one, to be searched.
+    Search,
     /// Forward, probabilities and loss; normalization by the running statistics.
     Infer,
 }
@@ -67,32 +69,6 @@ pub struct Unfused;
 
 impl Fusion for Unfused {}
 
-/// A fusion whose programs keep what every step computed.
-#[derive(Debug)]
-pub struct Keeping<'a>(pub &'a dyn Fusion);
-
-impl Fusion for Keeping<'_> {
-    fn relu(&self) -> bool {
-        self.0.relu()
-    }
-
-    fn pool(&self, conv: &Conv2dDims, pool: &Pool2dDims) -> bool {
-        self.0.pool(conv, pool)
-    }
-
-    fn unpool(&self, conv: &Conv2dDims, pool: &Pool2dDims, needs_dx: bool) -> bool {
-        self.0.unpool(conv, pool, needs_dx)
-    }
-
-    fn fold(&self) -> bool {
-        self.0.fold()
-    }
-
-    fn weights_last(&self) -> bool {
-        self.0.weights_last()
-    }
-}
-
 /// A model that cannot be lowered.
 #[derive(Debug, Error)]
 pub enum LowerError {
@@ -120,7 +96,7 @@ pub fn lower(model: &Model, mode: Mode, batch: usize, fusion: &dyn Fusion) -> Re
     let parameters = layers.iter().flat_map(|layer| layer.parameters()).collect();
     let mut lowering = Lowering::new(model, mode, batch, fusion, parameters);
     lowering.forward(&layers)?;
-    if mode == Mode::Train {
+    if mode != Mode::Infer {
         lowering.backward();
     }
     Ok(lowering.finish())
@@ -226,7 +202,8 @@ impl<'f> Lowering<'f> {
     }
 
     fn finish(mut self) -> Program {
-        buffers::assign(&mut self.program, self.fusion);
+        let reuse = self.fusion.reuse() && self.mode != Mode::Search;
+        buffers::assign(&mut self.program, reuse, self.fusion.weights_last());
         self.program
     }
 }
