@@ -1,16 +1,18 @@
 //! From models to programs: shapes, fusion, gradients, and the place of every tensor.
 //!
 //! [`lower`] is the only code that knows how layers become steps, and the only one that differentiates. It walks the graph of the model
-//! once, emits the forward steps ([`forward`]), then goes through these from the last to the first and lets each operation give the rule
-//! for its gradients ([`backward`]), and finally assigns buffers to tensors ([`buffers`]). Engines run the [`Program`] that results, and
+//! once and emits the forward steps ([`forward`]), then goes through these from the last to the first and emits the steps for their
+//! gradients ([`backward`]), and finally assigns buffers to tensors ([`buffers`]). The rules of each layer and operation are in [`rules`]. Engines run the [`Program`] that results, and
 //! know no layers.
 
 mod backward;
 mod buffers;
 mod forward;
 mod program;
+mod rules;
 
-pub use program::{Buffer, Id, Op, Place, Program, Step, Tensor};
+pub use program::{Buffer, Id, Place, Program, Step, Tensor};
+pub use rules::Op;
 
 use crate::cpu::conv2d::Conv2dDims;
 use crate::cpu::pool2d::Pool2dDims;
