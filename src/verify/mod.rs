@@ -1,5 +1,7 @@
-//! Compares kernels with their CPU mirrors; used by `fmnist-gpu selftest` and the tests. Each operation has a file with
-//! its proof, and a row in [`OPS`].
+//! Compares kernels with their CPU mirrors; used by `fmnist-gpu selftest` and the tests. Each operation has a row in
+//! [`OPS`] and a file with its proofs: that of the kernels (`verify`, `selftest`), that of the loops of the native engine
+//! (`native`) and that of the mirrors' gradients (`gradients`). [`native`] and [`gradients`] have what the latter two
+//! share.
 //!
 //! - Outputs are filled with NaN before each dispatch, so that a cell that is not written is detected.
 //! - Each output is followed by guard cells, which must keep their pattern.
