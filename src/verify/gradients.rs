@@ -56,24 +56,7 @@ pub fn check(
 pub fn check_all(seed: u64) -> Vec<Verdict> {
     let mut g = Gradients { random: ChaCha8Rng::seed_from_u64(seed), verdicts: Vec::new() };
     OPS.iter().filter_map(|op| op.gradients).for_each(|gradients| gradients(&mut g));
-    merge(g.verdicts)
-}
-
-/// Merges the verdicts into one per kernel.
-fn merge(verdicts: Vec<Verdict>) -> Vec<Verdict> {
-    let mut merged: Vec<Verdict> = Vec::new();
-    for verdict in verdicts {
-        match merged.iter_mut().find(|m| m.kernel == verdict.kernel) {
-            Some(m) => {
-                m.comparisons += verdict.comparisons;
-                m.elements += verdict.elements;
-                m.worst_ratio = m.worst_ratio.max(verdict.worst_ratio);
-                m.failures.extend(verdict.failures);
-            }
-            None => merged.push(verdict),
-        }
-    }
-    merged
+    g.verdicts
 }
 
 /// Generates inputs and collects the verdicts.
@@ -103,7 +86,7 @@ impl Gradients {
     }
 
     pub(super) fn note(&mut self, verdict: Verdict) {
-        self.verdicts.push(verdict);
+        verdict.add_to(&mut self.verdicts);
     }
 }
 

@@ -34,18 +34,7 @@ impl Check {
     }
 
     pub(super) fn note(&mut self, kernel: &'static str, case: &str, elements: usize, comparison: &Comparison) {
-        let index = self.verdicts.iter().position(|v| v.kernel == kernel).unwrap_or_else(|| {
-            let (worst_ratio, failures) = (0.0, Vec::new());
-            self.verdicts.push(Verdict { kernel, comparisons: 0, elements: 0, worst_ratio, failures });
-            self.verdicts.len() - 1
-        });
-        let verdict = &mut self.verdicts[index];
-        verdict.comparisons += 1;
-        verdict.elements += elements;
-        verdict.worst_ratio = verdict.worst_ratio.max(comparison.worst_ratio);
-        if !comparison.passed() {
-            verdict.failures.push(format!("{case}: {comparison}"));
-        }
+        Verdict::of(kernel, case, elements, comparison).add_to(&mut self.verdicts);
     }
 
     pub(super) fn sums(
