@@ -67,6 +67,18 @@ fn every_entry_point_has_a_spec_and_a_mirror() {
     }
 }
 
+#[test]
+fn every_native_loop_and_every_gradient_has_a_proof() {
+    for op in OPS {
+        let native = format!("src/native/{}.rs", op.name);
+        assert_eq!(op.native.is_some(), root().join(&native).exists(), "{native} and `native` in the row");
+        let mirrors = format!("src/cpu/{}.rs", op.name);
+        let is_gradient = |line: &str| line.starts_with("pub fn ") && line.contains("_backward_");
+        let has_gradient = text(&mirrors).lines().any(is_gradient);
+        assert_eq!(op.gradients.is_some(), has_gradient, "{mirrors} and `gradients` in the row");
+    }
+}
+
 /// The bindings are written twice, in the shader and in the spec; this test checks that they agree.
 #[test]
 fn every_spec_agrees_with_its_shader() {

@@ -1,8 +1,10 @@
 //! Proof of Adam: one step of the kernel is one step of [`crate::cpu::adam`].
 
+use super::native::{Check, LENGTHS};
 use super::{UNIT_ROUNDOFF, Verifier, widen};
 use crate::cpu::adam as cpu;
 use crate::gpu::GpuError;
+use crate::native::adam as fast;
 use crate::ops::adam::{AdamConfig, AdamTensors, STEP, record};
 
 /// Compares three steps on `len` parameters with the mirror.
@@ -60,4 +62,20 @@ pub fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
         verify(v, len)?;
     }
     Ok(())
+}
+
+/// The results must have the same bits as those of the plain loop.
+pub(super) fn native(check: &mut Check) {
+    let config = AdamConfig::default();
+    for len in LENGTHS {
+        let g = check.values(len);
+        let v = check.values(len).into_iter().map(f32::abs).collect();
+        let mut actual = [check.values(len), check.values(len), v];
+        let mut expected = actual.clone();
+        let [w, m, v] = &mut actual;
+        fast::adam_step(&config, 0.01, &g, w, m, v);
+        let [w, m, v] = &mut expected;
+        cpu::adam_step(config.beta_1, config.beta_2, config.epsilon, 0.01, &g, w, m, v);
+        check.same("native adam_step", len, &actual.concat(), &expected.concat());
+    }
 }

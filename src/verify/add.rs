@@ -1,8 +1,10 @@
-//! Proof of the kernel of `shaders/add.wgsl`.
+//! Proof of the sum of two tensors: its kernel and native loops agree with [`crate::cpu::add`].
 
+use super::native::{Check, LENGTHS};
 use super::{Verifier, absolute, widen};
 use crate::cpu::add as cpu;
 use crate::gpu::GpuError;
+use crate::native::add as fast;
 use crate::ops::add::{FORWARD, record_forward};
 
 /// Compares the kernel with the mirror, on two tensors and on the same one twice.
@@ -34,4 +36,14 @@ pub fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
         verify(v, len)?;
     }
     Ok(())
+}
+
+pub(super) fn native(check: &mut Check) {
+    for len in LENGTHS {
+        let (x1, x2) = (check.values(len), check.values(len));
+        let (mut y, mut expected) = (vec![f32::NAN; len], vec![0.0; len]);
+        fast::add_forward(&x1, &x2, &mut y);
+        cpu::add_forward(&x1, &x2, &mut expected);
+        check.same("native add_forward", len, &y, &expected);
+    }
 }

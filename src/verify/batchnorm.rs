@@ -1,11 +1,14 @@
-//! Proof of the kernels of `shaders/batchnorm.wgsl`.
+//! Proof of the batch normalization: its kernels and native loops agree with [`crate::cpu::batchnorm`].
 //!
 //! Errors are derived from what the WGSL specification guarantees: 2.5 units in the last place for a division, 2 for
 //! `inverseSqrt`, two roundoffs each, and half a unit for the rest. The loops of the native engine round less often.
 
-use super::{UNIT_ROUNDOFF, Verifier, sum_bound, widen};
+use super::gradients::{Gradients, check, dot};
+use super::native::Check;
+use super::{Breadth, UNIT_ROUNDOFF, Verifier, compare, sum_bound, widen};
 use crate::cpu::batchnorm::{self as cpu, BatchNormDims};
 use crate::gpu::GpuError;
+use crate::native::batchnorm as fast;
 use crate::ops::batchnorm::{
     BACKWARD_W, BACKWARD_X, FOLD, FORWARD, MOMENTS, STATISTICS, additions, record_backward_w, record_backward_x,
     record_fold, record_forward, record_moments, record_statistics,
@@ -87,7 +90,7 @@ fn inverse(variance: f64) -> f64 {
 }
 
 /// Returns y.
-pub fn forward(d: &BatchNormDims, x: &[f32], moments: &[f32], scale: &[f32], shift: &[f32]) -> Bounded {
+fn forward(d: &BatchNormDims, x: &[f32], moments: &[f32], scale: &[f32], shift: &[f32]) -> Bounded {
     let (x, moments, scale, shift) = (widen(x), widen(moments), widen(scale), widen(shift));
     let mut values = vec![0.0; d.x_len()];
     cpu::batchnorm_forward(d, EPSILON, &x, &moments, &scale, &shift, &mut values);
@@ -256,4 +259,88 @@ pub fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
         verify(v, &BatchNormDims { n, positions, c }, n_valid)?;
     }
     Ok(())
+}
+
+pub(super) fn native(check: &mut Check) {
+    // A sum of four, and the rounding of the total: everything else is in double precision.
+    const ADDITIONS: usize = 3;
+    let mut normalized = vec![(4, 196, 32), (32, 1, 128), (3, 7, 5)];
+    if check.breadth == Breadth::Everything {
+        normalized.extend([(1, 1, 1), (5, 1, 3), (3, 1023, 2), (7, 49, 17), (6, 784, 4), (2050, 1, 9)]);
+    }
+    for (n, positions, c) in normalized {
+        let d = BatchNormDims { n, positions, c };
+        let case = format!("{d:?}");
+        let x = inputs(&d, d.n, check.values(d.x_len()));
+        let dy = check.values(d.x_len());
+        let (scale, shift, mean) = (check.values(d.c), check.values(d.c), check.values(d.c));
+        let var: Vec<f32> = check.values(d.c).into_iter().map(f32::abs).collect();
+        let (mut moments, mut mean_after, mut var_after) = (vec![f32::NAN; 3 * d.c], mean.clone(), var.clone());
+        fast::batchnorm_statistics(&d, MOMENTUM, &x, &mut moments, &mut mean_after, &mut var_after);
+        let expected = statistics(&d, d.n, &x, &mean, &var, ADDITIONS);
+        for (actual, expected) in [&moments, &mean_after, &var_after].into_iter().zip(&expected) {
+            bounded(check, "native batchnorm_statistics", &case, actual, expected);
+        }
+
+        // In two parts, the last image separately.
+        let image = d.positions * d.c;
+        let (first, last) = (BatchNormDims { n: d.n - 1, ..d }, BatchNormDims { n: 1, ..d });
+        let split = first.n * image;
+        let mut y = vec![f32::NAN; d.x_len()];
+        let (y_first, y_last) = y.split_at_mut(split);
+        fast::batchnorm_forward(&first, EPSILON, &x[..split], &moments, &scale, &shift, y_first);
+        fast::batchnorm_forward(&last, EPSILON, &x[split..], &moments, &scale, &shift, y_last);
+        let expected = forward(&d, &x, &moments, &scale, &shift);
+        bounded(check, "native batchnorm_forward", &case, &y, &expected);
+
+        let (mut dscale, mut dshift) = (vec![f32::NAN; d.c], vec![f32::NAN; d.c]);
+        fast::batchnorm_backward_w(&d, EPSILON, &x, &moments, &dy, &mut dscale, &mut dshift);
+        let expected = backward_w(&d, &x, &moments, &dy, ADDITIONS);
+        for (actual, expected) in [&dscale, &dshift].into_iter().zip(&expected) {
+            bounded(check, "native batchnorm_backward_w", &case, actual, expected);
+        }
+
+        let mut dx = vec![f32::NAN; d.x_len()];
+        let (dx_first, dx_last) = dx.split_at_mut(split);
+        for (part, rows, dx) in [(first, 0..split, dx_first), (last, split..d.x_len(), dx_last)] {
+            let (x, dy) = (&x[rows.clone()], &dy[rows]);
+            fast::batchnorm_backward_x(&part, EPSILON, x, &moments, &scale, &dscale, &dshift, dy, dx);
+        }
+        let expected = backward_x(&d, &x, &moments, &scale, &dscale, &dshift, &dy);
+        bounded(check, "native batchnorm_backward_x", &case, &dx, &expected);
+    }
+}
+
+fn bounded(check: &mut Check, kernel: &'static str, case: &str, actual: &[f32], expected: &Bounded) {
+    check.note(kernel, case, actual.len(), &compare(actual, &expected.values, &expected.bound));
+}
+
+/// The gradients through the statistics of the batch itself, of which the first `n_valid` images are part; as in training,
+/// the gradient of the others is zero.
+pub(super) fn gradients(g: &mut Gradients) {
+    for (n, positions, c, n_valid) in [(3, 4, 2, 3), (4, 5, 3, 2), (12, 1, 2, 11), (1, 1, 1, 1)] {
+        let d = BatchNormDims { n, positions, c };
+        let case = format!("{d:?}, {n_valid} valid");
+        let (x, scale, shift) = (g.values(d.x_len()), g.values(d.c), g.values(d.c));
+        let mut dy = g.values(d.x_len());
+        dy[n_valid * d.positions * d.c..].fill(0.0);
+        let moments = |x: &[f64]| {
+            let (mut moments, mut running) = (vec![0.0; 3 * d.c], [vec![0.0; d.c], vec![0.0; d.c]]);
+            let [mean, var] = &mut running;
+            cpu::batchnorm_statistics(&d, MOMENTUM, n_valid, x, &mut moments, mean, var);
+            moments
+        };
+        let loss = |x: &[f64], scale: &[f64], shift: &[f64]| {
+            let mut y = vec![0.0; d.x_len()];
+            cpu::batchnorm_forward(&d, EPSILON, x, &moments(x), scale, shift, &mut y);
+            dot(&y, &dy)
+        };
+        let (of_batch, mut dx) = (moments(&x), vec![0.0; d.x_len()]);
+        let (mut dscale, mut dshift) = (vec![0.0; d.c], vec![0.0; d.c]);
+        cpu::batchnorm_backward_w(&d, EPSILON, &x, &of_batch, &dy, &mut dscale, &mut dshift);
+        cpu::batchnorm_backward_x(&d, EPSILON, &x, &of_batch, &scale, &dscale, &dshift, &dy, &mut dx);
+        g.note(check("batchnorm_backward_x", &case, &x, &dx, |x| loss(x, &scale, &shift)));
+        g.note(check("batchnorm_backward_w", &case, &scale, &dscale, |scale| loss(&x, scale, &shift)));
+        g.note(check("batchnorm_backward_w", &case, &shift, &dshift, |shift| loss(&x, &scale, shift)));
+    }
 }

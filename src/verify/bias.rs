@@ -1,5 +1,6 @@
 //! Proof of the bias: its kernels agree with [`crate::cpu::bias`].
 
+use super::gradients::{Gradients, check, dot};
 use super::{Verifier, absolute, widen};
 use crate::cpu::bias as cpu;
 use crate::gpu::GpuError;
@@ -40,4 +41,18 @@ pub fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
         verify(v, &BiasDims { n, o })?;
     }
     Ok(())
+}
+
+pub(super) fn gradients(g: &mut Gradients) {
+    for (n, o) in [(5, 3), (1, 1)] {
+        let d = BiasDims { n, o };
+        let (x, b, dy) = (g.values(d.n * d.o), g.values(d.o), g.values(d.n * d.o));
+        let mut db = vec![0.0; d.o];
+        cpu::bias_backward_b(&d, &dy, &mut db);
+        g.note(check("bias_backward_b", &format!("{d:?}"), &b, &db, |b| {
+            let mut y = vec![0.0; d.n * d.o];
+            cpu::bias_forward(&d, &x, b, &mut y);
+            dot(&y, &dy)
+        }));
+    }
 }

@@ -1,8 +1,11 @@
 //! Proof of the fully connected layer: its kernels, in every form, agree with [`crate::cpu::dense`].
 
+use super::gradients::{Gradients, check, dot};
+use super::native::Check;
 use super::{Breadth, Verifier, absolute, widen};
-use crate::cpu::{bias, dense as cpu};
+use crate::cpu::{bias, dense as cpu, relu};
 use crate::gpu::GpuError;
+use crate::native::dense as fast;
 use crate::ops::Form;
 use crate::ops::dense::{
     BACKWARD_W, BACKWARD_W_SHARED, BACKWARD_W_SUBGROUP, BACKWARD_X, BACKWARD_X_AND_W_SHARED, BACKWARD_X_SHARED,
@@ -104,4 +107,71 @@ pub fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
         verify(v, &DenseDims { n, i, o }, breadth)?;
     }
     Ok(())
+}
+
+pub(super) fn native(check: &mut Check) {
+    let mut sizes = vec![(32, 784, 128), (16, 3136, 128), (32, 128, 10), (3, 5, 7)];
+    if check.breadth == Breadth::Everything {
+        sizes.extend([(1, 1, 1), (1, 65, 1), (7, 64, 17), (33, 63, 31), (13, 257, 64), (5, 2, 100)]);
+    }
+    for (n, i, o) in sizes {
+        let d = DenseDims { n, i, o };
+        let case = format!("{d:?}");
+        let (w, b, dy) = (check.values(d.i * d.o), check.values(d.o), check.values(d.n * d.o));
+        let x: Vec<f32> = check.values(d.n * d.i).into_iter().map(|x| x.max(0.0)).collect();
+        let (xd, wd, bd, dyd) = (widen(&x), widen(&w), widen(&b), widen(&dy));
+        for relu in [false, true] {
+            let (mut y, mut expected, mut scale) =
+                (vec![f32::NAN; d.n * d.o], vec![0.0; d.n * d.o], vec![0.0; d.n * d.o]);
+            fast::dense_forward(&d, relu, &x, &w, &b, &mut y);
+            cpu::dense_forward(&d, &xd, &wd, &bd, &mut expected);
+            cpu::dense_forward(&d, &absolute(&xd), &absolute(&wd), &absolute(&bd), &mut scale);
+            if relu {
+                let before = expected.clone();
+                relu::relu_forward(&before, &mut expected);
+            }
+            check.sums("native dense_forward", &case, &y, &expected, &scale, d.i + 1);
+        }
+        for masked in [false, true] {
+            let len = d.n * d.i;
+            let (mut dx, mut expected, mut scale) = (vec![f32::NAN; len], vec![0.0; len], vec![0.0; len]);
+            fast::dense_backward_x(&d, masked, &x, &w, &dy, &mut dx);
+            cpu::dense_backward_x(&d, &wd, &dyd, &mut expected);
+            cpu::dense_backward_x(&d, &absolute(&wd), &absolute(&dyd), &mut scale);
+            if masked {
+                let before = expected.clone();
+                relu::relu_backward_x(&xd, &before, &mut expected);
+            }
+            check.sums("native dense_backward_x", &case, &dx, &expected, &scale, d.o);
+        }
+        let len = d.i * d.o;
+        let (mut dw, mut expected, mut scale) = (vec![f32::NAN; len], vec![0.0; len], vec![0.0; len]);
+        // In slices of rows, as threads share the work.
+        let rows = d.i.div_ceil(3);
+        for (i, dw) in dw.chunks_mut(rows * d.o).enumerate() {
+            fast::dense_backward_w(&d, &x, &dy, i * rows, dw);
+        }
+        cpu::dense_backward_w(&d, &xd, &dyd, &mut expected);
+        cpu::dense_backward_w(&d, &absolute(&xd), &absolute(&dyd), &mut scale);
+        check.sums("native dense_backward_w", &case, &dw, &expected, &scale, d.n);
+    }
+}
+
+pub(super) fn gradients(g: &mut Gradients) {
+    for (n, i, o) in [(3, 5, 4), (1, 1, 1), (4, 7, 2)] {
+        let d = DenseDims { n, i, o };
+        let case = format!("{d:?}");
+        let (x, w, b) = (g.values(d.n * d.i), g.values(d.i * d.o), g.values(d.o));
+        let dy = g.values(d.n * d.o);
+        let loss = |x: &[f64], w: &[f64], b: &[f64]| {
+            let mut y = vec![0.0; d.n * d.o];
+            cpu::dense_forward(&d, x, w, b, &mut y);
+            dot(&y, &dy)
+        };
+        let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; w.len()]);
+        cpu::dense_backward_x(&d, &w, &dy, &mut dx);
+        cpu::dense_backward_w(&d, &x, &dy, &mut dw);
+        g.note(check("dense_backward_x", &case, &x, &dx, |x| loss(x, &w, &b)));
+        g.note(check("dense_backward_w", &case, &w, &dw, |w| loss(&x, w, &b)));
+    }
 }

@@ -1,8 +1,11 @@
-//! Proof of the kernels of `shaders/gelu.wgsl`.
+//! Proof of the GELU: its kernels and native loops agree with [`crate::cpu::gelu`].
 
-use super::{UNIT_ROUNDOFF, Verifier, widen};
+use super::gradients::{Gradients, check, dot};
+use super::native::{Check, LENGTHS};
+use super::{UNIT_ROUNDOFF, Verifier, compare, widen};
 use crate::cpu::gelu::{self as cpu, CUBIC, FAR, TWICE_ROOT};
 use crate::gpu::GpuError;
+use crate::native::gelu as fast;
 use crate::ops::gelu::{BACKWARD_X, FORWARD, record_backward_x, record_forward};
 
 /// The parts of y and of its derivative at one x, and the errors of those that are inexact, in roundoffs and relative.
@@ -29,7 +32,7 @@ fn parts(x: f64) -> Parts {
 }
 
 /// Returns the error that y may have.
-pub fn forward_bound(x: f64) -> f64 {
+fn forward_bound(x: f64) -> f64 {
     if x < -FAR {
         return 0.0;
     }
@@ -39,7 +42,7 @@ pub fn forward_bound(x: f64) -> f64 {
 }
 
 /// Returns the error that dx may have.
-pub fn backward_x_bound(x: f64, dy: f64) -> f64 {
+fn backward_x_bound(x: f64, dy: f64) -> f64 {
     let Parts { e, e_error, s, s_error } = parts(x);
     let z = x.clamp(-FAR, FAR);
     let slope = TWICE_ROOT * (1.0 + 3.0 * CUBIC * z * z);
@@ -55,7 +58,7 @@ pub fn backward_x_bound(x: f64, dy: f64) -> f64 {
 }
 
 /// Returns inputs of every kind: near zero, where the derivative changes its sign, far out, and the largest numbers.
-pub fn inputs(mut random: impl FnMut(usize) -> Vec<f32>, len: usize) -> Vec<f32> {
+fn inputs(mut random: impl FnMut(usize) -> Vec<f32>, len: usize) -> Vec<f32> {
     const SPECIAL: [f32; 16] = [
         0.0,
         -0.0,
@@ -114,4 +117,33 @@ pub fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
         verify(v, len)?;
     }
     Ok(())
+}
+
+pub(super) fn native(check: &mut Check) {
+    for len in LENGTHS {
+        let case = format!("{len} elements");
+        let (x, dy) = (inputs(|len| check.values(len), len), check.values(len));
+        let (x64, dy64) = (widen(&x), widen(&dy));
+        let (mut y, mut expected) = (vec![f32::NAN; len], vec![0.0; len]);
+        fast::gelu_forward(&x, &mut y);
+        cpu::gelu_forward(&x64, &mut expected);
+        let bound: Vec<f64> = x64.iter().map(|&x| forward_bound(x)).collect();
+        check.note("native gelu_forward", &case, len, &compare(&y, &expected, &bound));
+        let (mut dx, mut expected) = (vec![f32::NAN; len], vec![0.0; len]);
+        fast::gelu_backward_x(&x, &dy, &mut dx);
+        cpu::gelu_backward_x(&x64, &dy64, &mut expected);
+        let bound: Vec<f64> = x64.iter().zip(&dy64).map(|(&x, &dy)| backward_x_bound(x, dy)).collect();
+        check.note("native gelu_backward_x", &case, len, &compare(&dx, &expected, &bound));
+    }
+}
+
+pub(super) fn gradients(g: &mut Gradients) {
+    let x: Vec<f64> = g.values(41).iter().map(|x| x * 4.0).collect();
+    let (dy, mut dx) = (g.values(41), vec![0.0; 41]);
+    cpu::gelu_backward_x(&x, &dy, &mut dx);
+    g.note(check("gelu_backward_x", "41", &x, &dx, |x| {
+        let mut y = vec![0.0; 41];
+        cpu::gelu_forward(x, &mut y);
+        dot(&y, &dy)
+    }));
 }

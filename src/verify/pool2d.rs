@@ -1,5 +1,6 @@
 //! Proof of the poolings: their kernels agree with [`crate::cpu::pool2d`].
 
+use super::gradients::{Gradients, check, dot};
 use super::{Verifier, absolute, widen};
 use crate::cpu::pool2d as cpu;
 use crate::gpu::GpuError;
@@ -90,4 +91,38 @@ pub fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
         verify(v, &Pool2dDims::new(n, input, window, stride, padding).expect("the shapes above are valid"))?;
     }
     Ok(())
+}
+
+pub(super) fn gradients(g: &mut Gradients) {
+    for (n, input, window, stride, padding) in [
+        (2, [4, 6, 3], [2, 2], [2, 2], Padding::Valid),
+        (1, [5, 7, 2], [3, 2], [1, 1], Padding::Same),
+        (1, [7, 5, 2], [2, 2], [3, 3], Padding::Valid),
+        (2, [5, 5, 1], [3, 3], [2, 2], Padding::Same),
+    ] {
+        let d = Pool2dDims::new(n, input, window, stride, padding).expect("the shapes above are valid");
+        let case = format!("{d:?}");
+        let (x_len, y_len) = (x_len(&d), y_len(&d));
+        let (x, dy) = (g.distinct(x_len), g.values(y_len));
+        let (mut y, mut argmax, mut dx) = (vec![0.0; y_len], vec![0; y_len], vec![0.0; x_len]);
+        cpu::pool2d_max_forward(&d, &x, &mut y, &mut argmax);
+        cpu::pool2d_max_backward_x(&d, &argmax, &dy, &mut dx);
+        g.note(check("pool2d_max_backward_x", &case, &x, &dx, |x| {
+            let (mut y, mut argmax) = (vec![0.0; y_len], vec![0; y_len]);
+            cpu::pool2d_max_forward(&d, x, &mut y, &mut argmax);
+            dot(&y, &dy)
+        }));
+        cpu::pool2d_average_backward_x(&d, &dy, &mut dx);
+        g.note(check("pool2d_average_backward_x", &case, &x, &dx, |x| {
+            let mut y = vec![0.0; y_len];
+            cpu::pool2d_average_forward(&d, x, &mut y);
+            dot(&y, &dy)
+        }));
+        cpu::pool2d_sum_backward_x(&d, &dy, &mut dx);
+        g.note(check("pool2d_sum_backward_x", &case, &x, &dx, |x| {
+            let mut y = vec![0.0; y_len];
+            cpu::pool2d_sum_forward(&d, x, &mut y);
+            dot(&y, &dy)
+        }));
+    }
 }

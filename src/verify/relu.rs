@@ -1,5 +1,6 @@
 //! Proof of the rectified linear unit: its kernels agree with [`crate::cpu::relu`].
 
+use super::gradients::{Gradients, check, dot};
 use super::{Verifier, widen};
 use crate::cpu::relu as cpu;
 use crate::gpu::GpuError;
@@ -39,4 +40,16 @@ pub fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
         verify(v, len)?;
     }
     Ok(())
+}
+
+pub(super) fn gradients(g: &mut Gradients) {
+    let (x, dy) = (g.distinct(41), g.values(41));
+    let (mut y, mut dx) = (vec![0.0; 41], vec![0.0; 41]);
+    cpu::relu_forward(&x, &mut y);
+    cpu::relu_backward_x(&y, &dy, &mut dx);
+    g.note(check("relu_backward_x", "41", &x, &dx, |x| {
+        let mut y = vec![0.0; 41];
+        cpu::relu_forward(x, &mut y);
+        dot(&y, &dy)
+    }));
 }

@@ -1,5 +1,6 @@
 //! Proof of softmax and cross-entropy: their kernels agree with [`crate::cpu::softmax_xent`].
 
+use super::gradients::{Gradients, check};
 use super::{UNIT_ROUNDOFF, Verifier, sum_bound, widen};
 use crate::cpu::softmax_xent as cpu;
 use crate::gpu::GpuError;
@@ -108,4 +109,19 @@ pub fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
         verify(v, &SoftmaxXentDims { n, c }, n_valid, scale)?;
     }
     Ok(())
+}
+
+pub(super) fn gradients(g: &mut Gradients) {
+    for (n, c, n_valid, scale) in [(4, 10, 4, 1.0), (5, 3, 2, 8.0), (1, 1, 1, 1.0)] {
+        let d = SoftmaxXentDims { n, c };
+        let x: Vec<f64> = g.values(d.n * d.c).iter().map(|x| x * scale).collect();
+        let labels: Vec<u32> = (0..d.n).map(|n| ((n * 3 + 1) % d.c) as u32).collect();
+        let mut dx = vec![0.0; x.len()];
+        cpu::softmax_xent_backward_x(&d, &x, &labels, n_valid, &mut dx);
+        g.note(check("softmax_xent_backward_x", &format!("{d:?}"), &x, &dx, |x| {
+            let (mut p, mut loss, mut correct) = (vec![0.0; x.len()], vec![0.0; d.n], vec![0; d.n]);
+            cpu::softmax_xent_forward(&d, x, &labels, &mut p, &mut loss, &mut correct);
+            loss[..n_valid].iter().sum::<f64>() / n_valid as f64
+        }));
+    }
 }
