@@ -10,10 +10,12 @@
 //! use.
 
 pub mod keras;
+mod layers;
 pub(crate) mod layout;
 pub mod npz;
 pub mod onnx;
 mod onnx_proto;
+mod python;
 pub mod torch;
 mod window;
 
@@ -63,6 +65,17 @@ pub enum ExportError {
         /// What to do instead.
         advice: &'static str,
     },
+    /// A layer has a name that cannot be an attribute of a module of PyTorch.
+    #[error(
+        "the layer `{name}` cannot be exported for PyTorch, where its name is {reason}; give it another `name` in the model \
+         file and train again, or export to another format"
+    )]
+    Attribute {
+        /// The layer.
+        name: String,
+        /// What the name is in Python.
+        reason: &'static str,
+    },
     /// The safetensors file could not be created.
     #[error(transparent)]
     Safetensors(#[from] WeightsError),
@@ -100,14 +113,4 @@ fn checked_shapes(model: &Model, parameters: &[Vec<f32>]) -> Result<Vec<LayerSha
         }
     }
     Ok(shapes)
-}
-
-/// Formats a pair of sizes, height and width, for Python: `3`, or `(3, 5)`.
-fn python_pair([down, across]: [usize; 2]) -> String {
-    if down == across { down.to_string() } else { format!("({down}, {across})") }
-}
-
-/// Formats a string for Python, in double quotes. JSON's escapes are valid in Python too.
-fn python_text(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
 }
