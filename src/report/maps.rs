@@ -3,9 +3,9 @@
 use super::ReportError;
 use super::canvas::Picture;
 use super::tiles::{Sheet, Tile, draw_tiles};
-use crate::data::{CLASS_NAMES, IMAGE_SIDE, N_CLASSES, PIXELS};
+use crate::data::{FASHION_MNIST, IMAGE_SIDE, PIXELS};
 use crate::engine::{EngineError, ReferenceEngine};
-use crate::model::{Layer, Model, ModelError};
+use crate::model::{Layer, LayerShape, Model, ModelError, Source};
 use thiserror::Error;
 
 /// A visualisation of a layer.
@@ -35,15 +35,21 @@ pub enum MapsError {
     Picture(#[from] ReportError),
 }
 
-/// Draws the weights that are applied to the pixels: each filter of the first layer if it is a convolution, or the weights of each unit
-/// of the first dense layer as an image. Returns `None` if another layer comes first.
+/// Draws the weights that are applied to the pixels: those of the first convolution or dense layer that reads the image. Each filter,
+/// or the weights of each unit, is an image. Returns `None` if only other layers read the image.
 ///
 /// # Errors
 /// The model cannot be built, or the image cannot be drawn.
 pub fn filters(model: &Model, parameters: &[Vec<f32>]) -> Result<Option<LayerPicture>, MapsError> {
     let shapes = model.shapes()?;
-    let first = shapes.iter().find(|shape| !matches!(shape.layer, Layer::Flatten));
-    let (Some(shape), Some(weights)) = (first, parameters.first()) else { return Ok(None) };
+    let reads_pixels = |shape: &LayerShape| {
+        matches!(shape.layer, Layer::Conv2d { .. } | Layer::Dense { .. }) && is_image(&shapes, shape.sources[0])
+    };
+    let Some(first) = shapes.iter().position(reads_pixels) else { return Ok(None) };
+    let shape = &shapes[first];
+    // Its weight comes after the parameters of the layers before it.
+    let before: usize = shapes[..first].iter().map(|shape| shape.parameters().len()).sum();
+    let Some(weights) = parameters.get(before) else { return Ok(None) };
     let (size, n) = match &shape.layer {
         Layer::Conv2d { kernel_size, filters, .. } => ([kernel_size.0, kernel_size.1], *filters),
         Layer::Dense { units, .. } => ([IMAGE_SIDE, IMAGE_SIDE], *units),
@@ -70,6 +76,14 @@ pub fn filters(model: &Model, parameters: &[Vec<f32>]) -> Result<Option<LayerPic
         extreme(weights, f32::min)
     );
     Ok(Some(LayerPicture { layer: shape.name.clone(), title, description, picture }))
+}
+
+/// Whether a value is the image, flattened or not.
+fn is_image(shapes: &[LayerShape], source: Source) -> bool {
+    match source {
+        Source::Image => true,
+        Source::Layer(i) => shapes[i].layer == Layer::Flatten && is_image(shapes, shapes[i].sources[0]),
+    }
 }
 
 /// Draws the image `[28, 28]` and the output of each layer, computed by the plain loops: one tile per channel.
@@ -107,7 +121,7 @@ pub fn feature_maps(model: &Model, parameters: &[Vec<f32>], image: &[u8]) -> Res
                 let (values, largest) = if is_last { (&probabilities, 1.0) } else { (output, largest(output)) };
                 let tile = |i: usize| Tile {
                     caption: if is_last {
-                        format!("{} {:.0} %", CLASS_NAMES[i % N_CLASSES], 100.0 * values[i])
+                        format!("{} {:.0} %", FASHION_MNIST.class_names[i], 100.0 * values[i])
                     } else {
                         String::new()
                     },
@@ -131,7 +145,7 @@ pub fn feature_maps(model: &Model, parameters: &[Vec<f32>], image: &[u8]) -> Res
             description: if is_last {
                 let listed: Vec<String> = probabilities
                     .iter()
-                    .zip(CLASS_NAMES)
+                    .zip(FASHION_MNIST.class_names)
                     .map(|(p, name)| format!("{name} {:.1} %", 100.0 * p))
                     .collect();
                 format!("Probabilities: {}.", listed.join(", "))
