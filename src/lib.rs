@@ -81,6 +81,7 @@ pub mod export;
 pub mod files;
 pub mod gpu;
 pub mod import;
+pub mod lower;
 pub mod model;
 pub mod native;
 pub mod ops;

@@ -328,6 +328,7 @@ fn forward_channels_first(model: &Model, file: &SafeTensors<'_>, image: &[u8]) -
                 x = (0..*units).map(dot).collect();
             }
             Layer::Relu | Layer::Flatten => {}
+            other => panic!("{other:?}"),
         }
         if relu {
             x.iter_mut().for_each(|v| *v = v.max(0.0));

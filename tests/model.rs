@@ -268,7 +268,7 @@ fn models_at_random_are_refused_or_fit_together() {
             layers.push(Layer::Dense { units: pair(&mut random).0, activation: Activation::Relu });
         }
         layers.push(Layer::Dense { units: 10, activation: Activation::Softmax });
-        let model = Model { name: "random".into(), input: [28, 28, 1], layers };
+        let model = Model::sequential("random", layers);
         let Ok(shapes) = model.shapes() else { continue };
         accepted += 1;
         for pair in shapes.windows(2) {

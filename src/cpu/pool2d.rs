@@ -47,6 +47,11 @@ pub struct Pool2dDims {
 }
 
 impl Pool2dDims {
+    /// Returns the same for another number of images.
+    pub fn for_images(&self, n: usize) -> Self {
+        Pool2dDims { n, ..*self }
+    }
+
     /// Computes the output size and the padding.
     ///
     /// # Errors

@@ -197,7 +197,7 @@ pub struct Step {
 }
 
 /// A buffer that one or several tensors use, one after the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Buffer {
     /// Number of elements, of a row if it has rows.
     pub len: usize,

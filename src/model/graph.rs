@@ -99,7 +99,9 @@ impl Model {
     pub(super) fn build(&self, classes: Option<usize>) -> Result<Vec<LayerShape>, ModelError> {
         let values = self.input.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
         if !values.is_some_and(|values| (1..=MAX_INPUT).contains(&values)) {
-            return Err(self.fault(format!("`input` is {:?}; use a height, a width and a number of channels", self.input)));
+            return Err(
+                self.fault(format!("`input` is {:?}; use a height, a width and a number of channels", self.input))
+            );
         }
         let mut shapes: Vec<LayerShape> = Vec::with_capacity(self.layers.len());
         for (i, node) in self.layers.iter().enumerate() {
@@ -121,7 +123,9 @@ impl Model {
         let reads = |i: usize| shapes.iter().any(|shape| shape.sources.contains(&Source::Layer(i)));
         if let Some(i) = (0..shapes.len().saturating_sub(1)).find(|&i| !reads(i)) {
             let name = &shapes[i].name;
-            return Err(self.fault(format!("no layer reads the output of `{name}`; name it in an `input`, or remove it")));
+            return Err(
+                self.fault(format!("no layer reads the output of `{name}`; name it in an `input`, or remove it"))
+            );
         }
         match shapes.last().map(|shape| &shape.layer) {
             Some(Layer::Dense { units, activation: Activation::None | Activation::Softmax })
@@ -131,7 +135,8 @@ impl Model {
             }
             _ => {
                 let units = classes.map(|classes| format!("{classes} units")).unwrap_or("units".to_string());
-                Err(self.fault(format!("the last layer must be dense with {units}, one per class, and activation softmax")))
+                Err(self
+                    .fault(format!("the last layer must be dense with {units}, one per class, and activation softmax")))
             }
         }
     }

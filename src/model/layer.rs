@@ -195,7 +195,8 @@ impl Layer {
 
     /// Returns the parameters of a layer called `name` with inputs of the shape `input`, which [`Layer::output`] has accepted.
     pub(super) fn parameters(&self, name: &str, input: &[usize]) -> Vec<Parameter> {
-        let parameter = |role: Role, shape: Vec<usize>| Parameter { name: format!("{name}.{}", role.key()), shape, role };
+        let parameter =
+            |role: Role, shape: Vec<usize>| Parameter { name: format!("{name}.{}", role.key()), shape, role };
         let weight_and_bias = |weight: Vec<usize>| {
             let outputs = weight[weight.len() - 1];
             vec![parameter(Role::Weight, weight), parameter(Role::Bias, vec![outputs])]

@@ -14,13 +14,16 @@
 //! | the other operations | the plain loops themselves |
 
 pub mod adam;
+pub mod add;
 mod aligned;
 pub mod batch_gather;
+pub mod batchnorm;
 pub mod conv2d;
 mod conv2d_direct;
 mod conv2d_pooled;
 pub mod dense;
 mod dense_direct;
+pub mod gelu;
 mod matmul;
 pub mod peak;
 pub mod sgd;

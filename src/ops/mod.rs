@@ -6,10 +6,13 @@
 //! so that training can be read without them.
 
 pub mod adam;
+pub mod add;
 pub mod batch_gather;
+pub mod batchnorm;
 pub mod bias;
 pub mod conv2d;
 pub mod dense;
+pub mod gelu;
 pub mod non_finite;
 pub mod pool2d;
 pub mod relu;

@@ -4,8 +4,8 @@ use super::{Verifier, absolute, widen};
 use crate::cpu::pool2d as cpu;
 use crate::gpu::GpuError;
 use crate::ops::pool2d::{
-    AVERAGE_BACKWARD_X, AVERAGE_FORWARD, MAX_BACKWARD_X, MAX_BACKWARD_X_BY_4, MAX_FORWARD, MAX_FORWARD_BY_4, Reduction,
-    Padding, Pool2dDims, SUM_BACKWARD_X, SUM_FORWARD, by_4, record_max_backward_x, record_max_forward,
+    AVERAGE_BACKWARD_X, AVERAGE_FORWARD, MAX_BACKWARD_X, MAX_BACKWARD_X_BY_4, MAX_FORWARD, MAX_FORWARD_BY_4, Padding,
+    Pool2dDims, Reduction, SUM_BACKWARD_X, SUM_FORWARD, by_4, record_max_backward_x, record_max_forward,
     record_mean_backward_x, record_mean_forward, x_len, y_len,
 };
 

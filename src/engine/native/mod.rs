@@ -1,23 +1,26 @@
 //! Training and evaluation on the CPU by the loops of [`crate::native`]: `--device cpu`.
 //!
 //! A step has two parts, each divided among the threads. In the first, a thread takes some rows of the batch from start to end: gather,
-//! forward, loss, backward, and the partial sums of the convolutions. In the second, it takes slices of the parameters: gradient over all
-//! rows, optimizer. No order of summation depends on the number of threads, so any number gives the same bits.
+//! forward, loss, backward, and the partial sums of the convolutions; the threads meet only where a step looks at the whole batch. In the
+//! second, it takes slices of the parameters: gradient over all rows, optimizer. No order of summation depends on the number of threads,
+//! so any number gives the same bits.
 
 mod batch;
-mod network;
+mod program;
 
-use crate::cpu::non_finite::non_finite;
-use crate::data::{PIXELS, Split};
-use crate::engine::{
-    Engine, EngineError, Epoch, NonFinite, OnProgress, Optimizer, State, Totals, check_order, check_split,
+use super::steps::found;
+use super::{
+    Engine, EngineError, Epoch, NonFinite, OnProgress, Optimizer, State, Totals, check_order, check_split, for_all,
+    only_trained, pixels,
 };
-use crate::model::{Model, N_CLASSES};
+use crate::data::Split;
+use crate::lower::{Mode, Place};
+use crate::model::{Model, Parameter};
 use crate::native::Aligned;
 use crate::native::conv2d::{Form, Packed, Scratch};
 use crate::native::peak::Peak;
 use batch::{Batch, Share, slices};
-use network::{NativeNetwork, Owned, Weights, zeros};
+use program::{NativeProgram, Phase, Shared, zeros};
 use rayon::prelude::*;
 use std::ops::{ControlFlow, Range};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -43,16 +46,25 @@ pub struct NativeEngine<'d> {
 /// The data that the threads work on.
 #[derive(Debug)]
 struct Worker<'d> {
-    network: NativeNetwork,
-    /// Names of the parameters.
-    names: Vec<String>,
+    model: Model,
+    form: Form,
+    described: Vec<Parameter>,
     parameters: Vec<Aligned<f32>>,
-    packed: Vec<Packed>,
     /// One per thread.
     scratch: Vec<Mutex<Scratch>>,
+    inference: Prepared,
     /// One per thread, created at the first evaluation.
     evaluation: Vec<Mutex<Batch>>,
     training: Option<Training<'d>>,
+}
+
+/// A program with what it needs besides the tensors of a batch.
+#[derive(Debug)]
+struct Prepared {
+    program: NativeProgram,
+    /// The buffers without rows.
+    whole: Vec<Aligned<f32>>,
+    packed: Vec<Packed>,
 }
 
 /// The additional state of training.
@@ -60,14 +72,30 @@ struct Worker<'d> {
 struct Training<'d> {
     split: &'d Split,
     optimizer: Optimizer,
-    /// In the order of [`Optimizer::slots`].
+    prepared: Prepared,
+    /// In the order of [`Optimizer::slots`]; empty for statistics.
     slots: Vec<Vec<Aligned<f32>>>,
+    /// Empty for statistics.
     gradients: Vec<Aligned<f32>>,
     batch: Batch,
     batch_size: usize,
     /// Rows per group.
     group: usize,
     has_run: bool,
+}
+
+impl Prepared {
+    fn new(program: NativeProgram, parameters: &[Aligned<f32>]) -> Result<Self, EngineError> {
+        let mut prepared = Prepared { whole: program.whole()?, packed: Vec::new(), program };
+        prepared.prepare(parameters);
+        Ok(prepared)
+    }
+
+    /// Computes again what follows from the parameters.
+    fn prepare(&mut self, parameters: &[Aligned<f32>]) {
+        let Prepared { program, whole, packed } = self;
+        program.prepare(parameters, whole, packed);
+    }
 }
 
 impl<'d> NativeEngine<'d> {
@@ -89,26 +117,18 @@ impl<'d> NativeEngine<'d> {
     /// # Errors
     /// The same as for [`NativeEngine::new`].
     pub fn with_form(model: &Model, parameters: &[Vec<f32>], threads: usize, form: Form) -> Result<Self, EngineError> {
-        let network = NativeNetwork::new(model, form)?;
+        let program = NativeProgram::new(model, Mode::Infer, form, false)?;
         // For 0, rayon would choose a number itself, but each thread needs its scratch memory.
         let threads = threads.max(1);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("native {i}"));
         let pool = pool.build().map_err(|error| EngineError::Threads { threads, reason: error.to_string() })?;
         let described = model.parameters()?;
-        let lengths: Vec<usize> = described.iter().map(|p| p.shape.iter().product()).collect();
-        State { parameters: parameters.to_vec(), slots: Vec::new() }.check(&lengths, &[])?;
-        let mut packed = Vec::new();
+        State { parameters: parameters.to_vec(), slots: Vec::new() }.check(&described, &[])?;
         let parameters = aligned(parameters);
-        network.pack(&parameters, &mut packed);
-        let worker = Worker {
-            scratch: (0..threads).map(|_| Mutex::new(network.scratch())).collect(),
-            evaluation: Vec::new(),
-            network,
-            names: described.into_iter().map(|parameter| parameter.name).collect(),
-            parameters,
-            packed,
-            training: None,
-        };
+        let scratch = (0..threads).map(|_| Mutex::new(Scratch::new(program.convolutions()))).collect();
+        let inference = Prepared::new(program, &parameters)?;
+        let (model, evaluation, training) = (model.clone(), Vec::new(), None);
+        let worker = Worker { model, form, described, parameters, scratch, inference, evaluation, training };
         Ok(NativeEngine { threads: pool, worker })
     }
 
@@ -137,20 +157,7 @@ impl<'d> NativeEngine<'d> {
         batch_size: usize,
         optimizer: &Optimizer,
     ) -> Result<Self, EngineError> {
-        check_split(split)?;
-        let group = batch_size.div_ceil(GROUPS).clamp(1, ROWS);
-        let Worker { network, parameters, training, .. } = &mut self.worker;
-        let alike = || parameters.iter().map(|values| zeros(values.len())).collect::<Result<Vec<_>, _>>();
-        *training = Some(Training {
-            split,
-            optimizer: *optimizer,
-            slots: optimizer.slots().iter().map(|_| alike()).collect::<Result<_, _>>()?,
-            gradients: alike()?,
-            batch: Batch::new(network, batch_size, Some(batch_size.div_ceil(group)))?,
-            batch_size,
-            group,
-            has_run: false,
-        });
+        self.worker.train(split, batch_size, optimizer, false)?;
         Ok(self)
     }
 
@@ -179,7 +186,7 @@ impl<'d> NativeEngine<'d> {
 
     /// Describes how each convolution is computed forward and backward.
     pub fn describe(&self) -> Vec<String> {
-        self.worker.network.describe()
+        self.worker.training.as_ref().map_or(&self.worker.inference, |training| &training.prepared).program.describe()
     }
 
     /// Calls `work` for each share of [`ROWS`] samples of a split, on all threads, and passes the results to `on_some` in the order of the
@@ -191,6 +198,7 @@ impl<'d> NativeEngine<'d> {
         mut on_some: impl FnMut(Vec<T>) -> ControlFlow<()>,
     ) -> Result<(), EngineError> {
         let NativeEngine { threads, worker } = self;
+        worker.inference.prepare(&worker.parameters);
         // Always whole shares: the same rows are computed together, whatever the number of shares at a time.
         let (mut first, mut shares) = (0, worker.scratch.len().max(1));
         while first < split.len() {
@@ -214,7 +222,13 @@ impl<'d> NativeEngine<'d> {
     /// The logits of the last training step, `[N, 10]`; `None` before the first.
     pub fn last_logits(&self) -> Option<&[f32]> {
         let training = self.worker.training.as_ref().filter(|training| training.has_run)?;
-        training.batch.tensors.outputs.last().map(|logits| &**logits)
+        let program = &training.prepared.program;
+        program.content(
+            program.program().logits(),
+            training.batch_size,
+            &training.batch.tensors,
+            self.worker.shared(training),
+        )
     }
 }
 
@@ -222,6 +236,45 @@ impl<'d> NativeEngine<'d> {
 impl<'d> Worker<'d> {
     fn training(&self) -> Result<&Training<'d>, EngineError> {
         self.training.as_ref().ok_or(EngineError::NoTraining)
+    }
+
+    /// Prepares for training. With `keep`, everything that a step computes is there after it.
+    fn train(
+        &mut self,
+        split: &'d Split,
+        batch_size: usize,
+        optimizer: &Optimizer,
+        keep: bool,
+    ) -> Result<(), EngineError> {
+        check_split(split, &self.model)?;
+        let program = NativeProgram::new(&self.model, Mode::Train, self.form, keep)?;
+        let group = batch_size.div_ceil(GROUPS).clamp(1, ROWS);
+        let alike = || {
+            let lens = self.described.iter().map(|p| if p.role.is_trained() { p.len() } else { 0 });
+            lens.map(zeros).collect::<Result<Vec<_>, _>>()
+        };
+        for scratch in &mut self.scratch {
+            let both = program.convolutions().iter().chain(self.inference.program.convolutions());
+            *scratch = Mutex::new(Scratch::new(both));
+        }
+        self.training = Some(Training {
+            split,
+            optimizer: *optimizer,
+            slots: optimizer.slots().iter().map(|_| alike()).collect::<Result<_, _>>()?,
+            gradients: alike()?,
+            batch: Batch::new(&program, batch_size, batch_size.div_ceil(group))?,
+            prepared: Prepared::new(program, &self.parameters)?,
+            batch_size,
+            group,
+            has_run: false,
+        });
+        Ok(())
+    }
+
+    /// What the threads read in training.
+    fn shared<'a>(&'a self, training: &'a Training<'d>) -> Shared<'a> {
+        let Prepared { whole, packed, .. } = &training.prepared;
+        Shared { parameters: &self.parameters, gradients: &training.gradients, whole, packed }
     }
 
     /// Makes one step on the samples `order` with the given factor of the update. Returns the sum of the losses and the correct predictions.
@@ -235,31 +288,42 @@ impl<'d> Worker<'d> {
 
     /// Runs the first part of a step, over the rows.
     fn forward_backward(&mut self, order: &[u32]) -> Result<(), EngineError> {
-        let Worker { network, parameters, packed, scratch, training, .. } = self;
-        let training = training.as_mut().ok_or(EngineError::NoTraining)?;
-        let (group, split, n) = (training.group, training.split, order.len());
+        let Worker { parameters, scratch, training, .. } = self;
+        let Training { split, prepared, gradients, batch, group, .. } =
+            training.as_mut().ok_or(EngineError::NoTraining)?;
+        let (group, n) = (*group, order.len());
         // One share per thread, so that each reads the dense weights only once, but no more rows than fit the cache.
         let groups = n.div_ceil(group);
         let groups = groups.div_ceil(rayon::current_num_threads()).min((ROWS / group).max(1));
-        let weights = Weights { parameters, packed };
-        let shares: Vec<Share<'_>> = training.batch.split(network, order, groups * group, group).collect();
-        shares.into_par_iter().with_max_len(1).for_each(|mut share| {
-            let scratch = &mut *of_this_thread(scratch);
-            share.forward(split, network, weights, scratch);
-            share.backward(network, weights, n, group, scratch);
-        });
+        let Prepared { program, whole, packed } = prepared;
+        for (i, phase) in program.phases().iter().enumerate() {
+            match phase {
+                Phase::Rows(steps) => {
+                    let shared = Shared { parameters, gradients, whole, packed };
+                    let shares: Vec<Share<'_>> = batch.split(program, order, groups * group, group).collect();
+                    shares.into_par_iter().with_max_len(1).for_each(|mut share| {
+                        if i == 0 {
+                            share.gather(split, program);
+                        }
+                        share.run(program, steps.clone(), shared, n, group, &mut of_this_thread(scratch));
+                    });
+                }
+                Phase::Batch(step) => program.run_batch(*step, n, &batch.tensors, parameters, gradients, whole),
+            }
+        }
         Ok(())
     }
 
     /// Runs the second part of a step, over the parameters.
     fn update(&mut self, n: usize, step_size: f32) -> Result<(), EngineError> {
-        let Worker { network, parameters, packed, training, .. } = self;
+        let Worker { described, parameters, training, .. } = self;
         let training = training.as_mut().ok_or(EngineError::NoTraining)?;
-        let Training { optimizer, slots, gradients, batch, group, .. } = training;
-        let slices = slices(network, parameters, gradients, slots, packed);
-        let (tensors, group, optimizer) = (&batch.tensors, *group, &*optimizer);
+        let Training { optimizer, prepared, slots, gradients, batch, group, .. } = training;
+        let Prepared { program, packed, .. } = prepared;
+        let slices = slices(program, described, parameters, gradients, slots, packed);
+        let (program, tensors, group, optimizer) = (&*program, &batch.tensors, *group, &*optimizer);
         slices.into_par_iter().with_max_len(1).for_each(|slice| {
-            slice.update(network, tensors, n, group, optimizer, step_size);
+            slice.update(program, tensors, n, group, optimizer, step_size);
         });
         Ok(())
     }
@@ -287,58 +351,75 @@ impl<'d> Worker<'d> {
             times.push((name, vec![begin.elapsed().as_secs_f64()]));
             begin = Instant::now();
         };
-        let Worker { network, parameters, packed, scratch, training, .. } = self;
+        let Worker { described, parameters, scratch, training, .. } = self;
         let training = training.as_mut().ok_or(EngineError::NoTraining)?;
-        let (group, split, n) = (training.group, training.split, training.batch_size);
+        let Training { split, optimizer, prepared, slots, gradients, batch, batch_size, group, .. } = training;
+        let (group, n) = (*group, *batch_size);
         if split.len() < n {
             let reason = format!("a step takes {n} samples, but there are only {}", split.len());
             return Err(EngineError::Samples { reason });
         }
         let order: Vec<u32> = (0..n as u32).collect();
-        let kinds: Vec<&str> = network.outputs().map(|(_, kind)| kind).collect();
         let scratch = &mut *of_this_thread(scratch);
-        let weights = Weights { parameters, packed };
-        for mut share in training.batch.split(network, &order, n, group) {
-            note("shares".into());
-            share.gather(split);
-            note("batch_gather".into());
-            for (i, kind) in kinds.iter().enumerate() {
-                network.forward_call(i, weights, n, &mut share.rows, scratch);
-                note(format!("{kind}_forward"));
+        let Prepared { program, whole, packed } = prepared;
+        let loss = program.program().loss();
+        let name_of = |i: usize| {
+            let name = program.program().steps[i].op.name();
+            match i.cmp(&loss) {
+                std::cmp::Ordering::Less => format!("{name}_forward"),
+                std::cmp::Ordering::Equal => name.to_string(),
+                std::cmp::Ordering::Greater => format!("{name}_backward"),
             }
-            share.loss();
-            share.loss_backward(n);
-            note("softmax_xent".into());
-            for (i, kind) in kinds.iter().enumerate().rev() {
-                network.backward_call(i, weights, n, group, &mut share.rows, scratch);
-                note(format!("{kind}_backward"));
+        };
+        for (phase_index, phase) in program.phases().iter().enumerate() {
+            let steps = match phase {
+                Phase::Batch(i) => {
+                    program.run_batch(*i, n, &batch.tensors, parameters, gradients, whole);
+                    note(name_of(*i));
+                    continue;
+                }
+                Phase::Rows(steps) => steps.clone(),
+            };
+            let shared = Shared { parameters, gradients, whole, packed };
+            for mut share in batch.split(program, &order, n, group) {
+                note("shares".into());
+                if phase_index == 0 {
+                    share.gather(split, program);
+                    note("batch_gather".into());
+                }
+                for i in steps.clone() {
+                    share.run(program, i..i + 1, shared, n, group, scratch);
+                    note(name_of(i));
+                }
             }
         }
-        let Training { optimizer, slots, gradients, batch, .. } = training;
-        for slice in slices(network, parameters, gradients, slots, packed) {
-            let name = format!("{}_update", kinds[network.step_of_parameter(slice.index)]);
-            slice.update(network, &batch.tensors, n, group, optimizer, 0.0);
+        for slice in slices(program, described, parameters, gradients, slots, packed) {
+            let name = format!("{}_update", program.operation_of(slice.index));
+            slice.update(program, &batch.tensors, n, group, optimizer, 0.0);
             note(name);
         }
         Ok(times)
     }
 
-    /// Returns the first tensor of the first part of a step with a value that is not finite, in the order of computation.
+    /// Returns the first tensor of the first part of a step with a value that is not finite, in the order of computation. Training must
+    /// keep what it computes.
     fn search_rows(&self, step: usize, n: usize) -> Result<Option<NonFinite>, EngineError> {
-        let batch = &self.training()?.batch;
-        let Owned { outputs, gradients, .. } = &batch.tensors;
-        let of_outputs = self.network.outputs().zip(&outputs[1..]).map(|((layer, kind), values)| {
-            let len = values.len() / batch.loss.len() * n;
-            search(step, format!("{layer}.y"), kind, &values[..len])
+        let training = self.training()?;
+        let (batch, native) = (&training.batch, &training.prepared.program);
+        let (program, shared) = (native.program(), self.shared(training));
+        let loss = program.loss();
+        let found = program.steps.iter().enumerate().find_map(|(i, of)| {
+            let of_loss = || found(step, "loss".into(), "softmax_xent", &batch.loss[..n]);
+            let operation = if i > loss { "backward pass" } else { of.op.name() };
+            // The gradients of weights follow in the second part.
+            let written = of.writes.iter().filter(|id| matches!(program.tensor(**id).place, Place::Buffer(_)));
+            let search = |&id| {
+                let values = native.content(id, n, &batch.tensors, shared)?;
+                found(step, program.tensor(id).name.clone(), operation, values)
+            };
+            (i == loss).then(of_loss).flatten().or_else(|| written.into_iter().find_map(search))
         });
-        let of_loss = std::iter::once_with(|| search(step, "loss".into(), "softmax_xent", &batch.loss[..n]));
-        // The last layer's gradient is computed first.
-        let names: Vec<&str> = self.network.outputs().map(|(layer, _)| layer).collect();
-        let of_gradients = names.into_iter().zip(&gradients[1..]).rev().map(|(layer, values)| {
-            let len = values.len() / batch.loss.len() * n;
-            search(step, format!("{layer}.dy"), "backward pass", &values[..len])
-        });
-        Ok(of_outputs.chain(of_loss).chain(of_gradients).find_map(|found| found))
+        Ok(found)
     }
 
     /// The same for the second part.
@@ -349,8 +430,8 @@ impl<'d> Worker<'d> {
         let kinds = kinds.chain(slots.map(|(&kind, tensors)| (kind, "optimizer step", tensors)));
         let mut kinds = kinds.chain([("parameters", "optimizer step", &self.parameters)]);
         Ok(kinds.find_map(|(kind, operation, tensors)| {
-            let mut tensors = self.names.iter().zip(tensors);
-            tensors.find_map(|(name, values)| search(step, format!("{kind}.{name}"), operation, values))
+            let mut tensors = self.described.iter().zip(tensors);
+            tensors.find_map(|(p, values)| found(step, format!("{kind}.{}", p.name), operation, values))
         }))
     }
 
@@ -362,16 +443,18 @@ impl<'d> Worker<'d> {
         work: &(impl Fn(&mut Share<'_>) -> T + Sync),
     ) -> Result<Vec<T>, EngineError> {
         while self.evaluation.len() < self.scratch.len() {
-            self.evaluation.push(Mutex::new(Batch::new(&self.network, ROWS, None)?));
+            self.evaluation.push(Mutex::new(Batch::new(&self.inference.program, ROWS, 0)?));
         }
-        let Worker { network, parameters, packed, scratch, evaluation, .. } = &*self;
-        let weights = Weights { parameters, packed };
+        let Worker { parameters, scratch, inference: Prepared { program, whole, packed }, evaluation, .. } = &*self;
+        let shared = Shared { parameters, gradients: &[], whole, packed };
+        let steps = 0..program.program().steps.len();
         let order: Vec<u32> = samples.map(|sample| sample as u32).collect();
         let shares = order.par_chunks(ROWS).with_max_len(1);
         let results = shares.map(|order| {
             let (mut scratch, mut batch) = (of_this_thread(scratch), of_this_thread(evaluation));
-            let mut share = batch.split(network, order, ROWS, ROWS).next().expect("a chunk is never empty");
-            share.forward(split, network, weights, &mut scratch);
+            let mut share = batch.split(program, order, ROWS, ROWS).next().expect("a chunk is never empty");
+            share.gather(split, program);
+            share.run(program, steps.clone(), shared, order.len(), ROWS, &mut scratch);
             work(&mut share)
         });
         Ok(results.collect())
@@ -393,12 +476,6 @@ impl<'d> Worker<'d> {
         }
         Ok(None)
     }
-}
-
-fn search(step: usize, tensor: String, operation: &str, values: &[f32]) -> Option<NonFinite> {
-    let [count, index] = non_finite(values);
-    let (count, index, operation) = (count as usize, index as usize, operation.to_string());
-    (count > 0).then_some(NonFinite { step, tensor, operation, index, count })
 }
 
 fn aligned(tensors: &[Vec<f32>]) -> Vec<Aligned<f32>> {
@@ -433,7 +510,7 @@ impl Engine for NativeEngine<'_> {
     }
 
     fn evaluate(&mut self, split: &Split, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
-        check_split(split)?;
+        check_split(split, &self.worker.model)?;
         let count = |share: &mut Share<'_>| {
             let loss: f64 = share.loss.iter().map(|&loss| f64::from(loss)).sum();
             (loss, share.correct.iter().map(|&correct| u64::from(correct)).sum(), share.loss.len())
@@ -451,13 +528,14 @@ impl Engine for NativeEngine<'_> {
         images: &[u8],
         on_progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Result<Vec<f32>, EngineError> {
-        let n = images.len() / PIXELS;
-        let split = Split { images: images[..n * PIXELS].to_vec(), labels: vec![0; n] };
-        let mut probabilities = Vec::with_capacity(n * N_CLASSES);
+        let (pixels, classes) = (pixels(&self.worker.model), self.worker.model.classes());
+        let n = images.len() / pixels;
+        let split = Split { images: images[..n * pixels].to_vec(), labels: vec![0; n] };
+        let mut probabilities = Vec::with_capacity(n * classes);
         let rows = |share: &mut Share<'_>| share.probabilities.to_vec();
         self.for_each_share(&split, rows, |shares| {
             shares.iter().for_each(|rows| probabilities.extend_from_slice(rows));
-            on_progress(probabilities.len() / N_CLASSES)
+            on_progress(probabilities.len() / classes)
         })?;
         Ok(probabilities)
     }
@@ -468,31 +546,37 @@ impl Engine for NativeEngine<'_> {
 
     fn state(&mut self) -> Result<State, EngineError> {
         let slots = self.worker.training.iter().flat_map(|training| &training.slots);
-        let slots = slots.map(|slot| plain(slot)).collect();
+        let slots = slots.map(|slot| only_trained(&self.worker.described, &plain(slot))).collect();
         Ok(State { parameters: plain(&self.worker.parameters), slots })
     }
 
     fn restore(&mut self, state: &State) -> Result<(), EngineError> {
-        let Worker { network, parameters, packed, training, .. } = &mut self.worker;
-        let lengths: Vec<usize> = parameters.iter().map(|values| values.len()).collect();
+        let Worker { described, parameters, training, .. } = &mut self.worker;
         let names = training.as_ref().map_or(&[][..], |training| training.optimizer.slots());
-        state.check(&lengths, names)?;
+        state.check(described, names)?;
         *parameters = aligned(&state.parameters);
         if let Some(training) = training {
-            training.slots = state.slots.iter().map(|slot| aligned(slot)).collect();
+            training.slots = state.slots.iter().map(|slot| aligned(&for_all(described, slot))).collect();
+            training.prepared.prepare(parameters);
         }
-        network.pack(parameters, packed);
         Ok(())
     }
 
     fn find_non_finite(&mut self, epoch: &Epoch, last: usize) -> Result<Option<NonFinite>, EngineError> {
         let NativeEngine { threads, worker } = self;
-        check_order(&epoch.order, worker.training()?.split.len())?;
+        let Training { split, optimizer, batch_size, .. } = worker.training()?;
+        check_order(&epoch.order, split.len())?;
+        // The same steps, but with a buffer for each tensor, so that all are there to be searched after a step.
+        let (split, optimizer, batch_size) = (*split, *optimizer, *batch_size);
+        let slots = std::mem::take(&mut worker.training.as_mut().ok_or(EngineError::NoTraining)?.slots);
+        worker.train(split, batch_size, &optimizer, true)?;
+        worker.training.as_mut().ok_or(EngineError::NoTraining)?.slots = slots;
         threads.install(|| worker.find_non_finite(epoch, last))
     }
 
     fn last_gradients(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {
         let trained = self.worker.training.iter().filter(|training| training.has_run);
-        Ok(trained.map(|training| plain(&training.gradients)).next().unwrap_or_default())
+        let trained = trained.map(|training| only_trained(&self.worker.described, &plain(&training.gradients)));
+        Ok(trained.into_iter().next().unwrap_or_default())
     }
 }
