@@ -3,7 +3,7 @@
 use super::npz::archive;
 use super::python::{self, Variables, unused};
 use super::{ExportError, checked_shapes, layers};
-use crate::model::{Activation, Layer, LayerShape, Model, Source};
+use crate::model::{LayerShape, Model, Source};
 use std::fmt::Write;
 
 /// The names that the code uses.
@@ -37,15 +37,9 @@ pub fn python(model: &Model, file: &str) -> Result<String, ExportError> {
     let shapes = model.shapes()?;
     let variables = Variables::new(&shapes, &NAMES);
     let mut text = String::from("import keras\nimport numpy as np\n\n");
-    if shapes.iter().any(|shape| shape.layer == Layer::Gelu || shape.layer.activation() == Activation::Gelu) {
-        // Registered, so that Keras can save and load the model.
-        let _ = write!(
-            text,
-            "@keras.saving.register_keras_serializable()\n\
-             def {}(x):\n    \
-                 return keras.activations.gelu(x, approximate=True)\n\n",
-            layers::KERAS_GELU
-        );
+    if let Some(function) = shapes.iter().find_map(layers::keras_function) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{function}");
     }
     if variables.is_chain() {
         sequential(&mut text, model, &shapes);
@@ -65,7 +59,6 @@ pub fn python(model: &Model, file: &str) -> Result<String, ExportError> {
 
 /// Adds a list of layers.
 fn sequential(text: &mut String, model: &Model, shapes: &[LayerShape]) {
-    // Writing to a string cannot fail.
     let _ = writeln!(text, "model = keras.Sequential([\n    {},  # grey values 0 to 255", input(model, shapes));
     let _ = writeln!(text, "    keras.layers.{},", rescaling(shapes));
     for made in (0..shapes.len()).flat_map(|i| constructors(shapes, i)) {

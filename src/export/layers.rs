@@ -69,18 +69,10 @@ pub(super) fn keras_variable(role: Role) -> &'static str {
     }
 }
 
-/// The names around a layer in a graph of ONNX.
-pub(super) struct OnnxNames<'a> {
-    /// The layer's nodes and values begin with it.
-    pub(super) name: &'a str,
-    /// The values that the layer reads.
-    pub(super) inputs: &'a [&'a str],
-}
-
-/// Adds the nodes of a layer and returns the name of its output. `channels_last` says whether it flattens an image with the
-/// channels last. Source: the operators' documentation of ONNX, docs/Operators.md.
-pub(super) fn onnx(shape: &LayerShape, names: &OnnxNames<'_>, channels_last: bool, graph: &mut Graph) -> String {
-    let OnnxNames { name, inputs } = names;
+/// Adds the nodes of a layer, whose names begin with `name`, and returns the name of its output. `inputs` are the values that it
+/// reads; `channels_last` says whether it flattens an image with the channels last. Source: the operators' documentation of ONNX,
+/// docs/Operators.md.
+pub(super) fn onnx(shape: &LayerShape, name: &str, inputs: &[&str], channels_last: bool, graph: &mut Graph) -> String {
     let x = inputs[0];
     let tensors: Vec<String> =
         torch_roles(&shape.layer).iter().map(|role| format!("{}.{}", shape.name, role.key())).collect();
@@ -307,8 +299,30 @@ fn unevenly_padded(value: &str, window: &Window, fill: Option<&str>) -> String {
     format!("F.pad({value}, ({left}, {right}, {top}, {bottom}){fill})")
 }
 
-/// The function that Keras's layers use for GELU. The name `gelu` would mean the exact form, without tanh.
+/// The name of the function that Keras's layers use for GELU: `gelu` would mean the exact form, without tanh.
 pub(super) const KERAS_GELU: &str = "gelu_tanh";
+
+/// Returns the code of a function that a layer needs in Keras, if any.
+pub(super) fn keras_function(shape: &LayerShape) -> Option<&'static str> {
+    // Registered, so that Keras can save and load the model.
+    const GELU: &str = "@keras.saving.register_keras_serializable()\n\
+                        def gelu_tanh(x):\n    \
+                            return keras.activations.gelu(x, approximate=True)\n";
+    match &shape.layer {
+        Layer::Gelu => Some(GELU),
+        Layer::Conv2d { activation, .. } | Layer::Dense { activation, .. } => match activation {
+            Activation::Gelu => Some(GELU),
+            Activation::None | Activation::Relu | Activation::Softmax => None,
+        },
+        Layer::MaxPool2d { .. }
+        | Layer::AveragePool2d { .. }
+        | Layer::SumPool2d { .. }
+        | Layer::BatchNorm { .. }
+        | Layer::Add
+        | Layer::Relu
+        | Layer::Flatten => None,
+    }
+}
 
 /// Returns the constructors of the Keras layers that are equivalent to one of this program's, usually one; each reads the output of the
 /// one before. `is_last` adds the softmax, without which there would be no probabilities; `is_name` says whether a layer has a name.

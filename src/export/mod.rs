@@ -5,6 +5,8 @@
 //! - [`keras`]: npz with Keras's names and layouts.
 //! - [`npz`]: npz with this program's own names and layouts.
 //!
+//! `layers.rs` has the rules for each type of layer in all of them; the other files put these together.
+//!
 //! All take any [`Model`] with its parameters in the order of [`Model::parameters`], and equal models give equal bytes.
 //! The reverse, from a safetensors file of another tool, is [`crate::import`]. `docs/exports.md` shows each format in
 //! use.

@@ -8,7 +8,7 @@
 //!
 //! Opset 17 with IR version 8 (ONNX 1.12, 2022) has almost everything needed, and onnxruntime supports it from version 1.12.
 
-use super::layers::{self, OnnxNames};
+use super::layers;
 use super::layout::{Orders, slots};
 use super::npz::little_endian;
 use super::onnx_proto::{
@@ -122,8 +122,7 @@ fn graph(model: &Model, shapes: &[LayerShape], parameters: &[Vec<f32>]) -> Graph
         let inputs: Vec<&str> = shape.sources.iter().map(read).collect();
         let is_taken = [INPUT, RESCALE, IMAGES, LOGITS, PROBABILITIES].contains(&shape.name.as_str());
         let name = if is_taken { format!("{}.y", shape.name) } else { shape.name.clone() };
-        let names = OnnxNames { name: &name, inputs: &inputs };
-        let output = layers::onnx(shape, &names, orders.is_channels_last(i), &mut graph);
+        let output = layers::onnx(shape, &name, &inputs, orders.is_channels_last(i), &mut graph);
         outputs.push(output);
     }
     // The output of the last layer is the graph's output, so it takes that name.
