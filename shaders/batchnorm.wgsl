@@ -1,4 +1,4 @@
-// batchnorm: normalisation of each channel over the images of a batch and their positions.
+// batchnorm: normalization of each channel over the images of a batch and their positions.
 //
 //   mean[c] = sum over n, p of x[n,p,c] / m           var[c] = sum over n, p of (x[n,p,c] - mean[c])^2 / m
 //   running = MOMENTUM * running + (1 - MOMENTUM) * batch, for both
@@ -11,7 +11,7 @@
 // Source: Ioffe and Szegedy, Batch Normalization, 2015; keras.layers.BatchNormalization.
 // Host: src/ops/batchnorm.rs   Mirror: src/cpu/batchnorm.rs   Test: tests/batchnorm.rs
 //
-// The last batch of an epoch may be short. Its images past the end are normalised too, but the sums leave them out, and
+// The last batch of an epoch may be short. Its images past the end are normalized too, but the sums leave them out, and
 // their dx is 0. The statistics write the number of valid images to moments, because the loss advances progress before
 // the backward pass. For inference, moments are the running averages, of no image.
 //

@@ -9,7 +9,7 @@ use fmnist_gpu::verify::gradients::{check, check_all};
 fn every_mirror_gradient_agrees_with_finite_differences() {
     for seed in 0..5 {
         let verdicts = check_all(seed);
-        assert_eq!(verdicts.len(), 10, "one verdict per gradient");
+        assert_eq!(verdicts.len(), 13, "one verdict per gradient");
         for verdict in verdicts {
             assert!(verdict.passed(), "{}: {:#?}", verdict.kernel, verdict.failures);
         }

@@ -127,13 +127,16 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("ops", &["text", "cpu", "gpu"]),
     ("verify", &["text", "cpu", "gpu", "native", "ops"]),
     ("data", &["files"]),
-    ("model", &["text", "files", "cpu"]),
+    ("model", &["text", "files", "cpu", "data"]),
+    ("lower", &["cpu", "model"]),
+    ("engine", &["files", "cpu", "gpu", "native", "ops", "data", "model", "lower"]),
+    ("train", &["data", "model", "engine"]),
+    ("run", &["files", "ops", "data", "model", "engine", "train"]),
     ("export", &["cpu", "data", "model"]),
     ("import", &["text", "model", "export"]),
     ("photo", &["files", "cpu", "gpu", "native", "ops", "data"]),
-    ("train", &["files", "cpu", "gpu", "native", "ops", "data", "model"]),
-    ("report", &["text", "data", "model", "photo", "train"]),
-    ("tensorboard", &["files", "train"]),
+    ("report", &["text", "data", "model", "photo", "engine", "train"]),
+    ("tensorboard", &["files", "run", "train"]),
 ];
 
 #[test]

@@ -1,4 +1,4 @@
-//! Batch normalisation of each channel over the images of a batch and their positions.
+//! Batch normalization of each channel over the images of a batch and their positions.
 //!
 //! `y = (x - mean) / sqrt(variance + epsilon) * scale + shift`, with the biased mean and variance of the batch in
 //! training, and running averages of them afterwards. Source: Ioffe and Szegedy, Batch Normalization, 2015;
@@ -9,7 +9,7 @@
 
 use super::real::Real;
 
-/// Dimensions of a batch normalisation.
+/// Dimensions of a batch normalization.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchNormDims {
     /// Images, the batch.
@@ -152,7 +152,7 @@ pub fn batchnorm_backward_x<T: Real>(
     }
 }
 
-/// Folds the normalisation after a convolution or a dense layer into its weights, for inference: with `a = scale /
+/// Folds the normalization after a convolution or a dense layer into its weights, for inference: with `a = scale /
 /// sqrt(running_var + epsilon)`, `w_out = w * a` and `b_out = (b - running_mean) * a + shift`.
 ///
 /// Shapes: w and w_out `[K, O]`, K all indices before the output channel; the others `[O]`.

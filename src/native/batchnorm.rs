@@ -1,4 +1,4 @@
-//! Batch normalisation; see [`crate::cpu::batchnorm`].
+//! Batch normalization; see [`crate::cpu::batchnorm`].
 //!
 //! Sums over the batch are divided into groups of images that do not depend on the number of threads. A group adds four
 //! rows in single precision and everything else in double precision, and so do the groups, in order: any number of threads

@@ -10,9 +10,6 @@ pub static FORWARD: KernelSpec = KernelSpec {
     bindings: &[read(0, "x1"), read(1, "x2"), write(2, "y")],
 };
 
-/// Every kernel of this operation.
-pub static KERNELS: &[&KernelSpec] = &[&FORWARD];
-
 /// Records `y = x1 + x2`; all have `len` elements. x1 and x2 may be the same tensor, but y may be neither.
 ///
 /// # Errors

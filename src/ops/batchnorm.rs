@@ -1,4 +1,4 @@
-//! Batch normalisation: kernels in `shaders/batchnorm.wgsl`, mirror in [`crate::cpu::batchnorm`].
+//! Batch normalization: kernels in `shaders/batchnorm.wgsl`, mirror in [`crate::cpu::batchnorm`].
 
 use crate::gpu::{Constant, GpuError, KernelSpec, PlanBuilder, Tensor, bind, read, workgroups_linear, write};
 use crate::text::count;
@@ -61,7 +61,7 @@ pub static BACKWARD_X: KernelSpec = KernelSpec {
     ],
 };
 
-/// Weights and biases that include the normalisation after them.
+/// Weights and biases that include the normalization after them.
 pub static FOLD: KernelSpec = KernelSpec {
     op: "batchnorm",
     entry: "batchnorm_fold",
@@ -77,9 +77,6 @@ pub static FOLD: KernelSpec = KernelSpec {
         write(20, "b_out"),
     ],
 };
-
-/// Every kernel of this operation.
-pub static KERNELS: &[&KernelSpec] = &[&STATISTICS, &MOMENTS, &FORWARD, &BACKWARD_W, &BACKWARD_X, &FOLD];
 
 /// Invocations that sum a channel: `LANES` in the shader.
 const LANES: usize = 256;
@@ -98,8 +95,9 @@ pub fn additions(rows: usize) -> usize {
 
 /// Returns the largest number of rows (images times positions) that a kernel which sums every channel twice can sum.
 ///
-/// lavapipe silently ends the loops of an invocation after 65,535 iterations in total.
-pub const MOST_ROWS: usize = (65_535 / 2 - REDUCTION) * ROWS_EACH * LANES;
+/// lavapipe silently ends the loops of an invocation after 65,535 iterations in total, including the last one of each loop,
+/// which only finds that its condition is false. Each of the two sums has two loops.
+pub const MOST_ROWS: usize = (65_535 / 2 - (REDUCTION + 2)) * ROWS_EACH * LANES;
 
 /// Rejects sizes whose sums would be incomplete.
 fn check_rows(spec: &KernelSpec, d: &BatchNormDims) -> Result<(), GpuError> {
@@ -278,7 +276,7 @@ pub fn record_backward_x(
     )
 }
 
-/// Records the folding of a normalisation into the convolution or the dense layer before it, for inference.
+/// Records the folding of a normalization into the convolution or the dense layer before it, for inference.
 ///
 /// Shapes: w and w_out `[K, O]`; b, scale, shift, running mean and variance, and b_out `[O]`.
 ///

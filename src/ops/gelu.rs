@@ -16,9 +16,6 @@ pub static BACKWARD_X: KernelSpec = KernelSpec {
     bindings: &[read(0, "x"), read(2, "dy"), write(3, "dx")],
 };
 
-/// Every kernel of this operation.
-pub static KERNELS: &[&KernelSpec] = &[&FORWARD, &BACKWARD_X];
-
 /// Records `y = 0.5 x (1 + tanh(u))`; x and y have `len` elements.
 ///
 /// # Errors

@@ -2,6 +2,7 @@
 //! none of the project's formulas.
 
 use super::Verdict;
+use crate::cpu::batchnorm::{self, BatchNormDims};
 use crate::cpu::conv2d::{Conv2dDims, Padding, conv2d_backward_w, conv2d_backward_x, conv2d_forward};
 use crate::cpu::dense::{DenseDims, dense_backward_w, dense_backward_x, dense_forward};
 use crate::cpu::pool2d::{
@@ -9,16 +10,16 @@ use crate::cpu::pool2d::{
     pool2d_sum_backward_x, pool2d_sum_forward,
 };
 use crate::cpu::softmax_xent::{SoftmaxXentDims, softmax_xent_backward_x, softmax_xent_forward};
-use crate::cpu::{bias, relu};
+use crate::cpu::{bias, gelu, relu};
 use crate::text::count;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// Half the step of a central difference. Every operation except the softmax is linear between kinks, where the
-/// difference is exact for any step; values are kept farther than this from every kink.
+/// Half the step of a central difference. Every operation except the softmax, the GELU and the batch normalization is
+/// linear between kinks, where the difference is exact for any step; values are kept farther than this from every kink.
 const H: f64 = 1e-4;
 
-/// Allowed error, absolute and relative: the third derivative of the softmax and the rounding of the differences are
+/// Allowed error, absolute and relative: the third derivatives of these three and the rounding of the differences are
 /// far smaller.
 const TOLERANCE: f64 = 1e-6;
 
@@ -89,6 +90,10 @@ pub fn check_all(seed: u64) -> Vec<Verdict> {
         verdicts.extend(bias_only(&bias::BiasDims { n, o }, &mut random));
     }
     verdicts.push(relu_only(&mut random));
+    verdicts.push(gelu_only(&mut random));
+    for (n, positions, c, n_valid) in [(3, 4, 2, 3), (4, 5, 3, 2), (12, 1, 2, 11), (1, 1, 1, 1)] {
+        verdicts.extend(batchnorm(&BatchNormDims { n, positions, c }, n_valid, &mut random));
+    }
     for (n, c, n_valid, scale) in [(4, 10, 4, 1.0), (5, 3, 2, 8.0), (1, 1, 1, 1.0)] {
         verdicts.push(softmax_xent(&SoftmaxXentDims { n, c }, n_valid, scale, &mut random));
     }
@@ -224,6 +229,47 @@ fn relu_only(random: &mut Random) -> Verdict {
         relu::relu_forward(x, &mut y);
         dot(&y, &dy)
     })
+}
+
+fn gelu_only(random: &mut Random) -> Verdict {
+    let x: Vec<f64> = random.values(41).iter().map(|x| x * 4.0).collect();
+    let (dy, mut dx) = (random.values(41), vec![0.0; 41]);
+    gelu::gelu_backward_x(&x, &dy, &mut dx);
+    check("gelu_backward_x", "41", &x, &dx, |x| {
+        let mut y = vec![0.0; 41];
+        gelu::gelu_forward(x, &mut y);
+        dot(&y, &dy)
+    })
+}
+
+/// The gradients through the statistics of the batch itself, of which the first `n_valid` images are part; as in training,
+/// the gradient of the others is zero.
+fn batchnorm(d: &BatchNormDims, n_valid: usize, random: &mut Random) -> Vec<Verdict> {
+    const EPSILON: f64 = 1e-3;
+    let case = format!("{d:?}, {n_valid} valid");
+    let (x, scale, shift) = (random.values(d.x_len()), random.values(d.c), random.values(d.c));
+    let mut dy = random.values(d.x_len());
+    dy[n_valid * d.positions * d.c..].fill(0.0);
+    let moments = |x: &[f64]| {
+        let (mut moments, mut running) = (vec![0.0; 3 * d.c], [vec![0.0; d.c], vec![0.0; d.c]]);
+        let [mean, var] = &mut running;
+        batchnorm::batchnorm_statistics(d, 0.99, n_valid, x, &mut moments, mean, var);
+        moments
+    };
+    let loss = |x: &[f64], scale: &[f64], shift: &[f64]| {
+        let mut y = vec![0.0; d.x_len()];
+        batchnorm::batchnorm_forward(d, EPSILON, x, &moments(x), scale, shift, &mut y);
+        dot(&y, &dy)
+    };
+    let (of_batch, mut dx) = (moments(&x), vec![0.0; d.x_len()]);
+    let (mut dscale, mut dshift) = (vec![0.0; d.c], vec![0.0; d.c]);
+    batchnorm::batchnorm_backward_w(d, EPSILON, &x, &of_batch, &dy, &mut dscale, &mut dshift);
+    batchnorm::batchnorm_backward_x(d, EPSILON, &x, &of_batch, &scale, &dscale, &dshift, &dy, &mut dx);
+    vec![
+        check("batchnorm_backward_x", &case, &x, &dx, |x| loss(x, &scale, &shift)),
+        check("batchnorm_backward_w", &case, &scale, &dscale, |scale| loss(&x, scale, &shift)),
+        check("batchnorm_backward_w", &case, &shift, &dshift, |shift| loss(&x, &scale, shift)),
+    ]
 }
 
 fn softmax_xent(d: &SoftmaxXentDims, n_valid: usize, scale: f64, random: &mut Random) -> Verdict {

@@ -9,11 +9,14 @@
 //! - Comparisons are written so that NaN is a failure.
 
 pub mod adam;
+pub mod add;
 pub mod batch_gather;
+pub mod batchnorm;
 pub mod bias;
 mod compare;
 pub mod conv2d;
 pub mod dense;
+pub mod gelu;
 pub mod gradients;
 pub mod native;
 pub mod non_finite;

@@ -1,13 +1,17 @@
 //! Compares the native engine's loops with the plain ones in double precision, under the same bounds as the shaders.
 
-use super::{Breadth, Comparison, Verdict, absolute, compare, compare_exact, sum_bound, widen};
+use super::batchnorm::{self as batchnorm_proof, Bounded, EPSILON, MOMENTUM};
+use super::{Breadth, Comparison, Verdict, absolute, compare, compare_exact, gelu as gelu_proof, sum_bound, widen};
+use crate::cpu::batchnorm::BatchNormDims;
 use crate::cpu::bias::{BiasDims, bias_backward_b};
 use crate::cpu::conv2d::{Conv2dDims, Padding, conv2d_backward_w, conv2d_backward_x, conv2d_forward};
 use crate::cpu::dense::{self, DenseDims};
 use crate::cpu::pool2d::{Pool2dDims, pool2d_max_backward_x, pool2d_max_forward};
-use crate::cpu::{adam as cpu_adam, batch_gather as cpu_batch_gather, relu, sgd as cpu_sgd};
+use crate::cpu::{
+    adam as cpu_adam, add as cpu_add, batch_gather as cpu_batch_gather, gelu as cpu_gelu, relu, sgd as cpu_sgd,
+};
 use crate::native::conv2d::{Conv2d, Form, Packed, Scratch};
-use crate::native::{adam, batch_gather, dense as native_dense, sgd};
+use crate::native::{adam, add, batch_gather, batchnorm, dense as native_dense, gelu, sgd};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -65,6 +69,15 @@ pub fn check_all(seed: u64, breadth: Breadth) -> Vec<Verdict> {
     }
     for len in [1, 7, 16, 100, 1031] {
         check.optimizers(len);
+        check.gelu(len);
+        check.add(len);
+    }
+    let mut normalized = vec![(4, 196, 32), (32, 1, 128), (3, 7, 5)];
+    if breadth == Breadth::Everything {
+        normalized.extend([(1, 1, 1), (5, 1, 3), (3, 1023, 2), (7, 49, 17), (6, 784, 4), (2050, 1, 9)]);
+    }
+    for (n, positions, c) in normalized {
+        check.batchnorm(&BatchNormDims { n, positions, c });
     }
     check.batch_gather(5, 28 * 28);
     check.batch_gather(3, 17);
@@ -303,6 +316,77 @@ impl Check {
         let [w_, m_] = &mut expected;
         cpu_sgd::sgd_step(0.9, 0.01, &g, w_, m_);
         self.same("native sgd_step", len, &actual.concat(), &expected.concat());
+    }
+
+    fn add(&mut self, len: usize) {
+        let (x1, x2) = (self.values(len), self.values(len));
+        let (mut y, mut expected) = (vec![f32::NAN; len], vec![0.0; len]);
+        add::add_forward(&x1, &x2, &mut y);
+        cpu_add::add_forward(&x1, &x2, &mut expected);
+        self.same("native add_forward", len, &y, &expected);
+    }
+
+    fn gelu(&mut self, len: usize) {
+        let case = format!("{len} elements");
+        let (x, dy) = (gelu_proof::inputs(|len| self.values(len), len), self.values(len));
+        let (x64, dy64) = (widen(&x), widen(&dy));
+        let (mut y, mut expected) = (vec![f32::NAN; len], vec![0.0; len]);
+        gelu::gelu_forward(&x, &mut y);
+        cpu_gelu::gelu_forward(&x64, &mut expected);
+        let bound: Vec<f64> = x64.iter().map(|&x| gelu_proof::forward_bound(x)).collect();
+        self.note("native gelu_forward", &case, len, &compare(&y, &expected, &bound));
+        let (mut dx, mut expected) = (vec![f32::NAN; len], vec![0.0; len]);
+        gelu::gelu_backward_x(&x, &dy, &mut dx);
+        cpu_gelu::gelu_backward_x(&x64, &dy64, &mut expected);
+        let bound: Vec<f64> = x64.iter().zip(&dy64).map(|(&x, &dy)| gelu_proof::backward_x_bound(x, dy)).collect();
+        self.note("native gelu_backward_x", &case, len, &compare(&dx, &expected, &bound));
+    }
+
+    fn batchnorm(&mut self, d: &BatchNormDims) {
+        // A sum of four, and the rounding of the total: everything else is in double precision.
+        const ADDITIONS: usize = 3;
+        let case = format!("{d:?}");
+        let x = batchnorm_proof::inputs(d, d.n, self.values(d.x_len()));
+        let dy = self.values(d.x_len());
+        let (scale, shift, mean) = (self.values(d.c), self.values(d.c), self.values(d.c));
+        let var: Vec<f32> = self.values(d.c).into_iter().map(f32::abs).collect();
+        let (mut moments, mut mean_after, mut var_after) = (vec![f32::NAN; 3 * d.c], mean.clone(), var.clone());
+        batchnorm::batchnorm_statistics(d, MOMENTUM, &x, &mut moments, &mut mean_after, &mut var_after);
+        let expected = batchnorm_proof::statistics(d, d.n, &x, &mean, &var, ADDITIONS);
+        for (actual, expected) in [&moments, &mean_after, &var_after].into_iter().zip(&expected) {
+            self.bounded("native batchnorm_statistics", &case, actual, expected);
+        }
+
+        // In two parts, the last image separately.
+        let image = d.positions * d.c;
+        let (first, last) = (BatchNormDims { n: d.n - 1, ..*d }, BatchNormDims { n: 1, ..*d });
+        let split = first.n * image;
+        let mut y = vec![f32::NAN; d.x_len()];
+        let (y_first, y_last) = y.split_at_mut(split);
+        batchnorm::batchnorm_forward(&first, EPSILON, &x[..split], &moments, &scale, &shift, y_first);
+        batchnorm::batchnorm_forward(&last, EPSILON, &x[split..], &moments, &scale, &shift, y_last);
+        let expected = batchnorm_proof::forward(d, &x, &moments, &scale, &shift);
+        self.bounded("native batchnorm_forward", &case, &y, &expected);
+
+        let (mut dscale, mut dshift) = (vec![f32::NAN; d.c], vec![f32::NAN; d.c]);
+        batchnorm::batchnorm_backward_w(d, EPSILON, &x, &moments, &dy, &mut dscale, &mut dshift);
+        let expected = batchnorm_proof::backward_w(d, &x, &moments, &dy, ADDITIONS);
+        for (actual, expected) in [&dscale, &dshift].into_iter().zip(&expected) {
+            self.bounded("native batchnorm_backward_w", &case, actual, expected);
+        }
+
+        let mut dx = vec![f32::NAN; d.x_len()];
+        let (dx_first, dx_last) = dx.split_at_mut(split);
+        for (part, rows, dx) in [(first, 0..split, dx_first), (last, split..d.x_len(), dx_last)] {
+            let (x, dy) = (&x[rows.clone()], &dy[rows]);
+            batchnorm::batchnorm_backward_x(&part, EPSILON, x, &moments, &scale, &dscale, &dshift, dy, dx);
+        }
+        let expected = batchnorm_proof::backward_x(d, &x, &moments, &scale, &dscale, &dshift, &dy);
+        self.bounded("native batchnorm_backward_x", &case, &dx, &expected);
+    }
+
+    fn bounded(&mut self, kernel: &'static str, case: &str, actual: &[f32], expected: &Bounded) {
+        self.note(kernel, case, actual.len(), &compare(actual, &expected.values, &expected.bound));
     }
 
     fn batch_gather(&mut self, samples: usize, pixels: usize) {

@@ -2,7 +2,9 @@
 
 use super::Verifier;
 use crate::gpu::{GpuError, KernelSpec};
-use crate::ops::{adam, batch_gather, bias, conv2d, dense, non_finite, pool2d, relu, sgd, softmax_xent};
+use crate::ops::{
+    adam, add, batch_gather, batchnorm, bias, conv2d, dense, gelu, non_finite, pool2d, relu, sgd, softmax_xent,
+};
 
 /// An operation: its kernels, each with the plain loops that specify it, and the proof that both agree.
 #[derive(Debug)]
@@ -108,6 +110,31 @@ pub static OPS: &[Op] = &[
             Entry { spec: &relu::BACKWARD_X, mirror: mirror!(relu::relu_backward_x) },
         ],
         proof: super::relu::selftest,
+    },
+    Op {
+        name: "gelu",
+        kernels: &[
+            Entry { spec: &gelu::FORWARD, mirror: mirror!(gelu::gelu_forward) },
+            Entry { spec: &gelu::BACKWARD_X, mirror: mirror!(gelu::gelu_backward_x) },
+        ],
+        proof: super::gelu::selftest,
+    },
+    Op {
+        name: "add",
+        kernels: &[Entry { spec: &add::FORWARD, mirror: mirror!(add::add_forward) }],
+        proof: super::add::selftest,
+    },
+    Op {
+        name: "batchnorm",
+        kernels: &[
+            Entry { spec: &batchnorm::STATISTICS, mirror: mirror!(batchnorm::batchnorm_statistics) },
+            Entry { spec: &batchnorm::MOMENTS, mirror: mirror!(batchnorm::batchnorm_moments) },
+            Entry { spec: &batchnorm::FORWARD, mirror: mirror!(batchnorm::batchnorm_forward) },
+            Entry { spec: &batchnorm::BACKWARD_W, mirror: mirror!(batchnorm::batchnorm_backward_w) },
+            Entry { spec: &batchnorm::BACKWARD_X, mirror: mirror!(batchnorm::batchnorm_backward_x) },
+            Entry { spec: &batchnorm::FOLD, mirror: mirror!(batchnorm::batchnorm_fold) },
+        ],
+        proof: super::batchnorm::selftest,
     },
     Op {
         name: "softmax_xent",
