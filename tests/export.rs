@@ -805,6 +805,15 @@ fn values_with_several_readers_have_names() {
     ] {
         assert!(code.contains(&format!("{line}\n")), "no line\n{line}\nin\n{code}");
     }
+    let code = torch::python(&mixed(), "f").unwrap();
+    for line in [
+        "        image_ = x / 255",
+        "        lambda_ = F.avg_pool2d(F.pad(F_, (1, 1, 0, 1)), (2, 3), 1) / share",
+        "        x = F_ + lambda_ + F_",
+        "        weights = rescale + lambda_.flatten(1)",
+    ] {
+        assert!(code.contains(&format!("{line}\n")), "no line\n{line}\nin\n{code}");
+    }
     let code = keras::python(&residual(), "f").unwrap();
     for line in [
         "inputs = keras.Input((28, 28, 1))  # grey values 0 to 255",

@@ -43,10 +43,10 @@ fn the_summary_shows_layers_shapes_parameters_and_work() {
 fn the_summary_of_a_graph_shows_what_layers_read_and_what_is_not_trained() {
     let text = summary(&crate::export::residual()).unwrap();
     for line in [
-        "stem                            [14, 14, 6]             60    0.021",
-        "batchnorm_1                     [14, 14, 6]             24    0.000",
-        "batchnorm_2                     [14, 14, 6]             18    0.000",
-        "add_1 (body, batchnorm_3)       [14, 14, 6]              0    0.000",
+        "stem 3x3 stride 2 same         [14, 14, 6]             60    0.021",
+        "batchnorm_1                    [14, 14, 6]             24    0.000",
+        "batchnorm_2                    [14, 14, 6]             18    0.000",
+        "add_1 (body, batchnorm_3)      [14, 14, 6]              0    0.000",
     ] {
         assert!(text.lines().any(|found| found == line), "no\n{line}\nin\n{text}");
     }

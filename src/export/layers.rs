@@ -224,37 +224,50 @@ pub(super) fn torch(shape: &LayerShape, others: &[String], channels_last: bool, 
             let x = forward.variable();
             forward.value = torch_activation(*activation, format!("self.{}({x})", shape.name));
         }
-        Layer::MaxPool2d { .. } => torch_pool(shape, forward, |x, window, arguments, _| {
+        Layer::MaxPool2d { .. } => torch_pool(shape, forward, |x, window, arguments| {
             // Padding never wins a maximum.
             format!("F.max_pool2d({}{arguments})", unevenly_padded(x, window, Some("-torch.inf")))
         }),
-        Layer::AveragePool2d { .. } => torch_pool(shape, forward, |x, window, arguments, lines| {
-            if !window.is_padded() {
-                return format!("F.avg_pool2d({x}{arguments})");
-            }
+        Layer::AveragePool2d { .. } => {
+            let window = Window::of_pool(shape);
+            let sum =
+                |x: &str, arguments: &str| format!("F.avg_pool2d({}{arguments})", unevenly_padded(x, &window, None));
             if window.is_even() {
-                return format!("F.avg_pool2d({x}{arguments}, count_include_pad=False)");
+                let counted = if window.is_padded() { ", count_include_pad=False" } else { "" };
+                torch_pool(shape, forward, |x, _, arguments| sum(x, &format!("{arguments}{counted}")));
+            } else {
+                // PyTorch excludes the padding from an average only if it is symmetric.
+                let x = forward.variable().to_string();
+                torch_pool(shape, forward, |_, _, arguments| sum(&format!("torch.ones_like({x})"), arguments));
+                let _ = writeln!(
+                    forward.lines,
+                    "        share = {}  # fraction of cells that are not padding",
+                    forward.value
+                );
+                forward.value = x;
+                torch_pool(shape, forward, |x, _, arguments| format!("{} / share", sum(x, arguments)));
+                forward.finish();
             }
-            // PyTorch excludes the padding from an average only if it is symmetric.
-            let sum = |x: &str| format!("F.avg_pool2d({}{arguments})", unevenly_padded(x, window, None));
-            let cells = sum(&format!("torch.ones_like({x})"));
-            let _ = writeln!(lines, "        share = {cells}  # fraction of cells that are not padding");
-            let _ = writeln!(lines, "        x = {} / share", sum(x));
-            "x".to_string()
-        }),
-        Layer::SumPool2d { .. } => torch_pool(shape, forward, |x, window, arguments, _| {
+        }
+        Layer::SumPool2d { .. } => torch_pool(shape, forward, |x, window, arguments| {
             format!("F.avg_pool2d({}{arguments}, divisor_override=1)", unevenly_padded(x, window, None))
         }),
-        Layer::BatchNorm { .. } => forward.value = format!("self.{}({})", shape.name, forward.value),
+        Layer::BatchNorm { .. } => {
+            forward.shorten();
+            forward.value = format!("self.{}({})", shape.name, forward.value);
+        }
         Layer::Add => {
             for other in others {
                 let _ = write!(forward.value, " + {other}");
             }
             // Within another expression, the sum might need parentheses.
-            forward.variable();
+            forward.finish();
         }
         Layer::Relu => forward.value = torch_activation(Activation::Relu, std::mem::take(&mut forward.value)),
-        Layer::Gelu => forward.value = torch_activation(Activation::Gelu, std::mem::take(&mut forward.value)),
+        Layer::Gelu => {
+            forward.shorten();
+            forward.value = torch_activation(Activation::Gelu, std::mem::take(&mut forward.value));
+        }
         Layer::Flatten if channels_last => forward.value.push_str(".permute(0, 2, 3, 1).flatten(1)"),
         Layer::Flatten => forward.value.push_str(".flatten(1)"),
     }
@@ -269,8 +282,8 @@ fn torch_activation(activation: Activation, value: String) -> String {
     }
 }
 
-/// Adds a pooling; `make` returns the expression for a value, a window, the arguments after the value, and the lines so far.
-fn torch_pool(shape: &LayerShape, forward: &mut Forward, make: impl Fn(&str, &Window, &str, &mut String) -> String) {
+/// Adds a pooling; `make` returns the expression for a value, a window, and the arguments after the value.
+fn torch_pool(shape: &LayerShape, forward: &mut Forward, make: impl Fn(&str, &Window, &str) -> String) {
     let window = Window::of_pool(shape);
     if !window.is_even() {
         // The padding would make the line too long.
@@ -281,7 +294,7 @@ fn torch_pool(shape: &LayerShape, forward: &mut Forward, make: impl Fn(&str, &Wi
         let _ = write!(arguments, ", {}", pair(window.stride));
     }
     arguments.push_str(&even_padding(&window));
-    forward.value = make(&forward.value, &window, &arguments, &mut forward.lines);
+    forward.value = make(&forward.value, &window, &arguments);
 }
 
 /// Returns the `padding` argument of a layer with symmetric padding.

@@ -45,7 +45,7 @@ const MAX_BYTES: u64 = i32::MAX as u64 - (64 << 10);
 /// # Errors
 /// The model cannot be built or has more than 2 GiB of parameters, or the parameters do not belong to it.
 pub fn to_bytes(model: &Model, parameters: &[Vec<f32>], facts: &Facts) -> Result<Vec<u8>, ExportError> {
-    check_size(model)?;
+    check_size(&model.shapes()?)?;
     let shapes = checked_shapes(model, parameters)?;
     let proto = ModelProto {
         ir_version: Some(IR_VERSION),
@@ -76,8 +76,8 @@ pub fn python(file: &str) -> String {
     )
 }
 
-fn check_size(model: &Model) -> Result<(), ExportError> {
-    let values: u64 = model.parameters()?.iter().map(|p| p.shape.iter().product::<usize>() as u64).sum();
+fn check_size(shapes: &[LayerShape]) -> Result<(), ExportError> {
+    let values: u64 = slots(shapes).iter().map(|slot| slot.shape.iter().product::<usize>() as u64).sum();
     if values * 4 <= MAX_BYTES {
         return Ok(());
     }

@@ -135,8 +135,9 @@ fn module(model: &Model, shapes: &[LayerShape]) -> Result<String, ExportError> {
     let variables = Variables::new(shapes, &LOCALS);
     let orders = Orders::of(shapes);
     let mut constructor = String::new();
-    let mut forward = Forward { lines: String::new(), value: "x / 255".to_string() };
-    forward.store(variables.of(Source::Image).unwrap_or("x"));
+    let output = |source| variables.of(source).unwrap_or("x").to_string();
+    let mut forward = Forward { lines: String::new(), value: "x / 255".to_string(), output: output(Source::Image) };
+    forward.finish();
     for (i, shape) in shapes.iter().enumerate() {
         if let Some(made) = layers::torch_constructor(shape) {
             check_attribute(&shape.name)?;
@@ -146,10 +147,10 @@ fn module(model: &Model, shapes: &[LayerShape]) -> Result<String, ExportError> {
         let read = |source: &Source| variables.of(*source).map_or_else(|| forward.value.clone(), str::to_string);
         let mut inputs = shape.sources.iter().map(read);
         let (value, others) = (inputs.next().unwrap_or_default(), inputs.collect::<Vec<_>>());
-        forward.value = value;
+        (forward.value, forward.output) = (value, output(Source::Layer(i)));
         layers::torch(shape, &others, orders.is_channels_last(i), &mut forward);
-        if let Some(variable) = variables.of(Source::Layer(i)) {
-            forward.store(variable);
+        if variables.of(Source::Layer(i)).is_some() {
+            forward.finish();
         }
     }
     let ([h, w, c], classes) = (model.input, model.classes());
@@ -181,6 +182,8 @@ pub(super) struct Forward {
     pub(super) lines: String,
     /// The expression for the value that the next layer reads.
     pub(super) value: String,
+    /// The variable for the output of the layer that is being added.
+    pub(super) output: String,
 }
 
 impl Forward {
@@ -190,6 +193,21 @@ impl Forward {
             self.store("x");
         }
         &self.value
+    }
+
+    /// Makes the value a variable, unless it is the plain output of a layer with parameters: more than one function around that
+    /// would be hard to read.
+    pub(super) fn shorten(&mut self) {
+        if !self.value.starts_with("self.") || self.value.ends_with(".flatten(1)") {
+            self.variable();
+        }
+    }
+
+    /// Stores the value, which is the output of the layer, in its variable.
+    pub(super) fn finish(&mut self) {
+        if self.value != self.output {
+            self.store(&self.output.clone());
+        }
     }
 
     /// Adds a line that stores the value in a variable.

@@ -101,7 +101,7 @@ fn describe(shapes: &[LayerShape], i: usize) -> String {
             let s = stride.unwrap_or(*k);
             format!("{name} {}x{} stride {} {padding}", k.0, k.1, step(s.0, s.1))
         }
-        Layer::BatchNorm { .. } | Layer::Add | Layer::Relu | Layer::Gelu | Layer::Flatten | Layer::Dense { .. } => name,
+        _ => name,
     }
 }
 
