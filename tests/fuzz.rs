@@ -1,5 +1,7 @@
 //! The seeds of the fuzz targets and all that fuzzing has found, through the parsers, without cargo-fuzz.
 
+use fmnist_gpu::data::FASHION_MNIST;
+use fmnist_gpu::report::metrics::Metrics;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -71,7 +73,7 @@ fn seeds_that_are_right_are_taken() {
     RunConfig::parse(&read("run_folder", "config")[1..]).unwrap();
     Summary::parse(&read("run_folder", "summary")[1..]).unwrap();
     assert_eq!(parse_history(&read("run_folder", "history")[1..]).unwrap().len(), 5);
-    fmnist_gpu::report::metrics::Metrics::parse(&read("run_folder", "metrics")[1..]).unwrap();
+    Metrics::parse(&read("run_folder", "metrics")[1..], &FASHION_MNIST).unwrap();
     for path in files("corpus", "photo").iter().filter(|path| !path.ends_with("huge.bmp")) {
         fmnist_gpu::photo::Photo::open(path).unwrap();
     }
@@ -117,7 +119,7 @@ fn seeds_that_are_wrong_are_refused_with_a_reason() {
         let said = fmnist_gpu::model::Model::parse(Path::new(path), &text).unwrap_err().to_string();
         assert!(said.contains(part), "{path}: {said}");
     }
-    let said = fmnist_gpu::report::metrics::Metrics::parse(&read("run_folder/metrics-of-no-class")[1..]).unwrap_err();
+    let said = Metrics::parse(&read("run_folder/metrics-of-no-class")[1..], &FASHION_MNIST).unwrap_err();
     assert!(said.contains("0 classes"), "{said}");
     let said = fmnist_gpu::photo::Photo::decode(&read("photo/huge.bmp"), "huge.bmp").unwrap_err().to_string();
     assert!(said.contains("32768 x 32768 pixels would take"), "{said}");

@@ -69,12 +69,7 @@ impl Sketch {
             inputs => node.inputs = Some(inputs.to_vec()),
         }
         self.model.layers.push(node);
-        // A classifier behind it, so that the graph so far is a model whose shapes can be asked for.
-        let mut probe = self.model.clone();
-        let head = [Layer::Flatten, Layer::Dense { units: 2, activation: Activation::Softmax }];
-        let is_flat = |shape: &[usize]| shape.len() == 1;
-        let unread: Vec<String> = self.unread();
-        let shape = probe_shape(&mut probe, &unread, head, is_flat);
+        let shape = shape_of_last(self.model.clone(), &self.unread());
         match shape {
             Some(shape) if shape.iter().product::<usize>() <= 600 => {
                 self.values.push((name, shape));
@@ -143,30 +138,22 @@ impl Sketch {
     }
 }
 
-/// Returns the shape of the last layer's output, by ending every open branch in a classifier.
-fn probe_shape(
-    probe: &mut Model,
-    unread: &[String],
-    [flatten, dense]: [Layer; 2],
-    is_flat: impl Fn(&[usize]) -> bool,
-) -> Option<Vec<usize>> {
+/// Returns the shape of the last layer's output if the layers so far fit, by ending every open branch in a classifier.
+fn shape_of_last(mut model: Model, unread: &[String]) -> Option<Vec<usize>> {
+    let last = model.layers.last()?.name.clone()?;
     let mut ends = Vec::new();
-    let last = probe.layers.last()?.name.clone()?;
-    let units = Layer::Dense { units: 2, activation: Activation::None };
     for (i, name) in unread.iter().enumerate() {
-        let flat = Node { name: Some(format!("flat{i}")), input: Some(name.clone()), ..Node::from(flatten.clone()) };
-        let end = Node { name: Some(format!("end{i}")), input: flat.name.clone(), ..Node::from(units.clone()) };
+        let flat = Node { name: Some(format!("flat{i}")), input: Some(name.clone()), ..Node::from(Layer::Flatten) };
+        let units = Layer::Dense { units: 2, activation: Activation::None };
+        let end = Node { name: Some(format!("end{i}")), input: flat.name.clone(), ..Node::from(units) };
         ends.extend(end.name.clone());
-        probe.layers.extend([flat, end]);
+        model.layers.extend([flat, end]);
     }
     if ends.len() > 1 {
-        probe.layers.push(Node { inputs: Some(ends), ..Node::from(Layer::Add) });
+        model.layers.push(Node { inputs: Some(ends), ..Node::from(Layer::Add) });
     }
-    probe.layers.push(Node::from(dense));
-    let shapes = probe.graph().ok()?;
-    let found = shapes.iter().find(|shape| shape.name == last)?;
-    let _ = is_flat;
-    Some(found.output.clone())
+    model.layers.push(Node::from(Layer::Dense { units: 2, activation: Activation::Softmax }));
+    model.graph().ok()?.into_iter().find(|shape| shape.name == last).map(|shape| shape.output)
 }
 
 /// Draws a model: any layers in any order, with branches, for small images of an odd shape.
@@ -313,7 +300,8 @@ fn all_engines_agree_on_graphs_at_random() {
         let truth = train(&mut engine, &split, &optimizer);
         let mut compare = |name: &str, engine: &mut dyn Engine| {
             let found = train(engine, &split, &optimizer);
-            failures.extend(differs(&truth, &found, 2e-3).map(|what| format!("seed {seed}, {name}: {what}")));
+            let what = differs(&truth, &found, 2e-3);
+            failures.extend(what.map(|what| format!("seed {seed}, {name}: {what}")));
             found
         };
         let mut engine = ReferenceEngine::<f32>::new(&model, &parameters, &split, BATCH, &optimizer).unwrap();
@@ -396,7 +384,7 @@ impl Fusion for Fused {
     }
 
     fn unpool(&self, conv: &Conv2dDims, _: &Pool2dDims, _: bool) -> bool {
-        conv.o % 2 == 0
+        conv.o.is_multiple_of(2)
     }
 
     fn fold(&self) -> bool {
@@ -458,8 +446,12 @@ fn found(of: impl Fn(&mut Program) -> bool) -> (usize, usize) {
         let mut wrong = right.clone();
         if of(&mut wrong) {
             broken += 1;
-            let differs = different(&model, [&right, &wrong], seed).is_some();
-            caught += usize::from(differs && wrong_gradient(&model, &wrong, seed).is_some());
+            // Not every mistake shows with every image: a mask matters only where a ReLU is off.
+            let shows = |seed| {
+                let by_another = different(&model, [&right, &wrong], seed).is_some();
+                by_another && wrong_gradient(&model, &wrong, seed).is_some()
+            };
+            caught += usize::from((seed..seed + 10).any(shows));
         }
     }
     (caught, broken)

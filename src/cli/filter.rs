@@ -7,7 +7,6 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use fmnist_gpu::cpu::conv2d::{Conv2dDims, Padding};
 use fmnist_gpu::cpu::pool2d::{self, Pool2dDims};
-use fmnist_gpu::data::{CLASS_NAMES, IMAGE_SIDE};
 use fmnist_gpu::files::ShownPath;
 use fmnist_gpu::files::read_bounded;
 use fmnist_gpu::gpu::{Element, Gpu, PlanBuilder};
@@ -220,10 +219,11 @@ fn source(args: &FilterArgs, global: &Global) -> Result<Source> {
         let n = dataset.test.len();
         bail!("--test-index {index}: the test set has {} (0 to {})", counted(n, "image"), n.saturating_sub(1));
     }
-    let class = CLASS_NAMES[usize::from(dataset.test.labels[index])];
+    let description = &dataset.description;
+    let class = description.class_name(dataset.test.labels[index].into());
     Ok(Source {
         values: dataset.test.image(index).iter().map(|&value| f32::from(value)).collect(),
-        size: [IMAGE_SIDE, IMAGE_SIDE],
+        size: [description.height(), description.width()],
         name: format!("test image {index} ({class})"),
         is_ink: true,
     })

@@ -125,7 +125,7 @@ pub fn run(args: ProfileArgs, global: &Global) -> Result<ExitCode> {
     let model = Model::load(&args.model)?;
     let gpu = args.device.open_gpu(global)?;
     let (batch_size, steps) = (args.batch_size as usize, args.steps as usize);
-    let split = noise(batch_size * (steps + 1).max(200));
+    let split = noise(&model, batch_size * (steps + 1).max(200))?;
     let parameters = initial_parameters(&model.parameters()?, 0);
     let optimizer = Optimizer::Adam(AdamConfig::default());
     let (timings, dispatches, step_us, host_us_per_step) = match args.mode {

@@ -5,7 +5,7 @@ use super::source::SourceArgs;
 use super::{Global, Interrupted, evaluate, interrupt_flag, output_path, print_json, terminal};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use fmnist_gpu::data::{DatasetKind, Split};
+use fmnist_gpu::data::{DatasetKind, Description, Split};
 use fmnist_gpu::engine::{Engine, KernelTimes, Optimizer};
 use fmnist_gpu::files::{ShownPath, check_target, write_whole};
 use fmnist_gpu::model::{Model, summary};
@@ -61,6 +61,8 @@ pub struct Material<'a> {
     pub history: &'a [EpochRecord],
     /// The data set.
     pub dataset: DatasetKind,
+    /// What its images look like, and what they show.
+    pub description: &'a Description,
     /// Its test images.
     pub test: &'a Split,
     /// Their probabilities.
@@ -82,7 +84,7 @@ pub fn write(
 ) -> Result<(Vec<PathBuf>, Metrics)> {
     let Material { model, parameters, .. } = *material;
     let go_on = || if interrupt.load(Ordering::Relaxed) { Err(Interrupted) } else { Ok(()) };
-    let metrics = Metrics::new(material.test, material.probabilities);
+    let metrics = Metrics::new(material.test, material.probabilities, material.description);
     go_on()?;
     let adam = Optimizer::Adam(AdamConfig::default());
     let (batch_size, optimizer) = material.config.map_or((32, adam), |c| (c.batch_size, c.optimizer));
@@ -106,6 +108,7 @@ pub fn write(
         model: &model.name,
         layers: &summary(model)?,
         dataset: material.dataset,
+        description: material.description,
         test: material.test,
         probabilities: material.probabilities,
         metrics: &metrics,
@@ -165,6 +168,7 @@ pub fn run(args: ReportArgs, global: &Global) -> Result<ExitCode> {
         summary: summary.as_ref(),
         history: &history,
         dataset: dataset.kind,
+        description: &dataset.description,
         test: &dataset.test,
         probabilities: &probabilities,
         image: args.image,

@@ -118,7 +118,7 @@ impl Lowering<'_> {
         let before = gradients.0.get(&x).map_or(0, Vec::len);
         let suffix = if before == 0 { "dy".to_string() } else { format!("dy{}", before + 1) };
         let name = self.name_of_gradient(x, &suffix);
-        self.rows(name, &self.shape(x).to_vec())
+        self.rows_like(name, x)
     }
 
     fn name_of_gradient(&self, x: Id, suffix: &str) -> String {
@@ -139,13 +139,13 @@ impl Lowering<'_> {
         let (_, mut sum) = parts.next()?;
         for (i, part) in parts {
             let name = self.name_of_gradient(y, &format!("sum{i}"));
-            let both = self.rows(name, &self.shape(y).to_vec());
+            let both = self.rows_like(name, y);
             self.step(Op::Add, vec![sum, part], vec![both]);
             sum = both;
         }
         if self.is_relu[y.0] && !self.masks_all(forward, y) {
             let name = self.name_of_gradient(y, "masked");
-            let masked = self.rows(name, &self.shape(y).to_vec());
+            let masked = self.rows_like(name, y);
             self.step(Op::ReluBackward, vec![y, sum], vec![masked]);
             sum = masked;
         }

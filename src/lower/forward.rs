@@ -204,7 +204,7 @@ impl Lowering<'_> {
             Activation::Relu => Op::Relu,
             Activation::Gelu => Op::Gelu,
         };
-        let y = self.rows(name, &self.shape(x).to_vec());
+        let y = self.rows_like(name, x);
         self.step(op, vec![x], vec![y]);
         self.is_relu[y.0] = activation == Activation::Relu;
         y

@@ -184,6 +184,12 @@ impl<'f> Lowering<'f> {
         self.buffer(name, shape, true, false)
     }
 
+    /// Adds a tensor of numbers with rows as long as those of `x`.
+    fn rows_like(&mut self, name: String, x: Id) -> Id {
+        let shape = self.program.tensor(x).shape.clone();
+        self.rows(name, &shape)
+    }
+
     fn constant(&mut self, value: f32, len: usize) -> Id {
         let name = format!("{value}");
         self.add(Tensor { name, shape: vec![len], by_row: false, is_index: false, place: Place::Constant(value) })

@@ -5,8 +5,12 @@
 //! with any photo of a garment on a plain background, light or dark, and flags results that are doubtful.
 
 use super::Photo;
-use crate::data::{IMAGE_SIDE, PIXELS};
 use std::fmt;
+
+/// Rows and columns of a prepared image: those of the training images, on which everything here was measured.
+const IMAGE_SIDE: usize = 28;
+/// Pixels of a prepared image.
+const PIXELS: usize = IMAGE_SIDE * IMAGE_SIDE;
 
 /// Whether to invert light and dark.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -109,7 +109,8 @@ impl NativeProgram {
             false => lower(model, mode, 1, &NativeFusion)?,
             true => lower(model, mode, 1, &Keeping(&NativeFusion))?,
         };
-        let mut phases: Vec<Phase> = Vec::new();
+        // The images are gathered at the start of the first, which must therefore be over rows.
+        let mut phases = vec![Phase::Rows(0..0)];
         for (i, step) in program.steps.iter().enumerate() {
             match phases.last_mut() {
                 _ if step.op.meets() => phases.push(Phase::Batch(i)),
