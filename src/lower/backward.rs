@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 /// The gradients that reach each tensor, from each of its readers.
 #[derive(Default)]
-struct Gradients(HashMap<Id, Vec<Id>>);
+pub(super) struct Gradients(HashMap<Id, Vec<Id>>);
 
 impl Lowering<'_> {
     /// Goes through the forward steps from the last to the first, and emits the steps that compute the gradients of what they read from
@@ -25,74 +25,8 @@ impl Lowering<'_> {
         }
     }
 
-    /// The rule of each operation: given the gradient `dy` of what a step wrote, emits the steps for the gradients of what it read.
-    fn rule(&mut self, forward: &[Step], gradients: &mut Gradients, step: &Step, dy: Id) {
-        let x = step.reads[0];
-        let needs_dx = self.is_trained[x.0];
-        match step.op {
-            Op::Conv2d { d, pool, .. } => {
-                let masked = self.masks_all(forward, x);
-                let mut reads = vec![x, step.reads[1], dy];
-                let unpool = pool.filter(|pool| self.fusion.unpool(&d, pool, needs_dx));
-                match (pool, unpool) {
-                    (Some(_), Some(_)) => reads.push(step.writes[1]),
-                    (Some(pool), None) => {
-                        // The gradient before the pooling, which no forward step stored.
-                        let name = self.name_of_gradient(step.writes[0], "dx");
-                        reads[2] = self.rows(name, &[d.ho, d.wo, d.o]);
-                        self.step(Op::MaxPool2dBackward(pool), vec![step.writes[1], dy], vec![reads[2]]);
-                    }
-                    (None, _) => {}
-                }
-                let op = Op::Conv2dBackward { d, pool: unpool, masked };
-                self.weights(gradients, op, reads, step, needs_dx);
-            }
-            Op::Dense { d, .. } => {
-                let op = Op::DenseBackward { d, masked: self.masks_all(forward, x) };
-                self.weights(gradients, op, vec![x, step.reads[1], dy], step, needs_dx);
-            }
-            // The gradient of a maximum is masked already, and goes to an element of the same sign.
-            Op::MaxPool2d(d) => self.input(gradients, Op::MaxPool2dBackward(d), vec![step.writes[1], dy], x),
-            Op::MeanPool2d(reduction, d) => {
-                self.input(gradients, Op::MeanPool2dBackward(reduction, d), vec![dy], x);
-            }
-            // The gradient is masked already by the output, which is all that a ReLU does to it.
-            Op::Relu => self.reaches(gradients, x, dy),
-            Op::Gelu => self.input(gradients, Op::GeluBackward, vec![x, dy], x),
-            Op::Add => {
-                for &x in &step.reads {
-                    self.reaches(gradients, x, dy);
-                }
-            }
-            Op::BatchNorm { d, epsilon } => {
-                let [moments, scale, shift] = [step.reads[1], step.reads[2], step.reads[3]];
-                let [dscale, dshift] = [scale, shift].map(|w| self.gradient_of(w));
-                let op = Op::BatchNormBackwardW { d, epsilon };
-                self.step(op, vec![x, moments, dy], vec![dscale, dshift]);
-                if needs_dx {
-                    let reads = vec![x, moments, scale, dscale, dshift, dy];
-                    self.input(gradients, Op::BatchNormBackwardX { d, epsilon }, reads, x);
-                }
-            }
-            // Its gradient is part of that of the normalization.
-            Op::BatchNormStatistics { .. } => {}
-            Op::Conv2dBackward { .. }
-            | Op::DenseBackward { .. }
-            | Op::MaxPool2dBackward(_)
-            | Op::MeanPool2dBackward(..)
-            | Op::ReluBackward
-            | Op::GeluBackward
-            | Op::BatchNormMoments
-            | Op::BatchNormBackwardW { .. }
-            | Op::BatchNormBackwardX { .. }
-            | Op::BatchNormFold { .. }
-            | Op::Loss
-            | Op::Softmax => unreachable!("{:?} is not a forward step of training", step.op),
-        }
-    }
-
     /// Emits the step for the gradients of weight and bias, and of the input if it is needed.
-    fn weights(&mut self, gradients: &mut Gradients, op: Op, reads: Vec<Id>, step: &Step, needs_dx: bool) {
+    pub(super) fn weights(&mut self, gradients: &mut Gradients, op: Op, reads: Vec<Id>, step: &Step, needs_dx: bool) {
         let mut writes = vec![self.gradient_of(step.reads[1]), self.gradient_of(step.reads[2])];
         let x = step.reads[0];
         if needs_dx {
@@ -105,7 +39,7 @@ impl Lowering<'_> {
     }
 
     /// Emits the step for the gradient of the only input.
-    fn input(&mut self, gradients: &mut Gradients, op: Op, reads: Vec<Id>, x: Id) {
+    pub(super) fn input(&mut self, gradients: &mut Gradients, op: Op, reads: Vec<Id>, x: Id) {
         if self.is_trained[x.0] {
             let dx = self.gradient_like(x, gradients);
             self.step(op, reads, vec![dx]);
@@ -121,13 +55,13 @@ impl Lowering<'_> {
         self.rows_like(name, x)
     }
 
-    fn name_of_gradient(&self, x: Id, suffix: &str) -> String {
+    pub(super) fn name_of_gradient(&self, x: Id, suffix: &str) -> String {
         let name = &self.program.tensor(x).name;
         format!("{}.{suffix}", name.strip_suffix(".y").unwrap_or(name))
     }
 
     /// Notes that `dx` is the part of the gradient of `x` that comes from one of its readers.
-    fn reaches(&mut self, gradients: &mut Gradients, x: Id, dx: Id) {
+    pub(super) fn reaches(&mut self, gradients: &mut Gradients, x: Id, dx: Id) {
         if self.is_trained[x.0] {
             gradients.0.entry(x).or_default().push(dx);
         }
@@ -153,7 +87,7 @@ impl Lowering<'_> {
     }
 
     /// Whether `x` is the output of a ReLU, and every step that reads it masks its part of the gradient at no cost.
-    fn masks_all(&self, forward: &[Step], x: Id) -> bool {
+    pub(super) fn masks_all(&self, forward: &[Step], x: Id) -> bool {
         let masks = |step: &Step| match step.op {
             Op::Conv2d { .. } | Op::Dense { .. } => self.fusion.relu(),
             Op::MaxPool2d(_) | Op::Relu => true,

@@ -1,11 +1,12 @@
 //! The place of each tensor: tensors that are not needed at the same time share a buffer.
 
-use super::{Buffer, Fusion, Id, Op, Place, Program, Tensor};
-use std::collections::HashMap;
+use super::{Buffer, Id, Op, Place, Program, Tensor};
+use std::collections::{BTreeSet, HashMap};
 
-/// Assigns a buffer to each tensor that a step writes.
-pub(super) fn assign(program: &mut Program, fusion: &dyn Fusion) {
-    let last = last_uses(program, fusion);
+/// Assigns a buffer to each tensor that a step writes: with `reuse` the buffers of others that are no longer needed. With `weights_last`,
+/// the steps for the gradients of weights read their tensors once more at the very end.
+pub(super) fn assign(program: &mut Program, reuse: bool, weights_last: bool) {
+    let last = if reuse { last_uses(program, weights_last) } else { vec![None; program.tensors.len()] };
     let mut free: HashMap<Buffer, Vec<usize>> = HashMap::new();
     let place = |program: &mut Program, free: &mut HashMap<Buffer, Vec<usize>>, id: Id| {
         let tensor = &program.tensors[id.0];
@@ -26,7 +27,7 @@ pub(super) fn assign(program: &mut Program, fusion: &dyn Fusion) {
         let step = program.steps[i].clone();
         step.writes.iter().for_each(|id| place(program, &mut free, *id));
         // Only now, so that no step writes what it reads.
-        let used: std::collections::BTreeSet<Id> = step.reads.iter().chain(&step.writes).copied().collect();
+        let used: BTreeSet<Id> = step.reads.iter().chain(&step.writes).copied().collect();
         for id in used.into_iter().filter(|id| last[id.0] == Some(i)) {
             let tensor = &program.tensors[id.0];
             if let Place::Buffer(buffer) = tensor.place {
@@ -42,18 +43,15 @@ fn buffer_for(tensor: &Tensor) -> Buffer {
 }
 
 /// Returns the last step that uses each tensor; `None` for those that must stay.
-fn last_uses(program: &Program, fusion: &dyn Fusion) -> Vec<Option<usize>> {
+fn last_uses(program: &Program, weights_last: bool) -> Vec<Option<usize>> {
     let mut last = vec![None; program.tensors.len()];
-    if !fusion.reuse() {
-        return last;
-    }
     for (i, step) in program.steps.iter().enumerate() {
         for id in step.reads.iter().chain(&step.writes) {
             last[id.0] = Some(i);
         }
     }
     let of_weights = |op: &Op| matches!(op, Op::Conv2dBackward { .. } | Op::DenseBackward { .. });
-    for step in program.steps.iter().filter(|step| fusion.weights_last() && of_weights(&step.op)) {
+    for step in program.steps.iter().filter(|step| weights_last && of_weights(&step.op)) {
         step.reads.iter().for_each(|id| last[id.0] = None);
     }
     for id in program.once.iter().flat_map(|step| &step.writes).chain(&program.outputs[program.outputs.len() - 1..]) {

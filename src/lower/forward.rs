@@ -1,19 +1,18 @@
-//! The forward steps of each layer.
+//! Emits the forward steps layer by layer, and fuses those that an engine computes in one.
 
 use super::{Id, LowerError, Lowering, Mode, Op, Step};
-use crate::cpu::batchnorm::BatchNormDims;
 use crate::cpu::dense::DenseDims;
-use crate::cpu::pool2d::{Pool2dDims, Reduction};
+use crate::cpu::pool2d::Pool2dDims;
 use crate::model::{Activation, Layer, LayerShape, Role, Source, conv2d_dims, pool2d_dims};
 
 /// A layer that is being lowered.
-struct Place<'a> {
-    layers: &'a [LayerShape],
-    index: usize,
+pub(super) struct Place<'a> {
+    pub(super) layers: &'a [LayerShape],
+    pub(super) index: usize,
 }
 
 impl Place<'_> {
-    fn shape(&self) -> &LayerShape {
+    pub(super) fn shape(&self) -> &LayerShape {
         &self.layers[self.index]
     }
 
@@ -48,7 +47,7 @@ impl Lowering<'_> {
         let logits = self.program.logits();
         let classes = [self.program.classes];
         match self.mode {
-            Mode::Train => {
+            Mode::Train | Mode::Search => {
                 let dlogits = self.rows("dlogits".to_string(), &classes);
                 self.step(Op::Loss, vec![logits], vec![dlogits]);
             }
@@ -67,58 +66,8 @@ impl Lowering<'_> {
         }
     }
 
-    /// Emits the steps of a layer. Returns its output, and the indices of later layers that the steps include.
-    fn layer(
-        &mut self,
-        at: &Place<'_>,
-        inputs: &[Id],
-        parameters: &[(Role, usize)],
-    ) -> Result<(Id, Vec<usize>), LowerError> {
-        let (shape, n, x) = (at.shape(), self.program.batch, inputs[0]);
-        let unfit = |reason: String| LowerError::Batch { layer: shape.name.clone(), batch: n, reason };
-        let name = format!("{}.y", shape.name);
-        let y = match &shape.layer {
-            Layer::Conv2d { .. } | Layer::Dense { .. } => return self.weighted(at, x, parameters),
-            Layer::MaxPool2d { .. } => {
-                let d = pool2d_dims(&shape.layer, n, &shape.input).map_err(unfit)?;
-                let (y, argmax) = self.maxima(shape);
-                self.step(Op::MaxPool2d(d), vec![x], vec![y, argmax]);
-                self.is_relu[y.0] = self.is_relu[x.0];
-                y
-            }
-            Layer::AveragePool2d { .. } | Layer::SumPool2d { .. } => {
-                let d = pool2d_dims(&shape.layer, n, &shape.input).map_err(unfit)?;
-                let reduction = match shape.layer {
-                    Layer::SumPool2d { .. } => Reduction::Sum,
-                    _ => Reduction::Average,
-                };
-                let y = self.rows(name, &shape.output);
-                self.step(Op::MeanPool2d(reduction, d), vec![x], vec![y]);
-                y
-            }
-            Layer::BatchNorm { momentum, epsilon, .. } => {
-                self.batchnorm(shape, x, parameters, *momentum, *epsilon, name)
-            }
-            Layer::Add => {
-                let mut sum = x;
-                for (i, &other) in inputs.iter().enumerate().skip(1) {
-                    let name = if i + 1 == inputs.len() { name.clone() } else { format!("{}.y{i}", shape.name) };
-                    let y = self.rows(name, &shape.output);
-                    self.step(Op::Add, vec![sum, other], vec![y]);
-                    sum = y;
-                }
-                sum
-            }
-            Layer::Relu => self.activated(Activation::Relu, x, name),
-            Layer::Gelu => self.activated(Activation::Gelu, x, name),
-            // The same values in the same order.
-            Layer::Flatten => x,
-        };
-        Ok((y, Vec::new()))
-    }
-
     /// Emits a convolution or a dense layer with what follows it, as far as the engine computes it in one step.
-    fn weighted(
+    pub(super) fn weighted(
         &mut self,
         at: &Place<'_>,
         x: Id,
@@ -197,7 +146,7 @@ impl Lowering<'_> {
     }
 
     /// Emits an activation as a step of its own.
-    fn activated(&mut self, activation: Activation, x: Id, name: String) -> Id {
+    pub(super) fn activated(&mut self, activation: Activation, x: Id, name: String) -> Id {
         let op = match activation {
             // The softmax is part of the loss.
             Activation::None | Activation::Softmax => return x,
@@ -211,43 +160,13 @@ impl Lowering<'_> {
     }
 
     /// Adds the outputs of a max pooling.
-    fn maxima(&mut self, shape: &LayerShape) -> (Id, Id) {
+    pub(super) fn maxima(&mut self, shape: &LayerShape) -> (Id, Id) {
         let y = self.rows(format!("{}.y", shape.name), &shape.output);
         (y, self.buffer(format!("{}.argmax", shape.name), &shape.output, true, true))
     }
 
-    /// Emits a normalization: by the batch's statistics in training, by the running ones in inference.
-    fn batchnorm(
-        &mut self,
-        shape: &LayerShape,
-        x: Id,
-        parameters: &[(Role, usize)],
-        momentum: f64,
-        epsilon: f64,
-        name: String,
-    ) -> Id {
-        let [scale, shift, mean, variance] = self.normalization(parameters, shape);
-        let c = *shape.output.last().unwrap_or(&1);
-        let positions = shape.output.iter().product::<usize>() / c.max(1);
-        let d = BatchNormDims { n: self.program.batch, positions, c };
-        let moments = self.buffer(format!("{}.moments", shape.name), &[3, c], false, false);
-        match self.mode {
-            Mode::Train => {
-                let op = Op::BatchNormStatistics { d, momentum };
-                self.step(op, vec![x], vec![moments, mean, variance]);
-            }
-            Mode::Infer => {
-                let step = Step { op: Op::BatchNormMoments, reads: vec![mean, variance], writes: vec![moments] };
-                self.program.once.push(step);
-            }
-        }
-        let y = self.rows(name, &shape.output);
-        self.step(Op::BatchNorm { d, epsilon }, vec![x, moments, scale, shift], vec![y]);
-        y
-    }
-
     /// Returns the tensors of a normalization: scale, shift, running mean, running variance.
-    fn normalization(&mut self, parameters: &[(Role, usize)], shape: &LayerShape) -> [Id; 4] {
+    pub(super) fn normalization(&mut self, parameters: &[(Role, usize)], shape: &LayerShape) -> [Id; 4] {
         let c = *shape.output.last().unwrap_or(&1);
         [Role::Scale, Role::Shift, Role::Mean, Role::Variance].map(|role| {
             let index = parameters.iter().find(|(of, _)| *of == role).map(|(_, index)| *index);

@@ -1,16 +1,18 @@
 //! From models to programs: shapes, fusion, gradients, and the place of every tensor.
 //!
 //! [`lower`] is the only code that knows how layers become steps, and the only one that differentiates. It walks the graph of the model
-//! once, emits the forward steps ([`forward`]), then goes through these from the last to the first and lets each operation give the rule
-//! for its gradients ([`backward`]), and finally assigns buffers to tensors ([`buffers`]). Engines run the [`Program`] that results, and
+//! once and emits the forward steps ([`forward`]), then goes through these from the last to the first and emits the steps for their
+//! gradients ([`backward`]), and finally assigns buffers to tensors ([`buffers`]). The rules of each layer and operation are in [`rules`]. Engines run the [`Program`] that results, and
 //! know no layers.
 
 mod backward;
 mod buffers;
 mod forward;
 mod program;
+mod rules;
 
-pub use program::{Buffer, Id, Op, Place, Program, Step, Tensor};
+pub use program::{Buffer, Id, Place, Program, Step, Tensor};
+pub use rules::Op;
 
 use crate::cpu::conv2d::Conv2dDims;
 use crate::cpu::pool2d::Pool2dDims;
@@ -23,6 +25,8 @@ use thiserror::Error;
 pub enum Mode {
     /// Forward, loss, gradients of all trained parameters; normalization by the batch's own statistics.
     Train,
+    /// The same, but everything that a step computed is still there after the last one, to be searched.
+    Search,
     /// Forward, probabilities and loss; normalization by the running statistics.
     Infer,
 }
@@ -67,32 +71,6 @@ pub struct Unfused;
 
 impl Fusion for Unfused {}
 
-/// A fusion whose programs keep what every step computed.
-#[derive(Debug)]
-pub struct Keeping<'a>(pub &'a dyn Fusion);
-
-impl Fusion for Keeping<'_> {
-    fn relu(&self) -> bool {
-        self.0.relu()
-    }
-
-    fn pool(&self, conv: &Conv2dDims, pool: &Pool2dDims) -> bool {
-        self.0.pool(conv, pool)
-    }
-
-    fn unpool(&self, conv: &Conv2dDims, pool: &Pool2dDims, needs_dx: bool) -> bool {
-        self.0.unpool(conv, pool, needs_dx)
-    }
-
-    fn fold(&self) -> bool {
-        self.0.fold()
-    }
-
-    fn weights_last(&self) -> bool {
-        self.0.weights_last()
-    }
-}
-
 /// A model that cannot be lowered.
 #[derive(Debug, Error)]
 pub enum LowerError {
@@ -120,7 +98,7 @@ pub fn lower(model: &Model, mode: Mode, batch: usize, fusion: &dyn Fusion) -> Re
     let parameters = layers.iter().flat_map(|layer| layer.parameters()).collect();
     let mut lowering = Lowering::new(model, mode, batch, fusion, parameters);
     lowering.forward(&layers)?;
-    if mode == Mode::Train {
+    if mode != Mode::Infer {
         lowering.backward();
     }
     Ok(lowering.finish())
@@ -226,7 +204,8 @@ impl<'f> Lowering<'f> {
     }
 
     fn finish(mut self) -> Program {
-        buffers::assign(&mut self.program, self.fusion);
+        let reuse = self.fusion.reuse() && self.mode != Mode::Search;
+        buffers::assign(&mut self.program, reuse, self.fusion.weights_last());
         self.program
     }
 }

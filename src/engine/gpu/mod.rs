@@ -12,7 +12,7 @@ use crate::engine::steps::OnGpu;
 use crate::engine::{Engine, EngineError, Epoch, NonFinite, OnProgress, Optimizer, State, Totals, pixels};
 use crate::gpu::timing::Timings;
 use crate::gpu::{DispatchInfo, Element, Gpu, Plan, PlanBuilder, Tensor};
-use crate::lower::{Keeping, Mode, Program, lower};
+use crate::lower::{Mode, Program, lower};
 use crate::model::{Model, Parameter};
 use crate::ops::adam::AdamTensors;
 use crate::ops::{SharedTiles, adam, sgd};
@@ -360,8 +360,7 @@ impl Engine for GpuEngine<'_> {
         self.gpu.write(&training.step_sizes, &epoch.step_sizes);
         // The same steps, but with a buffer for each tensor, so that all are there to be searched after a step.
         let (gpu, tiles, batch) = (self.gpu, self.tiles, &training.batch);
-        let fusion = GpuFusion { gpu, tiles };
-        let program = lower(&self.model, Mode::Train, batch.batch_size(), &Keeping(&fusion))?;
+        let program = lower(&self.model, Mode::Search, batch.batch_size(), &GpuFusion { gpu, tiles })?;
         let tensors = program::tensors(gpu, &program, &self.parameters, Some(&training.gradients))?;
         let Training { optimizer, step_sizes, gradients, slots, .. } = training;
         let plan = self.step(&batch.feed, &program, &tensors, Rest { optimizer, step_sizes, gradients, slots })?;

@@ -117,7 +117,7 @@ impl<'d> NativeEngine<'d> {
     /// # Errors
     /// The same as for [`NativeEngine::new`].
     pub fn with_form(model: &Model, parameters: &[Vec<f32>], threads: usize, form: Form) -> Result<Self, EngineError> {
-        let program = NativeProgram::new(model, Mode::Infer, form, false)?;
+        let program = NativeProgram::new(model, Mode::Infer, form)?;
         // For 0, rayon would choose a number itself, but each thread needs its scratch memory.
         let threads = threads.max(1);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("native {i}"));
@@ -157,7 +157,7 @@ impl<'d> NativeEngine<'d> {
         batch_size: usize,
         optimizer: &Optimizer,
     ) -> Result<Self, EngineError> {
-        self.worker.train(split, batch_size, optimizer, false)?;
+        self.worker.train(split, batch_size, optimizer, Mode::Train)?;
         Ok(self)
     }
 
@@ -238,16 +238,16 @@ impl<'d> Worker<'d> {
         self.training.as_ref().ok_or(EngineError::NoTraining)
     }
 
-    /// Prepares for training. With `keep`, everything that a step computes is there after it.
+    /// Prepares for training, or for a search.
     fn train(
         &mut self,
         split: &'d Split,
         batch_size: usize,
         optimizer: &Optimizer,
-        keep: bool,
+        mode: Mode,
     ) -> Result<(), EngineError> {
         check_split(split, &self.model)?;
-        let program = NativeProgram::new(&self.model, Mode::Train, self.form, keep)?;
+        let program = NativeProgram::new(&self.model, mode, self.form)?;
         let group = batch_size.div_ceil(GROUPS).clamp(1, ROWS);
         let alike = || {
             let lens = self.described.iter().map(|p| if p.role.is_trained() { p.len() } else { 0 });
@@ -569,7 +569,7 @@ impl Engine for NativeEngine<'_> {
         // The same steps, but with a buffer for each tensor, so that all are there to be searched after a step.
         let (split, optimizer, batch_size) = (*split, *optimizer, *batch_size);
         let slots = std::mem::take(&mut worker.training.as_mut().ok_or(EngineError::NoTraining)?.slots);
-        worker.train(split, batch_size, &optimizer, true)?;
+        worker.train(split, batch_size, &optimizer, Mode::Search)?;
         worker.training.as_mut().ok_or(EngineError::NoTraining)?.slots = slots;
         threads.install(|| worker.find_non_finite(epoch, last))
     }

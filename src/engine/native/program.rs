@@ -8,7 +8,7 @@ use crate::cpu::conv2d::Conv2dDims;
 use crate::cpu::pool2d::Pool2dDims;
 use crate::engine::EngineError;
 use crate::engine::steps::{Answers, Convolving, compute_batch, compute_gradient, compute_rows};
-use crate::lower::{Fusion, Id, Keeping, Mode, Op, Place, Program, Step, lower};
+use crate::lower::{Fusion, Id, Mode, Op, Place, Program, Step, lower};
 use crate::model::Model;
 use crate::native::Aligned;
 use crate::native::conv2d::{Conv2d, Form, Packed, Scratch};
@@ -103,12 +103,9 @@ pub(super) type Owned = Tensors<Aligned<f32>, Aligned<u32>>;
 pub(super) type Rows<'a> = Tensors<&'a mut [f32], &'a mut [u32]>;
 
 impl NativeProgram {
-    /// Lowers a model, with its convolutions in the given form. With `keep`, everything that a step computes is there after it.
-    pub(super) fn new(model: &Model, mode: Mode, form: Form, keep: bool) -> Result<Self, EngineError> {
-        let program = match keep {
-            false => lower(model, mode, 1, &NativeFusion)?,
-            true => lower(model, mode, 1, &Keeping(&NativeFusion))?,
-        };
+    /// Lowers a model, with its convolutions in the given form.
+    pub(super) fn new(model: &Model, mode: Mode, form: Form) -> Result<Self, EngineError> {
+        let program = lower(model, mode, 1, &NativeFusion)?;
         // The images are gathered at the start of the first, which must therefore be over rows.
         let mut phases = vec![Phase::Rows(0..0)];
         for (i, step) in program.steps.iter().enumerate() {
