@@ -82,10 +82,10 @@ fn use_model(model: &Model, parameters: Option<&[Vec<f32>]>) {
     let image = vec![7; FASHION_MNIST.pixels()];
     let row = engine.predict(&image, &mut |_| ControlFlow::Continue(())).expect("the plain loops do not fail");
     assert_eq!(row.len(), FASHION_MNIST.classes());
-    onnx::to_bytes(model, parameters, &Facts::default()).expect("an accepted model can be exported");
+    onnx::to_bytes(model, parameters, &Facts::new(&FASHION_MNIST)).expect("an accepted model can be exported");
     keras::python(model, "file").expect("an accepted model can be exported");
     // Names of layers may be refused.
-    let _ = torch::to_bytes(model, parameters, &Facts::default());
+    let _ = torch::to_bytes(model, parameters, &Facts::new(&FASHION_MNIST));
 }
 
 /// `model.safetensors`.

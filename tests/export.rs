@@ -4,7 +4,7 @@
 use crate::support::program::Place;
 use crate::support::python::Python;
 use crate::support::{genuine_data, gpu};
-use fmnist_gpu::data::{CLASS_NAMES, DatasetKind, LoadOptions, PIXELS, Split, load, synthetic};
+use fmnist_gpu::data::{DatasetKind, FASHION_MNIST, LoadOptions, PIXELS, Split, load, synthetic};
 use fmnist_gpu::engine::{Engine, GpuEngine, Optimizer, ReferenceEngine};
 use fmnist_gpu::export::{ExportError, Facts, keras, npz, onnx, torch};
 use fmnist_gpu::import::{self, Layout};
@@ -323,7 +323,7 @@ pub fn trained_size(model: &Model) -> Vec<Vec<f32>> {
 }
 
 fn facts() -> Facts {
-    Facts { dataset: Some(DatasetKind::Synthetic), test_accuracy: Some(0.875) }
+    Facts { description: &FASHION_MNIST, dataset: Some(DatasetKind::Synthetic), test_accuracy: Some(0.875) }
 }
 
 /// Returns the first test images of the genuine data set, or else of the generated one.
@@ -393,7 +393,7 @@ fn the_onnx_file_says_what_it_is() {
     assert_eq!(proto.producer_name, "fmnist-gpu");
     let metadata: BTreeMap<&str, &str> =
         proto.metadata_props.iter().map(|entry| (entry.key.as_str(), entry.value.as_str())).collect();
-    assert_eq!(serde_json::from_str::<Vec<String>>(metadata["class_names"]).unwrap(), CLASS_NAMES);
+    assert_eq!(serde_json::from_str::<Vec<String>>(metadata["class_names"]).unwrap(), FASHION_MNIST.class_names);
     assert_eq!(serde_json::from_str::<Model>(metadata["layers"]).unwrap(), model);
     assert_eq!((metadata["model"], metadata["dataset"], metadata["test_accuracy"]), ("cnn", "synthetic", "0.875"));
     let graph = proto.graph.unwrap();
@@ -405,7 +405,7 @@ fn the_onnx_file_says_what_it_is() {
     for parameter in model.parameters().unwrap() {
         assert!(constants.contains(&parameter.name.as_str()), "{} in {constants:?}", parameter.name);
     }
-    let without = onnx::to_bytes(&model, &trained_size(&model), &Facts::default()).unwrap();
+    let without = onnx::to_bytes(&model, &trained_size(&model), &Facts::new(&FASHION_MNIST)).unwrap();
     let proto = <pb::ModelProto as prost::Message>::decode(&without[..]).unwrap();
     assert!(!proto.metadata_props.iter().any(|entry| entry.key == "test_accuracy" || entry.key == "dataset"));
 }
@@ -965,7 +965,7 @@ fn the_command_writes_beside_the_model_and_prints_the_lines() {
     let place = Place::new();
     let model = Model::mlp();
     let parameters = write_run(&place, "run", &model);
-    let none = Facts::default();
+    let none = Facts::new(&FASHION_MNIST);
     for (format, file, bytes, lines) in [
         ("onnx", "model.onnx", onnx::to_bytes(&model, &parameters, &none).unwrap(), onnx::python("run/model.onnx")),
         (

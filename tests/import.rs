@@ -3,6 +3,7 @@
 use crate::export::{mixed, odd, residual, trained_size};
 use crate::support::gpu;
 use crate::support::program::Place;
+use fmnist_gpu::data::FASHION_MNIST;
 use fmnist_gpu::export::{Facts, torch};
 use fmnist_gpu::import::{ImportError, Imported, Layout, from_bytes};
 use fmnist_gpu::model::{Model, Role, weights};
@@ -29,7 +30,7 @@ fn single(name: &str, shape: &[usize], values: &[f32]) -> Tensor {
 /// Returns the tensors of an exported model, with these names for its layers.
 fn tensors(model: &Model, layout: Layout, stems: &[&str], [weight, bias]: [&str; 2]) -> Vec<Tensor> {
     let bytes = match layout {
-        Layout::Torch => torch::to_bytes(model, &trained_size(model), &Facts::default()).unwrap(),
+        Layout::Torch => torch::to_bytes(model, &trained_size(model), &Facts::new(&FASHION_MNIST)).unwrap(),
         Layout::Keras => weights::to_bytes(model, &trained_size(model)).unwrap(),
     };
     let all = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -90,7 +91,7 @@ fn symmetrical() -> Model {
 fn exported_for_pytorch_and_imported_the_weights_are_the_same() {
     for model in [Model::cnn(), Model::mlp(), odd(), twins(), symmetrical(), residual(), mixed()] {
         let parameters = trained_size(&model);
-        let bytes = torch::to_bytes(&model, &parameters, &Facts::default()).unwrap();
+        let bytes = torch::to_bytes(&model, &parameters, &Facts::new(&FASHION_MNIST)).unwrap();
         // The file describes its model.
         let imported = from_bytes(&bytes, None, None).unwrap();
         assert_eq!((&imported.model, imported.layout), (&model, Layout::Torch));
@@ -154,7 +155,7 @@ fn normalized() -> Model {
 fn normalized_tensors(layout: Layout, stems: &[&str], [weight, bias]: [&str; 2], norm: [&str; 4]) -> Vec<Tensor> {
     let model = normalized();
     let bytes = match layout {
-        Layout::Torch => torch::to_bytes(&model, &trained_size(&model), &Facts::default()).unwrap(),
+        Layout::Torch => torch::to_bytes(&model, &trained_size(&model), &Facts::new(&FASHION_MNIST)).unwrap(),
         Layout::Keras => weights::to_bytes(&model, &trained_size(&model)).unwrap(),
     };
     let all = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -416,7 +417,7 @@ fn half_precision_is_converted_exactly() {
 #[test]
 fn damaged_and_hostile_files_are_refused_and_never_panic() {
     let model = twins();
-    let bytes = torch::to_bytes(&model, &trained_size(&model), &Facts::default()).unwrap();
+    let bytes = torch::to_bytes(&model, &trained_size(&model), &Facts::new(&FASHION_MNIST)).unwrap();
     for len in (0..3000).chain([bytes.len() / 2, bytes.len() - 1]) {
         assert!(from_bytes(&bytes[..len], None, None).is_err(), "cut to {len} bytes");
     }

@@ -21,7 +21,7 @@ mod python;
 pub mod torch;
 mod window;
 
-use crate::data::DatasetKind;
+use crate::data::{DatasetKind, Description};
 use crate::model::weights::WeightsError;
 use crate::model::{LayerShape, Model, ModelError};
 use thiserror::Error;
@@ -87,12 +87,26 @@ pub enum ExportError {
 }
 
 /// What is known about a trained model besides its layers and parameters; stored in an export's metadata.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Facts {
+    /// The images that it is for, and their classes.
+    pub description: &'static Description,
     /// The data set that it was trained on.
     pub dataset: Option<DatasetKind>,
     /// Its accuracy on the test set, 0 to 1.
     pub test_accuracy: Option<f64>,
+}
+
+impl Facts {
+    /// Returns the facts about a model of unknown origin.
+    pub fn new(description: &'static Description) -> Self {
+        Facts { description, dataset: None, test_accuracy: None }
+    }
+
+    /// Returns the names of the classes as a JSON list.
+    fn class_names(&self) -> String {
+        serde_json::Value::from(self.description.class_names.to_vec()).to_string()
+    }
 }
 
 /// Returns the layers of a model after checking its parameters.

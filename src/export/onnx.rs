@@ -16,7 +16,6 @@ use super::onnx_proto::{
     StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
 };
 use super::{ExportError, Facts, checked_shapes, python};
-use crate::data::FASHION_MNIST;
 use crate::model::weights::WeightsError;
 use crate::model::{LayerShape, Model, Source};
 use prost::Message;
@@ -92,7 +91,7 @@ fn check_size(shapes: &[LayerShape]) -> Result<(), ExportError> {
 fn metadata(model: &Model, facts: &Facts) -> Result<Vec<StringStringEntryProto>, ExportError> {
     let layers = serde_json::to_string(model).map_err(|e| WeightsError::Model(e.to_string()))?;
     let mut entries = vec![
-        ("class_names", serde_json::Value::from(FASHION_MNIST.class_names.to_vec()).to_string()),
+        ("class_names", facts.class_names()),
         ("model", model.name.clone()),
         ("layers", layers),
         ("version", format!("fmnist-gpu {}", env!("CARGO_PKG_VERSION"))),

@@ -3,7 +3,6 @@
 use super::layout::{Orders, slots};
 use super::python::{self, KEYWORDS, Variables};
 use super::{ExportError, Facts, checked_shapes, layers};
-use crate::data::FASHION_MNIST;
 use crate::model::weights::{self, WeightsError};
 use crate::model::{LayerShape, Model, Source};
 use safetensors::tensor::{Dtype, TensorView};
@@ -94,7 +93,7 @@ pub fn to_bytes(model: &Model, parameters: &[Vec<f32>], facts: &Facts) -> Result
     let mut metadata = HashMap::from([
         ("format".to_string(), "pt".to_string()),
         ("layout".to_string(), LAYOUT.to_string()),
-        ("class_names".to_string(), serde_json::Value::from(FASHION_MNIST.class_names.to_vec()).to_string()),
+        ("class_names".to_string(), facts.class_names()),
         ("module".to_string(), module(model, &shapes)?),
         (MODEL_KEY.to_string(), serde_json::to_string(model).map_err(|e| WeightsError::Model(e.to_string()))?),
         ("version".to_string(), format!("fmnist-gpu {}", env!("CARGO_PKG_VERSION"))),

@@ -2,7 +2,7 @@ use super::{INPUT_NAME, Layer, LayerShape, Model, ModelError, Parameter, Source}
 use crate::text::shortened;
 use std::fmt::Write;
 
-/// Width of the column of layers, unless the model is no chain of layers.
+/// Width of the column of layers; for a model that is no chain, it may be larger.
 const LAYER_WIDTH: usize = 30;
 /// Maximum number of characters for what a layer reads: a file may name many layers.
 const MAX_SOURCES: usize = 80;
@@ -80,16 +80,15 @@ fn reads_the_one_before(shapes: &[LayerShape], i: usize) -> bool {
 
 fn describe(shapes: &[LayerShape], i: usize) -> String {
     let shape = &shapes[i];
-    let name = match reads_the_one_before(shapes, i) {
-        true => shape.name.clone(),
-        false => {
-            let read = |source: &Source| match source {
-                Source::Image => INPUT_NAME,
-                Source::Layer(i) => shapes[*i].name.as_str(),
-            };
-            let sources: Vec<&str> = shape.sources.iter().map(read).collect();
-            format!("{} ({})", shape.name, shortened(&sources.join(", "), MAX_SOURCES))
-        }
+    let name = if reads_the_one_before(shapes, i) {
+        shape.name.clone()
+    } else {
+        let read = |source: &Source| match source {
+            Source::Image => INPUT_NAME,
+            Source::Layer(i) => shapes[*i].name.as_str(),
+        };
+        let sources: Vec<&str> = shape.sources.iter().map(read).collect();
+        format!("{} ({})", shape.name, shortened(&sources.join(", "), MAX_SOURCES))
     };
     match &shape.layer {
         Layer::Conv2d { kernel_size: k, stride: s, padding, .. } => {
