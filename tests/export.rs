@@ -1,14 +1,16 @@
 //! Exports, each opened by the tool that it is for: tract here, and onnxruntime, PyTorch, Keras and NumPy in Python
 //! (tests/python).
 
+use crate::programs::draw_model;
 use crate::support::program::Place;
 use crate::support::python::Python;
 use crate::support::{genuine_data, gpu};
+use fmnist_gpu::cpu::conv2d::Padding;
 use fmnist_gpu::data::{DatasetKind, FASHION_MNIST, LoadOptions, PIXELS, Split, load, synthetic};
 use fmnist_gpu::engine::{Engine, GpuEngine, Optimizer, ReferenceEngine};
 use fmnist_gpu::export::{ExportError, Facts, keras, npz, onnx, torch};
 use fmnist_gpu::import::{self, Layout};
-use fmnist_gpu::model::{Activation, Layer, Model, Role, Source, initial_parameters, weights};
+use fmnist_gpu::model::{Activation, INPUT_NAME, Layer, Model, Node, Pair, Role, Source, initial_parameters, weights};
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
 use safetensors::SafeTensors;
@@ -285,16 +287,35 @@ pub fn mixed() -> Model {
     toml::from_str(MIXED).unwrap()
 }
 
-fn models() -> [(&'static str, Model); 6] {
+/// A graph drawn at random, behind a convolution that makes the image as small as the graph wants it.
+fn drawn(seed: u64) -> Model {
+    let mut model = draw_model(seed);
+    let [h, w, c] = model.input;
+    let stride = Pair(28 / h, 28 / w);
+    let kernel_size = Pair(28 - (h - 1) * stride.0, 28 - (w - 1) * stride.1);
+    let activation = Activation::None;
+    let first = Layer::Conv2d { filters: c, kernel_size, stride, padding: Padding::Valid, activation };
+    for name in model.layers.iter_mut().flat_map(|node| node.input.iter_mut().chain(node.inputs.iter_mut().flatten())) {
+        if name == INPUT_NAME {
+            *name = "first".to_string();
+        }
+    }
+    if let Some(Node { layer: Layer::Dense { units, .. }, .. }) = model.layers.last_mut() {
+        *units = 10;
+    }
+    model.layers.insert(0, Node { name: Some("first".to_string()), ..Node::from(first) });
+    Model { input: [28, 28, 1], ..model }
+}
+
+/// The models that every tool opens, among them a few graphs drawn at random; `FMNIST_TEST_EXPORTED_GRAPHS=50` draws more.
+fn models() -> Vec<(String, Model)> {
+    let asked = std::env::var("FMNIST_TEST_EXPORTED_GRAPHS").ok().map(|n| n.parse().unwrap());
+    let graphs = (0..asked.unwrap_or(2)).map(|seed| (format!("graph-{seed}"), drawn(seed)));
     let even = toml::from_str(EVEN).unwrap();
-    [
-        ("cnn", Model::cnn()),
-        ("mlp", Model::mlp()),
-        ("odd", odd()),
-        ("even", even),
-        ("residual", residual()),
-        ("mixed", mixed()),
-    ]
+    let [cnn, mlp] = [Model::cnn(), Model::mlp()];
+    let named =
+        [("cnn", cnn), ("mlp", mlp), ("odd", odd()), ("even", even), ("residual", residual()), ("mixed", mixed())];
+    named.into_iter().map(|(name, model)| (name.to_string(), model)).chain(graphs).collect()
 }
 
 /// Returns parameters like those of a trained model: biases that are not zero, factors and variances that are not one, and logits up to
@@ -338,6 +359,13 @@ fn images() -> &'static [u8] {
     })
 }
 
+/// Returns the predictions of the plain loops, which never make a normalization part of the weights before it.
+fn reference(model: &Model, parameters: &[Vec<f32>], images: &[u8]) -> Vec<f32> {
+    let sgd = Optimizer::Sgd(SgdConfig { learning_rate: 0.0, momentum: 0.0 });
+    let mut engine = ReferenceEngine::<f32>::new(model, parameters, &Split::default(), 100, &sgd).unwrap();
+    engine.predict(images, &mut |_| ControlFlow::Continue(())).unwrap()
+}
+
 /// Returns this program's own predictions for the images, `[N_IMAGES, 10]`: far from uniform, so that swapped classes
 /// or weights are detected.
 fn predictions(model: &Model, parameters: &[Vec<f32>]) -> Vec<f32> {
@@ -345,14 +373,16 @@ fn predictions(model: &Model, parameters: &[Vec<f32>]) -> Vec<f32> {
         let mut engine = GpuEngine::new(gpu(), model, parameters).unwrap();
         engine.predict(images(), &mut |_| ControlFlow::Continue(())).unwrap()
     } else {
-        // The plain loops, without the normalizations that other engines make part of the weights before them.
-        let sgd = Optimizer::Sgd(SgdConfig { learning_rate: 0.0, momentum: 0.0 });
-        let mut engine = ReferenceEngine::<f32>::new(model, parameters, &Split::default(), 100, &sgd).unwrap();
-        engine.predict(images(), &mut |_| ControlFlow::Continue(())).unwrap()
+        reference(model, parameters, images())
     };
     let best: Vec<f32> = probabilities.chunks(10).map(|row| row.iter().copied().fold(0.0, f32::max)).collect();
     let sure = best.iter().filter(|&&p| p > 0.5).count();
-    assert!(sure > N_IMAGES / 4, "{}: only {sure} predictions are above one half", model.name);
+    // A graph drawn at random may not see much.
+    assert!(
+        sure > N_IMAGES / 4 || model.name.starts_with("graph "),
+        "{}: only {sure} predictions are above one half",
+        model.name
+    );
     probabilities
 }
 
@@ -381,6 +411,40 @@ fn tract_opens_the_onnx_and_agrees_at_any_batch_size() {
             assert_close(&format!("{name}, batch of {n}"), &found, &expected[..n * 10]);
         }
     }
+}
+
+/// A graph may put anything anywhere; tract and the loops with channels first compute what this program computes, and what was exported
+/// comes back.
+#[test]
+fn graphs_at_random_are_exported_and_imported() {
+    let images = &images()[..5 * PIXELS];
+    let pixels: Vec<f32> = images.iter().map(|&p| f32::from(p)).collect();
+    let (mut compared, mut normalized) = (0, 0);
+    for seed in 0..60 {
+        let model = drawn(seed);
+        let parameters = trained_size(&model);
+        let expected = reference(&model, &parameters, images);
+        let bytes = onnx::to_bytes(&model, &parameters, &facts()).unwrap();
+        let graph = tract_onnx::onnx().model_for_read(&mut &bytes[..]).unwrap();
+        let graph = graph.into_optimized().unwrap().into_runnable().unwrap();
+        let outputs = graph.run(tvec!(Tensor::from_shape(&[5, 28, 28, 1], &pixels).unwrap().into())).unwrap();
+        let found: Vec<f32> = outputs[0].to_plain_array_view::<f32>().unwrap().iter().copied().collect();
+        assert_close(&format!("tract, seed {seed}"), &found, &expected);
+        let bytes = torch::to_bytes(&model, &parameters, &facts()).unwrap();
+        if !torch::python(&model, "x").unwrap().contains(".permute(") {
+            compared += 1;
+            let file = SafeTensors::deserialize(&bytes).unwrap();
+            let found = forward_channels_first(&model, &file, &images[..PIXELS]);
+            assert_close(&format!("loops, seed {seed}"), &found, &expected[..10]);
+        }
+        let own = weights::to_bytes(&model, &parameters).unwrap();
+        for (bytes, layout) in [(bytes, Layout::Torch), (own, Layout::Keras)] {
+            let imported = import::from_bytes(&bytes, None, None).unwrap();
+            assert!(imported.parameters == parameters && imported.layout == layout, "seed {seed}, {layout}");
+        }
+        normalized += usize::from(model.layers.iter().any(|node| node.layer.kind() == "batchnorm"));
+    }
+    assert!(compared > 50 && normalized > 20, "{compared} compared, {normalized} with normalizations");
 }
 
 #[test]
@@ -649,6 +713,11 @@ fn a_forward_pass_with_channels_first_agrees_with_the_torch_file() {
         let bytes = torch::to_bytes(&model, &parameters, &facts()).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let expected = predictions(&model, &parameters);
+        let permutes = torch::python(&model, "x").unwrap().contains(".permute(");
+        assert!(permutes == (name == "mixed") || name.starts_with("graph"), "{name}");
+        if permutes && name != "mixed" {
+            continue;
+        }
         for i in 0..4 {
             let found = forward_channels_first(&model, &file, &images()[i * PIXELS..][..PIXELS]);
             assert_close(&format!("{name}, image {i}"), &found, &expected[i * 10..][..10]);
@@ -837,7 +906,7 @@ fn values_with_several_readers_have_names() {
 /// Fills a folder for each model, as the checks in tests/python expect.
 fn fill(place: &Path, write: impl Fn(&Model, &[Vec<f32>], &Path) -> String) {
     for (name, model) in models() {
-        let folder = place.join(name);
+        let folder = place.join(&name);
         fs::create_dir(&folder).unwrap();
         let parameters = trained_size(&model);
         let lines = write(&model, &parameters, &folder);
@@ -856,7 +925,9 @@ fn fill_onnx(place: &Path) {
 }
 
 /// The folders that [`fill`] creates.
-const FOLDERS: &str = "cnn mlp odd even residual mixed";
+fn folders() -> String {
+    models().into_iter().map(|(name, _)| name).collect::<Vec<_>>().join(" ")
+}
 
 #[track_caller]
 fn all_agree((content, said): (bool, String)) {
@@ -869,7 +940,7 @@ fn onnxruntime_agrees_and_the_checker_of_onnx_passes() {
     let Some(python) = Python::with("check_onnx.py", "onnx, onnxruntime") else { return };
     let place = tempfile::tempdir().unwrap();
     fill_onnx(place.path());
-    all_agree(python.check(FOLDERS, place.path()));
+    all_agree(python.check(&folders(), place.path()));
 }
 
 #[test]
@@ -895,7 +966,7 @@ fn pytorch_agrees_and_what_it_saves_is_imported() {
         fs::write(folder.join("model.torch.safetensors"), bytes).unwrap();
         torch::python(model, "model.torch.safetensors").unwrap()
     });
-    all_agree(python.check(FOLDERS, place.path()));
+    all_agree(python.check(&folders(), place.path()));
     // What this version of PyTorch gives every module, and this Python's keywords.
     let reserved = fs::read_to_string(place.path().join("mlp/reserved.txt")).unwrap();
     assert!(reserved.lines().count() > 70, "{reserved}");
@@ -911,7 +982,7 @@ fn pytorch_agrees_and_what_it_saves_is_imported() {
             ("float16", 2f32.powi(-11), 2f32.powi(-25)),
             ("bfloat16", 2f32.powi(-8), 0.0),
         ] {
-            let bytes = fs::read(place.path().join(name).join(format!("sequential.{dtype}.safetensors"))).unwrap();
+            let bytes = fs::read(place.path().join(&name).join(format!("sequential.{dtype}.safetensors"))).unwrap();
             let imported = import::from_bytes(&bytes, Some(&model), None).unwrap();
             assert_eq!(imported.layout, Layout::Torch);
             for (a, b) in imported.parameters.iter().flatten().zip(expected.iter().flatten()) {
@@ -929,9 +1000,9 @@ fn keras_agrees_and_what_it_saves_is_imported() {
         fs::write(folder.join("model.keras.npz"), keras::to_bytes(model, parameters).unwrap()).unwrap();
         keras::python(model, "model.keras.npz").unwrap()
     });
-    all_agree(python.check(FOLDERS, place.path()));
+    all_agree(python.check(&folders(), place.path()));
     for (name, model) in models() {
-        let bytes = fs::read(place.path().join(name).join("keras.safetensors")).unwrap();
+        let bytes = fs::read(place.path().join(&name).join("keras.safetensors")).unwrap();
         let imported = import::from_bytes(&bytes, Some(&model), None).unwrap();
         assert_eq!(imported.layout, Layout::Keras);
         assert!(imported.parameters == trained_size(&model), "{name}: the imported weights differ");
@@ -948,7 +1019,7 @@ fn numpy_opens_the_npz() {
         fs::write(folder.join("parameters.bin"), bytemuck::cast_slice(&all)).unwrap();
         npz::python("model.npz")
     });
-    let (content, said) = python.check(FOLDERS, place.path());
+    let (content, said) = python.check(&folders(), place.path());
     assert!(content && said.contains("8 arrays hold the same 421642 values"), "{said}");
 }
 
