@@ -9,6 +9,7 @@ use fmnist_gpu::cpu::conv2d::Padding;
 use fmnist_gpu::data::idx::{parse_images, parse_labels};
 use fmnist_gpu::data::{FASHION_MNIST, Split};
 use fmnist_gpu::engine::{Engine, Optimizer, ReferenceEngine, TileChoices};
+use fmnist_gpu::export::{Facts, keras, onnx, torch};
 use fmnist_gpu::import::{self, Layout};
 use fmnist_gpu::model::{Model, initial_parameters, permutation, summary, weights};
 use fmnist_gpu::ops::adam::AdamConfig;
@@ -81,6 +82,10 @@ fn use_model(model: &Model, parameters: Option<&[Vec<f32>]>) {
     let image = vec![7; FASHION_MNIST.pixels()];
     let row = engine.predict(&image, &mut |_| ControlFlow::Continue(())).expect("the plain loops do not fail");
     assert_eq!(row.len(), FASHION_MNIST.classes());
+    onnx::to_bytes(model, parameters, &Facts::new(&FASHION_MNIST)).expect("an accepted model can be exported");
+    keras::python(model, "file").expect("an accepted model can be exported");
+    // Names of layers may be refused.
+    let _ = torch::to_bytes(model, parameters, &Facts::new(&FASHION_MNIST));
 }
 
 /// `model.safetensors`.

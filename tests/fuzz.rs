@@ -56,14 +56,18 @@ fn seeds_that_are_right_are_taken() {
     };
     use fmnist_gpu::run::checkpoint::Checkpoint;
     use fmnist_gpu::run::{RunConfig, Summary, parse_history};
-    let text = String::from_utf8(read("model_file", "every-layer.toml")).unwrap();
-    fmnist_gpu::model::Model::parse(Path::new("every-layer.toml"), &text).unwrap();
+    for name in ["every-layer.toml", "graph.toml"] {
+        let text = String::from_utf8(read("model_file", name)).unwrap();
+        fmnist_gpu::model::Model::parse(Path::new(name), &text).unwrap();
+    }
     fmnist_gpu::model::weights::from_bytes(&read("weights", "tiny.safetensors")).unwrap();
     for name in ["adam.safetensors", "sgd.safetensors"] {
         Checkpoint::from_bytes(&read("checkpoint", name)).unwrap();
     }
     fmnist_gpu::data::idx::parse_images("images.gz", &read("idx", "images.gz")).unwrap();
-    fmnist_gpu::import::from_bytes(&read("import", "described.safetensors"), None, None).unwrap();
+    for name in ["described.safetensors", "normalized.safetensors"] {
+        fmnist_gpu::import::from_bytes(&read("import", name), None, None).unwrap();
+    }
     let small = fmnist_gpu::model::Model::parse(Path::new("small.toml"), parsers::SMALL).unwrap();
     fmnist_gpu::import::from_bytes(&read("import", "torch.safetensors"), Some(&small), None).unwrap();
     RunConfig::parse(&read("run_folder", "config")[1..]).unwrap();

@@ -157,7 +157,7 @@ fn shape_of_last(mut model: Model, unread: &[String]) -> Option<Vec<usize>> {
 }
 
 /// Draws a model: any layers in any order, with branches, for small images of an odd shape.
-fn draw_model(seed: u64) -> Model {
+pub fn draw_model(seed: u64) -> Model {
     let mut draw = Draw::new(seed);
     let mut input = [draw.among(2..=8), draw.among(2..=8), draw.among(1..=3)];
     // The GPU reads the bytes of an image four at a time.

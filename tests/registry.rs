@@ -294,10 +294,6 @@ fn few_name_the_one_data_set() {
         "src/photo/garment.rs",
         // A constant of the shader, for any images.
         "src/ops/batch_gather.rs",
-        // To be given a description too.
-        "src/report/maps.rs",
-        "src/export/onnx.rs",
-        "src/export/torch.rs",
     ];
     for (words, allowed) in [(&description[..], &may_name[..]), (&numbers, &may_count)] {
         let is_whole = |line: &String| {

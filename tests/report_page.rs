@@ -1,7 +1,7 @@
 use crate::support::program::Place;
 use crate::support::{gpu, not_run};
 use fmnist_gpu::data::{Description, FASHION_MNIST, Split, synthetic};
-use fmnist_gpu::model::{Model, initial_parameters};
+use fmnist_gpu::model::{Layer, Model, initial_parameters};
 use fmnist_gpu::report::maps::{feature_maps, filters};
 use fmnist_gpu::report::metrics::{Metrics, N_BINS, mcnemar, wilson_95};
 use fmnist_gpu::report::plots::{Curve, draw_bars, draw_calibration, draw_confusion, draw_curves, escape};
@@ -168,7 +168,7 @@ fn filters_and_feature_maps_show_what_is_there() {
         assert!(colours.contains(&colour[..]), "{colour:?}");
     }
     let (split, _) = synthetic::generate(1, 0, 3);
-    let maps = feature_maps(&model, &parameters, split.image(0)).unwrap();
+    let maps = feature_maps(&model, &parameters, split.image(0), &FASHION_MNIST).unwrap();
     let layers: Vec<&str> = maps.iter().map(|m| m.layer.as_str()).collect();
     assert_eq!(layers, ["input", "conv2d_1", "maxpool2d_1", "conv2d_2", "maxpool2d_2", "dense_1", "dense_2"]);
     assert_eq!(
@@ -176,13 +176,47 @@ fn filters_and_feature_maps_show_what_is_there() {
         ("conv2d_1: 32 maps of 28 x 28", "dense_1: 128 units")
     );
     assert!(FASHION_MNIST.class_names.iter().all(|name| maps[6].description.contains(name)));
-    assert!(feature_maps(&model, &parameters, &[0; 3]).is_err());
+    assert!(feature_maps(&model, &parameters, &[0; 3], &FASHION_MNIST).is_err());
     let mlp = Model::mlp();
     let parameters = initial_parameters(&mlp.parameters().unwrap(), 1);
     assert!(filters(&mlp, &parameters).unwrap().unwrap().title.contains("weights of its 128 units, 28 x 28"));
     let broken: Vec<Vec<f32>> = parameters.iter().map(|p| vec![f32::NAN; p.len()]).collect();
     assert!(filters(&mlp, &broken).unwrap().is_some());
-    assert_eq!(feature_maps(&mlp, &broken, split.image(0)).unwrap().len(), 3);
+    assert_eq!(feature_maps(&mlp, &broken, split.image(0), &FASHION_MNIST).unwrap().len(), 3);
+}
+
+/// Every layer of a graph has its maps; the filters are those of the first layer that reads the image.
+#[test]
+fn graphs_have_filters_and_feature_maps() {
+    let (split, _) = synthetic::generate(1, 0, 3);
+    let model = crate::export::residual();
+    let parameters = crate::export::trained_size(&model);
+    let maps = feature_maps(&model, &parameters, split.image(0), &FASHION_MNIST).unwrap();
+    let drawn: Vec<&str> = maps.iter().map(|map| map.layer.as_str()).collect();
+    let shapes = model.shapes().unwrap();
+    let names = shapes.iter().filter(|shape| shape.layer != Layer::Flatten).map(|shape| shape.name.as_str());
+    assert_eq!(drawn, std::iter::once("input").chain(names).collect::<Vec<_>>());
+    let add = maps.iter().find(|map| map.layer == "add_1").unwrap();
+    assert_eq!(add.title, "add_1: 6 maps of 14 x 14");
+    // The second layer reads the image too, and is the first with filters.
+    let model = crate::export::mixed();
+    let parameters = crate::export::trained_size(&model);
+    assert_eq!(filters(&model, &parameters).unwrap().unwrap().title, "F: 4 filters, 4 x 4");
+    let hidden: Model = toml::from_str(
+        "name = \"hidden\"\nlayer = [{ type = \"batchnorm\" }, { type = \"flatten\" }, { type = \"dense\", units = 10 }]",
+    )
+    .unwrap();
+    assert_eq!(filters(&hidden, &crate::export::trained_size(&hidden)).unwrap(), None);
+    // Parameters before those of the first filters.
+    let second: Model = toml::from_str(
+        "name = \"second\"\nlayer = [{ type = \"batchnorm\" }, \
+         { type = \"conv2d\", filters = 3, kernel_size = 5, input = \"input\" }, \
+         { type = \"conv2d\", filters = 3, kernel_size = 5, input = \"batchnorm_1\" }, \
+         { type = \"add\", inputs = [\"conv2d_1\", \"conv2d_2\"] }, { type = \"flatten\" }, { type = \"dense\", units = 10 }]",
+    )
+    .unwrap();
+    let drawn = filters(&second, &crate::export::trained_size(&second)).unwrap().unwrap();
+    assert_eq!(drawn.title, "conv2d_1: 3 filters, 5 x 5");
 }
 
 #[test]

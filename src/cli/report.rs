@@ -113,7 +113,7 @@ pub fn write(
         probabilities: material.probabilities,
         metrics: &metrics,
         filters: first_filters.as_ref(),
-        maps: &feature_maps(model, parameters, material.test.image(material.image))?,
+        maps: &feature_maps(model, parameters, material.test.image(material.image), material.description)?,
         map_index: material.image,
         kernel_times: kernel_times.as_ref(),
         model_sha256: &sha256,
