@@ -7,6 +7,8 @@
 //!
 //! PyTorch's layout: `[O, C, KH, KW]`, `[out, in]`, flattened images in the order C, H, W. Keras's: `[KH, KW, C, O]`, `[in, out]`,
 //! flattened images in the order H, W, C.
+//!
+//! Above 500 lines: a third are the errors, each with what to do about it.
 
 use crate::export::layout::{Slot, slots};
 use crate::export::torch::MODEL_KEY;

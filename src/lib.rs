@@ -40,7 +40,8 @@
 //!
 //! # Structure
 //!
-//! Data flows one way: [`data`] -> [`model`] -> plan -> [`train`] -> run folder -> evaluation, prediction, [`report`].
+//! Data flows one way: [`data`] and [`model`] -> program ([`lower`]) -> [`engine`] -> [`train`] -> [`run`] -> evaluation,
+//! prediction, [`report`].
 //!
 //! - [`gpu`]: adapter and device, tensors, kernels (pipelines), plans (recorded dispatches). Knows nothing about
 //!   layers.
@@ -51,8 +52,11 @@
 //! - [`verify`]: the proof of each operation, which compares its kernels with their mirrors; used by `fmnist-gpu
 //!   selftest` and the tests. [`verify::OPS`] lists every kernel.
 //! - [`data`]: IDX files, the Fashion-MNIST download and cache, the generated stand-in set.
-//! - [`model`]: layers as data, the built-in models, initial weights, weight files.
-//! - [`train`]: the engines (GPU, CPU, plain loops), the loop over epochs, the run folder.
+//! - [`model`]: graphs of layers as data, the built-in models, initial weights, weight files.
+//! - [`lower`]: turns a model into a program of steps, forward and backward; the only code that differentiates.
+//! - [`engine`]: GPU, CPU and plain loops, which run programs and know no layers.
+//! - [`train`]: the loop over epochs.
+//! - [`run`]: the run folder, with checkpoints.
 //! - [`export`], [`import`]: models to and from the formats of other tools.
 //! - [`photo`]: turns the user's photos into network inputs.
 //! - [`report`]: charts and pages for people.
@@ -69,8 +73,8 @@
 //! gradient, backward pass, update. Each submission contains many steps, a number that is adjusted to their measured
 //! time; the host only reads back the losses while the next submission runs.
 //!
-//! On the CPU, the same list of layers becomes a list of calls over tensors that are allocated once. Threads divide the
-//! rows of the batch between them, then the parameters; see [`engine::NativeEngine`].
+//! On the CPU, the same program runs over tensors that are allocated once. Threads divide the rows of the batch between
+//! them, then the parameters; see [`engine::NativeEngine`].
 
 #![deny(missing_docs)]
 

@@ -1,5 +1,7 @@
 //! Convolution with bias: kernels in `shaders/conv2d.wgsl`, `conv2d_shared.wgsl` and `conv2d_subgroup.wgsl`, mirror in
 //! [`crate::cpu::conv2d`].
+//!
+//! Above 500 lines: three forms of each pass, and every kernel is described where it is recorded.
 
 use super::{Form, SharedTiles};
 use crate::cpu::pool2d::Pool2dDims;

@@ -3,6 +3,8 @@
 //! The training images were made from catalogue photos on a light, plain background: trimmed, resized so that the longer side has 28
 //! pixels, centred, negated, converted to grey (Xiao, Rasul, Vollgraf: Fashion-MNIST, 2017, section 2). [`prepare`] does the same
 //! with any photo of a garment on a plain background, light or dark, and flags results that are doubtful.
+//!
+//! Above 500 lines: the steps share the measures of one image, and are read in order.
 
 use super::Photo;
 use std::fmt;

@@ -1,4 +1,6 @@
 //! `report.html`: the metrics and plots of a run, its mistakes, and how to reproduce it.
+//!
+//! Above 500 lines: one section of the page after the other, in the order in which they are read.
 
 use super::maps::LayerPicture;
 use super::metrics::Metrics;
