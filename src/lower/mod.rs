@@ -1,8 +1,8 @@
 //! From models to programs: shapes, fusion, gradients, and the place of every tensor.
 //!
 //! [`lower`] is the only code that knows how layers become steps, and the only one that differentiates. It walks the graph of the model
-//! once and emits the forward steps ([`forward`]), then goes through these from the last to the first and emits the steps for their
-//! gradients ([`backward`]), and finally assigns buffers to tensors ([`buffers`]). The rules of each layer and operation are in [`rules`]. Engines run the [`Program`] that results, and
+//! once and emits the forward steps (`forward.rs`), then goes through these from the last to the first and emits the steps for their
+//! gradients (`backward.rs`), and finally assigns buffers to tensors (`buffers.rs`). The rules of each layer and operation are in `rules.rs`. Engines run the [`Program`] that results, and
 //! know no layers.
 
 mod backward;
@@ -152,7 +152,7 @@ impl<'f> Lowering<'f> {
         Id(self.program.tensors.len() - 1)
     }
 
-    /// Adds a tensor that a step writes; [`buffers`] decides where it is kept.
+    /// Adds a tensor that a step writes; `buffers.rs` decides where it is kept.
     fn buffer(&mut self, name: String, shape: &[usize], by_row: bool, is_index: bool) -> Id {
         self.add(Tensor { name, shape: shape.to_vec(), by_row, is_index, place: Place::Buffer(usize::MAX) })
     }

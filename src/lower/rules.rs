@@ -10,7 +10,7 @@ use crate::cpu::pool2d::{Pool2dDims, Reduction};
 use crate::model::{Activation, Layer, LayerShape, Role, pool2d_dims};
 
 /// An operation with its dimensions. Each is documented with the tensors that it reads and writes, in this order, in brackets those
-/// that are there only if an attribute says so. The dimensions are those of [`Program::batch`] images.
+/// that are there only if an attribute says so. The dimensions are those of [`Program::batch`](super::Program::batch) images.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Op {
     /// x, w, b -> y \[, argmax\]: convolution, then max(y, 0) if `relu`, then max pooling.
