@@ -315,6 +315,9 @@ fn unevenly_padded(value: &str, window: &Window, fill: Option<&str>) -> String {
 /// The name of the function that Keras's layers use for GELU: `gelu` would mean the exact form, without tanh.
 pub(super) const KERAS_GELU: &str = "gelu_tanh";
 
+/// The names of all such functions.
+pub(super) const KERAS_FUNCTIONS: [&str; 1] = [KERAS_GELU];
+
 /// Returns the code of a function that a layer needs in Keras, if any.
 pub(super) fn keras_function(shape: &LayerShape) -> Option<&'static str> {
     // Registered, so that Keras can save and load the model.

@@ -88,11 +88,7 @@ impl Lowering<'_> {
 
     /// Whether `x` is the output of a ReLU, and every step that reads it masks its part of the gradient at no cost.
     pub(super) fn masks_all(&self, forward: &[Step], x: Id) -> bool {
-        let masks = |step: &Step| match step.op {
-            Op::Conv2d { .. } | Op::Dense { .. } => self.fusion.relu(),
-            Op::MaxPool2d(_) | Op::Relu => true,
-            _ => false,
-        };
+        let masks = |step: &Step| step.op.masks(self.fusion.relu());
         self.is_relu[x.0] && forward.iter().filter(|step| step.reads.contains(&x)).all(masks)
     }
 }

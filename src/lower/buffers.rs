@@ -50,8 +50,7 @@ fn last_uses(program: &Program, weights_last: bool) -> Vec<Option<usize>> {
             last[id.0] = Some(i);
         }
     }
-    let of_weights = |op: &Op| matches!(op, Op::Conv2dBackward { .. } | Op::DenseBackward { .. });
-    for step in program.steps.iter().filter(|step| weights_last && of_weights(&step.op)) {
+    for step in program.steps.iter().filter(|step| weights_last && step.op.has_weights()) {
         step.reads.iter().for_each(|id| last[id.0] = None);
     }
     for id in program.once.iter().flat_map(|step| &step.writes).chain(&program.outputs[program.outputs.len() - 1..]) {

@@ -110,6 +110,21 @@ impl Op {
         matches!(self, Op::BatchNormStatistics { .. } | Op::BatchNormBackwardW { .. })
     }
 
+    /// Whether it computes gradients of weights, which an engine may put off to the end.
+    pub(super) fn has_weights(&self) -> bool {
+        matches!(self, Op::Conv2dBackward { .. } | Op::DenseBackward { .. })
+    }
+
+    /// Whether its gradient is masked at no cost where its input is zero, if that is the output of a ReLU. `fused` says whether the
+    /// engine has such a mask in its products.
+    pub(super) fn masks(&self, fused: bool) -> bool {
+        match self {
+            Op::Conv2d { .. } | Op::Dense { .. } => fused,
+            Op::MaxPool2d(_) | Op::Relu => true,
+            _ => false,
+        }
+    }
+
     /// The name of the operation, as in the names of its files.
     pub fn name(&self) -> &'static str {
         match self {
