@@ -4,11 +4,11 @@
 //! cargo run --release --example inference -- runs/cnn-1    # a trained run; untrained weights if omitted
 //! ```
 
-use fmnist_gpu::data::{CLASS_NAMES, N_CLASSES, PIXELS, synthetic};
+use fmnist_gpu::data::{FASHION_MNIST, synthetic};
+use fmnist_gpu::engine::{Engine, GpuEngine};
 use fmnist_gpu::gpu::{Gpu, GpuOptions};
 use fmnist_gpu::model::{Model, initial_parameters};
-use fmnist_gpu::train::run::Run;
-use fmnist_gpu::train::{Engine, GpuEngine};
+use fmnist_gpu::run::Run;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
@@ -28,18 +28,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     for batch in [1, 32] {
         let mut milliseconds = Vec::new();
-        for images in pictures.images.chunks_exact(batch * PIXELS) {
+        for images in pictures.images.chunks_exact(batch * FASHION_MNIST.pixels()) {
             let start = Instant::now();
             let probabilities = engine.predict(images, &mut |_| ControlFlow::Continue(()))?;
             milliseconds.push(1e3 * start.elapsed().as_secs_f64());
-            assert_eq!(probabilities.len(), batch * N_CLASSES);
+            assert_eq!(probabilities.len(), batch * FASHION_MNIST.classes());
         }
         milliseconds.sort_by(f64::total_cmp);
         let (median, most) = (milliseconds[milliseconds.len() / 2], milliseconds[milliseconds.len() - 1]);
         println!("batch {batch}: median {median:.2} ms, longest {most:.2} ms");
     }
     let row = engine.predict(pictures.image(0), &mut |_| ControlFlow::Continue(()))?;
-    let best = (1..N_CLASSES).fold(0, |best, i| if row[i] > row[best] { i } else { best });
-    println!("first picture: {} ({:.0} %)", CLASS_NAMES[best], 100.0 * row[best]);
+    let best = (1..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best });
+    println!("first picture: {} ({:.0} %)", FASHION_MNIST.class_name(best), 100.0 * row[best]);
     Ok(())
 }

@@ -5,10 +5,11 @@
 //! ```
 
 use fmnist_gpu::data::{self, LoadOptions, Split};
+use fmnist_gpu::engine::{Engine, GpuEngine, Optimizer};
 use fmnist_gpu::gpu::{Gpu, GpuOptions};
 use fmnist_gpu::model::{Model, initial_parameters};
 use fmnist_gpu::ops::adam::AdamConfig;
-use fmnist_gpu::train::{Engine, Event, GpuEngine, Optimizer, Position, TrainOptions, train};
+use fmnist_gpu::train::{Event, Position, TrainOptions, train};
 use std::ops::ControlFlow;
 use std::sync::atomic::AtomicBool;
 

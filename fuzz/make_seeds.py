@@ -103,6 +103,24 @@ type = "dense"
 units = 10
 """,
 )
+write(
+    "model_file",
+    "graph.toml",
+    """name = "graph"
+layer = [
+    { type = "conv2d", name = "stem", filters = 2, kernel_size = 4, stride = 4 },
+    { type = "batchnorm", scale = false, momentum = 0.5 },
+    { type = "gelu" },
+    { type = "conv2d", filters = 2, kernel_size = 4, stride = 4, input = "input", activation = "gelu" },
+    { type = "batchnorm", center = false, epsilon = 0.1 },
+    { type = "add", name = "lambda", inputs = ["stem", "gelu_1", "batchnorm_2"] },
+    { type = "flatten" },
+    { type = "dense", name = "x", units = 98 },
+    { type = "add", inputs = ["x", "flatten_1"] },
+    { type = "dense", units = 10 },
+]
+""",
+)
 write("model_file", "huge-dense.toml", 'name = "h"\nlayer = [{ type = "flatten" }, { type = "dense", units = 18446744073709551615 }]\n')
 write("model_file", "other-input.toml", 'name = "i"\ninput = [4294967296, 4294967296, 2]\nlayer = [{ type = "flatten" }]\n')
 write("model_file", "path.toml", 'name = "../x"\nlayer = [{ type = "flatten" }, { type = "dense", units = 10 }]\n')
@@ -203,6 +221,23 @@ write(
     ),
 )
 write("import", "own.safetensors", weights())
+NORMALIZED = {**TINY, "layer": [*TINY["layer"][:2], {"type": "batchnorm", "center": False}, *TINY["layer"][2:]]}
+write(
+    "import",
+    "normalized.safetensors",
+    safetensors(
+        [
+            ("bn.bias", "F32", [1], struct.pack("<f", 0)),
+            ("bn.num_batches_tracked", "I64", [], struct.pack("<q", 7)),
+            ("bn.running_mean", "F32", [1], floats(1)),
+            ("bn.running_var", "F32", [1], floats(1, 0.5)),
+            ("bn.weight", "F32", [1], floats(1)),
+            ("fc.bias", "F32", [10], floats(10)),
+            ("fc.weight", "F32", [10, 1], floats(10)),
+        ],
+        {"fmnist_gpu_model": json.dumps(NORMALIZED)},
+    ),
+)
 in_torch_layout = [("dense_1.bias", "F32", [10], floats(10)), ("dense_1.weight", "F32", [10, 1], floats(10))]
 write("import", "described.safetensors", safetensors(in_torch_layout, {"fmnist_gpu_model": json.dumps(TINY)}))
 

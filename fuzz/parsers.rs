@@ -7,7 +7,9 @@
 
 use fmnist_gpu::cpu::conv2d::Padding;
 use fmnist_gpu::data::idx::{parse_images, parse_labels};
-use fmnist_gpu::data::{PIXELS, Split};
+use fmnist_gpu::data::{FASHION_MNIST, Split};
+use fmnist_gpu::engine::{Engine, Optimizer, ReferenceEngine, TileChoices};
+use fmnist_gpu::export::{Facts, keras, onnx, torch};
 use fmnist_gpu::import::{self, Layout};
 use fmnist_gpu::model::{Model, initial_parameters, permutation, summary, weights};
 use fmnist_gpu::ops::adam::AdamConfig;
@@ -17,9 +19,8 @@ use fmnist_gpu::report::comparison::{
 };
 use fmnist_gpu::report::metrics::Metrics;
 use fmnist_gpu::report::run_page::command;
-use fmnist_gpu::train::checkpoint::Checkpoint;
-use fmnist_gpu::train::run::{RunConfig, Summary, history_csv, parse_history};
-use fmnist_gpu::train::{Engine, Optimizer, ReferenceEngine, TileChoices};
+use fmnist_gpu::run::checkpoint::Checkpoint;
+use fmnist_gpu::run::{RunConfig, Summary, history_csv, parse_history};
 use safetensors::SafeTensors;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -78,8 +79,13 @@ fn use_model(model: &Model, parameters: Option<&[Vec<f32>]>) {
     let parameters = parameters.unwrap_or(&initial);
     let mut engine = ReferenceEngine::<f32>::new(model, parameters, &Split::default(), 1, &optimizer)
         .expect("an accepted model has an engine");
-    let row = engine.predict(&[7; PIXELS], &mut |_| ControlFlow::Continue(())).expect("the plain loops do not fail");
-    assert_eq!(row.len(), 10);
+    let image = vec![7; FASHION_MNIST.pixels()];
+    let row = engine.predict(&image, &mut |_| ControlFlow::Continue(())).expect("the plain loops do not fail");
+    assert_eq!(row.len(), FASHION_MNIST.classes());
+    onnx::to_bytes(model, parameters, &Facts::new(&FASHION_MNIST)).expect("an accepted model can be exported");
+    keras::python(model, "file").expect("an accepted model can be exported");
+    // Names of layers may be refused.
+    let _ = torch::to_bytes(model, parameters, &Facts::new(&FASHION_MNIST));
 }
 
 /// `model.safetensors`.
@@ -179,13 +185,13 @@ pub fn run_folder(bytes: &[u8]) {
             Ok(found) => history = found,
             Err(_) => return,
         },
-        _ => match Metrics::parse(bytes) {
+        _ => match Metrics::parse(bytes, &FASHION_MNIST) {
             Ok(found) => metrics = Some(found),
             Err(_) => return,
         },
     }
     let _ = history_csv(&history);
-    let run = Compared { name: "fuzz".into(), summary, history, metrics };
+    let run = Compared { name: "fuzz".into(), description: FASHION_MNIST, summary, history, metrics };
     let runs = [run.clone(), run];
     let _ = (comparison_rows(&runs), comparison_warnings(&runs), comparison_verdicts(&runs));
     // A plot that cannot be drawn must be an error, not a panic; text from a file must be shown, never executed.
@@ -215,7 +221,7 @@ pub fn photo(bytes: &[u8]) {
     for invert in [Invert::Auto, Invert::Yes, Invert::No] {
         let garment = prepare(&photo, invert);
         let [left, top, width, height] = garment.crop;
-        assert_eq!(garment.image.len(), PIXELS);
+        assert_eq!(garment.image.len(), FASHION_MNIST.pixels());
         assert!(left + width <= photo.width && top + height <= photo.height, "{:?}", garment.crop);
     }
 }

@@ -1,17 +1,19 @@
 //! Imports weights of other tools: a safetensors file in PyTorch's or Keras's layout becomes a model with parameters.
 //!
-//! Tensors come in pairs: a weight (`conv1.weight`, `dense/kernel`) and a bias with the same stem. A pair is assigned to a layer
-//! by its names if they are this program's (`conv2d_1`, `dense_1`); otherwise by its shapes, if only one layer has them; and
-//! among pairs of equal shapes by the number at the end of their names (`fc1`, `fc2`). The order in the file means nothing,
-//! since the format sorts by name. Ambiguous files are rejected, never guessed.
+//! Tensors come in groups with the same stem: a weight (`conv1.weight`, `dense/kernel`) and a bias, and for a normalization its running
+//! mean and variance. A group is assigned to a layer by its names if they are the model's (`conv2d_1`, `dense_1`); otherwise by its
+//! shapes, if only one layer has them; and among groups of equal shapes by the number at the end of their names (`fc1`, `fc2`). The
+//! order in the file means nothing, since the format sorts by name. Ambiguous files are rejected, never guessed.
 //!
-//! PyTorch's layout: `[O, C, KH, KW]`, `[out, in]`, the inputs of the first dense layer after a flatten in the order C, H, W.
-//! Keras's: `[KH, KW, C, O]`, `[in, out]`, inputs in the order H, W, C.
+//! PyTorch's layout: `[O, C, KH, KW]`, `[out, in]`, flattened images in the order C, H, W. Keras's: `[KH, KW, C, O]`, `[in, out]`,
+//! flattened images in the order H, W, C.
+//!
+//! Above 500 lines: a third are the errors, each with what to do about it.
 
-use crate::export::layout::{Filter, filters};
+use crate::export::layout::{Slot, slots};
 use crate::export::torch::MODEL_KEY;
 use crate::model::weights::FORMAT;
-use crate::model::{MAX_DESCRIPTION_BYTES, Model, ModelError};
+use crate::model::{MAX_DESCRIPTION_BYTES, Model, ModelError, Role};
 use crate::text::{shortened, shortened_words};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::{BTreeMap, HashMap};
@@ -83,10 +85,11 @@ pub enum ImportError {
         /// The cause.
         reason: String,
     },
-    /// A tensor is neither a weight nor a bias.
+    /// A tensor is no parameter that a model can have.
     #[error(
-        "tensor `{name}` is neither a weight nor a bias: its name should end in weight, kernel or bias; \
-         layers of other types (for example batch normalization) cannot be imported"
+        "tensor `{name}` is neither a weight nor a bias nor a statistic of a batch normalization: its name should end in \
+         weight, kernel, gamma, bias, beta, running_mean, moving_mean, running_var or moving_variance; layers with other \
+         parameters cannot be imported"
     )]
     Name {
         /// The tensor.
@@ -97,7 +100,7 @@ pub enum ImportError {
     Twice {
         /// What the names start with.
         stem: String,
-        /// `weight` or `bias`.
+        /// `weight`, `bias`, `running_mean` or `running_var`.
         role: &'static str,
         /// One tensor.
         first: String,
@@ -113,6 +116,43 @@ pub enum ImportError {
         has: &'static str,
         /// The other.
         lacks: &'static str,
+    },
+    /// One of the statistics of a batch normalization is missing.
+    #[error("`{name}` is a statistic of a batch normalization, but `{stem}` has no {lacks}; a normalization has both")]
+    Statistic {
+        /// What the names start with.
+        stem: String,
+        /// The tensor.
+        name: String,
+        /// `running_mean` or `running_var`.
+        lacks: &'static str,
+    },
+    /// The model's normalization has no factor or no summand, but the file's has.
+    #[error(
+        "tensor `{name}` contains {value}, but `{layer}` has `{key} = false` in the model, so every value must be {expected}; \
+         specify a model without `{key} = false`"
+    )]
+    NotFixed {
+        /// The tensor.
+        name: String,
+        /// The first other value.
+        value: f32,
+        /// The layer of the model.
+        layer: String,
+        /// `scale` or `center`.
+        key: &'static str,
+        /// The value of a normalization without factor or summand.
+        expected: f32,
+    },
+    /// A variance is negative.
+    #[error("tensor `{name}` contains {value} at position {position}; a variance cannot be negative")]
+    Negative {
+        /// The tensor.
+        name: String,
+        /// The first such value.
+        value: f32,
+        /// Its position in the flat tensor.
+        position: usize,
     },
     /// The shapes are not those of the model.
     #[error("the tensors do not fit the model `{model}`.\nThe file has:\n{found}\nThe model needs:\n{expected}")]
@@ -173,36 +213,39 @@ pub enum ImportError {
 /// built-in one that fits. If `layout` is `None`, it is the one that the shapes fit.
 ///
 /// # Errors
-/// The bytes are not a safetensors file, its tensors fit no layer or several, or a value is not finite.
+/// The bytes are not a safetensors file, its tensors fit no layer or several, or a value cannot be used.
 pub fn from_bytes(bytes: &[u8], model: Option<&Model>, layout: Option<Layout>) -> Result<Imported, ImportError> {
     let fail = |error: safetensors::SafeTensorError| ImportError::Format(shortened_words(&error.to_string()));
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(fail)?;
     let tensors = SafeTensors::deserialize(bytes).map_err(fail)?;
-    let pairs = pairs(&tensors)?;
+    let groups = groups(&tensors)?;
     let own = header.metadata().as_ref().and_then(own_metadata);
     // The layout of this program's files is known, even if the shapes would fit both.
     let layout = layout.or(own.map(|(_, layout)| layout));
     let (model, fit) = match (model, own) {
-        (Some(model), _) => (model.clone(), fit(model, &pairs, layout)?),
+        (Some(model), _) => (model.clone(), fit(model, &groups, layout)?),
         (None, Some((text, _))) => {
             let model = described_model(text)?;
-            let fit = fit(&model, &pairs, layout)?;
+            let fit = fit(&model, &groups, layout)?;
             (model, fit)
         }
-        (None, None) => fit_built_in(&pairs, layout)?,
+        (None, None) => fit_built_in(&groups, layout)?,
     };
     let mut parameters = Vec::new();
     let mut origins = Vec::new();
-    for (filter, pair) in fit.filters.iter().zip(&fit.pairs) {
-        let weight = values(&pair.weight)?;
-        parameters.push(match fit.layout {
-            Layout::Torch => filter.own_values(&weight),
-            Layout::Keras => weight,
-        });
-        parameters.push(values(&pair.bias)?);
-        for (role, tensor) in [("weight", &pair.weight), ("bias", &pair.bias)] {
+    for (layer, group) in fit.layers.iter().zip(&fit.groups) {
+        for slot in layer {
+            let Some(tensor) = group.tensor(slot.role) else { continue };
+            let values = checked_values(slot, tensor)?;
+            if slot.parameter.is_none() {
+                continue;
+            }
+            parameters.push(match fit.layout {
+                Layout::Torch => slot.own_values(&values),
+                Layout::Keras => values,
+            });
             origins.push(Origin {
-                parameter: format!("{}.{role}", filter.layer),
+                parameter: slot.name(),
                 tensor: tensor.name.clone(),
                 dtype: format!("{:?}", tensor.view.dtype()),
                 shape: tensor.view.shape().to_vec(),
@@ -236,158 +279,213 @@ struct Tensor<'a> {
     view: TensorView<'a>,
 }
 
-/// The weight and the bias of a layer.
-struct Pair<'a> {
+/// The ends of names by role, this program's first, which are also PyTorch's.
+const KEYS: [&[&str]; 4] = [
+    &["weight", "kernel", "gamma"],
+    &["bias", "beta"],
+    &["running_mean", "moving_mean"],
+    &["running_var", "moving_variance"],
+];
+/// PyTorch's count of the batches behind the statistics, which nothing needs.
+const IGNORED: &str = "num_batches_tracked";
+
+/// The tensors of a layer, in the order of [`KEYS`].
+struct Group<'a> {
     stem: String,
-    weight: Tensor<'a>,
-    bias: Tensor<'a>,
+    tensors: [Option<Tensor<'a>>; 4],
 }
 
-/// Splits a name: `features.0.weight` is the weight of `features.0`, `dense_1/kernel:0` that of `dense_1`.
-fn stem_and_role(name: &str) -> Option<(&str, &'static str)> {
-    let name = name.strip_suffix(":0").unwrap_or(name);
-    // In a file of one layer, the names may be just `weight` and `bias`.
-    let (stem, leaf) = name.rsplit_once(['.', '/']).unwrap_or(("", name));
-    match leaf {
-        "weight" | "kernel" => Some((stem, "weight")),
-        "bias" => Some((stem, "bias")),
-        _ => None,
+impl<'a> Group<'a> {
+    /// Returns the tensor with this role.
+    fn tensor(&self, role: Role) -> Option<&Tensor<'a>> {
+        let at = KEYS.iter().position(|names| names[0] == role.key())?;
+        self.tensors[at].as_ref()
+    }
+
+    fn tensors(&self) -> impl Iterator<Item = &Tensor<'a>> {
+        self.tensors.iter().flatten()
+    }
+
+    /// Refuses a group that no layer can have.
+    fn check(&self) -> Result<(), ImportError> {
+        let stem = || shown(&self.stem);
+        match &self.tensors {
+            [_, _, Some(_), Some(_)] | [Some(_), Some(_), None, None] => Ok(()),
+            [_, _, Some(mean), None] => {
+                Err(ImportError::Statistic { stem: stem(), name: shown(&mean.name), lacks: KEYS[3][0] })
+            }
+            [_, _, None, Some(variance)] => {
+                Err(ImportError::Statistic { stem: stem(), name: shown(&variance.name), lacks: KEYS[2][0] })
+            }
+            [Some(_), None, None, None] => Err(ImportError::Unpaired { stem: stem(), has: "weight", lacks: "bias" }),
+            [None, _, None, None] => Err(ImportError::Unpaired { stem: stem(), has: "bias", lacks: "weight" }),
+        }
     }
 }
 
-fn pairs<'a>(tensors: &SafeTensors<'a>) -> Result<Vec<Pair<'a>>, ImportError> {
-    let mut by_stem: BTreeMap<String, [Option<Tensor<'a>>; 2]> = BTreeMap::new();
+/// Splits a name: `features.0.weight` is the weight of `features.0`, `dense_1/kernel:0` that of `dense_1`. Returns the stem and the
+/// last part.
+fn stem_and_leaf(name: &str) -> (&str, &str) {
+    let name = name.strip_suffix(":0").unwrap_or(name);
+    // In a file of one layer, the names may be just `weight` and `bias`.
+    name.rsplit_once(['.', '/']).unwrap_or(("", name))
+}
+
+fn groups<'a>(tensors: &SafeTensors<'a>) -> Result<Vec<Group<'a>>, ImportError> {
+    let mut by_stem: BTreeMap<String, [Option<Tensor<'a>>; 4]> = BTreeMap::new();
     let mut all = tensors.tensors();
     all.sort_by(|a, b| a.0.cmp(&b.0));
     for (name, view) in all {
-        let Some((stem, role)) = stem_and_role(&name) else { return Err(ImportError::Name { name: shown(&name) }) };
-        let (stem, at) = (stem.to_string(), usize::from(role == "bias"));
+        let (stem, leaf) = stem_and_leaf(&name);
+        if leaf == IGNORED {
+            continue;
+        }
+        let Some(at) = KEYS.iter().position(|names| names.contains(&leaf)) else {
+            return Err(ImportError::Name { name: shown(&name) });
+        };
+        let stem = stem.to_string();
         let place = &mut by_stem.entry(stem.clone()).or_default()[at];
         if let Some(first) = place {
             return Err(ImportError::Twice {
                 stem: shown(&stem),
-                role,
+                role: KEYS[at][0],
                 first: shown(&first.name),
                 second: shown(&name),
             });
         }
         *place = Some(Tensor { name, view });
     }
-    let paired = by_stem.into_iter().map(|(stem, pair)| match pair {
-        [Some(weight), Some(bias)] => Ok(Pair { stem, weight, bias }),
-        [Some(_), None] => Err(ImportError::Unpaired { stem: shown(&stem), has: "weight", lacks: "bias" }),
-        _ => Err(ImportError::Unpaired { stem: shown(&stem), has: "bias", lacks: "weight" }),
-    });
-    paired.collect()
+    let groups: Vec<Group<'a>> = by_stem.into_iter().map(|(stem, tensors)| Group { stem, tensors }).collect();
+    groups.iter().try_for_each(Group::check)?;
+    Ok(groups)
 }
 
-/// The pairs in a file in the order of a model's layers.
-struct Fit<'p, 'a> {
+/// The groups in a file in the order of a model's layers.
+struct Fit<'g, 'a> {
     layout: Layout,
-    filters: Vec<Filter>,
-    pairs: Vec<&'p Pair<'a>>,
+    layers: Vec<Vec<Slot>>,
+    groups: Vec<&'g Group<'a>>,
 }
 
-fn fit_built_in<'p, 'a>(pairs: &'p [Pair<'a>], layout: Option<Layout>) -> Result<(Model, Fit<'p, 'a>), ImportError> {
+fn fit_built_in<'g, 'a>(groups: &'g [Group<'a>], layout: Option<Layout>) -> Result<(Model, Fit<'g, 'a>), ImportError> {
     for model in [Model::cnn(), Model::mlp()] {
-        match fit(&model, pairs, layout) {
+        match fit(&model, groups, layout) {
             Err(ImportError::Mismatch { .. }) => {}
             result => return result.map(|fit| (model, fit)),
         }
     }
-    Err(ImportError::NoModel { found: list_found(pairs) })
+    Err(ImportError::NoModel { found: list_found(groups) })
 }
 
-fn fit<'p, 'a>(model: &Model, pairs: &'p [Pair<'a>], layout: Option<Layout>) -> Result<Fit<'p, 'a>, ImportError> {
-    let filters = filters(&model.shapes()?);
+fn fit<'g, 'a>(model: &Model, groups: &'g [Group<'a>], layout: Option<Layout>) -> Result<Fit<'g, 'a>, ImportError> {
+    let slots = slots(&model.shapes()?);
+    let layers: Vec<Vec<Slot>> = slots.chunk_by(|a, b| a.layer == b.layer).map(<[Slot]>::to_vec).collect();
     let layouts = layout.map_or_else(|| vec![Layout::Torch, Layout::Keras], |layout| vec![layout]);
     let mut fits = Vec::new();
     for &layout in &layouts {
-        if let Some(ordered) = order(&filters, pairs, layout)? {
+        if let Some(ordered) = order(&layers, groups, layout)? {
             fits.push((layout, ordered));
         }
     }
     match (fits.pop(), fits.pop()) {
-        (Some((layout, pairs)), None) => Ok(Fit { layout, filters, pairs }),
+        (Some((layout, groups)), None) => Ok(Fit { layout, layers, groups }),
         (Some(_), Some(_)) => Err(ImportError::AmbiguousLayout),
         (None, _) => Err(ImportError::Mismatch {
             model: model.name.clone(),
-            found: list_found(pairs),
-            expected: layouts.iter().map(|&layout| list_expected(&filters, layout)).collect::<Vec<_>>().join("\nor:\n"),
+            found: list_found(groups),
+            expected: layouts.iter().map(|&layout| list_expected(&layers, layout)).collect::<Vec<_>>().join("\nor:\n"),
         }),
     }
 }
 
-fn expected_shape(filter: &Filter, layout: Layout) -> Vec<usize> {
+fn expected_shape(slot: &Slot, layout: Layout) -> &[usize] {
     match layout {
-        Layout::Torch => filter.torch_shape(),
-        Layout::Keras => filter.keras_shape(),
+        Layout::Torch => &slot.torch_shape,
+        Layout::Keras => &slot.shape,
     }
 }
 
-/// Returns the pairs in the order of the layers, if they fit the layout.
-fn order<'p, 'a>(
-    filters: &[Filter],
-    pairs: &'p [Pair<'a>],
+/// Whether two layers have tensors of the same shapes, so that only names can tell them apart. That one of two normalizations has no
+/// factor does not count: in PyTorch it may have one.
+fn are_alike(a: &[Slot], b: &[Slot], layout: Layout) -> bool {
+    a.len() == b.len()
+        && a.iter().zip(b).all(|(a, b)| a.role == b.role && expected_shape(a, layout) == expected_shape(b, layout))
+}
+
+/// Whether every tensor of a group belongs to a layer and has its shape. `needs_all` also requires the layer's parameters to be
+/// there; without it, a normalization's factor and summand may be missing.
+fn fits(layer: &[Slot], group: &Group<'_>, layout: Layout, needs_all: bool) -> bool {
+    let is_right = |slot: &Slot| match group.tensor(slot.role) {
+        Some(tensor) => tensor.view.shape() == expected_shape(slot, layout),
+        None if needs_all => slot.parameter.is_none(),
+        None => matches!(slot.role, Role::Scale | Role::Shift),
+    };
+    let known = layer.iter().filter(|slot| group.tensor(slot.role).is_some()).count();
+    layer.iter().all(is_right) && known == group.tensors().count()
+}
+
+/// Returns the groups in the order of the layers, if they fit the layout.
+fn order<'g, 'a>(
+    layers: &[Vec<Slot>],
+    groups: &'g [Group<'a>],
     layout: Layout,
-) -> Result<Option<Vec<&'p Pair<'a>>>, ImportError> {
-    if filters.len() != pairs.len() {
+) -> Result<Option<Vec<&'g Group<'a>>>, ImportError> {
+    if layers.len() != groups.len() {
         return Ok(None);
     }
-    let fits = |filter: &Filter, pair: &Pair<'_>| {
-        pair.weight.view.shape() == expected_shape(filter, layout) && pair.bias.view.shape() == [filter.shape[3]]
-    };
-    let by_name: Option<Vec<&Pair<'_>>> =
-        filters.iter().map(|filter| pairs.iter().find(|pair| pair.stem == filter.layer)).collect();
+    let all_fit =
+        |ordered: &[&Group<'_>]| layers.iter().zip(ordered).all(|(layer, group)| fits(layer, group, layout, true));
+    let by_name: Option<Vec<&Group<'_>>> =
+        layers.iter().map(|layer| groups.iter().find(|group| group.stem == layer[0].layer)).collect();
     if let Some(named) = by_name {
-        let all_fit = filters.iter().zip(&named).all(|(filter, pair)| fits(filter, pair));
-        return Ok(all_fit.then_some(named));
+        return Ok(all_fit(&named).then_some(named));
     }
-    // There are as many pairs as layers: if that is also true for each shape, every pair has a layer.
-    let mut ordered: Vec<Option<&Pair<'_>>> = vec![None; filters.len()];
+    // There are as many groups as layers: if that is also true for each shape, every group has a layer.
+    let mut ordered: Vec<Option<&Group<'_>>> = vec![None; layers.len()];
     let mut open = Vec::new();
-    for (i, filter) in filters.iter().enumerate() {
+    for (i, layer) in layers.iter().enumerate() {
         if ordered[i].is_some() {
             continue;
         }
-        let alike: Vec<usize> = (i..filters.len())
-            .filter(|&j| expected_shape(&filters[j], layout) == expected_shape(filter, layout))
-            .collect();
-        let mut candidates: Vec<&Pair<'_>> = pairs.iter().filter(|pair| fits(filter, pair)).collect();
+        let alike: Vec<usize> = (i..layers.len()).filter(|&j| are_alike(&layers[j], layer, layout)).collect();
+        let mut candidates: Vec<&Group<'_>> = groups.iter().filter(|group| fits(layer, group, layout, false)).collect();
         if candidates.len() != alike.len() {
             return Ok(None);
         }
         if candidates.len() > 1 && !sort_by_number(&mut candidates) {
             open.push((alike.clone(), candidates.clone()));
         }
-        for (&j, pair) in alike.iter().zip(candidates) {
-            ordered[j] = Some(pair);
+        for (&j, group) in alike.iter().zip(candidates) {
+            ordered[j] = Some(group);
         }
     }
     // Checked only after all shapes fit: in the wrong layout nothing is ambiguous.
-    if let Some((layers, candidates)) = open.first() {
+    if let Some((alike, candidates)) = open.first() {
         let quoted =
             |names: Vec<&str>| names.iter().map(|name| format!("`{}`", shown(name))).collect::<Vec<_>>().join(", ");
         return Err(ImportError::AmbiguousLayers {
-            stems: quoted(candidates.iter().map(|pair| pair.stem.as_str()).collect()),
-            layers: quoted(layers.iter().map(|&j| filters[j].layer.as_str()).collect()),
+            stems: quoted(candidates.iter().map(|group| group.stem.as_str()).collect()),
+            layers: quoted(alike.iter().map(|&j| layers[j][0].layer.as_str()).collect()),
         });
     }
-    Ok(ordered.into_iter().collect())
+    let ordered: Option<Vec<&Group<'_>>> = ordered.into_iter().collect();
+    Ok(ordered.filter(|ordered| all_fit(ordered)))
 }
 
-/// Sorts pairs whose stems differ only in the number at the end; returns `false` if they differ otherwise.
+/// Sorts groups whose stems differ only in the number at the end; returns `false` if they differ otherwise.
 ///
 /// A missing number comes first: Keras calls its layers `dense`, `dense_1`, `dense_2`.
-fn sort_by_number(pairs: &mut [&Pair<'_>]) -> bool {
+fn sort_by_number(groups: &mut [&Group<'_>]) -> bool {
     let split = |stem: &str| {
         let base = stem.trim_end_matches(|c: char| c.is_ascii_digit());
         let digits = &stem[base.len()..];
         let number = if digits.is_empty() { Some(None) } else { digits.parse::<u64>().ok().map(Some) };
         number.map(|number| (base.trim_end_matches(['_', '.', '/', '-']).to_string(), number))
     };
-    let Some(mut keys) = pairs.iter().map(|pair| split(&pair.stem)).collect::<Option<Vec<_>>>() else { return false };
-    pairs.sort_by_cached_key(|pair| split(&pair.stem));
+    let Some(mut keys) = groups.iter().map(|group| split(&group.stem)).collect::<Option<Vec<_>>>() else {
+        return false;
+    };
+    groups.sort_by_cached_key(|group| split(&group.stem));
     keys.sort();
     keys.windows(2).all(|two| two[0].0 == two[1].0 && two[0].1 != two[1].1)
 }
@@ -397,18 +495,21 @@ fn shown(name: &str) -> String {
     shortened(name, 100)
 }
 
-fn list_found(pairs: &[Pair<'_>]) -> String {
-    let tensors = pairs.iter().flat_map(|pair| [&pair.weight, &pair.bias]);
-    let lines = tensors.map(|t| format!("  {} {:?} {:?}", shown(&t.name), t.view.dtype(), t.view.shape()));
-    first_lines(lines, 2 * pairs.len())
+fn list_found(groups: &[Group<'_>]) -> String {
+    let tensors = || groups.iter().flat_map(Group::tensors);
+    let lines = tensors().map(|t| format!("  {} {:?} {:?}", shown(&t.name), t.view.dtype(), t.view.shape()));
+    first_lines(lines, tensors().count())
 }
 
-fn list_expected(filters: &[Filter], layout: Layout) -> String {
-    let lines = filters.iter().flat_map(|filter| {
-        let (layer, weight, o) = (&filter.layer, expected_shape(filter, layout), filter.shape[3]);
-        [format!("  {layer}.weight {weight:?} ({layout})"), format!("  {layer}.bias [{o}]")]
+fn list_expected(layers: &[Vec<Slot>], layout: Layout) -> String {
+    let slots = || layers.iter().flatten().filter(|slot| slot.parameter.is_some());
+    let lines = slots().map(|slot| {
+        let (name, shape) = (slot.name(), expected_shape(slot, layout));
+        // Only weights differ between the layouts.
+        let layout = if slot.role == Role::Weight { format!(" ({layout})") } else { String::new() };
+        format!("  {name} {shape:?}{layout}")
     });
-    first_lines(lines, 2 * filters.len())
+    first_lines(lines, slots().count())
 }
 
 /// Returns the first of `n` lines, and how many more there are.
@@ -418,6 +519,29 @@ fn first_lines(lines: impl Iterator<Item = String>, n: usize) -> String {
         shown.push(format!("  and {} more", n - MAX_LISTED));
     }
     shown.join("\n")
+}
+
+/// Returns the values of a tensor, if the layer's tensor can have them.
+fn checked_values(slot: &Slot, tensor: &Tensor<'_>) -> Result<Vec<f32>, ImportError> {
+    let values = values(tensor)?;
+    if slot.role == Role::Variance
+        && let Some(position) = values.iter().position(|&value| value < 0.0)
+    {
+        return Err(ImportError::Negative { name: shown(&tensor.name), value: values[position], position });
+    }
+    if let (None, Some(expected)) = (slot.parameter, slot.role.initial())
+        && let Some(&value) = values.iter().find(|&&value| value != expected)
+    {
+        let key = if slot.role == Role::Scale { "scale" } else { "center" };
+        return Err(ImportError::NotFixed {
+            name: shown(&tensor.name),
+            value,
+            layer: slot.layer.clone(),
+            key,
+            expected,
+        });
+    }
+    Ok(values)
 }
 
 /// Returns the values of a tensor in single precision.

@@ -7,7 +7,8 @@
 //! use fmnist_gpu::data::{Split, synthetic};
 //! use fmnist_gpu::model::{Model, initial_parameters};
 //! use fmnist_gpu::ops::adam::AdamConfig;
-//! use fmnist_gpu::train::{Engine, NativeEngine, Optimizer, Position, TrainOptions, train};
+//! use fmnist_gpu::engine::{Engine, NativeEngine, Optimizer};
+//! use fmnist_gpu::train::{Position, TrainOptions, train};
 //! use std::ops::ControlFlow;
 //! use std::sync::atomic::AtomicBool;
 //!
@@ -35,30 +36,35 @@
 //! - To learn how training works: [`cpu`], whose loops are the specification, then a shader of the same name, then
 //!   [`train`] for the loop around them.
 //! - To reuse the kernels: [`gpu`] (a device, tensors, a [`gpu::Plan`]) and the `record_...` functions of [`ops`].
-//! - To reuse a trained model: [`export`], or [`train::run::Run::open`] and [`train::GpuEngine`].
+//! - To reuse a trained model: [`export`], or [`run::Run::open`] and [`engine::GpuEngine`].
 //!
 //! # Structure
 //!
-//! Data flows one way: [`data`] -> [`model`] -> plan -> [`train`] -> run folder -> evaluation, prediction, [`report`].
+//! Data flows one way: [`data`] and [`model`] -> program ([`lower`]) -> [`engine`] -> [`train`] -> [`run`] -> evaluation,
+//! prediction, [`report`].
 //!
 //! - [`gpu`]: adapter and device, tensors, kernels (pipelines), plans (recorded dispatches). Knows nothing about
 //!   layers.
 //! - [`cpu`]: every operation as the plainest possible loops, generic over single and double precision: the
 //!   specification.
 //! - [`native`]: fast CPU implementations of the operations, tested against the same specification.
-//! - [`ops`]: the host side of each operation: its kernels as data, how to record it, how to verify it.
-//! - [`verify`]: compares kernels with their mirrors; used by `fmnist-gpu selftest` and the tests.
+//! - [`ops`]: the host side of each operation: its kernels as data, how to record it.
+//! - [`verify`]: the proof of each operation, which compares its kernels with their mirrors; used by `fmnist-gpu
+//!   selftest` and the tests. [`verify::OPS`] lists every kernel.
 //! - [`data`]: IDX files, the Fashion-MNIST download and cache, the generated stand-in set.
-//! - [`model`]: layers as data, the built-in models, initial weights, weight files.
-//! - [`train`]: the engines (GPU, CPU, plain loops), the loop over epochs, the run folder.
+//! - [`model`]: graphs of layers as data, the built-in models, initial weights, weight files.
+//! - [`lower`]: turns a model into a program of steps, forward and backward; the only code that differentiates.
+//! - [`engine`]: GPU, CPU and plain loops, which run programs and know no layers.
+//! - [`train`]: the loop over epochs.
+//! - [`run`]: the run folder, with checkpoints.
 //! - [`export`], [`import`]: models to and from the formats of other tools.
 //! - [`photo`]: turns the user's photos into network inputs.
 //! - [`report`]: charts and pages for people.
 //! - [`tensorboard`]: event files.
 //!
-//! `gpu`, `cpu` and `native` import nothing from the modules above them. Each operation has files of the same name in
-//! four places:
-//! `shaders/<op>.wgsl`, `src/ops/<op>.rs`, `src/cpu/<op>.rs`, `tests/<op>.rs`.
+//! No two modules import each other: a table in `tests/registry.rs` lists what each may import. Each operation has
+//! files of the same name in five places: `shaders/<op>.wgsl`, `src/ops/<op>.rs`, `src/cpu/<op>.rs`,
+//! `src/verify/<op>.rs`, `tests/<op>.rs`.
 //!
 //! # What a training step does
 //!
@@ -67,22 +73,25 @@
 //! gradient, backward pass, update. Each submission contains many steps, a number that is adjusted to their measured
 //! time; the host only reads back the losses while the next submission runs.
 //!
-//! On the CPU, the same list of layers becomes a list of calls over tensors that are allocated once. Threads divide the
-//! rows of the batch between them, then the parameters; see [`train::NativeEngine`].
+//! On the CPU, the same program runs over tensors that are allocated once. Threads divide the rows of the batch between
+//! them, then the parameters; see [`engine::NativeEngine`].
 
 #![deny(missing_docs)]
 
 pub mod cpu;
 pub mod data;
+pub mod engine;
 pub mod export;
 pub mod files;
 pub mod gpu;
 pub mod import;
+pub mod lower;
 pub mod model;
 pub mod native;
 pub mod ops;
 pub mod photo;
 pub mod report;
+pub mod run;
 pub mod tensorboard;
 mod text;
 pub mod train;

@@ -1,7 +1,8 @@
 use crate::support::{assert_all_right, gpu};
 use fmnist_gpu::gpu::{GpuError, PlanBuilder};
-use fmnist_gpu::ops::adam::{AdamConfig, AdamTensors, record, verify};
+use fmnist_gpu::ops::adam::{AdamConfig, AdamTensors, record};
 use fmnist_gpu::verify::Verifier;
+use fmnist_gpu::verify::adam::verify;
 
 #[test]
 fn adam_matches_cpu() {

@@ -1,10 +1,10 @@
 use crate::support::gpu;
 use fmnist_gpu::data::synthetic;
+use fmnist_gpu::engine::{GpuEngine, Optimizer, autotune};
 use fmnist_gpu::gpu::{Gpu, GpuOptions, Tiling};
 use fmnist_gpu::model::{Model, initial_parameters};
 use fmnist_gpu::ops::SharedTiles;
 use fmnist_gpu::ops::adam::AdamConfig;
-use fmnist_gpu::train::{GpuEngine, Optimizer, autotune};
 use std::path::Path;
 
 const ADAM: Optimizer = Optimizer::Adam(AdamConfig { learning_rate: 0.001, beta_1: 0.9, beta_2: 0.999, epsilon: 1e-7 });

@@ -1,6 +1,7 @@
 use crate::support::{assert_all_right, gpu};
-use fmnist_gpu::ops::batch_gather::{BatchGatherDims, pack_bytes, verify};
+use fmnist_gpu::ops::batch_gather::{BatchGatherDims, pack_bytes};
 use fmnist_gpu::verify::Verifier;
+use fmnist_gpu::verify::batch_gather::verify;
 
 #[test]
 fn batch_gather_matches_cpu() {

@@ -1,6 +1,7 @@
 use crate::support::{assert_all_right, gpu};
-use fmnist_gpu::ops::bias::{BiasDims, verify};
+use fmnist_gpu::ops::bias::BiasDims;
 use fmnist_gpu::verify::Verifier;
+use fmnist_gpu::verify::bias::verify;
 
 #[test]
 fn bias_matches_cpu() {

@@ -1,5 +1,6 @@
 use crate::support::gpu;
 use crate::support::program::{Place, Ran, json_file};
+use fmnist_gpu::data::FASHION_MNIST;
 use fmnist_gpu::gpu::Tiling;
 use fmnist_gpu::model::weights;
 use serde_json::Value;
@@ -380,7 +381,7 @@ fn training_writes_a_run_that_evaluate_and_predict_open() {
         let predicted = p["predicted"].as_u64().unwrap() as usize;
         assert_eq!(p["probability"].as_f64().unwrap(), probabilities[predicted]);
         assert!(probabilities.iter().all(|&q| q <= probabilities[predicted]));
-        assert_eq!(p["class"], fmnist_gpu::data::CLASS_NAMES[predicted]);
+        assert_eq!(p["class"], FASHION_MNIST.class_name(predicted));
         assert!(p["label"].as_u64().unwrap() < 10);
     }
     let table = place.run("predict run --grid grid.png").exits(0).out;
@@ -533,7 +534,7 @@ fn samples_draws_the_grid_and_lists_the_classes() {
     assert_eq!(list["dataset"], "synthetic");
     let samples = list["samples"].as_array().unwrap();
     assert_eq!(samples.len(), 9);
-    assert!(samples.iter().all(|s| s["class"] == fmnist_gpu::data::CLASS_NAMES[s["label"].as_u64().unwrap() as usize]));
+    assert!(samples.iter().all(|s| s["class"] == FASHION_MNIST.class_name(s["label"].as_u64().unwrap() as usize)));
     assert!(place.path("samples.png").exists());
     place.run("samples --dataset synthetic").exits(2).says(&["samples.png", "--force"]);
     place.run("samples --dataset synthetic --count 0").exits(2).says(&["--count"]);
@@ -555,7 +556,7 @@ fn selftest_passes_on_this_adapter_and_covers_every_kernel() {
     let report = Place::new().run("selftest --json").exits(0).json();
     assert_eq!(report["passed"], true);
     let tested = report["kernels"].as_array().unwrap();
-    for kernel in fmnist_gpu::ops::OPS.iter().flat_map(|op| op.kernels) {
+    for kernel in fmnist_gpu::verify::OPS.iter().flat_map(|op| op.kernels).map(|kernel| kernel.spec) {
         // In subgroup tiles only a processor trains, and not every one.
         if kernel.entry.contains("_subgroup") && gpu().tiling() != Tiling::Subgroup {
             continue;

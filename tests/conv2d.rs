@@ -1,5 +1,6 @@
 use crate::support::{assert_all_right, gpu};
-use fmnist_gpu::ops::conv2d::{Conv2dDims, Padding, verify};
+use fmnist_gpu::ops::conv2d::{Conv2dDims, Padding};
+use fmnist_gpu::verify::conv2d::verify;
 use fmnist_gpu::verify::{Breadth, Verifier};
 
 type Case = (usize, [usize; 3], [usize; 2], usize, [usize; 2], Padding);

@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use fmnist_gpu::data::{
-    DataError, DataEvent, DataFile, Dataset, DatasetChoice, DatasetKind, DownloadOptions, FileSet, LoadOptions, PIXELS,
-    Places, Proxies, fashion_mnist, idx, load,
+    DataError, DataEvent, DataFile, Dataset, DatasetChoice, DatasetKind, DownloadOptions, FASHION_MNIST, FileSet,
+    LoadOptions, Places, Proxies, fashion_mnist, idx, load,
 };
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
+
+const PIXELS: usize = FASHION_MNIST.pixels();
 
 /// Returns the bytes of an IDX file: `00 00`, type, rank, dimensions, payload.
 pub(crate) fn idx_bytes(element: u8, shape: &[u32], payload: &[u8]) -> Vec<u8> {

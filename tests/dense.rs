@@ -1,7 +1,8 @@
 use crate::support::{assert_all_right, gpu};
 use fmnist_gpu::gpu::{Element, PlanBuilder};
-use fmnist_gpu::ops::dense::{DenseDims, record_forward, verify};
+use fmnist_gpu::ops::dense::{DenseDims, record_forward};
 use fmnist_gpu::ops::{Form, SharedTiles};
+use fmnist_gpu::verify::dense::verify;
 use fmnist_gpu::verify::{Breadth, Verifier};
 
 fn check(cases: &[(usize, usize, usize)]) {

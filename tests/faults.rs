@@ -1,10 +1,10 @@
 use crate::support::broken_off::{TRAIN, outcome, spawn};
 use crate::support::program::{Place, Ran, json_file};
 use crate::support::{gpu, not_run};
-use fmnist_gpu::data::{PIXELS, Split};
+use fmnist_gpu::data::{FASHION_MNIST, Split};
+use fmnist_gpu::engine::{GpuEngine, Optimizer};
 use fmnist_gpu::model::{Model, initial_parameters};
 use fmnist_gpu::ops::adam::AdamConfig;
-use fmnist_gpu::train::{GpuEngine, Optimizer};
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
@@ -459,7 +459,7 @@ fn the_largest_batch_that_no_watchdog_ends_is_measured() {
     let found = largest(&model, 32_768, allowed);
     assert!(found < 32_768 || !gpu.is_software(), "{found}");
     let n = found.min(4096);
-    let split = Split { images: vec![0; 4 * n * PIXELS], labels: vec![0; 4 * n] };
+    let split = Split { images: vec![0; 4 * n * FASHION_MNIST.pixels()], labels: vec![0; 4 * n] };
     let initial = initial_parameters(&model.parameters().unwrap(), 0);
     let mut engine = GpuEngine::with_training(gpu, &model, &initial, &split, n, &optimizer).unwrap();
     let times = engine.time_step(3).unwrap().seconds;

@@ -1,5 +1,7 @@
 //! The seeds of the fuzz targets and all that fuzzing has found, through the parsers, without cargo-fuzz.
 
+use fmnist_gpu::data::FASHION_MNIST;
+use fmnist_gpu::report::metrics::Metrics;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -52,22 +54,26 @@ fn seeds_that_are_right_are_taken() {
     let read = |target: &str, name: &str| {
         std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target).join(name)).unwrap()
     };
-    use fmnist_gpu::train::checkpoint::Checkpoint;
-    use fmnist_gpu::train::run::{RunConfig, Summary, parse_history};
-    let text = String::from_utf8(read("model_file", "every-layer.toml")).unwrap();
-    fmnist_gpu::model::Model::parse(Path::new("every-layer.toml"), &text).unwrap();
+    use fmnist_gpu::run::checkpoint::Checkpoint;
+    use fmnist_gpu::run::{RunConfig, Summary, parse_history};
+    for name in ["every-layer.toml", "graph.toml"] {
+        let text = String::from_utf8(read("model_file", name)).unwrap();
+        fmnist_gpu::model::Model::parse(Path::new(name), &text).unwrap();
+    }
     fmnist_gpu::model::weights::from_bytes(&read("weights", "tiny.safetensors")).unwrap();
     for name in ["adam.safetensors", "sgd.safetensors"] {
         Checkpoint::from_bytes(&read("checkpoint", name)).unwrap();
     }
     fmnist_gpu::data::idx::parse_images("images.gz", &read("idx", "images.gz")).unwrap();
-    fmnist_gpu::import::from_bytes(&read("import", "described.safetensors"), None, None).unwrap();
+    for name in ["described.safetensors", "normalized.safetensors"] {
+        fmnist_gpu::import::from_bytes(&read("import", name), None, None).unwrap();
+    }
     let small = fmnist_gpu::model::Model::parse(Path::new("small.toml"), parsers::SMALL).unwrap();
     fmnist_gpu::import::from_bytes(&read("import", "torch.safetensors"), Some(&small), None).unwrap();
     RunConfig::parse(&read("run_folder", "config")[1..]).unwrap();
     Summary::parse(&read("run_folder", "summary")[1..]).unwrap();
     assert_eq!(parse_history(&read("run_folder", "history")[1..]).unwrap().len(), 5);
-    fmnist_gpu::report::metrics::Metrics::parse(&read("run_folder", "metrics")[1..]).unwrap();
+    Metrics::parse(&read("run_folder", "metrics")[1..], &FASHION_MNIST).unwrap();
     for path in files("corpus", "photo").iter().filter(|path| !path.ends_with("huge.bmp")) {
         fmnist_gpu::photo::Photo::open(path).unwrap();
     }
@@ -81,7 +87,7 @@ fn seeds_that_are_right_are_taken() {
 #[test]
 fn seeds_that_are_wrong_are_refused_with_a_reason() {
     use fmnist_gpu::model::weights;
-    use fmnist_gpu::train::checkpoint::Checkpoint;
+    use fmnist_gpu::run::checkpoint::Checkpoint;
     let read =
         |path: &str| std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(path)).unwrap();
     for (path, parts) in [
@@ -113,7 +119,7 @@ fn seeds_that_are_wrong_are_refused_with_a_reason() {
         let said = fmnist_gpu::model::Model::parse(Path::new(path), &text).unwrap_err().to_string();
         assert!(said.contains(part), "{path}: {said}");
     }
-    let said = fmnist_gpu::report::metrics::Metrics::parse(&read("run_folder/metrics-of-no-class")[1..]).unwrap_err();
+    let said = Metrics::parse(&read("run_folder/metrics-of-no-class")[1..], &FASHION_MNIST).unwrap_err();
     assert!(said.contains("0 classes"), "{said}");
     let said = fmnist_gpu::photo::Photo::decode(&read("photo/huge.bmp"), "huge.bmp").unwrap_err().to_string();
     assert!(said.contains("32768 x 32768 pixels would take"), "{said}");

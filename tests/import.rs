@@ -1,11 +1,12 @@
 //! Weights of other tools as a run: assigning tensors to layers, types, and files that must be rejected.
 
-use crate::export::{odd, trained_size};
+use crate::export::{mixed, odd, residual, trained_size};
 use crate::support::gpu;
 use crate::support::program::Place;
+use fmnist_gpu::data::FASHION_MNIST;
 use fmnist_gpu::export::{Facts, torch};
 use fmnist_gpu::import::{ImportError, Imported, Layout, from_bytes};
-use fmnist_gpu::model::{Model, weights};
+use fmnist_gpu::model::{Model, Role, weights};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use std::collections::HashMap;
@@ -29,7 +30,7 @@ fn single(name: &str, shape: &[usize], values: &[f32]) -> Tensor {
 /// Returns the tensors of an exported model, with these names for its layers.
 fn tensors(model: &Model, layout: Layout, stems: &[&str], [weight, bias]: [&str; 2]) -> Vec<Tensor> {
     let bytes = match layout {
-        Layout::Torch => torch::to_bytes(model, &trained_size(model), &Facts::default()).unwrap(),
+        Layout::Torch => torch::to_bytes(model, &trained_size(model), &Facts::new(&FASHION_MNIST)).unwrap(),
         Layout::Keras => weights::to_bytes(model, &trained_size(model)).unwrap(),
     };
     let all = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -88,15 +89,16 @@ fn symmetrical() -> Model {
 
 #[test]
 fn exported_for_pytorch_and_imported_the_weights_are_the_same() {
-    for model in [Model::cnn(), Model::mlp(), odd(), twins(), symmetrical()] {
+    for model in [Model::cnn(), Model::mlp(), odd(), twins(), symmetrical(), residual(), mixed()] {
         let parameters = trained_size(&model);
-        let bytes = torch::to_bytes(&model, &parameters, &Facts::default()).unwrap();
+        let bytes = torch::to_bytes(&model, &parameters, &Facts::new(&FASHION_MNIST)).unwrap();
         // The file describes its model.
         let imported = from_bytes(&bytes, None, None).unwrap();
         assert_eq!((&imported.model, imported.layout), (&model, Layout::Torch));
         assert!(imported.parameters == parameters, "{}", model.name);
         let names: Vec<&str> = imported.origins.iter().map(|origin| origin.tensor.as_str()).collect();
         let expected = model.parameters().unwrap();
+        // A normalization without factor has one in PyTorch's file, which is no parameter.
         assert_eq!(names, expected.iter().map(|p| p.name.as_str()).collect::<Vec<_>>());
         // This program's own file is in Keras's layout.
         let own = from_bytes(&weights::to_bytes(&model, &parameters).unwrap(), None, None).unwrap();
@@ -127,6 +129,146 @@ fn names_of_other_tools_are_matched_by_shape() {
     }
     let mlp = import(&tensors(&Model::mlp(), Layout::Torch, &["net.1", "net.3"], PYTORCH), None).unwrap();
     assert_eq!(mlp.model, Model::mlp());
+}
+
+/// Two normalizations of the same size, the second without summand, among convolutions and a dense layer.
+fn normalized() -> Model {
+    toml::from_str(
+        r#"
+        name = "normalized"
+        layer = [
+            { type = "conv2d", filters = 4, kernel_size = 3, stride = 4 },
+            { type = "batchnorm" },
+            { type = "relu", name = "body" },
+            { type = "conv2d", filters = 4, kernel_size = 3, padding = "same" },
+            { type = "batchnorm", center = false },
+            { type = "add", inputs = ["body", "batchnorm_2"] },
+            { type = "flatten" },
+            { type = "dense", units = 10 },
+        ]
+        "#,
+    )
+    .unwrap()
+}
+
+/// The groups of [`normalized`], under these names: a weight's, a bias's, and those of the four tensors of a normalization.
+fn normalized_tensors(layout: Layout, stems: &[&str], [weight, bias]: [&str; 2], norm: [&str; 4]) -> Vec<Tensor> {
+    let model = normalized();
+    let bytes = match layout {
+        Layout::Torch => torch::to_bytes(&model, &trained_size(&model), &Facts::new(&FASHION_MNIST)).unwrap(),
+        Layout::Keras => weights::to_bytes(&model, &trained_size(&model)).unwrap(),
+    };
+    let all = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let layers = ["conv2d_1", "batchnorm_1", "conv2d_2", "batchnorm_2", "dense_1"];
+    let mut tensors = Vec::new();
+    for (layer, stem) in layers.iter().zip(stems) {
+        let keys = match layer.contains("norm") {
+            true => vec![("weight", norm[0]), ("bias", norm[1]), ("running_mean", norm[2]), ("running_var", norm[3])],
+            false => vec![("weight", weight), ("bias", bias)],
+        };
+        for (key, end) in keys {
+            // PyTorch has all four, Keras those of the model.
+            if let Ok(tensor) = all.tensor(&format!("{layer}.{key}")) {
+                tensors.push((format!("{stem}{end}"), tensor.dtype(), tensor.shape().to_vec(), tensor.data().to_vec()));
+            }
+        }
+    }
+    assert_eq!(tensors.len(), if layout == Layout::Torch { 14 } else { 13 });
+    tensors
+}
+
+const PYTORCH_NORM: [&str; 4] = [".weight", ".bias", ".running_mean", ".running_var"];
+const KERAS_NORM: [&str; 4] = ["/gamma", "/beta", "/moving_mean", "/moving_variance"];
+
+#[test]
+fn normalizations_of_other_tools_are_matched_with_their_statistics() {
+    let model = normalized();
+    let expected = trained_size(&model);
+    for stems in [["conv1", "bn1", "conv2", "bn2", "fc"], ["0", "1", "4", "5", "9"]] {
+        let mut tensors = normalized_tensors(Layout::Torch, &stems, PYTORCH, PYTORCH_NORM);
+        // As in a file that PyTorch saves: with the number of batches.
+        tensors.push((format!("{}.num_batches_tracked", stems[1]), Dtype::I64, vec![], vec![7; 8]));
+        let imported = import(&tensors, Some(&model)).unwrap();
+        assert_eq!(imported.layout, Layout::Torch);
+        assert!(imported.parameters == expected, "{stems:?}");
+        let origins: Vec<&str> = imported.origins.iter().map(|origin| origin.tensor.as_str()).collect();
+        let names = model.parameters().unwrap();
+        assert_eq!(origins.len(), names.len());
+        let variance = names.iter().position(|parameter| parameter.role == Role::Variance).unwrap();
+        assert_eq!(origins[variance], format!("{}.running_var", stems[1]));
+        // A normalization without factor and summand, or only without the latter, as in `affine=False`.
+        tensors.retain(|(name, ..)| *name != format!("{}.bias", stems[3]));
+        assert!(import(&tensors, Some(&model)).unwrap().parameters == expected, "{stems:?}");
+    }
+    let stems = ["conv2d", "batch_normalization", "conv2d_1", "batch_normalization_1", "dense"];
+    let tensors = normalized_tensors(Layout::Keras, &stems, ["/kernel:0", "/bias:0"], KERAS_NORM);
+    let imported = import(&tensors, Some(&model)).unwrap();
+    assert_eq!(imported.layout, Layout::Keras);
+    assert!(imported.parameters == expected);
+}
+
+#[test]
+fn normalizations_that_do_not_fit_are_refused() {
+    let model = normalized();
+    let stems = ["conv1", "bn1", "conv2", "bn2", "fc"];
+    let good = normalized_tensors(Layout::Torch, &stems, PYTORCH, PYTORCH_NORM);
+    let refused = |change: &dyn Fn(&mut Vec<Tensor>), parts: &[&str]| {
+        let mut tensors = good.clone();
+        change(&mut tensors);
+        let said = import(&tensors, Some(&model)).unwrap_err().to_string();
+        assert!(parts.iter().all(|part| said.contains(part)), "{said}\nshould have {parts:?}");
+    };
+    let at = |tensors: &[Tensor], name: &str| tensors.iter().position(|tensor| tensor.0 == name).unwrap();
+    let set = |tensors: &mut Vec<Tensor>, name: &str, value: f32| {
+        let i = at(tensors, name);
+        tensors[i].3[8..12].copy_from_slice(&value.to_le_bytes());
+    };
+    let rename = |tensors: &mut Vec<Tensor>, from: &str, to: &str| {
+        tensors.iter_mut().for_each(|tensor| tensor.0 = tensor.0.replace(from, to));
+    };
+    // What the model's normalization lacks must have no effect.
+    refused(&|t| set(t, "bn2.bias", 0.25), &["`bn2.bias` contains 0.25", "`batchnorm_2`", "`center = false`", "be 0"]);
+    refused(&|t| set(t, "bn1.running_var", -0.5), &["`bn1.running_var` contains -0.5 at position 2"]);
+    refused(&|t| set(t, "bn1.running_mean", f32::NAN), &["`bn1.running_mean` contains NaN at position 2"]);
+    // Without its statistics, a normalization is none.
+    for (gone, left, lacks) in
+        [("running_var", "bn1.running_mean", "running_var"), ("running_mean", "bn1.running_var", "running_mean")]
+    {
+        let name = format!("bn1.{gone}");
+        let remove = |t: &mut Vec<Tensor>| {
+            t.remove(at(t, &name));
+        };
+        refused(&remove, &[&format!("`{left}` is a statistic"), &format!("`bn1` has no {lacks}")]);
+    }
+    let without_both = |t: &mut Vec<Tensor>| t.retain(|tensor| !tensor.0.starts_with("bn1.running"));
+    refused(&without_both, &["do not fit the model `normalized`", "batchnorm_1.running_mean [4]"]);
+    // A factor that the model has is missing.
+    let without_factor = |t: &mut Vec<Tensor>| {
+        t.remove(at(t, "bn1.weight"));
+    };
+    refused(&without_factor, &["do not fit the model `normalized`"]);
+    // Which is which?
+    refused(
+        &|t| {
+            rename(t, "bn1", "first");
+            rename(t, "bn2", "second");
+        },
+        &["`first`, `second` have the same shapes", "`batchnorm_1`, `batchnorm_2`"],
+    );
+    refused(
+        &|t| t.push(single("bn1.moving_mean", &[4], &[0.0; 4])),
+        &["both the running_mean of `bn1`", "bn1.moving_mean", "bn1.running_mean"],
+    );
+    refused(
+        &|t| t.push(single("attention.in_proj", &[4], &[0.0; 4])),
+        &["`attention.in_proj`", "gamma", "moving_variance", "layers with other parameters"],
+    );
+    // The other numbers: a normalization without summand would be the first.
+    let mut keras = normalized_tensors(Layout::Keras, &stems, ["/kernel", "/bias"], KERAS_NORM);
+    keras.iter_mut().for_each(|tensor| {
+        tensor.0 = tensor.0.replace("bn1", "bn3");
+    });
+    assert!(matches!(import(&keras, Some(&model)), Err(ImportError::Mismatch { .. })));
 }
 
 #[test]
@@ -275,7 +417,7 @@ fn half_precision_is_converted_exactly() {
 #[test]
 fn damaged_and_hostile_files_are_refused_and_never_panic() {
     let model = twins();
-    let bytes = torch::to_bytes(&model, &trained_size(&model), &Facts::default()).unwrap();
+    let bytes = torch::to_bytes(&model, &trained_size(&model), &Facts::new(&FASHION_MNIST)).unwrap();
     for len in (0..3000).chain([bytes.len() / 2, bytes.len() - 1]) {
         assert!(from_bytes(&bytes[..len], None, None).is_err(), "cut to {len} bytes");
     }

@@ -10,11 +10,14 @@ mod support;
 
 /// Kernels compared with their mirrors, operation by operation.
 mod adam;
+mod add;
 mod autotune;
 mod batch_gather;
+mod batchnorm;
 mod bias;
 mod conv2d;
 mod dense;
+mod gelu;
 mod pool2d;
 mod relu;
 mod sgd;
@@ -53,6 +56,7 @@ mod pipeline_cache;
 /// What a power failure may leave of a training.
 #[cfg(unix)]
 mod power_loss;
+mod programs;
 /// Training as a whole: compared with Keras and with the mirrors, the same seed twice, overfitting a single batch.
 mod training;
 

@@ -1,9 +1,9 @@
 use fmnist_gpu::cpu::conv2d::Padding;
 use fmnist_gpu::data::Split;
+use fmnist_gpu::engine::{Engine, Optimizer, ReferenceEngine};
 use fmnist_gpu::model::weights::{WeightsError, from_bytes, to_bytes};
-use fmnist_gpu::model::{Activation, Layer, Model, ModelError, Pair, initial_parameters, summary};
+use fmnist_gpu::model::{Activation, Layer, Model, ModelError, Pair, initial_parameters, summary, training_mflop};
 use fmnist_gpu::ops::adam::AdamConfig;
-use fmnist_gpu::train::{Engine, Optimizer, ReferenceEngine};
 use std::ops::ControlFlow;
 
 fn load(text: &str) -> Result<Model, ModelError> {
@@ -37,6 +37,29 @@ fn the_summary_shows_layers_shapes_parameters_and_work() {
     for part in ["conv2d_2 3x3 stride 1 same", "[14, 14, 64]", "18,496", "421,642", "8.48 MFLOP", "25.0 MFLOP"] {
         assert!(text.contains(part), "no `{part}` in\n{text}");
     }
+}
+
+#[test]
+fn the_summary_of_a_graph_shows_what_layers_read_and_what_is_not_trained() {
+    let text = summary(&crate::export::residual()).unwrap();
+    for line in [
+        "stem 3x3 stride 2 same         [14, 14, 6]             60    0.021",
+        "batchnorm_1                    [14, 14, 6]             24    0.000",
+        "batchnorm_2                    [14, 14, 6]             18    0.000",
+        "add_1 (body, batchnorm_3)      [14, 14, 6]              0    0.000",
+    ] {
+        assert!(text.lines().any(|found| found == line), "no\n{line}\nin\n{text}");
+    }
+    // Two statistics for each of 6 + 6 + 6 + 45 + 16 channels.
+    assert!(text.contains(", of which 158 are statistics that are not trained. Forward pass: "), "{text}");
+    assert!(summary(&crate::export::mixed()).unwrap().contains("F (input) 4x4 stride 4 valid"));
+    assert!(!summary(&Model::cnn()).unwrap().contains("statistics"));
+    // The gradient of the image is not computed, by no reader of it.
+    let shapes = crate::export::mixed().shapes().unwrap();
+    let work = |name: &str| shapes.iter().find(|shape| shape.name == name).unwrap().multiply_adds;
+    let all: usize = shapes.iter().map(|shape| shape.multiply_adds).sum();
+    let expected = 2e-6 * (3 * all - work("F")) as f64;
+    assert!((training_mflop(&shapes) - expected).abs() < 1e-12);
 }
 
 #[test]
@@ -268,7 +291,7 @@ fn models_at_random_are_refused_or_fit_together() {
             layers.push(Layer::Dense { units: pair(&mut random).0, activation: Activation::Relu });
         }
         layers.push(Layer::Dense { units: 10, activation: Activation::Softmax });
-        let model = Model { name: "random".into(), input: [28, 28, 1], layers };
+        let model = Model::sequential("random", layers);
         let Ok(shapes) = model.shapes() else { continue };
         accepted += 1;
         for pair in shapes.windows(2) {

@@ -4,14 +4,13 @@ use crate::support::program::Place;
 use crate::training::{keras_start, walks_with_keras};
 use fmnist_gpu::cpu::conv2d::{Conv2dDims, Padding};
 use fmnist_gpu::data::{Split, fashion_mnist, synthetic};
+use fmnist_gpu::engine::{Engine, EngineError, Epoch, NativeEngine, Optimizer, ReferenceEngine, Totals};
 use fmnist_gpu::model::{Model, initial_parameters, permutation};
 use fmnist_gpu::native::conv2d::{Conv2d, Form};
 use fmnist_gpu::native::lanes;
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
-use fmnist_gpu::train::{
-    Engine, EngineError, Epoch, NativeEngine, Optimizer, Position, ReferenceEngine, Totals, TrainOptions, train,
-};
+use fmnist_gpu::train::{Position, TrainOptions, train};
 use fmnist_gpu::verify::{Breadth, native};
 use std::ops::ControlFlow;
 use std::path::Path;

@@ -1,6 +1,6 @@
 use crate::support::{assert_all_right, gpu};
-use fmnist_gpu::ops::non_finite::verify;
 use fmnist_gpu::verify::Verifier;
+use fmnist_gpu::verify::non_finite::verify;
 
 #[test]
 fn non_finite_matches_cpu() {

@@ -1,6 +1,7 @@
 use crate::support::{assert_all_right, gpu};
-use fmnist_gpu::ops::pool2d::{Padding, Pool2dDims, verify};
+use fmnist_gpu::ops::pool2d::{Padding, Pool2dDims};
 use fmnist_gpu::verify::Verifier;
+use fmnist_gpu::verify::pool2d::verify;
 
 use Padding::{Same, Valid};
 

@@ -1,5 +1,5 @@
 use fmnist_gpu::gpu::{Access, peak};
-use fmnist_gpu::ops::{OPS, Op};
+use fmnist_gpu::verify::{OPS, Op};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ fn parse(op: &str, source: &str) -> naga::Module {
 
 /// Returns the shader files of an operation.
 fn sources(op: &Op) -> impl Iterator<Item = &'static str> {
-    op.kernels.iter().map(|kernel| kernel.source).collect::<BTreeSet<_>>().into_iter()
+    op.kernels.iter().map(|kernel| kernel.spec.source).collect::<BTreeSet<_>>().into_iter()
 }
 
 fn stems(folder: &Path, extension: &str) -> BTreeSet<String> {
@@ -28,7 +28,7 @@ fn stems(folder: &Path, extension: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn every_shader_file_has_its_three_twins() {
+fn every_shader_file_has_its_four_twins() {
     let ops: BTreeSet<String> = OPS.iter().map(|op| op.name.to_string()).collect();
     assert_eq!(ops.len(), OPS.len(), "an operation is registered twice");
     let files = stems(&root().join("shaders"), "wgsl");
@@ -36,7 +36,8 @@ fn every_shader_file_has_its_three_twins() {
     let stems: BTreeSet<String> = files.iter().map(|file| stem(file)).collect();
     assert_eq!(stems, ops, "shaders/ and OPS differ");
     for op in &ops {
-        for path in [format!("src/ops/{op}.rs"), format!("src/cpu/{op}.rs"), format!("tests/{op}.rs")] {
+        for folder in ["src/ops", "src/cpu", "src/verify", "tests"] {
+            let path = format!("{folder}/{op}.rs");
             assert!(root().join(&path).exists(), "{path} is missing");
         }
         assert!(text("tests/main.rs").contains(&format!("mod {op};")), "tests/{op}.rs is not run");
@@ -48,23 +49,41 @@ fn every_entry_point_has_a_spec_and_a_mirror() {
     for op in OPS {
         let modules: Vec<naga::Module> = sources(op).map(|source| parse(op.name, source)).collect();
         let entries: BTreeSet<&str> = modules.iter().flat_map(|m| &m.entry_points).map(|e| e.name.as_str()).collect();
-        let specs: BTreeSet<&str> = op.kernels.iter().map(|k| k.entry).collect();
+        let specs: BTreeSet<&str> = op.kernels.iter().map(|kernel| kernel.spec.entry).collect();
+        assert_eq!(specs.len(), op.kernels.len(), "a kernel of `{}` is listed twice", op.name);
         assert_eq!(entries, specs, "entry points of shaders/{}.wgsl and specs of src/ops/{}.rs", op.name, op.name);
-        let mirror = text(&format!("src/cpu/{}.rs", op.name));
-        for entry in entries {
+        let mirrors = text(&format!("src/cpu/{}.rs", op.name));
+        for kernel in op.kernels {
+            let (entry, mirror) = (kernel.spec.entry, kernel.mirror);
+            assert_eq!(kernel.spec.op, op.name, "`{entry}` is listed under another operation");
             assert!(entry.starts_with(op.name), "`{entry}` does not start with `{}`", op.name);
             // The forms of a pass share a mirror.
             let forms = ["_parts", "_pool", "_any", "_subgroup", "_shared", "_by_4", "_sum", "_and_w"];
             let pass = forms.iter().fold(entry, |name, form| name.strip_suffix(form).unwrap_or(name));
-            assert!(mirror.contains(&format!("pub fn {pass}<")), "src/cpu/{}.rs has no `{pass}`", op.name);
+            assert_eq!(pass, mirror, "the mirror of `{entry}`");
+            // The compiler checks that the mirror exists in some file of `src/cpu`.
+            assert!(mirrors.contains(&format!("pub fn {mirror}<")), "src/cpu/{}.rs has no `{mirror}`", op.name);
         }
+    }
+}
+
+#[test]
+fn every_native_loop_and_every_gradient_has_a_proof() {
+    for op in OPS {
+        let native = format!("src/native/{}.rs", op.name);
+        assert_eq!(op.native.is_some(), root().join(&native).exists(), "{native} and `native` in the row");
+        let mirrors = format!("src/cpu/{}.rs", op.name);
+        let is_gradient = |line: &str| line.starts_with("pub fn ") && line.contains("_backward_");
+        let has_gradient = text(&mirrors).lines().any(is_gradient);
+        assert_eq!(op.gradients.is_some(), has_gradient, "{mirrors} and `gradients` in the row");
     }
 }
 
 /// The bindings are written twice, in the shader and in the spec; this test checks that they agree.
 #[test]
 fn every_spec_agrees_with_its_shader() {
-    for kernel in OPS.iter().flat_map(|op| op.kernels).chain(peak::KERNELS) {
+    let of_ops = OPS.iter().flat_map(|op| op.kernels).map(|kernel| kernel.spec);
+    for kernel in of_ops.chain(peak::KERNELS.iter().copied()) {
         let module = parse(kernel.op, kernel.source);
         let info = crate::shaders::validator().validate(&module).unwrap();
         let index = module.entry_points.iter().position(|e| e.name == kernel.entry).unwrap();
@@ -109,16 +128,65 @@ fn every_shader_opens_with_its_formula_and_names_its_twins() {
     }
 }
 
+/// The modules of the library from the bottom up, and those that each may import: rows above its own, so that no two
+/// import each other in a circle. A new import needs a name here, a new module a row.
+const LAYERS: &[(&str, &[&str])] = &[
+    ("text", &[]),
+    ("files", &[]),
+    ("cpu", &[]),
+    ("gpu", &["text", "files"]),
+    ("native", &["cpu"]),
+    ("ops", &["text", "cpu", "gpu"]),
+    ("verify", &["text", "cpu", "gpu", "native", "ops"]),
+    ("data", &["files"]),
+    ("model", &["text", "files", "cpu", "data"]),
+    ("lower", &["cpu", "model"]),
+    ("engine", &["files", "cpu", "gpu", "native", "ops", "data", "model", "lower"]),
+    ("train", &["data", "model", "engine"]),
+    ("run", &["files", "ops", "data", "model", "engine", "train"]),
+    ("export", &["cpu", "data", "model"]),
+    ("import", &["text", "model", "export"]),
+    ("photo", &["files", "cpu", "gpu", "native", "ops"]),
+    ("report", &["text", "data", "model", "photo", "engine", "train", "run"]),
+    ("tensorboard", &["files", "run", "train"]),
+];
+
 #[test]
-fn the_lower_modules_import_nothing_from_above() {
-    for folder in ["src/gpu", "src/cpu"] {
-        for stem in stems(&root().join(folder), "rs") {
-            let source = text(&format!("{folder}/{stem}.rs"));
-            for above in ["ops", "model", "train", "data", "report", "verify"] {
-                assert!(!source.contains(&format!("crate::{above}")), "{folder}/{stem}.rs imports crate::{above}");
-            }
+fn every_module_imports_only_from_below() {
+    let listed: BTreeSet<String> = LAYERS.iter().map(|(module, _)| module.to_string()).collect();
+    assert_eq!(listed.len(), LAYERS.len(), "a module is listed twice");
+    let modules = std::fs::read_dir(root().join("src")).unwrap().map(|entry| entry.unwrap().path());
+    let modules = modules.map(|path| path.file_stem().unwrap().to_str().unwrap().to_string());
+    // The roots of the two crates, and the program, which is the other crate: the library cannot import it.
+    let modules: BTreeSet<String> = modules.filter(|name| !["lib", "main", "cli"].contains(&&name[..])).collect();
+    assert_eq!(listed, modules, "the table of layers and src/");
+    let mut found: BTreeSet<(String, String)> = BTreeSet::new();
+    for line in lines_with(&["crate::", "super::"], &[]) {
+        let (path, code) = line.split_once(": ").unwrap();
+        let path = path.trim_start_matches("src/").trim_end_matches(".rs");
+        let module = path.split('/').next().unwrap();
+        if !listed.contains(module) {
+            continue;
+        }
+        // Imports of other modules are written with `crate::`, one line each, where this test can see them.
+        let is_root = path == module || path == format!("{module}/mod");
+        assert!(!is_root || !code.contains("super::"), "{line}");
+        assert!(!code.contains("super::super"), "{line}");
+        for (at, start) in code.match_indices("crate::") {
+            let name = code[at + start.len()..].split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap();
+            assert!(listed.contains(name), "`{name}` is not a module: {line}");
+            found.insert((module.to_string(), name.to_string()));
         }
     }
+    for (row, (module, allowed)) in LAYERS.iter().enumerate() {
+        for below in *allowed {
+            assert!(LAYERS[..row].iter().any(|(name, _)| name == below), "`{below}` is not below `{module}`");
+        }
+        for (_, name) in found.iter().filter(|(from, name)| from == module && name != module) {
+            assert!(allowed.contains(&&name[..]), "src/{module} imports crate::{name}");
+        }
+    }
+    assert!(found.contains(&("verify".to_string(), "ops".to_string())), "the search finds nothing");
 }
 
 /// Unsafe code is only allowed where `docs/safety.md` justifies it.
@@ -209,9 +277,53 @@ fn one_reader_reads_what_may_be_anything() {
     }
 }
 
+/// The shape of the images and the names of the classes come from a description of the data set; few name that of Fashion-MNIST.
+#[test]
+fn few_name_the_one_data_set() {
+    let description = ["FASHION_MNIST"];
+    let numbers = ["CLASS_NAMES", "PIXELS", "N_CLASSES", "IMAGE_SIDE"];
+    // The data set itself, the models that are built in for it, and what the program takes a run's data set for.
+    let may_name = ["src/data/mod.rs", "src/model/mod.rs", "src/cli/evaluate.rs"];
+    let may_count = [
+        // The data set itself, its reader and its substitute.
+        "src/data/mod.rs",
+        "src/data/fashion_mnist.rs",
+        "src/data/synthetic/mod.rs",
+        "src/data/synthetic/raster.rs",
+        // Its own constants: it makes images like those of Fashion-MNIST.
+        "src/photo/garment.rs",
+        // A constant of the shader, for any images.
+        "src/ops/batch_gather.rs",
+    ];
+    for (words, allowed) in [(&description[..], &may_name[..]), (&numbers, &may_count)] {
+        let is_whole = |line: &String| {
+            let mut parts = line.split(|c: char| !c.is_alphanumeric() && c != '_');
+            parts.any(|part| words.contains(&part))
+        };
+        let found: Vec<String> = lines_with(words, allowed).into_iter().filter(is_whole).collect();
+        assert!(found.is_empty(), "{found:#?}");
+        let all: Vec<String> = lines_with(words, &[]).into_iter().filter(is_whole).collect();
+        for path in allowed {
+            assert!(all.iter().any(|line| line.starts_with(path)), "{path} does not name {words:?} any more");
+        }
+    }
+}
+
 /// Names may hold control characters: paths are shown by `ShownPath::shown`, which escapes them.
 #[test]
 fn paths_are_shown_with_escapes() {
     let found = lines_with(&[".display()"], &["src/data/mod.rs"]);
     assert!(found.is_empty(), "{found:#?}");
+}
+
+/// A file that is longer than a reader expects says in its first lines why.
+#[test]
+fn long_files_say_why() {
+    let files = lines_with(&["use "], &[]).into_iter().map(|line| line.split(": ").next().unwrap().to_string());
+    for path in files.collect::<BTreeSet<_>>() {
+        let code = text(&path);
+        let says_why =
+            code.lines().take_while(|line| line.starts_with("//!")).any(|line| line.contains("Above 500 lines: "));
+        assert_eq!(code.lines().count() > 500, says_why, "{path} has {} lines", code.lines().count());
+    }
 }

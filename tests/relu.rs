@@ -1,6 +1,6 @@
 use crate::support::{assert_all_right, gpu};
-use fmnist_gpu::ops::relu::verify;
 use fmnist_gpu::verify::Verifier;
+use fmnist_gpu::verify::relu::verify;
 
 #[test]
 fn relu_matches_cpu() {

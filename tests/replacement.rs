@@ -3,8 +3,8 @@
 use crate::output::{TRAIN, place};
 use crate::support::program::{Place, json_file};
 use fmnist_gpu::model::{Model, initial_parameters};
-use fmnist_gpu::train::run::{Run, RunError};
-use fmnist_gpu::train::run_folder::RunFolder;
+use fmnist_gpu::run::folder::RunFolder;
+use fmnist_gpu::run::{Run, RunError};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;

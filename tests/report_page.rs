@@ -1,7 +1,7 @@
 use crate::support::program::Place;
 use crate::support::{gpu, not_run};
-use fmnist_gpu::data::{CLASS_NAMES, Split, synthetic};
-use fmnist_gpu::model::{Model, initial_parameters};
+use fmnist_gpu::data::{Description, FASHION_MNIST, Split, synthetic};
+use fmnist_gpu::model::{Layer, Model, initial_parameters};
 use fmnist_gpu::report::maps::{feature_maps, filters};
 use fmnist_gpu::report::metrics::{Metrics, N_BINS, mcnemar, wilson_95};
 use fmnist_gpu::report::plots::{Curve, draw_bars, draw_calibration, draw_confusion, draw_curves, escape};
@@ -27,7 +27,7 @@ fn split_of(answers: &[(u8, usize, f32)]) -> (Split, Vec<f32>) {
 fn metrics_of_six_answers() {
     let answers = [(0, 0, 0.9), (0, 0, 0.8), (0, 1, 0.95), (1, 1, 0.7), (1, 1, 1.0), (2, 0, 0.5)];
     let (split, probabilities) = split_of(&answers);
-    let m = Metrics::new(&split, &probabilities);
+    let m = Metrics::new(&split, &probabilities, &FASHION_MNIST);
     assert_eq!((m.images, m.right.as_str()), (6, "110110"));
     assert!((m.accuracy - 4.0 / 6.0).abs() < 1e-12);
     let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-6, "{a}, expected {b}");
@@ -60,6 +60,24 @@ fn metrics_of_six_answers() {
     assert_eq!(m.bins.iter().map(|b| b.images).sum::<u64>(), 6);
 }
 
+/// The number of classes and their names come from the description of the data set.
+#[test]
+fn metrics_of_two_classes() {
+    let two = Description { name: "two", shape: [2, 1, 1], class_names: &["cat", "dog"] };
+    let split = Split { images: vec![0; 6], labels: vec![0, 1, 1] };
+    let m = Metrics::new(&split, &[0.9, 0.1, 0.2, 0.8, 0.7, 0.3], &two);
+    assert_eq!(m.confusion, [[1, 0], [1, 1]]);
+    assert_eq!(m.classes.iter().map(|class| class.class.as_str()).collect::<Vec<_>>(), two.class_names);
+    let svg = draw_confusion(&m.confusion, &two).unwrap();
+    assert!(svg.contains("dog: 1 as cat, 1 as dog"), "{svg}");
+    let json = serde_json::to_vec(&m).unwrap();
+    assert_eq!(Metrics::parse(&json, &two).unwrap(), m);
+    assert_eq!(Metrics::parse(&json, &FASHION_MNIST).unwrap_err(), "it has metrics of 2 classes, expected 10");
+    let ragged = Metrics { confusion: vec![vec![1, 0], vec![1]], ..m };
+    let said = Metrics::parse(&serde_json::to_vec(&ragged).unwrap(), &two).unwrap_err();
+    assert_eq!(said, "its confusion matrix is not 2 x 2");
+}
+
 /// Values from R: `binom::binom.confint(method = "wilson")` and `mcnemar.exact`.
 #[test]
 fn intervals_and_tests_agree_with_published_values() {
@@ -84,16 +102,16 @@ fn intervals_and_tests_agree_with_published_values() {
 fn plots_are_whole_with_names_of_any_kind() {
     let hostile = "<script>alert('1')</script> & \"x\" \u{0} \u{fffe}";
     let curve = |points: Vec<(f64, f64)>| Curve { name: hostile.into(), colour: 7, dashed: true, points };
-    let confusion = [[3; 10]; 10];
+    let confusion = |count: u64| vec![vec![count; 10]; 10];
     let (split, probabilities) = split_of(&[(0, 0, 0.9), (1, 2, 0.4)]);
-    let metrics = Metrics::new(&split, &probabilities);
+    let metrics = Metrics::new(&split, &probabilities, &FASHION_MNIST);
     let many = (1..=40).map(|i| (f64::from(i), 1.0 / f64::from(i))).collect();
     let pictures = [
         draw_curves(hostile, hostile, &[curve(many), curve(vec![(1.0, f64::NAN), (2.0, 0.5)]), curve(vec![])]).unwrap(),
         draw_curves("nothing", "x", &[]).unwrap(),
         draw_curves("flat", "x", &[curve(vec![(1.0, 0.0), (2.0, 0.0)])]).unwrap(),
-        draw_confusion(&confusion).unwrap(),
-        draw_confusion(&[[0; 10]; 10]).unwrap(),
+        draw_confusion(&confusion(3), &FASHION_MNIST).unwrap(),
+        draw_confusion(&confusion(0), &FASHION_MNIST).unwrap(),
         draw_calibration(&metrics.bins, metrics.ece).unwrap(),
         draw_bars(hostile, "us", &[(hostile.into(), 10.0), ("none".into(), 0.0)]).unwrap(),
         draw_bars("nothing", "us", &[]).unwrap(),
@@ -150,21 +168,55 @@ fn filters_and_feature_maps_show_what_is_there() {
         assert!(colours.contains(&colour[..]), "{colour:?}");
     }
     let (split, _) = synthetic::generate(1, 0, 3);
-    let maps = feature_maps(&model, &parameters, split.image(0)).unwrap();
+    let maps = feature_maps(&model, &parameters, split.image(0), &FASHION_MNIST).unwrap();
     let layers: Vec<&str> = maps.iter().map(|m| m.layer.as_str()).collect();
     assert_eq!(layers, ["input", "conv2d_1", "maxpool2d_1", "conv2d_2", "maxpool2d_2", "dense_1", "dense_2"]);
     assert_eq!(
         (maps[1].title.as_str(), maps[5].title.as_str()),
         ("conv2d_1: 32 maps of 28 x 28", "dense_1: 128 units")
     );
-    assert!(CLASS_NAMES.iter().all(|name| maps[6].description.contains(name)));
-    assert!(feature_maps(&model, &parameters, &[0; 3]).is_err());
+    assert!(FASHION_MNIST.class_names.iter().all(|name| maps[6].description.contains(name)));
+    assert!(feature_maps(&model, &parameters, &[0; 3], &FASHION_MNIST).is_err());
     let mlp = Model::mlp();
     let parameters = initial_parameters(&mlp.parameters().unwrap(), 1);
     assert!(filters(&mlp, &parameters).unwrap().unwrap().title.contains("weights of its 128 units, 28 x 28"));
     let broken: Vec<Vec<f32>> = parameters.iter().map(|p| vec![f32::NAN; p.len()]).collect();
     assert!(filters(&mlp, &broken).unwrap().is_some());
-    assert_eq!(feature_maps(&mlp, &broken, split.image(0)).unwrap().len(), 3);
+    assert_eq!(feature_maps(&mlp, &broken, split.image(0), &FASHION_MNIST).unwrap().len(), 3);
+}
+
+/// Every layer of a graph has its maps; the filters are those of the first layer that reads the image.
+#[test]
+fn graphs_have_filters_and_feature_maps() {
+    let (split, _) = synthetic::generate(1, 0, 3);
+    let model = crate::export::residual();
+    let parameters = crate::export::trained_size(&model);
+    let maps = feature_maps(&model, &parameters, split.image(0), &FASHION_MNIST).unwrap();
+    let drawn: Vec<&str> = maps.iter().map(|map| map.layer.as_str()).collect();
+    let shapes = model.shapes().unwrap();
+    let names = shapes.iter().filter(|shape| shape.layer != Layer::Flatten).map(|shape| shape.name.as_str());
+    assert_eq!(drawn, std::iter::once("input").chain(names).collect::<Vec<_>>());
+    let add = maps.iter().find(|map| map.layer == "add_1").unwrap();
+    assert_eq!(add.title, "add_1: 6 maps of 14 x 14");
+    // The second layer reads the image too, and is the first with filters.
+    let model = crate::export::mixed();
+    let parameters = crate::export::trained_size(&model);
+    assert_eq!(filters(&model, &parameters).unwrap().unwrap().title, "F: 4 filters, 4 x 4");
+    let hidden: Model = toml::from_str(
+        "name = \"hidden\"\nlayer = [{ type = \"batchnorm\" }, { type = \"flatten\" }, { type = \"dense\", units = 10 }]",
+    )
+    .unwrap();
+    assert_eq!(filters(&hidden, &crate::export::trained_size(&hidden)).unwrap(), None);
+    // Parameters before those of the first filters.
+    let second: Model = toml::from_str(
+        "name = \"second\"\nlayer = [{ type = \"batchnorm\" }, \
+         { type = \"conv2d\", filters = 3, kernel_size = 5, input = \"input\" }, \
+         { type = \"conv2d\", filters = 3, kernel_size = 5, input = \"batchnorm_1\" }, \
+         { type = \"add\", inputs = [\"conv2d_1\", \"conv2d_2\"] }, { type = \"flatten\" }, { type = \"dense\", units = 10 }]",
+    )
+    .unwrap();
+    let drawn = filters(&second, &crate::export::trained_size(&second)).unwrap().unwrap();
+    assert_eq!(drawn.title, "conv2d_1: 3 filters, 5 x 5");
 }
 
 #[test]

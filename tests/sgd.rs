@@ -1,6 +1,6 @@
 use crate::support::{assert_all_right, gpu};
-use fmnist_gpu::ops::sgd::verify;
 use fmnist_gpu::verify::Verifier;
+use fmnist_gpu::verify::sgd::verify;
 
 #[test]
 fn sgd_matches_cpu() {

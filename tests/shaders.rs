@@ -1,5 +1,5 @@
 use fmnist_gpu::gpu::{KernelSpec, peak};
-use fmnist_gpu::ops::OPS;
+use fmnist_gpu::verify::OPS;
 use naga::back::pipeline_constants::process_overrides;
 use naga::back::{PipelineConstants, hlsl, msl, spv};
 use naga::valid::{Capabilities, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
@@ -14,6 +14,8 @@ const REAL: &[(&str, f64)] = &[
     ("KW", 3.0),
     ("I", 3136.0),
     ("O", 64.0),
+    ("P", 196.0),
+    ("K", 288.0),
     ("PT", 1.0),
     ("PL", 1.0),
     ("HO", 14.0),
@@ -43,7 +45,8 @@ fn parse(spec: &KernelSpec) -> (naga::Module, naga::valid::ModuleInfo) {
 
 /// Returns every kernel of the operations, and those that measure.
 fn all() -> impl Iterator<Item = &'static KernelSpec> {
-    OPS.iter().flat_map(|op| op.kernels).chain(peak::KERNELS).copied()
+    let of_ops = OPS.iter().flat_map(|op| op.kernels).map(|kernel| kernel.spec);
+    of_ops.chain(peak::KERNELS.iter().copied())
 }
 
 fn for_every_entry_point(mut write: impl FnMut(&KernelSpec, &naga::Module, &naga::valid::ModuleInfo)) {

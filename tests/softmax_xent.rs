@@ -1,6 +1,7 @@
 use crate::support::{assert_all_right, gpu};
-use fmnist_gpu::ops::softmax_xent::{SoftmaxXentDims, verify};
+use fmnist_gpu::ops::softmax_xent::SoftmaxXentDims;
 use fmnist_gpu::verify::Verifier;
+use fmnist_gpu::verify::softmax_xent::verify;
 
 fn check(cases: &[(usize, usize, usize, f32)]) {
     let mut verifier = Verifier::new(gpu(), 7);

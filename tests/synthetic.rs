@@ -3,7 +3,10 @@
 use std::time::Instant;
 
 use fmnist_gpu::data::synthetic::generate;
-use fmnist_gpu::data::{N_CLASSES, PIXELS, Split};
+use fmnist_gpu::data::{FASHION_MNIST, Split};
+
+const PIXELS: usize = FASHION_MNIST.pixels();
+const N_CLASSES: usize = FASHION_MNIST.classes();
 
 /// Returns the first `n` images of a split with their labels.
 fn prefix(split: &Split, n: usize) -> Split {

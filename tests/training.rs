@@ -1,15 +1,15 @@
 use crate::support::fixture::{self, Fixture, worst_error};
 use crate::support::{genuine_data, gpu};
 use fmnist_gpu::data::{Split, fashion_mnist, synthetic};
+use fmnist_gpu::engine::{
+    Batch, Engine, EngineError, Epoch, GpuEngine, NativeEngine, Optimizer, ReferenceEngine, Totals,
+};
 use fmnist_gpu::gpu::{Gpu, GpuOptions, Tiling};
 use fmnist_gpu::model::{Model, initial_parameters, permutation};
 use fmnist_gpu::ops::SharedTiles;
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
-use fmnist_gpu::train::{
-    Batch, Engine, EngineError, Epoch, Event, GpuEngine, NativeEngine, Optimizer, Outcome, Position, ReferenceEngine,
-    Totals, TrainOptions, train,
-};
+use fmnist_gpu::train::{Event, Outcome, Position, TrainOptions, train};
 use std::ops::ControlFlow;
 use std::sync::atomic::AtomicBool;
 
@@ -172,7 +172,7 @@ fn reference_agrees_with_keras() {
         let pass = engine.forward(&batch).unwrap();
         assert!(worst_error(&pass.logits, &truth.logits) <= 1e-12, "{name}: logits");
         assert!(worst_error(&pass.loss, &truth.sample_losses) <= 1e-12, "{name}: losses");
-        let gradients = engine.backward(&batch, &pass).unwrap();
+        let gradients = engine.gradients(&batch).unwrap().gradients;
         for (parameter, gradient) in model.parameters().unwrap().iter().zip(&gradients) {
             let difference = truth.gradient(&parameter.name).compare(gradient);
             assert!(difference.worst() <= 1e-12, "{name}: gradient of {}: {difference}", parameter.name);

@@ -4,12 +4,12 @@ use super::device::{Device, DeviceArgs, TuneArgs};
 use super::{Global, counted, print, print_json};
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use fmnist_gpu::data::{N_CLASSES, PIXELS, Split};
+use fmnist_gpu::data::Split;
+use fmnist_gpu::engine::{Engine, Epoch, GpuEngine, NativeEngine, Optimizer, Totals};
 use fmnist_gpu::gpu::Gpu;
 use fmnist_gpu::gpu::peak::Peak;
 use fmnist_gpu::model::{Model, initial_parameters, training_mflop};
 use fmnist_gpu::ops::adam::AdamConfig;
-use fmnist_gpu::train::{Engine, Epoch, GpuEngine, NativeEngine, Optimizer, Totals};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::Serialize;
@@ -125,7 +125,7 @@ pub fn run(args: BenchArgs, global: &Global) -> Result<ExitCode> {
         Device::Reference => bail!("the reference engine is for correctness, not for speed; select another --device"),
     };
     let mut startup = Startup { device_ms: milliseconds(begin), ..Startup::default() };
-    let split = noise(IMAGES);
+    let split = noise(&model, IMAGES)?;
     let window = Duration::from_secs_f64(args.seconds / WINDOWS as f64);
     let checked = if args.ab_checks { Some(args.device.open_checked()?) } else { None };
     let mut bench = Bench {
@@ -354,12 +354,13 @@ fn milliseconds(since: Instant) -> f64 {
     1e3 * since.elapsed().as_secs_f64()
 }
 
-/// Creates images of noise: the speed does not depend on their content.
-pub(super) fn noise(n: usize) -> Split {
+/// Creates images of noise for a model: the speed does not depend on their content.
+pub(super) fn noise(model: &Model, n: usize) -> Result<Split> {
+    let classes = model.graph()?.last().map_or(1, |layer| layer.output.iter().product());
     let mut random = ChaCha8Rng::seed_from_u64(0);
-    let mut images = vec![0; n * PIXELS];
+    let mut images = vec![0; n * model.input.iter().product::<usize>()];
     random.fill_bytes(&mut images);
-    Split { images, labels: (0..n).map(|i| (i % N_CLASSES) as u8).collect() }
+    Ok(Split { images, labels: (0..n).map(|i| (i % classes) as u8).collect() })
 }
 
 /// Reads the peak memory of the process, on Linux.

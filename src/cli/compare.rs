@@ -1,9 +1,10 @@
 //! `fmnist-gpu compare`
 
 use super::report::run_name;
-use super::{Global, print, print_json};
+use super::{Global, evaluate, print, print_json};
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use fmnist_gpu::data::Description;
 use fmnist_gpu::files::ShownPath;
 use fmnist_gpu::files::{read_bounded, write_whole};
 use fmnist_gpu::report::comparison::{
@@ -11,8 +12,8 @@ use fmnist_gpu::report::comparison::{
 };
 use fmnist_gpu::report::metrics::Metrics;
 use fmnist_gpu::report::plots::Curve;
+use fmnist_gpu::run::{MAX_JSON_BYTES, REPORT_FILE, Run, Summary};
 use fmnist_gpu::train::EpochRecord;
-use fmnist_gpu::train::run::{MAX_JSON_BYTES, REPORT_FILE, Run, Summary};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -93,17 +94,19 @@ fn open(path: &Path) -> Result<Compared> {
             path.shown()
         );
     };
-    Ok(Compared { name: run_name(&run.path), summary, history: run.history()?, metrics: metrics(&run.path)? })
+    let description = *evaluate::description(&run);
+    let metrics = metrics(&run.path, &description)?;
+    Ok(Compared { name: run_name(&run.path), description, summary, history: run.history()?, metrics })
 }
 
 /// Reads the metrics of a run's report, if it has one.
-fn metrics(folder: &Path) -> Result<Option<Metrics>> {
+fn metrics(folder: &Path, description: &Description) -> Result<Option<Metrics>> {
     let path = folder.join(REPORT_FILE);
     let bytes = match read_bounded(&path, MAX_JSON_BYTES) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         bytes => bytes.with_context(|| format!("reading {}", path.shown()))?,
     };
-    Metrics::parse(&bytes).map(Some).map_err(anyhow::Error::msg).with_context(|| {
+    Metrics::parse(&bytes, description).map(Some).map_err(anyhow::Error::msg).with_context(|| {
         format!(
             "{} does not contain the metrics of a report; write it again with `fmnist-gpu report RUN --force`",
             path.shown()

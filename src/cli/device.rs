@@ -4,12 +4,12 @@ use super::Global;
 use anyhow::{Result, bail};
 use clap::Args;
 use fmnist_gpu::data::Places;
+use fmnist_gpu::engine::{NativeEngine, Optimizer, autotune};
 use fmnist_gpu::gpu::{DeviceChoice, Gpu, GpuError, GpuOptions};
 use fmnist_gpu::model::Model;
 use fmnist_gpu::native::instruction_set;
 use fmnist_gpu::ops::SharedTiles;
-use fmnist_gpu::train::run::RunConfig;
-use fmnist_gpu::train::{NativeEngine, Optimizer, autotune};
+use fmnist_gpu::run::RunConfig;
 use std::path::PathBuf;
 
 /// Flags of all commands that compute.

@@ -4,8 +4,8 @@ use super::device::Device;
 use super::{print, print_json};
 use anyhow::Result;
 use clap::Args;
+use fmnist_gpu::engine::NativeEngine;
 use fmnist_gpu::gpu::adapter;
-use fmnist_gpu::train::NativeEngine;
 use serde::Serialize;
 use std::process::ExitCode;
 

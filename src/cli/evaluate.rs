@@ -5,10 +5,10 @@ use super::source::SourceArgs;
 use super::{Global, Interrupted, interrupt_flag, print_json, signals, terminal};
 use anyhow::Result;
 use clap::Args;
-use fmnist_gpu::data::{Dataset, DatasetKind, Split};
+use fmnist_gpu::data::{Dataset, DatasetKind, Description, FASHION_MNIST, Split};
+use fmnist_gpu::engine::{Engine, GpuEngine, NativeEngine, Optimizer, ReferenceEngine};
 use fmnist_gpu::ops::adam::AdamConfig;
-use fmnist_gpu::train::run::Run;
-use fmnist_gpu::train::{Engine, GpuEngine, NativeEngine, Optimizer, ReferenceEngine};
+use fmnist_gpu::run::Run;
 use serde::Serialize;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -58,7 +58,7 @@ pub fn engine<'g>(run: &Run, device: &'g Device) -> Result<Box<dyn Engine + 'g>>
     })
 }
 
-/// Probabilities `[n, 10]` of `n` images of 784 bytes each.
+/// Probabilities `[n, classes]` of `n` images, of as many bytes each as the model reads.
 ///
 /// # Errors
 /// The engine failed, or the user interrupted.
@@ -67,6 +67,15 @@ pub fn predict(engine: &mut dyn Engine, images: &[u8], interrupt: &AtomicBool) -
         if interrupt.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     if interrupt.load(Ordering::Relaxed) { Err(Interrupted.into()) } else { Ok(probabilities) }
+}
+
+/// The images and classes that a run was trained on; of weights alone, whose origin is unknown, those of Fashion-MNIST.
+pub fn description(run: &Run) -> &'static Description {
+    match run.config.as_ref().map(|config| config.dataset) {
+        Some(DatasetKind::FashionMnist) | None => &FASHION_MNIST,
+        // The generated set is like it.
+        Some(DatasetKind::Synthetic) => &FASHION_MNIST,
+    }
 }
 
 /// The data set that a run was trained on, or the one that the flags name.

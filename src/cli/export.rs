@@ -1,5 +1,6 @@
 //! `fmnist-gpu export`
 
+use super::evaluate::description;
 use super::{Global, print, print_json};
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
@@ -7,7 +8,7 @@ use fmnist_gpu::data::DatasetKind;
 use fmnist_gpu::export::{Facts, keras, npz, onnx, torch};
 use fmnist_gpu::files::ShownPath;
 use fmnist_gpu::files::write_whole;
-use fmnist_gpu::train::run::{MODEL_FILE, Run};
+use fmnist_gpu::run::{MODEL_FILE, Run};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -116,6 +117,7 @@ fn facts(named: &Path, run: &Run) -> Result<Facts> {
     let is_final = named.is_dir() || named.file_name().is_some_and(|name| name == MODEL_FILE);
     let summary = if is_final { run.summary()? } else { None };
     Ok(Facts {
+        description: description(run),
         dataset: run.config.as_ref().map(|config| config.dataset),
         test_accuracy: summary.and_then(|summary| summary.test_accuracy),
     })

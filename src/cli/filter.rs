@@ -7,11 +7,10 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use fmnist_gpu::cpu::conv2d::{Conv2dDims, Padding};
 use fmnist_gpu::cpu::pool2d::{self, Pool2dDims};
-use fmnist_gpu::data::{CLASS_NAMES, IMAGE_SIDE};
 use fmnist_gpu::files::ShownPath;
 use fmnist_gpu::files::read_bounded;
 use fmnist_gpu::gpu::{Element, Gpu, PlanBuilder};
-use fmnist_gpu::ops::pool2d::{Mean, record_max_forward, record_mean_forward};
+use fmnist_gpu::ops::pool2d::{Reduction, record_max_forward, record_mean_forward};
 use fmnist_gpu::photo::{Filter, Photo, Shown};
 use fmnist_gpu::report::{Tile, draw_filter, short};
 use serde::Serialize;
@@ -220,10 +219,11 @@ fn source(args: &FilterArgs, global: &Global) -> Result<Source> {
         let n = dataset.test.len();
         bail!("--test-index {index}: the test set has {} (0 to {})", counted(n, "image"), n.saturating_sub(1));
     }
-    let class = CLASS_NAMES[usize::from(dataset.test.labels[index])];
+    let description = &dataset.description;
+    let class = description.class_name(dataset.test.labels[index].into());
     Ok(Source {
         values: dataset.test.image(index).iter().map(|&value| f32::from(value)).collect(),
-        size: [IMAGE_SIDE, IMAGE_SIDE],
+        size: [description.height(), description.width()],
         name: format!("test image {index} ({class})"),
         is_ink: true,
     })
@@ -347,7 +347,7 @@ fn agree_on_device(
     let argmax = gpu.tensor("argmax", &[4], Element::U32)?;
     let mut plan = PlanBuilder::new(gpu);
     record_max_forward(&mut plan, pool, &x, &y, &argmax)?;
-    record_mean_forward(&mut plan, Mean::Average, pool, &x, &mean)?;
+    record_mean_forward(&mut plan, Reduction::Average, pool, &x, &mean)?;
     gpu.run(&plan.finish()?)?;
     let found = [filter.apply(gpu, d, &EXAMPLE)?, gpu.read(&y)?, gpu.read(&mean)?];
     for (found, expected) in found.iter().zip([results, max, average]) {

@@ -32,7 +32,7 @@ use fmnist_gpu::data::DataError;
 use fmnist_gpu::files::{FileError, ShownPath};
 use fmnist_gpu::gpu::GpuError;
 use fmnist_gpu::import::ImportError;
-use fmnist_gpu::train::run::RunError;
+use fmnist_gpu::run::RunError;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use thiserror::Error;

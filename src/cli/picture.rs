@@ -1,42 +1,47 @@
 //! The article's two images, drawn from data and predictions.
 
 use anyhow::{Context, Result};
-use fmnist_gpu::data::{CLASS_NAMES, N_CLASSES, Split};
+use fmnist_gpu::data::{Description, Split};
 use fmnist_gpu::files::write_whole;
 use fmnist_gpu::report::{GridItem, Tone, columns_for, draw_grid, prediction_caption};
 use std::path::Path;
 
 /// The first `count` images with their class names, as PNG.
-pub fn samples_png(split: &Split, count: usize) -> Result<Vec<u8>> {
+pub fn samples_png(split: &Split, count: usize, description: &Description) -> Result<Vec<u8>> {
     let items: Vec<GridItem<'_>> = (0..count)
         .map(|i| GridItem {
             image: split.image(i),
-            caption: CLASS_NAMES[usize::from(split.labels[i])].to_string(),
+            caption: description.class_name(split.labels[i].into()).to_string(),
             tone: Tone::Neutral,
         })
         .collect();
-    png(&items)
+    png(&items, description)
 }
 
-/// The images at `indices` with `Predicted 97% (Original)` under each, as PNG; `probabilities` is `[indices, 10]`.
-pub fn predictions_png(split: &Split, indices: &[usize], probabilities: &[f32]) -> Result<Vec<u8>> {
+/// The images at `indices` with `Predicted 97% (Original)` under each, as PNG; `probabilities` is `[indices, classes]`.
+pub fn predictions_png(
+    split: &Split,
+    indices: &[usize],
+    probabilities: &[f32],
+    description: &Description,
+) -> Result<Vec<u8>> {
     let items: Vec<GridItem<'_>> = indices
         .iter()
-        .zip(probabilities.chunks(N_CLASSES))
+        .zip(probabilities.chunks(description.classes()))
         .map(|(&index, row)| {
             let (class, label) = (argmax(row), usize::from(split.labels[index]));
             GridItem {
                 image: split.image(index),
-                caption: prediction_caption(CLASS_NAMES[class], row[class], CLASS_NAMES[label]),
+                caption: prediction_caption(description.class_name(class), row[class], description.class_name(label)),
                 tone: if class == label { Tone::Right } else { Tone::Wrong },
             }
         })
         .collect();
-    png(&items)
+    png(&items, description)
 }
 
-fn png(items: &[GridItem<'_>]) -> Result<Vec<u8>> {
-    let picture = draw_grid(items, columns_for(items.len()), None).context("drawing the grid")?;
+fn png(items: &[GridItem<'_>], description: &Description) -> Result<Vec<u8>> {
+    let picture = draw_grid(items, columns_for(items.len()), None, description).context("drawing the grid")?;
     picture.encode_png().context("encoding the image")
 }
 

@@ -7,11 +7,11 @@ use super::{
 };
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use fmnist_gpu::data::{CLASS_NAMES, N_CLASSES};
+use fmnist_gpu::data::Description;
 use fmnist_gpu::files::{ShownPath, check_target};
 use fmnist_gpu::photo::{Doubt, Garment, Invert, Photo, prepare};
 use fmnist_gpu::report::{GridItem, Sheet, Tile, Tone, columns_for, draw_grid, draw_tiles};
-use fmnist_gpu::train::run::Run;
+use fmnist_gpu::run::Run;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -124,11 +124,11 @@ pub fn run(args: PredictArgs, global: &Global) -> Result<ExitCode> {
 
 /// One element of `predict --json` for test images.
 #[derive(Debug, Serialize)]
-struct Prediction {
+struct Prediction<'a> {
     index: usize,
     label: u8,
     predicted: usize,
-    class: &'static str,
+    class: &'a str,
     probability: f32,
     probabilities: Vec<f32>,
 }
@@ -137,7 +137,7 @@ fn test_images(args: &PredictArgs, run: &Run, global: &Global) -> Result<ExitCod
     let interrupt = interrupt_flag();
     let device = args.device.open(global)?;
     let dataset = evaluate::load_data(run, &args.source, global, &interrupt)?;
-    let available = dataset.test.len();
+    let (available, description) = (dataset.test.len(), &dataset.description);
     let ranges = args.test_index.clone().map_or_else(|| std::iter::once(0..25).collect(), |list| list.0);
     // Checked before the list is spelled out: 0..18446744073709551615 is a short text.
     if let Some(range) = ranges.iter().find(|range| range.end > available) {
@@ -156,19 +156,20 @@ fn test_images(args: &PredictArgs, run: &Run, global: &Global) -> Result<ExitCod
     let images: Vec<u8> = indices.iter().flat_map(|&i| dataset.test.image(i)).copied().collect();
     let probabilities = evaluate::predict(&mut *evaluate::engine(run, &device)?, &images, &interrupt)?;
     if let Some(path) = &args.grid {
-        picture::write_png(path, &picture::predictions_png(&dataset.test, &indices, &probabilities)?, args.force)?;
+        let png = picture::predictions_png(&dataset.test, &indices, &probabilities, description)?;
+        picture::write_png(path, &png, args.force)?;
         global.say(format!("Image: {}", path.shown()));
     }
-    let predictions: Vec<Prediction> = indices
+    let predictions: Vec<Prediction<'_>> = indices
         .iter()
-        .zip(probabilities.chunks(N_CLASSES))
+        .zip(probabilities.chunks(description.classes()))
         .map(|(&index, row)| {
             let predicted = picture::argmax(row);
             Prediction {
                 index,
                 label: dataset.test.labels[index],
                 predicted,
-                class: CLASS_NAMES[predicted],
+                class: description.class_name(predicted),
                 probability: row[predicted],
                 probabilities: row.to_vec(),
             }
@@ -177,17 +178,17 @@ fn test_images(args: &PredictArgs, run: &Run, global: &Global) -> Result<ExitCod
     if args.json {
         print_json(&predictions)?;
     } else {
-        terminal::print(&table(&predictions));
+        terminal::print(&table(&predictions, description));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn table(predictions: &[Prediction]) -> String {
+fn table(predictions: &[Prediction<'_>], description: &Description) -> String {
     let mut lines = vec![format!("{:>6}  {:<12} {:>6}  {:<12}", "index", "predicted", "", "original")];
     for p in predictions {
         let mark = if p.predicted == usize::from(p.label) { "" } else { "wrong" };
         let percent = format!("{:.0} %", p.probability * 100.0);
-        let original = CLASS_NAMES[usize::from(p.label)];
+        let original = description.class_name(p.label.into());
         lines.push(
             format!("{:>6}  {:<12} {percent:>6}  {original:<12} {mark}", p.index, p.class).trim_end().to_string(),
         );
@@ -208,10 +209,10 @@ struct Prepared {
 
 /// One element of `predict --json` for photos.
 #[derive(Debug, Serialize)]
-struct PhotoPrediction {
+struct PhotoPrediction<'a> {
     file: String,
     predicted: usize,
-    class: &'static str,
+    class: &'a str,
     probability: f32,
     probabilities: Vec<f32>,
     /// Whether light and dark were swapped.
@@ -253,30 +254,32 @@ fn photos(args: &PredictArgs, run: &Run, global: &Global) -> Result<ExitCode> {
     let device = args.device.open(global)?;
     let images: Vec<u8> = prepared.iter().flat_map(|p| &p.garment.image).copied().collect();
     let probabilities = evaluate::predict(&mut *evaluate::engine(run, &device)?, &images, &interrupt)?;
-    let predictions: Vec<PhotoPrediction> =
-        prepared.iter().zip(probabilities.chunks(N_CLASSES)).map(predicted).collect();
+    let description = evaluate::description(run);
+    let rows = probabilities.chunks(description.classes());
+    let predictions: Vec<PhotoPrediction<'_>> =
+        prepared.iter().zip(rows).map(|(prepared, row)| predicted(prepared, row, description)).collect();
     if let Some(path) = &args.grid {
         let items: Vec<GridItem<'_>> = prepared
             .iter()
             .zip(&predictions)
             .map(|(p, prediction)| GridItem {
                 image: &p.garment.image,
-                caption: format!("{}\n{}", short(&p.name), percent(prediction.predicted, prediction.probability)),
+                caption: format!("{}\n{}", short(&p.name), percent(prediction.class, prediction.probability)),
                 tone: if prediction.warning.is_some() { Tone::Wrong } else { Tone::Neutral },
             })
             .collect();
-        let drawn = draw_grid(&items, columns_for(items.len()), None).context("drawing the grid")?;
+        let drawn = draw_grid(&items, columns_for(items.len()), None, description).context("drawing the grid")?;
         picture::write_png(path, &drawn.encode_png()?, args.force)?;
         global.say(format!("Image: {}", path.shown()));
     }
     if let Some(path) = &args.show_input {
-        picture::write_png(path, &inputs_png(&prepared, &predictions)?, args.force)?;
+        picture::write_png(path, &inputs_png(&prepared, &predictions, description)?, args.force)?;
         global.say(format!("Image: {}", path.shown()));
     }
     if args.json {
         print_json(&predictions)?;
     } else {
-        terminal::print(&photo_table(&predictions, usize::from(args.top)));
+        terminal::print(&photo_table(&predictions, usize::from(args.top), description));
     }
     if failures > 0 {
         let images = counted(failures, "image");
@@ -346,7 +349,7 @@ fn thumbnail(photo: Photo, is_drawn: bool) -> Photo {
     Photo { width, height, rgba }
 }
 
-fn predicted((prepared, row): (&Prepared, &[f32])) -> PhotoPrediction {
+fn predicted<'a>(prepared: &Prepared, row: &[f32], description: &'a Description) -> PhotoPrediction<'a> {
     let best = picture::argmax(row);
     let mut doubts = prepared.garment.doubts.clone();
     if doubts.is_empty() && row[best] < 0.5 {
@@ -356,7 +359,7 @@ fn predicted((prepared, row): (&Prepared, &[f32])) -> PhotoPrediction {
     PhotoPrediction {
         file: prepared.name.clone(),
         predicted: best,
-        class: CLASS_NAMES[best],
+        class: description.class_name(best),
         probability: row[best],
         probabilities: row.to_vec(),
         inverted: prepared.garment.inverted,
@@ -365,8 +368,8 @@ fn predicted((prepared, row): (&Prepared, &[f32])) -> PhotoPrediction {
     }
 }
 
-fn percent(class: usize, probability: f32) -> String {
-    format!("{} {:.0} %", CLASS_NAMES[class], probability * 100.0)
+fn percent(class: &str, probability: f32) -> String {
+    format!("{class} {:.0} %", probability * 100.0)
 }
 
 /// A file's name without its folders.
@@ -374,15 +377,15 @@ fn short(name: &str) -> String {
     Path::new(name).file_name().map_or(name.to_string(), |name| name.to_string_lossy().into_owned())
 }
 
-fn photo_table(predictions: &[PhotoPrediction], top: usize) -> String {
+fn photo_table(predictions: &[PhotoPrediction<'_>], top: usize, description: &Description) -> String {
     let width = predictions.iter().map(|p| p.file.chars().count()).max().unwrap_or(0);
     let mut lines = Vec::new();
     for p in predictions {
-        let mut order: Vec<usize> = (0..N_CLASSES).collect();
+        let mut order: Vec<usize> = (0..p.probabilities.len()).collect();
         // Stable: of equal ones the first class leads, as in `argmax`.
         order.sort_by(|&a, &b| p.probabilities[b].total_cmp(&p.probabilities[a]));
-        let classes: Vec<String> =
-            order.iter().take(top).map(|&class| percent(class, p.probabilities[class])).collect();
+        let shown = |&class: &usize| percent(description.class_name(class), p.probabilities[class]);
+        let classes: Vec<String> = order.iter().take(top).map(shown).collect();
         lines.push(format!("{:<width$}  {}", p.file, classes.join(", ")));
         lines.extend(p.warning.as_ref().map(|warning| format!("{:<width$}  Doubtful: {warning}", "")));
     }
@@ -390,7 +393,11 @@ fn photo_table(predictions: &[PhotoPrediction], top: usize) -> String {
 }
 
 /// Each photo with the part that was used, and beside it what the network saw.
-fn inputs_png(prepared: &[Prepared], predictions: &[PhotoPrediction]) -> Result<Vec<u8>> {
+fn inputs_png(
+    prepared: &[Prepared],
+    predictions: &[PhotoPrediction<'_>],
+    description: &Description,
+) -> Result<Vec<u8>> {
     let tiles: Vec<Tile> = prepared
         .iter()
         .zip(predictions)
@@ -404,8 +411,8 @@ fn inputs_png(prepared: &[Prepared], predictions: &[PhotoPrediction]) -> Result<
             let rgb = rgba.as_chunks::<4>().0.iter().flat_map(over_white).collect();
             let outline = Some(p.in_thumbnail());
             let photo = Tile { width: *width, height: *height, rgb, caption: short(&p.name), outline };
-            let seen = percent(prediction.predicted, prediction.probability);
-            [photo, Tile::ink(&p.garment.image, fmnist_gpu::data::IMAGE_SIDE, seen)]
+            let seen = percent(prediction.class, prediction.probability);
+            [photo, Tile::ink(&p.garment.image, description.width(), seen)]
         })
         .collect();
     let columns = 2 * columns_for(prepared.len()).min(3);

@@ -5,6 +5,7 @@ use super::device::{DeviceArgs, TuneArgs};
 use super::{Global, print, print_json};
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
+use fmnist_gpu::engine::{Engine, Epoch, GpuEngine, Optimizer, Totals};
 use fmnist_gpu::files::ShownPath;
 use fmnist_gpu::files::write_whole;
 use fmnist_gpu::gpu::peak::Peak;
@@ -12,7 +13,6 @@ use fmnist_gpu::gpu::timing::Clock;
 use fmnist_gpu::model::{Model, initial_parameters};
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::report::{Roofline, RooflinePoint, draw_roofline};
-use fmnist_gpu::train::{Engine, Epoch, GpuEngine, Optimizer, Totals};
 use serde::Serialize;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -125,7 +125,7 @@ pub fn run(args: ProfileArgs, global: &Global) -> Result<ExitCode> {
     let model = Model::load(&args.model)?;
     let gpu = args.device.open_gpu(global)?;
     let (batch_size, steps) = (args.batch_size as usize, args.steps as usize);
-    let split = noise(batch_size * (steps + 1).max(200));
+    let split = noise(&model, batch_size * (steps + 1).max(200))?;
     let parameters = initial_parameters(&model.parameters()?, 0);
     let optimizer = Optimizer::Adam(AdamConfig::default());
     let (timings, dispatches, step_us, host_us_per_step) = match args.mode {

@@ -1,7 +1,8 @@
 //! The progress of training: a bar in a terminal, plain lines in a pipe or under continuous integration, nothing with `--quiet`.
 
 use super::terminal;
-use fmnist_gpu::train::{EpochRecord, Event, Totals};
+use fmnist_gpu::engine::Totals;
+use fmnist_gpu::train::{EpochRecord, Event};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};

@@ -5,7 +5,8 @@ use super::source::SourceArgs;
 use super::{Global, Interrupted, evaluate, interrupt_flag, output_path, print_json, terminal};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use fmnist_gpu::data::{DatasetKind, Split};
+use fmnist_gpu::data::{DatasetKind, Description, Split};
+use fmnist_gpu::engine::{Engine, KernelTimes, Optimizer};
 use fmnist_gpu::files::{ShownPath, check_target, write_whole};
 use fmnist_gpu::model::{Model, summary};
 use fmnist_gpu::ops::SharedTiles;
@@ -13,8 +14,8 @@ use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::report::maps::{feature_maps, filters};
 use fmnist_gpu::report::metrics::Metrics;
 use fmnist_gpu::report::run_page::{Report, report_files};
-use fmnist_gpu::train::run::{Run, RunConfig, Summary};
-use fmnist_gpu::train::{Engine, EpochRecord, KernelTimes, Optimizer};
+use fmnist_gpu::run::{Run, RunConfig, Summary};
+use fmnist_gpu::train::EpochRecord;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -60,6 +61,8 @@ pub struct Material<'a> {
     pub history: &'a [EpochRecord],
     /// The data set.
     pub dataset: DatasetKind,
+    /// What its images look like, and what they show.
+    pub description: &'a Description,
     /// Its test images.
     pub test: &'a Split,
     /// Their probabilities.
@@ -81,7 +84,7 @@ pub fn write(
 ) -> Result<(Vec<PathBuf>, Metrics)> {
     let Material { model, parameters, .. } = *material;
     let go_on = || if interrupt.load(Ordering::Relaxed) { Err(Interrupted) } else { Ok(()) };
-    let metrics = Metrics::new(material.test, material.probabilities);
+    let metrics = Metrics::new(material.test, material.probabilities, material.description);
     go_on()?;
     let adam = Optimizer::Adam(AdamConfig::default());
     let (batch_size, optimizer) = material.config.map_or((32, adam), |c| (c.batch_size, c.optimizer));
@@ -105,11 +108,12 @@ pub fn write(
         model: &model.name,
         layers: &summary(model)?,
         dataset: material.dataset,
+        description: material.description,
         test: material.test,
         probabilities: material.probabilities,
         metrics: &metrics,
         filters: first_filters.as_ref(),
-        maps: &feature_maps(model, parameters, material.test.image(material.image))?,
+        maps: &feature_maps(model, parameters, material.test.image(material.image), material.description)?,
         map_index: material.image,
         kernel_times: kernel_times.as_ref(),
         model_sha256: &sha256,
@@ -164,6 +168,7 @@ pub fn run(args: ReportArgs, global: &Global) -> Result<ExitCode> {
         summary: summary.as_ref(),
         history: &history,
         dataset: dataset.kind,
+        description: &dataset.description,
         test: &dataset.test,
         probabilities: &probabilities,
         image: args.image,

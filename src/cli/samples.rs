@@ -4,7 +4,7 @@ use super::source::SourceArgs;
 use super::{Global, counted, interrupt_flag, picture, print, print_json};
 use anyhow::{Result, bail};
 use clap::Args;
-use fmnist_gpu::data::{CLASS_NAMES, DatasetKind};
+use fmnist_gpu::data::DatasetKind;
 use fmnist_gpu::files::ShownPath;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -33,17 +33,17 @@ pub struct SamplesArgs {
 
 /// What `samples --json` prints.
 #[derive(Debug, Serialize)]
-struct Samples {
+struct Samples<'a> {
     dataset: DatasetKind,
     grid: PathBuf,
-    samples: Vec<Sample>,
+    samples: Vec<Sample<'a>>,
 }
 
 #[derive(Debug, Serialize)]
-struct Sample {
+struct Sample<'a> {
     index: usize,
     label: u8,
-    class: &'static str,
+    class: &'a str,
 }
 
 /// Runs the command: draws the first training images.
@@ -53,11 +53,11 @@ pub fn run(args: SamplesArgs, global: &Global) -> Result<ExitCode> {
     if count > dataset.train.len() {
         bail!("--count is {count}, but the training set has only {}", counted(dataset.train.len(), "image"));
     }
-    picture::write_png(&args.grid, &picture::samples_png(&dataset.train, count)?, args.force)?;
-    let samples: Vec<Sample> = (0..count)
+    picture::write_png(&args.grid, &picture::samples_png(&dataset.train, count, &dataset.description)?, args.force)?;
+    let samples: Vec<Sample<'_>> = (0..count)
         .map(|index| {
             let label = dataset.train.labels[index];
-            Sample { index, label, class: CLASS_NAMES[usize::from(label)] }
+            Sample { index, label, class: dataset.description.class_name(label.into()) }
         })
         .collect();
     if args.json {

@@ -5,8 +5,7 @@ use super::{Global, print, print_json};
 use anyhow::{Context, Result};
 use clap::Args;
 use fmnist_gpu::gpu::Gpu;
-use fmnist_gpu::ops::{OPS, Op};
-use fmnist_gpu::verify::{Breadth, Verdict, Verifier, gradients, native};
+use fmnist_gpu::verify::{Breadth, OPS, Op, Verdict, Verifier, gradients, native};
 use serde::Serialize;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -86,7 +85,7 @@ fn compare(gpu: &Gpu, ops: &[Op], seed: u64, global: &Global) -> Result<Vec<Verd
     let mut verifier = Verifier::new(gpu, seed);
     for op in ops {
         global.say(format!("Testing {}", op.name));
-        (op.selftest)(&mut verifier)?;
+        (op.proof)(&mut verifier)?;
     }
     Ok(verifier.verdicts().to_vec())
 }

@@ -3,9 +3,9 @@
 use super::{Global, counted, terminal};
 use anyhow::{Result, bail};
 use clap::Args;
-use fmnist_gpu::data::{self, DataEvent, Dataset, DatasetChoice, DatasetKind, LoadOptions, PIXELS};
+use fmnist_gpu::data::{self, DataEvent, Dataset, DatasetChoice, DatasetKind, LoadOptions};
 use fmnist_gpu::files::ShownPath;
-use fmnist_gpu::train::run::RunConfig;
+use fmnist_gpu::run::RunConfig;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -126,8 +126,7 @@ impl SourceArgs {
         })?;
         bar.finish();
         if let Some(limit) = train_limit {
-            dataset.train.labels.truncate(limit);
-            dataset.train.images.truncate(limit * PIXELS);
+            dataset.train.truncate(limit);
         }
         Ok(dataset)
     }

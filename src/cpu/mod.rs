@@ -7,10 +7,13 @@
 //! the loops of [`crate::native`] are compared with this code, and `--device reference` runs it.
 
 pub mod adam;
+pub mod add;
 pub mod batch_gather;
+pub mod batchnorm;
 pub mod bias;
 pub mod conv2d;
 pub mod dense;
+pub mod gelu;
 pub mod non_finite;
 pub mod pool2d;
 pub mod real;

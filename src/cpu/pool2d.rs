@@ -8,6 +8,15 @@ use super::real::Real;
 use super::{DimsError, check_len, check_positive, window_output};
 use std::ops::Range;
 
+/// What a pooling without an argmax makes of the cells of a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reduction {
+    /// The mean of the cells inside the image.
+    Average,
+    /// Their sum.
+    Sum,
+}
+
 /// Dimensions of a pooling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pool2dDims {
@@ -38,6 +47,11 @@ pub struct Pool2dDims {
 }
 
 impl Pool2dDims {
+    /// Returns the same for another number of images.
+    pub fn for_images(&self, n: usize) -> Self {
+        Pool2dDims { n, ..*self }
+    }
+
     /// Computes the output size and the padding.
     ///
     /// # Errors

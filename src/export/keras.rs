@@ -1,27 +1,30 @@
 //! Keras: npz with Keras's names and shapes, and the Python code that builds the model and sets its weights.
 
 use super::npz::archive;
-use super::window::Window;
-use super::{ExportError, checked_shapes, python_pair, python_text};
-use crate::cpu::conv2d::Padding;
-use crate::model::{Activation, Layer, LayerShape, Model};
+use super::python::{self, Variables, unused};
+use super::{ExportError, checked_shapes, layers};
+use crate::model::{LayerShape, Model, Source};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
-/// Returns the bytes of an npz with the arrays in the order of `keras.Model.set_weights`: `conv2d_1/kernel` `[KH, KW,
-/// C, O]`, `conv2d_1/bias`, `dense_1/kernel` `[in, out]`...
+/// The names that the code uses.
+const NAMES: [&str; 7] = ["keras", "np", "model", "weights", "layer", "inputs", "outputs"];
+
+/// Returns the bytes of an npz with the arrays in the order of the layers, and within a layer in that of
+/// `keras.layers.Layer.set_weights`: `conv2d_1/kernel` `[KH, KW, C, O]`, `conv2d_1/bias`, `batchnorm_1/gamma`, `dense_1/kernel`
+/// `[in, out]`...
 ///
 /// # Errors
 /// The model cannot be built, or the parameters do not belong to it.
 pub fn to_bytes(model: &Model, parameters: &[Vec<f32>]) -> Result<Vec<u8>, ExportError> {
-    checked_shapes(model, parameters)?;
-    let named: Vec<(String, Vec<usize>)> =
-        model.parameters()?.into_iter().map(|parameter| (keras_name(&parameter.name), parameter.shape)).collect();
+    let shapes = checked_shapes(model, parameters)?;
+    let variable = |shape: &LayerShape| {
+        let layer = shape.name.clone();
+        let name = move |role| format!("{layer}/{}", layers::keras_variable(role));
+        shape.parameters().into_iter().map(move |parameter| (name(parameter.role), parameter.shape))
+    };
+    let named: Vec<(String, Vec<usize>)> = shapes.iter().flat_map(variable).collect();
     archive(named.iter().zip(parameters).map(|((name, shape), values)| (name.as_str(), &shape[..], &values[..])))
-}
-
-/// Converts a name: `dense_1.weight` is `dense_1/kernel` in Keras.
-fn keras_name(name: &str) -> String {
-    name.replace(".weight", "/kernel").replace(".bias", "/bias")
 }
 
 /// Returns the Python code that builds the model, layer by layer with this program's names, and sets the weights from
@@ -33,91 +36,76 @@ fn keras_name(name: &str) -> String {
 /// The model cannot be built.
 pub fn python(model: &Model, file: &str) -> Result<String, ExportError> {
     let shapes = model.shapes()?;
-    let mut text = String::from(
-        "import keras\n\
-         import numpy as np\n\
-         \n\
-         model = keras.Sequential([\n",
-    );
-    let [h, w, c] = model.input;
-    // Writing to a string cannot fail.
-    let _ = writeln!(text, "    keras.Input(({h}, {w}, {c})),  # grey values 0 to 255");
-    let _ = writeln!(text, "    keras.layers.Rescaling(1 / 255),");
-    for (i, shape) in shapes.iter().enumerate() {
-        for line in layer_lines(shape, i + 1 == shapes.len()) {
-            let _ = writeln!(text, "    keras.layers.{line},");
-        }
+    let variables = Variables::new(&shapes, &[&NAMES[..], &layers::KERAS_FUNCTIONS].concat());
+    let mut text = String::from("import keras\nimport numpy as np\n\n");
+    let functions: BTreeSet<&str> = shapes.iter().filter_map(layers::keras_function).collect();
+    for function in functions {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{function}");
     }
-    let _ = write!(
-        text,
-        "])\n\
-         weights = np.load({})\n\
-         model.set_weights([weights[name] for name in weights.files])\n",
-        python_text(file)
-    );
+    if variables.is_chain() {
+        sequential(&mut text, model, &shapes);
+    } else {
+        functional(&mut text, model, &shapes, &variables);
+    }
+    let _ = writeln!(text, "weights = np.load({})", python::text(file));
+    text.push_str(if variables.is_chain() {
+        "model.set_weights([weights[name] for name in weights.files])\n"
+    } else {
+        // Keras sorts the layers of such a model by their distance from the output.
+        "for layer in model.layers:\n    \
+             layer.set_weights([weights[f\"{layer.name}/{variable.name}\"] for variable in layer.weights])\n"
+    });
     Ok(text)
 }
 
-/// Returns the Keras layers that are equivalent to one of this program's, usually one. `is_last` adds the softmax,
-/// without which there would be no probabilities.
-fn layer_lines(shape: &LayerShape, is_last: bool) -> Vec<String> {
-    let name = &shape.name;
-    match &shape.layer {
-        Layer::Conv2d { filters, kernel_size, stride, padding, activation } => {
-            let mut line = format!("Conv2D({filters}, {}", python_pair((*kernel_size).into()));
-            if <[usize; 2]>::from(*stride) != [1, 1] {
-                let _ = write!(line, ", strides={}", python_pair((*stride).into()));
-            }
-            let activation = activation_argument(*activation);
-            vec![format!("{line}{}{activation}, name=\"{name}\")", padding_argument(*padding))]
+/// Adds a list of layers.
+fn sequential(text: &mut String, model: &Model, shapes: &[LayerShape]) {
+    let _ = writeln!(text, "model = keras.Sequential([\n    {},  # grey values 0 to 255", input(model, shapes));
+    let _ = writeln!(text, "    keras.layers.{},", rescaling(shapes));
+    for made in (0..shapes.len()).flat_map(|i| constructors(shapes, i)) {
+        let _ = writeln!(text, "    keras.layers.{made},");
+    }
+    text.push_str("])\n");
+}
+
+/// Adds a line for each layer that applies it to the variables of its inputs.
+fn functional(text: &mut String, model: &Model, shapes: &[LayerShape], variables: &Variables) {
+    let variable = |source| variables.of(source).unwrap_or("x");
+    let _ = writeln!(text, "inputs = {}  # grey values 0 to 255", input(model, shapes));
+    let _ = writeln!(text, "{} = keras.layers.{}(inputs)", variable(Source::Image), rescaling(shapes));
+    for (i, shape) in shapes.iter().enumerate() {
+        let sources: Vec<&str> = shape.sources.iter().map(|source| variable(*source)).collect();
+        let mut read = if sources.len() == 1 { sources[0].to_string() } else { format!("[{}]", sources.join(", ")) };
+        let output = if i + 1 == shapes.len() { "outputs" } else { variable(Source::Layer(i)) };
+        let made = constructors(shapes, i);
+        for (j, made_layer) in made.iter().enumerate() {
+            let write = if j + 1 == made.len() { output } else { "x" };
+            let _ = writeln!(text, "{write} = keras.layers.{made_layer}({read})");
+            read = write.to_string();
         }
-        Layer::MaxPool2d { padding, .. } => vec![pooling("MaxPooling2D", shape, *padding, name)],
-        Layer::AveragePool2d { padding, .. } => vec![pooling("AveragePooling2D", shape, *padding, name)],
-        Layer::SumPool2d { .. } => sum_pooling(shape),
-        Layer::Relu => vec![format!("ReLU(name=\"{name}\")")],
-        Layer::Flatten => vec![format!("Flatten(name=\"{name}\")")],
-        Layer::Dense { units, activation } => {
-            let activation = if is_last { Activation::Softmax } else { *activation };
-            vec![format!("Dense({units}{}, name=\"{name}\")", activation_argument(activation))]
-        }
     }
+    text.push_str("model = keras.Model(inputs, outputs)\n");
 }
 
-/// Keras's default is `valid`, as here.
-fn padding_argument(padding: Padding) -> &'static str {
-    match padding {
-        Padding::Valid => "",
-        Padding::Same => ", padding=\"same\"",
-    }
+fn constructors(shapes: &[LayerShape], i: usize) -> Vec<String> {
+    layers::keras(&shapes[i], i + 1 == shapes.len(), |name| shapes.iter().any(|shape| shape.name == name))
 }
 
-fn activation_argument(activation: Activation) -> &'static str {
-    match activation {
-        Activation::None => "",
-        Activation::Relu => ", activation=\"relu\"",
-        Activation::Softmax => ", activation=\"softmax\"",
-    }
+fn input(model: &Model, shapes: &[LayerShape]) -> String {
+    let [h, w, c] = model.input;
+    format!("keras.Input(({h}, {w}, {c}){})", name_argument("input_layer", shapes))
 }
 
-fn pooling(class: &str, shape: &LayerShape, padding: Padding, name: &str) -> String {
-    let window = Window::of(shape).expect("a pooling has a window");
-    let mut line = format!("{class}({}", python_pair(window.size));
-    if window.stride != window.size {
-        let _ = write!(line, ", strides={}", python_pair(window.stride));
-    }
-    format!("{line}{}, name=\"{name}\")", padding_argument(padding))
+fn rescaling(shapes: &[LayerShape]) -> String {
+    format!("Rescaling(1 / 255{})", name_argument("rescaling", shapes))
 }
 
-/// Keras has no sum pooling: it is an average, counting the padding's zeros, times the number of cells in the window.
-fn sum_pooling(shape: &LayerShape) -> Vec<String> {
-    let name = &shape.name;
-    let window = Window::of(shape).expect("a pooling has a window");
-    let mut lines = Vec::new();
-    if window.is_padded() {
-        let ([top, left], [bottom, right]) = (window.begin, window.end);
-        lines.push(format!("ZeroPadding2D((({top}, {bottom}), ({left}, {right})), name=\"{name}_padding\")"));
+/// Keras's own name for a layer, `rescaling` or `rescaling_1` and so on, must not be that of one of the model's layers: only then the
+/// layer gets a name.
+fn name_argument(stem: &str, shapes: &[LayerShape]) -> String {
+    if !shapes.iter().any(|shape| shape.name.starts_with(stem)) {
+        return String::new();
     }
-    lines.push(pooling("AveragePooling2D", shape, Padding::Valid, &format!("{name}_average")));
-    lines.push(format!("Rescaling({}, name=\"{name}\")", window.cells()));
-    lines
+    format!(", name=\"{}\"", unused(stem, |name| shapes.iter().any(|shape| shape.name == name)))
 }

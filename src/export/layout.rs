@@ -1,82 +1,170 @@
-//! The order of a weight's axes in this program and in PyTorch.
+//! The order of a parameter's values in this program and in PyTorch, which ONNX shares.
 //!
-//! Every weight is treated as a filter `[KH, KW, C, O]`. A convolution's weight already is one; a dense layer after a
-//! flatten is a convolution whose window is the whole image `[H, W, C]`, and any other dense layer sees one cell.
-//! PyTorch's order is then always `[O, C, KH, KW]`: for the dense layer after the flatten, this means that its rows are
-//! permuted from H, W, C to C, H, W.
+//! Images have their channels last here and first in PyTorch, and so do filters: `[KH, KW, C, O]` becomes `[O, C, KH, KW]`. A
+//! flattened image is therefore `[cells, channels]` here and `[channels, cells]` there. Its features keep this order through
+//! layers that treat each of them alone, until a dense layer mixes them. All parameters on the way are permuted: the inputs of
+//! that dense layer, the vectors of a normalization before it, and the outputs of a dense layer that is added to the image.
+//!
+//! If flattened images with different numbers of channels are added to each other, no permutation suits both: each feature here
+//! would need two places there. Only in this case the exported model flattens with the channels last, as this program does, and
+//! nothing is permuted. To refuse such a model would be no shorter, and whoever trained it could not export it.
 
-use crate::model::{Layer, LayerShape};
+use super::layers::{self, Features};
+use crate::model::{LayerShape, Role, Source};
 
-/// Axes of a filter `[KH, KW, C, O]` in PyTorch's order.
-const TO_TORCH: [usize; 4] = [3, 2, 0, 1];
-/// Axes of a filter `[O, C, KH, KW]` in this program's order.
-const FROM_TORCH: [usize; 4] = [2, 3, 1, 0];
-
-/// A layer with the shape of its weight as a filter.
-#[derive(Clone, Debug)]
-pub(crate) struct Filter {
-    /// For example `dense_1`.
-    pub(crate) layer: String,
-    /// `[KH, KW, C, O]`.
-    pub(crate) shape: [usize; 4],
-    is_conv: bool,
+/// The order of the features of each layer's output.
+#[derive(Debug)]
+pub(crate) struct Orders {
+    /// The number of channels of the flattened images that have these features; 1 if the order is the same in both programs.
+    channels: Vec<usize>,
+    /// Whether a layer flattens with the channels last in PyTorch too.
+    channels_last: Vec<bool>,
 }
 
-impl Filter {
-    /// Returns the shape of the weight in this program and in Keras: `[KH, KW, C, O]` or `[in, out]`.
-    pub(crate) fn keras_shape(&self) -> Vec<usize> {
-        let [kh, kw, c, o] = self.shape;
-        if self.is_conv { vec![kh, kw, c, o] } else { vec![kh * kw * c, o] }
+impl Orders {
+    /// Follows the features through the graph.
+    pub(crate) fn of(shapes: &[LayerShape]) -> Self {
+        // Outputs whose features correspond one to one have the same order: they share the number of one of them.
+        let mut group: Vec<usize> = (0..shapes.len()).collect();
+        let mut flattened = Vec::new();
+        for (i, shape) in shapes.iter().enumerate() {
+            match layers::features(shape) {
+                Features::Mixed => {}
+                Features::Flattened { channels } => flattened.push((i, channels)),
+                Features::Kept => {
+                    let sources = shape.sources.iter().filter_map(|source| match source {
+                        Source::Image => None,
+                        Source::Layer(j) => Some(*j),
+                    });
+                    for j in sources {
+                        let joined = group[j];
+                        group[..=i].iter_mut().filter(|g| **g == joined).for_each(|g| *g = i);
+                    }
+                }
+            }
+        }
+        let (mut channels, mut channels_last) = (vec![1; shapes.len()], vec![false; shapes.len()]);
+        for &(i, c) in &flattened {
+            let is_mixed = flattened.iter().any(|&(j, other)| group[j] == group[i] && other != c);
+            channels_last[i] = is_mixed;
+            if !is_mixed {
+                channels
+                    .iter_mut()
+                    .zip(&group)
+                    .filter(|(_, g)| **g == group[i])
+                    .for_each(|(channels, _)| *channels = c);
+            }
+        }
+        Orders { channels, channels_last }
     }
 
-    /// Returns the shape of the weight in PyTorch: `[O, C, KH, KW]` or `[out, in]`.
-    pub(crate) fn torch_shape(&self) -> Vec<usize> {
-        let [kh, kw, c, o] = self.shape;
-        if self.is_conv { vec![o, c, kh, kw] } else { vec![o, c * kh * kw] }
+    /// Whether the layer with this index flattens with the channels last in PyTorch too.
+    pub(crate) fn is_channels_last(&self, layer: usize) -> bool {
+        self.channels_last[layer]
     }
 
-    /// Converts a weight of this program to PyTorch's order.
+    fn of_source(&self, source: Source) -> usize {
+        match source {
+            Source::Image => 1,
+            Source::Layer(i) => self.channels[i],
+        }
+    }
+}
+
+/// A tensor of a layer in PyTorch and ONNX, with its place here.
+#[derive(Clone, Debug)]
+pub(crate) struct Slot {
+    /// The layer's name, for example `dense_1`.
+    pub(crate) layer: String,
+    /// What the tensor is for.
+    pub(crate) role: Role,
+    /// The index of the parameter. There is none for a normalization without factor or summand: these layers have both in
+    /// PyTorch and ONNX, where the tensor has the role's initial value.
+    pub(crate) parameter: Option<usize>,
+    /// Shape in this program and in Keras: `[KH, KW, C, O]`, `[in, out]` or `[out]`.
+    pub(crate) shape: Vec<usize>,
+    /// Shape in PyTorch: `[O, C, KH, KW]`, `[out, in]` or `[out]`.
+    pub(crate) torch_shape: Vec<usize>,
+    /// The values here as a tensor with four axes.
+    axes: [usize; 4],
+    /// The order of these axes in PyTorch.
+    torch_axes: [usize; 4],
+}
+
+impl Slot {
+    /// Returns the tensor's name, for example `dense_1.weight`.
+    pub(crate) fn name(&self) -> String {
+        format!("{}.{}", self.layer, self.role.key())
+    }
+
+    /// Returns the tensor's values in PyTorch's order, from all parameters of the model.
     ///
     /// # Panics
-    /// If the number of values does not match the shape.
-    pub(crate) fn torch_values(&self, values: &[f32]) -> Vec<f32> {
-        permute(values, self.shape, TO_TORCH)
+    /// If the parameters are not those of the model.
+    pub(crate) fn torch_values(&self, parameters: &[Vec<f32>]) -> Vec<f32> {
+        match self.parameter {
+            Some(index) => permute(&parameters[index], self.axes, self.torch_axes),
+            None => vec![self.role.initial().unwrap_or_default(); self.shape.iter().product()],
+        }
     }
 
-    /// Converts a weight from PyTorch to this program's order.
+    /// Converts values from PyTorch's order to this program's.
     ///
     /// # Panics
     /// If the number of values does not match the shape.
     pub(crate) fn own_values(&self, values: &[f32]) -> Vec<f32> {
-        permute(values, TO_TORCH.map(|axis| self.shape[axis]), FROM_TORCH)
+        let mut back = [0; 4];
+        for (to, &from) in self.torch_axes.iter().enumerate() {
+            back[from] = to;
+        }
+        permute(values, self.torch_axes.map(|axis| self.axes[axis]), back)
     }
 }
 
-/// Returns the weights of a model as filters, in the order of the layers.
-pub(crate) fn filters(shapes: &[LayerShape]) -> Vec<Filter> {
-    let mut filters = Vec::new();
-    // The image [H, W, C] that was flattened and that no dense layer has mixed yet.
-    let mut flattened = None;
-    for shape in shapes {
-        match (&shape.layer, &shape.input[..], &shape.output[..]) {
-            (Layer::Flatten, &[h, w, c], _) => flattened = Some([h, w, c]),
-            (Layer::Conv2d { kernel_size, .. }, &[.., c], &[.., o]) => {
-                let shape_of_weight = [kernel_size.0, kernel_size.1, c, o];
-                filters.push(Filter { layer: shape.name.clone(), shape: shape_of_weight, is_conv: true });
-            }
-            (Layer::Dense { .. }, &[inputs], &[o]) => {
-                let [h, w, c] = flattened.take().unwrap_or([1, 1, inputs]);
-                filters.push(Filter { layer: shape.name.clone(), shape: [h, w, c, o], is_conv: false });
-            }
-            _ => {}
+/// Returns the tensors that the layers have in PyTorch and ONNX, in the order of the layers.
+pub(crate) fn slots(shapes: &[LayerShape]) -> Vec<Slot> {
+    let orders = Orders::of(shapes);
+    let mut slots = Vec::new();
+    let mut first = 0;
+    for (i, shape) in shapes.iter().enumerate() {
+        let parameters = shape.parameters();
+        let inputs = orders.of_source(shape.sources[0]);
+        for &role in layers::torch_roles(&shape.layer) {
+            let index = parameters.iter().position(|parameter| parameter.role == role);
+            let of_channels = || shape.output.last().copied().into_iter().collect();
+            let own = index.map_or_else(of_channels, |index| parameters[index].shape.clone());
+            let (axes, torch_axes, torch_shape) = places(&own, inputs, orders.channels[i]);
+            slots.push(Slot {
+                layer: shape.name.clone(),
+                role,
+                parameter: index.map(|index| first + index),
+                shape: own,
+                torch_shape,
+                axes,
+                torch_axes,
+            });
+        }
+        first += parameters.len();
+    }
+    slots
+}
+
+/// Returns the axes of a tensor, their order in PyTorch, and the tensor's shape there. A layer's inputs and outputs are images
+/// with so many channels that were flattened.
+fn places(shape: &[usize], inputs: usize, outputs: usize) -> ([usize; 4], [usize; 4], Vec<usize>) {
+    match *shape {
+        [kh, kw, c, o] => ([kh, kw, c, o], [3, 2, 0, 1], vec![o, c, kh, kw]),
+        [i, o] => ([i / inputs, inputs, o / outputs, outputs], [3, 2, 1, 0], vec![o, i]),
+        _ => {
+            let n: usize = shape.iter().product();
+            ([1, 1, n / outputs, outputs], [0, 1, 3, 2], shape.to_vec())
         }
     }
-    filters
 }
 
 /// Permutes the axes of a row-major tensor: axis `i` of the result is axis `axes[i]` of the input.
 fn permute(values: &[f32], shape: [usize; 4], axes: [usize; 4]) -> Vec<f32> {
-    assert_eq!(values.len(), shape.iter().product::<usize>(), "number of values of a filter {shape:?}");
+    assert_eq!(values.len(), shape.iter().product::<usize>(), "number of values of a tensor {shape:?}");
     let [_, s1, s2, s3] = shape;
     let strides = [s1 * s2 * s3, s2 * s3, s3, 1];
     let [[n0, t0], [n1, t1], [n2, t2], [n3, t3]] = axes.map(|axis| [shape[axis], strides[axis]]);

@@ -5,19 +5,23 @@
 //! - [`keras`]: npz with Keras's names and layouts.
 //! - [`npz`]: npz with this program's own names and layouts.
 //!
+//! `layers.rs` has the rules for each type of layer in all of them; the other files put these together.
+//!
 //! All take any [`Model`] with its parameters in the order of [`Model::parameters`], and equal models give equal bytes.
 //! The reverse, from a safetensors file of another tool, is [`crate::import`]. `docs/exports.md` shows each format in
 //! use.
 
 pub mod keras;
+mod layers;
 pub(crate) mod layout;
 pub mod npz;
 pub mod onnx;
 mod onnx_proto;
+mod python;
 pub mod torch;
 mod window;
 
-use crate::data::DatasetKind;
+use crate::data::{DatasetKind, Description};
 use crate::model::weights::WeightsError;
 use crate::model::{LayerShape, Model, ModelError};
 use thiserror::Error;
@@ -63,6 +67,17 @@ pub enum ExportError {
         /// What to do instead.
         advice: &'static str,
     },
+    /// A layer has a name that cannot be an attribute of a module of PyTorch.
+    #[error(
+        "the layer `{name}` cannot be exported for PyTorch, where its name is {reason}; give it another `name` in the model \
+         file and train again, or export to another format"
+    )]
+    Attribute {
+        /// The layer.
+        name: String,
+        /// What the name is in Python.
+        reason: &'static str,
+    },
     /// The safetensors file could not be created.
     #[error(transparent)]
     Safetensors(#[from] WeightsError),
@@ -72,12 +87,26 @@ pub enum ExportError {
 }
 
 /// What is known about a trained model besides its layers and parameters; stored in an export's metadata.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Facts {
+    /// The images that it is for, and their classes.
+    pub description: &'static Description,
     /// The data set that it was trained on.
     pub dataset: Option<DatasetKind>,
     /// Its accuracy on the test set, 0 to 1.
     pub test_accuracy: Option<f64>,
+}
+
+impl Facts {
+    /// Returns the facts about a model of unknown origin.
+    pub fn new(description: &'static Description) -> Self {
+        Facts { description, dataset: None, test_accuracy: None }
+    }
+
+    /// Returns the names of the classes as a JSON list.
+    fn class_names(&self) -> String {
+        serde_json::Value::from(self.description.class_names.to_vec()).to_string()
+    }
 }
 
 /// Returns the layers of a model after checking its parameters.
@@ -100,14 +129,4 @@ fn checked_shapes(model: &Model, parameters: &[Vec<f32>]) -> Result<Vec<LayerSha
         }
     }
     Ok(shapes)
-}
-
-/// Formats a pair of sizes, height and width, for Python: `3`, or `(3, 5)`.
-fn python_pair([down, across]: [usize; 2]) -> String {
-    if down == across { down.to_string() } else { format!("({down}, {across})") }
-}
-
-/// Formats a string for Python, in double quotes. JSON's escapes are valid in Python too.
-fn python_text(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
 }

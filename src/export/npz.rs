@@ -1,6 +1,6 @@
 //! NumPy's npz: the parameters under this program's names, in the layout of [`crate::model::weights::LAYOUT`].
 
-use super::{ExportError, checked_shapes, python_text};
+use super::{ExportError, checked_shapes, python};
 use crate::model::Model;
 use std::io::{Cursor, Write};
 use zip::write::SimpleFileOptions;
@@ -25,7 +25,7 @@ pub fn python(file: &str) -> String {
          weights = np.load({})\n\
          for name in weights.files:\n    \
              print(name, weights[name].shape)\n",
-        python_text(file)
+        python::text(file)
     )
 }
 

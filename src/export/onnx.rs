@@ -4,22 +4,20 @@
 //! `logits`: `[batch, 10]`. The batch can have any size. The division by 255 is part of the graph. ONNX's windows
 //! expect channels first: images are transposed once, at the start, where it is free (one channel), and the weights are
 //! stored in PyTorch's order. Nodes, their values and the initializers have the names of this program's layers and
-//! parameters.
+//! parameters; only a layer with a name that the graph itself uses, such as `logits`, is called `logits.y`.
 //!
-//! Opset 17 with IR version 8 (ONNX 1.12, 2022) has everything needed, and onnxruntime supports it from version 1.12.
-//! Source: the operators' documentation of ONNX, docs/Operators.md.
+//! Opset 17 with IR version 8 (ONNX 1.12, 2022) has almost everything needed, and onnxruntime supports it from version 1.12.
 
-use super::layout::filters;
+use super::layers;
+use super::layout::{Orders, slots};
 use super::npz::little_endian;
 use super::onnx_proto::{
     AttributeProto, Dimension, DimensionProto, FLOAT, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
     StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
 };
-use super::window::Window;
-use super::{ExportError, Facts, checked_shapes, python_text};
-use crate::data::CLASS_NAMES;
+use super::{ExportError, Facts, checked_shapes, python};
 use crate::model::weights::WeightsError;
-use crate::model::{Activation, Layer, LayerShape, Model, N_CLASSES};
+use crate::model::{LayerShape, Model, Source};
 use prost::Message;
 
 /// Version of the operator set.
@@ -32,6 +30,12 @@ pub const INPUT: &str = "pixels";
 pub const PROBABILITIES: &str = "probabilities";
 /// Name of the second output, `[batch, 10]`.
 pub const LOGITS: &str = "logits";
+/// The division by 255.
+const RESCALE: &str = "rescale";
+/// Its divisor.
+const DIVISOR: &str = "rescale.divisor";
+/// The images as the first layer reads them.
+const IMAGES: &str = "to_channels_first";
 /// Maximum size of a protobuf message in bytes; 64 KiB are reserved for everything but the parameters.
 const MAX_BYTES: u64 = i32::MAX as u64 - (64 << 10);
 
@@ -40,7 +44,7 @@ const MAX_BYTES: u64 = i32::MAX as u64 - (64 << 10);
 /// # Errors
 /// The model cannot be built or has more than 2 GiB of parameters, or the parameters do not belong to it.
 pub fn to_bytes(model: &Model, parameters: &[Vec<f32>], facts: &Facts) -> Result<Vec<u8>, ExportError> {
-    check_size(model)?;
+    check_size(&model.shapes()?)?;
     let shapes = checked_shapes(model, parameters)?;
     let proto = ModelProto {
         ir_version: Some(IR_VERSION),
@@ -67,12 +71,12 @@ pub fn python(file: &str) -> String {
          session = onnxruntime.InferenceSession({}, providers=[\"CPUExecutionProvider\"])\n\
          images = np.zeros((5, 28, 28, 1), np.float32)  # grey values 0 to 255, any number of images\n\
          [probabilities] = session.run([\"{PROBABILITIES}\"], {{\"{INPUT}\": images}})\n",
-        python_text(file)
+        python::text(file)
     )
 }
 
-fn check_size(model: &Model) -> Result<(), ExportError> {
-    let values: u64 = model.parameters()?.iter().map(|p| p.shape.iter().product::<usize>() as u64).sum();
+fn check_size(shapes: &[LayerShape]) -> Result<(), ExportError> {
+    let values: u64 = slots(shapes).iter().map(|slot| slot.shape.iter().product::<usize>() as u64).sum();
     if values * 4 <= MAX_BYTES {
         return Ok(());
     }
@@ -87,7 +91,7 @@ fn check_size(model: &Model) -> Result<(), ExportError> {
 fn metadata(model: &Model, facts: &Facts) -> Result<Vec<StringStringEntryProto>, ExportError> {
     let layers = serde_json::to_string(model).map_err(|e| WeightsError::Model(e.to_string()))?;
     let mut entries = vec![
-        ("class_names", serde_json::Value::from(CLASS_NAMES.to_vec()).to_string()),
+        ("class_names", facts.class_names()),
         ("model", model.name.clone()),
         ("layers", layers),
         ("version", format!("fmnist-gpu {}", env!("CARGO_PKG_VERSION"))),
@@ -100,30 +104,42 @@ fn metadata(model: &Model, facts: &Facts) -> Result<Vec<StringStringEntryProto>,
 
 fn graph(model: &Model, shapes: &[LayerShape], parameters: &[Vec<f32>]) -> GraphProto {
     let [h, w, c] = model.input;
-    let mut graph = Graph { value: INPUT.to_string(), ..Graph::default() };
-    graph.constant("rescale.divisor", &[], &[255.0]);
-    graph.apply("Div", "rescale", &["rescale.divisor"], vec![]);
-    graph.apply("Transpose", "to_channels_first", &[], vec![AttributeProto::ints("perm", &[0, 3, 1, 2])]);
-    for (filter, pair) in filters(shapes).iter().zip(parameters.chunks(2)) {
-        graph.constant(&format!("{}.weight", filter.layer), &filter.torch_shape(), &filter.torch_values(&pair[0]));
-        graph.constant(&format!("{}.bias", filter.layer), &[pair[1].len()], &pair[1]);
+    let orders = Orders::of(shapes);
+    let mut graph = Graph::default();
+    graph.constant(DIVISOR, &[], &[255.0]);
+    graph.apply("Div", RESCALE, &[INPUT, DIVISOR], vec![]);
+    graph.apply("Transpose", IMAGES, &[RESCALE], vec![AttributeProto::ints("perm", &[0, 3, 1, 2])]);
+    for slot in slots(shapes) {
+        graph.constant(&slot.name(), &slot.torch_shape, &slot.torch_values(parameters));
     }
-    for shape in shapes {
-        graph.layer(shape);
+    let mut outputs: Vec<String> = Vec::new();
+    for (i, shape) in shapes.iter().enumerate() {
+        let read = |source: &Source| match source {
+            Source::Image => IMAGES,
+            Source::Layer(i) => outputs[*i].as_str(),
+        };
+        let inputs: Vec<&str> = shape.sources.iter().map(read).collect();
+        let is_taken = [INPUT, RESCALE, IMAGES, LOGITS, PROBABILITIES].contains(&shape.name.as_str());
+        let name = if is_taken { format!("{}.y", shape.name) } else { shape.name.clone() };
+        let output = layers::onnx(shape, &name, &inputs, orders.is_channels_last(i), &mut graph);
+        outputs.push(output);
     }
     // The output of the last layer is the graph's output, so it takes that name.
-    graph.rename_last(LOGITS);
-    graph.apply("Softmax", PROBABILITIES, &[], vec![AttributeProto::int("axis", -1)]);
+    if let Some(node) = graph.nodes.last_mut() {
+        node.output = vec![LOGITS.to_string()];
+    }
+    graph.apply("Softmax", PROBABILITIES, &[LOGITS], vec![AttributeProto::int("axis", -1)]);
     // The checker requires a name, and a model file may leave it empty.
     let name = if model.name.is_empty() { "model" } else { &model.name };
+    let classes = model.classes();
     GraphProto {
         node: graph.nodes,
         name: Some(name.to_string()),
         initializer: graph.constants,
         input: vec![value_info(INPUT, &[h, w, c], "grey values 0 to 255")],
         output: vec![
-            value_info(PROBABILITIES, &[N_CLASSES], "probabilities of the classes"),
-            value_info(LOGITS, &[N_CLASSES], "scores before the softmax"),
+            value_info(PROBABILITIES, &[classes], "probabilities of the classes"),
+            value_info(LOGITS, &[classes], "scores before the softmax"),
         ],
     }
 }
@@ -143,17 +159,16 @@ fn value_info(name: &str, shape: &[usize], meaning: &str) -> ValueInfoProto {
     }
 }
 
-/// A graph under construction: a chain of nodes, each reading the output of the previous one.
+/// A graph under construction.
 #[derive(Default)]
-struct Graph {
+pub(super) struct Graph {
     nodes: Vec<NodeProto>,
     constants: Vec<TensorProto>,
-    /// The value that the next node reads.
-    value: String,
 }
 
 impl Graph {
-    fn constant(&mut self, name: &str, shape: &[usize], values: &[f32]) {
+    /// Adds a constant.
+    pub(super) fn constant(&mut self, name: &str, shape: &[usize], values: &[f32]) {
         self.constants.push(TensorProto {
             dims: shape.iter().map(|&size| size as i64).collect(),
             data_type: Some(FLOAT),
@@ -162,74 +177,14 @@ impl Graph {
         });
     }
 
-    /// Adds a node that reads the last value and some constants; node and value have the same name.
-    fn apply(&mut self, op: &str, name: &str, constants: &[&str], attribute: Vec<AttributeProto>) {
-        let value = std::mem::replace(&mut self.value, name.to_string());
-        let constants = constants.iter().map(|constant| constant.to_string());
+    /// Adds a node that reads values and constants; node and output have the same name.
+    pub(super) fn apply(&mut self, op: &str, name: &str, inputs: &[&str], attribute: Vec<AttributeProto>) {
         self.nodes.push(NodeProto {
-            input: std::iter::once(value).chain(constants).collect(),
+            input: inputs.iter().map(|input| input.to_string()).collect(),
             output: vec![name.to_string()],
             name: Some(name.to_string()),
             op_type: Some(op.to_string()),
             attribute,
         });
     }
-
-    fn rename_last(&mut self, value: &str) {
-        if let Some(node) = self.nodes.last_mut() {
-            node.output = vec![value.to_string()];
-        }
-        self.value = value.to_string();
-    }
-
-    fn layer(&mut self, shape: &LayerShape) {
-        let name = &shape.name;
-        let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
-        match &shape.layer {
-            Layer::Conv2d { activation, .. } => {
-                self.apply("Conv", name, &[&weight, &bias], window_attributes(shape));
-                self.activate(name, *activation);
-            }
-            Layer::Dense { activation, .. } => {
-                // The weight is [out, in].
-                self.apply("Gemm", name, &[&weight, &bias], vec![AttributeProto::int("transB", 1)]);
-                self.activate(name, *activation);
-            }
-            Layer::MaxPool2d { .. } => self.apply("MaxPool", name, &[], window_attributes(shape)),
-            Layer::AveragePool2d { .. } => self.apply("AveragePool", name, &[], window_attributes(shape)),
-            Layer::SumPool2d { .. } => self.sum_pool(shape),
-            Layer::Relu => self.apply("Relu", name, &[], vec![]),
-            Layer::Flatten => self.apply("Flatten", name, &[], vec![AttributeProto::int("axis", 1)]),
-        }
-    }
-
-    /// The softmax is a separate output.
-    fn activate(&mut self, name: &str, activation: Activation) {
-        if activation == Activation::Relu {
-            self.apply("Relu", &format!("{name}.relu"), &[], vec![]);
-        }
-    }
-
-    /// ONNX has no sum pooling: it is an average, counting the padding's zeros, times the number of cells in the
-    /// window.
-    fn sum_pool(&mut self, shape: &LayerShape) {
-        let name = &shape.name;
-        let cells = Window::of(shape).expect("a pooling has a window").cells();
-        let mut attributes = window_attributes(shape);
-        attributes.push(AttributeProto::int("count_include_pad", 1));
-        self.apply("AveragePool", &format!("{name}.average"), &[], attributes);
-        self.constant(&format!("{name}.cells"), &[], &[cells as f32]);
-        self.apply("Mul", name, &[&format!("{name}.cells")], vec![]);
-    }
-}
-
-/// Returns size, stride and padding. `auto_pad` is deprecated, and tools interpret it differently, so the padding is
-/// explicit.
-fn window_attributes(shape: &LayerShape) -> Vec<AttributeProto> {
-    let Window { size, stride, begin, end } = Window::of(shape).expect("the layer has a window");
-    vec![
-        AttributeProto::ints("kernel_shape", &size),
-        AttributeProto::ints("strides", &stride),
-        AttributeProto::ints("pads", &[begin, end].concat()),
-    ]
 }

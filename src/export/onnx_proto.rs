@@ -75,11 +75,13 @@ pub(super) struct NodeProto {
     pub(super) attribute: Vec<AttributeProto>,
 }
 
-/// An attribute of an operation: an integer or several.
+/// An attribute of an operation: a number, or several integers.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct AttributeProto {
     #[prost(string, optional, tag = "1")]
     pub(super) name: Option<String>,
+    #[prost(float, optional, tag = "2")]
+    pub(super) f: Option<f32>,
     #[prost(int64, optional, tag = "3")]
     pub(super) i: Option<i64>,
     #[prost(int64, repeated, packed = "false", tag = "8")]
@@ -90,21 +92,31 @@ pub(super) struct AttributeProto {
 }
 
 impl AttributeProto {
+    /// `AttributeType.FLOAT`.
+    const FLOAT: i32 = 1;
     /// `AttributeType.INT`.
     const INT: i32 = 2;
     /// `AttributeType.INTS`.
     const INTS: i32 = 7;
 
+    fn new(name: &str, r#type: i32) -> Self {
+        AttributeProto { name: Some(name.into()), r#type: Some(r#type), ..AttributeProto::default() }
+    }
+
+    /// Creates an attribute with one number, in single precision.
+    pub(super) fn float(name: &str, value: f64) -> Self {
+        AttributeProto { f: Some(value as f32), ..Self::new(name, Self::FLOAT) }
+    }
+
     /// Creates an attribute with one integer.
     pub(super) fn int(name: &str, value: i64) -> Self {
-        AttributeProto { name: Some(name.into()), i: Some(value), ints: Vec::new(), r#type: Some(Self::INT) }
+        AttributeProto { i: Some(value), ..Self::new(name, Self::INT) }
     }
 
     /// Creates an attribute with several integers, which are sizes in this program: all fit, since they are less than
     /// 2^32.
     pub(super) fn ints(name: &str, values: &[usize]) -> Self {
-        let ints = values.iter().map(|&value| value as i64).collect();
-        AttributeProto { name: Some(name.into()), i: None, ints, r#type: Some(Self::INTS) }
+        AttributeProto { ints: values.iter().map(|&value| value as i64).collect(), ..Self::new(name, Self::INTS) }
     }
 }
 

@@ -1,11 +1,10 @@
 //! PyTorch: safetensors with PyTorch's names and layouts, and the module that loads it.
 
-use super::layout::filters;
-use super::window::Window;
-use super::{ExportError, Facts, checked_shapes, python_pair, python_text};
-use crate::data::CLASS_NAMES;
+use super::layout::{Orders, slots};
+use super::python::{self, KEYWORDS, Variables};
+use super::{ExportError, Facts, checked_shapes, layers};
 use crate::model::weights::{self, WeightsError};
-use crate::model::{Activation, Layer, LayerShape, Model};
+use crate::model::{LayerShape, Model, Source};
 use safetensors::tensor::{Dtype, TensorView};
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -16,28 +15,86 @@ pub const MODEL_KEY: &str = "fmnist_gpu_model";
 const LAYOUT: &str = "PyTorch: activations NCHW; conv2d weight [O, C, KH, KW]; dense weight [out, in], \
                       after a flatten with inputs in the order C, H, W; pixels divided by 255";
 
+/// The attributes of every `torch.nn.Module`, which a layer must not replace. Source: `dir(torch.nn.Module())`; attributes that
+/// begin with an underscore cannot be names of layers.
+const ATTRIBUTES: [&str; 54] = [
+    "T_destination",
+    "add_module",
+    "apply",
+    "bfloat16",
+    "buffers",
+    "call_super_init",
+    "children",
+    "compile",
+    "cpu",
+    "cuda",
+    "double",
+    "dump_patches",
+    "eval",
+    "extra_repr",
+    "float",
+    "forward",
+    "get_buffer",
+    "get_extra_state",
+    "get_parameter",
+    "get_submodule",
+    "half",
+    "ipu",
+    "load_state_dict",
+    "modules",
+    "mtia",
+    "named_buffers",
+    "named_children",
+    "named_modules",
+    "named_parameters",
+    "parameters",
+    "register_backward_hook",
+    "register_buffer",
+    "register_forward_hook",
+    "register_forward_pre_hook",
+    "register_full_backward_hook",
+    "register_full_backward_pre_hook",
+    "register_load_state_dict_post_hook",
+    "register_load_state_dict_pre_hook",
+    "register_module",
+    "register_parameter",
+    "register_state_dict_post_hook",
+    "register_state_dict_pre_hook",
+    "requires_grad_",
+    "set_extra_state",
+    "set_submodule",
+    "share_memory",
+    "state_dict",
+    "to",
+    "to_empty",
+    "train",
+    "training",
+    "type",
+    "xpu",
+    "zero_grad",
+];
+
+/// The names that the body of `forward` uses.
+const LOCALS: [&str; 5] = ["self", "torch", "nn", "F", "share"];
+
 /// Returns the bytes of a safetensors file that is a `state_dict`: `conv2d_1.weight` `[O, C, KH, KW]`, `dense_1.weight`
-/// `[out, in]`, the inputs of the first dense layer after a flatten in the order C, H, W. The metadata contains model,
-/// module, class names and facts.
+/// `[out, in]`, flattened images in the order C, H, W. The metadata contains model, module, class names and facts.
 ///
 /// # Errors
-/// The model cannot be built, or the parameters do not belong to it.
+/// The model cannot be built, the parameters do not belong to it, or a layer's name cannot be that of an attribute.
 pub fn to_bytes(model: &Model, parameters: &[Vec<f32>], facts: &Facts) -> Result<Vec<u8>, ExportError> {
     let shapes = checked_shapes(model, parameters)?;
-    let filters = filters(&shapes);
-    let weights: Vec<Vec<f32>> =
-        filters.iter().zip(parameters.chunks(2)).map(|(filter, pair)| filter.torch_values(&pair[0])).collect();
+    let slots = slots(&shapes);
+    let values: Vec<Vec<f32>> = slots.iter().map(|slot| slot.torch_values(parameters)).collect();
     let mut views = Vec::new();
-    for ((filter, weight), pair) in filters.iter().zip(&weights).zip(parameters.chunks(2)) {
-        let bias = &pair[1];
-        views.push((format!("{}.weight", filter.layer), view(filter.torch_shape(), weight)?));
-        views.push((format!("{}.bias", filter.layer), view(vec![bias.len()], bias)?));
+    for (slot, values) in slots.iter().zip(&values) {
+        views.push((slot.name(), view(slot.torch_shape.clone(), values)?));
     }
     let mut metadata = HashMap::from([
         ("format".to_string(), "pt".to_string()),
         ("layout".to_string(), LAYOUT.to_string()),
-        ("class_names".to_string(), serde_json::Value::from(CLASS_NAMES.to_vec()).to_string()),
-        ("module".to_string(), module(&shapes)),
+        ("class_names".to_string(), facts.class_names()),
+        ("module".to_string(), module(model, &shapes)?),
         (MODEL_KEY.to_string(), serde_json::to_string(model).map_err(|e| WeightsError::Model(e.to_string()))?),
         ("version".to_string(), format!("fmnist-gpu {}", env!("CARGO_PKG_VERSION"))),
     ]);
@@ -55,7 +112,7 @@ fn view(shape: Vec<usize>, values: &[f32]) -> Result<TensorView<'_>, WeightsErro
 /// The module takes grey values from 0 to 255 `[N, 1, 28, 28]` and returns logits `[N, 10]`.
 ///
 /// # Errors
-/// The model cannot be built.
+/// The model cannot be built, or a layer's name cannot be that of an attribute.
 pub fn python(model: &Model, file: &str) -> Result<String, ExportError> {
     Ok(format!(
         "import torch\n\
@@ -67,144 +124,94 @@ pub fn python(model: &Model, file: &str) -> Result<String, ExportError> {
          net = Net()\n\
          net.load_state_dict(load_file({}))\n\
          net.eval()\n",
-        module(&model.shapes()?),
-        python_text(file)
+        module(model, &model.shapes()?)?,
+        python::text(file)
     ))
 }
 
-/// Returns the code of the module alone: a class with a layer for each pair of parameters, under their names.
-fn module(shapes: &[LayerShape]) -> String {
+/// Returns the code of the module alone: a class with a layer for each group of parameters, under their names.
+fn module(model: &Model, shapes: &[LayerShape]) -> Result<String, ExportError> {
+    let variables = Variables::new(shapes, &LOCALS);
+    let orders = Orders::of(shapes);
     let mut constructor = String::new();
-    let mut forward = Forward { lines: "        x = x / 255\n".to_string(), value: "x".to_string() };
-    for shape in shapes {
-        if let Some(made) = constructed(shape) {
+    let output = |source| variables.of(source).unwrap_or("x").to_string();
+    let mut forward = Forward { lines: String::new(), value: "x / 255".to_string(), output: output(Source::Image) };
+    forward.finish();
+    for (i, shape) in shapes.iter().enumerate() {
+        if let Some(made) = layers::torch_constructor(shape) {
+            check_attribute(&shape.name)?;
             // Writing to a string cannot fail.
             let _ = writeln!(constructor, "        self.{} = {made}", shape.name);
         }
-        forward.add(shape);
+        let read = |source: &Source| variables.of(*source).map_or_else(|| forward.value.clone(), str::to_string);
+        let mut inputs = shape.sources.iter().map(read);
+        let (value, others) = (inputs.next().unwrap_or_default(), inputs.collect::<Vec<_>>());
+        (forward.value, forward.output) = (value, output(Source::Layer(i)));
+        layers::torch(shape, &others, orders.is_channels_last(i), &mut forward);
+        if variables.of(Source::Layer(i)).is_some() {
+            forward.finish();
+        }
     }
-    format!(
+    let ([h, w, c], classes) = (model.input, model.classes());
+    Ok(format!(
         "class Net(nn.Module):\n    \
              def __init__(self):\n        \
                  super().__init__()\n\
          {constructor}\n    \
-             def forward(self, x):  # [N, 1, 28, 28], grey values 0 to 255\n\
-         {}        return {}  # logits [N, 10]; .softmax(1) makes them probabilities\n",
+             def forward(self, x):  # [N, {c}, {h}, {w}], grey values 0 to 255\n\
+         {}        return {}  # logits [N, {classes}]; .softmax(1) makes them probabilities\n",
         forward.lines, forward.value
-    )
+    ))
 }
 
-/// Returns the PyTorch constructor of a layer with parameters.
-fn constructed(shape: &LayerShape) -> Option<String> {
-    match (&shape.layer, &shape.input[..]) {
-        (Layer::Conv2d { filters, .. }, [.., channels]) => {
-            let window = Window::of(shape)?;
-            let mut text = format!("nn.Conv2d({channels}, {filters}, {}", python_pair(window.size));
-            if window.stride != [1, 1] {
-                let _ = write!(text, ", stride={}", python_pair(window.stride));
-            }
-            Some(text + &even_padding(&window) + ")")
-        }
-        (Layer::Dense { units, .. }, [inputs]) => Some(format!("nn.Linear({inputs}, {units})")),
-        _ => None,
-    }
+/// Refuses the name of a layer that cannot be an attribute of a module: model files may be untrusted, and PyTorch does not complain
+/// about a layer that replaces `train` or `to`.
+fn check_attribute(name: &str) -> Result<(), ExportError> {
+    let reason = match name {
+        _ if KEYWORDS.contains(&name) => "a keyword of Python",
+        _ if ATTRIBUTES.contains(&name) => "an attribute that every module has",
+        _ => return Ok(()),
+    };
+    Err(ExportError::Attribute { name: name.to_string(), reason })
 }
 
 /// The body of `forward` under construction.
-struct Forward {
+pub(super) struct Forward {
     /// The lines so far.
-    lines: String,
-    /// The expression for the input of the next layer.
-    value: String,
+    pub(super) lines: String,
+    /// The expression for the value that the next layer reads.
+    pub(super) value: String,
+    /// The variable for the output of the layer that is being added.
+    pub(super) output: String,
 }
 
 impl Forward {
-    /// Ends a line, so that the value is `x` again.
-    fn break_line(&mut self) {
-        if self.value != "x" {
-            let _ = writeln!(self.lines, "        x = {}", self.value);
-            self.value = "x".to_string();
+    /// Returns the variable with the value; if it is a longer expression, a line makes it `x`.
+    pub(super) fn variable(&mut self) -> &str {
+        if !self.value.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+            self.store("x");
+        }
+        &self.value
+    }
+
+    /// Makes the value a variable, unless it is the plain output of a layer with parameters: more than one function around that
+    /// would be hard to read.
+    pub(super) fn shorten(&mut self) {
+        if !self.value.starts_with("self.") || self.value.ends_with(".flatten(1)") {
+            self.variable();
         }
     }
 
-    fn add(&mut self, shape: &LayerShape) {
-        match &shape.layer {
-            Layer::Conv2d { activation, .. } => {
-                self.break_line();
-                let window = Window::of(shape).expect("a convolution has a window");
-                self.value = format!("self.{}({})", shape.name, unevenly_padded("x", &window, None));
-                self.activate(*activation);
-            }
-            Layer::Dense { activation, .. } => {
-                self.break_line();
-                self.value = format!("self.{}(x)", shape.name);
-                self.activate(*activation);
-            }
-            Layer::Relu => self.activate(Activation::Relu),
-            Layer::Flatten => self.value.push_str(".flatten(1)"),
-            Layer::MaxPool2d { .. } | Layer::AveragePool2d { .. } | Layer::SumPool2d { .. } => self.pool(shape),
+    /// Stores the value, which is the output of the layer, in its variable.
+    pub(super) fn finish(&mut self) {
+        if self.value != self.output {
+            self.store(&self.output.clone());
         }
     }
 
-    fn activate(&mut self, activation: Activation) {
-        // The softmax is left to the loss, as is usual in PyTorch.
-        if activation == Activation::Relu {
-            self.value = format!("F.relu({})", self.value);
-        }
+    /// Adds a line that stores the value in a variable.
+    fn store(&mut self, variable: &str) {
+        let _ = writeln!(self.lines, "        {variable} = {}", self.value);
+        self.value = variable.to_string();
     }
-
-    fn pool(&mut self, shape: &LayerShape) {
-        let window = Window::of(shape).expect("a pooling has a window");
-        if !window.is_even() {
-            // The padding would make the line too long.
-            self.break_line();
-        }
-        let mut arguments = format!(", {}", python_pair(window.size));
-        if window.stride != window.size {
-            let _ = write!(arguments, ", {}", python_pair(window.stride));
-        }
-        arguments.push_str(&even_padding(&window));
-        let value = &self.value;
-        self.value = match &shape.layer {
-            // Padding never wins a maximum.
-            Layer::MaxPool2d { .. } => {
-                format!("F.max_pool2d({}{arguments})", unevenly_padded(value, &window, Some("-torch.inf")))
-            }
-            Layer::SumPool2d { .. } => {
-                format!("F.avg_pool2d({}{arguments}, divisor_override=1)", unevenly_padded(value, &window, None))
-            }
-            _ if !window.is_padded() => format!("F.avg_pool2d({value}{arguments})"),
-            _ if window.is_even() => format!("F.avg_pool2d({value}{arguments}, count_include_pad=False)"),
-            _ => {
-                // PyTorch excludes the padding from an average only if it is symmetric.
-                let sum = |x: &str| format!("F.avg_pool2d({}{arguments})", unevenly_padded(x, &window, None));
-                let _ = writeln!(
-                    self.lines,
-                    "        share = {}  # fraction of cells that are not padding",
-                    sum("torch.ones_like(x)")
-                );
-                let _ = writeln!(self.lines, "        x = {} / share", sum("x"));
-                "x".to_string()
-            }
-        };
-    }
-}
-
-/// Returns the `padding` argument of a layer with symmetric padding.
-fn even_padding(window: &Window) -> String {
-    if window.is_padded() && window.is_even() {
-        format!(", padding={}", python_pair(window.begin))
-    } else {
-        String::new()
-    }
-}
-
-/// Returns the value with padding that PyTorch's layers do not support: more after than before.
-fn unevenly_padded(value: &str, window: &Window, fill: Option<&str>) -> String {
-    if window.is_even() {
-        return value.to_string();
-    }
-    let ([top, left], [bottom, right]) = (window.begin, window.end);
-    let fill = fill.map(|fill| format!(", value={fill}")).unwrap_or_default();
-    format!("F.pad({value}, ({left}, {right}, {top}, {bottom}){fill})")
 }

@@ -1,6 +1,9 @@
 //! Windows of convolutions and poolings with explicit padding: the meaning of `same` differs between tools.
 
-use crate::model::{Layer, LayerShape, conv2d_dims, pool2d_dims};
+use crate::model::{LayerShape, conv2d_dims, pool2d_dims};
+
+/// Why the dimensions of a layer cannot be wrong here.
+const FITS: &str = "Model::shapes has checked that every window fits its image";
 
 /// The window of a convolution or a pooling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,23 +19,28 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// Returns the window of a layer; `None` unless it is a convolution or a pooling.
-    pub(super) fn of(shape: &LayerShape) -> Option<Self> {
-        let fits = "Model::shapes has checked that every window fits its image";
-        let (input, size, stride, begin, output) = match &shape.layer {
-            Layer::Conv2d { .. } => {
-                let d = conv2d_dims(&shape.layer, 1, &shape.input).expect(fits);
-                ([d.h, d.w], [d.kh, d.kw], [d.stride_h, d.stride_w], [d.pad_top, d.pad_left], [d.ho, d.wo])
-            }
-            Layer::MaxPool2d { .. } | Layer::AveragePool2d { .. } | Layer::SumPool2d { .. } => {
-                let d = pool2d_dims(&shape.layer, 1, &shape.input).expect(fits);
-                ([d.h, d.w], [d.kh, d.kw], [d.stride_h, d.stride_w], [d.pad_top, d.pad_left], [d.ho, d.wo])
-            }
-            Layer::Relu | Layer::Flatten | Layer::Dense { .. } => return None,
-        };
+    /// Returns the window of a convolution.
+    ///
+    /// # Panics
+    /// If the layer is not a convolution.
+    pub(super) fn of_conv(shape: &LayerShape) -> Self {
+        let d = conv2d_dims(&shape.layer, 1, &shape.input).expect(FITS);
+        Window::new([d.h, d.w], [d.kh, d.kw], [d.stride_h, d.stride_w], [d.pad_top, d.pad_left], [d.ho, d.wo])
+    }
+
+    /// Returns the window of a pooling.
+    ///
+    /// # Panics
+    /// If the layer is not a pooling.
+    pub(super) fn of_pool(shape: &LayerShape) -> Self {
+        let d = pool2d_dims(&shape.layer, 1, &shape.input).expect(FITS);
+        Window::new([d.h, d.w], [d.kh, d.kw], [d.stride_h, d.stride_w], [d.pad_top, d.pad_left], [d.ho, d.wo])
+    }
+
+    fn new(input: [usize; 2], size: [usize; 2], stride: [usize; 2], begin: [usize; 2], output: [usize; 2]) -> Self {
         // The last window ends here, counted from the first padded cell; everything past the image is padding.
         let end = [0, 1].map(|i| ((output[i] - 1) * stride[i] + size[i]).saturating_sub(begin[i] + input[i]));
-        Some(Window { size, stride, begin, end })
+        Window { size, stride, begin, end }
     }
 
     /// Returns the number of cells in the window.

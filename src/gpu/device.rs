@@ -1,4 +1,6 @@
 //! An open device: queue, limits, compiled kernels, and the log of errors that no call could return.
+//!
+//! Above 500 lines: everything that touches the queue and the log of errors, which share locks.
 
 use super::adapter::{self, AdapterInfo, DeviceChoice};
 use super::kernel::{self, Constant, Kernel, KernelSpec, ShaderFile};

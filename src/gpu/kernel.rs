@@ -41,7 +41,7 @@ pub const fn write(index: u32, name: &'static str) -> Binding {
 /// A test compares each of these with what naga reads from the shader, so that the two always agree.
 #[derive(Debug, PartialEq, Eq)]
 pub struct KernelSpec {
-    /// The operation: the stem of the files in `shaders/`, `src/ops/`, `src/cpu/` and `tests/`.
+    /// The operation: the stem of the files in `shaders/`, `src/ops/`, `src/cpu/`, `src/verify/` and `tests/`.
     pub op: &'static str,
     /// The entry point.
     pub entry: &'static str,

@@ -19,15 +19,15 @@ fn generator(seed: u64, stream: Stream, index: u64) -> ChaCha8Rng {
 }
 
 /// Generates initial parameters as in Keras: Glorot-uniform weights (limit `sqrt(6 / (fan_in + fan_out))`, where the
-/// fans of a convolution include its window) and zero biases.
+/// fans of a convolution include its window), and for the other roles [`Role::initial`](super::Role::initial).
 pub fn initial_parameters(parameters: &[Parameter], seed: u64) -> Vec<Vec<f32>> {
     parameters
         .iter()
         .enumerate()
         .map(|(i, parameter)| {
-            let len = parameter.shape.iter().product();
-            let [window @ .., fan_in, fan_out] = &parameter.shape[..] else {
-                return vec![0.0; len];
+            let len = parameter.len();
+            let (None, [window @ .., fan_in, fan_out]) = (parameter.role.initial(), &parameter.shape[..]) else {
+                return vec![parameter.role.initial().unwrap_or_default(); len];
             };
             let cells: usize = window.iter().product();
             let limit = (6.0 / (cells * (fan_in + fan_out)) as f64).sqrt();

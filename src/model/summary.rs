@@ -1,35 +1,51 @@
-use super::{Layer, LayerShape, Model, ModelError, Parameter};
+use super::{INPUT_NAME, Layer, LayerShape, Model, ModelError, Parameter, Source};
+use crate::text::shortened;
 use std::fmt::Write;
 
-/// Describes the model as a table: layer, output shape, parameters, multiply-adds, and the totals.
+/// Width of the column of layers; for a model that is no chain, it may be larger.
+const LAYER_WIDTH: usize = 30;
+/// Maximum number of characters for what a layer reads: a file may name many layers.
+const MAX_SOURCES: usize = 80;
+
+/// Describes the model as a table: layer, output shape, parameters, multiply-adds, and the totals. A layer that does not read the one
+/// before it is followed by what it reads.
 ///
 /// # Errors
 /// The model cannot be built.
 pub fn summary(model: &Model) -> Result<String, ModelError> {
     let shapes = model.shapes()?;
     let mut text = String::new();
-    let rule = "-".repeat(66);
+    let layers: Vec<String> = (0..shapes.len()).map(|i| describe(&shapes, i)).collect();
+    let is_chain = (0..shapes.len()).all(|i| reads_the_one_before(&shapes, i));
+    let longest = layers.iter().map(|layer| layer.chars().count()).max().filter(|_| !is_chain);
+    let width = longest.unwrap_or_default().max(LAYER_WIDTH);
+    let rule = "-".repeat(width + 36);
     // Writing to a string cannot fail.
     let _ = writeln!(text, "Model: {}", model.name);
     let _ = writeln!(text, "{rule}");
-    let _ = writeln!(text, "{:<30} {:<16} {:>9} {:>8}", "Layer", "Output shape", "Params", "MFLOP");
+    let _ = writeln!(text, "{:<width$} {:<16} {:>9} {:>8}", "Layer", "Output shape", "Params", "MFLOP");
     let _ = writeln!(text, "{rule}");
-    for shape in &shapes {
+    for (shape, layer) in shapes.iter().zip(&layers) {
         let _ = writeln!(
             text,
-            "{:<30} {:<16} {:>9} {:>8.3}",
-            describe(shape),
+            "{layer:<width$} {:<16} {:>9} {:>8.3}",
             format!("{:?}", shape.output),
             thousands(count(&shape.parameters())),
             2e-6 * shape.multiply_adds as f64
         );
     }
-    let total = count(&model.parameters()?);
+    let parameters = model.parameters()?;
+    let total = count(&parameters);
+    let statistics = total - count(parameters.iter().filter(|parameter| parameter.role.is_trained()));
+    let untrained = match statistics {
+        0 => String::new(),
+        n => format!(", of which {} are statistics that are not trained", thousands(n)),
+    };
     let forward = 2e-6 * shapes.iter().map(|s| s.multiply_adds).sum::<usize>() as f64;
     let _ = writeln!(text, "{rule}");
     let _ = writeln!(
         text,
-        "Parameters: {} ({:.2} MB). Forward pass: {forward:.2} MFLOP per image; training step: {:.1} MFLOP.",
+        "Parameters: {} ({:.2} MB){untrained}. Forward pass: {forward:.2} MFLOP per image; training step: {:.1} MFLOP.",
         thousands(total),
         total as f64 * 4e-6,
         training_mflop(&shapes)
@@ -38,19 +54,42 @@ pub fn summary(model: &Model) -> Result<String, ModelError> {
 }
 
 /// Returns the work of a training step per image in millions of floating-point operations: the forward pass, the
-/// gradient of each weight, and the gradient of each input except the first layer's.
+/// gradient of each weight, and the gradient of each input that depends on a parameter.
 pub fn training_mflop(shapes: &[LayerShape]) -> f64 {
-    let heavy: Vec<usize> = shapes.iter().map(|s| s.multiply_adds).filter(|&m| m > 0).collect();
-    let total: usize = heavy.iter().sum();
-    2e-6 * (3 * total - heavy.first().unwrap_or(&0)) as f64
+    // Whether the output of each layer depends on a parameter that is trained.
+    let mut depends: Vec<bool> = Vec::with_capacity(shapes.len());
+    let mut total = 0;
+    for shape in shapes {
+        let needs_gradient = shape.sources.iter().any(|source| match source {
+            Source::Image => false,
+            Source::Layer(i) => depends[*i],
+        });
+        total += shape.multiply_adds * if needs_gradient { 3 } else { 2 };
+        depends.push(needs_gradient || shape.parameters().iter().any(|parameter| parameter.role.is_trained()));
+    }
+    2e-6 * total as f64
 }
 
-fn count(parameters: &[Parameter]) -> usize {
-    parameters.iter().map(|p| p.shape.iter().product::<usize>()).sum()
+fn count<'a>(parameters: impl IntoIterator<Item = &'a Parameter>) -> usize {
+    parameters.into_iter().map(Parameter::len).sum()
 }
 
-fn describe(shape: &LayerShape) -> String {
-    let name = &shape.name;
+fn reads_the_one_before(shapes: &[LayerShape], i: usize) -> bool {
+    shapes[i].sources == [i.checked_sub(1).map_or(Source::Image, Source::Layer)]
+}
+
+fn describe(shapes: &[LayerShape], i: usize) -> String {
+    let shape = &shapes[i];
+    let name = if reads_the_one_before(shapes, i) {
+        shape.name.clone()
+    } else {
+        let read = |source: &Source| match source {
+            Source::Image => INPUT_NAME,
+            Source::Layer(i) => shapes[*i].name.as_str(),
+        };
+        let sources: Vec<&str> = shape.sources.iter().map(read).collect();
+        format!("{} ({})", shape.name, shortened(&sources.join(", "), MAX_SOURCES))
+    };
     match &shape.layer {
         Layer::Conv2d { kernel_size: k, stride: s, padding, .. } => {
             format!("{name} {}x{} stride {} {padding}", k.0, k.1, step(s.0, s.1))
@@ -61,7 +100,7 @@ fn describe(shape: &LayerShape) -> String {
             let s = stride.unwrap_or(*k);
             format!("{name} {}x{} stride {} {padding}", k.0, k.1, step(s.0, s.1))
         }
-        _ => name.clone(),
+        _ => name,
     }
 }
 

@@ -1,6 +1,6 @@
 //! `model.safetensors`: the parameters in single precision, with the model itself and the layout in the metadata.
 
-use super::{MAX_DESCRIPTION_BYTES, MAX_NAME, Model, ModelError};
+use super::{LayerShape, MAX_DESCRIPTION_BYTES, MAX_NAME, Model, ModelError, Parameter};
 use crate::text::{shortened, shortened_words};
 use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -150,7 +150,7 @@ pub fn from_bytes(bytes: &[u8]) -> Result<(Model, Vec<Vec<f32>>), WeightsError> 
     let model: Model =
         serde_json::from_str(description).map_err(|e| WeightsError::Model(shortened_words(&e.to_string())))?;
     let tensors = SafeTensors::deserialize(bytes).map_err(unreadable)?;
-    let expected = model.parameters()?;
+    let expected: Vec<Parameter> = model.shapes()?.iter().flat_map(LayerShape::parameters).collect();
     for name in tensors.names() {
         if !expected.iter().any(|parameter| parameter.name == name) {
             return Err(WeightsError::Unknown { name: shortened(name, MAX_NAME) });

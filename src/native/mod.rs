@@ -2,25 +2,30 @@
 //!
 //! Each function has the same name as the plain loop in [`crate::cpu`] that it replaces, and takes its tensors in the same
 //! order and layout. The plain loops are the specification; both are tested with the same error bounds. Each call
-//! processes some rows of a batch in the calling thread; the engine ([`crate::train::NativeEngine`]) assigns each thread
-//! its own rows.
+//! processes some rows of a batch in the calling thread; the engine ([`crate::engine::NativeEngine`]) assigns each thread
+//! its own rows. Only the sums of a batch normalization are over the whole batch, in all threads of the pool.
 //!
 //! | operation | implementation |
 //! |---|---|
 //! | convolution, dense layers | directly in vector registers ([`conv2d`], [`dense`]); as matrix products for shapes that do not allow it |
 //! | their gradients | after the max pooling, which leaves one position per window with a gradient: a quarter of the sums |
 //! | other matrix products | the crate `matrixmultiply`: AVX-512, AVX2 with FMA, or NEON, whichever the CPU has |
-//! | optimizers | loops compiled for each instruction set by the crate `pulp`, which selects the widest at run time |
+//! | batch normalization | sums over fixed groups of images, in double precision, with all threads ([`batchnorm`]) |
+//! | GELU | an exponential that vectorizes ([`gelu`]) |
+//! | sums of tensors, optimizers | loops compiled for each instruction set by the crate `pulp`, which selects the widest at run time |
 //! | the other operations | the plain loops themselves |
 
 pub mod adam;
+pub mod add;
 mod aligned;
 pub mod batch_gather;
+pub mod batchnorm;
 pub mod conv2d;
 mod conv2d_direct;
 mod conv2d_pooled;
 pub mod dense;
 mod dense_direct;
+pub mod gelu;
 mod matmul;
 pub mod peak;
 pub mod sgd;

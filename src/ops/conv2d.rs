@@ -1,12 +1,12 @@
 //! Convolution with bias: kernels in `shaders/conv2d.wgsl`, `conv2d_shared.wgsl` and `conv2d_subgroup.wgsl`, mirror in
 //! [`crate::cpu::conv2d`].
+//!
+//! Above 500 lines: three forms of each pass, and every kernel is described where it is recorded.
 
 use super::{Form, SharedTiles};
-use crate::cpu::pool2d::{Pool2dDims, pool2d_max_backward_x, pool2d_max_forward};
-use crate::cpu::{bias, conv2d as cpu};
+use crate::cpu::pool2d::Pool2dDims;
 use crate::gpu::{Bound, Constant, Element, GpuError, KernelSpec, PlanBuilder, Tensor};
 use crate::gpu::{bind, read, workgroups_linear, write};
-use crate::verify::{Breadth, Verifier, absolute, widen};
 
 pub use crate::cpu::conv2d::{Conv2dDims, Padding};
 
@@ -154,27 +154,6 @@ pub static BACKWARD_W_SUM: KernelSpec = KernelSpec {
     bindings: &[read(7, "parts"), write(8, "dw"), write(9, "db")],
 };
 
-/// Every kernel of this operation.
-pub static KERNELS: &[&KernelSpec] = &[
-    &FORWARD,
-    &FORWARD_SUBGROUP,
-    &FORWARD_SUBGROUP_ANY,
-    &FORWARD_SUBGROUP_POOL,
-    &FORWARD_SUBGROUP_ANY_POOL,
-    &FORWARD_SHARED,
-    &FORWARD_SHARED_POOL,
-    &BACKWARD_X,
-    &BACKWARD_X_SUBGROUP,
-    &BACKWARD_X_SHARED,
-    &BACKWARD_W,
-    &BACKWARD_W_SUBGROUP,
-    &BACKWARD_W_SUBGROUP_ANY,
-    &BACKWARD_W_SUBGROUP_ANY_POOL,
-    &BACKWARD_W_SHARED,
-    &BACKWARD_X_AND_W_SHARED,
-    &BACKWARD_W_SUM,
-];
-
 fn constants(d: &Conv2dDims) -> Vec<Constant> {
     [
         ("N", d.n),
@@ -201,7 +180,7 @@ fn multiply_adds(d: &Conv2dDims) -> usize {
 }
 
 /// Returns the kernel for the forward pass.
-fn forward_kernel(form: Form, d: &Conv2dDims) -> &'static KernelSpec {
+pub(crate) fn forward_kernel(form: Form, d: &Conv2dDims) -> &'static KernelSpec {
     let subgroup = if d.c.is_multiple_of(4) { &FORWARD_SUBGROUP } else { &FORWARD_SUBGROUP_ANY };
     form.pick([&FORWARD, subgroup, &FORWARD_SHARED])
 }
@@ -237,7 +216,7 @@ pub fn record_forward(
 }
 
 /// Whether the max pooling has 2x2 windows with stride 2 that cover exactly the outputs of this convolution.
-fn halves(d: &Conv2dDims, pool: &Pool2dDims) -> bool {
+pub(crate) fn halves(d: &Conv2dDims, pool: &Pool2dDims) -> bool {
     let halves = Pool2dDims {
         n: d.n,
         h: d.ho,
@@ -304,7 +283,7 @@ pub fn record_forward_pool(
     Ok(())
 }
 
-fn forward_pool_kernel(form: Form, d: &Conv2dDims) -> &'static KernelSpec {
+pub(crate) fn forward_pool_kernel(form: Form, d: &Conv2dDims) -> &'static KernelSpec {
     let subgroup = if d.c.is_multiple_of(4) { &FORWARD_SUBGROUP_POOL } else { &FORWARD_SUBGROUP_ANY_POOL };
     form.pick([subgroup, subgroup, &FORWARD_SHARED_POOL])
 }
@@ -412,7 +391,7 @@ pub fn record_backward_x(
 }
 
 /// Returns the kernel for the filter's gradient.
-fn backward_w_kernel(form: Form, d: &Conv2dDims, dy: Upstream<'_>) -> &'static KernelSpec {
+pub(crate) fn backward_w_kernel(form: Form, d: &Conv2dDims, dy: Upstream<'_>) -> &'static KernelSpec {
     let subgroup = match (d.c.is_multiple_of(4), dy) {
         (true, _) => &BACKWARD_W_SUBGROUP,
         (false, Upstream::Direct(_)) => &BACKWARD_W_SUBGROUP_ANY,
@@ -575,206 +554,4 @@ pub fn record_backward(
     )?;
     plan.note_multiply_adds(2 * multiply_adds(d));
     record_backward_w_sum(plan, d, &parts, dw, db)
-}
-
-/// Compares the kernels with the mirror for one shape.
-///
-/// # Errors
-/// The device failed; a wrong result is recorded in the verifier instead.
-pub fn verify(v: &mut Verifier<'_>, d: &Conv2dDims, breadth: Breadth) -> Result<(), GpuError> {
-    let case = format!(
-        "{}x{}x{}x{} k{}x{} o{} s{}x{} p{},{}",
-        d.n, d.h, d.w, d.c, d.kh, d.kw, d.o, d.stride_h, d.stride_w, d.pad_top, d.pad_left
-    );
-    let x = v.random(d.x_len());
-    let w = v.random(d.w_len());
-    let b = v.random(d.o);
-    let dy = v.random(d.y_len());
-    let (x64, w64, b64) = (widen(&x), widen(&w), widen(&b));
-
-    let mut y64 = vec![0.0; d.y_len()];
-    cpu::conv2d_forward(d, &x64, &w64, &b64, &mut y64);
-    let mut y_scale = vec![0.0; d.y_len()];
-    cpu::conv2d_forward(d, &absolute(&x64), &absolute(&w64), &absolute(&b64), &mut y_scale);
-    for form in v.forms(breadth, d.o, &[d.o]) {
-        for &relu in breadth.relu() {
-            let expected: Vec<f64> = y64.iter().map(|&y| if relu { y.max(0.0) } else { y }).collect();
-            let mut run = v.run();
-            let (tx, tw, tb) = (run.input(&x)?, run.input(&w)?, run.input(&b)?);
-            let ty = run.output(d.y_len())?;
-            record_forward(&mut run.plan, form, d, relu, &tx, &tw, &tb, &ty)?;
-            let name = forward_kernel(form, d).entry;
-            run.check_sums(name, &case, &[(&ty, &expected, &y_scale, d.terms() + 1)])?;
-        }
-    }
-
-    verify_forward_pool(v, d, breadth, &case)?;
-    verify_backward(v, d, breadth, &case, &x, &w, &dy)?;
-    v.covered(BACKWARD_W_SUM.entry, BACKWARD_W.entry);
-    Ok(())
-}
-
-/// Compares the gradients, each alone and both in one dispatch, and with the gradient after a pooling if the form
-/// allows it.
-fn verify_backward(
-    v: &mut Verifier<'_>,
-    d: &Conv2dDims,
-    breadth: Breadth,
-    case: &str,
-    x: &[f32],
-    w: &[f32],
-    dy: &[f32],
-) -> Result<(), GpuError> {
-    let pool = Pool2dDims::new(d.n, [d.ho, d.wo, d.o], [2, 2], [2, 2], Padding::Valid).ok();
-    let pool = pool.filter(|pool| halves(d, pool));
-    for pooled in [false, true] {
-        // The gradient of the pooled outputs, and the gradient before the pooling.
-        let (given, argmax, whole) = match (&pool, pooled) {
-            (_, false) => (dy.to_vec(), vec![0], widen(dy)),
-            (None, true) => continue,
-            (Some(pool), true) => {
-                let given = v.random(d.y_len() / 4);
-                let before = widen(&v.random(d.y_len()));
-                let (mut y, mut argmax) = (vec![0.0; given.len()], vec![0; given.len()]);
-                pool2d_max_forward(pool, &before, &mut y, &mut argmax);
-                let mut whole = vec![0.0; d.y_len()];
-                pool2d_max_backward_x(pool, &argmax, &widen(&given), &mut whole);
-                (given, argmax, whole)
-            }
-        };
-        let truth = Truth::new(d, &widen(x), &widen(w), &whole);
-        let forms = |v: &Verifier<'_>, needs_dx: bool, columns: usize, by_4: &[usize]| -> Vec<Form> {
-            let takes =
-                |form: &Form| pool.as_ref().filter(|_| pooled).is_none_or(|pool| unpools(*form, d, needs_dx, pool));
-            v.forms(breadth, columns, by_4).into_iter().filter(takes).collect()
-        };
-        // Images are not trained, so their gradient is compared only where every gradient is.
-        let trained = breadth != Breadth::AsTrained || d.c > 1;
-        for form in forms(v, true, d.c, &[d.c, d.o]).into_iter().filter(|_| trained) {
-            for &x_is_relu in breadth.relu() {
-                let dx = truth.dx(x, x_is_relu);
-                let mut run = v.run();
-                let (tx, tw, tdy, targmax) =
-                    (run.input(x)?, run.input(w)?, run.input(&given)?, run.input_u32(&argmax)?);
-                let upstream = if pooled { Upstream::Pooled(&tdy, &targmax) } else { Upstream::Direct(&tdy) };
-                let tdx = run.output(d.x_len())?;
-                record_backward_x(&mut run.plan, form, d, x_is_relu, &tx, &tw, upstream, &tdx)?;
-                let name = form.pick([&BACKWARD_X, &BACKWARD_X_SUBGROUP, &BACKWARD_X_SHARED]).entry;
-                run.check_sums(name, case, &[(&tdx, &dx, &truth.dx_scale, d.kh * d.kw * d.o)])?;
-            }
-        }
-        for form in forms(v, false, d.o, &[d.o]) {
-            let mut run = v.run();
-            let (tx, tdy, targmax) = (run.input(x)?, run.input(&given)?, run.input_u32(&argmax)?);
-            let upstream = if pooled { Upstream::Pooled(&tdy, &targmax) } else { Upstream::Direct(&tdy) };
-            let (tdw, tdb) = (run.output(d.w_len())?, run.output(d.o)?);
-            record_backward_w(&mut run.plan, form, d, &tx, upstream, &tdw, &tdb)?;
-            run.check_sums(backward_w_kernel(form, d, upstream).entry, case, &truth.dw(d, &tdw, &tdb))?;
-        }
-        // Both in one dispatch, if the form has it. Mesa 25.0 takes nine seconds to compile it, so a self-test does it
-        // only once.
-        if breadth == Breadth::Forms && !pooled && pool.is_some() {
-            continue;
-        }
-        for form in forms(v, true, d.c.min(d.o), &[]).into_iter().filter(|form| matches!(form, Form::Shared(_))) {
-            let dx = truth.dx(x, true);
-            let mut run = v.run();
-            let (tx, tw, tdy, targmax) = (run.input(x)?, run.input(w)?, run.input(&given)?, run.input_u32(&argmax)?);
-            let upstream = if pooled { Upstream::Pooled(&tdy, &targmax) } else { Upstream::Direct(&tdy) };
-            let (tdx, tdw, tdb) = (run.output(d.x_len())?, run.output(d.w_len())?, run.output(d.o)?);
-            record_backward(&mut run.plan, [form, form], d, true, &tx, &tw, upstream, &tdx, &tdw, &tdb)?;
-            let sums = [(&tdx, &dx[..], &truth.dx_scale[..], d.kh * d.kw * d.o)];
-            run.check_sums(BACKWARD_X_AND_W_SHARED.entry, case, &[&sums[..], &truth.dw(d, &tdw, &tdb)].concat())?;
-        }
-    }
-    Ok(())
-}
-
-/// The gradients in double precision, and the sums of absolute values that bound their errors.
-struct Truth {
-    dx: Vec<f64>,
-    dx_scale: Vec<f64>,
-    dw: [Vec<f64>; 2],
-    db: [Vec<f64>; 2],
-}
-
-impl Truth {
-    fn new(d: &Conv2dDims, x: &[f64], w: &[f64], dy: &[f64]) -> Truth {
-        let bias_dims = bias::BiasDims { n: d.n * d.ho * d.wo, o: d.o };
-        let gradients = |x: &[f64], w: &[f64], dy: &[f64]| {
-            let (mut dx, mut dw, mut db) = (vec![0.0; d.x_len()], vec![0.0; d.w_len()], vec![0.0; d.o]);
-            cpu::conv2d_backward_x(d, w, dy, &mut dx);
-            cpu::conv2d_backward_w(d, x, dy, &mut dw);
-            bias::bias_backward_b(&bias_dims, dy, &mut db);
-            (dx, dw, db)
-        };
-        let (dx, dw, db) = gradients(x, w, dy);
-        let (dx_scale, dw_scale, db_scale) = gradients(&absolute(x), &absolute(w), &absolute(dy));
-        Truth { dx, dx_scale, dw: [dw, dw_scale], db: [db, db_scale] }
-    }
-
-    fn dx(&self, x: &[f32], x_is_relu: bool) -> Vec<f64> {
-        self.dx.iter().zip(x).map(|(&dx, &x)| if x_is_relu && x <= 0.0 { 0.0 } else { dx }).collect()
-    }
-
-    fn dw<'a>(
-        &'a self,
-        d: &Conv2dDims,
-        dw: &'a Tensor,
-        db: &'a Tensor,
-    ) -> [(&'a Tensor, &'a [f64], &'a [f64], usize); 2] {
-        let positions = d.n * d.ho * d.wo;
-        [(dw, &self.dw[0], &self.dw[1], positions), (db, &self.db[0], &self.db[1], positions)]
-    }
-}
-
-/// Compares convolution and pooling in one dispatch. The inputs are small integers, so every sum is exact and so is the
-/// position of the largest, of which there are often several.
-fn verify_forward_pool(v: &mut Verifier<'_>, d: &Conv2dDims, breadth: Breadth, case: &str) -> Result<(), GpuError> {
-    let whole = |values: Vec<f32>| -> Vec<f32> { values.into_iter().map(|value| (value * 3.0).round()).collect() };
-    let (x, w, b) = (whole(v.random(d.x_len())), whole(v.random(d.w_len())), whole(v.random(d.o)));
-    let Ok(pool) = Pool2dDims::new(d.n, [d.ho, d.wo, d.o], [2, 2], [2, 2], Padding::Valid) else { return Ok(()) };
-    let forms: Vec<Form> = v.forms(breadth, d.o, &[d.o]).into_iter().filter(|&form| pools(form, d, &pool)).collect();
-    if forms.is_empty() {
-        return Ok(());
-    }
-    let mut y64 = vec![0.0; d.y_len()];
-    cpu::conv2d_forward(d, &widen(&x), &widen(&w), &widen(&b), &mut y64);
-    for form in forms {
-        for &relu in breadth.relu() {
-            let before: Vec<f64> = y64.iter().map(|&y| if relu { y.max(0.0) } else { y }).collect();
-            let mut expected = vec![0.0; d.y_len() / 4];
-            let mut argmax = vec![0; d.y_len() / 4];
-            pool2d_max_forward(&pool, &before, &mut expected, &mut argmax);
-            let mut run = v.run();
-            let (tx, tw, tb) = (run.input(&x)?, run.input(&w)?, run.input(&b)?);
-            let (ty, targmax) = (run.output(expected.len())?, run.output_u32(argmax.len())?);
-            record_forward_pool(&mut run.plan, form, d, relu, &tx, &tw, &tb, &ty, &targmax)?;
-            let exact = vec![0.0; expected.len()];
-            run.check(forward_pool_kernel(form, d).entry, case, &[(&ty, &expected, &exact)], &[(&targmax, &argmax)])?;
-        }
-    }
-    Ok(())
-}
-
-/// Checks the shapes of `fmnist-gpu selftest`: the two layers of the article as this device trains them, and small odd
-/// ones in every form.
-///
-/// The odd shapes have more than 32 channels and more than 32 filter cells: Mesa 25.0 unrolls shorter sums and then
-/// takes up to 14 s to compile a kernel. Shorter ones are compared in the tests.
-///
-/// # Errors
-/// The device failed.
-pub fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
-    let cases = [
-        (2, [28, 28, 1], [3, 3], 32, [1, 1], Padding::Same, Breadth::AsTrained),
-        (2, [14, 14, 32], [3, 3], 64, [1, 1], Padding::Same, Breadth::AsTrained),
-        (3, [9, 6, 6], [2, 3], 36, [2, 1], Padding::Valid, Breadth::Forms),
-        (1, [7, 6, 4], [3, 4], 36, [2, 3], Padding::Same, Breadth::OwnForms),
-    ];
-    for (n, input, window, o, stride, padding, breadth) in cases {
-        let d = Conv2dDims::new(n, input, window, o, stride, padding).expect("the shapes above are valid");
-        verify(v, &d, breadth)?;
-    }
-    Ok(())
 }

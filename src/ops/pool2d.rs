@@ -1,11 +1,9 @@
 //! Max, average and sum pooling: kernels in `shaders/pool2d.wgsl`, mirror in [`crate::cpu::pool2d`].
 
-use crate::cpu::pool2d as cpu;
 use crate::gpu::{Constant, GpuError, KernelSpec, PlanBuilder, Tensor, bind, read, workgroups_linear, write};
-use crate::verify::{Verifier, absolute, widen};
 
 pub use crate::cpu::conv2d::Padding;
-pub use crate::cpu::pool2d::Pool2dDims;
+pub use crate::cpu::pool2d::{Pool2dDims, Reduction};
 
 const SOURCE: &str = include_str!("../../shaders/pool2d.wgsl");
 
@@ -69,20 +67,8 @@ pub static SUM_BACKWARD_X: KernelSpec = KernelSpec {
     bindings: &[read(4, "dy"), write(5, "dx")],
 };
 
-/// Every kernel of this operation.
-pub static KERNELS: &[&KernelSpec] = &[
-    &MAX_FORWARD,
-    &MAX_FORWARD_BY_4,
-    &MAX_BACKWARD_X,
-    &MAX_BACKWARD_X_BY_4,
-    &AVERAGE_FORWARD,
-    &AVERAGE_BACKWARD_X,
-    &SUM_FORWARD,
-    &SUM_BACKWARD_X,
-];
-
 /// Whether max pooling uses its form for four channels at once, forward and backward.
-fn by_4(d: &Pool2dDims) -> [bool; 2] {
+pub(crate) fn by_4(d: &Pool2dDims) -> [bool; 2] {
     let fours = d.c.is_multiple_of(4);
     [fours, fours && d.kh <= d.stride_h && d.kw <= d.stride_w]
 }
@@ -96,15 +82,6 @@ fn cells(outputs: usize, stride: usize, padding: usize, size: usize) -> (usize, 
     let count = |i: usize| if i + 1 == outputs { size - first(i) } else { first(i + 1) - first(i) };
     let largest = (0..outputs).map(count).max().unwrap_or(0);
     (largest, (0..outputs).all(|i| count(i) == largest))
-}
-
-/// Pooling that needs no argmax: average and sum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mean {
-    /// The mean of the window's cells inside the image.
-    Average,
-    /// Their sum.
-    Sum,
 }
 
 fn constants(d: &Pool2dDims) -> Vec<Constant> {
@@ -126,11 +103,11 @@ fn constants(d: &Pool2dDims) -> Vec<Constant> {
     .to_vec()
 }
 
-fn x_len(d: &Pool2dDims) -> usize {
+pub(crate) fn x_len(d: &Pool2dDims) -> usize {
     d.n * d.h * d.w * d.c
 }
 
-fn y_len(d: &Pool2dDims) -> usize {
+pub(crate) fn y_len(d: &Pool2dDims) -> usize {
     d.n * d.ho * d.wo * d.c
 }
 
@@ -189,14 +166,14 @@ pub fn record_max_backward_x(
 /// A tensor's size does not fit the dimensions.
 pub fn record_mean_forward(
     plan: &mut PlanBuilder<'_>,
-    mean: Mean,
+    reduction: Reduction,
     d: &Pool2dDims,
     x: &Tensor,
     y: &Tensor,
 ) -> Result<(), GpuError> {
-    let spec = match mean {
-        Mean::Average => &AVERAGE_FORWARD,
-        Mean::Sum => &SUM_FORWARD,
+    let spec = match reduction {
+        Reduction::Average => &AVERAGE_FORWARD,
+        Reduction::Sum => &SUM_FORWARD,
     };
     let groups = workgroups_linear(y_len(d), 64);
     plan.push(spec, &constants(d), groups, &[bind("x", x, x_len(d)), bind("y", y, y_len(d))])
@@ -208,98 +185,15 @@ pub fn record_mean_forward(
 /// A tensor's size does not fit the dimensions.
 pub fn record_mean_backward_x(
     plan: &mut PlanBuilder<'_>,
-    mean: Mean,
+    reduction: Reduction,
     d: &Pool2dDims,
     dy: &Tensor,
     dx: &Tensor,
 ) -> Result<(), GpuError> {
-    let spec = match mean {
-        Mean::Average => &AVERAGE_BACKWARD_X,
-        Mean::Sum => &SUM_BACKWARD_X,
+    let spec = match reduction {
+        Reduction::Average => &AVERAGE_BACKWARD_X,
+        Reduction::Sum => &SUM_BACKWARD_X,
     };
     let groups = workgroups_linear(x_len(d), 64);
     plan.push(spec, &constants(d), groups, &[bind("dy", dy, y_len(d)), bind("dx", dx, x_len(d))])
-}
-
-/// Compares every kernel with the mirror for one shape; half of the values are repeated, so that maxima tie.
-///
-/// # Errors
-/// The device failed; a wrong result is recorded in the verifier instead.
-pub fn verify(v: &mut Verifier<'_>, d: &Pool2dDims) -> Result<(), GpuError> {
-    let case = format!(
-        "{}x{}x{}x{} k{}x{} s{}x{} p{},{}",
-        d.n, d.h, d.w, d.c, d.kh, d.kw, d.stride_h, d.stride_w, d.pad_top, d.pad_left
-    );
-    let x: Vec<f32> = v.random(x_len(d)).into_iter().map(|value| (value * 4.0).round() / 4.0).collect();
-    let dy = v.random(y_len(d));
-    let (x64, dy64) = (widen(&x), widen(&dy));
-    let window = d.kh * d.kw;
-
-    let (mut y64, mut argmax) = (vec![0.0; y_len(d)], vec![0; y_len(d)]);
-    cpu::pool2d_max_forward(d, &x64, &mut y64, &mut argmax);
-    let mut run = v.run();
-    let tx = run.input(&x)?;
-    let (ty, targmax) = (run.output(y_len(d))?, run.output_u32(y_len(d))?);
-    record_max_forward(&mut run.plan, d, &tx, &ty, &targmax)?;
-    // A maximum is one of the inputs, so there is no rounding.
-    let name = if by_4(d)[0] { MAX_FORWARD_BY_4.entry } else { MAX_FORWARD.entry };
-    run.check(name, &case, &[(&ty, &y64, &vec![0.0; y64.len()])], &[(&targmax, &argmax)])?;
-
-    let (mut dx64, mut dx_scale) = (vec![0.0; x_len(d)], vec![0.0; x_len(d)]);
-    cpu::pool2d_max_backward_x(d, &argmax, &dy64, &mut dx64);
-    cpu::pool2d_max_backward_x(d, &argmax, &absolute(&dy64), &mut dx_scale);
-    let mut run = v.run();
-    let (targmax, tdy, tdx) = (run.input_u32(&argmax)?, run.input(&dy)?, run.output(x_len(d))?);
-    record_max_backward_x(&mut run.plan, d, &targmax, &tdy, &tdx)?;
-    let name = if by_4(d)[1] { MAX_BACKWARD_X_BY_4.entry } else { MAX_BACKWARD_X.entry };
-    run.check_sums(name, &case, &[(&tdx, &dx64, &dx_scale, window)])?;
-
-    for mean in [Mean::Average, Mean::Sum] {
-        type Mirror = fn(&Pool2dDims, &[f64], &mut [f64]);
-        let (forward, backward): (Mirror, Mirror) = match mean {
-            Mean::Average => (cpu::pool2d_average_forward, cpu::pool2d_average_backward_x),
-            Mean::Sum => (cpu::pool2d_sum_forward, cpu::pool2d_sum_backward_x),
-        };
-        let names = match mean {
-            Mean::Average => [AVERAGE_FORWARD.entry, AVERAGE_BACKWARD_X.entry],
-            Mean::Sum => [SUM_FORWARD.entry, SUM_BACKWARD_X.entry],
-        };
-        let (mut y64, mut y_scale) = (vec![0.0; y_len(d)], vec![0.0; y_len(d)]);
-        forward(d, &x64, &mut y64);
-        forward(d, &absolute(&x64), &mut y_scale);
-        let mut run = v.run();
-        let (tx, ty) = (run.input(&x)?, run.output(y_len(d))?);
-        record_mean_forward(&mut run.plan, mean, d, &tx, &ty)?;
-        // A WGSL division may be off by 2.5 units in the last place, which counts as three more terms.
-        run.check_sums(names[0], &case, &[(&ty, &y64, &y_scale, window + 3)])?;
-
-        let (mut dx64, mut dx_scale) = (vec![0.0; x_len(d)], vec![0.0; x_len(d)]);
-        backward(d, &dy64, &mut dx64);
-        backward(d, &absolute(&dy64), &mut dx_scale);
-        let mut run = v.run();
-        let (tdy, tdx) = (run.input(&dy)?, run.output(x_len(d))?);
-        record_mean_backward_x(&mut run.plan, mean, d, &tdy, &tdx)?;
-        run.check_sums(names[1], &case, &[(&tdx, &dx64, &dx_scale, window + 3)])?;
-    }
-    Ok(())
-}
-
-/// Checks the shapes of `fmnist-gpu selftest`: the two layers of the article, overlapping and gapped windows, odd
-/// sizes.
-///
-/// # Errors
-/// The device failed.
-pub fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
-    let cases = [
-        (4, [28, 28, 32], [2, 2], [2, 2], Padding::Valid),
-        (4, [14, 14, 64], [2, 2], [2, 2], Padding::Valid),
-        (3, [7, 5, 3], [3, 2], [2, 1], Padding::Same),
-        (2, [9, 11, 5], [2, 3], [3, 4], Padding::Valid),
-        (2, [9, 11, 8], [2, 3], [3, 4], Padding::Valid),
-        (2, [7, 5, 12], [2, 2], [2, 2], Padding::Same),
-    ];
-    for (n, input, window, stride, padding) in cases {
-        verify(v, &Pool2dDims::new(n, input, window, stride, padding).expect("the shapes above are valid"))?;
-    }
-    Ok(())
 }

@@ -3,10 +3,16 @@
 //! The training images were made from catalogue photos on a light, plain background: trimmed, resized so that the longer side has 28
 //! pixels, centred, negated, converted to grey (Xiao, Rasul, Vollgraf: Fashion-MNIST, 2017, section 2). [`prepare`] does the same
 //! with any photo of a garment on a plain background, light or dark, and flags results that are doubtful.
+//!
+//! Above 500 lines: the steps share the measures of one image, and are read in order.
 
 use super::Photo;
-use crate::data::{IMAGE_SIDE, PIXELS};
 use std::fmt;
+
+/// Rows and columns of a prepared image: those of the training images, on which everything here was measured.
+const IMAGE_SIDE: usize = 28;
+/// Pixels of a prepared image.
+const PIXELS: usize = IMAGE_SIDE * IMAGE_SIDE;
 
 /// Whether to invert light and dark.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -4,15 +4,17 @@ use super::ReportError;
 use super::metrics::{Metrics, mcnemar, wilson_95};
 use super::page::{Page, grouped};
 use super::plots::{Curve, draw_curves, escape};
-use crate::data::{CLASS_NAMES, N_CLASSES};
+use crate::data::Description;
+use crate::run::Summary;
 use crate::train::EpochRecord;
-use crate::train::run::Summary;
 
 /// One run of a comparison.
 #[derive(Clone, Debug)]
 pub struct Compared {
     /// Name of the run.
     pub name: String,
+    /// The images and classes that it was trained on.
+    pub description: Description,
     /// Its summary.
     pub summary: Summary,
     /// Its epochs.
@@ -120,16 +122,17 @@ pub fn comparison_page(runs: &[Compared]) -> Result<String, ReportError> {
     page.svg(&draw_curves("Accuracy", "accuracy", &accuracy)?, "Accuracy per epoch");
     page.html("</div>");
     let with_metrics: Vec<&Compared> = runs.iter().filter(|run| run.metrics.is_some()).collect();
-    if with_metrics.len() >= 2 {
+    if let [first, _, ..] = with_metrics[..] {
         page.section("classes", "Classes");
         page.text("Recall: the fraction of the images of a class that are classified correctly.");
         let head: Vec<&str> = std::iter::once("Class").chain(with_metrics.iter().map(|r| r.name.as_str())).collect();
         let recall = |run: &Compared, class: usize| run.metrics.as_ref().map_or(0.0, |m| m.classes[class].recall);
         let row = |class: usize| {
             let values = with_metrics.iter().map(|run| format!("{:.3}", recall(run, class)));
-            std::iter::once(CLASS_NAMES[class].to_string()).chain(values).collect()
+            std::iter::once(first.description.class_name(class).to_string()).chain(values).collect()
         };
-        page.table("Recall per class", &head, &(0..N_CLASSES).map(row).collect::<Vec<Vec<String>>>());
+        let rows: Vec<Vec<String>> = (0..first.description.classes()).map(row).collect();
+        page.table("Recall per class", &head, &rows);
     }
     Ok(page.finish())
 }

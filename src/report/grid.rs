@@ -6,13 +6,11 @@
 use super::ReportError;
 use super::canvas::{MAX_PIXELS, Picture, Rect, Rgb};
 use super::text::Typesetter;
-use crate::data::{IMAGE_SIDE, PIXELS};
+use crate::data::Description;
 
 /// Side in pixels of the square that represents one pixel of an image.
 pub const PIXEL_SCALE: u32 = 6;
 
-/// Side of a drawn image in pixels.
-const IMAGE: u32 = IMAGE_SIDE as u32 * PIXEL_SCALE;
 /// Width of the frame around an image.
 const FRAME: u32 = 1;
 /// Width of the frame around a misclassified image, which is recognisable without colour.
@@ -72,7 +70,7 @@ impl Tone {
 /// One image of a grid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GridItem<'a> {
-    /// `[28, 28]`: 0 is drawn white, 255 black.
+    /// `[H, W]`: 0 is drawn white, 255 black.
     pub image: &'a [u8],
     /// The text below the image.
     pub caption: String,
@@ -91,16 +89,24 @@ pub fn prediction_caption(predicted: &str, probability: f32, original: &str) -> 
     format!("{predicted} {:2.0}% ({original})", probability * 100.0)
 }
 
-/// Draws images row by row, `columns` per row (fewer if there are fewer images), below the title if there is one.
+/// Draws grey images of a data set row by row, `columns` per row (fewer if there are fewer images), below the title if there is
+/// one. The description of the data set says how large they are.
 ///
 /// # Errors
-/// No images, no columns, an image that is not 28 x 28 bytes, or more than 2^28 pixels in total.
-pub fn draw_grid(items: &[GridItem<'_>], columns: usize, title: Option<&str>) -> Result<Picture, ReportError> {
-    check(items, columns)?;
+/// No images, no columns, an image of another size, or more than 2^28 pixels in total.
+pub fn draw_grid(
+    items: &[GridItem<'_>],
+    columns: usize,
+    title: Option<&str>,
+    description: &Description,
+) -> Result<Picture, ReportError> {
+    let [height, width] = [description.height(), description.width()];
+    check(items, columns, [height, width])?;
     let typesetter = Typesetter::new(CAPTION_EM);
     let captions: Vec<Vec<String>> =
         items.iter().map(|item| typesetter.lines(&item.caption, MAX_CAPTION_WIDTH as f32, MAX_CAPTION_LINES)).collect();
-    let layout = Layout::new(&captions, &typesetter, columns.min(items.len()));
+    let scaled = [height, width].map(|side| side as u32 * PIXEL_SCALE);
+    let layout = Layout::new(scaled, &captions, &typesetter, columns.min(items.len()));
     let heading = Heading::new(title, layout.inner_width);
     let layout = layout.below(&heading);
     let (width, height) = (layout.width(), layout.height());
@@ -112,26 +118,28 @@ pub fn draw_grid(items: &[GridItem<'_>], columns: usize, title: Option<&str>) ->
     let mut picture = Picture::white(width as u32, height as u32);
     heading.draw(&mut picture);
     for (i, (item, caption)) in items.iter().zip(&captions).enumerate() {
-        draw_item(&mut picture, item, caption, &typesetter, layout.cell(i));
+        draw_item(&mut picture, item, caption, &typesetter, &layout, i);
     }
     Ok(picture)
 }
 
-fn check(items: &[GridItem<'_>], columns: usize) -> Result<(), ReportError> {
+fn check(items: &[GridItem<'_>], columns: usize, [height, width]: [usize; 2]) -> Result<(), ReportError> {
     if items.is_empty() {
         return Err(ReportError::NoImages);
     }
     if columns == 0 {
         return Err(ReportError::NoColumns { n_items: items.len() });
     }
-    match items.iter().position(|item| item.image.len() != PIXELS) {
-        Some(index) => Err(ReportError::ImageLength { index, found: items[index].image.len() }),
+    match items.iter().position(|item| item.image.len() != height * width) {
+        Some(index) => Err(ReportError::ImageLength { index, found: items[index].image.len(), height, width }),
         None => Ok(()),
     }
 }
 
 /// The positions of the cells.
 struct Layout {
+    /// Height and width of a drawn image in pixels.
+    image: [u32; 2],
     columns: usize,
     rows: usize,
     cell_width: u32,
@@ -142,15 +150,16 @@ struct Layout {
 }
 
 impl Layout {
-    fn new(captions: &[Vec<String>], typesetter: &Typesetter, columns: usize) -> Self {
+    fn new(image: [u32; 2], captions: &[Vec<String>], typesetter: &Typesetter, columns: usize) -> Self {
         let n_lines = captions.iter().map(Vec::len).max().unwrap_or(0) as u32;
-        let framed = IMAGE + 2 * FRAME_WRONG;
-        let cell_width = framed.max(ink_width(typesetter, captions.iter().flatten()));
+        let [framed_height, framed_width] = image.map(|side| side + 2 * FRAME_WRONG);
+        let cell_width = framed_width.max(ink_width(typesetter, captions.iter().flatten()));
         Self {
+            image,
             columns,
             rows: captions.len().div_ceil(columns),
             cell_width,
-            cell_height: framed + CAPTION_GAP + n_lines * typesetter.line_height(),
+            cell_height: framed_height + CAPTION_GAP + n_lines * typesetter.line_height(),
             inner_width: span(columns, cell_width, GUTTER_X),
             heading_height: 0,
         }
@@ -227,20 +236,30 @@ impl Heading {
     }
 }
 
-fn draw_item(picture: &mut Picture, item: &GridItem<'_>, caption: &[String], typesetter: &Typesetter, cell: Rect) {
-    let left = cell.left + (cell.width - IMAGE) / 2;
-    let image = Rect { left, top: cell.top + FRAME_WRONG, width: IMAGE, height: IMAGE };
+/// Draws item `i` into its cell.
+fn draw_item(
+    picture: &mut Picture,
+    item: &GridItem<'_>,
+    caption: &[String],
+    typesetter: &Typesetter,
+    layout: &Layout,
+    i: usize,
+) {
+    let (cell, [height, width]) = (layout.cell(i), layout.image);
+    let left = cell.left + (cell.width - width) / 2;
+    let image = Rect { left, top: cell.top + FRAME_WRONG, width, height };
     let (frame, colour) = item.tone.frame();
     picture.fill(image.grown(frame), colour);
     draw_image(picture, item.image, image);
-    let below = FRAME_WRONG + IMAGE + FRAME_WRONG + CAPTION_GAP;
+    let below = FRAME_WRONG + height + FRAME_WRONG + CAPTION_GAP;
     draw_lines(picture, caption, typesetter, Rect { top: cell.top + below, ..cell }, item.tone.text());
 }
 
 /// Draws every pixel as a square.
 fn draw_image(picture: &mut Picture, image: &[u8], area: Rect) {
-    for (i, &value) in image.iter().enumerate() {
-        let (row, column) = ((i / IMAGE_SIDE) as u32, (i % IMAGE_SIDE) as u32);
+    let columns = area.width / PIXEL_SCALE;
+    for (i, &value) in (0..).zip(image) {
+        let (row, column) = (i / columns, i % columns);
         let left = area.left + column * PIXEL_SCALE;
         let top = area.top + row * PIXEL_SCALE;
         picture.fill(Rect { left, top, width: PIXEL_SCALE, height: PIXEL_SCALE }, [255 - value; 3]);

@@ -3,9 +3,9 @@
 use super::ReportError;
 use super::canvas::Picture;
 use super::tiles::{Sheet, Tile, draw_tiles};
-use crate::data::{CLASS_NAMES, IMAGE_SIDE, N_CLASSES, PIXELS};
-use crate::model::{Layer, Model, ModelError};
-use crate::train::{EngineError, ReferenceEngine};
+use crate::data::Description;
+use crate::engine::{EngineError, ReferenceEngine};
+use crate::model::{Layer, LayerShape, Model, ModelError, Source};
 use thiserror::Error;
 
 /// A visualisation of a layer.
@@ -35,18 +35,25 @@ pub enum MapsError {
     Picture(#[from] ReportError),
 }
 
-/// Draws the weights that are applied to the pixels: each filter of the first layer if it is a convolution, or the weights of each unit
-/// of the first dense layer as an image. Returns `None` if another layer comes first.
+/// Draws the weights that are applied to the pixels: those of the first convolution or dense layer that reads the image. Each filter,
+/// or the weights of each unit, is an image. Returns `None` if only other layers read the image, or it has several channels.
 ///
 /// # Errors
 /// The model cannot be built, or the image cannot be drawn.
 pub fn filters(model: &Model, parameters: &[Vec<f32>]) -> Result<Option<LayerPicture>, MapsError> {
     let shapes = model.shapes()?;
-    let first = shapes.iter().find(|shape| !matches!(shape.layer, Layer::Flatten));
-    let (Some(shape), Some(weights)) = (first, parameters.first()) else { return Ok(None) };
+    let reads_pixels = |shape: &LayerShape| {
+        matches!(shape.layer, Layer::Conv2d { .. } | Layer::Dense { .. }) && is_image(&shapes, shape.sources[0])
+    };
+    let Some(first) = shapes.iter().position(reads_pixels) else { return Ok(None) };
+    let shape = &shapes[first];
+    // Its weight comes after the parameters of the layers before it.
+    let before: usize = shapes[..first].iter().map(|shape| shape.parameters().len()).sum();
+    let Some(weights) = parameters.get(before) else { return Ok(None) };
+    let [height, width, 1] = model.input else { return Ok(None) };
     let (size, n) = match &shape.layer {
         Layer::Conv2d { kernel_size, filters, .. } => ([kernel_size.0, kernel_size.1], *filters),
-        Layer::Dense { units, .. } => ([IMAGE_SIDE, IMAGE_SIDE], *units),
+        Layer::Dense { units, .. } => ([height, width], *units),
         _ => return Ok(None),
     };
     let largest = largest(weights);
@@ -72,17 +79,31 @@ pub fn filters(model: &Model, parameters: &[Vec<f32>]) -> Result<Option<LayerPic
     Ok(Some(LayerPicture { layer: shape.name.clone(), title, description, picture }))
 }
 
-/// Draws the image `[28, 28]` and the output of each layer, computed by the plain loops: one tile per channel.
+/// Whether a value is the image, flattened or not.
+fn is_image(shapes: &[LayerShape], source: Source) -> bool {
+    match source {
+        Source::Image => true,
+        Source::Layer(i) => shapes[i].layer == Layer::Flatten && is_image(shapes, shapes[i].sources[0]),
+    }
+}
+
+/// Draws an image and the output of each layer, computed by the plain loops: one tile per channel.
 ///
 /// # Errors
 /// The model cannot be built or evaluated, or an image cannot be drawn.
-pub fn feature_maps(model: &Model, parameters: &[Vec<f32>], image: &[u8]) -> Result<Vec<LayerPicture>, MapsError> {
+pub fn feature_maps(
+    model: &Model,
+    parameters: &[Vec<f32>],
+    image: &[u8],
+    description: &Description,
+) -> Result<Vec<LayerPicture>, MapsError> {
     let (outputs, probabilities) = ReferenceEngine::<f32>::layer_outputs(model, parameters, image)?;
     let shapes = model.shapes()?;
-    let input = Tile::ink(&image[..PIXELS], IMAGE_SIDE, "");
+    let [height, width] = [description.height(), description.width()];
+    let input = Tile::ink(&image[..height * width], width, "");
     let mut pictures = vec![LayerPicture {
         layer: "input".to_string(),
-        title: "input: 28 x 28 pixels".to_string(),
+        title: format!("input: {height} x {width} pixels"),
         description: "The input of the network.".to_string(),
         picture: draw_tiles(&[input], Sheet { columns: 1, tile: [169, 169], title: "" })?,
     }];
@@ -107,7 +128,7 @@ pub fn feature_maps(model: &Model, parameters: &[Vec<f32>], image: &[u8]) -> Res
                 let (values, largest) = if is_last { (&probabilities, 1.0) } else { (output, largest(output)) };
                 let tile = |i: usize| Tile {
                     caption: if is_last {
-                        format!("{} {:.0} %", CLASS_NAMES[i % N_CLASSES], 100.0 * values[i])
+                        format!("{} {:.0} %", description.class_name(i), 100.0 * values[i])
                     } else {
                         String::new()
                     },
@@ -131,7 +152,7 @@ pub fn feature_maps(model: &Model, parameters: &[Vec<f32>], image: &[u8]) -> Res
             description: if is_last {
                 let listed: Vec<String> = probabilities
                     .iter()
-                    .zip(CLASS_NAMES)
+                    .zip(description.class_names)
                     .map(|(p, name)| format!("{name} {:.1} %", 100.0 * p))
                     .collect();
                 format!("Probabilities: {}.", listed.join(", "))

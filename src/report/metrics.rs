@@ -1,6 +1,6 @@
 //! Quality of a classifier's predictions: accuracy, confusion matrix, precision and recall, calibration, worst mistakes.
 
-use crate::data::{CLASS_NAMES, N_CLASSES, Split};
+use crate::data::{Description, Split};
 use serde::{Deserialize, Serialize};
 
 /// Metrics over a test set.
@@ -15,7 +15,7 @@ pub struct Metrics {
     /// Mean cross-entropy, computed from the single-precision probabilities.
     pub loss: f64,
     /// `confusion[original][predicted]`: numbers of images.
-    pub confusion: [[u64; N_CLASSES]; N_CLASSES],
+    pub confusion: Vec<Vec<u64>>,
     /// Metrics of each class.
     pub classes: Vec<ClassMetrics>,
     /// Mean of the classes' F1 scores.
@@ -80,36 +80,42 @@ pub struct Mistake {
 const N_MISTAKES: usize = 15;
 
 impl Metrics {
-    /// Parses the bytes of a `report.json`.
+    /// Parses the bytes of a `report.json` of a run with these classes.
     ///
     /// # Errors
-    /// They are not valid metrics of [`N_CLASSES`] classes.
-    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+    /// They are not valid metrics of as many classes.
+    pub fn parse(bytes: &[u8], description: &Description) -> Result<Self, String> {
         let metrics: Metrics = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-        match metrics.classes.len() {
-            N_CLASSES => Ok(metrics),
-            n => Err(format!("it has metrics of {n} classes, expected {N_CLASSES}")),
+        let (n, expected) = (metrics.classes.len(), description.classes());
+        if n != expected {
+            return Err(format!("it has metrics of {n} classes, expected {expected}"));
         }
+        let confusion = &metrics.confusion;
+        if confusion.len() != expected || confusion.iter().any(|row| row.len() != expected) {
+            return Err(format!("its confusion matrix is not {expected} x {expected}"));
+        }
+        Ok(metrics)
     }
 
-    /// Computes the metrics of `probabilities`, `[n, 10]`, for the `n` images of `split`.
+    /// Computes the metrics of `probabilities`, `[n, classes]`, for the `n` images of `split`.
     ///
     /// # Panics
     /// Panics if the lengths do not match or there are no images, which is a bug in the caller.
-    pub fn new(split: &Split, probabilities: &[f32]) -> Metrics {
-        let n = split.len();
-        assert!(n > 0 && probabilities.len() == n * N_CLASSES, "{n} images, {} probabilities", probabilities.len());
-        let rows: Vec<&[f32]> = probabilities.chunks_exact(N_CLASSES).collect();
+    pub fn new(split: &Split, probabilities: &[f32], description: &Description) -> Metrics {
+        let (n, n_classes) = (split.len(), description.classes());
+        assert!(n > 0 && probabilities.len() == n * n_classes, "{n} images, {} probabilities", probabilities.len());
+        let rows: Vec<&[f32]> = probabilities.chunks_exact(n_classes).collect();
         let predicted: Vec<usize> = rows.iter().map(|row| argmax(row)).collect();
         let label = |i: usize| usize::from(split.labels[i]);
-        let mut confusion = [[0u64; N_CLASSES]; N_CLASSES];
+        let mut confusion = vec![vec![0u64; n_classes]; n_classes];
         for (i, &class) in predicted.iter().enumerate() {
             confusion[label(i)][class] += 1;
         }
-        let n_right: u64 = (0..N_CLASSES).map(|class| confusion[class][class]).sum();
+        let n_right: u64 = (0..n_classes).map(|class| confusion[class][class]).sum();
         // A probability that was rounded to zero counts as the smallest positive normal number.
         let loss = |i: usize| -f64::from(rows[i][label(i)].max(f32::MIN_POSITIVE)).ln();
-        let classes: Vec<ClassMetrics> = (0..N_CLASSES).map(|class| ClassMetrics::new(class, &confusion)).collect();
+        let of_class = |class| ClassMetrics::new(class, &confusion, description);
+        let classes: Vec<ClassMetrics> = (0..n_classes).map(of_class).collect();
         let bins = bins(&rows, &predicted, split);
         let gap = |bin: &Bin| bin.images as f64 * (bin.accuracy - bin.confidence).abs();
         let mut wrong: Vec<usize> = (0..n).filter(|&i| predicted[i] != label(i)).collect();
@@ -125,9 +131,9 @@ impl Metrics {
             accuracy: n_right as f64 / n as f64,
             accuracy_95: wilson_95(n_right, n as u64),
             loss: (0..n).map(loss).sum::<f64>() / n as f64,
-            confusion,
-            macro_f1: classes.iter().map(|class| class.f1).sum::<f64>() / N_CLASSES as f64,
+            macro_f1: classes.iter().map(|class| class.f1).sum::<f64>() / n_classes as f64,
             classes,
+            confusion,
             ece: bins.iter().map(gap).sum::<f64>() / n as f64,
             bins,
             right: (0..n).map(|i| if predicted[i] == label(i) { '1' } else { '0' }).collect(),
@@ -137,13 +143,13 @@ impl Metrics {
 }
 
 impl ClassMetrics {
-    fn new(class: usize, confusion: &[[u64; N_CLASSES]; N_CLASSES]) -> Self {
+    fn new(class: usize, confusion: &[Vec<u64>], description: &Description) -> Self {
         let right = confusion[class][class];
         let given: u64 = confusion.iter().map(|row| row[class]).sum();
         let support: u64 = confusion[class].iter().sum();
         let share = |of: u64| if of == 0 { 0.0 } else { right as f64 / of as f64 };
         let f1 = if given + support == 0 { 0.0 } else { 2.0 * right as f64 / (given + support) as f64 };
-        let class = CLASS_NAMES[class].to_string();
+        let class = description.class_name(class).to_string();
         ClassMetrics { class, precision: share(given), recall: share(support), f1, support }
     }
 }

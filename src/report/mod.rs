@@ -23,7 +23,6 @@ pub use grid::{GridItem, PIXEL_SCALE, Tone, columns_for, draw_grid, prediction_c
 pub use roofline::{Roofline, RooflinePoint, draw_roofline};
 pub use tiles::{Sheet, Tile, draw_tiles};
 
-use crate::data::{IMAGE_SIDE, PIXELS};
 use thiserror::Error;
 
 /// Why an image could not be drawn or encoded.
@@ -39,15 +38,20 @@ pub enum ReportError {
         /// Number of images.
         n_items: usize,
     },
-    /// An image that is not 28 x 28 bytes.
+    /// An image of another size than those of the data set, or with several bytes per pixel.
     #[error(
-        "image {index} of the grid has {found} bytes; expected {PIXELS} ({IMAGE_SIDE} x {IMAGE_SIDE}, one byte per pixel)"
+        "image {index} of the grid has {found} bytes; expected {} ({height} x {width}, one byte per pixel)",
+        height * width
     )]
     ImageLength {
         /// Index of the image, from 0.
         index: usize,
         /// Number of bytes.
         found: usize,
+        /// Rows of an image of the data set.
+        height: usize,
+        /// Columns of an image of the data set.
+        width: usize,
     },
     /// More pixels than the limit.
     #[error(

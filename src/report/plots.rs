@@ -4,7 +4,7 @@
 
 use super::ReportError;
 use super::metrics::Bin;
-use crate::data::{CLASS_NAMES, N_CLASSES};
+use crate::data::Description;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -122,17 +122,17 @@ pub fn draw_curves(title: &str, quantity: &str, curves: &[Curve]) -> Result<Stri
 ///
 /// # Errors
 /// The plot library reports an error.
-pub fn draw_confusion(confusion: &[[u64; N_CLASSES]; N_CLASSES]) -> Result<String, ReportError> {
+pub fn draw_confusion(confusion: &[Vec<u64>], description: &Description) -> Result<String, ReportError> {
     const CELL: i32 = 46;
     const LEFT: i32 = 108;
     const TOP: i32 = 124;
-    let side = CELL * N_CLASSES as i32;
+    let side = CELL * description.classes() as i32;
     let svg = with_svg(((LEFT + side + 20) as u32, (TOP + side + 20) as u32), |root| {
         root.draw(&Text::new("Confusion matrix: rows are original, columns predicted", (20, 12), text(TITLE, &INK)))?;
         for (i, row) in (0..).zip(confusion) {
             let total: u64 = row.iter().sum();
             let y = TOP + CELL * i;
-            let name = CLASS_NAMES[i as usize];
+            let name = description.class_name(i as usize);
             root.draw(&Text::new(name, (LEFT - 8, y + CELL / 2), anchored(&INK, HPos::Right, VPos::Center)))?;
             let turned = ("sans-serif", 1.24 * TEXT).into_font().transform(FontTransform::Rotate270).color(&INK);
             let turned = turned.pos(Pos::new(HPos::Left, VPos::Center));
@@ -152,10 +152,10 @@ pub fn draw_confusion(confusion: &[[u64; N_CLASSES]; N_CLASSES]) -> Result<Strin
         }
         Ok(())
     })?;
-    let row = |(i, row): (usize, &[u64; N_CLASSES])| {
+    let row = |(i, row): (usize, &Vec<u64>)| {
         let cells = row.iter().enumerate().filter(|(_, count)| **count > 0);
-        let cells: Vec<String> = cells.map(|(j, count)| format!("{count} as {}", CLASS_NAMES[j])).collect();
-        format!("{}: {}", CLASS_NAMES[i], cells.join(", "))
+        let cells: Vec<String> = cells.map(|(j, count)| format!("{count} as {}", description.class_name(j))).collect();
+        format!("{}: {}", description.class_name(i), cells.join(", "))
     };
     let text: Vec<String> = confusion.iter().enumerate().map(row).collect();
     Ok(described(&svg, "Confusion matrix", &text.join(". ")))

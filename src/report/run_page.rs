@@ -1,14 +1,17 @@
 //! `report.html`: the metrics and plots of a run, its mistakes, and how to reproduce it.
+//!
+//! Above 500 lines: one section of the page after the other, in the order in which they are read.
 
 use super::maps::LayerPicture;
 use super::metrics::Metrics;
 use super::page::{Page, escape_lines, grouped};
 use super::plots::{Curve, draw_bars, draw_calibration, draw_confusion, draw_curves, escape};
 use super::{GridItem, ReportError, Tone, columns_for, draw_grid, prediction_caption};
-use crate::data::{CLASS_NAMES, DatasetKind, N_CLASSES, Split};
+use crate::data::{DatasetKind, Description, Split};
+use crate::engine::{KernelTimes, Optimizer};
+use crate::run::{RunConfig, Summary};
 use crate::text::count;
-use crate::train::run::{RunConfig, Summary};
-use crate::train::{EpochRecord, KernelTimes, Optimizer};
+use crate::train::EpochRecord;
 
 /// The data of a report.
 #[derive(Clone, Debug)]
@@ -27,9 +30,11 @@ pub struct Report<'a> {
     pub layers: &'a str,
     /// The data set that was evaluated.
     pub dataset: DatasetKind,
+    /// What its images look like, and what they show.
+    pub description: &'a Description,
     /// Its test images.
     pub test: &'a Split,
-    /// Their probabilities, `[n, 10]`.
+    /// Their probabilities, `[n, classes]`.
     pub probabilities: &'a [f32],
     /// The metrics of these probabilities.
     pub metrics: &'a Metrics,
@@ -62,7 +67,7 @@ pub fn report_files(report: &Report<'_>) -> Result<Vec<File>, ReportError> {
     let mut files = Vec::new();
     let mut keep = |name: &str, bytes: &[u8]| files.push(File { name: name.to_string(), bytes: bytes.to_vec() });
     let [loss_svg, accuracy_svg] = learning_curves(report)?;
-    let confusion_svg = draw_confusion(&report.metrics.confusion)?;
+    let confusion_svg = draw_confusion(&report.metrics.confusion, report.description)?;
     let calibration_svg = draw_calibration(&report.metrics.bins, report.metrics.ece)?;
     keep("loss.svg", loss_svg.as_bytes());
     keep("accuracy.svg", accuracy_svg.as_bytes());
@@ -222,27 +227,29 @@ fn curves_section(page: &mut Page, report: &Report<'_>, loss: &str, accuracy: &s
 
 fn confusion_section(page: &mut Page, report: &Report<'_>, svg: &str) {
     page.section("confusion", "Confusion matrix");
-    page.text(&worst_pair(report.metrics));
+    page.text(&worst_pair(report));
     page.svg(svg, "Confusion matrix");
-    let head: Vec<&str> = std::iter::once("Original").chain(CLASS_NAMES).collect();
-    let row = |(i, row): (usize, &[u64; N_CLASSES])| {
-        std::iter::once(CLASS_NAMES[i].to_string()).chain(row.iter().map(ToString::to_string)).collect()
+    let names = || (0..report.description.classes()).map(|class| report.description.class_name(class));
+    let head: Vec<&str> = std::iter::once("Original").chain(names()).collect();
+    let row = |(name, row): (&str, &Vec<u64>)| {
+        std::iter::once(name.to_string()).chain(row.iter().map(ToString::to_string)).collect()
     };
-    let rows: Vec<Vec<String>> = report.metrics.confusion.iter().enumerate().map(row).collect();
+    let rows: Vec<Vec<String>> = names().zip(&report.metrics.confusion).map(row).collect();
     page.details("Show as a table", |page| {
         page.table("Rows are original classes, columns predicted classes", &head, &rows)
     });
 }
 
 /// Names the two classes that are most often confused.
-fn worst_pair(metrics: &Metrics) -> String {
+fn worst_pair(report: &Report<'_>) -> String {
+    let Report { metrics, description, .. } = report;
     let both = |a: usize, b: usize| metrics.confusion[a][b] + metrics.confusion[b][a];
-    let pairs = (0..N_CLASSES).flat_map(|a| (0..a).map(move |b| (b, a)));
+    let pairs = (0..description.classes()).flat_map(|a| (0..a).map(move |b| (b, a)));
     match pairs.max_by_key(|&(a, b)| both(a, b)).filter(|&(a, b)| both(a, b) > 0) {
         Some((a, b)) => format!(
             "Most often confused: {} and {}, {} times in {} images.",
-            CLASS_NAMES[a],
-            CLASS_NAMES[b],
+            description.class_name(a),
+            description.class_name(b),
             both(a, b),
             grouped(metrics.images as u64)
         ),
@@ -259,7 +266,7 @@ fn classes_section(page: &mut Page, report: &Report<'_>) {
     };
     let mut rows: Vec<Vec<String>> = report.metrics.classes.iter().map(row).collect();
     let mean = |of: fn(&super::metrics::ClassMetrics) -> f64| {
-        format!("{:.3}", report.metrics.classes.iter().map(of).sum::<f64>() / N_CLASSES as f64)
+        format!("{:.3}", report.metrics.classes.iter().map(of).sum::<f64>() / report.metrics.classes.len() as f64)
     };
     let means = [mean(|c| c.precision), mean(|c| c.recall), mean(|c| c.f1)];
     rows.push(
@@ -277,22 +284,24 @@ fn mistakes_section(page: &mut Page, report: &Report<'_>, png: Option<&[u8]>) {
     page.text(
         "The wrong predictions with the highest confidence. Some of these images have questionable labels; judge for yourself.",
     );
+    let name = |class: usize| report.description.class_name(class);
     let listed = report.metrics.mistakes.iter().map(|m| {
-        let (class, label) = (CLASS_NAMES[m.predicted], CLASS_NAMES[m.label]);
+        let (class, label) = (name(m.predicted), name(m.label));
         format!("image {}: {class} {:.1} %, original {label}", m.index, 100.0 * m.probabilities[m.predicted])
     });
     page.png(png, "Worst mistakes", &listed.collect::<Vec<_>>().join("; "));
     let row = |m: &super::metrics::Mistake| {
         let percent = |class: usize| format!("{:.1} %", 100.0 * m.probabilities[class]);
-        let mut order: Vec<usize> = (0..N_CLASSES).filter(|&c| c != m.predicted && c != m.label).collect();
+        let mut order: Vec<usize> = (0..m.probabilities.len()).filter(|&c| c != m.predicted && c != m.label).collect();
         order.sort_by(|&a, &b| m.probabilities[b].total_cmp(&m.probabilities[a]));
         vec![
             m.index.to_string(),
-            CLASS_NAMES[m.label].to_string(),
+            name(m.label).to_string(),
             percent(m.label),
-            CLASS_NAMES[m.predicted].to_string(),
+            name(m.predicted).to_string(),
             percent(m.predicted),
-            format!("{} {}", CLASS_NAMES[order[0]], percent(order[0])),
+            // Of two classes, no other is left.
+            order.first().map_or("–".to_string(), |&next| format!("{} {}", name(next), percent(next))),
         ]
     };
     let rows: Vec<Vec<String>> = report.metrics.mistakes.iter().map(row).collect();
@@ -301,46 +310,53 @@ fn mistakes_section(page: &mut Page, report: &Report<'_>, png: Option<&[u8]>) {
 }
 
 fn mistakes_png(report: &Report<'_>) -> Result<Option<Vec<u8>>, ReportError> {
+    let name = |class: usize| report.description.class_name(class);
     let items: Vec<GridItem<'_>> = report
         .metrics
         .mistakes
         .iter()
         .map(|m| GridItem {
             image: report.test.image(m.index),
-            caption: prediction_caption(CLASS_NAMES[m.predicted], m.probabilities[m.predicted], CLASS_NAMES[m.label]),
+            caption: prediction_caption(name(m.predicted), m.probabilities[m.predicted], name(m.label)),
             tone: Tone::Wrong,
         })
         .collect();
-    if items.is_empty() { Ok(None) } else { draw_grid(&items, 5, None)?.encode_png().map(Some) }
+    if items.is_empty() {
+        return Ok(None);
+    }
+    draw_grid(&items, 5, None, report.description)?.encode_png().map(Some)
 }
 
 /// Draws the article's grid: the first 25 test images.
 fn grid_png(report: &Report<'_>) -> Result<Vec<u8>, ReportError> {
+    let name = |class: usize| report.description.class_name(class);
     let items: Vec<GridItem<'_>> = (0..report.test.len().min(25))
         .map(|i| {
             let (predicted, probability, label) = first_choice(report, i);
             GridItem {
                 image: report.test.image(i),
-                caption: prediction_caption(CLASS_NAMES[predicted], probability, CLASS_NAMES[label]),
+                caption: prediction_caption(name(predicted), probability, name(label)),
                 tone: if predicted == label { Tone::Right } else { Tone::Wrong },
             }
         })
         .collect();
-    draw_grid(&items, columns_for(items.len()), None)?.encode_png()
+    draw_grid(&items, columns_for(items.len()), None, report.description)?.encode_png()
 }
 
 fn grid_text(report: &Report<'_>) -> String {
+    let name = |class: usize| report.description.class_name(class);
     let one = |i: usize| {
         let (predicted, probability, label) = first_choice(report, i);
         let verdict = if predicted == label { "correct" } else { "wrong" };
-        format!("{} {:.0} % ({}), {verdict}", CLASS_NAMES[predicted], 100.0 * probability, CLASS_NAMES[label])
+        format!("{} {:.0} % ({}), {verdict}", name(predicted), 100.0 * probability, name(label))
     };
     (0..report.test.len().min(25)).map(one).collect::<Vec<_>>().join("; ")
 }
 
 /// Returns the predicted class, its probability and the original class.
 fn first_choice(report: &Report<'_>, i: usize) -> (usize, f32, usize) {
-    let row = &report.probabilities[i * N_CLASSES..(i + 1) * N_CLASSES];
+    let classes = report.description.classes();
+    let row = &report.probabilities[i * classes..(i + 1) * classes];
     let predicted = super::metrics::argmax(row);
     (predicted, row[predicted], usize::from(report.test.labels[i]))
 }
@@ -407,7 +423,7 @@ fn times_section(page: &mut Page, report: &Report<'_>, svg: Option<&str>) {
         if times.clock == "one thread" { "bench" } else { "profile" }
     ));
     page.svg(svg, "Kernel times");
-    let row = |k: &crate::train::KernelTime| {
+    let row = |k: &crate::engine::KernelTime| {
         vec![
             k.kernel.clone(),
             k.calls.to_string(),

@@ -1,4 +1,7 @@
-//! Compares kernels with their CPU mirrors; used by `fmnist-gpu selftest` and the tests.
+//! Compares kernels with their CPU mirrors; used by `fmnist-gpu selftest` and the tests. Each operation has a row in
+//! [`OPS`] and a file with its proofs: that of the kernels (`verify`, `selftest`), that of the loops of the native engine
+//! (`native`) and that of the mirrors' gradients (`gradients`). [`native`] and [`gradients`] have what the latter two
+//! share.
 //!
 //! - Outputs are filled with NaN before each dispatch, so that a cell that is not written is detected.
 //! - Each output is followed by guard cells, which must keep their pattern.
@@ -7,11 +10,26 @@
 //!   for any order of summation.
 //! - Comparisons are written so that NaN is a failure.
 
+pub mod adam;
+pub mod add;
+pub mod batch_gather;
+pub mod batchnorm;
+pub mod bias;
 mod compare;
+pub mod conv2d;
+pub mod dense;
+pub mod gelu;
 pub mod gradients;
 pub mod native;
+pub mod non_finite;
+pub mod pool2d;
+pub mod relu;
+pub mod sgd;
+pub mod softmax_xent;
+mod table;
 
 pub use compare::{Comparison, compare, compare_exact};
+pub use table::{Entry, OPS, Op};
 
 use crate::gpu::{Element, Gpu, GpuError, Guard, PlanBuilder, Tensor};
 use crate::ops::{Form, SharedTiles};
@@ -63,6 +81,22 @@ impl Verdict {
     /// Whether there was at least one comparison and all of them passed.
     pub fn passed(&self) -> bool {
         self.comparisons > 0 && self.failures.is_empty()
+    }
+
+    /// Returns the verdict of one comparison.
+    fn of(kernel: &'static str, case: &str, elements: usize, comparison: &Comparison) -> Verdict {
+        let failure = (!comparison.passed()).then(|| format!("{case}: {comparison}"));
+        let (worst_ratio, failures) = (comparison.worst_ratio, failure.into_iter().collect());
+        Verdict { kernel, comparisons: 1, elements, worst_ratio, failures }
+    }
+
+    /// Adds this to `verdicts`, which has one per kernel.
+    fn add_to(self, verdicts: &mut Vec<Verdict>) {
+        let Some(same) = verdicts.iter_mut().find(|v| v.kernel == self.kernel) else { return verdicts.push(self) };
+        same.comparisons += self.comparisons;
+        same.elements += self.elements;
+        same.worst_ratio = same.worst_ratio.max(self.worst_ratio);
+        same.failures.extend(self.failures);
     }
 }
 
@@ -156,33 +190,6 @@ impl<'g> Verifier<'g> {
     /// Returns the verdicts so far, one per kernel, in the order in which kernels were first compared.
     pub fn verdicts(&self) -> &[Verdict] {
         &self.verdicts
-    }
-
-    fn record(
-        &mut self,
-        kernel: &'static str,
-        comparisons: usize,
-        elements: usize,
-        worst_ratio: f64,
-        failure: Option<String>,
-    ) {
-        let verdict = match self.verdicts.iter().position(|v| v.kernel == kernel) {
-            Some(index) => &mut self.verdicts[index],
-            None => {
-                self.verdicts.push(Verdict {
-                    kernel,
-                    comparisons: 0,
-                    elements: 0,
-                    worst_ratio: 0.0,
-                    failures: Vec::new(),
-                });
-                self.verdicts.last_mut().expect("a verdict was pushed just now")
-            }
-        };
-        verdict.comparisons += comparisons;
-        verdict.elements += elements;
-        verdict.worst_ratio = verdict.worst_ratio.max(worst_ratio);
-        verdict.failures.extend(failure);
     }
 }
 
@@ -302,13 +309,11 @@ impl<'g> Run<'_, 'g> {
         log::debug!("{kernel}, {case}: {:.2} s to compile and run", self.started.elapsed().as_secs_f64());
         for (tensor, expected, bound) in outputs {
             let result = compare(&gpu.read(tensor)?, expected, bound);
-            let failure = (!result.passed()).then(|| format!("{case}: {result}"));
-            self.verifier.record(kernel, 1, expected.len(), result.worst_ratio, failure);
+            Verdict::of(kernel, case, expected.len(), &result).add_to(&mut self.verifier.verdicts);
         }
         for (tensor, expected) in exact {
             let result = compare_exact(&gpu.read_u32(tensor)?, expected);
-            let failure = (!result.passed()).then(|| format!("{case}: {result}"));
-            self.verifier.record(kernel, 1, expected.len(), result.worst_ratio, failure);
+            Verdict::of(kernel, case, expected.len(), &result).add_to(&mut self.verifier.verdicts);
         }
         for (whole, len) in &watched {
             let words = gpu.read_words(whole)?;
@@ -316,7 +321,9 @@ impl<'g> Run<'_, 'g> {
                 let name = whole.name();
                 let failure =
                     format!("{case}: wrote past the end of `{name}` of {}, at {}", count(*len, "element"), len + at);
-                self.verifier.record(kernel, 0, 0, f64::INFINITY, Some(failure));
+                let (worst_ratio, failures) = (f64::INFINITY, vec![failure]);
+                Verdict { kernel, comparisons: 0, elements: 0, worst_ratio, failures }
+                    .add_to(&mut self.verifier.verdicts);
             }
         }
         Ok(())

@@ -1,11 +1,14 @@
 """Checks an exported PyTorch file: the printed module loads it, and its predictions agree. Also saves the weights under PyTorch's
-default names, in four types, for the test of `import`."""
+default names, in four types, for the test of `import`, and lists the names that a layer must not have."""
 
 import json
+import keyword
+import pathlib
+import re
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from common import CLASS_NAMES, compare, main, require, run_lines
 
@@ -23,13 +26,17 @@ def check():
         compare(lambda x: net(torch.tensor(x.tolist()).permute(0, 3, 1, 2)).softmax(1).tolist())
 
     # Names like those of torch.nn.Sequential: numbers with gaps.
-    layers = sorted({name.rsplit(".", 1)[0] for name in net.state_dict()}, key=list(dict(net.named_children())).index)
-    state = load_file("model.torch.safetensors")
     for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
-        renamed = {
-            f"{3 * i}.{role}": state[f"{layer}.{role}"].to(dtype) for i, layer in enumerate(layers) for role in ("weight", "bias")
-        }
+        renamed = {}
+        for i, module in enumerate(net.children()):
+            for role, tensor in module.state_dict().items():
+                # PyTorch also saves how many batches a normalization has seen, as an integer.
+                renamed[f"{3 * i}.{role}"] = tensor.to(dtype) if tensor.is_floating_point() else tensor
         save_file(renamed, f"sequential.{str(dtype).removeprefix('torch.')}.safetensors")
+
+    names = [*dir(torch.nn.Module()), *keyword.kwlist]
+    reserved = [name for name in names if re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name)]
+    pathlib.Path("reserved.txt").write_text("\n".join(reserved), encoding="utf-8")
 
 
 main(check)

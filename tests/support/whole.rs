@@ -3,12 +3,12 @@
 use super::broken_off::outcome;
 use super::program::Place;
 use fmnist_gpu::model::weights;
-use fmnist_gpu::tensorboard::{Content, EventError, ReadEvent, read_events};
-use fmnist_gpu::train::EpochRecord;
-use fmnist_gpu::train::checkpoint::{Checkpoint, FOLDER};
-use fmnist_gpu::train::run::{
+use fmnist_gpu::run::checkpoint::{Checkpoint, FOLDER};
+use fmnist_gpu::run::{
     BEST_FILE, CONFIG_FILE, HISTORY_FILE, MODEL_FILE, RunConfig, SUMMARY_FILE, Summary, parse_history,
 };
+use fmnist_gpu::tensorboard::{Content, EventError, ReadEvent, read_events};
+use fmnist_gpu::train::EpochRecord;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,11 +1,11 @@
 //! What is reported when training cannot continue.
 
 use crate::cli::{number, shell_quoted};
+use fmnist_gpu::engine::{EngineError, GpuEngine, NonFinite, Optimizer};
 use fmnist_gpu::files::ShownPath;
 use fmnist_gpu::gpu::{Gpu, GpuError};
 use fmnist_gpu::model::Model;
-use fmnist_gpu::train::run_folder::RunFolder;
-use fmnist_gpu::train::{EngineError, GpuEngine, NonFinite, Optimizer};
+use fmnist_gpu::run::folder::RunFolder;
 
 /// The error of the device in an error, or in what caused it.
 pub(super) fn gpu_error(error: &anyhow::Error) -> Option<&GpuError> {

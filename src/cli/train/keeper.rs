@@ -3,13 +3,14 @@
 use super::TrainArgs;
 use crate::cli::{terminal, with_causes};
 use anyhow::{Context, Result, bail};
+use fmnist_gpu::engine::Engine;
 use fmnist_gpu::files::{ShownPath, write_whole};
 use fmnist_gpu::model::weights;
+use fmnist_gpu::run::checkpoint::Checkpoint;
+use fmnist_gpu::run::folder::RunFolder;
+use fmnist_gpu::run::{RunConfig, TENSORBOARD_FOLDER};
 use fmnist_gpu::tensorboard::TrainingEvents;
-use fmnist_gpu::train::checkpoint::Checkpoint;
-use fmnist_gpu::train::run::{RunConfig, TENSORBOARD_FOLDER};
-use fmnist_gpu::train::run_folder::RunFolder;
-use fmnist_gpu::train::{Engine, EpochRecord, Position};
+use fmnist_gpu::train::{EpochRecord, Position};
 use std::collections::BTreeMap;
 
 /// Writes what must not be lost while training runs: weights and checkpoints first, then what is only told. Each thing fails by itself. A

@@ -16,16 +16,14 @@ use super::{
 };
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use fmnist_gpu::data::{CLASS_NAMES, Dataset, N_CLASSES};
+use fmnist_gpu::data::Dataset;
+use fmnist_gpu::engine::{Engine, EngineError, GpuEngine, NativeEngine, ReferenceEngine, Totals};
 use fmnist_gpu::files::ShownPath;
 use fmnist_gpu::gpu::{GpuError, Tiling};
 use fmnist_gpu::model::{initial_parameters, summary};
-use fmnist_gpu::train::run::{MAX_BATCH_SIZE, MAX_EPOCHS, RunConfig, Summary};
-use fmnist_gpu::train::run_folder::RunFolder;
-use fmnist_gpu::train::{
-    Engine, EngineError, Event, GpuEngine, NativeEngine, Outcome, Position, ReferenceEngine, Totals, TrainOptions,
-    Trained, train,
-};
+use fmnist_gpu::run::folder::RunFolder;
+use fmnist_gpu::run::{MAX_BATCH_SIZE, MAX_EPOCHS, RunConfig, Summary};
+use fmnist_gpu::train::{Event, Outcome, Position, TrainOptions, Trained, train};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -365,6 +363,7 @@ fn run_once(
             summary: Some(&summary),
             history,
             dataset: dataset.kind,
+            description: &dataset.description,
             test: &dataset.test,
             probabilities: &report::probabilities(&mut *engine, &dataset.test, interrupt)?,
             image: 0,
@@ -407,13 +406,14 @@ fn summarise(config: &RunConfig, trained: &Trained, weights: &[Vec<f32>], test: 
 
 /// The article's two images with their names, as PNG: 25 training images with their classes, 25 test images with predictions.
 fn draw_pictures(dataset: &Dataset, engine: &mut dyn Engine) -> Result<[(&'static str, Vec<u8>); 2]> {
+    let description = &dataset.description;
     let n_samples = dataset.train.len().min(25);
     let indices: Vec<usize> = (0..dataset.test.len().min(25)).collect();
     let images: Vec<u8> = indices.iter().flat_map(|&i| dataset.test.image(i)).copied().collect();
     let probabilities = engine.predict(&images, &mut |_| ControlFlow::Continue(()))?;
     Ok([
-        ("samples.png", picture::samples_png(&dataset.train, n_samples)?),
-        ("predictions.png", picture::predictions_png(&dataset.test, &indices, &probabilities)?),
+        ("samples.png", picture::samples_png(&dataset.train, n_samples, description)?),
+        ("predictions.png", picture::predictions_png(&dataset.test, &indices, &probabilities, description)?),
     ])
 }
 
@@ -433,11 +433,14 @@ fn conclude(
         let row = engine
             .predict(dataset.test.image(0), &mut |_| ControlFlow::Continue(()))
             .context("predicting the first test image")?;
-        let (predicted, original) = (picture::argmax(&row[..N_CLASSES]), usize::from(dataset.test.labels[0]));
+        let (predicted, original) = (picture::argmax(&row), usize::from(dataset.test.labels[0]));
+        let name = |class: usize| dataset.description.class_name(class);
         terminal::print(&format!(
             "Test loss {loss:.4}, test accuracy {accuracy:.4} (dataset: {})\n\
              First test image: original class {original} ({}), predicted class {predicted} ({})",
-            summary.dataset, CLASS_NAMES[original], CLASS_NAMES[predicted]
+            summary.dataset,
+            name(original),
+            name(predicted)
         ));
     } else {
         terminal::print(&format!(

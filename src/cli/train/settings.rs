@@ -3,14 +3,14 @@
 use super::{OptimizerName, TrainArgs};
 use crate::cli::{Global, counted, number, shell_quoted, terminal};
 use anyhow::{Result, bail};
+use fmnist_gpu::engine::Optimizer;
 use fmnist_gpu::files::ShownPath;
 use fmnist_gpu::model::Model;
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
-use fmnist_gpu::train::Optimizer;
-use fmnist_gpu::train::checkpoint::{self, Checkpoint};
-use fmnist_gpu::train::run::{CONFIG_FILE, Run, RunConfig};
-use fmnist_gpu::train::run_folder::RunFolder;
+use fmnist_gpu::run::checkpoint::{self, Checkpoint};
+use fmnist_gpu::run::folder::RunFolder;
+use fmnist_gpu::run::{CONFIG_FILE, Run, RunConfig};
 use std::fmt::Display as Shown;
 use std::time::Duration;
 

@@ -1,9 +1,10 @@
 //! A split on the GPU, and the submission of its batches: many steps per submission, two submissions in flight, none too long.
 
-use super::engine::{EngineError, Epoch, NonFinite, OnProgress, Totals, check_order, check_split};
-use crate::data::{PIXELS, Split};
+use crate::data::Split;
+use crate::engine::{EngineError, Epoch, NonFinite, OnProgress, Totals, check_order, check_split, pixels};
 use crate::gpu::timing::Timings;
 use crate::gpu::{Element, Gpu, Plan, PlanBuilder, Readback, Submission, Tensor};
+use crate::model::Model;
 use crate::ops::batch_gather::{self, BatchGatherDims, pack_bytes};
 use crate::ops::non_finite::{self, NOTHING_FOUND};
 use crate::ops::softmax_xent::BatchTotals;
@@ -25,12 +26,7 @@ const IN_FLIGHT: usize = 2;
 #[derive(Debug)]
 pub(super) struct Batches {
     pub(super) plan: Plan,
-    batch_size: usize,
-    samples: usize,
-    pub(super) order: Tensor,
-    pub(super) progress: Tensor,
-    batch_loss: Tensor,
-    batch_correct: Tensor,
+    pub(super) feed: Feed,
     readbacks: Vec<Readback>,
     /// Steps in the next submission, from the duration of the previous ones.
     steps: usize,
@@ -44,6 +40,7 @@ pub(super) struct Batches {
 }
 
 /// The tensors of a split on the GPU, and of the batch that is taken from it.
+#[derive(Debug)]
 pub(super) struct Feed {
     dims: BatchGatherDims,
     images: Tensor,
@@ -56,18 +53,28 @@ pub(super) struct Feed {
 }
 
 impl Feed {
-    pub(super) fn new(gpu: &Gpu, name: &str, split: &Split, batch_size: usize) -> Result<Self, EngineError> {
-        let samples = split.len();
+    pub(super) fn new(
+        gpu: &Gpu,
+        name: &str,
+        split: &Split,
+        model: &Model,
+        batch_size: usize,
+    ) -> Result<Self, EngineError> {
+        let (samples, pixels) = (split.len(), pixels(model));
         // The kernels index by labels without checks.
-        check_split(split)?;
+        check_split(split, model)?;
+        if !pixels.is_multiple_of(4) {
+            let reason = format!("an image has {pixels} values, and on a GPU it must be a multiple of four");
+            return Err(EngineError::Samples { reason });
+        }
         let batches = samples.div_ceil(batch_size);
         let tensor = |part: &str, len: usize, element| gpu.tensor(&format!("{name}.{part}"), &[len], element);
-        let images = tensor("images", samples * PIXELS / 4, Element::U32)?;
+        let images = tensor("images", samples * pixels / 4, Element::U32)?;
         gpu.write_bytes(&images, &split.images);
         let labels =
             gpu.tensor_from_u32(&format!("{name}.labels"), &[samples.div_ceil(4)], &pack_bytes(&split.labels))?;
         Ok(Feed {
-            dims: BatchGatherDims { n: batch_size, pixels: PIXELS, samples },
+            dims: BatchGatherDims { n: batch_size, pixels, samples },
             images,
             labels,
             order: tensor("order", samples, Element::U32)?,
@@ -93,12 +100,7 @@ impl Feed {
         let readbacks = (0..IN_FLIGHT).map(|_| Readback::new(gpu, "metrics", room)).collect::<Result<Vec<_>, _>>()?;
         Ok(Batches {
             plan,
-            batch_size: self.dims.n,
-            samples: self.dims.samples,
-            order: self.order,
-            progress: self.progress,
-            batch_loss: self.batch_loss,
-            batch_correct: self.batch_correct,
+            feed: self,
             readbacks,
             steps: 1,
             host: (Duration::ZERO, 0),
@@ -119,15 +121,15 @@ impl Batches {
         on_progress: OnProgress<'_>,
     ) -> Result<Totals, EngineError> {
         // The kernels index by the order without checks.
-        check_order(order, self.samples)?;
-        if order.len() > self.order.len() {
+        check_order(order, self.feed.dims.samples)?;
+        if order.len() > self.feed.order.len() {
             let reason =
-                format!("the order has {} samples, but there is only room for {}", order.len(), self.order.len());
+                format!("the order has {} samples, but there is only room for {}", order.len(), self.feed.order.len());
             return Err(EngineError::Samples { reason });
         }
-        gpu.write_u32(&self.order, order);
-        gpu.write_u32(&self.progress, &[done.batches as u32, order.len() as u32]);
-        let n_batches = order.len().div_ceil(self.batch_size);
+        gpu.write_u32(&self.feed.order, order);
+        gpu.write_u32(&self.feed.progress, &[done.batches as u32, order.len() as u32]);
+        let n_batches = order.len().div_ceil(self.feed.dims.n);
         let mut totals = done;
         let mut submitted = done.batches;
         let mut in_flight: VecDeque<(Submission, Readback, usize)> = VecDeque::new();
@@ -145,8 +147,8 @@ impl Batches {
                 } else {
                     gpu.encode(&mut encoder, "steps", &self.plan, steps);
                 }
-                let loss = self.batch_loss.slice("batch_loss", submitted, &[steps]);
-                let correct = self.batch_correct.slice("batch_correct", submitted, &[steps]);
+                let loss = self.feed.batch_loss.slice("batch_loss", submitted, &[steps]);
+                let correct = self.feed.batch_correct.slice("batch_correct", submitted, &[steps]);
                 readback.record(&mut encoder, &[&loss, &correct]);
                 let commands = encoder.finish();
                 let recorded = begin.elapsed();
@@ -164,8 +166,8 @@ impl Batches {
             self.readbacks.push(readback);
             let (loss, correct) = words.split_at(steps);
             for (loss, correct) in loss.iter().zip(correct) {
-                let done = totals.batches * self.batch_size;
-                let samples = self.batch_size.min(order.len() - done);
+                let done = totals.batches * self.feed.dims.n;
+                let samples = self.feed.dims.n.min(order.len() - done);
                 totals.add(f64::from(f32::from_bits(*loss)), u64::from(*correct), samples);
             }
             let elapsed = last.elapsed();
@@ -188,26 +190,33 @@ impl Batches {
 
     /// Processes one batch to warm up and `rounds` more, and times each dispatch.
     pub(super) fn time(&self, gpu: &Gpu, rounds: usize) -> Result<Timings, EngineError> {
-        let batches = self.order.len().div_ceil(self.batch_size);
+        let batches = self.feed.order.len().div_ceil(self.feed.dims.n);
         if rounds >= batches {
             let reason =
                 format!("timing needs {} batches, including one to warm up, but there are only {batches}", rounds + 1);
             return Err(EngineError::Samples { reason });
         }
-        let samples = self.order.len().min((rounds + 1) * self.batch_size) as u32;
-        gpu.write_u32(&self.order.slice("order", 0, &[samples as usize]), &(0..samples).collect::<Vec<_>>());
-        gpu.write_u32(&self.progress, &[0, samples]);
+        let samples = self.feed.order.len().min((rounds + 1) * self.feed.dims.n) as u32;
+        gpu.write_u32(&self.feed.order.slice("order", 0, &[samples as usize]), &(0..samples).collect::<Vec<_>>());
+        gpu.write_u32(&self.feed.progress, &[0, samples]);
         Ok(Timings::measure(gpu, &self.plan, rounds)?)
     }
 
-    /// Repeats the batches of `epoch` up to `last` (counted from 1), one by one, and searches everything that the dispatches write.
+    /// The number of images of a batch.
+    pub(super) fn batch_size(&self) -> usize {
+        self.feed.dims.n
+    }
+
+    /// Repeats the batches of `epoch` up to `last` (counted from 1), one by one, by a plan that keeps everything that it computes, and
+    /// searches all of it.
     pub(super) fn find_non_finite(
         &self,
         gpu: &Gpu,
+        plan: &Plan,
         epoch: &Epoch,
         last: usize,
     ) -> Result<Option<NonFinite>, EngineError> {
-        let written: Vec<_> = self.plan.written().collect();
+        let written: Vec<_> = plan.written().collect();
         let parts: Vec<_> = (0..written.len()).map(|i| (format!("{i}"), vec![2])).collect();
         let (_, found) = gpu.arena("found", Element::U32, &parts)?;
         let mut search = PlanBuilder::new(gpu);
@@ -216,18 +225,18 @@ impl Batches {
             gpu.write_u32(found, &NOTHING_FOUND);
         }
         let search = search.finish()?;
-        gpu.write_u32(&self.order, &epoch.order);
-        gpu.write_u32(&self.progress, &[epoch.done.batches as u32, epoch.order.len() as u32]);
+        gpu.write_u32(&self.feed.order, &epoch.order);
+        gpu.write_u32(&self.feed.progress, &[epoch.done.batches as u32, epoch.order.len() as u32]);
         // The only tensor that a step does not overwrite completely; it still contains the losses of the failed attempt.
-        gpu.write(&self.batch_loss, &vec![0.0; self.batch_loss.len()]);
+        gpu.write(&self.feed.batch_loss, &vec![0.0; self.feed.batch_loss.len()]);
         let mut readback = Readback::new(gpu, "found", 2 * found.len())?;
         for step in epoch.done.batches + 1..=last {
             let mut encoder = gpu.encoder("searched step");
             if self.in_pieces {
-                encoder = gpu.submit_all_but_last(encoder, &self.plan)?;
+                encoder = gpu.submit_all_but_last(encoder, plan)?;
                 encoder = gpu.submit_all_but_last(encoder, &search)?;
             } else {
-                gpu.encode(&mut encoder, "step", &self.plan, 1);
+                gpu.encode(&mut encoder, "step", plan, 1);
                 gpu.encode(&mut encoder, "search", &search, 1);
             }
             readback.record(&mut encoder, &found.iter().collect::<Vec<_>>());

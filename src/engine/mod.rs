@@ -1,8 +1,20 @@
-//! The interface between the trainer and what computes: training, evaluation, prediction, parameters.
+//! The engines, and the interface through which the trainer drives them: training, evaluation, prediction, parameters.
 
-use crate::data::{PIXELS, Split};
+mod gpu;
+mod kernel_times;
+mod native;
+mod reference;
+mod steps;
+
+pub use gpu::{Evaluator, GpuEngine, TileChoices, autotune};
+pub use kernel_times::{KernelTime, KernelTimes};
+pub use native::NativeEngine;
+pub use reference::{Batch, Pass, ReferenceEngine};
+
+use crate::data::Split;
 use crate::gpu::GpuError;
-use crate::model::{ModelError, N_CLASSES};
+use crate::lower::LowerError;
+use crate::model::{Model, ModelError, Parameter};
 use crate::ops::adam::AdamConfig;
 use crate::ops::sgd::SgdConfig;
 use serde::{Deserialize, Serialize};
@@ -84,6 +96,15 @@ pub enum EngineError {
     },
 }
 
+impl From<LowerError> for EngineError {
+    fn from(error: LowerError) -> Self {
+        match error {
+            LowerError::Model(error) => EngineError::Model(error),
+            LowerError::Batch { layer, batch, reason } => EngineError::Batch { layer, batch_size: batch, reason },
+        }
+    }
+}
+
 /// An optimizer with its settings.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "lowercase")]
@@ -128,7 +149,7 @@ pub struct Epoch {
 pub struct State {
     /// The parameters in the order of [`crate::model::Model::parameters`].
     pub parameters: Vec<Vec<f32>>,
-    /// What the optimizer keeps for each parameter: one list per name of [`Optimizer::slots`].
+    /// What the optimizer keeps for each trained parameter: one list per name of [`Optimizer::slots`].
     pub slots: Vec<Vec<Vec<f32>>>,
 }
 
@@ -186,19 +207,21 @@ impl State {
         self.parameters.iter().chain(self.slots.iter().flatten()).flatten().all(|value| value.is_finite())
     }
 
-    /// Checks that every tensor has the length that the model and the optimizer need.
+    /// Checks that every tensor has the length that the model's parameters and the optimizer need.
     ///
     /// # Errors
     /// A tensor has another length.
-    pub fn check(&self, lengths: &[usize], slots: &[&str]) -> Result<(), EngineError> {
+    pub fn check(&self, parameters: &[Parameter], slots: &[&str]) -> Result<(), EngineError> {
         let fail = |reason| Err(EngineError::State { reason });
         if self.slots.len() != slots.len() {
             return fail(format!("{} kinds of optimizer state, expected: {}", self.slots.len(), slots.join(", ")));
         }
-        let kinds = std::iter::once(("parameters", &self.parameters)).chain(slots.iter().copied().zip(&self.slots));
-        for (kind, tensors) in kinds {
+        let lengths: Vec<usize> = parameters.iter().map(Parameter::len).collect();
+        let trained = only_trained(parameters, &lengths);
+        let kinds = slots.iter().copied().zip(&self.slots).map(|(kind, tensors)| (kind, tensors, &trained));
+        for (kind, tensors, lengths) in std::iter::once(("parameters", &self.parameters, &lengths)).chain(kinds) {
             let found: Vec<usize> = tensors.iter().map(Vec::len).collect();
-            if found != lengths {
+            if found != *lengths {
                 return fail(format!("{kind} have the lengths {found:?}, expected: {lengths:?}"));
             }
         }
@@ -206,18 +229,37 @@ impl State {
     }
 }
 
-/// Checks that a split has a label for each image, and that each label is a class.
+/// Returns what belongs to the trained ones among the parameters.
+fn only_trained<T: Clone>(parameters: &[Parameter], values: &[T]) -> Vec<T> {
+    let trained = parameters.iter().zip(values).filter(|(parameter, _)| parameter.role.is_trained());
+    trained.map(|(_, value)| value.clone()).collect()
+}
+
+/// Returns one list for each parameter from those of the trained ones: empty for the others.
+fn for_all(parameters: &[Parameter], trained: &[Vec<f32>]) -> Vec<Vec<f32>> {
+    let mut trained = trained.iter();
+    let mut next = || trained.next().cloned().unwrap_or_default();
+    parameters.iter().map(|parameter| if parameter.role.is_trained() { next() } else { Vec::new() }).collect()
+}
+
+/// Returns the number of bytes of an image.
+fn pixels(model: &Model) -> usize {
+    model.input.iter().product()
+}
+
+/// Checks that a split has a label for each image, that each label is a class, and that the images have the size that the model reads.
 ///
 /// # Errors
 /// They do not match, or a label is not a class.
-pub(super) fn check_split(split: &Split) -> Result<(), EngineError> {
+fn check_split(split: &Split, model: &Model) -> Result<(), EngineError> {
     let samples = split.len();
-    if split.images.len() != samples * PIXELS {
+    if split.images.len() != samples * pixels(model) {
         let reason = format!("{} bytes of images for {samples} labels", split.images.len());
         return Err(EngineError::Samples { reason });
     }
-    if let Some(i) = split.labels.iter().position(|&label| usize::from(label) >= N_CLASSES) {
-        let reason = format!("sample {i} has the label {}, but the largest is {}", split.labels[i], N_CLASSES - 1);
+    let classes = model.classes();
+    if let Some(i) = split.labels.iter().position(|&label| usize::from(label) >= classes) {
+        let reason = format!("sample {i} has the label {}, but the largest is {}", split.labels[i], classes - 1);
         return Err(EngineError::Samples { reason });
     }
     Ok(())
@@ -227,7 +269,7 @@ pub(super) fn check_split(split: &Split) -> Result<(), EngineError> {
 ///
 /// # Errors
 /// It names a sample that does not exist.
-pub(super) fn check_order(order: &[u32], samples: usize) -> Result<(), EngineError> {
+fn check_order(order: &[u32], samples: usize) -> Result<(), EngineError> {
     match order.iter().find(|&&index| index as usize >= samples) {
         Some(index) => Err(EngineError::Samples {
             reason: format!("the order names sample {index}, but there are only {samples}"),
@@ -254,7 +296,7 @@ pub trait Engine: std::fmt::Debug {
     /// The split is invalid, or the device failed.
     fn evaluate(&mut self, split: &Split, on_progress: OnProgress<'_>) -> Result<Totals, EngineError>;
 
-    /// Returns the probabilities `[n, 10]` of `n` images of 784 bytes each.
+    /// Returns the probabilities `[n, classes]` of `n` images, one byte for each value.
     ///
     /// Calls `on_progress` several times per second with the number of images done so far, the last time with all of them. On
     /// `Break` it returns the probabilities of those images only.

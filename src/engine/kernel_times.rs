@@ -1,9 +1,7 @@
 //! The duration of each kernel of a training step, for reports.
 
-use super::engine::{EngineError, Optimizer};
-use super::gpu_engine::GpuEngine;
-use super::native_engine::NativeEngine;
-use crate::data::{PIXELS, Split};
+use super::{EngineError, GpuEngine, NativeEngine, Optimizer, pixels};
+use crate::data::Split;
 use crate::gpu::Gpu;
 use crate::gpu::timing::Clock;
 use crate::model::{Model, initial_parameters};
@@ -53,7 +51,7 @@ impl KernelTimes {
         tiles: SharedTiles,
     ) -> Result<KernelTimes, EngineError> {
         let samples = (STEPS + 2) * batch_size;
-        let split = Split { images: vec![0; samples * PIXELS], labels: vec![0; samples] };
+        let split = Split { images: vec![0; samples * pixels(model)], labels: vec![0; samples] };
         let initial = initial_parameters(&model.parameters()?, 0);
         let mut engine = GpuEngine::with_tiles(gpu, model, &initial, &split, batch_size, optimizer, tiles)?;
         let timings = engine.time_step(STEPS)?;

@@ -1,12 +1,13 @@
 //! The work that the threads of the native engine divide among them: first the rows of a batch, then the parameters.
 
-use super::engine::{EngineError, Optimizer};
-use super::native_network::{NativeNetwork, Owned, Rows, Weights, zeros};
-use crate::cpu::softmax_xent::{SoftmaxXentDims, softmax_xent_backward_x, softmax_xent_forward};
-use crate::data::{PIXELS, Split};
-use crate::model::N_CLASSES;
+use super::program::{NativeProgram, Owned, Rows, Shared, zeros};
+use crate::data::Split;
+use crate::engine::steps::Answers;
+use crate::engine::{EngineError, Optimizer};
+use crate::model::Parameter;
 use crate::native::conv2d::{Packed, Scratch};
 use crate::native::{Aligned, adam, batch_gather, sgd};
+use std::ops::Range;
 
 /// The tensors of a batch.
 #[derive(Debug)]
@@ -37,15 +38,16 @@ pub(super) struct Slice<'a> {
     pub(super) w: &'a mut [f32],
     pub(super) g: &'a mut [f32],
     pub(super) slots: [&'a mut [f32]; 2],
-    pub(super) packed: Option<&'a mut Packed>,
+    /// The convolution whose filter it is, with the filter in the forms that the loops use.
+    pub(super) packed: Option<(usize, &'a mut Packed)>,
 }
 
 impl Batch {
-    pub(super) fn new(network: &NativeNetwork, n: usize, groups: Option<usize>) -> Result<Self, EngineError> {
+    pub(super) fn new(program: &NativeProgram, n: usize, groups: usize) -> Result<Self, EngineError> {
         Ok(Batch {
-            tensors: network.tensors(n, groups)?,
+            tensors: program.tensors(n, groups)?,
             labels: zeros(n)?,
-            probabilities: zeros(n * N_CLASSES)?,
+            probabilities: zeros(n * program.program().classes)?,
             loss: zeros(n)?,
             correct: zeros(n)?,
         })
@@ -54,18 +56,18 @@ impl Batch {
     /// Divides the samples `order` into shares of `rows`, in groups of `group`.
     pub(super) fn split<'a>(
         &'a mut self,
-        network: &NativeNetwork,
+        program: &NativeProgram,
         order: &'a [u32],
         rows: usize,
         group: usize,
     ) -> impl Iterator<Item = Share<'a>> {
-        let n = order.len();
-        let tensors = network.split(&mut self.tensors, n, rows, group);
-        let labels = self.labels[..n].chunks_mut(rows).zip(self.probabilities.chunks_mut(rows * N_CLASSES));
+        let (n, classes) = (order.len(), program.program().classes);
+        let tensors = program.split(&mut self.tensors, n, rows, group);
+        let labels = self.labels[..n].chunks_mut(rows).zip(self.probabilities.chunks_mut(rows * classes));
         let results = self.loss[..n].chunks_mut(rows).zip(self.correct[..n].chunks_mut(rows));
         let shares = order.chunks(rows).zip(tensors).zip(labels).zip(results);
-        shares.map(|(((order, rows), (labels, probabilities)), (loss, correct))| {
-            let probabilities = &mut probabilities[..order.len() * N_CLASSES];
+        shares.map(move |(((order, rows), (labels, probabilities)), (loss, correct))| {
+            let probabilities = &mut probabilities[..order.len() * classes];
             Share { order, rows, labels, probabilities, loss, correct }
         })
     }
@@ -80,7 +82,7 @@ impl Slice<'_> {
     /// Computes the gradient over `n` rows in groups of `group`, and makes one step of the optimizer.
     pub(super) fn update(
         self,
-        network: &NativeNetwork,
+        program: &NativeProgram,
         tensors: &Owned,
         n: usize,
         group: usize,
@@ -88,67 +90,47 @@ impl Slice<'_> {
         step_size: f32,
     ) {
         let Slice { index, first, w, g, slots: [m, v], packed } = self;
-        network.gradient(index, first, n, group, tensors, g);
+        program.gradient(index, first, n, group, tensors, g);
         match optimizer {
             Optimizer::Adam(config) => adam::adam_step(config, step_size, g, w, m, v),
             Optimizer::Sgd(config) => sgd::sgd_step(config.momentum, step_size, g, w, m),
         }
-        if let Some(packed) = packed {
-            network.pack_one(index, w, packed);
+        if let Some((conv, packed)) = packed {
+            program.pack(conv, w, packed);
         }
     }
 }
 
 impl Share<'_> {
-    /// Computes probabilities, losses and correct predictions from the samples.
-    pub(super) fn forward(
+    /// Takes the images and labels of its samples.
+    pub(super) fn gather(&mut self, split: &Split, program: &NativeProgram) {
+        let x = program.images(&mut self.rows);
+        let pixels = x.len() / self.order.len();
+        batch_gather::batch_gather(pixels, &split.images, &split.labels, self.order, x, self.labels);
+    }
+
+    /// Runs some steps of the program, in groups of `group` rows. The loss is the mean over the `n_valid` rows of all shares.
+    pub(super) fn run(
         &mut self,
-        split: &Split,
-        network: &NativeNetwork,
-        weights: Weights<'_>,
-        scratch: &mut Scratch,
-    ) {
-        self.gather(split);
-        network.forward(weights, self.order.len(), &mut self.rows, scratch);
-        self.loss();
-    }
-
-    pub(super) fn gather(&mut self, split: &Split) {
-        let x = &mut *self.rows.outputs[0];
-        batch_gather::batch_gather(PIXELS, &split.images, &split.labels, self.order, x, self.labels);
-    }
-
-    pub(super) fn loss(&mut self) {
-        let n = self.order.len();
-        let d = SoftmaxXentDims { n, c: N_CLASSES };
-        let logits = self.rows.outputs.last().expect("there is at least the input");
-        softmax_xent_forward(&d, logits, self.labels, self.probabilities, self.loss, self.correct);
-    }
-
-    /// Computes the gradients of the loss, which is the mean over the `n_valid` rows of all shares.
-    pub(super) fn backward(
-        &mut self,
-        network: &NativeNetwork,
-        weights: Weights<'_>,
+        program: &NativeProgram,
+        steps: Range<usize>,
+        shared: Shared<'_>,
         n_valid: usize,
         group: usize,
         scratch: &mut Scratch,
     ) {
-        self.loss_backward(n_valid);
-        network.backward(weights, self.order.len(), group, &mut self.rows, scratch);
-    }
-
-    pub(super) fn loss_backward(&mut self, n_valid: usize) {
-        let d = SoftmaxXentDims { n: self.order.len(), c: N_CLASSES };
-        let logits = self.rows.outputs.last().expect("there is at least the input");
-        let dlogits = self.rows.gradients.last_mut().expect("there are as many gradients as outputs");
-        softmax_xent_backward_x(&d, logits, self.labels, n_valid, dlogits);
+        let Share { order, rows, labels, probabilities, loss, correct } = self;
+        let mut answers = Answers { labels, n_valid, probabilities, loss, correct };
+        for i in steps {
+            program.run_rows(i, order.len(), group, shared, rows, scratch, &mut answers);
+        }
     }
 }
 
-/// Divides all parameters into slices for the threads; filters first, because they take longest.
+/// Divides all trained parameters into slices for the threads; filters first, because they take longest.
 pub(super) fn slices<'a>(
-    network: &NativeNetwork,
+    program: &NativeProgram,
+    described: &[Parameter],
     parameters: &'a mut [Aligned<f32>],
     gradients: &'a mut [Aligned<f32>],
     slots: &'a mut [Vec<Aligned<f32>>],
@@ -160,14 +142,19 @@ pub(super) fn slices<'a>(
     };
     let mut packed: Vec<Option<&mut Packed>> = packed.iter_mut().map(Some).collect();
     let mut slices = Vec::with_capacity(128);
-    for ((index, len), (w, g)) in network.slice_lens().into_iter().enumerate().zip(parameters.iter_mut().zip(gradients))
-    {
+    let both = parameters.iter_mut().zip(gradients);
+    for ((index, parameter), (w, g)) in described.iter().enumerate().zip(both) {
         let next = |slot: &mut Option<std::slice::IterMut<'a, Aligned<f32>>>| {
             slot.as_mut().and_then(Iterator::next).map_or(&mut [][..], |values| &mut **values)
         };
         let (m, v) = (next(&mut m), next(&mut v));
+        if !parameter.role.is_trained() {
+            continue;
+        }
+        let len = slice_len(&parameter.shape);
         let mut of_m = m.chunks_mut(len);
         let mut of_v = v.chunks_mut(len);
+        let conv = program.conv_of_parameter(index);
         for (i, (w, g)) in w.chunks_mut(len).zip(g.chunks_mut(len)).enumerate() {
             slices.push(Slice {
                 index,
@@ -175,9 +162,19 @@ pub(super) fn slices<'a>(
                 w,
                 g,
                 slots: [of_m.next().unwrap_or_default(), of_v.next().unwrap_or_default()],
-                packed: packed[network.step_of_parameter(index)].take(),
+                packed: conv.and_then(|conv| Some((conv, packed[conv].take()?))),
             });
         }
     }
     slices
+}
+
+/// Returns the length of the slices into which the threads divide a parameter: some rows of the weights of a dense layer, everything of
+/// the others.
+fn slice_len(shape: &[usize]) -> usize {
+    const ROWS: usize = 56;
+    match shape {
+        [inputs, outputs] => ROWS.min(*inputs) * outputs,
+        _ => shape.iter().product(),
+    }
 }

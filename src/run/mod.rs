@@ -1,13 +1,16 @@
 //! The files of a run, and how a finished run is read: configuration, weights, history, summary, images.
 
-use super::engine::Optimizer;
-use super::run_folder::finish_replacement;
-use super::trainer::EpochRecord;
+pub mod checkpoint;
+pub mod folder;
+
 use crate::data::DatasetKind;
+use crate::engine::Optimizer;
 use crate::files::{FileError, ShownPath, read_bounded};
 use crate::model::Model;
 use crate::model::weights::{self, WeightsError};
 use crate::ops::SharedTiles;
+use crate::train::EpochRecord;
+use folder::finish_replacement;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use thiserror::Error;

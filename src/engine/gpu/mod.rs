@@ -1,15 +1,23 @@
-//! Training and evaluation on the GPU: a step is one recorded plan, which `gpu_batches.rs` runs over the data.
+//! Training and evaluation on the GPU: a step is one recorded plan, which [`batches`] runs over the data.
 
-use super::engine::{Engine, EngineError, Epoch, NonFinite, OnProgress, Optimizer, State, Totals};
-use super::gpu_batches::{Batches, Feed};
-use super::network::{Arena, Network};
-use crate::data::{PIXELS, Split};
+mod autotune;
+mod batches;
+mod limits;
+mod program;
+
+pub use autotune::{TileChoices, autotune};
+
+use crate::data::Split;
+use crate::engine::steps::OnGpu;
+use crate::engine::{Engine, EngineError, Epoch, NonFinite, OnProgress, Optimizer, State, Totals, pixels};
 use crate::gpu::timing::Timings;
-use crate::gpu::{DispatchInfo, Element, Gpu, PlanBuilder, Tensor};
-use crate::model::{Model, N_CLASSES};
+use crate::gpu::{DispatchInfo, Element, Gpu, Plan, PlanBuilder, Tensor};
+use crate::lower::{Mode, Program, lower};
+use crate::model::{Model, Parameter};
 use crate::ops::adam::AdamTensors;
-use crate::ops::softmax_xent::SoftmaxXentDims;
-use crate::ops::{SharedTiles, adam, sgd, softmax_xent};
+use crate::ops::{SharedTiles, adam, sgd};
+use batches::{Batches, Feed};
+use program::{Arena, GpuFusion};
 use std::ops::ControlFlow;
 
 /// Multiply-adds per evaluated batch: a quarter of a second on an adapter of 10 GFLOP/s, which is 100 times slower than a small GPU.
@@ -21,7 +29,9 @@ const TOUCHED_BATCH: usize = 256;
 #[derive(Debug)]
 pub struct GpuEngine<'g> {
     gpu: &'g Gpu,
-    network: Network,
+    tiles: SharedTiles,
+    model: Model,
+    described: Vec<Parameter>,
     parameters: Arena,
     training: Option<Training>,
 }
@@ -29,10 +39,20 @@ pub struct GpuEngine<'g> {
 #[derive(Debug)]
 struct Training {
     batch: Batches,
+    optimizer: Optimizer,
     step_sizes: Tensor,
     logits: Tensor,
     gradients: Arena,
     slots: Vec<Slot>,
+}
+
+/// What a training step needs besides its program.
+#[derive(Clone, Copy)]
+struct Rest<'a> {
+    optimizer: &'a Optimizer,
+    step_sizes: &'a Tensor,
+    gradients: &'a Arena,
+    slots: &'a [Slot],
 }
 
 /// One kind of optimizer state, such as Adam's first moments.
@@ -85,18 +105,19 @@ impl<'g> GpuEngine<'g> {
     /// # Errors
     /// The model cannot be built, or the device failed.
     pub fn new(gpu: &'g Gpu, model: &Model, parameters: &[Vec<f32>]) -> Result<Self, EngineError> {
-        GpuEngine::with_network(gpu, model, parameters, Network::new(model, SharedTiles::default())?)
+        GpuEngine::untrained(gpu, model, parameters, SharedTiles::default())
     }
 
-    fn with_network(
+    fn untrained(
         gpu: &'g Gpu,
         model: &Model,
         parameters: &[Vec<f32>],
-        network: Network,
+        tiles: SharedTiles,
     ) -> Result<Self, EngineError> {
-        let arena = Arena::new(gpu, "parameters", model)?;
+        let described = model.parameters()?;
+        let arena = Arena::new(gpu, "parameters", &described, true)?;
         arena.write(gpu, parameters);
-        Ok(GpuEngine { gpu, network, parameters: arena, training: None })
+        Ok(GpuEngine { gpu, tiles, model: model.clone(), described, parameters: arena, training: None })
     }
 
     /// Creates an engine that trains the model on `train`.
@@ -127,40 +148,44 @@ impl<'g> GpuEngine<'g> {
         optimizer: &Optimizer,
         tiles: SharedTiles,
     ) -> Result<Self, EngineError> {
-        let mut engine = GpuEngine::with_network(gpu, model, parameters, Network::new(model, tiles)?)?;
-        let n = batch_size;
-        let feed = Feed::new(gpu, "train", train, n)?;
-        let activations = engine.network.activations(gpu, n)?;
-        let gradients = Arena::new(gpu, "gradients", model)?;
-        let dlogits = gpu.tensor("dlogits", &[n, N_CLASSES], Element::F32)?;
-        let step_sizes = gpu.tensor("step_sizes", &[train.len().div_ceil(n)], Element::F32)?;
+        let mut engine = GpuEngine::untrained(gpu, model, parameters, tiles)?;
+        let program = lower(model, Mode::Train, batch_size, &GpuFusion { gpu, tiles })?;
+        log::debug!("a training step:\n{program}");
+        let feed = Feed::new(gpu, "train", train, model, batch_size)?;
+        let described = &engine.described;
+        let gradients = Arena::new(gpu, "gradients", described, false)?;
+        let slot = |&name: &&'static str| Ok(Slot { name, arena: Arena::new(gpu, name, described, false)? });
+        let slots = optimizer.slots().iter().map(slot).collect::<Result<Vec<_>, EngineError>>()?;
+        let tensors = program::tensors(gpu, &program, &engine.parameters, Some(&gradients))?;
+        let logits = tensors[program.logits().0].clone();
+        let step_sizes = gpu.tensor("step_sizes", &[train.len().div_ceil(batch_size)], Element::F32)?;
+        let rest = Rest { optimizer, step_sizes: &step_sizes, gradients: &gradients, slots: &slots };
+        let plan = engine.step(&feed, &program, &tensors, rest)?;
+        log::debug!("a training step has {} dispatches: {}", plan.len(), plan.entries().collect::<Vec<_>>().join(", "));
+        let batch = feed.finish(gpu, plan)?;
+        engine.training = Some(Training { batch, optimizer: *optimizer, step_sizes, logits, gradients, slots });
+        Ok(engine)
+    }
 
-        let mut plan = PlanBuilder::new(gpu);
-        feed.record_gather(&mut plan, &activations.x)?;
-        engine.network.record_forward(&mut plan, n, &engine.parameters, &activations)?;
-        let dims = SoftmaxXentDims { n, c: N_CLASSES };
-        let Feed { batch_labels, progress, .. } = &feed;
-        let logits = &activations.logits;
-        softmax_xent::record_backward_x(&mut plan, &dims, logits, batch_labels, &dlogits, &feed.totals())?;
-        engine.network.record_backward(&mut plan, n, &engine.parameters, &activations, &dlogits, &gradients)?;
-        let (g, w) = (&gradients.whole, &engine.parameters.whole);
-        let slots = optimizer.slots().iter().map(|&name| Ok(Slot { name, arena: Arena::new(gpu, name, model)? }));
-        let slots = slots.collect::<Result<Vec<_>, EngineError>>()?;
-        match (optimizer, &slots[..]) {
+    /// Records a training step: the batch, the program, the optimizer.
+    fn step(&self, feed: &Feed, program: &Program, tensors: &[Tensor], rest: Rest<'_>) -> Result<Plan, EngineError> {
+        let Rest { optimizer, step_sizes, gradients, slots } = rest;
+        let mut plan = PlanBuilder::new(self.gpu);
+        feed.record_gather(&mut plan, &tensors[program.images.0])?;
+        let on = OnGpu { tiles: self.tiles, tensors, labels: &feed.batch_labels, totals: feed.totals() };
+        program::record_all(&mut plan, program, &program.steps, on)?;
+        let (g, w) = (&gradients.whole, &self.parameters.trained(gradients));
+        match (optimizer, slots) {
             (Optimizer::Adam(config), [m, v]) => {
                 let (m, v) = (&m.arena.whole, &v.arena.whole);
-                adam::record(&mut plan, config, &AdamTensors { g, w, m, v, step_sizes: &step_sizes, progress })?;
+                adam::record(&mut plan, config, &AdamTensors { g, w, m, v, step_sizes, progress: &feed.progress })?;
             }
             (Optimizer::Sgd(config), [velocity]) => {
-                sgd::record(&mut plan, config, g, w, &velocity.arena.whole, &step_sizes, progress)?;
+                sgd::record(&mut plan, config, g, w, &velocity.arena.whole, step_sizes, &feed.progress)?;
             }
             (_, slots) => unreachable!("`Optimizer::slots` names {} slots for {optimizer:?}", slots.len()),
         }
-        let plan = plan.finish()?;
-        log::debug!("a training step has {} dispatches: {}", plan.len(), plan.entries().collect::<Vec<_>>().join(", "));
-        let logits = activations.logits;
-        engine.training = Some(Training { batch: feed.finish(gpu, plan)?, step_sizes, logits, gradients, slots });
-        Ok(engine)
+        Ok(plan.finish()?)
     }
 
     /// Compiles the kernels for training `model` in advance, while the data is still being read, so that
@@ -179,7 +204,7 @@ impl<'g> GpuEngine<'g> {
         wanted: &dyn Fn() -> bool,
     ) -> Result<(), EngineError> {
         // No kernel depends on the number of samples: one blank sample needs the same kernels as the whole data set.
-        let blank = Split { images: vec![0; PIXELS], labels: vec![0] };
+        let blank = Split { images: vec![0; pixels(model)], labels: vec![0] };
         let engine = GpuEngine::with_tiles(gpu, model, &[], &blank, batch_size, optimizer, tiles)?;
         // Hardware drivers have compiled by now. Software adapters compile at the first dispatch, but wgpu zeroes the tensors
         // before it, which takes longer than it saves for large batches.
@@ -232,26 +257,34 @@ impl<'g> GpuEngine<'g> {
 
     /// The batch size of evaluation and prediction: large enough to keep the adapter busy, small enough for a CPU's cache, for the time
     /// that a batch may take on the slowest adapter, and for the buffer size that every device supports (128 MiB).
-    fn inference_batch(&self, samples: usize) -> usize {
+    fn inference_batch(&self, samples: usize) -> Result<usize, EngineError> {
         const MAX_VALUES: usize = (96 << 20) / 4;
+        let layers = self.model.graph()?;
+        let widest = layers.iter().map(|layer| layer.output.iter().product()).max().unwrap_or(1);
+        let multiply_adds: usize = layers.iter().map(|layer| layer.multiply_adds).sum();
         let wanted = if self.gpu.is_software() { 128 } else { 2500 };
-        let by_work = EVALUATED_WORK / self.network.multiply_adds().max(1);
-        samples.min(wanted).min((MAX_VALUES / self.network.widest_output()).max(1)).min(by_work.max(1))
+        let by_work = EVALUATED_WORK / multiply_adds.max(1);
+        Ok(samples.min(wanted).min((MAX_VALUES / widest).max(1)).min(by_work.max(1)))
     }
 
     /// Creates the plan that evaluates `split`, and the tensor of its probabilities.
     fn inference(&self, split: &Split, n: usize) -> Result<(Batches, Tensor), EngineError> {
-        let feed = Feed::new(self.gpu, "evaluation", split, n)?;
-        let activations = self.network.activations(self.gpu, n)?;
-        let probabilities = self.gpu.tensor("probabilities", &[n, N_CLASSES], Element::F32)?;
-        let mut plan = PlanBuilder::new(self.gpu);
-        feed.record_gather(&mut plan, &activations.x)?;
-        self.network.record_forward(&mut plan, n, &self.parameters, &activations)?;
-        let dims = SoftmaxXentDims { n, c: N_CLASSES };
-        let (logits, totals) = (&activations.logits, feed.totals());
-        softmax_xent::record_forward(&mut plan, &dims, logits, &feed.batch_labels, &probabilities, &totals)?;
+        let (gpu, tiles) = (self.gpu, self.tiles);
+        let program = lower(&self.model, Mode::Infer, n, &GpuFusion { gpu, tiles })?;
+        let feed = Feed::new(gpu, "evaluation", split, &self.model, n)?;
+        let tensors = program::tensors(gpu, &program, &self.parameters, None)?;
+        let on = OnGpu { tiles, tensors: &tensors, labels: &feed.batch_labels, totals: feed.totals() };
+        if !program.once.is_empty() {
+            let mut once = PlanBuilder::new(gpu);
+            program::record_all(&mut once, &program, &program.once, on)?;
+            gpu.run(&once.finish()?)?;
+        }
+        let mut plan = PlanBuilder::new(gpu);
+        feed.record_gather(&mut plan, &tensors[program.images.0])?;
+        program::record_all(&mut plan, &program, &program.steps, on)?;
+        let probabilities = tensors[program.steps[program.loss()].writes[0].0].clone();
         let plan = plan.finish()?;
-        Ok((feed.finish(self.gpu, plan)?, probabilities))
+        Ok((feed.finish(gpu, plan)?, probabilities))
     }
 }
 
@@ -267,7 +300,7 @@ impl Engine for GpuEngine<'_> {
             return Ok(Totals::default());
         }
         let order: Vec<u32> = (0..split.len() as u32).collect();
-        let (mut batches, _) = self.inference(split, self.inference_batch(split.len()))?;
+        let (mut batches, _) = self.inference(split, self.inference_batch(split.len())?)?;
         batches.run(self.gpu, &order, Totals::default(), on_progress)
     }
 
@@ -276,25 +309,26 @@ impl Engine for GpuEngine<'_> {
         images: &[u8],
         on_progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Result<Vec<f32>, EngineError> {
-        let n_images = images.len() / PIXELS;
+        let classes = self.model.classes();
+        let n_images = images.len() / pixels(&self.model);
         if n_images == 0 {
             return Ok(Vec::new());
         }
         // The labels are unknown, and the loss that the plan computes from these is not read.
         let split = Split { images: images.to_vec(), labels: vec![0; n_images] };
-        let (batches, probabilities) = self.inference(&split, self.inference_batch(n_images))?;
+        let (batches, probabilities) = self.inference(&split, self.inference_batch(n_images)?)?;
         let order: Vec<u32> = (0..n_images as u32).collect();
-        self.gpu.write_u32(&batches.order, &order);
-        self.gpu.write_u32(&batches.progress, &[0, n_images as u32]);
-        let mut result = Vec::with_capacity(n_images * N_CLASSES);
-        while result.len() < n_images * N_CLASSES {
+        self.gpu.write_u32(&batches.feed.order, &order);
+        self.gpu.write_u32(&batches.feed.progress, &[0, n_images as u32]);
+        let mut result = Vec::with_capacity(n_images * classes);
+        while result.len() < n_images * classes {
             // Dispatch by dispatch, because it is not known how long one takes here.
             let last = self.gpu.submit_all_but_last(self.gpu.encoder("prediction"), &batches.plan)?;
             self.gpu.submit(last.finish())?;
             result.extend(self.gpu.read(&probabilities)?);
             // The last batch may have rows beyond the last image.
-            result.truncate(n_images * N_CLASSES);
-            if on_progress(result.len() / N_CLASSES).is_break() {
+            result.truncate(n_images * classes);
+            if on_progress(result.len() / classes).is_break() {
                 break;
             }
         }
@@ -313,8 +347,7 @@ impl Engine for GpuEngine<'_> {
 
     fn restore(&mut self, state: &State) -> Result<(), EngineError> {
         let slots: Vec<&Slot> = self.training.iter().flat_map(|training| &training.slots).collect();
-        let lengths: Vec<usize> = self.parameters.parts.iter().map(Tensor::len).collect();
-        state.check(&lengths, &slots.iter().map(|slot| slot.name).collect::<Vec<_>>())?;
+        state.check(&self.described, &slots.iter().map(|slot| slot.name).collect::<Vec<_>>())?;
         self.parameters.write(self.gpu, &state.parameters);
         for (slot, values) in slots.iter().zip(&state.slots) {
             slot.arena.write(self.gpu, values);
@@ -325,7 +358,13 @@ impl Engine for GpuEngine<'_> {
     fn find_non_finite(&mut self, epoch: &Epoch, last: usize) -> Result<Option<NonFinite>, EngineError> {
         let training = self.training.as_ref().ok_or(EngineError::NoTraining)?;
         self.gpu.write(&training.step_sizes, &epoch.step_sizes);
-        let found = training.batch.find_non_finite(self.gpu, epoch, last)?;
+        // The same steps, but with a buffer for each tensor, so that all are there to be searched after a step.
+        let (gpu, tiles, batch) = (self.gpu, self.tiles, &training.batch);
+        let program = lower(&self.model, Mode::Search, batch.batch_size(), &GpuFusion { gpu, tiles })?;
+        let tensors = program::tensors(gpu, &program, &self.parameters, Some(&training.gradients))?;
+        let Training { optimizer, step_sizes, gradients, slots, .. } = training;
+        let plan = self.step(&batch.feed, &program, &tensors, Rest { optimizer, step_sizes, gradients, slots })?;
+        let found = batch.find_non_finite(gpu, &plan, epoch, last)?;
         // The optimizer writes all parameters in one dispatch; report the parameter that contains the element.
         let slots = training.slots.iter().map(|slot| &slot.arena);
         let arenas: Vec<&Arena> = slots.chain([&self.parameters, &training.gradients]).collect();

@@ -4,11 +4,11 @@
 //! `velocity.NAME`), and in its metadata the run's configuration, the position (epoch, batches done of it with their sums,
 //! history; the permutations and step sizes follow from seed and position) and a SHA-256 digest over all of it.
 
-use super::engine::State;
-use super::run::{MAX_WEIGHT_BYTES, RunConfig};
-use super::trainer::Position;
+use super::{MAX_WEIGHT_BYTES, RunConfig};
+use crate::engine::State;
 use crate::files::{FileError, ShownPath, read_bounded, sync_folder, write_whole};
 use crate::model::weights::{WeightsError, sort_header};
+use crate::train::Position;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -130,7 +130,9 @@ impl Checkpoint {
                 }
                 Ok(bytemuck::pod_collect_to_vec::<u8, f32>(view.data()))
             };
-            parameters.iter().map(|parameter| tensor(&parameter.name, &parameter.shape)).collect()
+            // The optimizer keeps nothing for statistics.
+            let wanted = parameters.iter().filter(|parameter| kind == "parameters" || parameter.role.is_trained());
+            wanted.map(|parameter| tensor(&parameter.name, &parameter.shape)).collect()
         };
         let slots = config.optimizer.slots().iter().map(|slot| read(slot)).collect::<Result<_, _>>()?;
         let state = State { parameters: read("parameters")?, slots };
@@ -143,13 +145,13 @@ impl Checkpoint {
     /// Every tensor with its name and shape, in the order of the names.
     fn named_tensors(&self) -> Result<Vec<Named<'_>>, CheckpointError> {
         let parameters = self.config.model.parameters().map_err(|error| damaged(error.to_string()))?;
-        let lengths: Vec<usize> = parameters.iter().map(|p| p.shape.iter().product()).collect();
         let slots = self.config.optimizer.slots();
-        self.state.check(&lengths, slots).map_err(|error| damaged(error.to_string()))?;
+        self.state.check(&parameters, slots).map_err(|error| damaged(error.to_string()))?;
         let kinds = slots.iter().copied().zip(&self.state.slots).chain([("parameters", &self.state.parameters)]);
         let mut tensors: Vec<Named<'_>> = kinds
             .flat_map(|(kind, tensors)| {
-                parameters.iter().zip(tensors).map(move |(parameter, values)| Named {
+                let wanted = parameters.iter().filter(move |p| kind == "parameters" || p.role.is_trained());
+                wanted.zip(tensors).map(move |(parameter, values)| Named {
                     name: format!("{kind}.{}", parameter.name),
                     shape: parameter.shape.clone(),
                     values,

@@ -1,10 +1,11 @@
 //! The limits of an adapter in bytes and time, checked for a model and a batch size before training.
 
-use super::engine::{EngineError, Optimizer};
-use super::gpu_engine::GpuEngine;
-use super::network::Network;
-use crate::data::{PIXELS, Split};
+use super::GpuEngine;
+use super::program::GpuFusion;
+use crate::data::Split;
+use crate::engine::{EngineError, Optimizer, pixels};
 use crate::gpu::Gpu;
+use crate::lower::{Mode, lower};
 use crate::model::{Model, initial_parameters};
 use crate::ops::SharedTiles;
 use std::time::Duration;
@@ -20,10 +21,10 @@ impl GpuEngine<'_> {
     /// # Errors
     /// The model cannot be built.
     pub fn largest_batch(gpu: &Gpu, model: &Model) -> Result<usize, EngineError> {
-        let network = Network::new(model, SharedTiles::default())?;
+        let program = lower(model, Mode::Train, 1, &GpuFusion { gpu, tiles: SharedTiles::default() })?;
         let limits = gpu.limits();
         let allowed = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
-        Ok((allowed / 4) as usize / network.widest_tensor(gpu).max(PIXELS))
+        Ok((allowed / 4) as usize / program.widest())
     }
 
     /// Returns the largest batch size up to `batch_size` at which no dispatch takes longer than `allowed`, but at least 1. A driver resets
@@ -39,7 +40,7 @@ impl GpuEngine<'_> {
         optimizer: &Optimizer,
         allowed: Duration,
     ) -> Result<usize, EngineError> {
-        let work = model.shapes()?.iter().map(|shape| shape.multiply_adds).max().unwrap_or(0).max(1);
+        let work = model.graph()?.iter().map(|shape| shape.multiply_adds).max().unwrap_or(0).max(1);
         let trusted = (TRUSTED_WORK as f64 * allowed.as_secs_f64() / LONGEST_DISPATCH.as_secs_f64()) as usize / work;
         if batch_size <= trusted {
             return Ok(batch_size);
@@ -47,7 +48,7 @@ impl GpuEngine<'_> {
         const ROUNDS: usize = 3;
         let timed = (trusted / 8).clamp(1, batch_size);
         let samples = timed * (ROUNDS + 1);
-        let split = Split { images: vec![0; samples * PIXELS], labels: vec![0; samples] };
+        let split = Split { images: vec![0; samples * pixels(model)], labels: vec![0; samples] };
         let initial = initial_parameters(&model.parameters()?, 0);
         let mut engine = GpuEngine::with_training(gpu, model, &initial, &split, timed, optimizer)?;
         let dispatches = engine.time_step(ROUNDS)?.seconds;

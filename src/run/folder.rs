@@ -7,14 +7,14 @@
 //! remove the files of the old run, rename `.replacement` to `.arriving` (so that nobody removes what has arrived), move its files up.
 
 use super::checkpoint::{self, Checkpoints};
-use super::run::{
+use super::{
     BEST_FILE, CONFIG_FILE, HISTORY_CSV_FILE, HISTORY_FILE, MODEL_FILE, RUN_FILES, RunConfig, RunError, SUMMARY_FILE,
     Summary, TENSORBOARD_FOLDER, history_csv, is_feature_map, to_json,
 };
-use super::trainer::EpochRecord;
 use crate::files::{PART_PREFIX, PART_SUFFIX, Unfinished, create_folder, sync_folder, write_whole};
 use crate::model::Model;
 use crate::model::weights;
+use crate::train::EpochRecord;
 use serde::Serialize;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;

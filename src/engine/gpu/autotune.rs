@@ -5,9 +5,9 @@
 //! version, model and batch size: until one of these changes, the choice stays the same, and so do the bits of the results.
 //! Software (CPU) adapters have only one tiling and are not tuned.
 
-use super::engine::{Engine, EngineError, Epoch, Optimizer, Totals};
-use super::gpu_engine::GpuEngine;
-use crate::data::{PIXELS, Split};
+use super::GpuEngine;
+use crate::data::Split;
+use crate::engine::{Engine, EngineError, Epoch, Optimizer, Totals, pixels};
 use crate::files::{ShownPath, read_bounded, write_whole};
 use crate::gpu::{Gpu, Tiling};
 use crate::model::{Model, initial_parameters};
@@ -91,7 +91,7 @@ fn seconds_per_step(
     tiles: SharedTiles,
 ) -> Result<Option<f64>, EngineError> {
     let samples = STEPS * batch_size;
-    let split = Split { images: vec![0; samples * PIXELS], labels: vec![0; samples] };
+    let split = Split { images: vec![0; samples * pixels(model)], labels: vec![0; samples] };
     let initial = initial_parameters(&model.parameters()?, 0);
     let mut engine = GpuEngine::with_tiles(gpu, model, &initial, &split, batch_size, optimizer, tiles)?;
     let epoch = |steps: usize| Epoch {

@@ -1,0 +1,144 @@
+//! A program on the GPU: its tensors, and what the device can fuse.
+
+use crate::cpu::conv2d::Conv2dDims;
+use crate::cpu::pool2d::Pool2dDims;
+use crate::engine::EngineError;
+use crate::engine::steps::{OnGpu, conv2d_form, record};
+use crate::gpu::{Element, Gpu, PlanBuilder, Tensor};
+use crate::lower::{Fusion, Place, Program, Step};
+use crate::model::Parameter;
+use crate::ops::{SharedTiles, conv2d};
+
+/// What the kernels of a device can compute in one dispatch.
+#[derive(Debug)]
+pub(super) struct GpuFusion<'g> {
+    pub(super) gpu: &'g Gpu,
+    pub(super) tiles: SharedTiles,
+}
+
+impl Fusion for GpuFusion<'_> {
+    fn relu(&self) -> bool {
+        true
+    }
+
+    fn pool(&self, conv: &Conv2dDims, pool: &Pool2dDims) -> bool {
+        conv2d::pools(conv2d_form(self.gpu, self.tiles, conv, false), conv, pool)
+    }
+
+    fn unpool(&self, conv: &Conv2dDims, pool: &Pool2dDims, needs_dx: bool) -> bool {
+        conv2d::unpools(conv2d_form(self.gpu, self.tiles, conv, needs_dx), conv, needs_dx, pool)
+    }
+
+    fn fold(&self) -> bool {
+        true
+    }
+
+    fn reuse(&self) -> bool {
+        true
+    }
+}
+
+/// One tensor per parameter, all in one buffer, so that one dispatch updates all of them: first the trained ones, then the statistics.
+#[derive(Debug)]
+pub(super) struct Arena {
+    pub(super) whole: Tensor,
+    /// In the order of the buffer.
+    parts: Vec<Tensor>,
+    /// For each parameter of the model its position among the parts; `None` if it has none.
+    order: Vec<Option<usize>>,
+}
+
+impl Arena {
+    /// Creates an arena for all parameters, or for the trained ones alone.
+    pub(super) fn new(
+        gpu: &Gpu,
+        name: &str,
+        parameters: &[Parameter],
+        with_statistics: bool,
+    ) -> Result<Self, EngineError> {
+        let wanted = |trained: bool| {
+            let of = move |(_, parameter): &(usize, &Parameter)| parameter.role.is_trained() == trained;
+            parameters.iter().enumerate().filter(of)
+        };
+        let in_order: Vec<(usize, &Parameter)> =
+            wanted(true).chain(wanted(false).filter(|_| with_statistics)).collect();
+        let parts: Vec<(String, Vec<usize>)> =
+            in_order.iter().map(|(_, parameter)| (parameter.name.clone(), parameter.shape.clone())).collect();
+        let (whole, parts) = gpu.arena(name, Element::F32, &parts)?;
+        let order = (0..parameters.len()).map(|i| in_order.iter().position(|(index, _)| *index == i)).collect();
+        Ok(Arena { whole, parts, order })
+    }
+
+    /// Returns the part of the parameter `index`.
+    pub(super) fn part(&self, index: usize) -> Option<&Tensor> {
+        self.order[index].map(|at| &self.parts[at])
+    }
+
+    /// Returns the part in front that is as long as `other`, the arena of the trained parameters.
+    pub(super) fn trained(&self, other: &Arena) -> Tensor {
+        self.whole.slice(self.whole.name(), 0, other.whole.shape())
+    }
+
+    /// Returns the parts in the order of the parameters.
+    fn in_order(&self) -> impl Iterator<Item = &Tensor> {
+        self.order.iter().flatten().map(|at| &self.parts[*at])
+    }
+
+    /// Returns the name of the part that contains the element `index` of the whole, and the index within it.
+    pub(super) fn part_at(&self, index: usize) -> (String, usize) {
+        // The parts are in order: the last one that starts at or before the index contains it.
+        let mut parts = self.parts.iter().map(|part| (part, part.first_element() - self.whole.first_element()));
+        let part = parts.rfind(|(_, first)| *first <= index);
+        part.map_or((self.whole.name().to_string(), index), |(part, first)| (part.name().to_string(), index - first))
+    }
+
+    /// Reads all parts back.
+    pub(super) fn read(&self, gpu: &Gpu) -> Result<Vec<Vec<f32>>, EngineError> {
+        self.in_order().map(|tensor| Ok(gpu.read(tensor)?)).collect()
+    }
+
+    /// Writes `values` into the parts.
+    pub(super) fn write(&self, gpu: &Gpu, values: &[Vec<f32>]) {
+        for (tensor, values) in self.in_order().zip(values) {
+            gpu.write(tensor, values);
+        }
+    }
+}
+
+/// Creates the tensors of a program. Those of parameters and gradients are parts of the arenas.
+pub(super) fn tensors(
+    gpu: &Gpu,
+    program: &Program,
+    parameters: &Arena,
+    gradients: Option<&Arena>,
+) -> Result<Vec<Tensor>, EngineError> {
+    let mut buffers: Vec<Option<Tensor>> = vec![None; program.buffers.len()];
+    let mut tensors = Vec::with_capacity(program.tensors.len());
+    for tensor in &program.tensors {
+        let shape = tensor.shape_for(program.batch);
+        let element = if tensor.is_index { Element::U32 } else { Element::F32 };
+        let missing = "only training has gradients, of trained parameters";
+        tensors.push(match tensor.place {
+            Place::Images => gpu.tensor(&tensor.name, &shape, element)?,
+            Place::Parameter(i) => parameters.part(i).expect("every parameter has a part").clone(),
+            Place::Gradient(i) => gradients.and_then(|arena| arena.part(i)).expect(missing).clone(),
+            Place::Constant(value) => gpu.tensor_from(&tensor.name, &shape, &vec![value; tensor.len()])?,
+            // Under the name of the tensor, because the buffer may have another one at another time.
+            Place::Buffer(i) => match &buffers[i] {
+                Some(buffer) => buffer.slice(&tensor.name, 0, &shape),
+                None => buffers[i].insert(gpu.tensor(&tensor.name, &shape, element)?).clone(),
+            },
+        });
+    }
+    Ok(tensors)
+}
+
+/// Records steps into a plan.
+pub(super) fn record_all(
+    plan: &mut PlanBuilder<'_>,
+    program: &Program,
+    steps: &[Step],
+    on: OnGpu<'_>,
+) -> Result<(), EngineError> {
+    steps.iter().try_for_each(|step| Ok(record(plan, program, step, on)?))
+}

@@ -1,0 +1,419 @@
+//! Training and evaluation by the plain loops of [`crate::cpu`]: `--device reference`, for correctness, not for speed.
+//!
+//! Generic over the precision: the GPU is compared with it in single precision, and in double precision it is the ground truth.
+
+use super::steps::{Answers, compute, found};
+use super::{
+    Engine, EngineError, Epoch, NonFinite, OnProgress, Optimizer, State, Totals, check_order, check_split, for_all,
+    only_trained, pixels,
+};
+use crate::cpu::real::Real;
+use crate::cpu::softmax_xent::softmax_xent_totals;
+use crate::cpu::{adam, batch_gather, sgd};
+use crate::data::Split;
+use crate::lower::{Buffer, Id, Mode, Place, Program, Tensor, Unfused, lower};
+use crate::model::{Model, Parameter};
+use crate::ops::sgd::SgdConfig;
+use std::ops::ControlFlow;
+
+/// Multiply-adds of the images that are predicted between two reports of progress: a small fraction of a second.
+const PREDICTED_WORK: usize = 100_000_000;
+
+/// A model computed by the plain loops.
+#[derive(Debug)]
+pub struct ReferenceEngine<T> {
+    model: Model,
+    described: Vec<Parameter>,
+    parameters: Vec<Vec<T>>,
+    train: Split,
+    batch_size: usize,
+    optimizer: Optimizer,
+    /// What the optimizer keeps for each parameter, in the order of [`Optimizer::slots`]; nothing for statistics.
+    slots: Vec<Vec<Vec<T>>>,
+    /// The gradients of the last training step; empty before the first.
+    gradients: Vec<Vec<T>>,
+}
+
+/// A batch: images, labels, and the number of rows that count.
+#[derive(Clone, Debug)]
+pub struct Batch<T> {
+    /// `[N, pixels]`.
+    pub x: Vec<T>,
+    /// `[N]`.
+    pub labels: Vec<u32>,
+    /// Number of rows that count; the others are beyond the end of the epoch.
+    pub n_valid: usize,
+}
+
+/// The result of a program on a batch.
+#[derive(Debug)]
+pub struct Pass<T> {
+    /// `[N, classes]`.
+    pub logits: Vec<T>,
+    /// `[N, classes]`.
+    pub probabilities: Vec<T>,
+    /// `[N]`.
+    pub loss: Vec<T>,
+    /// `[N]`.
+    pub correct: Vec<u32>,
+    /// The gradients of the parameters; empty for statistics, and without training.
+    pub gradients: Vec<Vec<T>>,
+    /// The parameters afterwards: training moves the statistics.
+    parameters: Vec<Vec<T>>,
+    program: Program,
+    /// The content of the program's buffers.
+    buffers: Vec<Vec<T>>,
+}
+
+impl<T: Real> Pass<T> {
+    /// Runs a program on a batch.
+    ///
+    /// This is the meaning of a program: the engines must agree with it.
+    pub fn run(program: Program, parameters: &[Vec<T>], batch: &Batch<T>) -> Self {
+        let n = program.batch;
+        let len = |buffer: &Buffer| if buffer.by_row { n * buffer.len } else { buffer.len };
+        let mut buffers: Vec<Vec<T>> = program.buffers.iter().map(|buffer| vec![T::ZERO; len(buffer)]).collect();
+        let mut indices: Vec<Vec<u32>> = program.buffers.iter().map(|buffer| vec![0; len(buffer)]).collect();
+        let mut parameters = parameters.to_vec();
+        let mut gradients: Vec<Vec<T>> = vec![Vec::new(); parameters.len()];
+        let classes = program.classes;
+        let (mut probabilities, mut loss, mut correct) = (vec![T::ZERO; n * classes], vec![T::ZERO; n], vec![0; n]);
+        for step in program.once.iter().chain(&program.steps) {
+            let is_index = |id: &&Id| program.tensor(**id).is_index;
+            let reads: Vec<Vec<T>> = step
+                .reads
+                .iter()
+                .filter(|id| !is_index(id))
+                .map(|&id| {
+                    let tensor = program.tensor(id);
+                    match tensor.place {
+                        Place::Images => batch.x.clone(),
+                        Place::Parameter(i) => parameters[i].clone(),
+                        Place::Gradient(i) => gradients[i].clone(),
+                        Place::Constant(value) => vec![T::from_f64(f64::from(value)); tensor.len()],
+                        Place::Buffer(i) => buffers[i].clone(),
+                    }
+                })
+                .collect();
+            let mut writes: Vec<Vec<T>> = step
+                .writes
+                .iter()
+                .filter(|id| !is_index(id))
+                .map(|&id| {
+                    let tensor = program.tensor(id);
+                    match tensor.place {
+                        // Moved from where it is.
+                        Place::Parameter(i) => parameters[i].clone(),
+                        _ => vec![T::ZERO; tensor.len_for(n)],
+                    }
+                })
+                .collect();
+            let position = step.reads.iter().chain(&step.writes).find(is_index).map(|&id| program.tensor(id));
+            let argmax = match position.map(|tensor| tensor.place) {
+                Some(Place::Buffer(i)) => &mut indices[i][..],
+                _ => &mut [],
+            };
+            let mut answers = Answers {
+                labels: &batch.labels,
+                n_valid: batch.n_valid,
+                probabilities: &mut probabilities,
+                loss: &mut loss,
+                correct: &mut correct,
+            };
+            let x: Vec<&[T]> = reads.iter().map(|values| &values[..]).collect();
+            let mut y: Vec<&mut [T]> = writes.iter_mut().map(|values| &mut values[..]).collect();
+            compute(&step.op, n, &x, &mut y, argmax, &mut answers);
+            for (&id, values) in step.writes.iter().filter(|id| !is_index(id)).zip(writes) {
+                match program.tensor(id).place {
+                    Place::Parameter(i) => parameters[i] = values,
+                    Place::Gradient(i) => gradients[i] = values,
+                    Place::Buffer(i) => buffers[i] = values,
+                    Place::Images | Place::Constant(_) => unreachable!("no step writes it"),
+                }
+            }
+        }
+        let mut pass =
+            Pass { logits: Vec::new(), probabilities, loss, correct, gradients, parameters, program, buffers };
+        pass.logits = pass.values(pass.program.logits()).map(<[T]>::to_vec).unwrap_or_default();
+        pass
+    }
+
+    /// Returns the content of a tensor that a step computed, if it is a tensor of numbers.
+    fn values(&self, id: Id) -> Option<&[T]> {
+        match self.program.tensor(id) {
+            Tensor { place: Place::Buffer(i), is_index: false, .. } => Some(&self.buffers[*i]),
+            _ => None,
+        }
+    }
+
+    /// Returns the first tensor with a value that is not finite, in the order of the steps.
+    fn search(&self, step: usize) -> Option<NonFinite> {
+        let search = |tensor: &str, operation: &str, values: &[T]| found(step, tensor.to_string(), operation, values);
+        let loss = self.program.loss();
+        self.program.steps.iter().enumerate().find_map(|(i, of)| {
+            let written = of.writes.iter().find_map(|&id| {
+                let tensor = self.program.tensor(id);
+                let (name, operation) = (tensor.name.as_str(), if i > loss { "backward pass" } else { of.op.name() });
+                match tensor.place {
+                    Place::Gradient(index) => search(name, operation, &self.gradients[index]),
+                    Place::Parameter(index) => {
+                        search(&format!("parameters.{name}"), operation, &self.parameters[index])
+                    }
+                    _ => self.values(id).and_then(|values| search(name, operation, values)),
+                }
+            });
+            let of_loss = || search("loss", "softmax_xent", &self.loss);
+            if i == loss { of_loss().or(written) } else { written }
+        })
+    }
+}
+
+impl<T: Real> ReferenceEngine<T> {
+    /// Creates an engine from a model and its training set; an empty training set means evaluation only.
+    ///
+    /// # Errors
+    /// The model cannot be built, or the samples cannot be used.
+    pub fn new(
+        model: &Model,
+        parameters: &[Vec<f32>],
+        train: &Split,
+        batch_size: usize,
+        optimizer: &Optimizer,
+    ) -> Result<Self, EngineError> {
+        check_split(train, model)?;
+        let parameters: Vec<Vec<T>> = from_single(parameters);
+        let described = model.parameters()?;
+        let kept = |(parameter, values): (&Parameter, &Vec<T>)| {
+            if parameter.role.is_trained() { vec![T::ZERO; values.len()] } else { Vec::new() }
+        };
+        let zeros: Vec<Vec<T>> = described.iter().zip(&parameters).map(kept).collect();
+        Ok(ReferenceEngine {
+            model: model.clone(),
+            described,
+            slots: vec![zeros; optimizer.slots().len()],
+            gradients: Vec::new(),
+            parameters,
+            train: train.clone(),
+            batch_size,
+            optimizer: *optimizer,
+        })
+    }
+
+    /// Returns rows `first..first + n` of a split in the given order.
+    pub fn batch(split: &Split, order: &[u32], first: usize, n: usize) -> Batch<T> {
+        let pixels = split.images.len() / split.len().max(1);
+        let (mut x, mut labels) = (vec![T::ZERO; n * pixels], vec![0; n]);
+        batch_gather::batch_gather(pixels, &split.images, &split.labels, order, first, &mut x, &mut labels);
+        Batch { x, labels, n_valid: n.min(order.len() - first) }
+    }
+
+    /// Computes predictions and loss, as in evaluation.
+    ///
+    /// # Errors
+    /// A layer does not fit the batch size.
+    pub fn forward(&self, batch: &Batch<T>) -> Result<Pass<T>, EngineError> {
+        self.pass(Mode::Infer, batch)
+    }
+
+    /// Computes predictions, loss, and the gradients of the mean loss with respect to every parameter, as a training step does.
+    ///
+    /// # Errors
+    /// A layer does not fit the batch size.
+    pub fn gradients(&self, batch: &Batch<T>) -> Result<Pass<T>, EngineError> {
+        self.pass(Mode::Train, batch)
+    }
+
+    fn pass(&self, mode: Mode, batch: &Batch<T>) -> Result<Pass<T>, EngineError> {
+        let program = lower(&self.model, mode, batch.labels.len(), &Unfused)?;
+        Ok(Pass::run(program, &self.parameters, batch))
+    }
+
+    /// Returns the output of every layer for one image, and the probabilities of the classes.
+    ///
+    /// # Errors
+    /// The model cannot be built, or the image has another size.
+    pub fn layer_outputs(
+        model: &Model,
+        parameters: &[Vec<f32>],
+        image: &[u8],
+    ) -> Result<(Vec<Vec<T>>, Vec<T>), EngineError> {
+        let pixels = pixels(model);
+        if image.len() != pixels {
+            return Err(EngineError::Samples { reason: format!("an image has {pixels} pixels, not {}", image.len()) });
+        }
+        let split = Split { images: image.to_vec(), labels: vec![0] };
+        let optimizer = Optimizer::Sgd(SgdConfig { learning_rate: 0.0, momentum: 0.0 });
+        let engine = Self::new(model, parameters, &Split::default(), 1, &optimizer)?;
+        let batch = Self::batch(&split, &[0], 0, 1);
+        let pass = engine.forward(&batch)?;
+        // A reshaping of the images is the images.
+        let output = |&id: &Id| pass.values(id).unwrap_or(&batch.x).to_vec();
+        Ok((pass.program.outputs.iter().map(output).collect(), pass.probabilities.clone()))
+    }
+
+    /// Makes one optimizer step with the given factor (see [`Optimizer::step_size`]).
+    pub fn update(&mut self, gradients: &[Vec<T>], step_size: f32) {
+        let alpha = T::from_f64(f64::from(step_size));
+        for (i, g) in gradients.iter().enumerate().filter(|(i, _)| self.described[*i].role.is_trained()) {
+            let w = &mut self.parameters[i];
+            match (&self.optimizer, &mut self.slots[..]) {
+                (Optimizer::Adam(config), [m, v]) => {
+                    adam::adam_step(config.beta_1, config.beta_2, config.epsilon, alpha, g, w, &mut m[i], &mut v[i]);
+                }
+                (Optimizer::Sgd(config), [velocity]) => {
+                    sgd::sgd_step(config.momentum, alpha, g, w, &mut velocity[i]);
+                }
+                (optimizer, slots) => unreachable!("{} slots for {optimizer:?}", slots.len()),
+            }
+        }
+    }
+
+    /// Makes one training step.
+    fn step(&mut self, batch: &Batch<T>, step_size: f32) -> Result<Pass<T>, EngineError> {
+        let mut pass = self.gradients(batch)?;
+        self.parameters = std::mem::take(&mut pass.parameters);
+        self.update(&pass.gradients, step_size);
+        self.gradients.clone_from(&pass.gradients);
+        Ok(pass)
+    }
+
+    /// Computes the batches of `order` with `compute`, starting after those of `done`, and adds up the results.
+    fn through(
+        &mut self,
+        split: &Split,
+        order: &[u32],
+        done: Totals,
+        on_progress: OnProgress<'_>,
+        mut compute: impl FnMut(&mut Self, usize, &Batch<T>) -> Result<Pass<T>, EngineError>,
+    ) -> Result<Totals, EngineError> {
+        let mut totals = done;
+        for (index, first) in (0..order.len()).step_by(self.batch_size).enumerate().skip(done.batches) {
+            let batch = Self::batch(split, order, first, self.batch_size);
+            let pass = compute(self, index, &batch)?;
+            let (loss, correct) = softmax_xent_totals(batch.n_valid, &pass.loss, &pass.correct);
+            totals.add(loss.to_f64(), u64::from(correct), batch.n_valid);
+            if on_progress(&totals) == ControlFlow::Break(()) {
+                break;
+            }
+        }
+        Ok(totals)
+    }
+
+    /// Checks that there is a training set, and that `epoch` names only samples of it.
+    fn check_training(&self, epoch: &Epoch) -> Result<(), EngineError> {
+        if self.train.is_empty() {
+            return Err(EngineError::NoTraining);
+        }
+        check_order(&epoch.order, self.train.len())
+    }
+
+    /// Makes one step of an epoch and searches its results for the first value that is not finite.
+    fn searched_step(&mut self, train: &Split, epoch: &Epoch, step: usize) -> Result<Option<NonFinite>, EngineError> {
+        let first = (step - 1) * self.batch_size;
+        let batch = Self::batch(train, &epoch.order, first, self.batch_size);
+        // Before the update, which may write what the step read.
+        if let Some(found) = self.gradients(&batch)?.search(step) {
+            return Ok(Some(found));
+        }
+        self.step(&batch, epoch.step_sizes[step - 1])?;
+        let kinds = self.optimizer.slots().iter().copied().zip(&self.slots);
+        let mut kinds = kinds.chain([("parameters", &self.parameters)]);
+        Ok(kinds.find_map(|(kind, tensors)| {
+            let mut named = self.described.iter().zip(tensors);
+            named.find_map(|(p, values)| found(step, format!("{kind}.{}", p.name), "optimizer step", values))
+        }))
+    }
+
+    /// The parameters in the precision of the engine.
+    pub fn exact_parameters(&self) -> &[Vec<T>] {
+        &self.parameters
+    }
+}
+
+impl<T: Real> Engine for ReferenceEngine<T> {
+    fn train_epoch(&mut self, epoch: &Epoch, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
+        self.check_training(epoch)?;
+        let train = std::mem::take(&mut self.train);
+        let totals = self.through(&train, &epoch.order, epoch.done, on_progress, |engine, index, batch| {
+            engine.step(batch, epoch.step_sizes[index])
+        });
+        self.train = train;
+        totals
+    }
+
+    fn evaluate(&mut self, split: &Split, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
+        check_split(split, &self.model)?;
+        let order: Vec<u32> = (0..split.len() as u32).collect();
+        self.through(split, &order, Totals::default(), on_progress, |engine, _, batch| engine.forward(batch))
+    }
+
+    fn predict(
+        &mut self,
+        images: &[u8],
+        on_progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Vec<f32>, EngineError> {
+        let (pixels, classes) = (pixels(&self.model), self.model.classes());
+        let n = images.len() / pixels;
+        let split = Split { images: images.to_vec(), labels: vec![0; n] };
+        let order: Vec<u32> = (0..n as u32).collect();
+        // Each row is computed independently, so smaller batches give the same bits.
+        let work: usize = self.model.graph()?.iter().map(|shape| shape.multiply_adds).sum();
+        let batch_size = (PREDICTED_WORK / work.max(1)).clamp(1, self.batch_size.max(1));
+        let mut probabilities = Vec::with_capacity(n * classes);
+        for first in (0..n).step_by(batch_size) {
+            let rows = batch_size.min(n - first);
+            let pass = self.forward(&Self::batch(&split, &order, first, rows))?;
+            probabilities.extend(pass.probabilities.iter().map(|p| p.to_f64() as f32));
+            if on_progress(first + rows).is_break() {
+                break;
+            }
+        }
+        Ok(probabilities)
+    }
+
+    fn parameters(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {
+        Ok(to_single(&self.parameters))
+    }
+
+    fn state(&mut self) -> Result<State, EngineError> {
+        let trained = |slot: &Vec<Vec<T>>| to_single(&only_trained(&self.described, slot));
+        let slots = if self.train.is_empty() { Vec::new() } else { self.slots.iter().map(trained).collect() };
+        Ok(State { parameters: to_single(&self.parameters), slots })
+    }
+
+    fn restore(&mut self, state: &State) -> Result<(), EngineError> {
+        let slots = if self.train.is_empty() { &[] } else { self.optimizer.slots() };
+        state.check(&self.described, slots)?;
+        self.parameters = from_single(&state.parameters);
+        for (slot, values) in self.slots.iter_mut().zip(&state.slots) {
+            *slot = from_single(&for_all(&self.described, values));
+        }
+        Ok(())
+    }
+
+    fn find_non_finite(&mut self, epoch: &Epoch, last: usize) -> Result<Option<NonFinite>, EngineError> {
+        self.check_training(epoch)?;
+        let train = std::mem::take(&mut self.train);
+        let mut found = Ok(None);
+        for step in epoch.done.batches + 1..=last {
+            found = self.searched_step(&train, epoch, step);
+            if !matches!(found, Ok(None)) {
+                break;
+            }
+        }
+        self.train = train;
+        found
+    }
+
+    fn last_gradients(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {
+        Ok(to_single(&only_trained(&self.described, &self.gradients)))
+    }
+}
+
+fn from_single<T: Real>(tensors: &[Vec<f32>]) -> Vec<Vec<T>> {
+    tensors.iter().map(|values| values.iter().map(|&v| T::from_f64(f64::from(v))).collect()).collect()
+}
+
+fn to_single<T: Real>(tensors: &[Vec<T>]) -> Vec<Vec<f32>> {
+    tensors.iter().map(|values| values.iter().map(|v| v.to_f64() as f32).collect()).collect()
+}

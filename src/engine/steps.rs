@@ -1,0 +1,374 @@
+//! How each engine computes each step: an arm for every operation and engine, side by side.
+//!
+//! [`record`] is for the GPU, [`compute_rows`] and [`compute_batch`] for the native engine, [`compute`] for the plain loops, which are the
+//! meaning of a step.
+
+use super::NonFinite;
+use crate::cpu::real::Real;
+use crate::cpu::softmax_xent::{SoftmaxXentDims, softmax_xent_backward_x, softmax_xent_forward};
+use crate::cpu::{self, bias::BiasDims, pool2d::Reduction};
+use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
+use crate::lower::{Op, Program, Step};
+use crate::native::conv2d::{Conv2d, Packed, Scratch};
+use crate::native::{self, mask};
+use crate::ops::conv2d::Upstream;
+use crate::ops::softmax_xent::BatchTotals;
+use crate::ops::{self, Form, SharedTiles};
+
+/// What the steps of a program use on a GPU.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OnGpu<'a> {
+    /// The sizes of the tiles in workgroup memory, on devices that use them.
+    pub(super) tiles: SharedTiles,
+    /// The tensors of the program.
+    pub(super) tensors: &'a [Tensor],
+    /// The classes of the batch, `[N]`.
+    pub(super) labels: &'a Tensor,
+    /// Where the loss of the batch goes.
+    pub(super) totals: BatchTotals<'a>,
+}
+
+/// The form of the convolution kernels that write `d.o` channels, or with `dx` also `d.c`.
+pub(super) fn conv2d_form(gpu: &Gpu, tiles: SharedTiles, d: &cpu::conv2d::Conv2dDims, dx: bool) -> Form {
+    if dx { Form::choose(gpu, tiles, &[d.c, d.o]) } else { Form::choose(gpu, tiles, &[d.o]) }
+}
+
+/// Records a step into a plan.
+///
+/// # Errors
+/// A tensor does not fit, or the device failed.
+pub(super) fn record(
+    plan: &mut PlanBuilder<'_>,
+    program: &Program,
+    step: &Step,
+    on: OnGpu<'_>,
+) -> Result<(), GpuError> {
+    let (gpu, tiles) = (plan.gpu(), on.tiles);
+    let x: Vec<&Tensor> = step.reads.iter().map(|id| &on.tensors[id.0]).collect();
+    let y: Vec<&Tensor> = step.writes.iter().map(|id| &on.tensors[id.0]).collect();
+    let classes = SoftmaxXentDims { n: program.batch, c: program.classes };
+    match step.op {
+        Op::Conv2d { d, relu, pool } => {
+            let form = conv2d_form(gpu, tiles, &d, false);
+            match pool {
+                None => ops::conv2d::record_forward(plan, form, &d, relu, x[0], x[1], x[2], y[0]),
+                Some(_) => ops::conv2d::record_forward_pool(plan, form, &d, relu, x[0], x[1], x[2], y[0], y[1]),
+            }
+        }
+        Op::Conv2dBackward { d, pool, masked } => {
+            let [form_w, form_x] = [false, true].map(|dx| conv2d_form(gpu, tiles, &d, dx));
+            let dy = if pool.is_some() { Upstream::Pooled(x[2], x[3]) } else { Upstream::Direct(x[2]) };
+            match y.get(2) {
+                Some(dx) => {
+                    let forms = [form_w, form_x];
+                    ops::conv2d::record_backward(plan, forms, &d, masked, x[0], x[1], dy, dx, y[0], y[1])
+                }
+                None => ops::conv2d::record_backward_w(plan, form_w, &d, x[0], dy, y[0], y[1]),
+            }
+        }
+        Op::Dense { d, relu } => {
+            let form = Form::choose(gpu, tiles, &[d.i, d.o]);
+            ops::dense::record_forward(plan, form, &d, relu, x[0], x[1], x[2], y[0])
+        }
+        Op::DenseBackward { d, masked } => {
+            let form = Form::choose(gpu, tiles, &[d.i, d.o]);
+            match y.get(2) {
+                Some(dx) => ops::dense::record_backward(plan, form, &d, masked, x[0], x[1], x[2], dx, y[0], y[1]),
+                None => ops::dense::record_backward_w(plan, form, &d, x[0], x[2], y[0], y[1]),
+            }
+        }
+        Op::MaxPool2d(d) => ops::pool2d::record_max_forward(plan, &d, x[0], y[0], y[1]),
+        Op::MaxPool2dBackward(d) => ops::pool2d::record_max_backward_x(plan, &d, x[0], x[1], y[0]),
+        Op::MeanPool2d(reduction, d) => ops::pool2d::record_mean_forward(plan, reduction, &d, x[0], y[0]),
+        Op::MeanPool2dBackward(reduction, d) => ops::pool2d::record_mean_backward_x(plan, reduction, &d, x[0], y[0]),
+        Op::Relu => ops::relu::record_forward(plan, y[0].len(), x[0], y[0]),
+        Op::ReluBackward => ops::relu::record_backward_x(plan, y[0].len(), x[0], x[1], y[0]),
+        Op::Gelu => ops::gelu::record_forward(plan, y[0].len(), x[0], y[0]),
+        Op::GeluBackward => ops::gelu::record_backward_x(plan, y[0].len(), x[0], x[1], y[0]),
+        Op::Add => ops::add::record_forward(plan, y[0].len(), x[0], x[1], y[0]),
+        Op::BatchNormStatistics { d, momentum } => {
+            ops::batchnorm::record_statistics(plan, &d, momentum, x[0], on.totals.progress, y[0], y[1], y[2])
+        }
+        Op::BatchNormMoments => ops::batchnorm::record_moments(plan, x[0].len(), x[0], x[1], y[0]),
+        Op::BatchNorm { d, epsilon } => ops::batchnorm::record_forward(plan, &d, epsilon, x[0], x[1], x[2], x[3], y[0]),
+        Op::BatchNormBackwardW { d, epsilon } => {
+            ops::batchnorm::record_backward_w(plan, &d, epsilon, x[0], x[1], x[2], y[0], y[1])
+        }
+        Op::BatchNormBackwardX { d, epsilon } => {
+            ops::batchnorm::record_backward_x(plan, &d, epsilon, x[0], x[1], x[2], x[3], x[4], x[5], y[0])
+        }
+        Op::BatchNormFold { epsilon } => {
+            let o = x[1].len();
+            let k = x[0].len() / o;
+            ops::batchnorm::record_fold(plan, k, o, epsilon, x[0], x[1], x[2], x[3], x[4], x[5], y[0], y[1])
+        }
+        Op::Loss => ops::softmax_xent::record_backward_x(plan, &classes, x[0], on.labels, y[0], &on.totals),
+        Op::Softmax => ops::softmax_xent::record_forward(plan, &classes, x[0], on.labels, y[0], &on.totals),
+    }
+}
+
+/// Some rows of a batch, for the loss.
+#[derive(Debug)]
+pub(super) struct Answers<'a, T> {
+    /// The classes.
+    pub(super) labels: &'a [u32],
+    /// The number of rows of the whole batch that count: the loss is their mean.
+    pub(super) n_valid: usize,
+    /// The probabilities of the classes.
+    pub(super) probabilities: &'a mut [T],
+    /// The loss of each row.
+    pub(super) loss: &'a mut [T],
+    /// Whether each row is classified correctly.
+    pub(super) correct: &'a mut [u32],
+}
+
+/// What a convolution of the native engine keeps between calls.
+#[derive(Debug)]
+pub(super) struct Convolving<'a> {
+    /// The convolution.
+    pub(super) conv: &'a Conv2d,
+    /// Its filter in the forms that the loops use.
+    pub(super) packed: &'a Packed,
+    /// Memory of the thread.
+    pub(super) scratch: &'a mut Scratch,
+    /// The sums of the gradients, one part for each `group` rows.
+    pub(super) sums: &'a mut [f32],
+    /// Rows per part.
+    pub(super) group: usize,
+}
+
+/// Computes a step on `n` rows in the native engine. `x` and `y` are what it reads and writes, except for positions: the argmax that it
+/// reads or writes is `argmax`. The gradients of weights are not written: they follow at the end, from what is kept.
+pub(super) fn compute_rows(
+    op: &Op,
+    n: usize,
+    x: &[&[f32]],
+    y: &mut [&mut [f32]],
+    argmax: &mut [u32],
+    convolving: Option<Convolving<'_>>,
+    answers: &mut Answers<'_, f32>,
+) {
+    const CONV: &str = "a convolution is prepared for each step of a convolution";
+    match *op {
+        Op::Conv2d { .. } => {
+            let Convolving { conv, packed, scratch, .. } = convolving.expect(CONV);
+            conv.forward(x[0], x[1], packed, x[2], y[0], argmax, scratch);
+        }
+        Op::Conv2dBackward { d, masked, .. } => {
+            let Convolving { conv, packed, scratch, sums, group } = convolving.expect(CONV);
+            let mut dx = y.last_mut();
+            for (part, sums) in sums.chunks_exact_mut(conv.sums_len()).enumerate() {
+                let some = part * group..n.min((part + 1) * group);
+                let of = |len: usize| some.start * len..some.end * len;
+                let (x_len, y_len) = (d.x_len() / d.n, conv.y_len());
+                let dx = dx.as_mut().map(|dx| &mut dx[of(x_len)]);
+                let argmax = if argmax.is_empty() { &argmax[..] } else { &argmax[of(y_len)] };
+                sums.fill(0.0);
+                conv.backward(masked, &x[0][of(x_len)], x[1], packed, &x[2][of(y_len)], argmax, sums, dx, scratch);
+            }
+        }
+        Op::Dense { d, relu } => {
+            native::dense::dense_forward(&cpu::dense::DenseDims { n, ..d }, relu, x[0], x[1], x[2], y[0]);
+        }
+        Op::DenseBackward { d, masked } => {
+            if let Some(dx) = y.last_mut() {
+                native::dense::dense_backward_x(&cpu::dense::DenseDims { n, ..d }, masked, x[0], x[1], x[2], dx);
+            }
+        }
+        Op::MaxPool2d(d) => cpu::pool2d::pool2d_max_forward(&d.for_images(n), x[0], y[0], argmax),
+        Op::MaxPool2dBackward(d) => cpu::pool2d::pool2d_max_backward_x(&d.for_images(n), argmax, x[0], y[0]),
+        Op::MeanPool2d(reduction, d) => mean_forward(reduction, &d.for_images(n), x[0], y[0]),
+        Op::MeanPool2dBackward(reduction, d) => mean_backward_x(reduction, &d.for_images(n), x[0], y[0]),
+        Op::Relu => cpu::relu::relu_forward(x[0], y[0]),
+        Op::ReluBackward => {
+            y[0].copy_from_slice(x[1]);
+            mask(x[0], y[0]);
+        }
+        Op::Gelu => native::gelu::gelu_forward(x[0], y[0]),
+        Op::GeluBackward => native::gelu::gelu_backward_x(x[0], x[1], y[0]),
+        Op::Add => native::add::add_forward(x[0], x[1], y[0]),
+        Op::BatchNorm { d, epsilon } => {
+            let d = cpu::batchnorm::BatchNormDims { n, ..d };
+            native::batchnorm::batchnorm_forward(&d, epsilon, x[0], x[1], x[2], x[3], y[0]);
+        }
+        Op::BatchNormBackwardX { d, epsilon } => {
+            let d = cpu::batchnorm::BatchNormDims { n, ..d };
+            native::batchnorm::batchnorm_backward_x(&d, epsilon, x[0], x[1], x[2], x[3], x[4], x[5], y[0]);
+        }
+        Op::Loss | Op::Softmax => {
+            let d = SoftmaxXentDims { n, c: y[0].len() / n };
+            let Answers { labels, n_valid, probabilities, loss, correct } = answers;
+            softmax_xent_forward(&d, x[0], labels, probabilities, loss, correct);
+            match *op {
+                Op::Loss => softmax_xent_backward_x(&d, x[0], labels, *n_valid, y[0]),
+                _ => y[0].copy_from_slice(probabilities),
+            }
+        }
+        Op::BatchNormStatistics { .. }
+        | Op::BatchNormBackwardW { .. }
+        | Op::BatchNormMoments
+        | Op::BatchNormFold { .. } => unreachable!("{op:?} is for the whole batch"),
+    }
+}
+
+/// Computes a part of the gradient of a weight (`which` is 0) or a bias (1) in the native engine: the elements from `first` on, over `n`
+/// rows of the input and of the gradient of the output.
+pub(super) fn compute_gradient(
+    op: &Op,
+    which: usize,
+    n: usize,
+    first: usize,
+    [x, dy]: [&[f32]; 2],
+    conv: Option<(&Conv2d, &[f32])>,
+    g: &mut [f32],
+) {
+    match (*op, which, conv) {
+        (Op::DenseBackward { d, .. }, 0, _) => {
+            native::dense::dense_backward_w(&cpu::dense::DenseDims { n, ..d }, x, dy, first / d.o, g);
+        }
+        (Op::DenseBackward { d, .. }, ..) => cpu::bias::bias_backward_b(&BiasDims { n, o: d.o }, dy, g),
+        (Op::Conv2dBackward { .. }, 0, Some((conv, sums))) => conv.gather_dw(sums, g),
+        (Op::Conv2dBackward { .. }, _, Some((conv, sums))) => conv.gather_db(sums, g),
+        _ => unreachable!("{op:?} computes its gradients itself"),
+    }
+}
+
+/// Computes a step that is for a whole batch of `n` rows, or for none, in the native engine.
+pub(super) fn compute_batch(op: &Op, n: usize, x: &[&[f32]], y: &mut [&mut [f32]]) {
+    match (*op, y) {
+        (Op::BatchNormStatistics { d, momentum }, [moments, mean, variance]) => {
+            let d = cpu::batchnorm::BatchNormDims { n, ..d };
+            native::batchnorm::batchnorm_statistics(&d, momentum, x[0], moments, mean, variance);
+        }
+        (Op::BatchNormBackwardW { d, epsilon }, [dscale, dshift]) => {
+            let d = cpu::batchnorm::BatchNormDims { n, ..d };
+            native::batchnorm::batchnorm_backward_w(&d, epsilon, x[0], x[1], x[2], dscale, dshift);
+        }
+        (Op::BatchNormMoments, [moments]) => cpu::batchnorm::batchnorm_moments(x[0], x[1], moments),
+        (Op::BatchNormFold { epsilon }, [w, b]) => {
+            let o = b.len();
+            cpu::batchnorm::batchnorm_fold(o, epsilon, x[0], x[1], x[2], x[3], x[4], x[5], w, b);
+        }
+        _ => unreachable!("{op:?} is for rows"),
+    }
+}
+
+/// Computes a step by the plain loops, for all rows of the program's batch; arguments as for [`compute_rows`].
+pub(super) fn compute<T: Real>(
+    op: &Op,
+    n: usize,
+    x: &[&[T]],
+    y: &mut [&mut [T]],
+    argmax: &mut [u32],
+    answers: &mut Answers<'_, T>,
+) {
+    match *op {
+        Op::Conv2d { d, relu, pool } => {
+            let mut sums = vec![T::ZERO; d.y_len()];
+            cpu::conv2d::conv2d_forward(&d, x[0], x[1], x[2], &mut sums);
+            let activated = if relu { after_relu(&sums) } else { sums };
+            match pool {
+                Some(pool) => cpu::pool2d::pool2d_max_forward(&pool, &activated, y[0], argmax),
+                None => y[0].copy_from_slice(&activated),
+            }
+        }
+        Op::Conv2dBackward { d, pool, masked } => {
+            let mut dy = vec![T::ZERO; d.y_len()];
+            match pool {
+                Some(pool) => cpu::pool2d::pool2d_max_backward_x(&pool, argmax, x[2], &mut dy),
+                None => dy.copy_from_slice(x[2]),
+            }
+            cpu::conv2d::conv2d_backward_w(&d, x[0], &dy, y[0]);
+            cpu::bias::bias_backward_b(&BiasDims { n: d.n * d.ho * d.wo, o: d.o }, &dy, y[1]);
+            if let Some(dx) = y.get_mut(2) {
+                cpu::conv2d::conv2d_backward_x(&d, x[1], &dy, dx);
+                masked.then(|| before_relu(x[0], dx));
+            }
+        }
+        Op::Dense { d, relu } => {
+            cpu::dense::dense_forward(&d, x[0], x[1], x[2], y[0]);
+            if relu {
+                let activated = after_relu(y[0]);
+                y[0].copy_from_slice(&activated);
+            }
+        }
+        Op::DenseBackward { d, masked } => {
+            cpu::dense::dense_backward_w(&d, x[0], x[2], y[0]);
+            cpu::bias::bias_backward_b(&BiasDims { n: d.n, o: d.o }, x[2], y[1]);
+            if let Some(dx) = y.get_mut(2) {
+                cpu::dense::dense_backward_x(&d, x[1], x[2], dx);
+                masked.then(|| before_relu(x[0], dx));
+            }
+        }
+        Op::MaxPool2d(d) => cpu::pool2d::pool2d_max_forward(&d, x[0], y[0], argmax),
+        Op::MaxPool2dBackward(d) => cpu::pool2d::pool2d_max_backward_x(&d, argmax, x[0], y[0]),
+        Op::MeanPool2d(reduction, d) => mean_forward(reduction, &d, x[0], y[0]),
+        Op::MeanPool2dBackward(reduction, d) => mean_backward_x(reduction, &d, x[0], y[0]),
+        Op::Relu => cpu::relu::relu_forward(x[0], y[0]),
+        Op::ReluBackward => cpu::relu::relu_backward_x(x[0], x[1], y[0]),
+        Op::Gelu => cpu::gelu::gelu_forward(x[0], y[0]),
+        Op::GeluBackward => cpu::gelu::gelu_backward_x(x[0], x[1], y[0]),
+        Op::Add => cpu::add::add_forward(x[0], x[1], y[0]),
+        Op::BatchNorm { d, epsilon } => {
+            cpu::batchnorm::batchnorm_forward(&d, epsilon, x[0], x[1], x[2], x[3], y[0]);
+        }
+        Op::BatchNormStatistics { d, momentum } => {
+            let [moments, mean, variance] = y else { unreachable!("{op:?} writes three tensors") };
+            cpu::batchnorm::batchnorm_statistics(&d, momentum, answers.n_valid, x[0], moments, mean, variance);
+        }
+        Op::BatchNormMoments => cpu::batchnorm::batchnorm_moments(x[0], x[1], y[0]),
+        Op::BatchNormBackwardW { d, epsilon } => {
+            let [dscale, dshift] = y else { unreachable!("{op:?} writes two tensors") };
+            cpu::batchnorm::batchnorm_backward_w(&d, epsilon, x[0], x[1], x[2], dscale, dshift);
+        }
+        Op::BatchNormBackwardX { d, epsilon } => {
+            cpu::batchnorm::batchnorm_backward_x(&d, epsilon, x[0], x[1], x[2], x[3], x[4], x[5], y[0]);
+        }
+        Op::BatchNormFold { epsilon } => {
+            let [w, b] = y else { unreachable!("{op:?} writes two tensors") };
+            cpu::batchnorm::batchnorm_fold(b.len(), epsilon, x[0], x[1], x[2], x[3], x[4], x[5], w, b);
+        }
+        Op::Loss | Op::Softmax => {
+            let d = SoftmaxXentDims { n, c: y[0].len() / n };
+            let Answers { labels, n_valid, probabilities, loss, correct } = answers;
+            softmax_xent_forward(&d, x[0], labels, probabilities, loss, correct);
+            match *op {
+                Op::Loss => softmax_xent_backward_x(&d, x[0], labels, *n_valid, y[0]),
+                _ => y[0].copy_from_slice(probabilities),
+            }
+        }
+    }
+}
+
+fn mean_forward<T: Real>(reduction: Reduction, d: &cpu::pool2d::Pool2dDims, x: &[T], y: &mut [T]) {
+    match reduction {
+        Reduction::Average => cpu::pool2d::pool2d_average_forward(d, x, y),
+        Reduction::Sum => cpu::pool2d::pool2d_sum_forward(d, x, y),
+    }
+}
+
+fn mean_backward_x<T: Real>(reduction: Reduction, d: &cpu::pool2d::Pool2dDims, dy: &[T], dx: &mut [T]) {
+    match reduction {
+        Reduction::Average => cpu::pool2d::pool2d_average_backward_x(d, dy, dx),
+        Reduction::Sum => cpu::pool2d::pool2d_sum_backward_x(d, dy, dx),
+    }
+}
+
+fn after_relu<T: Real>(x: &[T]) -> Vec<T> {
+    let mut y = vec![T::ZERO; x.len()];
+    cpu::relu::relu_forward(x, &mut y);
+    y
+}
+
+/// Masks the gradient of the output `x` of a ReLU.
+fn before_relu<T: Real>(x: &[T], dx: &mut [T]) {
+    let unmasked = dx.to_vec();
+    cpu::relu::relu_backward_x(x, &unmasked, dx);
+}
+
+/// Returns the first value that is not finite in a tensor that an operation wrote in a step of training.
+pub(super) fn found<T: Real>(step: usize, tensor: String, operation: &str, values: &[T]) -> Option<NonFinite> {
+    let [count, index] = cpu::non_finite::non_finite(values);
+    let (count, index, operation) = (count as usize, index as usize, operation.to_string());
+    (count > 0).then_some(NonFinite { step, tensor, operation, index, count })
+}

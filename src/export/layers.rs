@@ -1,0 +1,419 @@
+//! What each layer is in every format: a new type of layer needs rules here, and in no other file of the exports.
+//!
+//! No rule has a case for all other layers, so the compiler names those that a new layer lacks.
+
+use super::onnx::Graph;
+use super::onnx_proto::AttributeProto;
+use super::python::{pair, unused};
+use super::torch::Forward;
+use super::window::Window;
+use crate::cpu::conv2d::Padding;
+use crate::model::{Activation, Layer, LayerShape, Role};
+use std::fmt::Write;
+
+/// What a layer does to the order of the features, if its output is a list of them.
+pub(super) enum Features {
+    /// Each feature follows from the same one of each input.
+    Kept,
+    /// Each feature follows from all of them, so their order has no meaning.
+    Mixed,
+    /// They are the cells of an image.
+    Flattened {
+        /// The channels of the image; 1 if its values have the same order with channels first and last.
+        channels: usize,
+    },
+}
+
+/// Returns what a layer does to the order of the features.
+pub(super) fn features(shape: &LayerShape) -> Features {
+    match &shape.layer {
+        Layer::BatchNorm { .. } | Layer::Add | Layer::Relu | Layer::Gelu => Features::Kept,
+        Layer::Conv2d { .. }
+        | Layer::MaxPool2d { .. }
+        | Layer::AveragePool2d { .. }
+        | Layer::SumPool2d { .. }
+        | Layer::Dense { .. } => Features::Mixed,
+        Layer::Flatten => match shape.input[..] {
+            // A single cell.
+            [1, 1, _] => Features::Flattened { channels: 1 },
+            [_, _, channels] => Features::Flattened { channels },
+            _ => Features::Kept,
+        },
+    }
+}
+
+/// Returns the tensors that a layer has in PyTorch and in ONNX.
+pub(super) fn torch_roles(layer: &Layer) -> &'static [Role] {
+    match layer {
+        Layer::Conv2d { .. } | Layer::Dense { .. } => &[Role::Weight, Role::Bias],
+        Layer::BatchNorm { .. } => &[Role::Scale, Role::Shift, Role::Mean, Role::Variance],
+        Layer::MaxPool2d { .. }
+        | Layer::AveragePool2d { .. }
+        | Layer::SumPool2d { .. }
+        | Layer::Add
+        | Layer::Relu
+        | Layer::Gelu
+        | Layer::Flatten => &[],
+    }
+}
+
+/// Returns the name of a tensor in Keras.
+pub(super) fn keras_variable(role: Role) -> &'static str {
+    match role {
+        Role::Weight => "kernel",
+        Role::Bias => "bias",
+        Role::Scale => "gamma",
+        Role::Shift => "beta",
+        Role::Mean => "moving_mean",
+        Role::Variance => "moving_variance",
+    }
+}
+
+/// Adds the nodes of a layer, whose names begin with `name`, and returns the name of its output. `inputs` are the values that it
+/// reads; `channels_last` says whether it flattens an image with the channels last. Source: the operators' documentation of ONNX,
+/// docs/Operators.md.
+pub(super) fn onnx(shape: &LayerShape, name: &str, inputs: &[&str], channels_last: bool, graph: &mut Graph) -> String {
+    let x = inputs[0];
+    let tensors: Vec<String> =
+        torch_roles(&shape.layer).iter().map(|role| format!("{}.{}", shape.name, role.key())).collect();
+    let reads: Vec<&str> = std::iter::once(x).chain(tensors.iter().map(String::as_str)).collect();
+    match &shape.layer {
+        Layer::Conv2d { activation, .. } => {
+            graph.apply("Conv", name, &reads, window_attributes(&Window::of_conv(shape)));
+            return onnx_activation(*activation, name, graph);
+        }
+        Layer::Dense { activation, .. } => {
+            // The weight is [out, in].
+            graph.apply("Gemm", name, &reads, vec![AttributeProto::int("transB", 1)]);
+            return onnx_activation(*activation, name, graph);
+        }
+        Layer::MaxPool2d { .. } => graph.apply("MaxPool", name, &[x], window_attributes(&Window::of_pool(shape))),
+        Layer::AveragePool2d { .. } => {
+            graph.apply("AveragePool", name, &[x], window_attributes(&Window::of_pool(shape)));
+        }
+        Layer::SumPool2d { .. } => onnx_sum_pool(shape, name, x, graph),
+        Layer::BatchNorm { momentum, epsilon, .. } => {
+            let attributes =
+                vec![AttributeProto::float("epsilon", *epsilon), AttributeProto::float("momentum", *momentum)];
+            graph.apply("BatchNormalization", name, &reads, attributes);
+        }
+        Layer::Add => {
+            let mut sum = x.to_string();
+            for (i, other) in inputs.iter().enumerate().skip(1) {
+                let next = if i + 1 == inputs.len() { name.to_string() } else { format!("{name}.sum_{i}") };
+                graph.apply("Add", &next, &[&sum, other], vec![]);
+                sum = next;
+            }
+        }
+        Layer::Relu => graph.apply("Relu", name, &[x], vec![]),
+        Layer::Gelu => onnx_gelu(name, x, graph),
+        Layer::Flatten => {
+            let last = format!("{name}.channels_last");
+            if channels_last {
+                graph.apply("Transpose", &last, &[x], vec![AttributeProto::ints("perm", &[0, 2, 3, 1])]);
+            }
+            let x = if channels_last { &last } else { x };
+            graph.apply("Flatten", name, &[x], vec![AttributeProto::int("axis", 1)]);
+        }
+    }
+    name.to_string()
+}
+
+/// Adds the activation of the layer `name` and returns the name of its output.
+fn onnx_activation(activation: Activation, name: &str, graph: &mut Graph) -> String {
+    match activation {
+        // The softmax is a separate output.
+        Activation::None | Activation::Softmax => name.to_string(),
+        Activation::Relu => {
+            let activated = format!("{name}.relu");
+            graph.apply("Relu", &activated, &[name], vec![]);
+            activated
+        }
+        Activation::Gelu => {
+            let activated = format!("{name}.gelu");
+            onnx_gelu(&activated, name, graph);
+            activated
+        }
+    }
+}
+
+/// The operator Gelu is not in the opset: x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))).
+fn onnx_gelu(name: &str, x: &str, graph: &mut Graph) {
+    let part = |part: &str| format!("{name}.{part}");
+    for (constant, value) in
+        [("cubic", 0.044_715), ("slope", (2.0 / std::f64::consts::PI).sqrt()), ("one", 1.0), ("half", 0.5)]
+    {
+        graph.constant(&part(constant), &[], &[value as f32]);
+    }
+    for (op, output, left, right) in [
+        ("Mul", "square", x, x),
+        ("Mul", "cube", &part("square"), x),
+        ("Mul", "cubed", &part("cube"), &part("cubic")),
+        ("Add", "sum", x, &part("cubed")),
+        ("Mul", "angle", &part("sum"), &part("slope")),
+    ] {
+        graph.apply(op, &part(output), &[left, right], vec![]);
+    }
+    graph.apply("Tanh", &part("tanh"), &[&part("angle")], vec![]);
+    graph.apply("Add", &part("share"), &[&part("tanh"), &part("one")], vec![]);
+    graph.apply("Mul", &part("halved"), &[x, &part("half")], vec![]);
+    graph.apply("Mul", name, &[&part("halved"), &part("share")], vec![]);
+}
+
+/// ONNX has no sum pooling: it is an average, counting the padding's zeros, times the number of cells in the window.
+fn onnx_sum_pool(shape: &LayerShape, name: &str, x: &str, graph: &mut Graph) {
+    let window = Window::of_pool(shape);
+    let mut attributes = window_attributes(&window);
+    attributes.push(AttributeProto::int("count_include_pad", 1));
+    let (average, cells) = (format!("{name}.average"), format!("{name}.cells"));
+    graph.apply("AveragePool", &average, &[x], attributes);
+    graph.constant(&cells, &[], &[window.cells() as f32]);
+    graph.apply("Mul", name, &[&average, &cells], vec![]);
+}
+
+/// Returns size, stride and padding. `auto_pad` is deprecated, and tools interpret it differently, so the padding is
+/// explicit.
+fn window_attributes(window: &Window) -> Vec<AttributeProto> {
+    let Window { size, stride, begin, end } = window;
+    vec![
+        AttributeProto::ints("kernel_shape", size),
+        AttributeProto::ints("strides", stride),
+        AttributeProto::ints("pads", &[*begin, *end].concat()),
+    ]
+}
+
+/// Returns the PyTorch constructor of a layer with parameters.
+pub(super) fn torch_constructor(shape: &LayerShape) -> Option<String> {
+    let channels = shape.input.last().copied().unwrap_or_default();
+    match &shape.layer {
+        Layer::Conv2d { filters, .. } => {
+            let window = Window::of_conv(shape);
+            let mut text = format!("nn.Conv2d({channels}, {filters}, {}", pair(window.size));
+            if window.stride != [1, 1] {
+                // Writing to a string cannot fail.
+                let _ = write!(text, ", stride={}", pair(window.stride));
+            }
+            Some(text + &even_padding(&window) + ")")
+        }
+        Layer::Dense { units, .. } => Some(format!("nn.Linear({channels}, {units})")),
+        Layer::BatchNorm { momentum, epsilon, .. } => {
+            let class = if shape.input.len() == 1 { "BatchNorm1d" } else { "BatchNorm2d" };
+            // The part that a batch changes, without the digits of the subtraction's rounding.
+            let changed = ((1.0 - momentum) * 1e12).round() / 1e12;
+            Some(format!("nn.{class}({channels}, eps={epsilon}, momentum={changed})"))
+        }
+        Layer::MaxPool2d { .. }
+        | Layer::AveragePool2d { .. }
+        | Layer::SumPool2d { .. }
+        | Layer::Add
+        | Layer::Relu
+        | Layer::Gelu
+        | Layer::Flatten => None,
+    }
+}
+
+/// Adds a layer to the body of PyTorch's `forward`, where the value is the layer's input; `others` are further inputs.
+/// `channels_last` says whether it flattens an image with the channels last.
+pub(super) fn torch(shape: &LayerShape, others: &[String], channels_last: bool, forward: &mut Forward) {
+    match &shape.layer {
+        Layer::Conv2d { activation, .. } => {
+            let x = unevenly_padded(forward.variable(), &Window::of_conv(shape), None);
+            forward.value = torch_activation(*activation, format!("self.{}({x})", shape.name));
+        }
+        Layer::Dense { activation, .. } => {
+            let x = forward.variable();
+            forward.value = torch_activation(*activation, format!("self.{}({x})", shape.name));
+        }
+        Layer::MaxPool2d { .. } => torch_pool(shape, forward, |x, window, arguments| {
+            // Padding never wins a maximum.
+            format!("F.max_pool2d({}{arguments})", unevenly_padded(x, window, Some("-torch.inf")))
+        }),
+        Layer::AveragePool2d { .. } => {
+            let window = Window::of_pool(shape);
+            let sum =
+                |x: &str, arguments: &str| format!("F.avg_pool2d({}{arguments})", unevenly_padded(x, &window, None));
+            if window.is_even() {
+                let counted = if window.is_padded() { ", count_include_pad=False" } else { "" };
+                torch_pool(shape, forward, |x, _, arguments| sum(x, &format!("{arguments}{counted}")));
+            } else {
+                // PyTorch excludes the padding from an average only if it is symmetric.
+                let x = forward.variable().to_string();
+                torch_pool(shape, forward, |_, _, arguments| sum(&format!("torch.ones_like({x})"), arguments));
+                let _ = writeln!(
+                    forward.lines,
+                    "        share = {}  # fraction of cells that are not padding",
+                    forward.value
+                );
+                forward.value = x;
+                torch_pool(shape, forward, |x, _, arguments| format!("{} / share", sum(x, arguments)));
+                forward.finish();
+            }
+        }
+        Layer::SumPool2d { .. } => torch_pool(shape, forward, |x, window, arguments| {
+            format!("F.avg_pool2d({}{arguments}, divisor_override=1)", unevenly_padded(x, window, None))
+        }),
+        Layer::BatchNorm { .. } => {
+            forward.shorten();
+            forward.value = format!("self.{}({})", shape.name, forward.value);
+        }
+        Layer::Add => {
+            for other in others {
+                let _ = write!(forward.value, " + {other}");
+            }
+            // Within another expression, the sum might need parentheses.
+            forward.finish();
+        }
+        Layer::Relu => forward.value = torch_activation(Activation::Relu, std::mem::take(&mut forward.value)),
+        Layer::Gelu => {
+            forward.shorten();
+            forward.value = torch_activation(Activation::Gelu, std::mem::take(&mut forward.value));
+        }
+        Layer::Flatten if channels_last => forward.value.push_str(".permute(0, 2, 3, 1).flatten(1)"),
+        Layer::Flatten => forward.value.push_str(".flatten(1)"),
+    }
+}
+
+fn torch_activation(activation: Activation, value: String) -> String {
+    match activation {
+        // The softmax is left to the loss, as is usual in PyTorch.
+        Activation::None | Activation::Softmax => value,
+        Activation::Relu => format!("F.relu({value})"),
+        Activation::Gelu => format!("F.gelu({value}, approximate=\"tanh\")"),
+    }
+}
+
+/// Adds a pooling; `make` returns the expression for a value, a window, and the arguments after the value.
+fn torch_pool(shape: &LayerShape, forward: &mut Forward, make: impl Fn(&str, &Window, &str) -> String) {
+    let window = Window::of_pool(shape);
+    if !window.is_even() {
+        // The padding would make the line too long.
+        forward.variable();
+    }
+    let mut arguments = format!(", {}", pair(window.size));
+    if window.stride != window.size {
+        let _ = write!(arguments, ", {}", pair(window.stride));
+    }
+    arguments.push_str(&even_padding(&window));
+    forward.value = make(&forward.value, &window, &arguments);
+}
+
+/// Returns the `padding` argument of a layer with symmetric padding.
+fn even_padding(window: &Window) -> String {
+    if window.is_padded() && window.is_even() { format!(", padding={}", pair(window.begin)) } else { String::new() }
+}
+
+/// Returns the value with padding that PyTorch's layers do not support: more after than before.
+fn unevenly_padded(value: &str, window: &Window, fill: Option<&str>) -> String {
+    if window.is_even() {
+        return value.to_string();
+    }
+    let ([top, left], [bottom, right]) = (window.begin, window.end);
+    let fill = fill.map(|fill| format!(", value={fill}")).unwrap_or_default();
+    format!("F.pad({value}, ({left}, {right}, {top}, {bottom}){fill})")
+}
+
+/// The name of the function that Keras's layers use for GELU: `gelu` would mean the exact form, without tanh.
+pub(super) const KERAS_GELU: &str = "gelu_tanh";
+
+/// The names of all such functions.
+pub(super) const KERAS_FUNCTIONS: [&str; 1] = [KERAS_GELU];
+
+/// Returns the code of a function that a layer needs in Keras, if any.
+pub(super) fn keras_function(shape: &LayerShape) -> Option<&'static str> {
+    // Registered, so that Keras can save and load the model.
+    const GELU: &str = "@keras.saving.register_keras_serializable()\n\
+                        def gelu_tanh(x):\n    \
+                            return keras.activations.gelu(x, approximate=True)\n";
+    match &shape.layer {
+        Layer::Gelu => Some(GELU),
+        Layer::Conv2d { activation, .. } | Layer::Dense { activation, .. } => match activation {
+            Activation::Gelu => Some(GELU),
+            Activation::None | Activation::Relu | Activation::Softmax => None,
+        },
+        Layer::MaxPool2d { .. }
+        | Layer::AveragePool2d { .. }
+        | Layer::SumPool2d { .. }
+        | Layer::BatchNorm { .. }
+        | Layer::Add
+        | Layer::Relu
+        | Layer::Flatten => None,
+    }
+}
+
+/// Returns the constructors of the Keras layers that are equivalent to one of this program's, usually one; each reads the output of the
+/// one before. `is_last` adds the softmax, without which there would be no probabilities; `is_name` says whether a layer has a name.
+pub(super) fn keras(shape: &LayerShape, is_last: bool, is_name: impl Fn(&str) -> bool) -> Vec<String> {
+    let name = &shape.name;
+    match &shape.layer {
+        Layer::Conv2d { filters, kernel_size, stride, padding, activation } => {
+            let mut line = format!("Conv2D({filters}, {}", pair((*kernel_size).into()));
+            if <[usize; 2]>::from(*stride) != [1, 1] {
+                let _ = write!(line, ", strides={}", pair((*stride).into()));
+            }
+            let activation = keras_activation(*activation);
+            vec![format!("{line}{}{activation}, name=\"{name}\")", padding_argument(*padding))]
+        }
+        Layer::MaxPool2d { padding, .. } => vec![keras_pool("MaxPooling2D", shape, *padding, name)],
+        Layer::AveragePool2d { padding, .. } => vec![keras_pool("AveragePooling2D", shape, *padding, name)],
+        Layer::SumPool2d { .. } => keras_sum_pool(shape, is_name),
+        Layer::BatchNorm { momentum, epsilon, scale, center } => {
+            let mut line = format!("BatchNormalization(momentum={momentum}, epsilon={epsilon}");
+            for (key, value) in [("scale", scale), ("center", center)] {
+                if !value {
+                    let _ = write!(line, ", {key}=False");
+                }
+            }
+            vec![format!("{line}, name=\"{name}\")")]
+        }
+        Layer::Add => vec![format!("Add(name=\"{name}\")")],
+        Layer::Relu => vec![format!("ReLU(name=\"{name}\")")],
+        Layer::Gelu => vec![format!("Activation({KERAS_GELU}, name=\"{name}\")")],
+        Layer::Flatten => vec![format!("Flatten(name=\"{name}\")")],
+        Layer::Dense { units, activation } => {
+            let activation = if is_last { Activation::Softmax } else { *activation };
+            vec![format!("Dense({units}{}, name=\"{name}\")", keras_activation(activation))]
+        }
+    }
+}
+
+/// Keras's default is `valid`, as here.
+fn padding_argument(padding: Padding) -> &'static str {
+    match padding {
+        Padding::Valid => "",
+        Padding::Same => ", padding=\"same\"",
+    }
+}
+
+fn keras_activation(activation: Activation) -> String {
+    match activation {
+        Activation::None => String::new(),
+        Activation::Relu => ", activation=\"relu\"".to_string(),
+        Activation::Gelu => format!(", activation={KERAS_GELU}"),
+        Activation::Softmax => ", activation=\"softmax\"".to_string(),
+    }
+}
+
+fn keras_pool(class: &str, shape: &LayerShape, padding: Padding, name: &str) -> String {
+    let window = Window::of_pool(shape);
+    let mut line = format!("{class}({}", pair(window.size));
+    if window.stride != window.size {
+        let _ = write!(line, ", strides={}", pair(window.stride));
+    }
+    format!("{line}{}, name=\"{name}\")", padding_argument(padding))
+}
+
+/// Keras has no sum pooling: it is an average, counting the padding's zeros, times the number of cells in the window.
+fn keras_sum_pool(shape: &LayerShape, is_name: impl Fn(&str) -> bool) -> Vec<String> {
+    let name = &shape.name;
+    let window = Window::of_pool(shape);
+    let mut lines = Vec::new();
+    if window.is_padded() {
+        let ([top, left], [bottom, right]) = (window.begin, window.end);
+        let padding = unused(&format!("{name}_padding"), &is_name);
+        lines.push(format!("ZeroPadding2D((({top}, {bottom}), ({left}, {right})), name=\"{padding}\")"));
+    }
+    let average = unused(&format!("{name}_average"), &is_name);
+    lines.push(keras_pool("AveragePooling2D", shape, Padding::Valid, &average));
+    lines.push(format!("Rescaling({}, name=\"{name}\")", window.cells()));
+    lines
+}

@@ -1,0 +1,49 @@
+//! Proof of the sum of two tensors: its kernel and native loops agree with [`crate::cpu::add`].
+
+use super::native::{Check, LENGTHS};
+use super::{Verifier, absolute, widen};
+use crate::cpu::add as cpu;
+use crate::gpu::GpuError;
+use crate::native::add as fast;
+use crate::ops::add::{FORWARD, record_forward};
+
+/// Compares the kernel with the mirror, on two tensors and on the same one twice.
+///
+/// # Errors
+/// The device failed; a wrong result is recorded in the verifier instead.
+pub fn verify(v: &mut Verifier<'_>, len: usize) -> Result<(), GpuError> {
+    let (x1, x2) = (v.random(len), v.random(len));
+    for same in [false, true] {
+        let case = format!("{len}{}", if same { ", the same tensor twice" } else { "" });
+        let second = if same { &x1 } else { &x2 };
+        let mut y64 = vec![0.0; len];
+        cpu::add_forward(&widen(&x1), &widen(second), &mut y64);
+        let mut run = v.run();
+        let (tx1, tx2, ty) = (run.input(&x1)?, run.input(second)?, run.output(len)?);
+        record_forward(&mut run.plan, len, &tx1, if same { &tx1 } else { &tx2 }, &ty)?;
+        // WGSL rounds a sum correctly: once.
+        run.check_sums(FORWARD.entry, &case, &[(&ty, &y64, &absolute(&y64), 1)])?;
+    }
+    Ok(())
+}
+
+/// Checks the sizes of `fmnist-gpu selftest`.
+///
+/// # Errors
+/// The device failed.
+pub fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
+    for len in [1, 63, 64, 65, 10_007] {
+        verify(v, len)?;
+    }
+    Ok(())
+}
+
+pub(super) fn native(check: &mut Check) {
+    for len in LENGTHS {
+        let (x1, x2) = (check.values(len), check.values(len));
+        let (mut y, mut expected) = (vec![f32::NAN; len], vec![0.0; len]);
+        fast::add_forward(&x1, &x2, &mut y);
+        cpu::add_forward(&x1, &x2, &mut expected);
+        check.same("native add_forward", len, &y, &expected);
+    }
+}

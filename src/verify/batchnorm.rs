@@ -1,0 +1,346 @@
+//! Proof of the batch normalization: its kernels and native loops agree with [`crate::cpu::batchnorm`].
+//!
+//! Errors are derived from what the WGSL specification guarantees: 2.5 units in the last place for a division, 2 for
+//! `inverseSqrt`, two roundoffs each, and half a unit for the rest. The loops of the native engine round less often.
+
+use super::gradients::{Gradients, check, dot};
+use super::native::Check;
+use super::{Breadth, UNIT_ROUNDOFF, Verifier, compare, sum_bound, widen};
+use crate::cpu::batchnorm::{self as cpu, BatchNormDims};
+use crate::gpu::GpuError;
+use crate::native::batchnorm as fast;
+use crate::ops::batchnorm::{
+    BACKWARD_W, BACKWARD_X, FOLD, FORWARD, MOMENTS, STATISTICS, additions, record_backward_w, record_backward_x,
+    record_fold, record_forward, record_moments, record_statistics,
+};
+
+/// Added to the variance, as in Keras.
+pub const EPSILON: f64 = 1e-3;
+
+/// The part of the running averages that is kept, as in Keras.
+pub const MOMENTUM: f64 = 0.99;
+
+/// Below this, results may be flushed to zero.
+const TINY: f64 = f32::MIN_POSITIVE as f64;
+
+/// What a tensor must contain.
+#[derive(Clone, Debug)]
+pub struct Bounded {
+    /// The values, in double precision.
+    pub values: Vec<f64>,
+    /// The error that each may have.
+    pub bound: Vec<f64>,
+}
+
+impl Bounded {
+    /// The values in single precision, as the input of the next kernel.
+    fn narrow(&self) -> Vec<f32> {
+        self.values.iter().map(|&value| value as f32).collect()
+    }
+}
+
+/// Returns the sum of `value` of each element of a channel over the first `rows` rows.
+fn sum(d: &BatchNormDims, rows: usize, c: usize, value: impl Fn(usize) -> f64) -> f64 {
+    (0..rows).map(|row| value(row * d.c + c)).sum()
+}
+
+/// Returns the moments and both running averages after the first `n_valid` images of x. A sum is off by `additions`
+/// roundoffs of each element.
+pub fn statistics(
+    d: &BatchNormDims,
+    n_valid: usize,
+    x: &[f32],
+    running_mean: &[f32],
+    running_var: &[f32],
+    additions: usize,
+) -> [Bounded; 3] {
+    let u = UNIT_ROUNDOFF;
+    let x = widen(x);
+    let (mut moments, mut mean_after, mut var_after) = (vec![0.0; 3 * d.c], widen(running_mean), widen(running_var));
+    cpu::batchnorm_statistics(d, MOMENTUM, n_valid, &x, &mut moments, &mut mean_after, &mut var_after);
+    let rows = n_valid * d.positions;
+    let m = rows as f64;
+    let mut bound = vec![0.0; 3 * d.c];
+    for c in 0..d.c {
+        let (mean, variance) = (moments[c], moments[d.c + c]);
+        // The conversion of m and the division add 6 roundoffs.
+        let mean_error = sum_bound(additions, sum(d, rows, c, |i| x[i].abs())) / m + 6.0 * u * mean.abs();
+        // An error of the mean adds its square to the variance. The difference, rounded once, is squared, which rounds
+        // again: 3 roundoffs.
+        let squares = m * (variance + mean_error * mean_error);
+        bound[c] = mean_error;
+        bound[d.c + c] = sum_bound(additions + 2, squares) / m + mean_error * mean_error + 6.0 * u * variance;
+    }
+    // Both constants, the products and the sum: 3 roundoffs.
+    let averaged = |before: &[f32], moment: usize, values: Vec<f64>| {
+        let bound = (0..d.c).map(|c| {
+            let (kept, added) = (MOMENTUM * f64::from(before[c]), (1.0 - MOMENTUM) * moments[moment * d.c + c]);
+            3.0 * u * (kept.abs() + added.abs()) + (1.0 - MOMENTUM) * bound[moment * d.c + c] + TINY
+        });
+        Bounded { bound: bound.collect(), values }
+    };
+    let (mean_after, var_after) = (averaged(running_mean, 0, mean_after), averaged(running_var, 1, var_after));
+    [Bounded { values: moments, bound }, mean_after, var_after]
+}
+
+/// `1 / sqrt(variance + epsilon)`, off by 5 roundoffs: the constant and the sum, of which the root leaves half, and
+/// `inverseSqrt`.
+fn inverse(variance: f64) -> f64 {
+    1.0 / (variance + EPSILON).sqrt()
+}
+
+/// Returns y.
+fn forward(d: &BatchNormDims, x: &[f32], moments: &[f32], scale: &[f32], shift: &[f32]) -> Bounded {
+    let (x, moments, scale, shift) = (widen(x), widen(moments), widen(scale), widen(shift));
+    let mut values = vec![0.0; d.x_len()];
+    cpu::batchnorm_forward(d, EPSILON, &x, &moments, &scale, &shift, &mut values);
+    let bound = (0..d.x_len()).map(|i| {
+        let c = i % d.c;
+        let factor = (inverse(moments[d.c + c]) * scale[c]).abs();
+        // The difference, the inverse root and two products: 8 roundoffs, and one of the sum.
+        let scaled = (x[i] - moments[c]).abs() * factor;
+        UNIT_ROUNDOFF * (9.0 * scaled + shift[c].abs()) + TINY * (1.0 + factor)
+    });
+    Bounded { bound: bound.collect(), values }
+}
+
+/// Returns dscale and dshift. A sum is off by `additions` roundoffs of each element.
+pub fn backward_w(d: &BatchNormDims, x: &[f32], moments: &[f32], dy: &[f32], additions: usize) -> [Bounded; 2] {
+    let (x, moments, dy) = (widen(x), widen(moments), widen(dy));
+    let (mut dscale, mut dshift) = (vec![0.0; d.c], vec![0.0; d.c]);
+    cpu::batchnorm_backward_w(d, EPSILON, &x, &moments, &dy, &mut dscale, &mut dshift);
+    let rows = moments[2 * d.c] as usize * d.positions;
+    // The difference, its product with dy, the inverse root and the product with it: 8 roundoffs.
+    let scale_bound = (0..d.c).map(|c| {
+        let products = sum(d, rows, c, |i| (dy[i] * (x[i] - moments[c])).abs());
+        sum_bound(additions + 4, products * inverse(moments[d.c + c]))
+    });
+    let shift_bound = (0..d.c).map(|c| sum_bound(additions, sum(d, rows, c, |i| dy[i].abs())));
+    [Bounded { bound: scale_bound.collect(), values: dscale }, Bounded { bound: shift_bound.collect(), values: dshift }]
+}
+
+/// Returns dx.
+pub fn backward_x(
+    d: &BatchNormDims,
+    x: &[f32],
+    moments: &[f32],
+    scale: &[f32],
+    dscale: &[f32],
+    dshift: &[f32],
+    dy: &[f32],
+) -> Bounded {
+    let (x, moments, scale, dy) = (widen(x), widen(moments), widen(scale), widen(dy));
+    let (dscale, dshift) = (widen(dscale), widen(dshift));
+    let mut values = vec![0.0; d.x_len()];
+    cpu::batchnorm_backward_x(d, EPSILON, &x, &moments, &scale, &dscale, &dshift, &dy, &mut values);
+    let images = moments[2 * d.c];
+    let m = images * d.positions as f64;
+    let bound = (0..d.x_len()).map(|i| {
+        let c = i % d.c;
+        if (i / (d.c * d.positions)) as f64 >= images {
+            return 0.0;
+        }
+        let inverse = inverse(moments[d.c + c]);
+        let factor = (scale[c] * inverse).abs();
+        let offset = (dshift[c] / m).abs();
+        let slope = ((x[i] - moments[c]) * inverse * dscale[c] / m).abs();
+        // The two quotients: 6 roundoffs, with the conversion of m. The normalized value: 7, and one of its product. Two
+        // differences of three terms. The factor: 6, and one of the product with it.
+        let error = 6.0 * offset + 14.0 * slope + (2.0 + 7.0) * (dy[i].abs() + offset + slope);
+        UNIT_ROUNDOFF * factor * error + TINY * (1.0 + factor * (2.0 + inverse * (dscale[c] / m).abs()))
+    });
+    Bounded { bound: bound.collect(), values }
+}
+
+/// Compares every kernel with the mirror for a batch whose first `n_valid` images count; the others have large values, so
+/// that counting one is noticed.
+///
+/// # Errors
+/// The device failed; a wrong result is recorded in the verifier instead.
+pub fn verify(v: &mut Verifier<'_>, d: &BatchNormDims, n_valid: usize) -> Result<(), GpuError> {
+    let case = format!("{}x{}x{}, {n_valid} valid", d.n, d.positions, d.c);
+    let x = inputs(d, n_valid, v.random(d.x_len()));
+    let dy = v.random(d.x_len());
+    let (scale, shift) = (v.random(d.c), v.random(d.c));
+    let (running_mean, running_var) = (v.random(d.c), v.random(d.c).iter().map(|x| x.abs()).collect::<Vec<_>>());
+    // The last batch of an epoch: two whole batches are done, n_valid samples are left.
+    let progress = [2, (2 * d.n + n_valid) as u32];
+
+    let additions = additions(n_valid * d.positions);
+    let [expected, mean_after, var_after] = statistics(d, n_valid, &x, &running_mean, &running_var, additions);
+    let mut run = v.run();
+    let (tx, tprogress, tmoments) = (run.input(&x)?, run.input_u32(&progress)?, run.output(3 * d.c)?);
+    let (tmean, tvar) = (run.in_place(&running_mean)?, run.in_place(&running_var)?);
+    record_statistics(&mut run.plan, d, MOMENTUM, &tx, &tprogress, &tmoments, &tmean, &tvar)?;
+    let outputs = [
+        (&tmoments, &expected.values[..], &expected.bound[..]),
+        (&tmean, &mean_after.values, &mean_after.bound),
+        (&tvar, &var_after.values, &var_after.bound),
+    ];
+    run.check(STATISTICS.entry, &case, &outputs, &[])?;
+    let moments = expected.narrow();
+
+    let mut copies = vec![f64::NAN; 3 * d.c];
+    cpu::batchnorm_moments(&widen(&running_mean), &widen(&running_var), &mut copies);
+    let mut run = v.run();
+    let (tmean, tvar, tmoments) = (run.input(&running_mean)?, run.input(&running_var)?, run.output(3 * d.c)?);
+    record_moments(&mut run.plan, d.c, &tmean, &tvar, &tmoments)?;
+    run.check(MOMENTS.entry, &case, &[(&tmoments, &copies, &vec![0.0; 3 * d.c])], &[])?;
+
+    let expected = forward(d, &x, &moments, &scale, &shift);
+    let mut run = v.run();
+    let (tx, tmoments, ty) = (run.input(&x)?, run.input(&moments)?, run.output(d.x_len())?);
+    let (tscale, tshift) = (run.input(&scale)?, run.input(&shift)?);
+    record_forward(&mut run.plan, d, EPSILON, &tx, &tmoments, &tscale, &tshift, &ty)?;
+    run.check(FORWARD.entry, &case, &[(&ty, &expected.values, &expected.bound)], &[])?;
+
+    let [dscale, dshift] = backward_w(d, &x, &moments, &dy, additions);
+    let mut run = v.run();
+    let (tx, tmoments, tdy) = (run.input(&x)?, run.input(&moments)?, run.input(&dy)?);
+    let (tdscale, tdshift) = (run.output(d.c)?, run.output(d.c)?);
+    record_backward_w(&mut run.plan, d, EPSILON, &tx, &tmoments, &tdy, &tdscale, &tdshift)?;
+    let outputs = [(&tdscale, &dscale.values[..], &dscale.bound[..]), (&tdshift, &dshift.values, &dshift.bound)];
+    run.check(BACKWARD_W.entry, &case, &outputs, &[])?;
+
+    let (dscale, dshift) = (dscale.narrow(), dshift.narrow());
+    let expected = backward_x(d, &x, &moments, &scale, &dscale, &dshift, &dy);
+    let mut run = v.run();
+    let (tx, tmoments, tdy, tdx) = (run.input(&x)?, run.input(&moments)?, run.input(&dy)?, run.output(d.x_len())?);
+    let (tscale, tdscale, tdshift) = (run.input(&scale)?, run.input(&dscale)?, run.input(&dshift)?);
+    record_backward_x(&mut run.plan, d, EPSILON, &tx, &tmoments, &tscale, &tdscale, &tdshift, &tdy, &tdx)?;
+    run.check(BACKWARD_X.entry, &case, &[(&tdx, &expected.values, &expected.bound)], &[])?;
+
+    verify_fold(v, d.positions, [&scale, &shift, &running_mean, &running_var])
+}
+
+/// Returns x: the channels have different means, and the images after the first `n_valid` large values.
+pub fn inputs(d: &BatchNormDims, n_valid: usize, mut random: Vec<f32>) -> Vec<f32> {
+    for (i, x) in random.iter_mut().enumerate() {
+        *x += [0.0, 3.0, -0.5][i % d.c % 3];
+        if i >= n_valid * d.positions * d.c {
+            *x += 20.0;
+        }
+    }
+    random
+}
+
+/// Compares the folding into weights of `k` rows.
+fn verify_fold(v: &mut Verifier<'_>, k: usize, vectors: [&[f32]; 4]) -> Result<(), GpuError> {
+    let o = vectors[0].len();
+    let (w, b) = (v.random(k * o), v.random(o));
+    let (w64, b64) = (widen(&w), widen(&b));
+    let [scale, shift, mean, variance] = vectors.map(widen);
+    let (mut w_out, mut b_out) = (vec![0.0; k * o], vec![0.0; o]);
+    cpu::batchnorm_fold(o, EPSILON, &w64, &b64, &scale, &shift, &mean, &variance, &mut w_out, &mut b_out);
+    // The factor is off by 6 roundoffs; a product and, for the bias, a difference and a sum follow.
+    let w_bound: Vec<f64> = w_out.iter().map(|w| 7.0 * UNIT_ROUNDOFF * w.abs() + TINY).collect();
+    let b_bound: Vec<f64> = (0..o)
+        .map(|i| {
+            let factor = (scale[i] * inverse(variance[i])).abs();
+            UNIT_ROUNDOFF * (9.0 * (b64[i] - mean[i]).abs() * factor + shift[i].abs()) + TINY * (1.0 + factor)
+        })
+        .collect();
+    let mut run = v.run();
+    let (tw, tb, tw_out, tb_out) = (run.input(&w)?, run.input(&b)?, run.output(k * o)?, run.output(o)?);
+    let (tscale, tshift) = (run.input(vectors[0])?, run.input(vectors[1])?);
+    let (tmean, tvar) = (run.input(vectors[2])?, run.input(vectors[3])?);
+    record_fold(&mut run.plan, k, o, EPSILON, &tw, &tb, &tscale, &tshift, &tmean, &tvar, &tw_out, &tb_out)?;
+    let outputs = [(&tw_out, &w_out[..], &w_bound[..]), (&tb_out, &b_out, &b_bound)];
+    run.check(FOLD.entry, &format!("{k}x{o}"), &outputs, &[])
+}
+
+/// Checks the shapes of `fmnist-gpu selftest`: after a convolution and after a dense layer, short last batches, a single
+/// value, more rows than one iteration sums.
+///
+/// # Errors
+/// The device failed.
+pub fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
+    for (n, positions, c, n_valid) in [(4, 196, 32, 4), (32, 1, 128, 7), (3, 7, 5, 2), (1, 1, 1, 1), (5, 784, 3, 4)] {
+        verify(v, &BatchNormDims { n, positions, c }, n_valid)?;
+    }
+    Ok(())
+}
+
+pub(super) fn native(check: &mut Check) {
+    // A sum of four, and the rounding of the total: everything else is in double precision.
+    const ADDITIONS: usize = 3;
+    let mut normalized = vec![(4, 196, 32), (32, 1, 128), (3, 7, 5)];
+    if check.breadth == Breadth::Everything {
+        normalized.extend([(1, 1, 1), (5, 1, 3), (3, 1023, 2), (7, 49, 17), (6, 784, 4), (2050, 1, 9)]);
+    }
+    for (n, positions, c) in normalized {
+        let d = BatchNormDims { n, positions, c };
+        let case = format!("{d:?}");
+        let x = inputs(&d, d.n, check.values(d.x_len()));
+        let dy = check.values(d.x_len());
+        let (scale, shift, mean) = (check.values(d.c), check.values(d.c), check.values(d.c));
+        let var: Vec<f32> = check.values(d.c).into_iter().map(f32::abs).collect();
+        let (mut moments, mut mean_after, mut var_after) = (vec![f32::NAN; 3 * d.c], mean.clone(), var.clone());
+        fast::batchnorm_statistics(&d, MOMENTUM, &x, &mut moments, &mut mean_after, &mut var_after);
+        let expected = statistics(&d, d.n, &x, &mean, &var, ADDITIONS);
+        for (actual, expected) in [&moments, &mean_after, &var_after].into_iter().zip(&expected) {
+            bounded(check, "native batchnorm_statistics", &case, actual, expected);
+        }
+
+        // In two parts, the last image separately.
+        let image = d.positions * d.c;
+        let (first, last) = (BatchNormDims { n: d.n - 1, ..d }, BatchNormDims { n: 1, ..d });
+        let split = first.n * image;
+        let mut y = vec![f32::NAN; d.x_len()];
+        let (y_first, y_last) = y.split_at_mut(split);
+        fast::batchnorm_forward(&first, EPSILON, &x[..split], &moments, &scale, &shift, y_first);
+        fast::batchnorm_forward(&last, EPSILON, &x[split..], &moments, &scale, &shift, y_last);
+        let expected = forward(&d, &x, &moments, &scale, &shift);
+        bounded(check, "native batchnorm_forward", &case, &y, &expected);
+
+        let (mut dscale, mut dshift) = (vec![f32::NAN; d.c], vec![f32::NAN; d.c]);
+        fast::batchnorm_backward_w(&d, EPSILON, &x, &moments, &dy, &mut dscale, &mut dshift);
+        let expected = backward_w(&d, &x, &moments, &dy, ADDITIONS);
+        for (actual, expected) in [&dscale, &dshift].into_iter().zip(&expected) {
+            bounded(check, "native batchnorm_backward_w", &case, actual, expected);
+        }
+
+        let mut dx = vec![f32::NAN; d.x_len()];
+        let (dx_first, dx_last) = dx.split_at_mut(split);
+        for (part, rows, dx) in [(first, 0..split, dx_first), (last, split..d.x_len(), dx_last)] {
+            let (x, dy) = (&x[rows.clone()], &dy[rows]);
+            fast::batchnorm_backward_x(&part, EPSILON, x, &moments, &scale, &dscale, &dshift, dy, dx);
+        }
+        let expected = backward_x(&d, &x, &moments, &scale, &dscale, &dshift, &dy);
+        bounded(check, "native batchnorm_backward_x", &case, &dx, &expected);
+    }
+}
+
+fn bounded(check: &mut Check, kernel: &'static str, case: &str, actual: &[f32], expected: &Bounded) {
+    check.note(kernel, case, actual.len(), &compare(actual, &expected.values, &expected.bound));
+}
+
+/// The gradients through the statistics of the batch itself, of which the first `n_valid` images are part; as in training,
+/// the gradient of the others is zero.
+pub(super) fn gradients(g: &mut Gradients) {
+    for (n, positions, c, n_valid) in [(3, 4, 2, 3), (4, 5, 3, 2), (12, 1, 2, 11), (1, 1, 1, 1)] {
+        let d = BatchNormDims { n, positions, c };
+        let case = format!("{d:?}, {n_valid} valid");
+        let (x, scale, shift) = (g.values(d.x_len()), g.values(d.c), g.values(d.c));
+        let mut dy = g.values(d.x_len());
+        dy[n_valid * d.positions * d.c..].fill(0.0);
+        let moments = |x: &[f64]| {
+            let (mut moments, mut running) = (vec![0.0; 3 * d.c], [vec![0.0; d.c], vec![0.0; d.c]]);
+            let [mean, var] = &mut running;
+            cpu::batchnorm_statistics(&d, MOMENTUM, n_valid, x, &mut moments, mean, var);
+            moments
+        };
+        let loss = |x: &[f64], scale: &[f64], shift: &[f64]| {
+            let mut y = vec![0.0; d.x_len()];
+            cpu::batchnorm_forward(&d, EPSILON, x, &moments(x), scale, shift, &mut y);
+            dot(&y, &dy)
+        };
+        let (of_batch, mut dx) = (moments(&x), vec![0.0; d.x_len()]);
+        let (mut dscale, mut dshift) = (vec![0.0; d.c], vec![0.0; d.c]);
+        cpu::batchnorm_backward_w(&d, EPSILON, &x, &of_batch, &dy, &mut dscale, &mut dshift);
+        cpu::batchnorm_backward_x(&d, EPSILON, &x, &of_batch, &scale, &dscale, &dshift, &dy, &mut dx);
+        g.note(check("batchnorm_backward_x", &case, &x, &dx, |x| loss(x, &scale, &shift)));
+        g.note(check("batchnorm_backward_w", &case, &scale, &dscale, |scale| loss(&x, scale, &shift)));
+        g.note(check("batchnorm_backward_w", &case, &shift, &dshift, |shift| loss(&x, &scale, shift)));
+    }
+}

@@ -1,0 +1,149 @@
+//! Proof of the GELU: its kernels and native loops agree with [`crate::cpu::gelu`].
+
+use super::gradients::{Gradients, check, dot};
+use super::native::{Check, LENGTHS};
+use super::{UNIT_ROUNDOFF, Verifier, compare, widen};
+use crate::cpu::gelu::{self as cpu, CUBIC, FAR, TWICE_ROOT};
+use crate::gpu::GpuError;
+use crate::native::gelu as fast;
+use crate::ops::gelu::{BACKWARD_X, FORWARD, record_backward_x, record_forward};
+
+/// The parts of y and of its derivative at one x, and the errors of those that are inexact, in roundoffs and relative.
+struct Parts {
+    /// exp(-2u).
+    e: f64,
+    e_error: f64,
+    /// 1 / (1 + e).
+    s: f64,
+    s_error: f64,
+}
+
+/// Derives the errors from what the WGSL specification guarantees for `exp` and for a division.
+fn parts(x: f64) -> Parts {
+    let z = x.clamp(-FAR, FAR);
+    let twice_u = TWICE_ROOT * z * (1.0 + CUBIC * z * z);
+    let e = (-twice_u).exp();
+    // 2u: the two constants, four products and the sum, one roundoff each, relative. exp(a): 3 + 2|a| units in the last
+    // place, two roundoffs each; the error of a is one of exp(a), relative.
+    let e_error = 2.0 * (3.0 + 2.0 * twice_u.abs()) + 7.0 * twice_u.abs();
+    // The sum is off by the part e of the error of e and one roundoff, the quotient by 2.5 units.
+    let s = 1.0 / (1.0 + e);
+    Parts { e, e_error, s, s_error: e_error * e * s + 6.0 }
+}
+
+/// Returns the error that y may have.
+fn forward_bound(x: f64) -> f64 {
+    if x < -FAR {
+        return 0.0;
+    }
+    let Parts { s, s_error, .. } = parts(x);
+    // One product; a y below the smallest normal number may be flushed to zero.
+    (s_error + 1.0) * UNIT_ROUNDOFF * (x * s).abs() + f64::from(f32::MIN_POSITIVE)
+}
+
+/// Returns the error that dx may have.
+fn backward_x_bound(x: f64, dy: f64) -> f64 {
+    let Parts { e, e_error, s, s_error } = parts(x);
+    let z = x.clamp(-FAR, FAR);
+    let slope = TWICE_ROOT * (1.0 + 3.0 * CUBIC * z * z);
+    // dx = dy (s (1 + w)), w = z (e s) slope.
+    let w = (z * e * s * slope).abs();
+    // e s is e / (1 + e): of the error of e, the part s remains. The sum, the quotient and the product e s add 7
+    // roundoffs, the slope two constants, three products and a sum, w two more products.
+    let w_error = e_error * s + 7.0 + 6.0 + 2.0;
+    // The sum 1 + w and the two products round once each.
+    let derivative_error = s * ((1.0 + w) * (s_error + 3.0) + w * w_error);
+    // Any part below the smallest normal number may be flushed to zero.
+    dy.abs() * derivative_error * UNIT_ROUNDOFF + (1.0 + dy.abs()) * f64::from(f32::MIN_POSITIVE)
+}
+
+/// Returns inputs of every kind: near zero, where the derivative changes its sign, far out, and the largest numbers.
+fn inputs(mut random: impl FnMut(usize) -> Vec<f32>, len: usize) -> Vec<f32> {
+    const SPECIAL: [f32; 16] = [
+        0.0,
+        -0.0,
+        1e-30,
+        -1e-30,
+        -0.75,
+        1.0,
+        -1.0,
+        9.999,
+        -9.999,
+        10.0,
+        -10.0,
+        -10.001,
+        1e4,
+        -1e4,
+        f32::MAX,
+        f32::MIN,
+    ];
+    let scales = [1.0, 3.0, 8.0, 20.0];
+    let value = |(i, x)| if i % 5 == 4 { SPECIAL[i / 5 % SPECIAL.len()] } else { scales[i % scales.len()] * x };
+    random(len).into_iter().enumerate().map(value).collect()
+}
+
+/// Compares both kernels with the mirror.
+///
+/// # Errors
+/// The device failed; a wrong result is recorded in the verifier instead.
+pub fn verify(v: &mut Verifier<'_>, len: usize) -> Result<(), GpuError> {
+    let case = format!("{len}");
+    let (x, dy) = (inputs(|len| v.random(len), len), v.random(len));
+    let (x64, dy64) = (widen(&x), widen(&dy));
+
+    let mut y64 = vec![0.0; len];
+    cpu::gelu_forward(&x64, &mut y64);
+    let bound: Vec<f64> = x64.iter().map(|&x| forward_bound(x)).collect();
+    let mut run = v.run();
+    let (tx, ty) = (run.input(&x)?, run.output(len)?);
+    record_forward(&mut run.plan, len, &tx, &ty)?;
+    run.check(FORWARD.entry, &case, &[(&ty, &y64, &bound)], &[])?;
+
+    let mut dx64 = vec![0.0; len];
+    cpu::gelu_backward_x(&x64, &dy64, &mut dx64);
+    let bound: Vec<f64> = x64.iter().zip(&dy64).map(|(&x, &dy)| backward_x_bound(x, dy)).collect();
+    let mut run = v.run();
+    let (tx, tdy, tdx) = (run.input(&x)?, run.input(&dy)?, run.output(len)?);
+    record_backward_x(&mut run.plan, len, &tx, &tdy, &tdx)?;
+    run.check(BACKWARD_X.entry, &case, &[(&tdx, &dx64, &bound)], &[])
+}
+
+/// Checks the sizes of `fmnist-gpu selftest`.
+///
+/// # Errors
+/// The device failed.
+pub fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
+    for len in [1, 63, 64, 65, 10_007] {
+        verify(v, len)?;
+    }
+    Ok(())
+}
+
+pub(super) fn native(check: &mut Check) {
+    for len in LENGTHS {
+        let case = format!("{len} elements");
+        let (x, dy) = (inputs(|len| check.values(len), len), check.values(len));
+        let (x64, dy64) = (widen(&x), widen(&dy));
+        let (mut y, mut expected) = (vec![f32::NAN; len], vec![0.0; len]);
+        fast::gelu_forward(&x, &mut y);
+        cpu::gelu_forward(&x64, &mut expected);
+        let bound: Vec<f64> = x64.iter().map(|&x| forward_bound(x)).collect();
+        check.note("native gelu_forward", &case, len, &compare(&y, &expected, &bound));
+        let (mut dx, mut expected) = (vec![f32::NAN; len], vec![0.0; len]);
+        fast::gelu_backward_x(&x, &dy, &mut dx);
+        cpu::gelu_backward_x(&x64, &dy64, &mut expected);
+        let bound: Vec<f64> = x64.iter().zip(&dy64).map(|(&x, &dy)| backward_x_bound(x, dy)).collect();
+        check.note("native gelu_backward_x", &case, len, &compare(&dx, &expected, &bound));
+    }
+}
+
+pub(super) fn gradients(g: &mut Gradients) {
+    let x: Vec<f64> = g.values(41).iter().map(|x| x * 4.0).collect();
+    let (dy, mut dx) = (g.values(41), vec![0.0; 41]);
+    cpu::gelu_backward_x(&x, &dy, &mut dx);
+    g.note(check("gelu_backward_x", "41", &x, &dx, |x| {
+        let mut y = vec![0.0; 41];
+        cpu::gelu_forward(x, &mut y);
+        dot(&y, &dy)
+    }));
+}

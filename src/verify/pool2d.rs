@@ -1,0 +1,128 @@
+//! Proof of the poolings: their kernels agree with [`crate::cpu::pool2d`].
+
+use super::gradients::{Gradients, check, dot};
+use super::{Verifier, absolute, widen};
+use crate::cpu::pool2d as cpu;
+use crate::gpu::GpuError;
+use crate::ops::pool2d::{
+    AVERAGE_BACKWARD_X, AVERAGE_FORWARD, MAX_BACKWARD_X, MAX_BACKWARD_X_BY_4, MAX_FORWARD, MAX_FORWARD_BY_4, Padding,
+    Pool2dDims, Reduction, SUM_BACKWARD_X, SUM_FORWARD, by_4, record_max_backward_x, record_max_forward,
+    record_mean_backward_x, record_mean_forward, x_len, y_len,
+};
+
+/// Compares every kernel with the mirror for one shape; half of the values are repeated, so that maxima tie.
+///
+/// # Errors
+/// The device failed; a wrong result is recorded in the verifier instead.
+pub fn verify(v: &mut Verifier<'_>, d: &Pool2dDims) -> Result<(), GpuError> {
+    let case = format!(
+        "{}x{}x{}x{} k{}x{} s{}x{} p{},{}",
+        d.n, d.h, d.w, d.c, d.kh, d.kw, d.stride_h, d.stride_w, d.pad_top, d.pad_left
+    );
+    let x: Vec<f32> = v.random(x_len(d)).into_iter().map(|value| (value * 4.0).round() / 4.0).collect();
+    let dy = v.random(y_len(d));
+    let (x64, dy64) = (widen(&x), widen(&dy));
+    let window = d.kh * d.kw;
+
+    let (mut y64, mut argmax) = (vec![0.0; y_len(d)], vec![0; y_len(d)]);
+    cpu::pool2d_max_forward(d, &x64, &mut y64, &mut argmax);
+    let mut run = v.run();
+    let tx = run.input(&x)?;
+    let (ty, targmax) = (run.output(y_len(d))?, run.output_u32(y_len(d))?);
+    record_max_forward(&mut run.plan, d, &tx, &ty, &targmax)?;
+    // A maximum is one of the inputs, so there is no rounding.
+    let name = if by_4(d)[0] { MAX_FORWARD_BY_4.entry } else { MAX_FORWARD.entry };
+    run.check(name, &case, &[(&ty, &y64, &vec![0.0; y64.len()])], &[(&targmax, &argmax)])?;
+
+    let (mut dx64, mut dx_scale) = (vec![0.0; x_len(d)], vec![0.0; x_len(d)]);
+    cpu::pool2d_max_backward_x(d, &argmax, &dy64, &mut dx64);
+    cpu::pool2d_max_backward_x(d, &argmax, &absolute(&dy64), &mut dx_scale);
+    let mut run = v.run();
+    let (targmax, tdy, tdx) = (run.input_u32(&argmax)?, run.input(&dy)?, run.output(x_len(d))?);
+    record_max_backward_x(&mut run.plan, d, &targmax, &tdy, &tdx)?;
+    let name = if by_4(d)[1] { MAX_BACKWARD_X_BY_4.entry } else { MAX_BACKWARD_X.entry };
+    run.check_sums(name, &case, &[(&tdx, &dx64, &dx_scale, window)])?;
+
+    for reduction in [Reduction::Average, Reduction::Sum] {
+        type Mirror = fn(&Pool2dDims, &[f64], &mut [f64]);
+        let (forward, backward): (Mirror, Mirror) = match reduction {
+            Reduction::Average => (cpu::pool2d_average_forward, cpu::pool2d_average_backward_x),
+            Reduction::Sum => (cpu::pool2d_sum_forward, cpu::pool2d_sum_backward_x),
+        };
+        let names = match reduction {
+            Reduction::Average => [AVERAGE_FORWARD.entry, AVERAGE_BACKWARD_X.entry],
+            Reduction::Sum => [SUM_FORWARD.entry, SUM_BACKWARD_X.entry],
+        };
+        let (mut y64, mut y_scale) = (vec![0.0; y_len(d)], vec![0.0; y_len(d)]);
+        forward(d, &x64, &mut y64);
+        forward(d, &absolute(&x64), &mut y_scale);
+        let mut run = v.run();
+        let (tx, ty) = (run.input(&x)?, run.output(y_len(d))?);
+        record_mean_forward(&mut run.plan, reduction, d, &tx, &ty)?;
+        // A WGSL division may be off by 2.5 units in the last place, which counts as three more terms.
+        run.check_sums(names[0], &case, &[(&ty, &y64, &y_scale, window + 3)])?;
+
+        let (mut dx64, mut dx_scale) = (vec![0.0; x_len(d)], vec![0.0; x_len(d)]);
+        backward(d, &dy64, &mut dx64);
+        backward(d, &absolute(&dy64), &mut dx_scale);
+        let mut run = v.run();
+        let (tdy, tdx) = (run.input(&dy)?, run.output(x_len(d))?);
+        record_mean_backward_x(&mut run.plan, reduction, d, &tdy, &tdx)?;
+        run.check_sums(names[1], &case, &[(&tdx, &dx64, &dx_scale, window + 3)])?;
+    }
+    Ok(())
+}
+
+/// Checks the shapes of `fmnist-gpu selftest`: the two layers of the article, overlapping and gapped windows, odd
+/// sizes.
+///
+/// # Errors
+/// The device failed.
+pub fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
+    let cases = [
+        (4, [28, 28, 32], [2, 2], [2, 2], Padding::Valid),
+        (4, [14, 14, 64], [2, 2], [2, 2], Padding::Valid),
+        (3, [7, 5, 3], [3, 2], [2, 1], Padding::Same),
+        (2, [9, 11, 5], [2, 3], [3, 4], Padding::Valid),
+        (2, [9, 11, 8], [2, 3], [3, 4], Padding::Valid),
+        (2, [7, 5, 12], [2, 2], [2, 2], Padding::Same),
+    ];
+    for (n, input, window, stride, padding) in cases {
+        verify(v, &Pool2dDims::new(n, input, window, stride, padding).expect("the shapes above are valid"))?;
+    }
+    Ok(())
+}
+
+pub(super) fn gradients(g: &mut Gradients) {
+    for (n, input, window, stride, padding) in [
+        (2, [4, 6, 3], [2, 2], [2, 2], Padding::Valid),
+        (1, [5, 7, 2], [3, 2], [1, 1], Padding::Same),
+        (1, [7, 5, 2], [2, 2], [3, 3], Padding::Valid),
+        (2, [5, 5, 1], [3, 3], [2, 2], Padding::Same),
+    ] {
+        let d = Pool2dDims::new(n, input, window, stride, padding).expect("the shapes above are valid");
+        let case = format!("{d:?}");
+        let (x_len, y_len) = (x_len(&d), y_len(&d));
+        let (x, dy) = (g.distinct(x_len), g.values(y_len));
+        let (mut y, mut argmax, mut dx) = (vec![0.0; y_len], vec![0; y_len], vec![0.0; x_len]);
+        cpu::pool2d_max_forward(&d, &x, &mut y, &mut argmax);
+        cpu::pool2d_max_backward_x(&d, &argmax, &dy, &mut dx);
+        g.note(check("pool2d_max_backward_x", &case, &x, &dx, |x| {
+            let (mut y, mut argmax) = (vec![0.0; y_len], vec![0; y_len]);
+            cpu::pool2d_max_forward(&d, x, &mut y, &mut argmax);
+            dot(&y, &dy)
+        }));
+        cpu::pool2d_average_backward_x(&d, &dy, &mut dx);
+        g.note(check("pool2d_average_backward_x", &case, &x, &dx, |x| {
+            let mut y = vec![0.0; y_len];
+            cpu::pool2d_average_forward(&d, x, &mut y);
+            dot(&y, &dy)
+        }));
+        cpu::pool2d_sum_backward_x(&d, &dy, &mut dx);
+        g.note(check("pool2d_sum_backward_x", &case, &x, &dx, |x| {
+            let mut y = vec![0.0; y_len];
+            cpu::pool2d_sum_forward(&d, x, &mut y);
+            dot(&y, &dy)
+        }));
+    }
+}

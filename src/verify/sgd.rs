@@ -1,0 +1,59 @@
+//! Proof of gradient descent: one step of the kernel is one step of [`crate::cpu::sgd`].
+
+use super::native::{Check, LENGTHS};
+use super::{UNIT_ROUNDOFF, Verifier, widen};
+use crate::cpu::sgd as cpu;
+use crate::gpu::GpuError;
+use crate::native::sgd as fast;
+use crate::ops::sgd::{STEP, SgdConfig, record};
+
+/// Compares one step with the mirror on `len` parameters.
+///
+/// # Errors
+/// The device failed; a wrong result is recorded in the verifier instead.
+pub fn verify(v: &mut Verifier<'_>, len: usize, momentum: f64) -> Result<(), GpuError> {
+    let case = format!("{len}, momentum {momentum}");
+    let config = SgdConfig { momentum, ..SgdConfig::default() };
+    let (g, w, velocity) = (v.random(len), v.random(len), v.random(len));
+    let alpha = config.learning_rate as f32;
+    let (g64, mut w64, mut velocity64) = (widen(&g), widen(&w), widen(&velocity));
+    // The kernel's momentum is a single-precision constant.
+    let momentum = f64::from(momentum as f32);
+    cpu::sgd_step(momentum, f64::from(alpha), &g64, &mut w64, &mut velocity64);
+    let velocity_bound: Vec<f64> = (0..len)
+        .map(|i| 3.0 * UNIT_ROUNDOFF * (momentum * f64::from(velocity[i]).abs() + f64::from(alpha) * g64[i].abs()))
+        .collect();
+    let w_bound: Vec<f64> = (0..len)
+        .map(|i| velocity_bound[i] + 2.0 * UNIT_ROUNDOFF * (f64::from(w[i]).abs() + velocity64[i].abs()))
+        .collect();
+    let mut run = v.run();
+    let tg = run.input(&g)?;
+    let (tw, tvelocity) = (run.in_place(&w)?, run.in_place(&velocity)?);
+    let (step_sizes, progress) = (run.input(&[9.0, alpha, 9.0])?, run.input_u32(&[2, 3])?);
+    record(&mut run.plan, &config, &tg, &tw, &tvelocity, &step_sizes, &progress)?;
+    run.check(STEP.entry, &case, &[(&tw, &w64, &w_bound), (&tvelocity, &velocity64, &velocity_bound)], &[])
+}
+
+/// Checks the sizes of `fmnist-gpu selftest`.
+///
+/// # Errors
+/// The device failed.
+pub fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
+    verify(v, 1, 0.0)?;
+    verify(v, 64, 0.9)?;
+    verify(v, 10_007, 0.5)
+}
+
+/// The results must have the same bits as those of the plain loop.
+pub(super) fn native(check: &mut Check) {
+    for len in LENGTHS {
+        let g = check.values(len);
+        let mut actual = [check.values(len), check.values(len)];
+        let mut expected = actual.clone();
+        let [w, m] = &mut actual;
+        fast::sgd_step(0.9, 0.01, &g, w, m);
+        let [w, m] = &mut expected;
+        cpu::sgd_step(0.9, 0.01, &g, w, m);
+        check.same("native sgd_step", len, &actual.concat(), &expected.concat());
+    }
+}

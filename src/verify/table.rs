@@ -1,0 +1,197 @@
+//! What is proved: every operation with its kernels, the mirror of each, and the proofs.
+
+use super::{Verifier, gradients::Gradients, native::Check};
+use crate::gpu::{GpuError, KernelSpec};
+use crate::ops::{
+    adam, add, batch_gather, batchnorm, bias, conv2d, dense, gelu, non_finite, pool2d, relu, sgd, softmax_xent,
+};
+
+/// An operation: its kernels, each with the plain loops that specify it, and the proofs; all are in `src/verify/<name>.rs`.
+#[derive(Debug)]
+pub struct Op {
+    /// The stem of the names of its five files.
+    pub name: &'static str,
+    /// Every entry point of `shaders/<name>.wgsl`, and of `shaders/<name>_shared.wgsl` and `_subgroup.wgsl` if they
+    /// exist.
+    pub kernels: &'static [Entry],
+    /// Compares every kernel with its mirror for the shapes that `fmnist-gpu selftest` uses.
+    pub proof: fn(&mut Verifier<'_>) -> Result<(), GpuError>,
+    /// Compares the loops of `src/native/<name>.rs` with the mirrors; `None` if the plain loops are used.
+    pub native: Option<fn(&mut Check)>,
+    /// Compares the gradients of the mirrors with central differences; `None` if no gradient passes through.
+    pub gradients: Option<fn(&mut Gradients)>,
+}
+
+/// A kernel and its mirror.
+#[derive(Debug)]
+pub struct Entry {
+    /// The kernel.
+    pub spec: &'static KernelSpec,
+    /// The function of `src/cpu/<op>.rs` that computes the same. The forms of a pass share a mirror; a kernel that
+    /// computes two passes names the first.
+    pub mirror: &'static str,
+}
+
+/// Returns the name of a function of [`crate::cpu`]; a mirror that does not exist does not compile.
+macro_rules! mirror {
+    ($op:ident::$name:ident) => {
+        const {
+            let _ = crate::cpu::$op::$name::<f64>;
+            stringify!($name)
+        }
+    };
+}
+
+/// Every operation; a new one needs a row here, and each of its kernels a line in it.
+pub static OPS: &[Op] = &[
+    Op {
+        name: "conv2d",
+        kernels: &[
+            Entry { spec: &conv2d::FORWARD, mirror: mirror!(conv2d::conv2d_forward) },
+            Entry { spec: &conv2d::FORWARD_SUBGROUP, mirror: mirror!(conv2d::conv2d_forward) },
+            Entry { spec: &conv2d::FORWARD_SUBGROUP_ANY, mirror: mirror!(conv2d::conv2d_forward) },
+            Entry { spec: &conv2d::FORWARD_SUBGROUP_POOL, mirror: mirror!(conv2d::conv2d_forward) },
+            Entry { spec: &conv2d::FORWARD_SUBGROUP_ANY_POOL, mirror: mirror!(conv2d::conv2d_forward) },
+            Entry { spec: &conv2d::FORWARD_SHARED, mirror: mirror!(conv2d::conv2d_forward) },
+            Entry { spec: &conv2d::FORWARD_SHARED_POOL, mirror: mirror!(conv2d::conv2d_forward) },
+            Entry { spec: &conv2d::BACKWARD_X, mirror: mirror!(conv2d::conv2d_backward_x) },
+            Entry { spec: &conv2d::BACKWARD_X_SUBGROUP, mirror: mirror!(conv2d::conv2d_backward_x) },
+            Entry { spec: &conv2d::BACKWARD_X_SHARED, mirror: mirror!(conv2d::conv2d_backward_x) },
+            Entry { spec: &conv2d::BACKWARD_W, mirror: mirror!(conv2d::conv2d_backward_w) },
+            Entry { spec: &conv2d::BACKWARD_W_SUBGROUP, mirror: mirror!(conv2d::conv2d_backward_w) },
+            Entry { spec: &conv2d::BACKWARD_W_SUBGROUP_ANY, mirror: mirror!(conv2d::conv2d_backward_w) },
+            Entry { spec: &conv2d::BACKWARD_W_SUBGROUP_ANY_POOL, mirror: mirror!(conv2d::conv2d_backward_w) },
+            Entry { spec: &conv2d::BACKWARD_W_SHARED, mirror: mirror!(conv2d::conv2d_backward_w) },
+            Entry { spec: &conv2d::BACKWARD_X_AND_W_SHARED, mirror: mirror!(conv2d::conv2d_backward_x) },
+            Entry { spec: &conv2d::BACKWARD_W_SUM, mirror: mirror!(conv2d::conv2d_backward_w) },
+        ],
+        proof: super::conv2d::selftest,
+        native: Some(super::conv2d::native),
+        gradients: Some(super::conv2d::gradients),
+    },
+    Op {
+        name: "pool2d",
+        kernels: &[
+            Entry { spec: &pool2d::MAX_FORWARD, mirror: mirror!(pool2d::pool2d_max_forward) },
+            Entry { spec: &pool2d::MAX_FORWARD_BY_4, mirror: mirror!(pool2d::pool2d_max_forward) },
+            Entry { spec: &pool2d::MAX_BACKWARD_X, mirror: mirror!(pool2d::pool2d_max_backward_x) },
+            Entry { spec: &pool2d::MAX_BACKWARD_X_BY_4, mirror: mirror!(pool2d::pool2d_max_backward_x) },
+            Entry { spec: &pool2d::AVERAGE_FORWARD, mirror: mirror!(pool2d::pool2d_average_forward) },
+            Entry { spec: &pool2d::AVERAGE_BACKWARD_X, mirror: mirror!(pool2d::pool2d_average_backward_x) },
+            Entry { spec: &pool2d::SUM_FORWARD, mirror: mirror!(pool2d::pool2d_sum_forward) },
+            Entry { spec: &pool2d::SUM_BACKWARD_X, mirror: mirror!(pool2d::pool2d_sum_backward_x) },
+        ],
+        proof: super::pool2d::selftest,
+        native: None,
+        gradients: Some(super::pool2d::gradients),
+    },
+    Op {
+        name: "dense",
+        kernels: &[
+            Entry { spec: &dense::FORWARD, mirror: mirror!(dense::dense_forward) },
+            Entry { spec: &dense::FORWARD_SUBGROUP, mirror: mirror!(dense::dense_forward) },
+            Entry { spec: &dense::FORWARD_SHARED, mirror: mirror!(dense::dense_forward) },
+            Entry { spec: &dense::FORWARD_SHARED_PARTS, mirror: mirror!(dense::dense_forward) },
+            Entry { spec: &dense::FORWARD_SUM, mirror: mirror!(dense::dense_forward) },
+            Entry { spec: &dense::BACKWARD_X, mirror: mirror!(dense::dense_backward_x) },
+            Entry { spec: &dense::BACKWARD_X_SUBGROUP, mirror: mirror!(dense::dense_backward_x) },
+            Entry { spec: &dense::BACKWARD_X_SHARED, mirror: mirror!(dense::dense_backward_x) },
+            Entry { spec: &dense::BACKWARD_W, mirror: mirror!(dense::dense_backward_w) },
+            Entry { spec: &dense::BACKWARD_W_SUBGROUP, mirror: mirror!(dense::dense_backward_w) },
+            Entry { spec: &dense::BACKWARD_W_SHARED, mirror: mirror!(dense::dense_backward_w) },
+            Entry { spec: &dense::BACKWARD_X_AND_W_SHARED, mirror: mirror!(dense::dense_backward_x) },
+        ],
+        proof: super::dense::selftest,
+        native: Some(super::dense::native),
+        gradients: Some(super::dense::gradients),
+    },
+    Op {
+        name: "bias",
+        kernels: &[
+            Entry { spec: &bias::FORWARD, mirror: mirror!(bias::bias_forward) },
+            Entry { spec: &bias::BACKWARD_B, mirror: mirror!(bias::bias_backward_b) },
+        ],
+        proof: super::bias::selftest,
+        native: None,
+        gradients: Some(super::bias::gradients),
+    },
+    Op {
+        name: "relu",
+        kernels: &[
+            Entry { spec: &relu::FORWARD, mirror: mirror!(relu::relu_forward) },
+            Entry { spec: &relu::BACKWARD_X, mirror: mirror!(relu::relu_backward_x) },
+        ],
+        proof: super::relu::selftest,
+        native: None,
+        gradients: Some(super::relu::gradients),
+    },
+    Op {
+        name: "gelu",
+        kernels: &[
+            Entry { spec: &gelu::FORWARD, mirror: mirror!(gelu::gelu_forward) },
+            Entry { spec: &gelu::BACKWARD_X, mirror: mirror!(gelu::gelu_backward_x) },
+        ],
+        proof: super::gelu::selftest,
+        native: Some(super::gelu::native),
+        gradients: Some(super::gelu::gradients),
+    },
+    Op {
+        name: "add",
+        kernels: &[Entry { spec: &add::FORWARD, mirror: mirror!(add::add_forward) }],
+        proof: super::add::selftest,
+        native: Some(super::add::native),
+        gradients: None,
+    },
+    Op {
+        name: "batchnorm",
+        kernels: &[
+            Entry { spec: &batchnorm::STATISTICS, mirror: mirror!(batchnorm::batchnorm_statistics) },
+            Entry { spec: &batchnorm::MOMENTS, mirror: mirror!(batchnorm::batchnorm_moments) },
+            Entry { spec: &batchnorm::FORWARD, mirror: mirror!(batchnorm::batchnorm_forward) },
+            Entry { spec: &batchnorm::BACKWARD_W, mirror: mirror!(batchnorm::batchnorm_backward_w) },
+            Entry { spec: &batchnorm::BACKWARD_X, mirror: mirror!(batchnorm::batchnorm_backward_x) },
+            Entry { spec: &batchnorm::FOLD, mirror: mirror!(batchnorm::batchnorm_fold) },
+        ],
+        proof: super::batchnorm::selftest,
+        native: Some(super::batchnorm::native),
+        gradients: Some(super::batchnorm::gradients),
+    },
+    Op {
+        name: "softmax_xent",
+        kernels: &[
+            Entry { spec: &softmax_xent::FORWARD, mirror: mirror!(softmax_xent::softmax_xent_forward) },
+            Entry { spec: &softmax_xent::BACKWARD_X, mirror: mirror!(softmax_xent::softmax_xent_backward_x) },
+        ],
+        proof: super::softmax_xent::selftest,
+        native: None,
+        gradients: Some(super::softmax_xent::gradients),
+    },
+    Op {
+        name: "batch_gather",
+        kernels: &[Entry { spec: &batch_gather::GATHER, mirror: mirror!(batch_gather::batch_gather) }],
+        proof: super::batch_gather::selftest,
+        native: Some(super::batch_gather::native),
+        gradients: None,
+    },
+    Op {
+        name: "adam",
+        kernels: &[Entry { spec: &adam::STEP, mirror: mirror!(adam::adam_step) }],
+        proof: super::adam::selftest,
+        native: Some(super::adam::native),
+        gradients: None,
+    },
+    Op {
+        name: "sgd",
+        kernels: &[Entry { spec: &sgd::STEP, mirror: mirror!(sgd::sgd_step) }],
+        proof: super::sgd::selftest,
+        native: Some(super::sgd::native),
+        gradients: None,
+    },
+    Op {
+        name: "non_finite",
+        kernels: &[Entry { spec: &non_finite::NON_FINITE, mirror: mirror!(non_finite::non_finite) }],
+        proof: super::non_finite::selftest,
+        native: None,
+        gradients: None,
+    },
+];

@@ -1,0 +1,566 @@
+//! Graphs drawn at random: trained for a few steps on every engine and compared, and compared with finite differences. A hundred by default;
+//! `FMNIST_TEST_GRAPHS=5000` tries more, and `FMNIST_TEST_GRAPH=17` the one with this seed alone.
+
+use crate::support::gpu;
+use fmnist_gpu::cpu::conv2d::{Conv2dDims, Padding};
+use fmnist_gpu::cpu::pool2d::Pool2dDims;
+use fmnist_gpu::data::Split;
+use fmnist_gpu::engine::{
+    Batch, Engine, Epoch, GpuEngine, NativeEngine, Optimizer, Pass, ReferenceEngine, State, Totals,
+};
+use fmnist_gpu::lower::{Fusion, Mode, Op, Place, Program, Unfused, lower};
+use fmnist_gpu::model::{Activation, Layer, Model, Node, Pair, Role, initial_parameters};
+use fmnist_gpu::ops::adam::AdamConfig;
+use fmnist_gpu::ops::sgd::SgdConfig;
+use std::collections::BTreeSet;
+use std::ops::{ControlFlow, RangeInclusive};
+
+/// A generator of small numbers (xorshift), with the seed of the graph.
+struct Draw(u64);
+
+impl Draw {
+    fn new(seed: u64) -> Self {
+        let mut draw = Draw(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        for _ in 0..8 {
+            draw.bits();
+        }
+        draw
+    }
+
+    fn bits(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn among(&mut self, range: RangeInclusive<usize>) -> usize {
+        range.start() + (self.bits() >> 11) as usize % (range.end() - range.start() + 1)
+    }
+
+    fn chance(&mut self, percent: usize) -> bool {
+        self.among(1..=100) <= percent
+    }
+
+    fn pair(&mut self, range: RangeInclusive<usize>) -> Pair {
+        Pair(self.among(range.clone()), self.among(range))
+    }
+
+    fn unit(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 / (1u64 << 24) as f32
+    }
+}
+
+/// A graph under construction, with the shapes that are already known.
+struct Sketch {
+    draw: Draw,
+    model: Model,
+    /// Name and shape of each value that a layer may read.
+    values: Vec<(String, Vec<usize>)>,
+}
+
+impl Sketch {
+    /// Adds a layer that reads the named values; returns whether it fits.
+    fn add(&mut self, layer: Layer, inputs: &[String]) -> bool {
+        let name = format!("n{}", self.model.layers.len());
+        let mut node = Node { name: Some(name.clone()), ..Node::from(layer) };
+        match inputs {
+            [input] => node.input = Some(input.clone()),
+            inputs => node.inputs = Some(inputs.to_vec()),
+        }
+        self.model.layers.push(node);
+        let shape = shape_of_last(self.model.clone(), &self.unread());
+        match shape {
+            Some(shape) if shape.iter().product::<usize>() <= 600 => {
+                self.values.push((name, shape));
+                true
+            }
+            _ => {
+                self.model.layers.pop();
+                false
+            }
+        }
+    }
+
+    /// The names of the layers whose output no layer reads.
+    fn unread(&self) -> Vec<String> {
+        let read: BTreeSet<&String> =
+            self.model.layers.iter().flat_map(|node| node.input.iter().chain(node.inputs.iter().flatten())).collect();
+        let names = self.model.layers.iter().flat_map(|node| &node.name);
+        names.filter(|name| !read.contains(name)).cloned().collect()
+    }
+
+    fn activation(&mut self) -> Activation {
+        [Activation::None, Activation::Relu, Activation::Relu, Activation::Gelu][self.draw.among(0..=3)]
+    }
+
+    /// Adds a layer of a type drawn at random.
+    fn grow(&mut self) {
+        // Mostly the last value, sometimes an older one: a branch.
+        let at = if self.draw.chance(70) { self.values.len() - 1 } else { self.draw.among(0..=self.values.len() - 1) };
+        let (name, shape) = self.values[at].clone();
+        let padding = if self.draw.chance(60) { Padding::Same } else { Padding::Valid };
+        let stride = self.draw.chance(30).then(|| self.draw.pair(1..=3));
+        let layer = match (self.draw.among(0..=11), shape.len()) {
+            (0..=2, 3) => Layer::Conv2d {
+                filters: self.draw.among(1..=6),
+                kernel_size: self.draw.pair(1..=3),
+                stride: if self.draw.chance(20) { self.draw.pair(1..=2) } else { Pair(1, 1) },
+                padding,
+                activation: self.activation(),
+            },
+            (0..=4, 1) => Layer::Dense { units: self.draw.among(1..=9), activation: self.activation() },
+            (3 | 4, _) if self.draw.chance(50) => {
+                let pool_size = Pair(2, 2);
+                Layer::MaxPool2d { pool_size, stride: Some(pool_size), padding: Padding::Valid }
+            }
+            (3 | 4, _) => Layer::MaxPool2d { pool_size: self.draw.pair(1..=3), stride, padding },
+            (5, 3) => Layer::AveragePool2d { pool_size: self.draw.pair(1..=3), stride, padding },
+            (6, 3) => Layer::SumPool2d { pool_size: self.draw.pair(1..=2), stride, padding },
+            (7 | 8, _) => Layer::BatchNorm {
+                momentum: 0.8,
+                epsilon: 0.01,
+                scale: self.draw.chance(80),
+                center: self.draw.chance(80),
+            },
+            (9, _) => Layer::Relu,
+            (10, _) => Layer::Gelu,
+            (11, 3) if self.draw.chance(30) => Layer::Flatten,
+            _ => {
+                let same: Vec<String> =
+                    self.values.iter().filter(|(_, other)| *other == shape).map(|(name, _)| name.clone()).collect();
+                let other = same[self.draw.among(0..=same.len() - 1)].clone();
+                self.add(Layer::Add, &[name, other]);
+                return;
+            }
+        };
+        self.add(layer, &[name]);
+    }
+}
+
+/// Returns the shape of the last layer's output if the layers so far fit, by ending every open branch in a classifier.
+fn shape_of_last(mut model: Model, unread: &[String]) -> Option<Vec<usize>> {
+    let last = model.layers.last()?.name.clone()?;
+    let mut ends = Vec::new();
+    for (i, name) in unread.iter().enumerate() {
+        let flat = Node { name: Some(format!("flat{i}")), input: Some(name.clone()), ..Node::from(Layer::Flatten) };
+        let units = Layer::Dense { units: 2, activation: Activation::None };
+        let end = Node { name: Some(format!("end{i}")), input: flat.name.clone(), ..Node::from(units) };
+        ends.extend(end.name.clone());
+        model.layers.extend([flat, end]);
+    }
+    if ends.len() > 1 {
+        model.layers.push(Node { inputs: Some(ends), ..Node::from(Layer::Add) });
+    }
+    model.layers.push(Node::from(Layer::Dense { units: 2, activation: Activation::Softmax }));
+    model.graph().ok()?.into_iter().find(|shape| shape.name == last).map(|shape| shape.output)
+}
+
+/// Draws a model: any layers in any order, with branches, for small images of an odd shape.
+pub fn draw_model(seed: u64) -> Model {
+    let mut draw = Draw::new(seed);
+    let mut input = [draw.among(2..=8), draw.among(2..=8), draw.among(1..=3)];
+    // The GPU reads the bytes of an image four at a time.
+    if !(input.iter().product::<usize>()).is_multiple_of(4) {
+        input[1] = 4;
+    }
+    let classes = draw.among(2..=5);
+    let layers = draw.among(1..=8);
+    let model = Model { name: format!("graph {seed}"), input, layers: Vec::new() };
+    let mut sketch = Sketch { draw, model, values: vec![("input".to_string(), input.to_vec())] };
+    for _ in 0..layers {
+        sketch.grow();
+    }
+    // Every open branch ends in as many features, and these are added.
+    let features = sketch.draw.among(1..=6);
+    let mut open = sketch.unread();
+    if open.is_empty() {
+        open.push("input".to_string());
+    }
+    let mut ends = Vec::new();
+    for name in open {
+        let shape = sketch.values.iter().find(|(of, _)| *of == name).unwrap().1.clone();
+        let mut last = name;
+        if shape.len() == 3 {
+            assert!(sketch.add(Layer::Flatten, &[last]), "seed {seed}");
+            last = sketch.values.last().unwrap().0.clone();
+        }
+        let activation = sketch.activation();
+        assert!(sketch.add(Layer::Dense { units: features, activation }, &[last]), "seed {seed}");
+        ends.push(sketch.values.last().unwrap().0.clone());
+    }
+    let mut model = sketch.model;
+    if ends.len() > 1 {
+        model.layers.push(Node { inputs: Some(ends), ..Node::from(Layer::Add) });
+    }
+    model.layers.push(Node::from(Layer::Dense { units: classes, activation: Activation::Softmax }));
+    model.graph().unwrap_or_else(|error| panic!("seed {seed}: {error}\n{model:?}"));
+    model
+}
+
+/// Parameters at random, also those whose initial values are the same everywhere.
+fn draw_parameters(model: &Model, seed: u64) -> Vec<Vec<f32>> {
+    let described = model.parameters().unwrap();
+    let mut draw = Draw::new(seed ^ 0xabcd);
+    let mut parameters = initial_parameters(&described, seed);
+    for (parameter, values) in described.iter().zip(&mut parameters) {
+        for value in values.iter_mut() {
+            match parameter.role {
+                Role::Weight => {}
+                Role::Scale => *value = 0.5 + draw.unit(),
+                Role::Variance => *value = 0.3 + draw.unit(),
+                Role::Bias | Role::Shift | Role::Mean => *value = draw.unit() - 0.4,
+            }
+        }
+    }
+    parameters
+}
+
+fn draw_split(model: &Model, samples: usize, seed: u64) -> Split {
+    let pixels: usize = model.input.iter().product();
+    let mut draw = Draw::new(seed ^ 0x77);
+    let images = (0..samples * pixels).map(|_| (draw.bits() >> 20) as u8).collect();
+    let labels = (0..samples).map(|_| draw.among(0..=model.classes() - 1) as u8).collect();
+    Split { images, labels }
+}
+
+/// The seeds to try: all up to the number that the environment gives.
+fn seeds() -> Vec<u64> {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    match (number("FMNIST_TEST_GRAPH"), number("FMNIST_TEST_GRAPHS")) {
+        (Some(seed), _) => vec![seed],
+        (None, graphs) => (1..=graphs.unwrap_or(100)).collect(),
+    }
+}
+
+/// What training gives: loss of each epoch, the gradients of the last step, the state, and the probabilities of an evaluation.
+struct Trained {
+    losses: Vec<f64>,
+    gradients: Vec<Vec<f32>>,
+    state: State,
+    probabilities: Vec<f32>,
+}
+
+/// Two epochs of two whole batches and a short one.
+const SAMPLES: usize = 11;
+const BATCH: usize = 4;
+
+fn train(engine: &mut dyn Engine, split: &Split, optimizer: &Optimizer) -> Trained {
+    let mut losses = Vec::new();
+    for round in 0..2u32 {
+        let order: Vec<u32> = (0..SAMPLES as u32).map(|i| (5 * i + round) % SAMPLES as u32).collect();
+        let steps = SAMPLES.div_ceil(BATCH) as u64;
+        let step_sizes = (1..=steps).map(|step| optimizer.step_size(u64::from(round) * steps + step)).collect();
+        let epoch = Epoch { order, step_sizes, done: Totals::default() };
+        losses.push(engine.train_epoch(&epoch, &mut |_| ControlFlow::Continue(())).unwrap().mean_loss());
+    }
+    let probabilities = engine.predict(&split.images, &mut |_| ControlFlow::Continue(())).unwrap();
+    Trained { losses, gradients: engine.last_gradients().unwrap(), state: engine.state().unwrap(), probabilities }
+}
+
+/// Compares with the truth in double precision, relative to the largest value of each tensor.
+fn differs(truth: &Trained, found: &Trained, tolerance: f64) -> Option<String> {
+    let near = |name: String, a: &[f32], b: &[f32]| {
+        let scale = a.iter().fold(1e-3f64, |max, value| max.max(f64::from(value.abs())));
+        let worst = a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).abs() / scale);
+        let worst = worst.fold(0.0, |max: f64, x| if x.is_nan() { f64::INFINITY } else { max.max(x) });
+        let same_len = a.len() == b.len();
+        (!same_len || worst > tolerance).then(|| format!("{name}: off by {worst:.2e} of {scale:.2e}"))
+    };
+    let losses = |trained: &Trained| trained.losses.iter().map(|&loss| loss as f32).collect::<Vec<_>>();
+    near("losses".into(), &losses(truth), &losses(found))
+        .or_else(|| {
+            let mut gradients = truth.gradients.iter().zip(&found.gradients).enumerate();
+            gradients.find_map(|(i, (a, b))| near(format!("gradient {i}"), a, b))
+        })
+        .or_else(|| {
+            let mut parameters = truth.state.parameters.iter().zip(&found.state.parameters).enumerate();
+            parameters.find_map(|(i, (a, b))| near(format!("parameter {i}"), a, b))
+        })
+        .or_else(|| near("probabilities".into(), &truth.probabilities, &found.probabilities))
+}
+
+#[test]
+fn all_engines_agree_on_graphs_at_random() {
+    let mut drawn: BTreeSet<String> = BTreeSet::new();
+    let (mut branches, mut failures) = (0, Vec::new());
+    let seeds = seeds();
+    for &seed in &seeds {
+        let model = draw_model(seed);
+        let shapes = model.graph().unwrap();
+        drawn.extend(shapes.iter().map(|shape| shape.layer.kind().to_string()));
+        branches += usize::from(shapes.iter().any(|shape| shape.sources.len() > 1));
+        let (parameters, split) = (draw_parameters(&model, seed), draw_split(&model, SAMPLES, seed));
+        let optimizer = match seed % 2 {
+            0 => Optimizer::Sgd(SgdConfig { learning_rate: 0.05, momentum: 0.5 }),
+            // A large epsilon: otherwise the sign of a gradient near zero decides.
+            _ => Optimizer::Adam(AdamConfig { learning_rate: 0.01, epsilon: 0.05, ..AdamConfig::default() }),
+        };
+        let mut engine = ReferenceEngine::<f64>::new(&model, &parameters, &split, BATCH, &optimizer).unwrap();
+        let truth = train(&mut engine, &split, &optimizer);
+        let mut compare = |name: &str, engine: &mut dyn Engine| {
+            let found = train(engine, &split, &optimizer);
+            let what = differs(&truth, &found, 2e-3);
+            failures.extend(what.map(|what| format!("seed {seed}, {name}: {what}")));
+            found
+        };
+        let mut engine = ReferenceEngine::<f32>::new(&model, &parameters, &split, BATCH, &optimizer).unwrap();
+        compare("reference", &mut engine);
+        let threads = [1, 3].map(|threads| {
+            let engine = NativeEngine::with_training(&model, &parameters, &split, BATCH, &optimizer, threads);
+            compare("native", &mut engine.unwrap())
+        });
+        assert_eq!(threads[0].state, threads[1].state, "seed {seed}: one thread and three");
+        let engine = GpuEngine::with_training(gpu(), &model, &parameters, &split, BATCH, &optimizer);
+        compare("gpu", &mut engine.unwrap());
+    }
+    assert!(failures.is_empty(), "{} of {}:\n{}", failures.len(), seeds.len(), failures.join("\n"));
+    if seeds.len() >= 100 {
+        assert_eq!(drawn, layer_types(), "drawn, and all types of layers");
+        assert!(branches > seeds.len() / 4, "{branches} with branches");
+    }
+}
+
+/// The names of all types of layers: the parser lists them when it meets another one.
+fn layer_types() -> BTreeSet<String> {
+    let error = serde_json::from_str::<Layer>(r#"{ "type": "none of them" }"#).unwrap_err().to_string();
+    let listed = error.split("expected one of ").nth(1).unwrap_or_else(|| panic!("{error}"));
+    listed.split('`').skip(1).step_by(2).map(str::to_string).collect()
+}
+
+/// The loss of a training step in double precision.
+fn loss(program: &Program, parameters: &[Vec<f64>], batch: &Batch<f64>) -> f64 {
+    let pass = Pass::run(program.clone(), parameters, batch);
+    pass.loss[..batch.n_valid].iter().sum::<f64>() / batch.n_valid as f64
+}
+
+/// Compares the gradients of a program with central differences of its loss; returns the first that differs.
+fn wrong_gradient(model: &Model, program: &Program, seed: u64) -> Option<String> {
+    let split = draw_split(model, BATCH, seed);
+    let order: Vec<u32> = (0..BATCH as u32 - 1).collect();
+    // The last row is beyond the end of the epoch.
+    let batch: Batch<f64> = ReferenceEngine::batch(&split, &order, 0, BATCH);
+    let wide = |values: Vec<f32>| values.into_iter().map(f64::from).collect();
+    let parameters: Vec<Vec<f64>> = draw_parameters(model, seed).into_iter().map(wide).collect();
+    let gradients = Pass::run(program.clone(), &parameters, &batch).gradients;
+    let mut draw = Draw::new(seed);
+    for (i, parameter) in model.parameters().unwrap().iter().enumerate().filter(|(_, p)| p.role.is_trained()) {
+        for _ in 0..parameter.len().min(6) {
+            let at = draw.among(0..=parameter.len() - 1);
+            let gradient = gradients[i][at];
+            let difference = |h: f64| {
+                let mut moved = parameters.clone();
+                moved[i][at] += h;
+                let above = loss(program, &moved, &batch);
+                moved[i][at] -= 2.0 * h;
+                (above - loss(program, &moved, &batch)) / (2.0 * h)
+            };
+            // A kink between the two points spoils a difference, but not one of a shorter step.
+            let fits = |h: f64| (difference(h) - gradient).abs() <= 1e-6 * (1.0 + gradient.abs());
+            if ![1e-5, 1e-6, 1e-7].into_iter().any(fits) {
+                let name = &parameter.name;
+                return Some(format!("{name}[{at}] is {gradient:e}, the difference {:e}", difference(1e-6)));
+            }
+        }
+    }
+    None
+}
+
+#[test]
+fn gradients_of_graphs_at_random_agree_with_finite_differences() {
+    for seed in seeds() {
+        let model = draw_model(seed);
+        let program = lower(&model, Mode::Train, BATCH, &Unfused).unwrap();
+        let wrong = wrong_gradient(&model, &program, seed);
+        assert_eq!(wrong, None, "seed {seed}:\n{model:?}\n{program}");
+    }
+}
+
+/// Everything that an engine can offer.
+#[derive(Debug)]
+struct Fused;
+
+impl Fusion for Fused {
+    fn relu(&self) -> bool {
+        true
+    }
+
+    fn pool(&self, _: &Conv2dDims, _: &Pool2dDims) -> bool {
+        true
+    }
+
+    fn unpool(&self, conv: &Conv2dDims, _: &Pool2dDims, _: bool) -> bool {
+        conv.o.is_multiple_of(2)
+    }
+
+    fn fold(&self) -> bool {
+        true
+    }
+
+    fn reuse(&self) -> bool {
+        true
+    }
+}
+
+/// Returns the first difference between two programs for the same model, in double precision.
+fn different(model: &Model, programs: [&Program; 2], seed: u64) -> Option<String> {
+    let split = draw_split(model, BATCH, seed);
+    let order: Vec<u32> = (0..BATCH as u32 - 1).collect();
+    let batch: Batch<f64> = ReferenceEngine::batch(&split, &order, 0, BATCH);
+    let wide = |values: Vec<f32>| values.into_iter().map(f64::from).collect();
+    let parameters: Vec<Vec<f64>> = draw_parameters(model, seed).into_iter().map(wide).collect();
+    let [a, b] = programs.map(|program| Pass::run(program.clone(), &parameters, &batch));
+    let near = |a: &[f64], b: &[f64]| {
+        let fits = |(a, b): (&f64, &f64)| (a - b).abs() <= 1e-9 * (1.0 + a.abs());
+        a.len() == b.len() && a.iter().zip(b).all(fits)
+    };
+    if !near(&a.logits, &b.logits) || !near(&a.probabilities, &b.probabilities) {
+        return Some("logits".to_string());
+    }
+    let mut gradients = a.gradients.iter().zip(&b.gradients).enumerate();
+    gradients.find(|(_, (a, b))| !near(a, b)).map(|(i, _)| format!("gradient {i}"))
+}
+
+#[test]
+fn fusion_and_reuse_change_nothing() {
+    let (mut fused, mut shared) = (0, 0);
+    let seeds = seeds();
+    for &seed in &seeds {
+        let model = draw_model(seed);
+        for mode in [Mode::Train, Mode::Infer] {
+            let plain = lower(&model, mode, BATCH, &Unfused).unwrap();
+            let all = lower(&model, mode, BATCH, &Fused).unwrap();
+            assert_eq!(different(&model, [&plain, &all], seed), None, "seed {seed}:\n{plain}\n{all}");
+            fused += usize::from(all.steps.len() < plain.steps.len());
+            let of_buffers = |program: &Program| {
+                program.tensors.iter().filter(|tensor| matches!(tensor.place, Place::Buffer(_))).count()
+            };
+            shared += usize::from(all.buffers.len() < of_buffers(&all));
+        }
+    }
+    if seeds.len() >= 100 {
+        assert!(fused > seeds.len() / 2 && shared > seeds.len() / 2, "{fused} fused, {shared} with shared buffers");
+    }
+}
+
+/// Breaks programs in one place; returns how many of the broken ones are found, and how many there were.
+fn found(of: impl Fn(&mut Program) -> bool) -> (usize, usize) {
+    let (mut broken, mut caught) = (0, 0);
+    for seed in 1..=60 {
+        let model = draw_model(seed);
+        let right = lower(&model, Mode::Train, BATCH, &Fused).unwrap();
+        let mut wrong = right.clone();
+        if of(&mut wrong) {
+            broken += 1;
+            // Not every mistake shows with every image: a mask matters only where a ReLU is off.
+            let shows = |seed| {
+                let by_another = different(&model, [&right, &wrong], seed).is_some();
+                by_another && wrong_gradient(&model, &wrong, seed).is_some()
+            };
+            caught += usize::from((seed..seed + 10).any(shows));
+        }
+    }
+    (caught, broken)
+}
+
+#[test]
+fn a_wrong_gradient_rule_is_found() {
+    let (caught, broken) = found(|program| {
+        let step = program.steps.iter_mut().find(|step| step.op == Op::GeluBackward);
+        step.map(|step| step.op = Op::ReluBackward).is_some()
+    });
+    assert!(broken >= 5 && caught == broken, "{caught} of {broken}");
+}
+
+#[test]
+fn a_forgotten_addition_of_gradients_is_found() {
+    let (caught, broken) = found(|program| {
+        let loss = program.loss();
+        let Some(i) = program.steps.iter().skip(loss).position(|step| step.op == Op::Add) else { return false };
+        let sum = program.steps.remove(loss + i);
+        for step in &mut program.steps {
+            for id in step.reads.iter_mut().filter(|id| **id == sum.writes[0]) {
+                *id = sum.reads[1];
+            }
+        }
+        // Its buffer was not kept for the later readers.
+        program.tensors.iter_mut().enumerate().for_each(|(i, tensor)| {
+            if matches!(tensor.place, Place::Buffer(_)) {
+                tensor.place = Place::Buffer(i);
+            }
+        });
+        program.buffers = program
+            .tensors
+            .iter()
+            .map(|t| fmnist_gpu::lower::Buffer { len: t.len(), by_row: t.by_row, is_index: t.is_index })
+            .collect();
+        true
+    });
+    assert!(broken >= 5 && caught * 10 >= broken * 9, "{caught} of {broken}");
+}
+
+#[test]
+fn a_wrong_mask_is_found() {
+    let (caught, broken) = found(|program| {
+        let masked = program.steps.iter_mut().find_map(|step| match &mut step.op {
+            Op::Conv2dBackward { masked, .. } | Op::DenseBackward { masked, .. } if step.writes.len() > 2 => {
+                Some(masked)
+            }
+            _ => None,
+        });
+        masked.map(|masked| *masked = !*masked).is_some()
+    });
+    assert!(broken >= 5 && caught * 10 >= broken * 9, "{caught} of {broken}");
+}
+
+#[test]
+fn a_buffer_that_is_reused_too_early_is_found() {
+    let (caught, broken) = found(|program| {
+        let loss = program.loss();
+        // The output of the last layer with a row for each image that a backward step still reads.
+        let forward: Vec<_> = program.steps[..loss].iter().flat_map(|step| step.writes.clone()).collect();
+        let later =
+            |id| program.steps[loss + 2..].iter().position(|step| step.reads.contains(&id)).map(|at| at + loss + 2);
+        let Some((victim, reader)) = forward.iter().find_map(|&id| later(id).map(|at| (id, at))) else { return false };
+        let of = |id: fmnist_gpu::lower::Id| {
+            let tensor = program.tensor(id);
+            (tensor.len(), tensor.by_row, tensor.is_index)
+        };
+        let thief =
+            program.steps[loss..reader].iter().flat_map(|step| &step.writes).copied().find(|&id| {
+                id != victim && of(id) == of(victim) && matches!(program.tensor(id).place, Place::Buffer(_))
+            });
+        let Some(thief) = thief else { return false };
+        program.tensors[thief.0].place = program.tensor(victim).place;
+        true
+    });
+    assert!(broken >= 2 && caught * 10 >= broken * 8, "{caught} of {broken}");
+}
+
+/// A step that reads a tensor must find it written: by an earlier step, or from outside.
+#[test]
+fn steps_read_only_what_was_written() {
+    for seed in seeds() {
+        let model = draw_model(seed);
+        for mode in [Mode::Train, Mode::Infer] {
+            let program = lower(&model, mode, BATCH, &Fused).unwrap();
+            let mut written = BTreeSet::new();
+            for step in program.once.iter().chain(&program.steps) {
+                for id in &step.reads {
+                    let outside = !matches!(program.tensor(*id).place, Place::Buffer(_) | Place::Gradient(_));
+                    assert!(outside || written.contains(id), "seed {seed}: {step:?}\n{program}");
+                }
+                written.extend(step.writes.iter().copied());
+            }
+            let gradients: BTreeSet<usize> = written
+                .iter()
+                .filter_map(|id| match program.tensor(*id).place {
+                    Place::Gradient(i) => Some(i),
+                    _ => None,
+                })
+                .collect();
+            let trained = model.parameters().unwrap().iter().filter(|p| p.role.is_trained()).count();
+            assert_eq!(gradients.len(), if mode == Mode::Train { trained } else { 0 }, "seed {seed}");
+        }
+    }
+}
