@@ -63,7 +63,7 @@
 //! - [`tensorboard`]: event files.
 //!
 //! No two modules import each other: a table in `tests/registry.rs` lists what each may import. Each operation has
-//! files of the same name in five places: `shaders/<op>.wgsl`, `src/ops/<op>.rs`, `src/cpu/<op>.rs`,
+//! files of the same name: `shaders/<op>.wgsl`, `src/ops/<op>.rs`, `src/cpu/<op>.rs`,
 //! `src/verify/<op>.rs`, `tests/<op>.rs`.
 //!
 //! # What a training step does

@@ -1,6 +1,6 @@
 //! The host side of each operation: its dimensions, its kernels as data, how to record it into a plan.
 //!
-//! Each operation has files of the same name in five places (`shaders/<op>.wgsl`, `src/ops/<op>.rs`,
+//! Each operation has files of the same name (`shaders/<op>.wgsl`, `src/ops/<op>.rs`,
 //! `src/cpu/<op>.rs`, `src/verify/<op>.rs`, `tests/<op>.rs`) and a row in the table of `src/verify/table.rs`. The
 //! dimension structs are defined beside the CPU mirrors, which are the specification. Nothing here imports the proofs,
 //! so that training can be read without them.

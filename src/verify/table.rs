@@ -9,7 +9,7 @@ use crate::ops::{
 /// An operation: its kernels, each with the plain loops that specify it, and the proofs; all are in `src/verify/<name>.rs`.
 #[derive(Debug)]
 pub struct Op {
-    /// The stem of the names of its five files.
+    /// The stem of the names of its files.
     pub name: &'static str,
     /// Every entry point of `shaders/<name>.wgsl`, and of `shaders/<name>_shared.wgsl` and `_subgroup.wgsl` if they
     /// exist.
