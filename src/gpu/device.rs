@@ -1,11 +1,9 @@
 //! An open device: queue, limits, compiled kernels, and the log of errors that no call could return.
-//!
-//! Above 500 lines: everything that touches the queue and the log of errors, which share locks.
 
 use super::adapter::{self, AdapterInfo, DeviceChoice};
 use super::kernel::{self, Constant, Kernel, KernelSpec, ShaderFile};
 use super::pipeline_cache::Store;
-use super::{Element, GpuError, Plan, Readback, Tensor, Tiling};
+use super::{GpuError, Plan, Tiling};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -43,7 +41,7 @@ pub struct Gpu {
     lanes: Option<usize>,
     checked: bool,
     device: wgpu::Device,
-    queue: wgpu::Queue,
+    pub(super) queue: wgpu::Queue,
     limits: wgpu::Limits,
     /// How long a submission may take before the device counts as lost.
     patience: Option<Duration>,
@@ -238,164 +236,6 @@ impl Gpu {
 
     pub(super) fn device(&self) -> &wgpu::Device {
         &self.device
-    }
-
-    /// Creates an uninitialized tensor in its own buffer (wgpu returns zeroed memory).
-    ///
-    /// # Errors
-    /// The tensor exceeds the device's binding limit, or memory runs out.
-    pub fn tensor(&self, name: &str, shape: &[usize], element: Element) -> Result<Tensor, GpuError> {
-        let len: usize = shape.iter().product();
-        // A binding of zero bytes is not allowed, so an empty tensor is given room for one element.
-        let bytes = (len as u64 * 4).max(4);
-        let allowed = self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size);
-        if bytes > allowed {
-            return Err(GpuError::TensorTooLarge {
-                name: name.to_string(),
-                bytes,
-                allowed,
-                adapter: self.info.name.clone(),
-            });
-        }
-        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-        let buffer = self.buffer(name, bytes, usage)?;
-        Ok(Tensor { name: name.to_string(), buffer, offset: 0, shape: shape.to_vec(), element })
-    }
-
-    /// Creates a tensor of floats, filled from `data`.
-    ///
-    /// # Errors
-    /// As [`Gpu::tensor`].
-    pub fn tensor_from(&self, name: &str, shape: &[usize], data: &[f32]) -> Result<Tensor, GpuError> {
-        let tensor = self.tensor(name, shape, Element::F32)?;
-        self.write(&tensor, data);
-        Ok(tensor)
-    }
-
-    /// Creates a tensor of unsigned integers, filled from `data`.
-    ///
-    /// # Errors
-    /// As [`Gpu::tensor`].
-    pub fn tensor_from_u32(&self, name: &str, shape: &[usize], data: &[u32]) -> Result<Tensor, GpuError> {
-        let tensor = self.tensor(name, shape, Element::U32)?;
-        self.write_u32(&tensor, data);
-        Ok(tensor)
-    }
-
-    /// Creates tensors of the given names and shapes side by side in one buffer, each at an offset that can be bound.
-    ///
-    /// Returns the whole buffer as one tensor (including the padding, zeroed) and the parts in order.
-    ///
-    /// # Errors
-    /// As [`Gpu::tensor`].
-    pub fn arena(
-        &self,
-        name: &str,
-        element: Element,
-        parts: &[(String, Vec<usize>)],
-    ) -> Result<(Tensor, Vec<Tensor>), GpuError> {
-        let align = self.limits.min_storage_buffer_offset_alignment as usize / 4;
-        let mut offsets = Vec::with_capacity(parts.len());
-        let mut total = 0usize;
-        for (_, shape) in parts {
-            offsets.push(total);
-            total += shape.iter().product::<usize>().next_multiple_of(align);
-        }
-        let whole = self.tensor(name, &[total], element)?;
-        let tensors = parts
-            .iter()
-            .zip(offsets)
-            .map(|((part, shape), first)| whole.slice(format!("{name}.{part}"), first, shape))
-            .collect();
-        Ok((whole, tensors))
-    }
-
-    pub(super) fn buffer(&self, name: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer, GpuError> {
-        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some(name),
-            size: bytes,
-            usage,
-            mapped_at_creation: false,
-        });
-        match pollster::block_on(memory.pop()) {
-            None => Ok(buffer),
-            Some(error) => Err(GpuError::OutOfMemory {
-                adapter: self.info.name.clone(),
-                what: format!("creating the buffer `{name}`"),
-                bytes,
-                reason: error.to_string(),
-            }),
-        }
-    }
-
-    /// Queues the upload of `data` into `tensor`, ahead of the next submission.
-    ///
-    /// # Panics
-    /// If `data` has a different element type or is longer than the tensor, which is a mistake in the caller's
-    /// arithmetic.
-    pub fn write(&self, tensor: &Tensor, data: &[f32]) {
-        assert!(tensor.is(Element::F32) && data.len() <= tensor.len(), "write {} into `{}`", data.len(), tensor.name);
-        self.queue.write_buffer(&tensor.buffer, tensor.offset, bytemuck::cast_slice(data));
-    }
-
-    /// As [`Gpu::write`], for unsigned integers.
-    ///
-    /// # Panics
-    /// If `data` has a different element type or is longer than the tensor, which is a mistake in the caller's
-    /// arithmetic.
-    pub fn write_u32(&self, tensor: &Tensor, data: &[u32]) {
-        assert!(tensor.is(Element::U32) && data.len() <= tensor.len(), "write {} into `{}`", data.len(), tensor.name);
-        self.queue.write_buffer(&tensor.buffer, tensor.offset, bytemuck::cast_slice(data));
-    }
-
-    /// As [`Gpu::write`], for bytes packed four to an element.
-    ///
-    /// # Panics
-    /// If the number of bytes differs from the size of the tensor, which is a mistake in the caller's arithmetic.
-    pub fn write_bytes(&self, tensor: &Tensor, bytes: &[u8]) {
-        assert!(bytes.len() as u64 == tensor.size_bytes(), "write {} bytes into `{}`", bytes.len(), tensor.name);
-        self.queue.write_buffer(&tensor.buffer, tensor.offset, bytes);
-    }
-
-    /// As [`Gpu::write`], as bits of elements of either type.
-    ///
-    /// # Panics
-    /// If there are more words than elements, which is a mistake in the caller's arithmetic.
-    pub fn write_words(&self, tensor: &Tensor, words: &[u32]) {
-        assert!(words.len() <= tensor.len(), "write {} into `{}`", words.len(), tensor.name);
-        self.queue.write_buffer(&tensor.buffer, tensor.offset, bytemuck::cast_slice(words));
-    }
-
-    /// Reads back the bits of a tensor's elements, waiting for them.
-    ///
-    /// # Errors
-    /// The device was lost or reported an error.
-    pub fn read_words(&self, tensor: &Tensor) -> Result<Vec<u32>, GpuError> {
-        let mut readback = Readback::new(self, &tensor.name, tensor.len())?;
-        let mut encoder = self.encoder("read back");
-        readback.record(&mut encoder, &[tensor]);
-        let submission = self.submit(encoder.finish())?;
-        readback.begin();
-        readback.wait(self, submission)
-    }
-
-    /// Reads back a tensor of floats, waiting for it.
-    ///
-    /// # Errors
-    /// The device was lost or reported an error.
-    pub fn read(&self, tensor: &Tensor) -> Result<Vec<f32>, GpuError> {
-        debug_assert!(tensor.is(Element::F32));
-        Ok(self.read_words(tensor)?.into_iter().map(f32::from_bits).collect())
-    }
-
-    /// Reads back a tensor of unsigned integers, waiting for it.
-    ///
-    /// # Errors
-    /// The device was lost or reported an error.
-    pub fn read_u32(&self, tensor: &Tensor) -> Result<Vec<u32>, GpuError> {
-        debug_assert!(tensor.is(Element::U32));
-        self.read_words(tensor)
     }
 
     /// Returns a new command encoder.
