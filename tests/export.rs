@@ -6,7 +6,7 @@ use crate::support::program::Place;
 use crate::support::python::Python;
 use crate::support::{genuine_data, gpu};
 use fmnist_gpu::cpu::conv2d::Padding;
-use fmnist_gpu::data::{DatasetKind, FASHION_MNIST, LoadOptions, PIXELS, Split, load, synthetic};
+use fmnist_gpu::data::{DatasetKind, FASHION_MNIST, LoadOptions, Split, load, synthetic};
 use fmnist_gpu::engine::{Engine, GpuEngine, Optimizer, ReferenceEngine};
 use fmnist_gpu::export::{ExportError, Facts, keras, npz, onnx, torch};
 use fmnist_gpu::import::{self, Layout};
@@ -353,7 +353,7 @@ fn images() -> &'static [u8] {
     IMAGES.get_or_init(|| match genuine_data() {
         Some(folder) => {
             let options = LoadOptions { data_dir: Some(folder), ..LoadOptions::default() };
-            load(&options, &mut |_| ()).unwrap().test.images[..N_IMAGES * PIXELS].to_vec()
+            load(&options, &mut |_| ()).unwrap().test.images[..N_IMAGES * FASHION_MNIST.pixels()].to_vec()
         }
         None => synthetic::generate(0, N_IMAGES, 0).1.images,
     })
@@ -402,7 +402,7 @@ fn tract_opens_the_onnx_and_agrees_at_any_batch_size() {
         let graph = tract_onnx::onnx().model_for_read(&mut &bytes[..]).unwrap();
         let graph = graph.into_optimized().unwrap().into_runnable().unwrap();
         for n in [1, 7, N_IMAGES] {
-            let pixels: Vec<f32> = images()[..n * PIXELS].iter().map(|&p| f32::from(p)).collect();
+            let pixels: Vec<f32> = images()[..n * FASHION_MNIST.pixels()].iter().map(|&p| f32::from(p)).collect();
             let input = Tensor::from_shape(&[n, 28, 28, 1], &pixels).unwrap();
             let outputs = graph.run(tvec!(input.into())).unwrap();
             let view = outputs[0].to_plain_array_view::<f32>().unwrap();
@@ -417,7 +417,7 @@ fn tract_opens_the_onnx_and_agrees_at_any_batch_size() {
 /// comes back.
 #[test]
 fn graphs_at_random_are_exported_and_imported() {
-    let images = &images()[..5 * PIXELS];
+    let images = &images()[..5 * FASHION_MNIST.pixels()];
     let pixels: Vec<f32> = images.iter().map(|&p| f32::from(p)).collect();
     let (mut compared, mut normalized) = (0, 0);
     for seed in 0..60 {
@@ -434,7 +434,7 @@ fn graphs_at_random_are_exported_and_imported() {
         if !torch::python(&model, "x").unwrap().contains(".permute(") {
             compared += 1;
             let file = SafeTensors::deserialize(&bytes).unwrap();
-            let found = forward_channels_first(&model, &file, &images[..PIXELS]);
+            let found = forward_channels_first(&model, &file, &images[..FASHION_MNIST.pixels()]);
             assert_close(&format!("loops, seed {seed}"), &found, &expected[..10]);
         }
         let own = weights::to_bytes(&model, &parameters).unwrap();
@@ -719,7 +719,11 @@ fn a_forward_pass_with_channels_first_agrees_with_the_torch_file() {
             continue;
         }
         for i in 0..4 {
-            let found = forward_channels_first(&model, &file, &images()[i * PIXELS..][..PIXELS]);
+            let found = forward_channels_first(
+                &model,
+                &file,
+                &images()[i * FASHION_MNIST.pixels()..][..FASHION_MNIST.pixels()],
+            );
             assert_close(&format!("{name}, image {i}"), &found, &expected[i * 10..][..10]);
         }
     }
@@ -859,41 +863,50 @@ fn names_that_python_or_pytorch_need_are_refused() {
     torch::python(&named("case", false), "x").unwrap();
 }
 
+fn assert_lines(code: &str, lines: &[&str]) {
+    for line in lines {
+        assert!(code.contains(&format!("{line}\n")), "no line\n{line}\nin\n{code}");
+    }
+}
+
 /// The code of a model with several readers of a value, as one would write it.
 #[test]
 fn values_with_several_readers_have_names() {
     let code = torch::python(&residual(), "f").unwrap();
-    for line in [
-        "        self.batchnorm_2 = nn.BatchNorm2d(6, eps=0.001, momentum=0.01)",
-        "        self.batchnorm_4 = nn.BatchNorm1d(45, eps=0.001, momentum=0.1)",
-        "        body = F.relu(self.batchnorm_1(self.stem(F.pad(x, (0, 1, 0, 1)))))",
-        "        x = F.gelu(self.batchnorm_2(self.conv2d_2(body)), approximate=\"tanh\")",
-        "        x = body + self.batchnorm_3(self.conv2d_3(x))",
-        "        x = F.max_pool2d(F.relu(x), 2)",
-        "        x = F.gelu(self.batchnorm_4(x), approximate=\"tanh\")",
-    ] {
-        assert!(code.contains(&format!("{line}\n")), "no line\n{line}\nin\n{code}");
-    }
+    assert_lines(
+        &code,
+        &[
+            "        self.batchnorm_2 = nn.BatchNorm2d(6, eps=0.001, momentum=0.01)",
+            "        self.batchnorm_4 = nn.BatchNorm1d(45, eps=0.001, momentum=0.1)",
+            "        body = F.relu(self.batchnorm_1(self.stem(F.pad(x, (0, 1, 0, 1)))))",
+            "        x = F.gelu(self.batchnorm_2(self.conv2d_2(body)), approximate=\"tanh\")",
+            "        x = body + self.batchnorm_3(self.conv2d_3(x))",
+            "        x = F.max_pool2d(F.relu(x), 2)",
+            "        x = F.gelu(self.batchnorm_4(x), approximate=\"tanh\")",
+        ],
+    );
     let code = torch::python(&mixed(), "f").unwrap();
-    for line in [
-        "        image_ = x / 255",
-        "        lambda_ = F.avg_pool2d(F.pad(F_, (1, 1, 0, 1)), (2, 3), 1) / share",
-        "        x = F_ + lambda_ + F_",
-        "        weights = rescale + lambda_.flatten(1)",
-    ] {
-        assert!(code.contains(&format!("{line}\n")), "no line\n{line}\nin\n{code}");
-    }
+    assert_lines(
+        &code,
+        &[
+            "        image_ = x / 255",
+            "        lambda_ = F.avg_pool2d(F.pad(F_, (1, 1, 0, 1)), (2, 3), 1) / share",
+            "        x = F_ + lambda_ + F_",
+            "        weights = rescale + lambda_.flatten(1)",
+        ],
+    );
     let code = keras::python(&residual(), "f").unwrap();
-    for line in [
-        "inputs = keras.Input((28, 28, 1))  # grey values 0 to 255",
-        "x = keras.layers.Rescaling(1 / 255)(inputs)",
-        "body = keras.layers.ReLU(name=\"body\")(x)",
-        "x = keras.layers.BatchNormalization(momentum=0.99, epsilon=0.001, scale=False, name=\"batchnorm_2\")(x)",
-        "x = keras.layers.Add(name=\"add_1\")([body, x])",
-        "outputs = keras.layers.Dense(10, activation=\"softmax\", name=\"dense_2\")(x)",
-    ] {
-        assert!(code.contains(&format!("{line}\n")), "no line\n{line}\nin\n{code}");
-    }
+    assert_lines(
+        &code,
+        &[
+            "inputs = keras.Input((28, 28, 1))  # grey values 0 to 255",
+            "x = keras.layers.Rescaling(1 / 255)(inputs)",
+            "body = keras.layers.ReLU(name=\"body\")(x)",
+            "x = keras.layers.BatchNormalization(momentum=0.99, epsilon=0.001, scale=False, name=\"batchnorm_2\")(x)",
+            "x = keras.layers.Add(name=\"add_1\")([body, x])",
+            "outputs = keras.layers.Dense(10, activation=\"softmax\", name=\"dense_2\")(x)",
+        ],
+    );
     // A chain remains a list of layers, whatever its layers are.
     let chain: Model = toml::from_str(
         "name = \"chain\"\nlayer = [{ type = \"flatten\" }, { type = \"batchnorm\" }, { type = \"gelu\" }, \

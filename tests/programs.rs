@@ -332,6 +332,14 @@ fn layer_types() -> BTreeSet<String> {
     listed.split('`').skip(1).step_by(2).map(str::to_string).collect()
 }
 
+/// A batch whose last row is beyond the end of the epoch, and parameters, in double precision.
+fn draw_step(model: &Model, seed: u64) -> (Batch<f64>, Vec<Vec<f64>>) {
+    let order: Vec<u32> = (0..BATCH as u32 - 1).collect();
+    let batch = ReferenceEngine::batch(&draw_split(model, BATCH, seed), &order, 0, BATCH);
+    let wide = |values: Vec<f32>| values.into_iter().map(f64::from).collect();
+    (batch, draw_parameters(model, seed).into_iter().map(wide).collect())
+}
+
 /// The loss of a training step in double precision.
 fn loss(program: &Program, parameters: &[Vec<f64>], batch: &Batch<f64>) -> f64 {
     let pass = Pass::run(program.clone(), parameters, batch);
@@ -340,12 +348,7 @@ fn loss(program: &Program, parameters: &[Vec<f64>], batch: &Batch<f64>) -> f64 {
 
 /// Compares the gradients of a program with central differences of its loss; returns the first that differs.
 fn wrong_gradient(model: &Model, program: &Program, seed: u64) -> Option<String> {
-    let split = draw_split(model, BATCH, seed);
-    let order: Vec<u32> = (0..BATCH as u32 - 1).collect();
-    // The last row is beyond the end of the epoch.
-    let batch: Batch<f64> = ReferenceEngine::batch(&split, &order, 0, BATCH);
-    let wide = |values: Vec<f32>| values.into_iter().map(f64::from).collect();
-    let parameters: Vec<Vec<f64>> = draw_parameters(model, seed).into_iter().map(wide).collect();
+    let (batch, parameters) = draw_step(model, seed);
     let gradients = Pass::run(program.clone(), &parameters, &batch).gradients;
     let mut draw = Draw::new(seed);
     for (i, parameter) in model.parameters().unwrap().iter().enumerate().filter(|(_, p)| p.role.is_trained()) {
@@ -408,11 +411,7 @@ impl Fusion for Fused {
 
 /// Returns the first difference between two programs for the same model, in double precision.
 fn different(model: &Model, programs: [&Program; 2], seed: u64) -> Option<String> {
-    let split = draw_split(model, BATCH, seed);
-    let order: Vec<u32> = (0..BATCH as u32 - 1).collect();
-    let batch: Batch<f64> = ReferenceEngine::batch(&split, &order, 0, BATCH);
-    let wide = |values: Vec<f32>| values.into_iter().map(f64::from).collect();
-    let parameters: Vec<Vec<f64>> = draw_parameters(model, seed).into_iter().map(wide).collect();
+    let (batch, parameters) = draw_step(model, seed);
     let [a, b] = programs.map(|program| Pass::run(program.clone(), &parameters, &batch));
     let near = |a: &[f64], b: &[f64]| {
         let fits = |(a, b): (&f64, &f64)| (a - b).abs() <= 1e-9 * (1.0 + a.abs());

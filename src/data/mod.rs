@@ -29,15 +29,13 @@ pub use fashion_mnist::{DataFile, FileSet};
 // `report::maps`, `export` and its tests are still to follow: for them alone the four are visible outside this module.
 
 /// Rows and columns per image.
-pub(crate) const IMAGE_SIDE: usize = 28;
+const IMAGE_SIDE: usize = 28;
 /// Pixels per image.
-#[doc(hidden)]
-pub const PIXELS: usize = IMAGE_SIDE * IMAGE_SIDE;
+const PIXELS: usize = IMAGE_SIDE * IMAGE_SIDE;
 /// Number of classes.
-pub(crate) const N_CLASSES: usize = 10;
+const N_CLASSES: usize = 10;
 /// Names of the classes, in the order of their labels.
-#[doc(hidden)]
-pub const CLASS_NAMES: [&str; N_CLASSES] =
+const CLASS_NAMES: [&str; N_CLASSES] =
     ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"];
 
 /// What the images of a data set look like, and what they show.

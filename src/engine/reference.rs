@@ -2,7 +2,7 @@
 //!
 //! Generic over the precision: the GPU is compared with it in single precision, and in double precision it is the ground truth.
 
-use super::steps::{Answers, compute, found};
+use super::steps::{Answers, compute, found, found_in};
 use super::{
     Engine, EngineError, Epoch, NonFinite, OnProgress, Optimizer, State, Totals, check_order, check_split, for_all,
     only_trained, pixels,
@@ -138,33 +138,15 @@ impl<T: Real> Pass<T> {
         pass
     }
 
-    /// Returns the content of a tensor that a step computed, if it is a tensor of numbers.
+    /// Returns the content of a tensor that a step wrote, if it is a tensor of numbers.
     fn values(&self, id: Id) -> Option<&[T]> {
-        match self.program.tensor(id) {
-            Tensor { place: Place::Buffer(i), is_index: false, .. } => Some(&self.buffers[*i]),
-            _ => None,
+        match *self.program.tensor(id) {
+            Tensor { is_index: true, .. } => None,
+            Tensor { place: Place::Buffer(i), .. } => Some(&self.buffers[i]),
+            Tensor { place: Place::Gradient(i), .. } => Some(&self.gradients[i]),
+            Tensor { place: Place::Parameter(i), .. } => Some(&self.parameters[i]),
+            Tensor { place: Place::Images | Place::Constant(_), .. } => None,
         }
-    }
-
-    /// Returns the first tensor with a value that is not finite, in the order of the steps.
-    fn search(&self, step: usize) -> Option<NonFinite> {
-        let search = |tensor: &str, operation: &str, values: &[T]| found(step, tensor.to_string(), operation, values);
-        let loss = self.program.loss();
-        self.program.steps.iter().enumerate().find_map(|(i, of)| {
-            let written = of.writes.iter().find_map(|&id| {
-                let tensor = self.program.tensor(id);
-                let (name, operation) = (tensor.name.as_str(), if i > loss { "backward pass" } else { of.op.name() });
-                match tensor.place {
-                    Place::Gradient(index) => search(name, operation, &self.gradients[index]),
-                    Place::Parameter(index) => {
-                        search(&format!("parameters.{name}"), operation, &self.parameters[index])
-                    }
-                    _ => self.values(id).and_then(|values| search(name, operation, values)),
-                }
-            });
-            let of_loss = || search("loss", "softmax_xent", &self.loss);
-            if i == loss { of_loss().or(written) } else { written }
-        })
     }
 }
 
@@ -270,11 +252,16 @@ impl<T: Real> ReferenceEngine<T> {
 
     /// Makes one training step.
     fn step(&mut self, batch: &Batch<T>, step_size: f32) -> Result<Pass<T>, EngineError> {
-        let mut pass = self.gradients(batch)?;
-        self.parameters = std::mem::take(&mut pass.parameters);
-        self.update(&pass.gradients, step_size);
-        self.gradients.clone_from(&pass.gradients);
+        let pass = self.gradients(batch)?;
+        self.follow(&pass, step_size);
         Ok(pass)
+    }
+
+    /// Takes over the statistics that a pass has moved, and makes one optimizer step with its gradients.
+    fn follow(&mut self, pass: &Pass<T>, step_size: f32) {
+        self.parameters.clone_from(&pass.parameters);
+        self.gradients.clone_from(&pass.gradients);
+        self.update(&pass.gradients, step_size);
     }
 
     /// Computes the batches of `order` with `compute`, starting after those of `done`, and adds up the results.
@@ -311,11 +298,12 @@ impl<T: Real> ReferenceEngine<T> {
     fn searched_step(&mut self, train: &Split, epoch: &Epoch, step: usize) -> Result<Option<NonFinite>, EngineError> {
         let first = (step - 1) * self.batch_size;
         let batch = Self::batch(train, &epoch.order, first, self.batch_size);
-        // Before the update, which may write what the step read.
-        if let Some(found) = self.gradients(&batch)?.search(step) {
-            return Ok(Some(found));
+        let pass = self.gradients(&batch)?;
+        let found_before = found_in(&pass.program, step, &pass.loss, |id| pass.values(id));
+        if found_before.is_some() {
+            return Ok(found_before);
         }
-        self.step(&batch, epoch.step_sizes[step - 1])?;
+        self.follow(&pass, epoch.step_sizes[step - 1]);
         let kinds = self.optimizer.slots().iter().copied().zip(&self.slots);
         let mut kinds = kinds.chain([("parameters", &self.parameters)]);
         Ok(kinds.find_map(|(kind, tensors)| {

@@ -8,7 +8,7 @@ use crate::cpu::real::Real;
 use crate::cpu::softmax_xent::{SoftmaxXentDims, softmax_xent_backward_x, softmax_xent_forward};
 use crate::cpu::{self, bias::BiasDims, pool2d::Reduction};
 use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
-use crate::lower::{Op, Program, Step};
+use crate::lower::{Id, Op, Place, Program, Step};
 use crate::native::conv2d::{Conv2d, Packed, Scratch};
 use crate::native::{self, mask};
 use crate::ops::conv2d::Upstream;
@@ -122,6 +122,18 @@ pub(super) struct Answers<'a, T> {
     pub(super) correct: &'a mut [u32],
 }
 
+impl<T: Real> Answers<'_, T> {
+    fn dims(&self, n: usize) -> SoftmaxXentDims {
+        SoftmaxXentDims { n, c: self.probabilities.len() / n }
+    }
+
+    /// Computes probabilities, losses and correct predictions of `n` rows from their logits.
+    fn compare(&mut self, n: usize, logits: &[T]) {
+        let d = self.dims(n);
+        softmax_xent_forward(&d, logits, self.labels, self.probabilities, self.loss, self.correct);
+    }
+}
+
 /// What a convolution of the native engine keeps between calls.
 #[derive(Debug)]
 pub(super) struct Convolving<'a> {
@@ -195,14 +207,13 @@ pub(super) fn compute_rows(
             let d = cpu::batchnorm::BatchNormDims { n, ..d };
             native::batchnorm::batchnorm_backward_x(&d, epsilon, x[0], x[1], x[2], x[3], x[4], x[5], y[0]);
         }
-        Op::Loss | Op::Softmax => {
-            let d = SoftmaxXentDims { n, c: y[0].len() / n };
-            let Answers { labels, n_valid, probabilities, loss, correct } = answers;
-            softmax_xent_forward(&d, x[0], labels, probabilities, loss, correct);
-            match *op {
-                Op::Loss => softmax_xent_backward_x(&d, x[0], labels, *n_valid, y[0]),
-                _ => y[0].copy_from_slice(probabilities),
-            }
+        Op::Loss => {
+            answers.compare(n, x[0]);
+            softmax_xent_backward_x(&answers.dims(n), x[0], answers.labels, answers.n_valid, y[0]);
+        }
+        Op::Softmax => {
+            answers.compare(n, x[0]);
+            y[0].copy_from_slice(answers.probabilities);
         }
         Op::BatchNormStatistics { .. }
         | Op::BatchNormBackwardW { .. }
@@ -328,14 +339,13 @@ pub(super) fn compute<T: Real>(
             let [w, b] = y else { unreachable!("{op:?} writes two tensors") };
             cpu::batchnorm::batchnorm_fold(b.len(), epsilon, x[0], x[1], x[2], x[3], x[4], x[5], w, b);
         }
-        Op::Loss | Op::Softmax => {
-            let d = SoftmaxXentDims { n, c: y[0].len() / n };
-            let Answers { labels, n_valid, probabilities, loss, correct } = answers;
-            softmax_xent_forward(&d, x[0], labels, probabilities, loss, correct);
-            match *op {
-                Op::Loss => softmax_xent_backward_x(&d, x[0], labels, *n_valid, y[0]),
-                _ => y[0].copy_from_slice(probabilities),
-            }
+        Op::Loss => {
+            answers.compare(n, x[0]);
+            softmax_xent_backward_x(&answers.dims(n), x[0], answers.labels, answers.n_valid, y[0]);
+        }
+        Op::Softmax => {
+            answers.compare(n, x[0]);
+            y[0].copy_from_slice(answers.probabilities);
         }
     }
 }
@@ -371,4 +381,27 @@ pub(super) fn found<T: Real>(step: usize, tensor: String, operation: &str, value
     let [count, index] = cpu::non_finite::non_finite(values);
     let (count, index, operation) = (count as usize, index as usize, operation.to_string());
     (count > 0).then_some(NonFinite { step, tensor, operation, index, count })
+}
+
+/// Returns the first value that is not finite in what the steps of a program wrote, in the order of the steps; `loss` are the losses, and
+/// `content` returns the content of a tensor, or nothing for those that are not to be searched.
+pub(super) fn found_in<'a, T: Real>(
+    program: &Program,
+    step: usize,
+    loss: &[T],
+    content: impl Fn(Id) -> Option<&'a [T]>,
+) -> Option<NonFinite> {
+    let at_loss = program.loss();
+    program.steps.iter().enumerate().find_map(|(i, of)| {
+        let of_loss = || found(step, "loss".to_string(), of.op.name(), loss);
+        let operation = if i > at_loss { "backward pass" } else { of.op.name() };
+        let written = || {
+            of.writes.iter().find_map(|&id| {
+                let name = &program.tensor(id).name;
+                let prefix = if matches!(program.tensor(id).place, Place::Parameter(_)) { "parameters." } else { "" };
+                found(step, format!("{prefix}{name}"), operation, content(id)?)
+            })
+        };
+        (i == at_loss).then(of_loss).flatten().or_else(written)
+    })
 }

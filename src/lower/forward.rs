@@ -6,18 +6,36 @@ use crate::cpu::pool2d::Pool2dDims;
 use crate::model::{Activation, Layer, LayerShape, Role, Source, conv2d_dims, pool2d_dims};
 
 /// A layer that is being lowered.
+#[derive(Clone, Copy)]
 pub(super) struct Place<'a> {
     pub(super) layers: &'a [LayerShape],
     pub(super) index: usize,
+    /// The index of the first parameter of each layer.
+    first_parameters: &'a [usize],
 }
 
-impl Place<'_> {
-    pub(super) fn shape(&self) -> &LayerShape {
+impl<'a> Place<'a> {
+    fn at(self, index: usize) -> Self {
+        Place { index, ..self }
+    }
+
+    /// Returns the role and the index of each parameter of the layer.
+    pub(super) fn parameters(self) -> Vec<(Role, usize)> {
+        let first = self.first_parameters[self.index];
+        self.shape().parameters().iter().enumerate().map(|(i, parameter)| (parameter.role, first + i)).collect()
+    }
+
+    pub(super) fn shape(self) -> &'a LayerShape {
         &self.layers[self.index]
     }
 
+    /// Returns the number of channels of the output, or of features if it is a list of them.
+    pub(super) fn channels(self) -> usize {
+        *self.shape().output.last().unwrap_or(&1)
+    }
+
     /// Returns the index of the layer that reads this one's output, if there is only one.
-    fn only_reader(&self) -> Option<usize> {
+    fn only_reader(self) -> Option<usize> {
         let source = Source::Layer(self.index);
         let mut readers = (0..self.layers.len()).filter(|&i| self.layers[i].sources.contains(&source));
         readers.next().filter(|_| readers.next().is_none())
@@ -28,17 +46,18 @@ impl Lowering<'_> {
     /// Emits the steps of all layers and of the loss.
     pub(super) fn forward(&mut self, layers: &[LayerShape]) -> Result<(), LowerError> {
         let mut outputs: Vec<Option<Id>> = vec![None; layers.len()];
-        let mut first_parameter = 0;
+        let mut first_parameters = vec![0];
+        for layer in layers {
+            first_parameters.push(first_parameters[first_parameters.len() - 1] + layer.parameters().len());
+        }
         for (index, shape) in layers.iter().enumerate() {
-            let parameters: Vec<(Role, usize)> =
-                shape.parameters().iter().enumerate().map(|(i, p)| (p.role, first_parameter + i)).collect();
-            first_parameter += parameters.len();
             // A layer that an earlier step includes has its output already.
             if outputs[index].is_some() {
                 continue;
             }
             let inputs: Vec<Id> = shape.sources.iter().map(|source| self.source(*source, &outputs)).collect();
-            let (y, included) = self.layer(&Place { layers, index }, &inputs, &parameters)?;
+            let at = Place { layers, index, first_parameters: &first_parameters };
+            let (y, included) = self.layer(at, &inputs)?;
             for layer in included.into_iter().chain([index]) {
                 outputs[layer] = Some(y);
             }
@@ -67,12 +86,8 @@ impl Lowering<'_> {
     }
 
     /// Emits a convolution or a dense layer with what follows it, as far as the engine computes it in one step.
-    pub(super) fn weighted(
-        &mut self,
-        at: &Place<'_>,
-        x: Id,
-        parameters: &[(Role, usize)],
-    ) -> Result<(Id, Vec<usize>), LowerError> {
+    pub(super) fn weighted(&mut self, at: Place<'_>, x: Id) -> Result<(Id, Vec<usize>), LowerError> {
+        let parameters = at.parameters();
         let (shape, n) = (at.shape(), self.program.batch);
         let unfit = |shape: &LayerShape| {
             let layer = shape.name.clone();
@@ -84,12 +99,12 @@ impl Lowering<'_> {
         // In inference, a normalization can be part of the weights, if nobody else reads the values that it normalizes.
         let normalized = self.folds(at, activation);
         if let Some(norm) = normalized {
-            [w, b] = self.folded(at.layers, norm, [w, b]);
+            [w, b] = self.folded(at.at(norm), [w, b]);
             included.push(norm);
         }
         // The same for a ReLU that is a layer of its own, and for a max pooling.
         let next = |included: &[usize], of: fn(&Layer) -> bool| {
-            let last = Place { layers: at.layers, index: included.last().copied().unwrap_or(at.index) };
+            let last = at.at(included.last().copied().unwrap_or(at.index));
             last.only_reader().filter(|&i| of(&at.layers[i].layer))
         };
         if normalized.is_some()
@@ -166,8 +181,8 @@ impl Lowering<'_> {
     }
 
     /// Returns the tensors of a normalization: scale, shift, running mean, running variance.
-    pub(super) fn normalization(&mut self, parameters: &[(Role, usize)], shape: &LayerShape) -> [Id; 4] {
-        let c = *shape.output.last().unwrap_or(&1);
+    pub(super) fn normalization(&mut self, at: Place<'_>) -> [Id; 4] {
+        let (parameters, c) = (at.parameters(), at.channels());
         [Role::Scale, Role::Shift, Role::Mean, Role::Variance].map(|role| {
             let index = parameters.iter().find(|(of, _)| *of == role).map(|(_, index)| *index);
             match index {
@@ -179,20 +194,17 @@ impl Lowering<'_> {
     }
 
     /// Returns the index of the normalization that can be part of the weights of a layer.
-    fn folds(&self, at: &Place<'_>, activation: Activation) -> Option<usize> {
+    fn folds(&self, at: Place<'_>, activation: Activation) -> Option<usize> {
         let wanted = self.mode == Mode::Infer && self.fusion.fold() && activation == Activation::None;
         let reader = at.only_reader().filter(|_| wanted)?;
         matches!(at.layers[reader].layer, Layer::BatchNorm { .. }).then_some(reader)
     }
 
-    /// Emits the weights of a layer that includes the normalization with the index `norm`, computed once.
-    fn folded(&mut self, layers: &[LayerShape], norm: usize, [w, b]: [Id; 2]) -> [Id; 2] {
-        let shape = &layers[norm];
+    /// Emits the weights of a layer that includes the normalization `norm` after it, computed once.
+    fn folded(&mut self, norm: Place<'_>, [w, b]: [Id; 2]) -> [Id; 2] {
+        let shape = norm.shape();
         let Layer::BatchNorm { epsilon, .. } = shape.layer else { unreachable!("`folds` returns normalizations") };
-        let first = layers[..norm].iter().map(|layer| layer.parameters().len()).sum::<usize>();
-        let parameters: Vec<(Role, usize)> =
-            shape.parameters().iter().enumerate().map(|(i, p)| (p.role, first + i)).collect();
-        let statistics = self.normalization(&parameters, shape);
+        let statistics = self.normalization(norm);
         let [w_out, b_out] = [(w, "weight"), (b, "bias")].map(|(id, what)| {
             let of = self.shape(id).to_vec();
             self.buffer(format!("{}.folded_{what}", shape.name), &of, false, false)

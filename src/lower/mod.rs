@@ -2,8 +2,8 @@
 //!
 //! [`lower`] is the only code that knows how layers become steps, and the only one that differentiates. It walks the graph of the model
 //! once and emits the forward steps (`forward.rs`), then goes through these from the last to the first and emits the steps for their
-//! gradients (`backward.rs`), and finally assigns buffers to tensors (`buffers.rs`). The rules of each layer and operation are in `rules.rs`. Engines run the [`Program`] that results, and
-//! know no layers.
+//! gradients (`backward.rs`), and finally assigns buffers to tensors (`buffers.rs`). The rules of each layer and operation are in
+//! `rules.rs`. Engines run the [`Program`] that results, and know no layers.
 
 mod backward;
 mod buffers;

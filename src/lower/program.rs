@@ -48,6 +48,14 @@ impl Tensor {
         self.len() == 0
     }
 
+    /// Returns its buffer, if it is kept in one.
+    pub fn buffer(&self) -> Option<usize> {
+        match self.place {
+            Place::Buffer(index) => Some(index),
+            _ => None,
+        }
+    }
+
     /// Returns the number of elements for a batch of `n` images.
     pub fn len_for(&self, n: usize) -> usize {
         if self.by_row { n * self.len() } else { self.len() }

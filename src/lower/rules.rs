@@ -7,7 +7,7 @@ use crate::cpu::batchnorm::BatchNormDims;
 use crate::cpu::conv2d::Conv2dDims;
 use crate::cpu::dense::DenseDims;
 use crate::cpu::pool2d::{Pool2dDims, Reduction};
-use crate::model::{Activation, Layer, LayerShape, Role, pool2d_dims};
+use crate::model::{Activation, Layer, pool2d_dims};
 
 /// An operation with its dimensions. Each is documented with the tensors that it reads and writes, in this order, in brackets those
 /// that are there only if an attribute says so. The dimensions are those of [`Program::batch`](super::Program::batch) images.
@@ -149,17 +149,12 @@ impl Op {
 
 impl Lowering<'_> {
     /// Emits the steps of a layer. Returns its output, and the indices of later layers that the steps include.
-    pub(super) fn layer(
-        &mut self,
-        at: &Place<'_>,
-        inputs: &[Id],
-        parameters: &[(Role, usize)],
-    ) -> Result<(Id, Vec<usize>), LowerError> {
+    pub(super) fn layer(&mut self, at: Place<'_>, inputs: &[Id]) -> Result<(Id, Vec<usize>), LowerError> {
         let (shape, n, x) = (at.shape(), self.program.batch, inputs[0]);
         let unfit = |reason: String| LowerError::Batch { layer: shape.name.clone(), batch: n, reason };
         let name = format!("{}.y", shape.name);
         let y = match &shape.layer {
-            Layer::Conv2d { .. } | Layer::Dense { .. } => return self.weighted(at, x, parameters),
+            Layer::Conv2d { .. } | Layer::Dense { .. } => return self.weighted(at, x),
             Layer::MaxPool2d { .. } => {
                 let d = pool2d_dims(&shape.layer, n, &shape.input).map_err(unfit)?;
                 let (y, argmax) = self.maxima(shape);
@@ -177,9 +172,7 @@ impl Lowering<'_> {
                 self.step(Op::MeanPool2d(reduction, d), vec![x], vec![y]);
                 y
             }
-            Layer::BatchNorm { momentum, epsilon, .. } => {
-                self.batchnorm(shape, x, parameters, *momentum, *epsilon, name)
-            }
+            Layer::BatchNorm { momentum, epsilon, .. } => self.batchnorm(at, x, *momentum, *epsilon),
             Layer::Add => {
                 let mut sum = x;
                 for (i, &other) in inputs.iter().enumerate().skip(1) {
@@ -199,17 +192,9 @@ impl Lowering<'_> {
     }
 
     /// Emits a normalization: by the batch's statistics in training, by the running ones in inference.
-    fn batchnorm(
-        &mut self,
-        shape: &LayerShape,
-        x: Id,
-        parameters: &[(Role, usize)],
-        momentum: f64,
-        epsilon: f64,
-        name: String,
-    ) -> Id {
-        let [scale, shift, mean, variance] = self.normalization(parameters, shape);
-        let c = *shape.output.last().unwrap_or(&1);
+    fn batchnorm(&mut self, at: Place<'_>, x: Id, momentum: f64, epsilon: f64) -> Id {
+        let [scale, shift, mean, variance] = self.normalization(at);
+        let (shape, c) = (at.shape(), at.channels());
         let positions = shape.output.iter().product::<usize>() / c.max(1);
         let d = BatchNormDims { n: self.program.batch, positions, c };
         let moments = self.buffer(format!("{}.moments", shape.name), &[3, c], false, false);
@@ -223,7 +208,7 @@ impl Lowering<'_> {
                 self.program.once.push(step);
             }
         }
-        let y = self.rows(name, &shape.output);
+        let y = self.rows(format!("{}.y", shape.name), &shape.output);
         self.step(Op::BatchNorm { d, epsilon }, vec![x, moments, scale, shift], vec![y]);
         y
     }

@@ -46,9 +46,9 @@ struct Training {
     slots: Vec<Slot>,
 }
 
-/// What a training step needs besides its program.
+/// What the update at the end of a training step needs.
 #[derive(Clone, Copy)]
-struct Rest<'a> {
+struct Update<'a> {
     optimizer: &'a Optimizer,
     step_sizes: &'a Tensor,
     gradients: &'a Arena,
@@ -159,8 +159,8 @@ impl<'g> GpuEngine<'g> {
         let tensors = program::tensors(gpu, &program, &engine.parameters, Some(&gradients))?;
         let logits = tensors[program.logits().0].clone();
         let step_sizes = gpu.tensor("step_sizes", &[train.len().div_ceil(batch_size)], Element::F32)?;
-        let rest = Rest { optimizer, step_sizes: &step_sizes, gradients: &gradients, slots: &slots };
-        let plan = engine.step(&feed, &program, &tensors, rest)?;
+        let update = Update { optimizer, step_sizes: &step_sizes, gradients: &gradients, slots: &slots };
+        let plan = engine.step(&feed, &program, &tensors, update)?;
         log::debug!("a training step has {} dispatches: {}", plan.len(), plan.entries().collect::<Vec<_>>().join(", "));
         let batch = feed.finish(gpu, plan)?;
         engine.training = Some(Training { batch, optimizer: *optimizer, step_sizes, logits, gradients, slots });
@@ -168,8 +168,14 @@ impl<'g> GpuEngine<'g> {
     }
 
     /// Records a training step: the batch, the program, the optimizer.
-    fn step(&self, feed: &Feed, program: &Program, tensors: &[Tensor], rest: Rest<'_>) -> Result<Plan, EngineError> {
-        let Rest { optimizer, step_sizes, gradients, slots } = rest;
+    fn step(
+        &self,
+        feed: &Feed,
+        program: &Program,
+        tensors: &[Tensor],
+        update: Update<'_>,
+    ) -> Result<Plan, EngineError> {
+        let Update { optimizer, step_sizes, gradients, slots } = update;
         let mut plan = PlanBuilder::new(self.gpu);
         feed.record_gather(&mut plan, &tensors[program.images.0])?;
         let on = OnGpu { tiles: self.tiles, tensors, labels: &feed.batch_labels, totals: feed.totals() };
@@ -363,7 +369,7 @@ impl Engine for GpuEngine<'_> {
         let program = lower(&self.model, Mode::Search, batch.batch_size(), &GpuFusion { gpu, tiles })?;
         let tensors = program::tensors(gpu, &program, &self.parameters, Some(&training.gradients))?;
         let Training { optimizer, step_sizes, gradients, slots, .. } = training;
-        let plan = self.step(&batch.feed, &program, &tensors, Rest { optimizer, step_sizes, gradients, slots })?;
+        let plan = self.step(&batch.feed, &program, &tensors, Update { optimizer, step_sizes, gradients, slots })?;
         let found = batch.find_non_finite(gpu, &plan, epoch, last)?;
         // The optimizer writes all parameters in one dispatch; report the parameter that contains the element.
         let slots = training.slots.iter().map(|slot| &slot.arena);

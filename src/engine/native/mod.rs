@@ -61,7 +61,7 @@ impl<'d> NativeEngine<'d> {
         State { parameters: parameters.to_vec(), slots: Vec::new() }.check(&described, &[])?;
         let parameters = aligned(parameters);
         let scratch = (0..threads).map(|_| Mutex::new(Scratch::new(program.convolutions()))).collect();
-        let inference = Prepared::new(program, &parameters)?;
+        let inference = Prepared::new(program)?;
         let (model, evaluation, training) = (model.clone(), Vec::new(), None);
         let worker = Worker { model, form, described, parameters, scratch, inference, evaluation, training };
         Ok(NativeEngine { threads: pool, worker })
@@ -133,7 +133,7 @@ impl<'d> NativeEngine<'d> {
         mut on_some: impl FnMut(Vec<T>) -> ControlFlow<()>,
     ) -> Result<(), EngineError> {
         let NativeEngine { threads, worker } = self;
-        worker.inference.prepare(&worker.parameters);
+        worker.inference.prepare(&mut worker.parameters);
         // Always whole shares: the same rows are computed together, whatever the number of shares at a time.
         let (mut first, mut shares) = (0, worker.scratch.len().max(1));
         while first < split.len() {

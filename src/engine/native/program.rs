@@ -8,7 +8,7 @@ use crate::cpu::conv2d::Conv2dDims;
 use crate::cpu::pool2d::Pool2dDims;
 use crate::engine::EngineError;
 use crate::engine::steps::{Answers, Convolving, compute_batch, compute_gradient, compute_rows};
-use crate::lower::{Fusion, Id, Mode, Op, Place, Program, Step, lower};
+use crate::lower::{Fusion, Id, Mode, Op, Place, Program, Step, Tensor, lower};
 use crate::model::Model;
 use crate::native::Aligned;
 use crate::native::conv2d::{Conv2d, Form, Packed, Scratch};
@@ -176,29 +176,20 @@ impl NativeProgram {
     }
 
     /// Does what is to do once after the parameters have changed: computes what follows from them, and packs all filters.
-    pub(super) fn prepare(&self, parameters: &[Aligned<f32>], whole: &mut [Aligned<f32>], packed: &mut Vec<Packed>) {
+    pub(super) fn prepare(
+        &self,
+        parameters: &mut [Aligned<f32>],
+        whole: &mut [Aligned<f32>],
+        packed: &mut Vec<Packed>,
+    ) {
         for step in &self.program.once {
-            let mut y: Vec<(usize, Aligned<f32>)> = self.whole_of(step, whole);
-            let shared = Shared { parameters, gradients: &[], whole, packed: &[] };
-            let x: Vec<&[f32]> = step.reads.iter().map(|id| self.read(*id, shared, NO_ROWS)).collect();
-            let mut writes: Vec<&mut [f32]> = y.iter_mut().map(|(_, values)| &mut values[..]).collect();
-            compute_batch(&step.op, 0, &x, &mut writes);
-            y.into_iter().for_each(|(i, values)| whole[i] = values);
+            self.run_whole(step, 0, NO_ROWS, parameters, &mut [], whole);
         }
         packed.resize_with(self.convs.len(), Packed::default);
         let shared = Shared { parameters, gradients: &[], whole, packed: &[] };
         for ((conv, w), packed) in self.convs.iter().zip(&self.filters).zip(packed) {
             conv.pack(self.read(*w, shared, NO_ROWS), packed);
         }
-    }
-
-    /// Takes the buffers without rows that a step writes.
-    fn whole_of(&self, step: &Step, whole: &mut [Aligned<f32>]) -> Vec<(usize, Aligned<f32>)> {
-        let buffers = step.writes.iter().filter_map(|id| match self.program.tensor(*id).place {
-            Place::Buffer(i) => Some(i),
-            _ => None,
-        });
-        buffers.map(|i| (i, take(&mut whole[i]))).collect()
     }
 
     /// Creates the buffers without rows.
@@ -282,13 +273,8 @@ impl NativeProgram {
         answers: &mut Answers<'_, f32>,
     ) {
         let step = &self.program.steps[i];
-        let buffer_of = |wanted: fn(&crate::lower::Tensor) -> bool, ids: &[Id]| {
-            ids.iter().map(|id| self.program.tensor(*id)).find(|tensor| wanted(tensor)).and_then(|tensor| match tensor
-                .place
-            {
-                Place::Buffer(i) => Some(i),
-                _ => None,
-            })
+        let buffer_of = |wanted: fn(&Tensor) -> bool, ids: &[Id]| {
+            ids.iter().map(|id| self.program.tensor(*id)).find(|tensor| wanted(tensor)).and_then(Tensor::buffer)
         };
         // What the step writes is taken out while it reads the rest, and put back.
         let written = buffer_of(|tensor| tensor.by_row && !tensor.is_index, &step.writes);
@@ -331,7 +317,19 @@ impl NativeProgram {
         gradients: &mut [Aligned<f32>],
         whole: &mut [Aligned<f32>],
     ) {
-        let step = &self.program.steps[i];
+        self.run_whole(&self.program.steps[i], n, &tensors.floats, parameters, gradients, whole);
+    }
+
+    /// Runs a step on whole tensors, `floats` with `n` rows. What it writes is taken out while it reads the rest, and put back.
+    fn run_whole<F: std::ops::Deref<Target = [f32]>>(
+        &self,
+        step: &Step,
+        n: usize,
+        floats: &[F],
+        parameters: &mut [Aligned<f32>],
+        gradients: &mut [Aligned<f32>],
+        whole: &mut [Aligned<f32>],
+    ) {
         let place = |id: &Id| self.program.tensor(*id).place;
         let mut y: Vec<(Place, Aligned<f32>)> = step
             .writes
@@ -346,7 +344,7 @@ impl NativeProgram {
         let shared = Shared { parameters, gradients, whole, packed: &[] };
         let of_rows = |id: &Id| {
             let tensor = self.program.tensor(*id);
-            let values = self.read(*id, shared, &tensors.floats);
+            let values = self.read(*id, shared, floats);
             if tensor.by_row { &values[..n * tensor.len()] } else { values }
         };
         let x: Vec<&[f32]> = step.reads.iter().map(of_rows).collect();

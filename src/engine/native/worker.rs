@@ -3,7 +3,7 @@
 use super::batch::{Batch, Share, slices};
 use super::program::{NativeProgram, Phase, Shared, zeros};
 use crate::data::Split;
-use crate::engine::steps::found;
+use crate::engine::steps::{found, found_in};
 use crate::engine::{EngineError, Epoch, NonFinite, Optimizer, Totals, check_split};
 use crate::lower::{Mode, Place};
 use crate::model::{Model, Parameter};
@@ -66,14 +66,13 @@ pub(super) struct Training<'d> {
 }
 
 impl Prepared {
-    pub(super) fn new(program: NativeProgram, parameters: &[Aligned<f32>]) -> Result<Self, EngineError> {
-        let mut prepared = Prepared { whole: program.whole()?, packed: Vec::new(), program };
-        prepared.prepare(parameters);
-        Ok(prepared)
+    /// Creates the memory of a program; [`Prepared::prepare`] fills it.
+    pub(super) fn new(program: NativeProgram) -> Result<Self, EngineError> {
+        Ok(Prepared { whole: program.whole()?, packed: Vec::new(), program })
     }
 
     /// Computes again what follows from the parameters.
-    pub(super) fn prepare(&mut self, parameters: &[Aligned<f32>]) {
+    pub(super) fn prepare(&mut self, parameters: &mut [Aligned<f32>]) {
         let Prepared { program, whole, packed } = self;
         program.prepare(parameters, whole, packed);
     }
@@ -104,13 +103,17 @@ impl<'d> Worker<'d> {
             let both = program.convolutions().iter().chain(self.inference.program.convolutions());
             *scratch = Mutex::new(Scratch::new(both));
         }
+        let batch = Batch::new(&program, batch_size, batch_size.div_ceil(group))?;
+        let (slots, gradients) = (optimizer.slots().iter().map(|_| alike()).collect::<Result<_, _>>()?, alike()?);
+        let mut prepared = Prepared::new(program)?;
+        prepared.prepare(&mut self.parameters);
         self.training = Some(Training {
             split,
             optimizer: *optimizer,
-            slots: optimizer.slots().iter().map(|_| alike()).collect::<Result<_, _>>()?,
-            gradients: alike()?,
-            batch: Batch::new(&program, batch_size, batch_size.div_ceil(group))?,
-            prepared: Prepared::new(program, &self.parameters)?,
+            slots,
+            gradients,
+            batch,
+            prepared,
             batch_size,
             group,
             has_run: false,
@@ -252,21 +255,12 @@ impl<'d> Worker<'d> {
     /// keep what it computes.
     pub(super) fn search_rows(&self, step: usize, n: usize) -> Result<Option<NonFinite>, EngineError> {
         let training = self.training()?;
-        let (batch, native) = (&training.batch, &training.prepared.program);
-        let (program, shared) = (native.program(), self.shared(training));
-        let loss = program.loss();
-        let found = program.steps.iter().enumerate().find_map(|(i, of)| {
-            let of_loss = || found(step, "loss".into(), "softmax_xent", &batch.loss[..n]);
-            let operation = if i > loss { "backward pass" } else { of.op.name() };
+        let (batch, native, shared) = (&training.batch, &training.prepared.program, self.shared(training));
+        Ok(found_in(native.program(), step, &batch.loss[..n], |id| {
             // The gradients of weights follow in the second part.
-            let written = of.writes.iter().filter(|id| matches!(program.tensor(**id).place, Place::Buffer(_)));
-            let search = |&id| {
-                let values = native.content(id, n, &batch.tensors, shared)?;
-                found(step, program.tensor(id).name.clone(), operation, values)
-            };
-            (i == loss).then(of_loss).flatten().or_else(|| written.into_iter().find_map(search))
-        });
-        Ok(found)
+            let is_of_rows = matches!(native.program().tensor(id).place, Place::Buffer(_));
+            is_of_rows.then(|| native.content(id, n, &batch.tensors, shared)).flatten()
+        }))
     }
 
     /// The same for the second part.
