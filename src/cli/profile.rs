@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use fmnist_gpu::engine::{Engine, Epoch, GpuEngine, Optimizer, Totals};
 use fmnist_gpu::files::ShownPath;
 use fmnist_gpu::files::write_whole;
+use fmnist_gpu::gpu::DispatchInfo;
 use fmnist_gpu::gpu::peak::Peak;
 use fmnist_gpu::gpu::timing::Clock;
 use fmnist_gpu::model::{Model, initial_parameters};
@@ -112,6 +113,41 @@ impl Row {
     }
 }
 
+/// Returns a row for each kernel with its number of workgroups, the slowest first; `medians` are the seconds of each dispatch.
+fn rows(dispatches: &[DispatchInfo], medians: &[f64], peak: &Peak) -> Vec<Row> {
+    let total: f64 = medians.iter().sum();
+    // Sums of flop and bytes over the calls, whose work may differ.
+    let mut kernels: Vec<(Row, f64, f64)> = Vec::new();
+    for (dispatch, &seconds) in dispatches.iter().zip(medians) {
+        let of_kind = |row: &Row| row.kernel == dispatch.entry && row.workgroups == dispatch.workgroups;
+        let at = kernels.iter().position(|(row, ..)| of_kind(row)).unwrap_or_else(|| {
+            kernels.push((Row::new(dispatch.entry, dispatch.workgroups), 0.0, 0.0));
+            kernels.len() - 1
+        });
+        let (row, flop, bytes) = &mut kernels[at];
+        row.calls += 1;
+        row.median_us += 1e6 * seconds;
+        *flop += dispatch.flop;
+        *bytes += dispatch.bytes as f64;
+    }
+    let mut kernels: Vec<Row> = kernels
+        .into_iter()
+        .map(|(row, flop, bytes)| {
+            let (gflops, gb) = (flop / row.median_us * 1e-3, bytes / row.median_us * 1e-3);
+            Row {
+                percent_of_step: 1e-4 * row.median_us / total,
+                gflops,
+                gb_per_second: gb,
+                percent_of_peak_gflops: 100.0 * gflops / peak.gflops,
+                percent_of_peak_gb_per_second: 100.0 * gb / peak.gb_per_second,
+                ..row
+            }
+        })
+        .collect();
+    kernels.sort_by(|a, b| b.median_us.total_cmp(&a.median_us));
+    kernels
+}
+
 /// Runs the command.
 pub fn run(args: ProfileArgs, global: &Global) -> Result<ExitCode> {
     if let Some(path) = &args.roofline {
@@ -153,35 +189,7 @@ pub fn run(args: ProfileArgs, global: &Global) -> Result<ExitCode> {
 
     let medians: Vec<f64> = timings.seconds.iter().map(|rounds| median(rounds)).collect();
     let total: f64 = medians.iter().sum();
-    // Sums of flop and bytes over the calls, whose work may differ.
-    let mut kernels: Vec<(Row, f64, f64)> = Vec::new();
-    for (dispatch, &seconds) in dispatches.iter().zip(&medians) {
-        let of_kind = |row: &Row| row.kernel == dispatch.entry && row.workgroups == dispatch.workgroups;
-        let at = kernels.iter().position(|(row, ..)| of_kind(row)).unwrap_or_else(|| {
-            kernels.push((Row::new(dispatch.entry, dispatch.workgroups), 0.0, 0.0));
-            kernels.len() - 1
-        });
-        let (row, flop, bytes) = &mut kernels[at];
-        row.calls += 1;
-        row.median_us += 1e6 * seconds;
-        *flop += dispatch.flop;
-        *bytes += dispatch.bytes as f64;
-    }
-    let mut kernels: Vec<Row> = kernels
-        .into_iter()
-        .map(|(row, flop, bytes)| {
-            let (gflops, gb) = (flop / row.median_us * 1e-3, bytes / row.median_us * 1e-3);
-            Row {
-                percent_of_step: 1e-4 * row.median_us / total,
-                gflops,
-                gb_per_second: gb,
-                percent_of_peak_gflops: 100.0 * gflops / peak.gflops,
-                percent_of_peak_gb_per_second: 100.0 * gb / peak.gb_per_second,
-                ..row
-            }
-        })
-        .collect();
-    kernels.sort_by(|a, b| b.median_us.total_cmp(&a.median_us));
+    let kernels = rows(&dispatches, &medians, &peak);
     let report = Report {
         device: gpu.info().name.clone(),
         driver: gpu.info().driver.clone(),

@@ -252,16 +252,17 @@ impl<T: Real> ReferenceEngine<T> {
 
     /// Makes one training step.
     fn step(&mut self, batch: &Batch<T>, step_size: f32) -> Result<Pass<T>, EngineError> {
-        let pass = self.gradients(batch)?;
-        self.follow(&pass, step_size);
+        let mut pass = self.gradients(batch)?;
+        self.follow(&mut pass, step_size);
         Ok(pass)
     }
 
     /// Takes over the statistics that a pass has moved, and makes one optimizer step with its gradients.
-    fn follow(&mut self, pass: &Pass<T>, step_size: f32) {
-        self.parameters.clone_from(&pass.parameters);
-        self.gradients.clone_from(&pass.gradients);
-        self.update(&pass.gradients, step_size);
+    fn follow(&mut self, pass: &mut Pass<T>, step_size: f32) {
+        self.parameters = std::mem::take(&mut pass.parameters);
+        let gradients = std::mem::take(&mut pass.gradients);
+        self.update(&gradients, step_size);
+        self.gradients = gradients;
     }
 
     /// Computes the batches of `order` with `compute`, starting after those of `done`, and adds up the results.
@@ -298,12 +299,12 @@ impl<T: Real> ReferenceEngine<T> {
     fn searched_step(&mut self, train: &Split, epoch: &Epoch, step: usize) -> Result<Option<NonFinite>, EngineError> {
         let first = (step - 1) * self.batch_size;
         let batch = Self::batch(train, &epoch.order, first, self.batch_size);
-        let pass = self.gradients(&batch)?;
+        let mut pass = self.gradients(&batch)?;
         let found_before = found_in(&pass.program, step, &pass.loss, |id| pass.values(id));
         if found_before.is_some() {
             return Ok(found_before);
         }
-        self.follow(&pass, epoch.step_sizes[step - 1]);
+        self.follow(&mut pass, epoch.step_sizes[step - 1]);
         let kinds = self.optimizer.slots().iter().copied().zip(&self.slots);
         let mut kinds = kinds.chain([("parameters", &self.parameters)]);
         Ok(kinds.find_map(|(kind, tensors)| {

@@ -277,10 +277,10 @@ pub(super) fn compute<T: Real>(
         Op::Conv2d { d, relu, pool } => {
             let mut sums = vec![T::ZERO; d.y_len()];
             cpu::conv2d::conv2d_forward(&d, x[0], x[1], x[2], &mut sums);
-            let activated = if relu { after_relu(&sums) } else { sums };
+            relu.then(|| after_relu(&mut sums));
             match pool {
-                Some(pool) => cpu::pool2d::pool2d_max_forward(&pool, &activated, y[0], argmax),
-                None => y[0].copy_from_slice(&activated),
+                Some(pool) => cpu::pool2d::pool2d_max_forward(&pool, &sums, y[0], argmax),
+                None => y[0].copy_from_slice(&sums),
             }
         }
         Op::Conv2dBackward { d, pool, masked } => {
@@ -298,10 +298,7 @@ pub(super) fn compute<T: Real>(
         }
         Op::Dense { d, relu } => {
             cpu::dense::dense_forward(&d, x[0], x[1], x[2], y[0]);
-            if relu {
-                let activated = after_relu(y[0]);
-                y[0].copy_from_slice(&activated);
-            }
+            relu.then(|| after_relu(y[0]));
         }
         Op::DenseBackward { d, masked } => {
             cpu::dense::dense_backward_w(&d, x[0], x[2], y[0]);
@@ -364,10 +361,9 @@ fn mean_backward_x<T: Real>(reduction: Reduction, d: &cpu::pool2d::Pool2dDims, d
     }
 }
 
-fn after_relu<T: Real>(x: &[T]) -> Vec<T> {
-    let mut y = vec![T::ZERO; x.len()];
-    cpu::relu::relu_forward(x, &mut y);
-    y
+fn after_relu<T: Real>(y: &mut [T]) {
+    let x = y.to_vec();
+    cpu::relu::relu_forward(&x, y);
 }
 
 /// Masks the gradient of the output `x` of a ReLU.

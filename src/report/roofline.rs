@@ -5,6 +5,7 @@
 //! exceed them, and the closer it is, the better. Source: Williams, Waterman, Patterson, Roofline, 2009.
 
 use super::ReportError;
+use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
@@ -166,10 +167,23 @@ fn draw(roofline: &Roofline, svg: &mut String) -> Result<(), Box<dyn std::error:
     }
     let (across, down) = chart.plotting_area().get_pixel_range();
     let inside = Area { left: across.start, top: down.start, right: across.end, bottom: down.end };
+    draw_numbers(&root, circles, &inside, taken)?;
+    draw_list(roofline, &list)?;
+    root.present()?;
+    Ok(())
+}
+
+/// Draws the number of each circle (number, centre, radius) where there is room: not over what is `taken`, nor outside of `inside`.
+fn draw_numbers(
+    root: &DrawingArea<SVGBackend<'_>, Shift>,
+    circles: Vec<(usize, (i32, i32), i32)>,
+    inside: &Area,
+    mut taken: Vec<Area>,
+) -> Result<(), Box<dyn std::error::Error>> {
     for (number, centre, radius) in circles {
         let number = number.to_string();
         let size = (9 * number.len() as i32, 15);
-        let (label, near) = free_place(centre, radius, size, &inside, &taken);
+        let (label, near) = free_place(centre, radius, size, inside, &taken);
         taken.push(Area::around(label, size.0, size.1));
         if !near {
             let (dx, dy) = (f64::from(label.0 - centre.0), f64::from(label.1 - centre.1));
@@ -179,7 +193,11 @@ fn draw(roofline: &Roofline, svg: &mut String) -> Result<(), Box<dyn std::error:
         }
         root.draw(&Text::new(number, label, aligned(&INK, HPos::Center, VPos::Center)))?;
     }
+    Ok(())
+}
 
+/// Draws the list of kernels below the plot, with the numbers that the circles have, and the notes.
+fn draw_list(roofline: &Roofline, list: &DrawingArea<SVGBackend<'_>, Shift>) -> Result<(), Box<dyn std::error::Error>> {
     let right = || aligned(&INK, HPos::Right, VPos::Top);
     list.draw(&Text::new("kernel", (34, TOP), text(TEXT, &INK)))?;
     for (column, x) in COLUMNS {
@@ -199,9 +217,8 @@ fn draw(roofline: &Roofline, svg: &mut String) -> Result<(), Box<dyn std::error:
         }
     }
     for (i, line) in (0..).zip(NOTES) {
-        list.draw(&Text::new(line, (34, TOP + 10 + LINE * (rows + 1 + i)), text(TEXT, &INK)))?;
+        list.draw(&Text::new(line, (34, TOP + 10 + LINE * (roofline.points.len() as i32 + 1 + i)), text(TEXT, &INK)))?;
     }
-    root.present()?;
     Ok(())
 }
 
