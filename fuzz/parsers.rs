@@ -6,7 +6,7 @@
 #![allow(dead_code, reason = "each fuzz target uses one of these")]
 
 use fmnist_gpu::cpu::conv2d::Padding;
-use fmnist_gpu::data::idx::{parse_images, parse_labels};
+use fmnist_gpu::data::idx::{IMAGES_RANK, LABELS_RANK, parse};
 use fmnist_gpu::data::{FASHION_MNIST, Split};
 use fmnist_gpu::engine::{Engine, Optimizer, ReferenceEngine, TileChoices};
 use fmnist_gpu::export::{Facts, keras, onnx, torch};
@@ -47,10 +47,10 @@ pub const PARSERS: [Parser; 9] = [
 /// IDX files, parsed unchanged and also gzipped, so that mutations get past the checksum.
 pub fn idx(bytes: &[u8]) {
     let both = |bytes: &[u8]| {
-        if let Ok(images) = parse_images("fuzz", bytes) {
-            assert_eq!(images.pixels.len(), images.n * images.rows * images.cols);
+        if let Ok(images) = parse("fuzz", bytes, IMAGES_RANK) {
+            assert_eq!(images.payload.len(), images.shape.iter().product::<usize>());
         }
-        let _ = parse_labels("fuzz", bytes);
+        let _ = parse("fuzz", bytes, LABELS_RANK);
     };
     both(bytes);
     let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());

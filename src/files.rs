@@ -10,17 +10,11 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum FileError {
     /// Something of that name is there.
-    #[error("{} exists, and nothing is overwritten unless asked for", path.shown())]
-    Exists {
-        /// The file.
-        path: PathBuf,
-    },
+    #[error("{} exists, and nothing is overwritten unless asked for", .0.shown())]
+    Exists(PathBuf),
     /// What is there is a folder, a pipe, a device or a dangling link, which a file must not replace.
-    #[error("{} is not a regular file, and only files are overwritten; choose another name", path.shown())]
-    NotAFile {
-        /// The path.
-        path: PathBuf,
-    },
+    #[error("{} is not a regular file, and only files are overwritten; choose another name", .0.shown())]
+    NotAFile(PathBuf),
     /// The system refused.
     #[error("{} could not be written: {source}", path.shown())]
     Write {
@@ -59,16 +53,8 @@ pub fn write_whole(path: &Path, bytes: &[u8], overwrite: bool) -> Result<(), Fil
     // Renaming onto a link would replace the link and leave the file behind it as it is.
     let is_link = path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink());
     let target = if is_link { path.canonicalize().map_err(fail)? } else { path.to_path_buf() };
-    let folder = match target.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    let mut file = tempfile::Builder::new()
-        .prefix(PART_PREFIX)
-        .suffix(PART_SUFFIX)
-        .permissions_like_a_new_file()
-        .tempfile_in(folder)
-        .map_err(fail)?;
+    let folder = folder_of(&target);
+    let mut file = temporary_files(PART_PREFIX, PART_SUFFIX).tempfile_in(folder).map_err(fail)?;
     let _unfinished = Unfinished::new(file.path());
     file.write_all(bytes).map_err(fail)?;
     file.as_file().sync_all().map_err(fail)?;
@@ -77,7 +63,7 @@ pub fn write_whole(path: &Path, bytes: &[u8], overwrite: bool) -> Result<(), Fil
     } else {
         // Refuses a file that appeared in the meantime.
         file.persist_noclobber(&target).map_err(|error| match error.error.kind() {
-            io::ErrorKind::AlreadyExists => FileError::Exists { path: path.to_path_buf() },
+            io::ErrorKind::AlreadyExists => FileError::Exists(path.to_path_buf()),
             _ => fail(error.error),
         })?;
     }
@@ -102,11 +88,11 @@ pub fn check_target(path: &Path, overwrite: bool) -> Result<(), FileError> {
         return Ok(());
     }
     if !overwrite {
-        return Err(FileError::Exists { path: path.to_path_buf() });
+        return Err(FileError::Exists(path.to_path_buf()));
     }
     match path.metadata() {
         Ok(metadata) if metadata.is_file() => Ok(()),
-        _ => Err(FileError::NotAFile { path: path.to_path_buf() }),
+        _ => Err(FileError::NotAFile(path.to_path_buf())),
     }
 }
 
@@ -196,6 +182,11 @@ pub fn discard_unfinished() {
     }
 }
 
+/// The folder that holds the name of `path`.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."))
+}
+
 /// Makes changes to the names in a folder durable. Windows has no such call and needs none.
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     if !cfg!(unix) {
@@ -210,13 +201,10 @@ pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
 
 /// Creates a folder with those above it, whose names last as what will be written into them.
 pub(crate) fn create_folder(path: &Path) -> io::Result<()> {
-    let parent = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
     if path.is_dir() {
         return Ok(());
     }
+    let parent = folder_of(path);
     create_folder(parent)?;
     match std::fs::create_dir(path) {
         // Another process was faster, or something else has the name; which of the two comes out as soon as it is opened.
@@ -225,21 +213,12 @@ pub(crate) fn create_folder(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Temporary files are private to the user by default; what they become should have the permissions of any new file.
-trait LikeANewFile {
-    fn permissions_like_a_new_file(&mut self) -> &mut Self;
-}
-
-impl LikeANewFile for tempfile::Builder<'_, '_> {
+/// Returns a builder of temporary files that are renamed when they are whole. By default they would be private to the user; what they
+/// become should have the permissions of any new file, to which the system applies the user's umask.
+pub(crate) fn temporary_files<'a>(prefix: &'a str, suffix: &'a str) -> tempfile::Builder<'a, 'a> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(prefix).suffix(suffix);
     #[cfg(unix)]
-    fn permissions_like_a_new_file(&mut self) -> &mut Self {
-        use std::os::unix::fs::PermissionsExt;
-        // The system applies the user's umask.
-        self.permissions(std::fs::Permissions::from_mode(0o666))
-    }
-
-    #[cfg(not(unix))]
-    fn permissions_like_a_new_file(&mut self) -> &mut Self {
-        self
-    }
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder
 }

@@ -149,6 +149,10 @@ macro_rules! assert_error {
 }
 pub(crate) use assert_error;
 
+fn parse_images(name: &str, bytes: &[u8]) -> Result<idx::Idx, DataError> {
+    idx::parse(name, bytes, idx::IMAGES_RANK)
+}
+
 fn three_by_two() -> Vec<u8> {
     idx_bytes(8, &[2, 3, 2], &noise(12, 3))
 }
@@ -156,29 +160,29 @@ fn three_by_two() -> Vec<u8> {
 #[test]
 fn images_are_read_plain_and_compressed() {
     let plain = three_by_two();
-    let from_plain = idx::parse_images("a", &plain).unwrap();
-    assert_eq!((from_plain.n, from_plain.rows, from_plain.cols), (2, 3, 2), "order of the dimensions");
-    assert_eq!(from_plain.pixels, noise(12, 3));
-    assert_eq!(idx::parse_images("a", &gz(&plain)).unwrap(), from_plain);
+    let from_plain = parse_images("a", &plain).unwrap();
+    assert_eq!(from_plain.shape, [2, 3, 2], "order of the dimensions");
+    assert_eq!(from_plain.payload, noise(12, 3));
+    assert_eq!(parse_images("a", &gz(&plain)).unwrap(), from_plain);
 
     // A gzip file may consist of several members.
     let (front, back) = plain.split_at(17);
     let members = [gz(front), gz(back)].concat();
-    assert_eq!(idx::parse_images("a", &members).unwrap(), from_plain);
+    assert_eq!(parse_images("a", &members).unwrap(), from_plain);
 
     // The format is detected from the content, not from the name.
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("plain.gz");
     fs::write(&path, &plain).unwrap();
-    assert_eq!(idx::read_images(&path).unwrap(), from_plain);
+    assert_eq!(idx::read(&path, idx::IMAGES_RANK).unwrap(), from_plain);
     fs::write(&path, gz(&idx_bytes(8, &[3], &[4, 250, 6]))).unwrap();
-    assert_eq!(idx::read_labels(&path).unwrap(), [4, 250, 6]);
+    assert_eq!(idx::read(&path, idx::LABELS_RANK).unwrap().payload, [4, 250, 6]);
 }
 
 #[test]
 fn headers_that_are_wrong_are_refused() {
     use DataError as E;
-    let images = |bytes: Vec<u8>| idx::parse_images("some-file", &bytes);
+    let images = |bytes: Vec<u8>| parse_images("some-file", &bytes);
     assert_error!(images(vec![]), E::EmptyFile { .. }, "some-file", "0 bytes");
     assert_error!(images(b"<html><body>".to_vec()), E::NotIdx { .. }, "some-file", "3c, 68, 74, 6d", "expected 00 00");
     assert_error!(
@@ -194,7 +198,11 @@ fn headers_that_are_wrong_are_refused() {
         "some-file",
         "1 dimensions found, expected 3"
     );
-    assert_error!(idx::parse_labels("some-file", &three_by_two()), E::Rank { found: 3, expected: 1, .. }, "some-file");
+    assert_error!(
+        idx::parse("some-file", &three_by_two(), idx::LABELS_RANK),
+        E::Rank { found: 3, expected: 1, .. },
+        "some-file"
+    );
     for (shape, axis) in [([0, 28, 28], 0), ([2, 0, 28], 1), ([2, 28, 0], 2)] {
         let result = images(idx_bytes(8, &shape, &[]));
         assert_error!(result, E::ZeroDimension { .. }, format!("dimension {axis}"), "some-file");
@@ -211,25 +219,25 @@ fn payloads_of_another_length_are_refused() {
     long.extend([0, 0]);
     for bytes in [short.clone(), gz(&short)] {
         assert_error!(
-            idx::parse_images("f", &bytes),
+            parse_images("f", &bytes),
             E::Truncated { found: 27, expected: 28, .. },
             "27 bytes",
             "expected 28"
         );
     }
-    assert_error!(idx::parse_images("f", &long), E::TrailingBytes { found: 30, expected: 28, .. }, "expected 28");
-    assert_error!(idx::parse_images("f", &gz(&long)), E::TrailingBytes { found: 29, expected: 28, .. }, "at least 29");
+    assert_error!(parse_images("f", &long), E::TrailingBytes { found: 30, expected: 28, .. }, "expected 28");
+    assert_error!(parse_images("f", &gz(&long)), E::TrailingBytes { found: 29, expected: 28, .. }, "at least 29");
     // Bytes after the gzip stream itself.
     let mut after = gz(&three_by_two());
     after.extend(b"more");
-    assert_error!(idx::parse_images("f", &after), E::CorruptGzip { .. } | E::TruncatedGzip { .. }, "f");
+    assert_error!(parse_images("f", &after), E::CorruptGzip { .. } | E::TruncatedGzip { .. }, "f");
 }
 
 #[test]
 fn damaged_gzip_is_refused() {
     let packed = gz(&three_by_two());
     assert_error!(
-        idx::parse_images("f.gz", &packed[..packed.len() - 9]),
+        parse_images("f.gz", &packed[..packed.len() - 9]),
         DataError::TruncatedGzip { .. },
         "f.gz",
         "ends early"
@@ -237,7 +245,7 @@ fn damaged_gzip_is_refused() {
     let mut wrong_sum = packed.clone();
     let checksum = wrong_sum.len() - 8;
     wrong_sum[checksum] ^= 1;
-    assert_error!(idx::parse_images("f.gz", &wrong_sum), DataError::CorruptGzip { .. }, "f.gz", "damaged");
+    assert_error!(parse_images("f.gz", &wrong_sum), DataError::CorruptGzip { .. }, "f.gz", "damaged");
 }
 
 #[test]
@@ -246,34 +254,34 @@ fn a_header_is_not_trusted_beyond_what_the_file_can_hold() {
     for shape in [[max, max, max], [max, max, 1], [1 << 20, 28, 28]] {
         let bytes = gz(&idx_bytes(8, &shape, &[0; 64]));
         assert_error!(
-            idx::parse_images("f", &bytes),
+            parse_images("f", &bytes),
             DataError::ImpossibleShape { .. },
             format!("{} bytes", bytes.len()),
             format!("{}", shape[0])
         );
     }
     assert_error!(
-        idx::parse_images("f", &idx_bytes(8, &[max, max, max], &[0; 64])),
+        parse_images("f", &idx_bytes(8, &[max, max, max], &[0; 64])),
         DataError::ImpossibleShape { .. },
         "80 bytes"
     );
     assert_error!(
-        idx::parse_images("f", &idx_bytes(8, &[60_000, 28, 28], &[0; 64])),
+        parse_images("f", &idx_bytes(8, &[60_000, 28, 28], &[0; 64])),
         DataError::Truncated { found: 80, expected: 47_040_016, .. },
         "f"
     );
     // Of a stream that expands far beyond its header, only one extra byte is read.
     let bomb = gz(&idx_bytes(8, &[1, 28, 28], &vec![0; 50_000_000]));
-    assert_error!(idx::parse_images("f", &bomb), DataError::TrailingBytes { found: 801, expected: 800, .. }, "f");
+    assert_error!(parse_images("f", &bomb), DataError::TrailingBytes { found: 801, expected: 800, .. }, "f");
 }
 
 #[test]
 fn every_truncation_is_an_error() {
     let plain = idx_bytes(8, &[3, 4, 5], &noise(60, 5));
     for bytes in [plain.clone(), gz(&plain), gz_at(0, &plain)] {
-        assert!(idx::parse_images("f", &bytes).is_ok());
+        assert!(parse_images("f", &bytes).is_ok());
         for n in 0..bytes.len() {
-            let result = idx::parse_images("f", &bytes[..n]);
+            let result = parse_images("f", &bytes[..n]);
             assert!(result.is_err(), "{n} of {} bytes", bytes.len());
         }
     }
@@ -282,12 +290,12 @@ fn every_truncation_is_an_error() {
 #[test]
 fn no_changed_byte_panics_or_goes_undetected() {
     let plain = idx_bytes(8, &[3, 4, 5], &noise(60, 6));
-    let whole = idx::parse_images("f", &plain).unwrap();
+    let whole = parse_images("f", &plain).unwrap();
     for i in 0..plain.len() {
         for flip in 1..=255 {
             let mut bytes = plain.clone();
             bytes[i] ^= flip;
-            let result = idx::parse_images("f", &bytes);
+            let result = parse_images("f", &bytes);
             // A change of the header is always detected; one of a pixel cannot be without a hash.
             assert_eq!(result.is_ok(), i >= 16, "byte {i} ^ {flip}: {result:?}");
         }
@@ -298,7 +306,7 @@ fn no_changed_byte_panics_or_goes_undetected() {
                 let mut bytes = packed.clone();
                 bytes[i] ^= flip;
                 // Some bytes of a gzip header do not affect the content; the checksum covers the rest.
-                if let Ok(images) = idx::parse_images("f", &bytes) {
+                if let Ok(images) = parse_images("f", &bytes) {
                     assert_eq!(images, whole, "byte {i} ^ {flip}");
                 }
             }
@@ -313,7 +321,7 @@ fn no_changed_byte_panics_or_goes_undetected() {
             let i = usize::from(pair[0]) % bytes.len();
             bytes[i] = pair[1];
         }
-        if let Ok(images) = idx::parse_images("f", &bytes) {
+        if let Ok(images) = parse_images("f", &bytes) {
             assert_eq!(images, whole);
         }
     }
@@ -321,7 +329,7 @@ fn no_changed_byte_panics_or_goes_undetected() {
         let mut bytes = noise(200, seed);
         let start: &[u8] = if seed % 2 == 0 { &[0x1f, 0x8b, 8, 0] } else { &[0, 0, 8, 3] };
         bytes[..4].copy_from_slice(start);
-        assert!(idx::parse_images("f", &bytes).is_err());
+        assert!(parse_images("f", &bytes).is_err());
     }
 }
 
@@ -329,10 +337,10 @@ fn no_changed_byte_panics_or_goes_undetected() {
 fn paths_that_are_not_files_are_refused() {
     let folder = TempDir::new().unwrap();
     let absent = folder.path().join("absent");
-    let error = idx::read_images(&absent).unwrap_err();
+    let error = idx::read(&absent, idx::IMAGES_RANK).unwrap_err();
     assert!(matches!(error, DataError::Io { .. }), "{error:?}");
     assert!(error.to_string().contains("absent"), "{error}");
-    assert_error!(idx::read_labels(folder.path()), DataError::NotAFile { .. }, "not a regular file");
+    assert_error!(idx::read(folder.path(), idx::LABELS_RANK), DataError::NotAFile { .. }, "not a regular file");
 }
 
 #[test]
@@ -367,11 +375,11 @@ fn content_compressed_differently_is_genuine() {
     set.write_gz(folder.path());
     let path = folder.path().join("train-images-idx3-ubyte.gz");
     fs::write(&path, gz_at(0, &set.plain[0])).unwrap();
-    let loaded = fashion_mnist::load_files_from_dir(folder.path(), &set.files);
+    let loaded = fashion_mnist::load_from_dir(folder.path(), &set.files);
     assert_eq!(loaded.unwrap().0.images, set.plain[0][16..]);
     // Plain content under the compressed file's name.
     fs::write(&path, &set.plain[0]).unwrap();
-    fashion_mnist::load_files_from_dir(folder.path(), &set.files).unwrap();
+    fashion_mnist::load_from_dir(folder.path(), &set.files).unwrap();
 }
 
 #[test]
@@ -392,7 +400,7 @@ fn files_of_another_data_set_are_recognised_by_their_hash() {
         };
         fs::write(folder.path().join(name), &bytes).unwrap();
         assert_error!(
-            fashion_mnist::load_files_from_dir(folder.path(), &set.files),
+            fashion_mnist::load_from_dir(folder.path(), &set.files),
             DataError::WrongHash { .. },
             name,
             sha256(&bytes),
@@ -412,7 +420,7 @@ fn a_file_that_cannot_be_genuine_is_not_read() {
     let path = folder.path().join("t10k-labels-idx1-ubyte");
     fs::write(&path, vec![0; 2_000]).unwrap();
     assert_error!(
-        fashion_mnist::load_files_from_dir(folder.path(), &set.files),
+        fashion_mnist::load_from_dir(folder.path(), &set.files),
         DataError::TooLarge { found: 2_000, .. },
         "t10k-labels-idx1-ubyte",
         "2000 bytes"
@@ -428,7 +436,7 @@ fn damaged_files_of_a_folder_are_named() {
     let bytes = fs::read(&path).unwrap();
     fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
     assert_error!(
-        fashion_mnist::load_files_from_dir(folder.path(), &set.files),
+        fashion_mnist::load_from_dir(folder.path(), &set.files),
         DataError::TruncatedGzip { .. },
         "t10k-images-idx3-ubyte.gz"
     );
@@ -438,7 +446,7 @@ fn damaged_files_of_a_folder_are_named() {
 fn missing_files_are_listed() {
     let set = SmallSet::new();
     let folder = TempDir::new().unwrap();
-    let load = |dir: PathBuf| fashion_mnist::load_files_from_dir(&dir, &set.files);
+    let load = |dir: PathBuf| fashion_mnist::load_from_dir(&dir, &set.files);
     assert_error!(
         load(folder.path().into()),
         DataError::NoFiles { .. },
@@ -463,7 +471,7 @@ fn error_of_content(plain: [Vec<u8>; 4]) -> DataError {
     let set = SmallSet::of(plain);
     let folder = TempDir::new().unwrap();
     set.write_gz(folder.path());
-    fashion_mnist::load_files_from_dir(folder.path(), &set.files).unwrap_err()
+    fashion_mnist::load_from_dir(folder.path(), &set.files).unwrap_err()
 }
 
 #[test]
@@ -643,12 +651,7 @@ fn running_out_of_memory_is_not_blamed_on_the_folder() {
     fs::write(folder.path().join("train-images-idx3-ubyte.gz"), &large).unwrap();
     limit_memory_to(40 << 20);
     let expected = format!("its content needs {content_bytes} bytes");
-    assert_error!(
-        idx::parse_images("f", &large),
-        DataError::OutOfMemory { .. },
-        "out of memory while reading f",
-        &expected
-    );
+    assert_error!(parse_images("f", &large), DataError::OutOfMemory { .. }, "out of memory while reading f", &expected);
     for choice in [DatasetChoice::Auto, DatasetChoice::FashionMnist] {
         let mut options = options(&set, &folder.path().join("cache"));
         options.choice = choice;
@@ -685,7 +688,7 @@ fn places_are_searched_in_order_and_broken_ones_reported() {
     set.assert_is(&dataset);
     assert_eq!(dataset.source, place("good").display().to_string());
 
-    let searching = |name| DataEvent::Searching { place: place(name) };
+    let searching = |name| DataEvent::Searching(place(name));
     assert_eq!(events[0], searching("cache"));
     assert!(matches!(&events[1], DataEvent::Skipped { place: at, reason }
             if *at == place("cache") && reason.contains("t10k-labels-idx1-ubyte")));
@@ -694,8 +697,7 @@ fn places_are_searched_in_order_and_broken_ones_reported() {
     assert!(matches!(&events[4], DataEvent::Skipped { place: at, reason }
             if *at == place("damaged") && reason.contains("t10k-images-idx3-ubyte.gz")));
     assert_eq!(events[5], searching("good"));
-    let found = place("good");
-    assert_eq!(events[6], DataEvent::Found { place: found });
+    assert_eq!(events[6], DataEvent::Found(place("good")));
     assert_eq!(events.len(), 7);
 }
 
@@ -720,7 +722,7 @@ fn only_auto_falls_back_to_the_synthetic_set() {
     assert_eq!(dataset.source, "generated with seed 4");
     assert_eq!((dataset.train.len(), dataset.test.len()), (20, 10));
     assert_eq!(dataset.train.images.len(), 20 * PIXELS);
-    let warned = |event: &DataEvent| matches!(event, DataEvent::FallingBack { reason } if reason.contains("download"));
+    let warned = |event: &DataEvent| matches!(event, DataEvent::FallingBack(reason) if reason.contains("download"));
     assert!(events.iter().any(warned), "{events:?}");
 
     options.choice = DatasetChoice::Synthetic;
@@ -784,7 +786,7 @@ fn genuine_dir() -> Option<PathBuf> {
 #[test]
 fn the_genuine_files_are_read() {
     let Some(dir) = genuine_dir() else { return };
-    let (train, test) = fashion_mnist::load_from_dir(&dir).unwrap();
+    let (train, test) = fashion_mnist::load_from_dir(&dir, &fashion_mnist::FILES).unwrap();
     assert_eq!((train.len(), test.len()), (60_000, 10_000));
     assert_eq!(train.images.len(), 60_000 * PIXELS);
     assert_eq!(test.images.len(), 10_000 * PIXELS);
@@ -812,6 +814,6 @@ fn the_genuine_files_are_read_uncompressed() {
         let mut file = fs::File::create(folder.path().join(name)).unwrap();
         std::io::copy(&mut decoder, &mut file).unwrap();
     }
-    let (train, test) = fashion_mnist::load_from_dir(folder.path()).unwrap();
+    let (train, test) = fashion_mnist::load_from_dir(folder.path(), &fashion_mnist::FILES).unwrap();
     assert_eq!((train.len(), test.len()), (60_000, 10_000));
 }

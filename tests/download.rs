@@ -418,7 +418,7 @@ fn the_error_lists_every_mirror_with_its_reason() {
     options.choice = DatasetChoice::Auto;
     let (result, events) = load_with_events(&options);
     assert_eq!(result.unwrap().kind, DatasetKind::Synthetic);
-    let warned = |event: &DataEvent| matches!(event, DataEvent::FallingBack { reason } if reason.contains("404"));
+    let warned = |event: &DataEvent| matches!(event, DataEvent::FallingBack(reason) if reason.contains("404"));
     assert!(events.iter().any(warned), "{events:?}");
 }
 

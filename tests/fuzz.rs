@@ -54,6 +54,7 @@ fn seeds_that_are_right_are_taken() {
     let read = |target: &str, name: &str| {
         std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target).join(name)).unwrap()
     };
+    use fmnist_gpu::data::idx;
     use fmnist_gpu::run::checkpoint::Checkpoint;
     use fmnist_gpu::run::{RunConfig, Summary, parse_history};
     for name in ["every-layer.toml", "graph.toml"] {
@@ -64,7 +65,7 @@ fn seeds_that_are_right_are_taken() {
     for name in ["adam.safetensors", "sgd.safetensors"] {
         Checkpoint::from_bytes(&read("checkpoint", name)).unwrap();
     }
-    fmnist_gpu::data::idx::parse_images("images.gz", &read("idx", "images.gz")).unwrap();
+    idx::parse("images.gz", &read("idx", "images.gz"), idx::IMAGES_RANK).unwrap();
     for name in ["described.safetensors", "normalized.safetensors"] {
         fmnist_gpu::import::from_bytes(&read("import", name), None, None).unwrap();
     }

@@ -245,7 +245,7 @@ fn what_went_bad_is_found() {
 #[test]
 fn learns_the_genuine_data() {
     let Some(folder) = genuine_data() else { return };
-    let (training, test) = fashion_mnist::load_from_dir(&folder).unwrap();
+    let (training, test) = fashion_mnist::load_from_dir(&folder, &fashion_mnist::FILES).unwrap();
     let model = Model::cnn();
     let threads = NativeEngine::default_threads();
     let mut engine = NativeEngine::with_training(&model, &initial(&model, 0), &training, 32, &ADAM, threads).unwrap();

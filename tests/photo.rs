@@ -463,7 +463,7 @@ fn images_unlike_a_garment_are_flagged_as_doubtful() {
 #[test]
 fn the_distance_fits_the_genuine_images() {
     let Some(folder) = genuine_data() else { return };
-    let (train, test) = fashion_mnist::load_from_dir(&folder).unwrap();
+    let (train, test) = fashion_mnist::load_from_dir(&folder, &fashion_mnist::FILES).unwrap();
     let whitened: Vec<f64> = (0..train.len()).map(|i| distance(train.image(i))).collect();
     // The mean square of a whitened vector with seven components is 7.
     let mean_square = whitened.iter().map(|d| d * d).sum::<f64>() / whitened.len() as f64;

@@ -492,7 +492,7 @@ fn a_loss_that_is_not_finite_stops_training() {
 fn genuine_fashion_mnist_is_learnt() {
     let gpu = gpu();
     let Some(folder) = genuine_data() else { return };
-    let (train_split, test) = fashion_mnist::load_from_dir(&folder).unwrap();
+    let (train_split, test) = fashion_mnist::load_from_dir(&folder, &fashion_mnist::FILES).unwrap();
     for (model, samples, epochs, wanted) in [(Model::mlp(), 60_000, 2, 0.84), (Model::cnn(), 10_016, 1, 0.78)] {
         let split = Split {
             images: train_split.images[..samples * 784].to_vec(),

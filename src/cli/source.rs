@@ -119,7 +119,7 @@ impl SourceArgs {
         options.synthetic_n_train = train_limit.unwrap_or(available);
         let mut bar = DownloadBar { bar: None, quiet: global.quiet };
         let mut dataset = data::load(&options, &mut |event| {
-            if !matches!(event, DataEvent::Searching { .. } | DataEvent::Found { .. }) {
+            if !matches!(event, DataEvent::Searching(_) | DataEvent::Found(_)) {
                 wait();
             }
             report(&event, global, &mut bar);
@@ -188,13 +188,13 @@ fn report(event: &DataEvent, global: &Global, bar: &mut DownloadBar) {
             global.say(format!("Skipped {}: {reason}", place.shown()));
         }
         DataEvent::Connecting { file, mirror } => global.say(format!("Downloading {file} from {mirror}")),
-        DataEvent::Downloading { file, received, total, .. } => bar.update(file, *received, *total),
+        DataEvent::Downloading { file, received, total } => bar.update(file, *received, *total),
         DataEvent::MirrorFailed { file, mirror, reason } => {
             bar.finish();
             global.say(format!("{file} could not be downloaded from {mirror}: {reason}"));
         }
-        DataEvent::Downloaded { .. } => bar.finish(),
-        DataEvent::FallingBack { reason } => {
+        DataEvent::Downloaded(_) => bar.finish(),
+        DataEvent::FallingBack(reason) => {
             bar.finish();
             // Even with --quiet: results on another data set must not pass for results on Fashion-MNIST.
             terminal::say(warning(reason));

@@ -22,7 +22,7 @@ use ureq::{Agent, Proxy, ProxyProtocol};
 use super::DataEvent;
 use super::error::{Attempt, DataError};
 use super::fashion_mnist::{self, DataFile, FileSet};
-use crate::files::Unfinished;
+use crate::files::{Unfinished, temporary_files};
 
 /// The mirrors of Fashion-MNIST: its authors' site (without TLS, so only the hash protects it), the copy that Keras uses,
 /// and the authors' repository.
@@ -146,7 +146,7 @@ pub fn fetch(
             Err(error @ DataError::OutOfMemory { .. }) => return Err(error),
             Err(_) => {}
         }
-        let i_served = fetch_file(&agents, file, dir, &mirrors, options, interrupted, events)?;
+        let i_served = fetch_file(&agents, file, dir, &mirrors, interrupted, events)?;
         mirrors.rotate_left(i_served);
     }
     Ok(())
@@ -158,7 +158,6 @@ fn fetch_file(
     file: &DataFile,
     dir: &Path,
     mirrors: &[String],
-    options: &DownloadOptions,
     interrupted: &dyn Fn() -> bool,
     events: &mut dyn FnMut(DataEvent),
 ) -> Result<usize, DataError> {
@@ -167,32 +166,23 @@ fn fetch_file(
         let url = format!("{}/{}", mirror.trim_end_matches('/'), file.gz_name());
         events(DataEvent::Connecting { file: file.gz_name(), mirror: mirror.clone() });
         let mut progress = |received| {
-            events(DataEvent::Downloading {
-                file: file.gz_name(),
-                mirror: mirror.clone(),
-                received,
-                total: file.gz_bytes,
-            });
+            events(DataEvent::Downloading { file: file.gz_name(), received, total: file.gz_bytes });
         };
         let received = agents.for_url(&url).map_err(Failure::Mirror).and_then(|agent| {
-            let messages = request(agent, url.clone(), file.gz_bytes, options.clone());
+            let messages = request(agent, url.clone(), file.gz_bytes);
             receive_file(file, dir, &messages, interrupted, &mut progress)
         });
         match received {
             Ok(()) => {
-                events(DataEvent::Downloaded { file: file.gz_name(), path: dir.join(file.gz_name()) });
+                events(DataEvent::Downloaded(dir.join(file.gz_name())));
                 return Ok(i_mirror);
             }
             Err(Failure::Fatal(error)) => return Err(error),
             Err(Failure::Mirror(reason)) => {
                 // It may quote the server.
                 let reason = reason.replace(char::is_control, " ");
-                events(DataEvent::MirrorFailed {
-                    file: file.gz_name(),
-                    mirror: mirror.clone(),
-                    reason: reason.clone(),
-                });
-                attempts.push(Attempt { url, reason });
+                attempts.push(Attempt { url, reason: reason.clone() });
+                events(DataEvent::MirrorFailed { file: file.gz_name(), mirror: mirror.clone(), reason });
             }
         }
     }
@@ -230,23 +220,16 @@ fn receive_file(
             Message::Failed(reason) => return Err(Failure::Mirror(reason)),
         }
     }
-    check_received(file, received, &fashion_mnist::hex(&hasher.finalize()))?;
-    part.as_file().sync_all().map_err(DataError::io("sync", &path))?;
-    let target = dir.join(file.gz_name());
-    part.persist(&target).map_err(|error| {
-        let to_error = DataError::io("move the finished download to", &target);
-        to_error(error.error)
-    })?;
-    Ok(())
-}
-
-fn check_received(file: &DataFile, received: u64, hash: &str) -> Result<(), Failure> {
     if received != file.gz_bytes {
         return Err(Failure::Mirror(format!("{received} bytes received, expected {}", file.gz_bytes)));
     }
+    let hash = fashion_mnist::hex(&hasher.finalize());
     if hash != file.gz_sha256 {
         return Err(Failure::Mirror(format!("SHA-256 {hash} received, expected {}", file.gz_sha256)));
     }
+    part.as_file().sync_all().map_err(DataError::io("sync", &path))?;
+    let target = dir.join(file.gz_name());
+    part.persist(&target).map_err(|error| DataError::io("move the finished download to", &target)(error.error))?;
     Ok(())
 }
 
@@ -258,11 +241,7 @@ fn part_prefix(file: &DataFile) -> String {
 /// Creates a partial file and locks it, so that [`remove_stale_parts`] in other processes leaves it alone.
 fn create_part(file: &DataFile, dir: &Path) -> Result<NamedTempFile, DataError> {
     let prefix = format!("{}{}-", part_prefix(file), std::process::id());
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(&prefix);
-    // Temporary files are private by default, but this one becomes an ordinary file: the umask applies.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let builder = temporary_files(&prefix, "");
     let create = || builder.tempfile_in(dir).map_err(DataError::io("create a file in", dir));
     for _ in 0..MAX_PART_TRIES {
         let part = create()?;
@@ -280,9 +259,7 @@ fn create_part(file: &DataFile, dir: &Path) -> Result<NamedTempFile, DataError> 
 /// Removes partial files that killed processes left behind; errors are ignored.
 fn remove_stale_parts(dir: &Path, files: &FileSet) {
     let prefixes = files.with_ranks().map(|(file, _)| part_prefix(file));
-    let Ok(entries) = fs::read_dir(dir) else {
-        return;
-    };
+    let Ok(entries) = fs::read_dir(dir) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
@@ -342,11 +319,11 @@ fn next_message(messages: &Receiver<Message>, interrupted: &dyn Fn() -> bool) ->
 /// Requests `url` on a separate thread, because a blocked connection cannot poll for an interrupt.
 ///
 /// The thread ends by itself: through one of the timeouts, or when the receiver is dropped.
-fn request(agent: RoutedAgent, url: String, expected_bytes: u64, options: DownloadOptions) -> Receiver<Message> {
+fn request(agent: RoutedAgent, url: String, expected_bytes: u64) -> Receiver<Message> {
     let (sender, receiver) = mpsc::sync_channel(MAX_WAITING_CHUNKS);
     let failure_sender = sender.clone();
     let spawned = thread::Builder::new().name("download".into()).spawn(move || {
-        let end = match send_body(&agent, &url, expected_bytes, &options, &sender) {
+        let end = match send_body(&agent, &url, expected_bytes, &sender) {
             Ok(()) => Message::End,
             Err(reason) => Message::Failed(reason),
         };
@@ -362,14 +339,9 @@ fn request(agent: RoutedAgent, url: String, expected_bytes: u64, options: Downlo
 }
 
 /// Sends the body of the response in chunks, at most one byte more than expected; the error is the reason as text.
-fn send_body(
-    agent: &RoutedAgent,
-    url: &str,
-    expected_bytes: u64,
-    options: &DownloadOptions,
-    sender: &SyncSender<Message>,
-) -> Result<(), String> {
-    let response = agent.agent.get(url).call().map_err(|error| format!("{}{}", reason(&error, options), agent.via))?;
+fn send_body(agent: &RoutedAgent, url: &str, expected_bytes: u64, sender: &SyncSender<Message>) -> Result<(), String> {
+    let response =
+        agent.agent.get(url).call().map_err(|error| format!("{}{}", reason(&error, &agent.options), agent.via))?;
     if response.status() != 200 {
         return Err(format!("HTTP status {} received, expected 200", response.status()));
     }
@@ -389,10 +361,8 @@ fn send_body(
             Ok(n) => n,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => {
-                return Err(format!(
-                    "the connection failed after {n_received} of {expected_bytes} bytes: {}",
-                    io_reason(&error, options)
-                ));
+                let reason = io_reason(&error, &agent.options);
+                return Err(format!("the connection failed after {n_received} of {expected_bytes} bytes: {reason}"));
             }
         };
         n_received += n as u64;
@@ -405,27 +375,19 @@ fn send_body(
 
 /// Describes a client's error; for timeouts with their length.
 fn reason(error: &ureq::Error, options: &DownloadOptions) -> String {
-    let seconds = |time: Duration| format!("{} s", time.as_secs_f64());
-    match error {
-        ureq::Error::Timeout(timeout) => match timeout {
-            ureq::Timeout::Resolve => {
-                format!("the host name was not resolved within {}", seconds(options.resolve_timeout))
-            }
-            ureq::Timeout::Connect => {
-                format!("no connection within {}", seconds(options.connect_timeout))
-            }
-            ureq::Timeout::PerRead => {
-                format!("no data for {}", seconds(options.stall_timeout))
-            }
-            ureq::Timeout::Global => {
-                format!("not complete within {}", seconds(options.file_timeout))
-            }
-            other => format!("timeout ({other})"),
-        },
-        ureq::Error::HostNotFound => "the host name could not be resolved".into(),
-        ureq::Error::Io(error) => error.to_string(),
-        error => error.to_string(),
-    }
+    let (what, limit) = match error {
+        ureq::Error::Timeout(ureq::Timeout::Resolve) => {
+            ("the host name was not resolved within", options.resolve_timeout)
+        }
+        ureq::Error::Timeout(ureq::Timeout::Connect) => ("no connection within", options.connect_timeout),
+        ureq::Error::Timeout(ureq::Timeout::PerRead) => ("no data for", options.stall_timeout),
+        ureq::Error::Timeout(ureq::Timeout::Global) => ("not complete within", options.file_timeout),
+        ureq::Error::Timeout(other) => return format!("timeout ({other})"),
+        ureq::Error::HostNotFound => return "the host name could not be resolved".into(),
+        ureq::Error::Io(error) => return error.to_string(),
+        error => return error.to_string(),
+    };
+    format!("{what} {} s", limit.as_secs_f64())
 }
 
 fn io_reason(error: &io::Error, options: &DownloadOptions) -> String {
@@ -438,7 +400,8 @@ fn io_reason(error: &io::Error, options: &DownloadOptions) -> String {
 }
 
 /// One client per route, so that connections are reused between files.
-struct Agents {
+struct Agents<'a> {
+    options: &'a DownloadOptions,
     direct: Agent,
     http: Route,
     https: Route,
@@ -447,34 +410,36 @@ struct Agents {
 /// How URLs of one scheme are requested: directly, through a proxy, or not at all, for this reason.
 type Route = Result<Option<(Proxy, Agent)>, String>;
 
-/// A client, and the proxy as errors mention it.
+/// A client with its options, and the proxy as errors mention it.
 struct RoutedAgent {
     agent: Agent,
+    options: DownloadOptions,
     via: String,
 }
 
-impl Agents {
-    fn new(options: &DownloadOptions) -> Self {
+impl<'a> Agents<'a> {
+    fn new(options: &'a DownloadOptions) -> Self {
         let route = |address: &Option<String>| {
             let Some(address) = address else { return Ok(None) };
             let proxy = proxy(address, &options.proxies.no_proxy)?;
             let agent = agent(options, Some(proxy.clone()));
             Ok(Some((proxy, agent)))
         };
-        Self { direct: agent(options, None), http: route(&options.proxies.http), https: route(&options.proxies.https) }
+        let [http, https] = [&options.proxies.http, &options.proxies.https].map(route);
+        Self { options, direct: agent(options, None), http, https }
     }
 
     /// Returns the client for a URL; the error is the reason as text.
     fn for_url(&self, url: &str) -> Result<RoutedAgent, String> {
         let uri: ureq::http::Uri = url.parse().map_err(|error| format!("invalid URL: {error}"))?;
         let route = if uri.scheme_str() == Some("https") { &self.https } else { &self.http };
-        Ok(match route.as_ref().map_err(String::clone)? {
-            Some((proxy, agent)) if !proxy.is_no_proxy(&uri) => RoutedAgent {
-                agent: agent.clone(),
-                via: format!(" (through the proxy {}:{})", proxy.host(), proxy.port()),
-            },
-            _ => RoutedAgent { agent: self.direct.clone(), via: String::new() },
-        })
+        let (agent, via) = match route.as_ref().map_err(String::clone)? {
+            Some((proxy, agent)) if !proxy.is_no_proxy(&uri) => {
+                (agent, format!(" (through the proxy {}:{})", proxy.host(), proxy.port()))
+            }
+            _ => (&self.direct, String::new()),
+        };
+        Ok(RoutedAgent { agent: agent.clone(), options: self.options.clone(), via })
     }
 }
 

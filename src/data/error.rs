@@ -1,7 +1,6 @@
 //! Errors of finding, downloading and reading a data set.
 
 use crate::files::ShownPath;
-use std::fmt::{self, Write as _};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -42,17 +41,11 @@ pub enum DataError {
         bytes: u64,
     },
     /// A path that should be a regular file is something else.
-    #[error("{file} is not a regular file; expected an IDX file, plain or gzip")]
-    NotAFile {
-        /// The path as given.
-        file: String,
-    },
+    #[error("{0} is not a regular file; expected an IDX file, plain or gzip")]
+    NotAFile(String),
     /// A file of zero bytes.
-    #[error("{file} is empty (0 bytes); expected an IDX file, plain or gzip: copy or download it again")]
-    EmptyFile {
-        /// The file's name.
-        file: String,
-    },
+    #[error("{0} is empty (0 bytes); expected an IDX file, plain or gzip: copy or download it again")]
+    EmptyFile(String),
     /// A file that does not start like an IDX file.
     #[error(
         "{file} is not an IDX file: its content starts with the bytes {found:02x?}, expected 00 00, the element type and \
@@ -252,11 +245,8 @@ pub enum DataError {
         expected: Vec<String>,
     },
     /// A path that does not exist or is not a folder.
-    #[error("{} is not a folder", dir.shown())]
-    NotAFolder {
-        /// The path as given.
-        dir: PathBuf,
-    },
+    #[error("{} is not a folder", .0.shown())]
+    NotAFolder(PathBuf),
     /// The data folder that the user specified cannot be used.
     #[error(
         "the data folder {} ({origin}) cannot be used; fix the problem below, or omit {origin} to search the usual \
@@ -274,12 +264,9 @@ pub enum DataError {
     /// A data folder was specified for the synthetic data set, which reads no files.
     #[error(
         "the data folder {} was specified, but the synthetic data set reads no files; omit one of the two",
-        dir.shown()
+        .0.shown()
     )]
-    FolderForSynthetic {
-        /// The folder.
-        dir: PathBuf,
-    },
+    FolderForSynthetic(PathBuf),
     /// There is no cache folder to download into.
     #[error(
         "there is no cache folder to download into (neither a home folder nor XDG_CACHE_HOME is set); put the four \
@@ -290,7 +277,7 @@ pub enum DataError {
     #[error(
         "{file} could not be downloaded:{}\nput the four Fashion-MNIST files into a folder and specify it as the data \
          folder, or use the synthetic data set",
-        Attempts(attempts)
+        listed(attempts)
     )]
     DownloadFailed {
         /// The file's name.
@@ -302,11 +289,8 @@ pub enum DataError {
     #[error("interrupted while loading the data set; completed downloads stay in the cache")]
     Interrupted,
     /// An unknown name of a data set.
-    #[error("unknown data set `{found}`, expected auto, fashion-mnist or synthetic")]
-    UnknownDataset {
-        /// The name as given.
-        found: String,
-    },
+    #[error("unknown data set `{0}`, expected auto, fashion-mnist or synthetic")]
+    UnknownDataset(String),
 }
 
 impl DataError {
@@ -315,8 +299,7 @@ impl DataError {
         let mut text = self.to_string();
         let mut cause = std::error::Error::source(self);
         while let Some(error) = cause {
-            // Writing to a String cannot fail.
-            let _ = write!(text, ": {error}");
+            text += &format!(": {error}");
             cause = error.source();
         }
         text
@@ -329,17 +312,10 @@ impl DataError {
     }
 }
 
-/// Prints each attempt on its own line.
-struct Attempts<'a>(&'a [Attempt]);
-
-impl fmt::Display for Attempts<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            return f.write_str(" no mirrors are configured");
-        }
-        for attempt in self.0 {
-            write!(f, "\n  {}: {}", attempt.url, attempt.reason)?;
-        }
-        Ok(())
+/// Returns each attempt on its own line.
+fn listed(attempts: &[Attempt]) -> String {
+    if attempts.is_empty() {
+        return " no mirrors are configured".to_string();
     }
+    attempts.iter().map(|attempt| format!("\n  {}: {}", attempt.url, attempt.reason)).collect()
 }

@@ -6,7 +6,6 @@
 //! Source: <https://github.com/zalandoresearch/fashion-mnist>, MIT licence, Copyright (c) 2017 Zalando SE.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -119,18 +118,14 @@ const MNIST_GZ_SHA256: [&str; 4] = [
 /// Where the files may be in a data folder: directly, where torchvision puts them, or in torchvision's own folder.
 const SUBFOLDERS: [&str; 3] = ["", "FashionMNIST/raw", "raw"];
 
-/// Reads Fashion-MNIST from a folder; returns the training set and the test set.
+/// Reads a data set, [`FILES`] for Fashion-MNIST, from a folder; returns the training set and the test set.
 ///
 /// Each file may be plain or compressed (`.gz`), directly in the folder or in its subfolders `FashionMNIST/raw` or
-/// `raw`. The SHA-256 of every file is verified. The four files are read in parallel.
-pub fn load_from_dir(dir: &Path) -> Result<(Split, Split), DataError> {
-    load_files_from_dir(dir, &FILES)
-}
-
-/// Like [`load_from_dir`], for any four files of 28 x 28 images and labels 0 to 9.
-pub fn load_files_from_dir(dir: &Path, files: &FileSet) -> Result<(Split, Split), DataError> {
+/// `raw`. The SHA-256 of every file is verified, and the images must be 28 x 28 with labels 0 to 9. The four files are
+/// read in parallel.
+pub fn load_from_dir(dir: &Path, files: &FileSet) -> Result<(Split, Split), DataError> {
     if !dir.is_dir() {
-        return Err(DataError::NotAFolder { dir: dir.into() });
+        return Err(DataError::NotAFolder(dir.into()));
     }
     let folder =
         find_folder(dir, files).ok_or_else(|| DataError::NoFiles { dir: dir.into(), expected: files.names() })?;
@@ -138,10 +133,8 @@ pub fn load_files_from_dir(dir: &Path, files: &FileSet) -> Result<(Split, Split)
     if !missing.is_empty() {
         return Err(DataError::MissingFiles { dir: folder, missing });
     }
-    let load = |(file, rank)| {
-        let folder = &folder;
-        move || load_file(folder, file, rank)
-    };
+    let folder = folder.as_path();
+    let load = |(file, rank)| move || load_file(folder, file, rank);
     let mut loaded = in_parallel(files.with_ranks().map(load)).into_iter();
     let mut next = || loaded.next().expect("one result per file");
     let (train_images, train_labels, test_images, test_labels) = (next(), next(), next(), next());
@@ -193,22 +186,16 @@ pub(super) fn load_file(folder: &Path, file: &DataFile, rank: usize) -> Result<L
 
 fn load_path(path: &Path, file: &DataFile, rank: usize) -> Result<Loaded, DataError> {
     let shown = path.shown();
-    let file_bytes = idx::regular_file_size(path)?;
-    if file_bytes > file.max_bytes() {
-        return Err(DataError::TooLarge {
-            file: shown,
-            found: file_bytes,
-            expected: file.gz_bytes,
-            limit: file.max_bytes(),
-        });
+    let (file_bytes, limit) = (idx::regular_file_size(path)?, file.max_bytes());
+    if file_bytes > limit {
+        return Err(DataError::TooLarge { file: shown, found: file_bytes, expected: file.gz_bytes, limit });
     }
-    let bytes = read_bounded(path, file.max_bytes()).map_err(|source| match source.kind() {
+    let bytes = read_bounded(path, limit).map_err(|source| match source.kind() {
         io::ErrorKind::OutOfMemory => DataError::OutOfMemory { file: shown.clone(), bytes: file_bytes },
         _ => DataError::io("read", path)(source),
     })?;
     // Decompressing the training images takes about as long as hashing without hardware support, so both run at once.
-    let (hash, parsed) =
-        beside(|| sha256_hex(&[&bytes]), || idx::parse(&shown, bytes.as_slice(), bytes.len() as u64, rank));
+    let (hash, parsed) = beside(|| sha256_hex(&[&bytes]), || idx::parse(&shown, &bytes, rank));
     let idx = parsed?;
     check_hash(&shown, &bytes, hash, &idx, file)?;
     Ok(Loaded { file: shown, idx })
@@ -263,7 +250,7 @@ fn split(images: Loaded, labels: Loaded) -> Result<Split, DataError> {
 }
 
 /// Returns the SHA-256 of the concatenated parts, in lower-case hexadecimal.
-pub(super) fn sha256_hex(parts: &[&[u8]]) -> String {
+fn sha256_hex(parts: &[&[u8]]) -> String {
     let mut hasher = Sha256::new();
     for part in parts {
         hasher.update(part);
@@ -273,9 +260,5 @@ pub(super) fn sha256_hex(parts: &[&[u8]]) -> String {
 
 /// Formats bytes in lower-case hexadecimal.
 pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

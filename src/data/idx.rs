@@ -7,8 +7,7 @@
 //! Format: <http://yann.lecun.com/exdb/mnist/>, section "File formats".
 
 use crate::files::ShownPath;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, Read};
 use std::path::Path;
 
 use flate2::bufread::MultiGzDecoder;
@@ -26,29 +25,17 @@ const MAX_INFLATION: u64 = 1032;
 const MAX_RESERVED: u64 = 64 << 20;
 
 /// Dimensions of an image file: images, rows, columns.
-pub(super) const IMAGES_RANK: usize = 3;
+pub const IMAGES_RANK: usize = 3;
 /// Dimensions of a label file: labels.
-pub(super) const LABELS_RANK: usize = 1;
+pub const LABELS_RANK: usize = 1;
 
-/// The content of an image file.
+/// The content of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IdxImages {
-    /// Number of images.
-    pub n: usize,
-    /// Rows of each image.
-    pub rows: usize,
-    /// Columns of each image.
-    pub cols: usize,
-    /// `n * rows * cols` pixels, row-major.
-    pub pixels: Vec<u8>,
-}
-
-/// The content of a file of unsigned bytes.
-pub(super) struct Idx {
+pub struct Idx {
     /// The dimensions: at least one, none of them 0.
-    pub(super) shape: Vec<usize>,
-    /// The elements; their number is the product of the dimensions.
-    pub(super) payload: Vec<u8>,
+    pub shape: Vec<usize>,
+    /// The elements, row-major; their number is the product of the dimensions.
+    pub payload: Vec<u8>,
 }
 
 impl Idx {
@@ -62,28 +49,13 @@ impl Idx {
     }
 }
 
-/// Reads a file of images (three dimensions), plain or gzip.
+/// Reads a file that must have `rank` dimensions, plain or gzip; the values of labels are not checked.
 ///
 /// Errors name the file, what was found and what was expected.
-pub fn read_images(path: &Path) -> Result<IdxImages, DataError> {
-    images(read(path, IMAGES_RANK)?)
-}
-
-/// Reads a file of labels (one dimension), plain or gzip; the values are not checked.
-///
-/// Errors name the file, what was found and what was expected.
-pub fn read_labels(path: &Path) -> Result<Vec<u8>, DataError> {
-    Ok(read(path, LABELS_RANK)?.payload)
-}
-
-/// Parses the bytes of an image file, plain or gzip; errors call the file `name`.
-pub fn parse_images(name: &str, bytes: &[u8]) -> Result<IdxImages, DataError> {
-    images(parse(name, bytes, bytes.len() as u64, IMAGES_RANK)?)
-}
-
-/// Parses the bytes of a label file, plain or gzip; errors call the file `name`.
-pub fn parse_labels(name: &str, bytes: &[u8]) -> Result<Vec<u8>, DataError> {
-    Ok(parse(name, bytes, bytes.len() as u64, LABELS_RANK)?.payload)
+pub fn read(path: &Path, rank: usize) -> Result<Idx, DataError> {
+    regular_file_size(path)?;
+    let bytes = std::fs::read(path).map_err(DataError::io("read", path))?;
+    parse(&path.shown(), &bytes, rank)
 }
 
 /// Returns whether a file that starts with these bytes is a gzip stream.
@@ -91,37 +63,20 @@ pub(super) fn is_gzip(bytes: &[u8]) -> bool {
     bytes.starts_with(&GZIP_MAGIC)
 }
 
-fn images(idx: Idx) -> Result<IdxImages, DataError> {
-    Ok(IdxImages { n: idx.shape[0], rows: idx.shape[1], cols: idx.shape[2], pixels: idx.payload })
-}
-
-fn read(path: &Path, rank: usize) -> Result<Idx, DataError> {
-    let name = path.shown();
-    let file_bytes = regular_file_size(path)?;
-    let file = File::open(path).map_err(DataError::io("open", path))?;
-    parse(&name, BufReader::new(file), file_bytes, rank)
-}
-
 /// Returns the size of a regular file; opening anything else could block forever (a named pipe, a terminal).
 pub(super) fn regular_file_size(path: &Path) -> Result<u64, DataError> {
     let metadata = std::fs::metadata(path).map_err(DataError::io("read", path))?;
-    if metadata.is_file() { Ok(metadata.len()) } else { Err(DataError::NotAFile { file: path.shown() }) }
+    if metadata.is_file() { Ok(metadata.len()) } else { Err(DataError::NotAFile(path.shown())) }
 }
 
-/// Reads a complete file of `file_bytes` bytes that must have `rank` dimensions.
-pub(super) fn parse(name: &str, mut raw: impl BufRead, file_bytes: u64, rank: usize) -> Result<Idx, DataError> {
-    let start = raw.fill_buf().map_err(DataError::io("read", Path::new(name)))?;
-    if start.is_empty() {
-        return Err(DataError::EmptyFile { file: name.into() });
+/// Parses the bytes of a file like [`read`]; errors call it `name`.
+pub fn parse(name: &str, bytes: &[u8], rank: usize) -> Result<Idx, DataError> {
+    if bytes.is_empty() {
+        return Err(DataError::EmptyFile(name.into()));
     }
-    let compressed = is_gzip(start);
-    let mut content = Content {
-        name,
-        compressed,
-        file_bytes,
-        position: 0,
-        reader: if compressed { Box::new(MultiGzDecoder::new(raw)) } else { Box::new(raw) },
-    };
+    let compressed = is_gzip(bytes);
+    let reader: Box<dyn Read> = if compressed { Box::new(MultiGzDecoder::new(bytes)) } else { Box::new(bytes) };
+    let mut content = Content { name, compressed, file_bytes: bytes.len() as u64, position: 0, reader };
     let shape = content.shape(rank)?;
     let payload = content.payload(&shape)?;
     Ok(Idx { shape, payload })
@@ -139,17 +94,16 @@ struct Content<'a> {
 
 impl Content<'_> {
     fn shape(&mut self, rank: usize) -> Result<Vec<usize>, DataError> {
-        let magic: [u8; 4] = self.header_word(4)?;
-        let file = || self.name.to_string();
+        let magic = self.header_word(4)?;
+        let (file, found) = (self.name.to_string(), usize::from(magic[3]));
         if magic[..2] != [0, 0] {
-            return Err(DataError::NotIdx { file: file(), found: magic });
+            return Err(DataError::NotIdx { file, found: magic });
         }
         if magic[2] != UNSIGNED_BYTE {
-            return Err(DataError::ElementType { file: file(), found: magic[2] });
+            return Err(DataError::ElementType { file, found: magic[2] });
         }
-        let found = usize::from(magic[3]);
         if found != rank {
-            return Err(DataError::Rank { file: file(), found, expected: rank });
+            return Err(DataError::Rank { file, found, expected: rank });
         }
         let header_bytes = 4 + 4 * rank as u64;
         let mut shape = Vec::with_capacity(rank);
@@ -158,7 +112,7 @@ impl Content<'_> {
             shape.push(dimension as usize);
         }
         match shape.iter().position(|&dimension| dimension == 0) {
-            Some(axis) => Err(DataError::ZeroDimension { file: self.name.to_string(), axis, shape }),
+            Some(axis) => Err(DataError::ZeroDimension { file, axis, shape }),
             None => Ok(shape),
         }
     }
@@ -167,20 +121,21 @@ impl Content<'_> {
     fn header_word(&mut self, header_bytes: u64) -> Result<[u8; 4], DataError> {
         let mut word = Vec::with_capacity(4);
         self.read_up_to(4, &mut word)?;
-        <[u8; 4]>::try_from(word.as_slice()).map_err(|_| DataError::Truncated {
-            file: self.name.to_string(),
-            found: self.position,
-            expected: header_bytes,
-        })
+        word.try_into().map_err(|_| self.truncated(self.position, header_bytes))
+    }
+
+    fn truncated(&self, found: u64, expected: u64) -> DataError {
+        DataError::Truncated { file: self.name.to_string(), found, expected }
     }
 
     fn payload(&mut self, shape: &[usize]) -> Result<Vec<u8>, DataError> {
         let expected = self.payload_bytes(shape)?;
         let whole = self.position.saturating_add(expected);
+        let file = self.name.to_string();
         let mut payload = Vec::new();
-        payload
-            .try_reserve_exact(expected.min(MAX_RESERVED) as usize + 1)
-            .map_err(|_| DataError::OutOfMemory { file: self.name.to_string(), bytes: expected })?;
+        if payload.try_reserve_exact(expected.min(MAX_RESERVED) as usize + 1).is_err() {
+            return Err(DataError::OutOfMemory { file, bytes: expected });
+        }
         // One extra byte detects trailing bytes, and makes the decoder reach the end of the stream and verify it.
         self.read_up_to(expected.saturating_add(1), &mut payload).map_err(|error| match error {
             DataError::OutOfMemory { file, .. } => DataError::OutOfMemory { file, bytes: expected },
@@ -188,36 +143,27 @@ impl Content<'_> {
         })?;
         match (payload.len() as u64).cmp(&expected) {
             std::cmp::Ordering::Equal => Ok(payload),
-            std::cmp::Ordering::Less => {
-                Err(DataError::Truncated { file: self.name.to_string(), found: self.position, expected: whole })
-            }
-            std::cmp::Ordering::Greater => Err(DataError::TrailingBytes {
-                file: self.name.to_string(),
+            std::cmp::Ordering::Less => Err(self.truncated(self.position, whole)),
+            std::cmp::Ordering::Greater => {
                 // The size of a plain file shows how much there is; of a stream only one extra byte was read.
-                found: if self.compressed { self.position } else { self.position.max(self.file_bytes) },
-                expected: whole,
-            }),
+                let found = if self.compressed { self.position } else { self.position.max(self.file_bytes) };
+                Err(DataError::TrailingBytes { file, found, expected: whole })
+            }
         }
     }
 
     /// Returns the product of the dimensions if a file of this size can hold that much.
     fn payload_bytes(&self, shape: &[usize]) -> Result<u64, DataError> {
-        let possible_bytes =
-            if self.compressed { self.file_bytes.saturating_mul(MAX_INFLATION) } else { self.file_bytes };
+        let file_bytes = self.file_bytes;
+        let possible_bytes = if self.compressed { file_bytes.saturating_mul(MAX_INFLATION) } else { file_bytes };
         let product = shape.iter().try_fold(1u64, |product, &n| product.checked_mul(n as u64));
         match product {
-            Some(bytes) if !self.compressed && bytes > possible_bytes => Err(DataError::Truncated {
-                file: self.name.to_string(),
-                found: self.file_bytes,
-                expected: bytes.saturating_add(self.position),
-            }),
             Some(bytes) if bytes <= possible_bytes => Ok(bytes),
-            _ => Err(DataError::ImpossibleShape {
-                file: self.name.to_string(),
-                shape: shape.to_vec(),
-                file_bytes: self.file_bytes,
-                possible_bytes,
-            }),
+            Some(bytes) if !self.compressed => Err(self.truncated(file_bytes, bytes.saturating_add(self.position))),
+            _ => {
+                let (file, shape) = (self.name.to_string(), shape.to_vec());
+                Err(DataError::ImpossibleShape { file, shape, file_bytes, possible_bytes })
+            }
         }
     }
 

@@ -26,7 +26,6 @@ pub use error::{Attempt, DataError};
 pub use fashion_mnist::{DataFile, FileSet};
 
 // Fashion-MNIST in numbers, for its reader and its substitute, which know no other images; the rest reads a `Description`.
-// `report::maps`, `export` and its tests are still to follow: for them alone the four are visible outside this module.
 
 /// Rows and columns per image.
 const IMAGE_SIDE: usize = 28;
@@ -202,7 +201,7 @@ impl FromStr for DatasetChoice {
             "auto" => Ok(Self::Auto),
             "fashion-mnist" => Ok(Self::FashionMnist),
             "synthetic" => Ok(Self::Synthetic),
-            _ => Err(DataError::UnknownDataset { found: name.into() }),
+            _ => Err(DataError::UnknownDataset(name.into())),
         }
     }
 }
@@ -225,10 +224,7 @@ impl Places {
     /// others are Keras's `datasets/fashion-mnist` in `$KERAS_HOME` and `~/.keras`, and `data/FashionMNIST/raw` in the
     /// working folder, where torchvision's examples put it.
     pub fn from_environment() -> Self {
-        let variable = |name| {
-            let value = std::env::var_os(name).filter(|value| !value.is_empty());
-            value.map(PathBuf::from)
-        };
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let keras_default = etcetera::home_dir().ok().map(|home| home.join(".keras"));
         let mut others: Vec<PathBuf> = Vec::new();
         for keras in [variable("KERAS_HOME"), keras_default].into_iter().flatten() {
@@ -290,10 +286,7 @@ impl Default for LoadOptions {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DataEvent {
     /// A folder is being searched; it need not exist.
-    Searching {
-        /// The folder.
-        place: PathBuf,
-    },
+    Searching(PathBuf),
     /// A folder contains some of the files but cannot be used.
     Skipped {
         /// The folder.
@@ -302,10 +295,7 @@ pub enum DataEvent {
         reason: String,
     },
     /// The data set was read from this folder.
-    Found {
-        /// The folder.
-        place: PathBuf,
-    },
+    Found(PathBuf),
     /// A file is being requested from a mirror.
     Connecting {
         /// The file's name.
@@ -317,8 +307,6 @@ pub enum DataEvent {
     Downloading {
         /// The file's name.
         file: String,
-        /// The mirror's address.
-        mirror: String,
         /// Bytes received so far.
         received: u64,
         /// Bytes of the whole file.
@@ -333,18 +321,10 @@ pub enum DataEvent {
         /// Why not.
         reason: String,
     },
-    /// A file was downloaded, verified and stored in the cache.
-    Downloaded {
-        /// The file's name.
-        file: String,
-        /// Its path in the cache.
-        path: PathBuf,
-    },
-    /// Fashion-MNIST is not available: the synthetic set is used instead.
-    FallingBack {
-        /// Why.
-        reason: String,
-    },
+    /// A file was downloaded, verified and stored in the cache at this path.
+    Downloaded(PathBuf),
+    /// Fashion-MNIST is not available for this reason: the synthetic set is used instead.
+    FallingBack(String),
     /// Images are being generated.
     Generating {
         /// Number of training images.
@@ -364,7 +344,7 @@ pub enum DataEvent {
 pub fn load(options: &LoadOptions, events: &mut dyn FnMut(DataEvent)) -> Result<Dataset, DataError> {
     if options.choice == DatasetChoice::Synthetic {
         if let Some(dir) = &options.data_dir {
-            return Err(DataError::FolderForSynthetic { dir: dir.clone() });
+            return Err(DataError::FolderForSynthetic(dir.clone()));
         }
         return generated(options, events);
     }
@@ -377,7 +357,7 @@ pub fn load(options: &LoadOptions, events: &mut dyn FnMut(DataEvent)) -> Result<
     match downloaded(options, events) {
         Err(error @ (DataError::Interrupted | DataError::OutOfMemory { .. })) => Err(error),
         Err(error) if options.choice == DatasetChoice::Auto => {
-            events(DataEvent::FallingBack { reason: error.full_message() });
+            events(DataEvent::FallingBack(error.full_message()));
             generated(options, events)
         }
         result => result,
@@ -391,7 +371,7 @@ fn named(options: &LoadOptions, events: &mut dyn FnMut(DataEvent)) -> Result<Opt
         (None, Some(dir)) => ("$FMNIST_DATA_DIR", dir),
         (None, None) => return Ok(None),
     };
-    events(DataEvent::Searching { place: dir.clone() });
+    events(DataEvent::Searching(dir.clone()));
     match read_folder(dir, &options.files, events) {
         Ok(dataset) => Ok(Some(dataset)),
         // The folder is not at fault, and another one would not help.
@@ -403,7 +383,7 @@ fn named(options: &LoadOptions, events: &mut dyn FnMut(DataEvent)) -> Result<Opt
 /// Loads the data set from the first usable one of the usual folders.
 fn searched(options: &LoadOptions, events: &mut dyn FnMut(DataEvent)) -> Result<Option<Dataset>, DataError> {
     for place in options.places.cache_dir.iter().chain(&options.places.others) {
-        events(DataEvent::Searching { place: place.clone() });
+        events(DataEvent::Searching(place.clone()));
         if fashion_mnist::find_folder(place, &options.files).is_none() {
             continue;
         }
@@ -418,16 +398,14 @@ fn searched(options: &LoadOptions, events: &mut dyn FnMut(DataEvent)) -> Result<
 
 /// Downloads the data set into the cache and loads it.
 fn downloaded(options: &LoadOptions, events: &mut dyn FnMut(DataEvent)) -> Result<Dataset, DataError> {
-    let cache_dir = options.places.cache_dir.as_deref();
-    let cache_dir = cache_dir.ok_or(DataError::NoCacheFolder)?;
-    let interrupted = || is_interrupted(options);
-    download::fetch(&options.files, cache_dir, &options.download, &interrupted, events)?;
+    let cache_dir = options.places.cache_dir.as_deref().ok_or(DataError::NoCacheFolder)?;
+    download::fetch(&options.files, cache_dir, &options.download, &|| is_interrupted(options), events)?;
     read_folder(cache_dir, &options.files, events)
 }
 
 fn read_folder(dir: &Path, files: &FileSet, events: &mut dyn FnMut(DataEvent)) -> Result<Dataset, DataError> {
-    let (train, test) = fashion_mnist::load_files_from_dir(dir, files)?;
-    events(DataEvent::Found { place: dir.into() });
+    let (train, test) = fashion_mnist::load_from_dir(dir, files)?;
+    events(DataEvent::Found(dir.into()));
     // A resumed run searches this folder again, whatever its working folder is.
     let source = std::path::absolute(dir).unwrap_or_else(|_| dir.into());
     let (kind, source) = (DatasetKind::FashionMnist, source.display().to_string());
@@ -435,8 +413,7 @@ fn read_folder(dir: &Path, files: &FileSet, events: &mut dyn FnMut(DataEvent)) -
 }
 
 fn generated(options: &LoadOptions, events: &mut dyn FnMut(DataEvent)) -> Result<Dataset, DataError> {
-    let (n_train, n_test) = (options.synthetic_n_train, options.synthetic_n_test);
-    let seed = options.synthetic_seed;
+    let LoadOptions { synthetic_n_train: n_train, synthetic_n_test: n_test, synthetic_seed: seed, .. } = *options;
     events(DataEvent::Generating { n_train, n_test, seed });
     let (train, test) = synthetic::generate_until(n_train, n_test, seed, &|| is_interrupted(options));
     if is_interrupted(options) {
@@ -447,6 +424,5 @@ fn generated(options: &LoadOptions, events: &mut dyn FnMut(DataEvent)) -> Result
 }
 
 fn is_interrupted(options: &LoadOptions) -> bool {
-    let flag = options.interrupt.as_deref();
-    flag.is_some_and(|flag| flag.load(Ordering::Relaxed))
+    options.interrupt.as_deref().is_some_and(|flag| flag.load(Ordering::Relaxed))
 }
