@@ -79,9 +79,7 @@ fn checkpoints_come_back_whole_or_not_at_all() {
     let model = Model::mlp();
     let weights = initial_parameters(&model.parameters().unwrap(), 1);
     let other = fmnist_gpu::model::weights::to_bytes(&model, &weights).unwrap();
-    assert!(
-        matches!(Checkpoint::from_bytes(&other), Err(CheckpointError::Version { found }) if found == "fmnist-gpu 1")
-    );
+    assert!(matches!(Checkpoint::from_bytes(&other), Err(CheckpointError::Version(found)) if found == "fmnist-gpu 1"));
     let mut infinite = checkpoint(Optimizer::Adam(AdamConfig::default()), 0);
     infinite.state.slots[1][0][5] = f32::INFINITY;
     let error = text(Checkpoint::from_bytes(&infinite.to_bytes().unwrap()).unwrap_err());

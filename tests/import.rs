@@ -453,7 +453,7 @@ fn damaged_and_hostile_files_are_refused_and_never_panic() {
     let text = format!(r#"{{"name":"x","layer":[{}]}}"#, layers.trim_end_matches(','));
     let metadata = HashMap::from([("fmnist_gpu_model".to_string(), text)]);
     let error = from_bytes(&file(&[], Some(metadata)), None, None).unwrap_err();
-    assert!(matches!(&error, ImportError::Metadata { reason } if reason.contains("65536")), "{error}");
+    assert!(matches!(&error, ImportError::Metadata(reason) if reason.contains("65536")), "{error}");
     let nonsense = HashMap::from([("fmnist_gpu_model".to_string(), "{".to_string())]);
     let stems = ["fc1", "fc2", "fc3", "fc4"];
     let bytes = file(&tensors(&model, Layout::Torch, &stems, PYTORCH), Some(nonsense));

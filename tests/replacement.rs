@@ -4,7 +4,7 @@ use crate::output::{TRAIN, place};
 use crate::support::program::{Place, json_file};
 use fmnist_gpu::model::{Model, initial_parameters};
 use fmnist_gpu::run::folder::RunFolder;
-use fmnist_gpu::run::{Run, RunError};
+use fmnist_gpu::run::{BEST_FILE, MODEL_FILE, Run, RunError};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -154,13 +154,13 @@ fn a_replacement_that_was_cut_off_is_finished() {
     for (name, moved) in [(".replacement", 0), (".arriving", 0), (".arriving", 1)] {
         let path = folder.path().join(format!("{name}-{moved}"));
         let old = RunFolder::create(&path, false).unwrap();
-        old.write_model(&model, &weights(1)).unwrap();
+        old.write_weights(MODEL_FILE, &model, &weights(1)).unwrap();
         if name == ".replacement" {
-            old.write_best(&model, &weights(1)).unwrap();
+            old.write_weights(BEST_FILE, &model, &weights(1)).unwrap();
         }
         drop(old);
         let new = RunFolder::create(&path, true).unwrap();
-        new.write_model(&model, &weights(2)).unwrap();
+        new.write_weights(MODEL_FILE, &model, &weights(2)).unwrap();
         new.write_history(&[]).unwrap();
         assert!(!new.is_committed());
         // As a process that is killed leaves it.

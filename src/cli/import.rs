@@ -8,7 +8,7 @@ use fmnist_gpu::files::read_stream;
 use fmnist_gpu::import::{Imported, Layout, MAX_FILE_BYTES, from_bytes};
 use fmnist_gpu::model::Model;
 use fmnist_gpu::run::folder::RunFolder;
-use fmnist_gpu::run::{CONFIG_FILE, SUMMARY_FILE};
+use fmnist_gpu::run::{CONFIG_FILE, MODEL_FILE, SUMMARY_FILE};
 use serde::Serialize;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -81,7 +81,7 @@ pub fn run(args: ImportArgs, global: &Global) -> Result<ExitCode> {
         }
         None => RunFolder::create_next(&imported.model.name)?,
     };
-    folder.write_model(&imported.model, &imported.parameters)?;
+    folder.write_weights(MODEL_FILE, &imported.model, &imported.parameters)?;
     folder.commit()?;
     let report = report(folder.path(), imported);
     if args.json {

@@ -225,20 +225,20 @@ pub fn with_causes(error: &anyhow::Error) -> String {
 fn advice(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
     if let Some(error) = cause.downcast_ref() {
         return match error {
-            FileError::Exists { .. } => Some("; choose another name, or overwrite it with --force"),
+            FileError::Exists(_) => Some("; choose another name, or overwrite it with --force"),
             _ => None,
         };
     }
     if let Some(error) = cause.downcast_ref() {
         return match error {
-            RunError::Exists { .. } => Some("; choose another --out, or replace the run in it with --force"),
-            RunError::Create { .. } | RunError::Unwritable { .. } => Some("; choose another folder with --out"),
+            RunError::Exists(_) => Some("; choose another --out, or replace the run in it with --force"),
+            RunError::Folder { .. } => Some("; choose another folder with --out"),
             _ => None,
         };
     }
     if let Some(error) = cause.downcast_ref() {
         return match error {
-            DataError::NoCacheFolder | DataError::DownloadFailed { .. } | DataError::FolderForSynthetic { .. } => {
+            DataError::NoCacheFolder | DataError::DownloadFailed { .. } | DataError::FolderForSynthetic(_) => {
                 Some(" (flags: --data-dir DIR, --dataset synthetic)")
             }
             _ => None,
@@ -253,7 +253,7 @@ fn advice(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
         };
     }
     match cause.downcast_ref()? {
-        ImportError::Metadata { .. } | ImportError::NoModel { .. } => Some(" (flag: --model FILE.toml)"),
+        ImportError::Metadata(_) | ImportError::NoModel(_) => Some(" (flag: --model FILE.toml)"),
         ImportError::AmbiguousLayout => Some(" (flag: --layout torch|keras)"),
         _ => None,
     }

@@ -14,21 +14,15 @@ pub enum ImportError {
     #[error(transparent)]
     Model(#[from] ModelError),
     /// The file describes its model, but the description cannot be read.
-    #[error("the model in the file's metadata cannot be read: {reason}; specify the model")]
-    Metadata {
-        /// The cause.
-        reason: String,
-    },
+    #[error("the model in the file's metadata cannot be read: {0}; specify the model")]
+    Metadata(String),
     /// A tensor is no parameter that a model can have.
     #[error(
-        "tensor `{name}` is neither a weight nor a bias nor a statistic of a batch normalization: its name should end in \
+        "tensor `{0}` is neither a weight nor a bias nor a statistic of a batch normalization: its name should end in \
          weight, kernel, gamma, bias, beta, running_mean, moving_mean, running_var or moving_variance; layers with other \
          parameters cannot be imported"
     )]
-    Name {
-        /// The tensor.
-        name: String,
-    },
+    Name(String),
     /// Two tensors have the same meaning.
     #[error("tensors `{first}` and `{second}` are both the {role} of `{stem}`")]
     Twice {
@@ -98,15 +92,12 @@ pub enum ImportError {
         /// Shapes of the model in each layout that was tried, one per line.
         expected: String,
     },
-    /// The shapes fit no built-in model.
+    /// The shapes, which are listed one per line, fit no built-in model.
     #[error(
         "the file does not describe its model, and its tensors fit neither `cnn` nor `mlp`; \
-         specify the model with a model file (docs/model-files.md).\nThe file has:\n{found}"
+         specify the model with a model file (docs/model-files.md).\nThe file has:\n{0}"
     )]
-    NoModel {
-        /// Shapes in the file, one per line.
-        found: String,
-    },
+    NoModel(String),
     /// Several layers have the same shapes, and the names do not identify them.
     #[error(
         "{stems} have the same shapes, and their names do not show which are {layers}; rename the tensors in the file \

@@ -14,9 +14,10 @@ pub use error::ImportError;
 
 use crate::export::layout::{Slot, slots};
 use crate::export::torch::MODEL_KEY;
-use crate::model::weights::FORMAT;
-use crate::model::{MAX_DESCRIPTION_BYTES, Model, Role};
+use crate::model::weights::{FORMAT, described_model};
+use crate::model::{Model, Role};
 use crate::text::{shortened, shortened_words};
+use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -88,7 +89,7 @@ pub fn from_bytes(bytes: &[u8], model: Option<&Model>, layout: Option<Layout>) -
     let (model, fit) = match (model, own) {
         (Some(model), _) => (model.clone(), fit(model, &groups, layout)?),
         (None, Some((text, _))) => {
-            let model = described_model(text)?;
+            let model = described_model(text).map_err(ImportError::Metadata)?;
             let fit = fit(&model, &groups, layout)?;
             (model, fit)
         }
@@ -126,14 +127,6 @@ fn own_metadata(metadata: &HashMap<String, String>) -> Option<(&str, Layout)> {
         (None, Some(text)) if is_run => Some((text, Layout::Keras)),
         _ => None,
     }
-}
-
-fn described_model(text: &str) -> Result<Model, ImportError> {
-    if text.len() > MAX_DESCRIPTION_BYTES {
-        let reason = format!("it has {} bytes, but at most {MAX_DESCRIPTION_BYTES} are allowed", text.len());
-        return Err(ImportError::Metadata { reason });
-    }
-    serde_json::from_str(text).map_err(|error| ImportError::Metadata { reason: shortened_words(&error.to_string()) })
 }
 
 /// A tensor in the file.
@@ -204,7 +197,7 @@ fn groups<'a>(tensors: &SafeTensors<'a>) -> Result<Vec<Group<'a>>, ImportError> 
             continue;
         }
         let Some(at) = KEYS.iter().position(|names| names.contains(&leaf)) else {
-            return Err(ImportError::Name { name: shown(&name) });
+            return Err(ImportError::Name(shown(&name)));
         };
         let stem = stem.to_string();
         let place = &mut by_stem.entry(stem.clone()).or_default()[at];
@@ -237,7 +230,7 @@ fn fit_built_in<'g, 'a>(groups: &'g [Group<'a>], layout: Option<Layout>) -> Resu
             result => return result.map(|fit| (model, fit)),
         }
     }
-    Err(ImportError::NoModel { found: list_found(groups) })
+    Err(ImportError::NoModel(list_found(groups)))
 }
 
 fn fit<'g, 'a>(model: &Model, groups: &'g [Group<'a>], layout: Option<Layout>) -> Result<Fit<'g, 'a>, ImportError> {
@@ -414,11 +407,8 @@ fn values(tensor: &Tensor<'_>) -> Result<Vec<f32>, ImportError> {
         Dtype::F32 => data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
         // Rounded to nearest.
         Dtype::F64 => data.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes) as f32).collect(),
-        Dtype::F16 => data.as_chunks().0.iter().map(|bytes| f32_of_f16(u16::from_le_bytes(*bytes))).collect(),
-        // The upper half of single precision.
-        Dtype::BF16 => {
-            data.as_chunks().0.iter().map(|bytes| f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16)).collect()
-        }
+        Dtype::F16 => data.as_chunks().0.iter().map(|bytes| f16::from_le_bytes(*bytes).to_f32()).collect(),
+        Dtype::BF16 => data.as_chunks().0.iter().map(|bytes| bf16::from_le_bytes(*bytes).to_f32()).collect(),
         dtype => return Err(ImportError::Dtype { name: shown(&tensor.name), dtype: format!("{dtype:?}") }),
     };
     match values.iter().position(|value| !value.is_finite()) {
@@ -427,18 +417,5 @@ fn values(tensor: &Tensor<'_>) -> Result<Vec<f32>, ImportError> {
             let value = f64::from(values[position]);
             Err(ImportError::NotFinite { name: shown(&tensor.name), value, position })
         }
-    }
-}
-
-/// Converts half to single precision, exactly. Source: IEEE 754, binary16.
-fn f32_of_f16(bits: u16) -> f32 {
-    let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
-    let fraction = f32::from(bits & 0x3ff);
-    match (bits >> 10) & 0x1f {
-        // Subnormal: units of 2^-24.
-        0 => sign * fraction * 2f32.powi(-24),
-        31 if fraction == 0.0 => sign * f32::INFINITY,
-        31 => f32::NAN,
-        exponent => sign * (1.0 + fraction / 1024.0) * 2f32.powi(i32::from(exponent) - 15),
     }
 }

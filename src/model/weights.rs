@@ -114,7 +114,7 @@ pub(crate) fn serialize(
 ///
 /// The crate writes the metadata in the order of a hash map, which differs between runs; equal models must give equal
 /// files.
-pub(crate) fn sort_header(bytes: Vec<u8>) -> Result<Vec<u8>, WeightsError> {
+fn sort_header(bytes: Vec<u8>) -> Result<Vec<u8>, WeightsError> {
     let fail = |what: &str| WeightsError::Format(format!("its header {what}"));
     let (size, rest) = bytes.split_first_chunk::<8>().ok_or_else(|| fail("is cut off"))?;
     let header_len = usize::try_from(u64::from_le_bytes(*size)).map_err(|_| fail("is too large"))?;
@@ -143,12 +143,7 @@ pub fn from_bytes(bytes: &[u8]) -> Result<(Model, Vec<Vec<f32>>), WeightsError> 
     if format != FORMAT {
         return Err(WeightsError::Version { found: shortened(format, 40) });
     }
-    if description.len() > MAX_DESCRIPTION_BYTES {
-        let reason = format!("it has {} bytes, but at most {MAX_DESCRIPTION_BYTES} are allowed", description.len());
-        return Err(WeightsError::Model(reason));
-    }
-    let model: Model =
-        serde_json::from_str(description).map_err(|e| WeightsError::Model(shortened_words(&e.to_string())))?;
+    let model = described_model(description).map_err(WeightsError::Model)?;
     let tensors = SafeTensors::deserialize(bytes).map_err(unreadable)?;
     let expected: Vec<Parameter> = model.shapes()?.iter().flat_map(LayerShape::parameters).collect();
     for name in tensors.names() {
@@ -177,4 +172,12 @@ pub fn from_bytes(bytes: &[u8]) -> Result<(Model, Vec<Vec<f32>>), WeightsError> 
         parameters.push(values);
     }
     Ok((model, parameters))
+}
+
+/// Parses the description of a model in the metadata of a file; the error is the reason as text.
+pub(crate) fn described_model(text: &str) -> Result<Model, String> {
+    if text.len() > MAX_DESCRIPTION_BYTES {
+        return Err(format!("it has {} bytes, but at most {MAX_DESCRIPTION_BYTES} are allowed", text.len()));
+    }
+    serde_json::from_str(text).map_err(|error| shortened_words(&error.to_string()))
 }

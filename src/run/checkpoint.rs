@@ -4,10 +4,10 @@
 //! `velocity.NAME`), and in its metadata the run's configuration, the position (epoch, batches done of it with their sums,
 //! history; the permutations and step sizes follow from seed and position) and a SHA-256 digest over all of it.
 
-use super::{MAX_WEIGHT_BYTES, RunConfig};
+use super::{MAX_WEIGHT_BYTES, RunConfig, entries, file_name};
 use crate::engine::State;
 use crate::files::{FileError, ShownPath, read_bounded, sync_folder, write_whole};
-use crate::model::weights::{WeightsError, sort_header};
+use crate::model::weights;
 use crate::train::Position;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use sha2::{Digest, Sha256};
@@ -41,17 +41,11 @@ pub enum CheckpointError {
         source: std::io::Error,
     },
     /// The bytes are not those of a whole checkpoint.
-    #[error("{reason}")]
-    Damaged {
-        /// What is wrong.
-        reason: String,
-    },
-    /// The file is of a version of the program that this one does not know.
-    #[error("its format is `{found}`, and this version reads `{FORMAT}`; use the version that wrote it")]
-    Version {
-        /// The format in the file.
-        found: String,
-    },
+    #[error("{0}")]
+    Damaged(String),
+    /// The file has the format of a version of the program that this one does not know.
+    #[error("its format is `{0}`, and this version reads `{FORMAT}`; use the version that wrote it")]
+    Version(String),
 }
 
 /// A training run as it stood between two steps.
@@ -72,24 +66,16 @@ impl Checkpoint {
     /// The state does not fit the configuration's model.
     pub fn to_bytes(&self) -> Result<Vec<u8>, CheckpointError> {
         let tensors = self.named_tensors()?;
-        let json = |value: serde_json::Result<String>| value.map_err(|error| damaged(error.to_string()));
-        let config = json(serde_json::to_string(&self.config))?;
-        let position = json(serde_json::to_string(&self.position))?;
-        let digest =
-            digest(&config, &position, tensors.iter().map(|t| (t.name.as_str(), bytemuck::cast_slice(t.values))));
+        let config = serde_json::to_string(&self.config).map_err(damaged)?;
+        let position = serde_json::to_string(&self.position).map_err(damaged)?;
+        let digest = digest(&config, &position, tensors.iter().map(|(name, view)| (name.as_str(), view.data())));
         let metadata = HashMap::from([
             ("format".to_string(), FORMAT.to_string()),
             ("config".to_string(), config),
             ("position".to_string(), position),
             ("sha256".to_string(), digest),
         ]);
-        let views = tensors.into_iter().map(|Named { name, shape, values }| {
-            let view = TensorView::new(Dtype::F32, shape, bytemuck::cast_slice(values));
-            view.map(|view| (name, view)).map_err(|error| damaged(error.to_string()))
-        });
-        let views = views.collect::<Result<Vec<_>, _>>()?;
-        let bytes = safetensors::serialize(views, Some(metadata)).map_err(|error| damaged(error.to_string()))?;
-        sort_header(bytes).map_err(|error: WeightsError| damaged(error.to_string()))
+        weights::serialize(tensors, metadata).map_err(damaged)
     }
 
     /// Parses the bytes of a checkpoint file.
@@ -97,21 +83,21 @@ impl Checkpoint {
     /// # Errors
     /// They are not a whole checkpoint: truncated, changed, or another kind of file.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, CheckpointError> {
-        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| damaged(error.to_string()))?;
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(damaged)?;
         let entry = |key: &str| -> Result<&String, CheckpointError> {
             let found = header.metadata().as_ref().and_then(|map| map.get(key));
             found.ok_or_else(|| damaged(format!("its metadata has no `{key}`, so it is not a checkpoint")))
         };
         let format = entry("format")?;
         if format != FORMAT {
-            return Err(CheckpointError::Version { found: format.clone() });
+            return Err(CheckpointError::Version(format.clone()));
         }
         let (config_text, position_text) = (entry("config")?, entry("position")?);
-        let tensors = SafeTensors::deserialize(bytes).map_err(|error| damaged(error.to_string()))?;
+        let tensors = SafeTensors::deserialize(bytes).map_err(damaged)?;
         let mut named: Vec<_> = tensors.iter().map(|(name, view)| (name, view.data())).collect();
         named.sort_unstable_by_key(|(name, _)| *name);
         if digest(config_text, position_text, named.into_iter()) != *entry("sha256")? {
-            return Err(damaged("its digest does not match its content: it was truncated or changed".into()));
+            return Err(damaged("its digest does not match its content: it was truncated or changed"));
         }
         let config: RunConfig =
             serde_json::from_str(config_text).map_err(|error| damaged(format!("its configuration: {error}")))?;
@@ -119,7 +105,7 @@ impl Checkpoint {
         let position: Position =
             serde_json::from_str(position_text).map_err(|error| damaged(format!("its position: {error}")))?;
         check_position(&config, &position).map_err(|reason| damaged(format!("its position: {reason}")))?;
-        let parameters = config.model.parameters().map_err(|error| damaged(error.to_string()))?;
+        let parameters = config.model.parameters().map_err(damaged)?;
         let read = |kind: &str| -> Result<Vec<Vec<f32>>, CheckpointError> {
             let tensor = |name: &str, shape: &[usize]| {
                 let name = format!("{kind}.{name}");
@@ -137,29 +123,27 @@ impl Checkpoint {
         let slots = config.optimizer.slots().iter().map(|slot| read(slot)).collect::<Result<_, _>>()?;
         let state = State { parameters: read("parameters")?, slots };
         if !state.is_finite() {
-            return Err(damaged("it holds values that are not finite".into()));
+            return Err(damaged("it holds values that are not finite"));
         }
         Ok(Checkpoint { config, position, state })
     }
 
-    /// Every tensor with its name and shape, in the order of the names.
-    fn named_tensors(&self) -> Result<Vec<Named<'_>>, CheckpointError> {
-        let parameters = self.config.model.parameters().map_err(|error| damaged(error.to_string()))?;
+    /// Every tensor with its name, in the order of the names.
+    fn named_tensors(&self) -> Result<Vec<(String, TensorView<'_>)>, CheckpointError> {
+        let parameters = self.config.model.parameters().map_err(damaged)?;
         let slots = self.config.optimizer.slots();
-        self.state.check(&parameters, slots).map_err(|error| damaged(error.to_string()))?;
-        let kinds = slots.iter().copied().zip(&self.state.slots).chain([("parameters", &self.state.parameters)]);
-        let mut tensors: Vec<Named<'_>> = kinds
-            .flat_map(|(kind, tensors)| {
-                let wanted = parameters.iter().filter(move |p| kind == "parameters" || p.role.is_trained());
-                wanted.zip(tensors).map(move |(parameter, values)| Named {
-                    name: format!("{kind}.{}", parameter.name),
-                    shape: parameter.shape.clone(),
-                    values,
-                })
-            })
-            .collect();
-        tensors.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        Ok(tensors)
+        self.state.check(&parameters, slots).map_err(damaged)?;
+        let mut named = Vec::new();
+        for (kind, tensors) in slots.iter().zip(&self.state.slots).chain([(&"parameters", &self.state.parameters)]) {
+            let wanted = parameters.iter().filter(|p| *kind == "parameters" || p.role.is_trained());
+            for (parameter, values) in wanted.zip(tensors) {
+                let data = bytemuck::cast_slice(values);
+                let view = TensorView::new(Dtype::F32, parameter.shape.clone(), data).map_err(damaged)?;
+                named.push((format!("{kind}.{}", parameter.name), view));
+            }
+        }
+        named.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        Ok(named)
     }
 }
 
@@ -182,14 +166,8 @@ fn check_position(config: &RunConfig, position: &Position) -> Result<(), String>
     Ok(())
 }
 
-struct Named<'a> {
-    name: String,
-    shape: Vec<usize>,
-    values: &'a [f32],
-}
-
-fn damaged(reason: String) -> CheckpointError {
-    CheckpointError::Damaged { reason }
+fn damaged(reason: impl ToString) -> CheckpointError {
+    CheckpointError::Damaged(reason.to_string())
 }
 
 /// SHA-256, in hexadecimal, over every part with its length before it.
@@ -277,20 +255,7 @@ impl Checkpoints {
 
 /// The checkpoints in a folder with their steps, in no order; none if there is no folder. A folder of such a name is not one.
 pub(super) fn files(folder: &Path) -> std::io::Result<Vec<(u64, PathBuf)>> {
-    let entries = match std::fs::read_dir(folder) {
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(Vec::new()),
-        entries => entries?,
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let path = entry?.path();
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let step = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(SUFFIX));
-        if let Some(step) = step.and_then(|step| step.parse::<u64>().ok())
-            && !path.is_dir()
-        {
-            found.push((step, path));
-        }
-    }
-    Ok(found)
+    let step = |path: &Path| file_name(path).strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.parse::<u64>().ok();
+    let found = entries(folder)?.into_iter().filter_map(|path| Some((step(&path)?, path)));
+    Ok(found.filter(|(_, path)| !path.is_dir()).collect())
 }

@@ -8,8 +8,8 @@
 
 use super::checkpoint::{self, Checkpoints};
 use super::{
-    BEST_FILE, CONFIG_FILE, HISTORY_CSV_FILE, HISTORY_FILE, MODEL_FILE, RUN_FILES, RunConfig, RunError, SUMMARY_FILE,
-    Summary, TENSORBOARD_FOLDER, history_csv, is_feature_map, to_json,
+    CONFIG_FILE, HISTORY_CSV_FILE, HISTORY_FILE, RUN_FILES, RunConfig, RunError, SUMMARY_FILE, Summary,
+    TENSORBOARD_FOLDER, entries, file_name, history_csv, is_feature_map, to_json,
 };
 use crate::files::{PART_PREFIX, PART_SUFFIX, Unfinished, create_folder, sync_folder, write_whole};
 use crate::model::Model;
@@ -53,14 +53,14 @@ impl RunFolder {
     /// # Errors
     /// It exists and is not empty, or cannot be created.
     pub fn create(path: &Path, replace: bool) -> Result<Self, RunError> {
-        let fail = |source| RunError::Create { path: path.to_path_buf(), source };
+        let fail = |source| RunError::Folder { action: "create", path: path.to_path_buf(), source };
         create_folder(path).map_err(fail)?;
         let is_empty = fs::read_dir(path).map_err(fail)?.next().is_none();
         if !is_empty && !replace {
-            return Err(RunError::Exists { path: path.to_path_buf() });
+            return Err(RunError::Exists(path.to_path_buf()));
         }
         let folder = RunFolder::locked(path, replace, !is_empty)?;
-        if folder.holds_run().map_err(fail)? {
+        if !old_files(path).map_err(fail)?.is_empty() {
             let root = path.join(NEW);
             fs::create_dir(&root).map_err(fail)?;
             folder.root.replace(root);
@@ -78,7 +78,7 @@ impl RunFolder {
         let runs = Path::new("runs");
         for number in 1u32.. {
             let path = runs.join(format!("{name}-{number}"));
-            let fail = |source| RunError::Create { path: path.clone(), source };
+            let fail = |source| RunError::Folder { action: "create", path: path.clone(), source };
             create_folder(runs).map_err(fail)?;
             // Whoever creates a folder has it: of several processes that start at once, each gets another one.
             match fs::create_dir(&path) {
@@ -98,24 +98,20 @@ impl RunFolder {
     /// There is no such folder, or another process writes into it.
     pub fn reopen(path: &Path) -> Result<Self, RunError> {
         if !path.is_dir() {
-            let reason = if path.exists() {
-                "it is a file; name the run folder".to_string()
-            } else {
-                "there is no such folder".to_string()
-            };
-            return Err(RunError::NoRun { path: path.to_path_buf(), reason });
+            let reason = if path.exists() { "it is a file; name the run folder" } else { "there is no such folder" };
+            return Err(RunError::NoRun { path: path.to_path_buf(), reason: reason.to_string() });
         }
         RunFolder::locked(path, true, true)
     }
 
     fn locked(path: &Path, replace: bool, used: bool) -> Result<Self, RunError> {
-        let fail = |source| RunError::Unwritable { path: path.to_path_buf(), source };
+        let fail = |source| RunError::Folder { action: "write to", path: path.to_path_buf(), source };
         let file = path.join(LOCK_FILE);
         let lock = loop {
             let lock = open_lock(&file).map_err(fail)?;
             match lock.try_lock() {
                 Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Err(RunError::Locked { path: path.to_path_buf() }),
+                Err(TryLockError::WouldBlock) => return Err(RunError::Locked(path.to_path_buf())),
                 Err(TryLockError::Error(source)) => return Err(fail(source)),
             }
             // Whoever held it removes the file before unlocking it: then this is a lock on a file that has no name any more, and keeps
@@ -157,18 +153,13 @@ impl RunFolder {
         }
     }
 
-    /// Whether the folder holds files of a run.
-    fn holds_run(&self) -> io::Result<bool> {
-        Ok(!old_files(&self.path)?.is_empty())
-    }
-
     /// Makes the run count that was written so far, in place of the one that was here before. Called when there is something to resume from;
     /// does nothing where no run is replaced, or where it was done already. After an error it can be called again.
     ///
     /// # Errors
     /// The system refuses. The run that counted before still counts, or the new one does.
     pub fn commit(&self) -> Result<(), RunError> {
-        let fail = |source| RunError::Unwritable { path: self.path.clone(), source };
+        let fail = |source| RunError::Folder { action: "write to", path: self.path.clone(), source };
         let [new, replacement, arriving] = [NEW, REPLACEMENT, ARRIVING].map(|name| self.path.join(name));
         let advance = |to: &Path| -> io::Result<()> {
             fs::rename(&*self.root.borrow(), to)?;
@@ -245,20 +236,15 @@ impl RunFolder {
         self.write(HISTORY_CSV_FILE, history_csv(history).as_bytes(), true)
     }
 
-    /// Writes `model.safetensors`; called after each epoch, so that no more than one epoch can be lost.
+    /// Writes the weights `name`: [`MODEL_FILE`](super::MODEL_FILE), after each epoch, so that no more than one epoch can be lost, or
+    /// [`BEST_FILE`](super::BEST_FILE).
     ///
     /// # Errors
     /// The file could not be written.
-    pub fn write_model(&self, model: &Model, parameters: &[Vec<f32>]) -> Result<(), RunError> {
-        self.write_weights(MODEL_FILE, model, parameters)
-    }
-
-    /// Writes `best.safetensors`: the model with the least validation loss so far.
-    ///
-    /// # Errors
-    /// The file could not be written.
-    pub fn write_best(&self, model: &Model, parameters: &[Vec<f32>]) -> Result<(), RunError> {
-        self.write_weights(BEST_FILE, model, parameters)
+    pub fn write_weights(&self, name: &str, model: &Model, parameters: &[Vec<f32>]) -> Result<(), RunError> {
+        let bytes = weights::to_bytes(model, parameters)
+            .map_err(|source| RunError::Weights { path: self.path.join(name), source })?;
+        self.write(name, &bytes, true)
     }
 
     /// Writes `summary.json`.
@@ -276,12 +262,6 @@ impl RunFolder {
     pub fn write_picture(&self, name: &str, png: &[u8]) -> Result<PathBuf, RunError> {
         self.write(name, png, self.replace)?;
         Ok(self.path.join(name))
-    }
-
-    fn write_weights(&self, name: &str, model: &Model, parameters: &[Vec<f32>]) -> Result<(), RunError> {
-        let bytes = weights::to_bytes(model, parameters)
-            .map_err(|source| RunError::Weights { path: self.path.join(name), source })?;
-        self.write(name, &bytes, true)
     }
 
     fn write_json(&self, name: &str, value: &impl Serialize) -> Result<(), RunError> {
@@ -322,7 +302,7 @@ pub(super) fn finish_replacement(path: &Path) -> Result<(), RunError> {
     while [REPLACEMENT, ARRIVING].iter().any(|name| path.join(name).is_dir()) {
         match RunFolder::reopen(path) {
             // A training that is alive finishes it by itself.
-            Err(RunError::Locked { .. }) if begin.elapsed() < Duration::from_secs(2) => {
+            Err(RunError::Locked(_)) if begin.elapsed() < Duration::from_secs(2) => {
                 std::thread::sleep(Duration::from_millis(20));
             }
             opened => return opened.map(drop),
@@ -362,18 +342,6 @@ fn move_up(from: &Path, to: &Path) -> io::Result<()> {
     sync_folder(to)?;
     fs::remove_dir(from)?;
     sync_folder(from.parent().unwrap_or(to))
-}
-
-/// The paths in a folder; none if there is no such folder.
-fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    match fs::read_dir(folder) {
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(Vec::new()),
-        entries => entries?.map(|entry| Ok(entry?.path())).collect(),
-    }
-}
-
-fn file_name(path: &Path) -> String {
-    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// Opens the lock file, without waiting for whoever may be at the other end of a pipe of that name.

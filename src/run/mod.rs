@@ -12,6 +12,8 @@ use crate::ops::SharedTiles;
 use crate::train::EpochRecord;
 use folder::finish_replacement;
 use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -76,32 +78,20 @@ pub enum RunError {
     #[error(transparent)]
     File(#[from] FileError),
     /// The folder exists already.
-    #[error("{} exists and is not empty", path.shown())]
-    Exists {
-        /// The folder.
-        path: PathBuf,
-    },
+    #[error("{} exists and is not empty", .0.shown())]
+    Exists(PathBuf),
     /// Another process trains into the folder.
-    #[error("another training is writing into {}; wait for it, or choose another folder", path.shown())]
-    Locked {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// The folder could not be created.
-    #[error("cannot create the run folder {}: {source}", path.shown())]
-    Create {
-        /// The folder.
-        path: PathBuf,
-        /// The cause.
-        source: std::io::Error,
-    },
-    /// The folder is there and cannot be written to.
-    #[error("cannot write to the run folder {}: {source}", path.shown())]
-    Unwritable {
+    #[error("another training is writing into {}; wait for it, or choose another folder", .0.shown())]
+    Locked(PathBuf),
+    /// The folder cannot be created or written to.
+    #[error("cannot {action} the run folder {}: {source}", path.shown())]
+    Folder {
+        /// What was attempted: "create" or "write to".
+        action: &'static str,
         /// The folder.
         path: PathBuf,
         /// The cause.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// There is no run.
     #[error("{} is not a run: {reason}. A run is a folder made by `fmnist-gpu train`, or the {MODEL_FILE} in it", path.shown())]
@@ -277,17 +267,8 @@ pub fn history_csv(history: &[EpochRecord]) -> String {
     for r in history {
         let optional = |value: Option<f64>| value.map_or(String::new(), |value| value.to_string());
         let (val_loss, val_accuracy) = (optional(r.val_loss), optional(r.val_accuracy));
-        let row = [
-            r.epoch.to_string(),
-            r.loss.to_string(),
-            r.accuracy.to_string(),
-            val_loss,
-            val_accuracy,
-            r.seconds.to_string(),
-            r.images_per_second.to_string(),
-        ];
-        text.push_str(&row.join(","));
-        text.push('\n');
+        let speed = r.images_per_second;
+        text += &format!("{},{},{},{val_loss},{val_accuracy},{},{speed}\n", r.epoch, r.loss, r.accuracy, r.seconds);
     }
     text
 }
@@ -354,8 +335,20 @@ impl Run {
 fn read_parsed<T>(path: &Path, parse: impl FnOnce(&[u8]) -> Result<T, String>) -> Result<Option<T>, RunError> {
     let damaged = |reason| RunError::Damaged { path: path.to_path_buf(), reason };
     match read_bounded(path, MAX_JSON_BYTES) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(damaged(error.to_string())),
         Ok(bytes) => parse(&bytes).map(Some).map_err(damaged),
     }
+}
+
+/// The paths in a folder; none if there is no such folder.
+fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(folder) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(Vec::new()),
+        entries => entries?.map(|entry| Ok(entry?.path())).collect(),
+    }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }

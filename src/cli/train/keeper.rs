@@ -8,7 +8,7 @@ use fmnist_gpu::files::{ShownPath, write_whole};
 use fmnist_gpu::model::weights;
 use fmnist_gpu::run::checkpoint::Checkpoint;
 use fmnist_gpu::run::folder::RunFolder;
-use fmnist_gpu::run::{RunConfig, TENSORBOARD_FOLDER};
+use fmnist_gpu::run::{BEST_FILE, MODEL_FILE, RunConfig, TENSORBOARD_FOLDER};
 use fmnist_gpu::tensorboard::TrainingEvents;
 use fmnist_gpu::train::{EpochRecord, Position};
 use std::collections::BTreeMap;
@@ -73,7 +73,9 @@ impl<'a> Keeper<'a> {
         }
         // Before the checkpoint: a run that is resumed after this epoch does not see its weights again.
         self.keep_best();
-        self.attempt("weights", |keeper| Ok(keeper.folder.write_model(&keeper.config.model, &weights)?));
+        self.attempt("weights", |keeper| {
+            Ok(keeper.folder.write_weights(MODEL_FILE, &keeper.config.model, &weights)?)
+        });
         let every = self.args.checkpoint_every;
         if every > 0 && (record.epoch.is_multiple_of(every) || record.epoch == self.config.epochs) {
             self.checkpoint(position, engine);
@@ -142,7 +144,7 @@ impl<'a> Keeper<'a> {
     fn keep_best(&mut self) {
         self.attempt("best weights", |keeper| {
             if let Some(weights) = &keeper.best.1 {
-                keeper.folder.write_best(&keeper.config.model, weights)?;
+                keeper.folder.write_weights(BEST_FILE, &keeper.config.model, weights)?;
                 keeper.best.1 = None;
             }
             Ok(())
@@ -177,7 +179,7 @@ impl<'a> Keeper<'a> {
 
     fn model(&self, weights: &[Vec<f32>]) -> Result<()> {
         let model = &self.config.model;
-        let Err(error) = self.folder.write_model(model, weights) else { return Ok(()) };
+        let Err(error) = self.folder.write_weights(MODEL_FILE, model, weights) else { return Ok(()) };
         let elsewhere = std::env::temp_dir().join(format!("fmnist-gpu-{}-rescued.safetensors", std::process::id()));
         let bytes = weights::to_bytes(model, weights).context("encoding the weights")?;
         match write_whole(&elsewhere, &bytes, true) {
