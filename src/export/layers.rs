@@ -3,12 +3,15 @@
 //! No rule has a case for all other layers, so the compiler names those that a new layer lacks.
 
 use super::onnx::Graph;
-use super::onnx_proto::AttributeProto;
+use super::onnx_proto::{Message, float_attribute, int_attribute, sizes_attribute};
 use super::python::{pair, unused};
 use super::torch::Forward;
 use super::window::Window;
 use crate::cpu::conv2d::Padding;
-use crate::model::{Activation, Layer, LayerShape, Role};
+use crate::model::Layer::{
+    self, Add, AveragePool2d, BatchNorm, Conv2d, Dense, Flatten, Gelu, MaxPool2d, Relu, SumPool2d,
+};
+use crate::model::{Activation, LayerShape, Role};
 use std::fmt::Write;
 
 /// What a layer does to the order of the features, if its output is a list of them.
@@ -27,13 +30,9 @@ pub(super) enum Features {
 /// Returns what a layer does to the order of the features.
 pub(super) fn features(shape: &LayerShape) -> Features {
     match &shape.layer {
-        Layer::BatchNorm { .. } | Layer::Add | Layer::Relu | Layer::Gelu => Features::Kept,
-        Layer::Conv2d { .. }
-        | Layer::MaxPool2d { .. }
-        | Layer::AveragePool2d { .. }
-        | Layer::SumPool2d { .. }
-        | Layer::Dense { .. } => Features::Mixed,
-        Layer::Flatten => match shape.input[..] {
+        BatchNorm { .. } | Add | Relu | Gelu => Features::Kept,
+        Conv2d { .. } | MaxPool2d { .. } | AveragePool2d { .. } | SumPool2d { .. } | Dense { .. } => Features::Mixed,
+        Flatten => match shape.input[..] {
             // A single cell.
             [1, 1, _] => Features::Flattened { channels: 1 },
             [_, _, channels] => Features::Flattened { channels },
@@ -45,15 +44,9 @@ pub(super) fn features(shape: &LayerShape) -> Features {
 /// Returns the tensors that a layer has in PyTorch and in ONNX.
 pub(super) fn torch_roles(layer: &Layer) -> &'static [Role] {
     match layer {
-        Layer::Conv2d { .. } | Layer::Dense { .. } => &[Role::Weight, Role::Bias],
-        Layer::BatchNorm { .. } => &[Role::Scale, Role::Shift, Role::Mean, Role::Variance],
-        Layer::MaxPool2d { .. }
-        | Layer::AveragePool2d { .. }
-        | Layer::SumPool2d { .. }
-        | Layer::Add
-        | Layer::Relu
-        | Layer::Gelu
-        | Layer::Flatten => &[],
+        Conv2d { .. } | Dense { .. } => &[Role::Weight, Role::Bias],
+        BatchNorm { .. } => &[Role::Scale, Role::Shift, Role::Mean, Role::Variance],
+        MaxPool2d { .. } | AveragePool2d { .. } | SumPool2d { .. } | Add | Relu | Gelu | Flatten => &[],
     }
 }
 
@@ -78,26 +71,23 @@ pub(super) fn onnx(shape: &LayerShape, name: &str, inputs: &[&str], channels_las
         torch_roles(&shape.layer).iter().map(|role| format!("{}.{}", shape.name, role.key())).collect();
     let reads: Vec<&str> = std::iter::once(x).chain(tensors.iter().map(String::as_str)).collect();
     match &shape.layer {
-        Layer::Conv2d { activation, .. } => {
-            graph.apply("Conv", name, &reads, window_attributes(&Window::of_conv(shape)));
+        Conv2d { activation, .. } => {
+            graph.apply("Conv", name, &reads, window_attributes(shape));
             return onnx_activation(*activation, name, graph);
         }
-        Layer::Dense { activation, .. } => {
+        Dense { activation, .. } => {
             // The weight is [out, in].
-            graph.apply("Gemm", name, &reads, vec![AttributeProto::int("transB", 1)]);
+            graph.apply("Gemm", name, &reads, vec![int_attribute("transB", 1)]);
             return onnx_activation(*activation, name, graph);
         }
-        Layer::MaxPool2d { .. } => graph.apply("MaxPool", name, &[x], window_attributes(&Window::of_pool(shape))),
-        Layer::AveragePool2d { .. } => {
-            graph.apply("AveragePool", name, &[x], window_attributes(&Window::of_pool(shape)));
-        }
-        Layer::SumPool2d { .. } => onnx_sum_pool(shape, name, x, graph),
-        Layer::BatchNorm { momentum, epsilon, .. } => {
-            let attributes =
-                vec![AttributeProto::float("epsilon", *epsilon), AttributeProto::float("momentum", *momentum)];
+        MaxPool2d { .. } => graph.apply("MaxPool", name, &[x], window_attributes(shape)),
+        AveragePool2d { .. } => graph.apply("AveragePool", name, &[x], window_attributes(shape)),
+        SumPool2d { .. } => onnx_sum_pool(shape, name, x, graph),
+        BatchNorm { momentum, epsilon, .. } => {
+            let attributes = vec![float_attribute("epsilon", *epsilon), float_attribute("momentum", *momentum)];
             graph.apply("BatchNormalization", name, &reads, attributes);
         }
-        Layer::Add => {
+        Add => {
             let mut sum = x.to_string();
             for (i, other) in inputs.iter().enumerate().skip(1) {
                 let next = if i + 1 == inputs.len() { name.to_string() } else { format!("{name}.sum_{i}") };
@@ -105,15 +95,15 @@ pub(super) fn onnx(shape: &LayerShape, name: &str, inputs: &[&str], channels_las
                 sum = next;
             }
         }
-        Layer::Relu => graph.apply("Relu", name, &[x], vec![]),
-        Layer::Gelu => onnx_gelu(name, x, graph),
-        Layer::Flatten => {
+        Relu => graph.apply("Relu", name, &[x], vec![]),
+        Gelu => onnx_gelu(name, x, graph),
+        Flatten => {
             let last = format!("{name}.channels_last");
             if channels_last {
-                graph.apply("Transpose", &last, &[x], vec![AttributeProto::ints("perm", &[0, 2, 3, 1])]);
+                graph.apply("Transpose", &last, &[x], vec![sizes_attribute("perm", &[0, 2, 3, 1])]);
             }
             let x = if channels_last { &last } else { x };
-            graph.apply("Flatten", name, &[x], vec![AttributeProto::int("axis", 1)]);
+            graph.apply("Flatten", name, &[x], vec![int_attribute("axis", 1)]);
         }
     }
     name.to_string()
@@ -162,23 +152,22 @@ fn onnx_gelu(name: &str, x: &str, graph: &mut Graph) {
 
 /// ONNX has no sum pooling: it is an average, counting the padding's zeros, times the number of cells in the window.
 fn onnx_sum_pool(shape: &LayerShape, name: &str, x: &str, graph: &mut Graph) {
-    let window = Window::of_pool(shape);
-    let mut attributes = window_attributes(&window);
-    attributes.push(AttributeProto::int("count_include_pad", 1));
+    let mut attributes = window_attributes(shape);
+    attributes.push(int_attribute("count_include_pad", 1));
     let (average, cells) = (format!("{name}.average"), format!("{name}.cells"));
     graph.apply("AveragePool", &average, &[x], attributes);
-    graph.constant(&cells, &[], &[window.cells() as f32]);
+    graph.constant(&cells, &[], &[Window::of(shape).cells() as f32]);
     graph.apply("Mul", name, &[&average, &cells], vec![]);
 }
 
 /// Returns size, stride and padding. `auto_pad` is deprecated, and tools interpret it differently, so the padding is
 /// explicit.
-fn window_attributes(window: &Window) -> Vec<AttributeProto> {
-    let Window { size, stride, begin, end } = window;
+fn window_attributes(shape: &LayerShape) -> Vec<Message> {
+    let Window { size, stride, begin, end } = Window::of(shape);
     vec![
-        AttributeProto::ints("kernel_shape", size),
-        AttributeProto::ints("strides", stride),
-        AttributeProto::ints("pads", &[*begin, *end].concat()),
+        sizes_attribute("kernel_shape", &size),
+        sizes_attribute("strides", &stride),
+        sizes_attribute("pads", &[begin, end].concat()),
     ]
 }
 
@@ -186,8 +175,8 @@ fn window_attributes(window: &Window) -> Vec<AttributeProto> {
 pub(super) fn torch_constructor(shape: &LayerShape) -> Option<String> {
     let channels = shape.input.last().copied().unwrap_or_default();
     match &shape.layer {
-        Layer::Conv2d { filters, .. } => {
-            let window = Window::of_conv(shape);
+        Conv2d { filters, .. } => {
+            let window = Window::of(shape);
             let mut text = format!("nn.Conv2d({channels}, {filters}, {}", pair(window.size));
             if window.stride != [1, 1] {
                 // Writing to a string cannot fail.
@@ -195,20 +184,14 @@ pub(super) fn torch_constructor(shape: &LayerShape) -> Option<String> {
             }
             Some(text + &even_padding(&window) + ")")
         }
-        Layer::Dense { units, .. } => Some(format!("nn.Linear({channels}, {units})")),
-        Layer::BatchNorm { momentum, epsilon, .. } => {
+        Dense { units, .. } => Some(format!("nn.Linear({channels}, {units})")),
+        BatchNorm { momentum, epsilon, .. } => {
             let class = if shape.input.len() == 1 { "BatchNorm1d" } else { "BatchNorm2d" };
             // The part that a batch changes, without the digits of the subtraction's rounding.
             let changed = ((1.0 - momentum) * 1e12).round() / 1e12;
             Some(format!("nn.{class}({channels}, eps={epsilon}, momentum={changed})"))
         }
-        Layer::MaxPool2d { .. }
-        | Layer::AveragePool2d { .. }
-        | Layer::SumPool2d { .. }
-        | Layer::Add
-        | Layer::Relu
-        | Layer::Gelu
-        | Layer::Flatten => None,
+        MaxPool2d { .. } | AveragePool2d { .. } | SumPool2d { .. } | Add | Relu | Gelu | Flatten => None,
     }
 }
 
@@ -216,20 +199,20 @@ pub(super) fn torch_constructor(shape: &LayerShape) -> Option<String> {
 /// `channels_last` says whether it flattens an image with the channels last.
 pub(super) fn torch(shape: &LayerShape, others: &[String], channels_last: bool, forward: &mut Forward) {
     match &shape.layer {
-        Layer::Conv2d { activation, .. } => {
-            let x = unevenly_padded(forward.variable(), &Window::of_conv(shape), None);
+        Conv2d { activation, .. } => {
+            let x = unevenly_padded(forward.variable(), &Window::of(shape), None);
             forward.value = torch_activation(*activation, format!("self.{}({x})", shape.name));
         }
-        Layer::Dense { activation, .. } => {
+        Dense { activation, .. } => {
             let x = forward.variable();
             forward.value = torch_activation(*activation, format!("self.{}({x})", shape.name));
         }
-        Layer::MaxPool2d { .. } => torch_pool(shape, forward, |x, window, arguments| {
+        MaxPool2d { .. } => torch_pool(shape, forward, |x, window, arguments| {
             // Padding never wins a maximum.
             format!("F.max_pool2d({}{arguments})", unevenly_padded(x, window, Some("-torch.inf")))
         }),
-        Layer::AveragePool2d { .. } => {
-            let window = Window::of_pool(shape);
+        AveragePool2d { .. } => {
+            let window = Window::of(shape);
             let sum =
                 |x: &str, arguments: &str| format!("F.avg_pool2d({}{arguments})", unevenly_padded(x, &window, None));
             if window.is_even() {
@@ -249,27 +232,27 @@ pub(super) fn torch(shape: &LayerShape, others: &[String], channels_last: bool, 
                 forward.finish();
             }
         }
-        Layer::SumPool2d { .. } => torch_pool(shape, forward, |x, window, arguments| {
+        SumPool2d { .. } => torch_pool(shape, forward, |x, window, arguments| {
             format!("F.avg_pool2d({}{arguments}, divisor_override=1)", unevenly_padded(x, window, None))
         }),
-        Layer::BatchNorm { .. } => {
+        BatchNorm { .. } => {
             forward.shorten();
             forward.value = format!("self.{}({})", shape.name, forward.value);
         }
-        Layer::Add => {
+        Add => {
             for other in others {
                 let _ = write!(forward.value, " + {other}");
             }
             // Within another expression, the sum might need parentheses.
             forward.finish();
         }
-        Layer::Relu => forward.value = torch_activation(Activation::Relu, std::mem::take(&mut forward.value)),
-        Layer::Gelu => {
+        Relu => forward.value = torch_activation(Activation::Relu, std::mem::take(&mut forward.value)),
+        Gelu => {
             forward.shorten();
             forward.value = torch_activation(Activation::Gelu, std::mem::take(&mut forward.value));
         }
-        Layer::Flatten if channels_last => forward.value.push_str(".permute(0, 2, 3, 1).flatten(1)"),
-        Layer::Flatten => forward.value.push_str(".flatten(1)"),
+        Flatten if channels_last => forward.value.push_str(".permute(0, 2, 3, 1).flatten(1)"),
+        Flatten => forward.value.push_str(".flatten(1)"),
     }
 }
 
@@ -284,7 +267,7 @@ fn torch_activation(activation: Activation, value: String) -> String {
 
 /// Adds a pooling; `make` returns the expression for a value, a window, and the arguments after the value.
 fn torch_pool(shape: &LayerShape, forward: &mut Forward, make: impl Fn(&str, &Window, &str) -> String) {
-    let window = Window::of_pool(shape);
+    let window = Window::of(shape);
     if !window.is_even() {
         // The padding would make the line too long.
         forward.variable();
@@ -315,28 +298,17 @@ fn unevenly_padded(value: &str, window: &Window, fill: Option<&str>) -> String {
 /// The name of the function that Keras's layers use for GELU: `gelu` would mean the exact form, without tanh.
 pub(super) const KERAS_GELU: &str = "gelu_tanh";
 
-/// The names of all such functions.
-pub(super) const KERAS_FUNCTIONS: [&str; 1] = [KERAS_GELU];
+/// The code of this function, which is registered, so that Keras can save and load the model.
+pub(super) const KERAS_GELU_CODE: &str = "@keras.saving.register_keras_serializable()\n\
+                                          def gelu_tanh(x):\n    \
+                                              return keras.activations.gelu(x, approximate=True)\n";
 
-/// Returns the code of a function that a layer needs in Keras, if any.
-pub(super) fn keras_function(shape: &LayerShape) -> Option<&'static str> {
-    // Registered, so that Keras can save and load the model.
-    const GELU: &str = "@keras.saving.register_keras_serializable()\n\
-                        def gelu_tanh(x):\n    \
-                            return keras.activations.gelu(x, approximate=True)\n";
-    match &shape.layer {
-        Layer::Gelu => Some(GELU),
-        Layer::Conv2d { activation, .. } | Layer::Dense { activation, .. } => match activation {
-            Activation::Gelu => Some(GELU),
-            Activation::None | Activation::Relu | Activation::Softmax => None,
-        },
-        Layer::MaxPool2d { .. }
-        | Layer::AveragePool2d { .. }
-        | Layer::SumPool2d { .. }
-        | Layer::BatchNorm { .. }
-        | Layer::Add
-        | Layer::Relu
-        | Layer::Flatten => None,
+/// Whether a layer uses it.
+pub(super) fn uses_keras_gelu(layer: &Layer) -> bool {
+    match layer {
+        Conv2d { activation, .. } | Dense { activation, .. } => *activation == Activation::Gelu,
+        Gelu => true,
+        MaxPool2d { .. } | AveragePool2d { .. } | SumPool2d { .. } | BatchNorm { .. } | Add | Relu | Flatten => false,
     }
 }
 
@@ -345,7 +317,7 @@ pub(super) fn keras_function(shape: &LayerShape) -> Option<&'static str> {
 pub(super) fn keras(shape: &LayerShape, is_last: bool, is_name: impl Fn(&str) -> bool) -> Vec<String> {
     let name = &shape.name;
     match &shape.layer {
-        Layer::Conv2d { filters, kernel_size, stride, padding, activation } => {
+        Conv2d { filters, kernel_size, stride, padding, activation } => {
             let mut line = format!("Conv2D({filters}, {}", pair((*kernel_size).into()));
             if <[usize; 2]>::from(*stride) != [1, 1] {
                 let _ = write!(line, ", strides={}", pair((*stride).into()));
@@ -353,10 +325,10 @@ pub(super) fn keras(shape: &LayerShape, is_last: bool, is_name: impl Fn(&str) ->
             let activation = keras_activation(*activation);
             vec![format!("{line}{}{activation}, name=\"{name}\")", padding_argument(*padding))]
         }
-        Layer::MaxPool2d { padding, .. } => vec![keras_pool("MaxPooling2D", shape, *padding, name)],
-        Layer::AveragePool2d { padding, .. } => vec![keras_pool("AveragePooling2D", shape, *padding, name)],
-        Layer::SumPool2d { .. } => keras_sum_pool(shape, is_name),
-        Layer::BatchNorm { momentum, epsilon, scale, center } => {
+        MaxPool2d { padding, .. } => vec![keras_pool("MaxPooling2D", shape, *padding, name)],
+        AveragePool2d { padding, .. } => vec![keras_pool("AveragePooling2D", shape, *padding, name)],
+        SumPool2d { .. } => keras_sum_pool(shape, is_name),
+        BatchNorm { momentum, epsilon, scale, center } => {
             let mut line = format!("BatchNormalization(momentum={momentum}, epsilon={epsilon}");
             for (key, value) in [("scale", scale), ("center", center)] {
                 if !value {
@@ -365,11 +337,11 @@ pub(super) fn keras(shape: &LayerShape, is_last: bool, is_name: impl Fn(&str) ->
             }
             vec![format!("{line}, name=\"{name}\")")]
         }
-        Layer::Add => vec![format!("Add(name=\"{name}\")")],
-        Layer::Relu => vec![format!("ReLU(name=\"{name}\")")],
-        Layer::Gelu => vec![format!("Activation({KERAS_GELU}, name=\"{name}\")")],
-        Layer::Flatten => vec![format!("Flatten(name=\"{name}\")")],
-        Layer::Dense { units, activation } => {
+        Add => vec![format!("Add(name=\"{name}\")")],
+        Relu => vec![format!("ReLU(name=\"{name}\")")],
+        Gelu => vec![format!("Activation({KERAS_GELU}, name=\"{name}\")")],
+        Flatten => vec![format!("Flatten(name=\"{name}\")")],
+        Dense { units, activation } => {
             let activation = if is_last { Activation::Softmax } else { *activation };
             vec![format!("Dense({units}{}, name=\"{name}\")", keras_activation(activation))]
         }
@@ -394,7 +366,7 @@ fn keras_activation(activation: Activation) -> String {
 }
 
 fn keras_pool(class: &str, shape: &LayerShape, padding: Padding, name: &str) -> String {
-    let window = Window::of_pool(shape);
+    let window = Window::of(shape);
     let mut line = format!("{class}({}", pair(window.size));
     if window.stride != window.size {
         let _ = write!(line, ", strides={}", pair(window.stride));
@@ -405,7 +377,7 @@ fn keras_pool(class: &str, shape: &LayerShape, padding: Padding, name: &str) -> 
 /// Keras has no sum pooling: it is an average, counting the padding's zeros, times the number of cells in the window.
 fn keras_sum_pool(shape: &LayerShape, is_name: impl Fn(&str) -> bool) -> Vec<String> {
     let name = &shape.name;
-    let window = Window::of_pool(shape);
+    let window = Window::of(shape);
     let mut lines = Vec::new();
     if window.is_padded() {
         let ([top, left], [bottom, right]) = (window.begin, window.end);

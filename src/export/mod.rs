@@ -55,18 +55,13 @@ pub enum ExportError {
         /// Values that were given.
         found: usize,
     },
-    /// The format does not support such a large model.
-    #[error("the model has {bytes} bytes of parameters, but {format} can contain at most {limit}; {advice}")]
-    TooLarge {
-        /// The format.
-        format: &'static str,
-        /// Bytes of the parameters.
-        bytes: u64,
-        /// Maximum size of a file in bytes.
-        limit: u64,
-        /// What to do instead.
-        advice: &'static str,
-    },
+    /// The model has so many bytes of parameters that ONNX does not support it.
+    #[error(
+        "the model has {} bytes of parameters, but an ONNX file can contain at most {}; torch, keras and npz have no such limit",
+        .0,
+        onnx::MAX_BYTES
+    )]
+    TooLarge(u64),
     /// A layer has a name that cannot be an attribute of a module of PyTorch.
     #[error(
         "the layer `{name}` cannot be exported for PyTorch, where its name is {reason}; give it another `name` in the model \
@@ -103,9 +98,15 @@ impl Facts {
         Facts { description, dataset: None, test_accuracy: None }
     }
 
-    /// Returns the names of the classes as a JSON list.
-    fn class_names(&self) -> String {
-        serde_json::Value::from(self.description.class_names.to_vec()).to_string()
+    /// Returns what a file says about its model, as keys and values; `layers` is the key of the model as JSON.
+    fn metadata(&self, model: &Model, layers: &'static str) -> Result<Vec<(&'static str, String)>, WeightsError> {
+        let description = serde_json::to_string(model).map_err(|error| WeightsError::Model(error.to_string()))?;
+        let class_names = serde_json::Value::from(self.description.class_names.to_vec());
+        let version = format!("fmnist-gpu {}", env!("CARGO_PKG_VERSION"));
+        let mut entries = vec![("class_names", class_names.to_string()), (layers, description), ("version", version)];
+        entries.extend(self.dataset.map(|dataset| ("dataset", dataset.to_string())));
+        entries.extend(self.test_accuracy.map(|accuracy| ("test_accuracy", accuracy.to_string())));
+        Ok(entries)
     }
 }
 
@@ -120,12 +121,8 @@ fn checked_shapes(model: &Model, parameters: &[Vec<f32>]) -> Result<Vec<LayerSha
     for (parameter, values) in expected.into_iter().zip(parameters) {
         let needed = parameter.shape.iter().product();
         if values.len() != needed {
-            return Err(ExportError::Length {
-                name: parameter.name,
-                shape: parameter.shape,
-                expected: needed,
-                found: values.len(),
-            });
+            let (name, shape, found) = (parameter.name, parameter.shape, values.len());
+            return Err(ExportError::Length { name, shape, expected: needed, found });
         }
     }
     Ok(shapes)

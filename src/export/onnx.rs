@@ -11,14 +11,9 @@
 use super::layers;
 use super::layout::{Orders, slots};
 use super::npz::little_endian;
-use super::onnx_proto::{
-    AttributeProto, Dimension, DimensionProto, FLOAT, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
-    StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
-};
+use super::onnx_proto::{FLOAT, Message, int_attribute, sizes_attribute};
 use super::{ExportError, Facts, checked_shapes, python};
-use crate::model::weights::WeightsError;
 use crate::model::{LayerShape, Model, Source};
-use prost::Message;
 
 /// Version of the operator set.
 const OPSET: i64 = 17;
@@ -37,7 +32,7 @@ const DIVISOR: &str = "rescale.divisor";
 /// The images as the first layer reads them.
 const IMAGES: &str = "to_channels_first";
 /// Maximum size of a protobuf message in bytes; 64 KiB are reserved for everything but the parameters.
-const MAX_BYTES: u64 = i32::MAX as u64 - (64 << 10);
+pub(super) const MAX_BYTES: u64 = i32::MAX as u64 - (64 << 10);
 
 /// Returns the bytes of an ONNX file.
 ///
@@ -46,20 +41,20 @@ const MAX_BYTES: u64 = i32::MAX as u64 - (64 << 10);
 pub fn to_bytes(model: &Model, parameters: &[Vec<f32>], facts: &Facts) -> Result<Vec<u8>, ExportError> {
     check_size(&model.shapes()?)?;
     let shapes = checked_shapes(model, parameters)?;
-    let proto = ModelProto {
-        ir_version: Some(IR_VERSION),
-        producer_name: Some("fmnist-gpu".to_string()),
-        producer_version: Some(env!("CARGO_PKG_VERSION").to_string()),
-        doc_string: Some(
-            "Classifies Fashion-MNIST images: grey values 0 to 255 (0 is background) in, probabilities of the ten classes \
-             out. The division by 255 is part of the graph."
-                .to_string(),
-        ),
-        graph: Some(graph(model, &shapes, parameters)),
-        opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(OPSET) }],
-        metadata_props: metadata(model, facts)?,
-    };
-    Ok(proto.encode_to_vec())
+    // Without the domain's name, the operators are ONNX's own.
+    let opset = Message::default().bytes(1, "").int(2, OPSET);
+    let description = "Classifies Fashion-MNIST images: grey values 0 to 255 (0 is background) in, probabilities of the ten \
+                       classes out. The division by 255 is part of the graph.";
+    // `ModelProto`: ir_version, producer_name, producer_version, doc_string, graph, opset_import, metadata_props.
+    let file = Message::default()
+        .int(1, IR_VERSION)
+        .bytes(2, "fmnist-gpu")
+        .bytes(3, env!("CARGO_PKG_VERSION"))
+        .bytes(6, description)
+        .bytes(7, graph(model, &shapes, parameters))
+        .bytes(8, opset)
+        .all(14, metadata(model, facts)?);
+    Ok(file.0)
 }
 
 /// Returns the Python code that opens the file with onnxruntime and predicts a batch.
@@ -77,38 +72,22 @@ pub fn python(file: &str) -> String {
 
 fn check_size(shapes: &[LayerShape]) -> Result<(), ExportError> {
     let values: u64 = slots(shapes).iter().map(|slot| slot.shape.iter().product::<usize>() as u64).sum();
-    if values * 4 <= MAX_BYTES {
-        return Ok(());
-    }
-    Err(ExportError::TooLarge {
-        format: "an ONNX file",
-        bytes: values * 4,
-        limit: MAX_BYTES,
-        advice: "torch, keras and npz have no such limit",
-    })
+    if values * 4 <= MAX_BYTES { Ok(()) } else { Err(ExportError::TooLarge(values * 4)) }
 }
 
-fn metadata(model: &Model, facts: &Facts) -> Result<Vec<StringStringEntryProto>, ExportError> {
-    let layers = serde_json::to_string(model).map_err(|e| WeightsError::Model(e.to_string()))?;
-    let mut entries = vec![
-        ("class_names", facts.class_names()),
-        ("model", model.name.clone()),
-        ("layers", layers),
-        ("version", format!("fmnist-gpu {}", env!("CARGO_PKG_VERSION"))),
-    ];
-    entries.extend(facts.dataset.map(|dataset| ("dataset", dataset.to_string())));
-    entries.extend(facts.test_accuracy.map(|accuracy| ("test_accuracy", accuracy.to_string())));
-    let entry = |(key, value): (&str, String)| StringStringEntryProto { key: Some(key.into()), value: Some(value) };
-    Ok(entries.into_iter().map(entry).collect())
+fn metadata(model: &Model, facts: &Facts) -> Result<Vec<Message>, ExportError> {
+    let mut entries = facts.metadata(model, "layers")?;
+    entries.insert(1, ("model", model.name.clone()));
+    Ok(entries.iter().map(|(key, value)| Message::default().bytes(1, key).bytes(2, value)).collect())
 }
 
-fn graph(model: &Model, shapes: &[LayerShape], parameters: &[Vec<f32>]) -> GraphProto {
+fn graph(model: &Model, shapes: &[LayerShape], parameters: &[Vec<f32>]) -> Message {
     let [h, w, c] = model.input;
     let orders = Orders::of(shapes);
     let mut graph = Graph::default();
     graph.constant(DIVISOR, &[], &[255.0]);
     graph.apply("Div", RESCALE, &[INPUT, DIVISOR], vec![]);
-    graph.apply("Transpose", IMAGES, &[RESCALE], vec![AttributeProto::ints("perm", &[0, 3, 1, 2])]);
+    graph.apply("Transpose", IMAGES, &[RESCALE], vec![sizes_attribute("perm", &[0, 3, 1, 2])]);
     for slot in slots(shapes) {
         graph.constant(&slot.name(), &slot.torch_shape, &slot.torch_values(parameters));
     }
@@ -126,65 +105,70 @@ fn graph(model: &Model, shapes: &[LayerShape], parameters: &[Vec<f32>]) -> Graph
     }
     // The output of the last layer is the graph's output, so it takes that name.
     if let Some(node) = graph.nodes.last_mut() {
-        node.output = vec![LOGITS.to_string()];
+        node.output = LOGITS.to_string();
     }
-    graph.apply("Softmax", PROBABILITIES, &[LOGITS], vec![AttributeProto::int("axis", -1)]);
+    graph.apply("Softmax", PROBABILITIES, &[LOGITS], vec![int_attribute("axis", -1)]);
     // The checker requires a name, and a model file may leave it empty.
     let name = if model.name.is_empty() { "model" } else { &model.name };
     let classes = model.classes();
-    GraphProto {
-        node: graph.nodes,
-        name: Some(name.to_string()),
-        initializer: graph.constants,
-        input: vec![value_info(INPUT, &[h, w, c], "grey values 0 to 255")],
-        output: vec![
-            value_info(PROBABILITIES, &[classes], "probabilities of the classes"),
-            value_info(LOGITS, &[classes], "scores before the softmax"),
-        ],
-    }
+    // `GraphProto`: node, name, initializer, input, output.
+    Message::default()
+        .all(1, graph.nodes.into_iter().map(Node::encoded))
+        .bytes(2, name)
+        .all(5, graph.constants)
+        .bytes(11, value_info(INPUT, &[h, w, c], "grey values 0 to 255"))
+        .bytes(12, value_info(PROBABILITIES, &[classes], "probabilities of the classes"))
+        .bytes(12, value_info(LOGITS, &[classes], "scores before the softmax"))
 }
 
 /// Describes a single-precision tensor `[batch, ..]`.
-fn value_info(name: &str, shape: &[usize], meaning: &str) -> ValueInfoProto {
-    let sizes = shape.iter().map(|&size| Dimension::Value(size as i64));
-    let dim = std::iter::once(Dimension::Param("batch".to_string()))
-        .chain(sizes)
-        .map(|value| DimensionProto { value: Some(value) })
-        .collect();
-    let tensor = TensorTypeProto { elem_type: Some(FLOAT), shape: Some(TensorShapeProto { dim }) };
-    ValueInfoProto {
-        name: Some(name.to_string()),
-        r#type: Some(TypeProto { tensor_type: Some(tensor) }),
-        doc_string: Some(meaning.to_string()),
-    }
+fn value_info(name: &str, shape: &[usize], meaning: &str) -> Message {
+    // `TensorShapeProto`: a dimension has a dim_value (1), or a dim_param (2), the name of a size that is not fixed.
+    let batch = Message::default().bytes(2, "batch");
+    let sizes = shape.iter().map(|&size| Message::default().int(1, size as i64));
+    let dimensions = Message::default().bytes(1, batch).all(1, sizes);
+    // `TypeProto.Tensor`: elem_type, shape.
+    let tensor = Message::default().int(1, FLOAT).bytes(2, dimensions);
+    // `ValueInfoProto`: name, type, of which the tensor is the first kind, doc_string.
+    Message::default().bytes(1, name).bytes(2, Message::default().bytes(1, tensor)).bytes(3, meaning)
 }
 
 /// A graph under construction.
 #[derive(Default)]
 pub(super) struct Graph {
-    nodes: Vec<NodeProto>,
-    constants: Vec<TensorProto>,
+    nodes: Vec<Node>,
+    constants: Vec<Message>,
 }
 
 impl Graph {
     /// Adds a constant.
     pub(super) fn constant(&mut self, name: &str, shape: &[usize], values: &[f32]) {
-        self.constants.push(TensorProto {
-            dims: shape.iter().map(|&size| size as i64).collect(),
-            data_type: Some(FLOAT),
-            name: Some(name.to_string()),
-            raw_data: Some(little_endian(values)),
-        });
+        // `TensorProto`: dims, data_type, name, raw_data.
+        let tensor = Message::default().sizes(1, shape).int(2, FLOAT).bytes(8, name).bytes(9, little_endian(values));
+        self.constants.push(tensor);
     }
 
     /// Adds a node that reads values and constants; node and output have the same name.
-    pub(super) fn apply(&mut self, op: &str, name: &str, inputs: &[&str], attribute: Vec<AttributeProto>) {
-        self.nodes.push(NodeProto {
-            input: inputs.iter().map(|input| input.to_string()).collect(),
-            output: vec![name.to_string()],
-            name: Some(name.to_string()),
-            op_type: Some(op.to_string()),
-            attribute,
-        });
+    pub(super) fn apply(&mut self, op: &str, name: &str, inputs: &[&str], attributes: Vec<Message>) {
+        let inputs = inputs.iter().map(|input| input.to_string()).collect();
+        let (op, name) = (op.to_string(), name.to_string());
+        self.nodes.push(Node { inputs, output: name.clone(), name, op, attributes });
+    }
+}
+
+/// An operation, with the names of the values that it reads and writes.
+struct Node {
+    inputs: Vec<String>,
+    output: String,
+    name: String,
+    op: String,
+    attributes: Vec<Message>,
+}
+
+impl Node {
+    fn encoded(self) -> Message {
+        // `NodeProto`: input, output, name, op_type, attribute.
+        let values = Message::default().all(1, self.inputs).bytes(2, self.output);
+        values.bytes(3, self.name).bytes(4, self.op).all(5, self.attributes)
     }
 }

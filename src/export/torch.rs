@@ -17,62 +17,15 @@ const LAYOUT: &str = "PyTorch: activations NCHW; conv2d weight [O, C, KH, KW]; d
 
 /// The attributes of every `torch.nn.Module`, which a layer must not replace. Source: `dir(torch.nn.Module())`; attributes that
 /// begin with an underscore cannot be names of layers.
-const ATTRIBUTES: [&str; 54] = [
-    "T_destination",
-    "add_module",
-    "apply",
-    "bfloat16",
-    "buffers",
-    "call_super_init",
-    "children",
-    "compile",
-    "cpu",
-    "cuda",
-    "double",
-    "dump_patches",
-    "eval",
-    "extra_repr",
-    "float",
-    "forward",
-    "get_buffer",
-    "get_extra_state",
-    "get_parameter",
-    "get_submodule",
-    "half",
-    "ipu",
-    "load_state_dict",
-    "modules",
-    "mtia",
-    "named_buffers",
-    "named_children",
-    "named_modules",
-    "named_parameters",
-    "parameters",
-    "register_backward_hook",
-    "register_buffer",
-    "register_forward_hook",
-    "register_forward_pre_hook",
-    "register_full_backward_hook",
-    "register_full_backward_pre_hook",
-    "register_load_state_dict_post_hook",
-    "register_load_state_dict_pre_hook",
-    "register_module",
-    "register_parameter",
-    "register_state_dict_post_hook",
-    "register_state_dict_pre_hook",
-    "requires_grad_",
-    "set_extra_state",
-    "set_submodule",
-    "share_memory",
-    "state_dict",
-    "to",
-    "to_empty",
-    "train",
-    "training",
-    "type",
-    "xpu",
-    "zero_grad",
-];
+const ATTRIBUTES: &str = "\
+    T_destination add_module apply bfloat16 buffers call_super_init children compile cpu cuda double \
+    dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter get_submodule \
+    half ipu load_state_dict modules mtia named_buffers named_children named_modules named_parameters \
+    parameters register_backward_hook register_buffer register_forward_hook register_forward_pre_hook \
+    register_full_backward_hook register_full_backward_pre_hook register_load_state_dict_post_hook \
+    register_load_state_dict_pre_hook register_module register_parameter register_state_dict_post_hook \
+    register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule share_memory state_dict to \
+    to_empty train training type xpu zero_grad";
 
 /// The names that the body of `forward` uses.
 const LOCALS: [&str; 5] = ["self", "torch", "nn", "F", "share"];
@@ -93,13 +46,9 @@ pub fn to_bytes(model: &Model, parameters: &[Vec<f32>], facts: &Facts) -> Result
     let mut metadata = HashMap::from([
         ("format".to_string(), "pt".to_string()),
         ("layout".to_string(), LAYOUT.to_string()),
-        ("class_names".to_string(), facts.class_names()),
         ("module".to_string(), module(model, &shapes)?),
-        (MODEL_KEY.to_string(), serde_json::to_string(model).map_err(|e| WeightsError::Model(e.to_string()))?),
-        ("version".to_string(), format!("fmnist-gpu {}", env!("CARGO_PKG_VERSION"))),
     ]);
-    metadata.extend(facts.dataset.map(|dataset| ("dataset".to_string(), dataset.to_string())));
-    metadata.extend(facts.test_accuracy.map(|accuracy| ("test_accuracy".to_string(), accuracy.to_string())));
+    metadata.extend(facts.metadata(model, MODEL_KEY)?.into_iter().map(|(key, value)| (key.to_string(), value)));
     Ok(weights::serialize(views, metadata)?)
 }
 
@@ -169,7 +118,7 @@ fn module(model: &Model, shapes: &[LayerShape]) -> Result<String, ExportError> {
 fn check_attribute(name: &str) -> Result<(), ExportError> {
     let reason = match name {
         _ if KEYWORDS.contains(&name) => "a keyword of Python",
-        _ if ATTRIBUTES.contains(&name) => "an attribute that every module has",
+        _ if ATTRIBUTES.split(' ').any(|attribute| attribute == name) => "an attribute that every module has",
         _ => return Ok(()),
     };
     Err(ExportError::Attribute { name: name.to_string(), reason })

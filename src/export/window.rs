@@ -1,6 +1,6 @@
 //! Windows of convolutions and poolings with explicit padding: the meaning of `same` differs between tools.
 
-use crate::model::{LayerShape, conv2d_dims, pool2d_dims};
+use crate::model::{Layer, LayerShape, conv2d_dims, pool2d_dims};
 
 /// Why the dimensions of a layer cannot be wrong here.
 const FITS: &str = "Model::shapes has checked that every window fits its image";
@@ -19,25 +19,18 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// Returns the window of a convolution.
+    /// Returns the window of a layer.
     ///
     /// # Panics
-    /// If the layer is not a convolution.
-    pub(super) fn of_conv(shape: &LayerShape) -> Self {
-        let d = conv2d_dims(&shape.layer, 1, &shape.input).expect(FITS);
-        Window::new([d.h, d.w], [d.kh, d.kw], [d.stride_h, d.stride_w], [d.pad_top, d.pad_left], [d.ho, d.wo])
-    }
-
-    /// Returns the window of a pooling.
-    ///
-    /// # Panics
-    /// If the layer is not a pooling.
-    pub(super) fn of_pool(shape: &LayerShape) -> Self {
-        let d = pool2d_dims(&shape.layer, 1, &shape.input).expect(FITS);
-        Window::new([d.h, d.w], [d.kh, d.kw], [d.stride_h, d.stride_w], [d.pad_top, d.pad_left], [d.ho, d.wo])
-    }
-
-    fn new(input: [usize; 2], size: [usize; 2], stride: [usize; 2], begin: [usize; 2], output: [usize; 2]) -> Self {
+    /// If the layer is neither a convolution nor a pooling.
+    pub(super) fn of(shape: &LayerShape) -> Self {
+        let [input, size, stride, begin, output] = if matches!(shape.layer, Layer::Conv2d { .. }) {
+            let d = conv2d_dims(&shape.layer, 1, &shape.input).expect(FITS);
+            [[d.h, d.w], [d.kh, d.kw], [d.stride_h, d.stride_w], [d.pad_top, d.pad_left], [d.ho, d.wo]]
+        } else {
+            let d = pool2d_dims(&shape.layer, 1, &shape.input).expect(FITS);
+            [[d.h, d.w], [d.kh, d.kw], [d.stride_h, d.stride_w], [d.pad_top, d.pad_left], [d.ho, d.wo]]
+        };
         // The last window ends here, counted from the first padded cell; everything past the image is padding.
         let end = [0, 1].map(|i| ((output[i] - 1) * stride[i] + size[i]).saturating_sub(begin[i] + input[i]));
         Window { size, stride, begin, end }
