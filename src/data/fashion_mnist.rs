@@ -159,17 +159,11 @@ fn has_file(folder: &Path, name: &str) -> bool {
     folder.join(format!("{name}.gz")).exists() || folder.join(name).exists()
 }
 
-/// A file that was read and verified.
-pub(super) struct Loaded {
-    /// The path as shown in errors.
-    file: String,
-    idx: Idx,
-}
-
-/// Reads one file from exactly this folder: the compressed one, or else the plain one.
+/// Reads one file from exactly this folder: the compressed one, or else the plain one. Returns its path as shown in errors, and its
+/// content.
 ///
 /// The error is that of the first of the two that exists.
-pub(super) fn load_file(folder: &Path, file: &DataFile, rank: usize) -> Result<Loaded, DataError> {
+pub(super) fn load_file(folder: &Path, file: &DataFile, rank: usize) -> Result<(String, Idx), DataError> {
     let mut first_error = None;
     for name in [file.gz_name(), file.name.to_string()] {
         match load_path(&folder.join(name), file, rank) {
@@ -184,7 +178,7 @@ pub(super) fn load_file(folder: &Path, file: &DataFile, rank: usize) -> Result<L
         .unwrap_or_else(|| DataError::MissingFiles { dir: folder.into(), missing: vec![file.name.to_string()] }))
 }
 
-fn load_path(path: &Path, file: &DataFile, rank: usize) -> Result<Loaded, DataError> {
+fn load_path(path: &Path, file: &DataFile, rank: usize) -> Result<(String, Idx), DataError> {
     let shown = path.shown();
     let (file_bytes, limit) = (idx::regular_file_size(path)?, file.max_bytes());
     if file_bytes > limit {
@@ -198,7 +192,7 @@ fn load_path(path: &Path, file: &DataFile, rank: usize) -> Result<Loaded, DataEr
     let (hash, parsed) = beside(|| sha256_hex(&[&bytes]), || idx::parse(&shown, &bytes, rank));
     let idx = parsed?;
     check_hash(&shown, &bytes, hash, &idx, file)?;
-    Ok(Loaded { file: shown, idx })
+    Ok((shown, idx))
 }
 
 /// Accepts the genuine file, and the genuine content compressed in any other way.
@@ -226,27 +220,21 @@ fn check_hash(shown: &str, bytes: &[u8], hash: String, idx: &Idx, file: &DataFil
 }
 
 /// Combines images and labels: the images must be 28 x 28, the labels 0 to 9, and their numbers equal.
-fn split(images: Loaded, labels: Loaded) -> Result<Split, DataError> {
-    let [n_images, rows, cols] = images.idx.shape[..] else {
+fn split((images_file, images): (String, Idx), (labels_file, labels): (String, Idx)) -> Result<Split, DataError> {
+    let [n_images, rows, cols] = images.shape[..] else {
         unreachable!("image files with other than three dimensions are refused")
     };
     if (rows, cols) != (IMAGE_SIDE, IMAGE_SIDE) {
-        return Err(DataError::ImageSize { file: images.file, rows, cols });
+        return Err(DataError::ImageSize { file: images_file, rows, cols });
     }
-    let values = labels.idx.payload;
-    if n_images != values.len() {
-        return Err(DataError::CountMismatch {
-            images_file: images.file,
-            n_images,
-            labels_file: labels.file,
-            n_labels: values.len(),
-        });
+    let labels = labels.payload;
+    if n_images != labels.len() {
+        return Err(DataError::CountMismatch { images_file, n_images, labels_file, n_labels: labels.len() });
     }
-    let out_of_range = |&label: &u8| usize::from(label) >= N_CLASSES;
-    if let Some(index) = values.iter().position(out_of_range) {
-        return Err(DataError::LabelRange { file: labels.file, index, found: values[index] });
+    if let Some(index) = labels.iter().position(|&label| usize::from(label) >= N_CLASSES) {
+        return Err(DataError::LabelRange { file: labels_file, index, found: labels[index] });
     }
-    Ok(Split { images: images.idx.payload, labels: values })
+    Ok(Split { images: images.payload, labels })
 }
 
 /// Returns the SHA-256 of the concatenated parts, in lower-case hexadecimal.

@@ -197,12 +197,9 @@ impl FromStr for DatasetChoice {
     type Err = DataError;
 
     fn from_str(name: &str) -> Result<Self, DataError> {
-        match name {
-            "auto" => Ok(Self::Auto),
-            "fashion-mnist" => Ok(Self::FashionMnist),
-            "synthetic" => Ok(Self::Synthetic),
-            _ => Err(DataError::UnknownDataset(name.into())),
-        }
+        let choices = [Self::Auto, Self::FashionMnist, Self::Synthetic];
+        let found = choices.into_iter().find(|choice| choice.to_string() == name);
+        found.ok_or_else(|| DataError::UnknownDataset(name.into()))
     }
 }
 

@@ -18,7 +18,7 @@ pub(crate) struct Orders {
     /// The number of channels of the flattened images that have these features; 1 if the order is the same in both programs.
     channels: Vec<usize>,
     /// Whether a layer flattens with the channels last in PyTorch too.
-    channels_last: Vec<bool>,
+    pub(super) channels_last: Vec<bool>,
 }
 
 impl Orders {
@@ -32,12 +32,9 @@ impl Orders {
                 Features::Mixed => {}
                 Features::Flattened { channels } => flattened.push((i, channels)),
                 Features::Kept => {
-                    let sources = shape.sources.iter().filter_map(|source| match source {
-                        Source::Image => None,
-                        Source::Layer(j) => Some(*j),
-                    });
-                    for j in sources {
-                        let joined = group[j];
+                    for source in &shape.sources {
+                        let Source::Layer(j) = source else { continue };
+                        let joined = group[*j];
                         group[..=i].iter_mut().filter(|g| **g == joined).for_each(|g| *g = i);
                     }
                 }
@@ -47,27 +44,11 @@ impl Orders {
         for &(i, c) in &flattened {
             let is_mixed = flattened.iter().any(|&(j, other)| group[j] == group[i] && other != c);
             channels_last[i] = is_mixed;
-            if !is_mixed {
-                channels
-                    .iter_mut()
-                    .zip(&group)
-                    .filter(|(_, g)| **g == group[i])
-                    .for_each(|(channels, _)| *channels = c);
+            for j in (0..shapes.len()).filter(|&j| !is_mixed && group[j] == group[i]) {
+                channels[j] = c;
             }
         }
         Orders { channels, channels_last }
-    }
-
-    /// Whether the layer with this index flattens with the channels last in PyTorch too.
-    pub(crate) fn is_channels_last(&self, layer: usize) -> bool {
-        self.channels_last[layer]
-    }
-
-    fn of_source(&self, source: Source) -> usize {
-        match source {
-            Source::Image => 1,
-            Source::Layer(i) => self.channels[i],
-        }
     }
 }
 
@@ -128,7 +109,10 @@ pub(crate) fn slots(shapes: &[LayerShape]) -> Vec<Slot> {
     let mut first = 0;
     for (i, shape) in shapes.iter().enumerate() {
         let parameters = shape.parameters();
-        let inputs = orders.of_source(shape.sources[0]);
+        let inputs = match shape.sources[0] {
+            Source::Image => 1,
+            Source::Layer(i) => orders.channels[i],
+        };
         for &role in layers::torch_roles(&shape.layer) {
             let index = parameters.iter().position(|parameter| parameter.role == role);
             let of_channels = || shape.output.last().copied().into_iter().collect();

@@ -100,7 +100,7 @@ fn graph(model: &Model, shapes: &[LayerShape], parameters: &[Vec<f32>]) -> Messa
         let inputs: Vec<&str> = shape.sources.iter().map(read).collect();
         let is_taken = [INPUT, RESCALE, IMAGES, LOGITS, PROBABILITIES].contains(&shape.name.as_str());
         let name = if is_taken { format!("{}.y", shape.name) } else { shape.name.clone() };
-        let output = layers::onnx(shape, &name, &inputs, orders.is_channels_last(i), &mut graph);
+        let output = layers::onnx(shape, &name, &inputs, orders.channels_last[i], &mut graph);
         outputs.push(output);
     }
     // The output of the last layer is the graph's output, so it takes that name.

@@ -33,13 +33,12 @@ impl Variables {
     pub(super) fn new(shapes: &[LayerShape], taken: &[&str]) -> Self {
         let is_layer = |name: &str| shapes.iter().any(|shape| shape.name == name);
         let is_taken = |name: &str| name == "x" || taken.contains(&name) || KEYWORDS.contains(&name);
-        // The first reader of a value, and whether it is the only one.
-        let readers = |source: Source| {
-            let mut readers = (0..shapes.len()).flat_map(|i| shapes[i].sources.iter().map(move |&s| (i, s)));
-            let mut readers = readers.by_ref().filter(|(_, read)| *read == source).map(|(i, _)| i);
-            (readers.next(), readers.next().is_none())
+        // Whether the layer `next` alone reads a value, and once.
+        let flows = |source: Source, next: usize| {
+            let reads = (0..shapes.len()).flat_map(|i| shapes[i].sources.iter().map(move |&read| (i, read)));
+            let mut readers = reads.filter(|(_, read)| *read == source).map(|(i, _)| i);
+            readers.next() == Some(next) && readers.next().is_none()
         };
-        let flows = |source: Source, next: usize| matches!(readers(source), (Some(reader), true) if reader == next);
         let layer = |(i, shape): (usize, &LayerShape)| {
             let named = i + 1 < shapes.len() && !flows(Source::Layer(i), i + 1);
             named.then(|| unused(&shape.name, |name| is_taken(name) || (name != shape.name && is_layer(name))))

@@ -96,7 +96,7 @@ fn module(model: &Model, shapes: &[LayerShape]) -> Result<String, ExportError> {
         let mut inputs = shape.sources.iter().map(read);
         let (value, others) = (inputs.next().unwrap_or_default(), inputs.collect::<Vec<_>>());
         (forward.value, forward.output) = (value, output(Source::Layer(i)));
-        layers::torch(shape, &others, orders.is_channels_last(i), &mut forward);
+        layers::torch(shape, &others, orders.channels_last[i], &mut forward);
         if variables.of(Source::Layer(i)).is_some() {
             forward.finish();
         }

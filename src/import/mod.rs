@@ -86,13 +86,9 @@ pub fn from_bytes(bytes: &[u8], model: Option<&Model>, layout: Option<Layout>) -
     let own = header.metadata().as_ref().and_then(own_metadata);
     // The layout of this program's files is known, even if the shapes would fit both.
     let layout = layout.or(own.map(|(_, layout)| layout));
-    let (model, fit) = match (model, own) {
-        (Some(model), _) => (model.clone(), fit(model, &groups, layout)?),
-        (None, Some((text, _))) => {
-            let model = described_model(text).map_err(ImportError::Metadata)?;
-            let fit = fit(&model, &groups, layout)?;
-            (model, fit)
-        }
+    let fit = match (model, own) {
+        (Some(model), _) => fit(model, &groups, layout)?,
+        (None, Some((text, _))) => fit(&described_model(text).map_err(ImportError::Metadata)?, &groups, layout)?,
         (None, None) => fit_built_in(&groups, layout)?,
     };
     let mut parameters = Vec::new();
@@ -116,7 +112,7 @@ pub fn from_bytes(bytes: &[u8], model: Option<&Model>, layout: Option<Layout>) -
             });
         }
     }
-    Ok(Imported { model, parameters, layout: fit.layout, origins })
+    Ok(Imported { model: fit.model, parameters, layout: fit.layout, origins })
 }
 
 /// Returns the description of the model and the layout, for a file that this program wrote.
@@ -179,35 +175,25 @@ impl<'a> Group<'a> {
     }
 }
 
-/// Splits a name: `features.0.weight` is the weight of `features.0`, `dense_1/kernel:0` that of `dense_1`. Returns the stem and the
-/// last part.
-fn stem_and_leaf(name: &str) -> (&str, &str) {
-    let name = name.strip_suffix(":0").unwrap_or(name);
-    // In a file of one layer, the names may be just `weight` and `bias`.
-    name.rsplit_once(['.', '/']).unwrap_or(("", name))
-}
-
 fn groups<'a>(tensors: &SafeTensors<'a>) -> Result<Vec<Group<'a>>, ImportError> {
     let mut by_stem: BTreeMap<String, [Option<Tensor<'a>>; 4]> = BTreeMap::new();
     let mut all = tensors.tensors();
     all.sort_by(|a, b| a.0.cmp(&b.0));
     for (name, view) in all {
-        let (stem, leaf) = stem_and_leaf(&name);
+        // `features.0.weight` is the weight of `features.0`, `dense_1/kernel:0` that of `dense_1`; in a file of one layer, the names may
+        // be just `weight` and `bias`.
+        let bare = name.strip_suffix(":0").unwrap_or(&name);
+        let (stem, leaf) = bare.rsplit_once(['.', '/']).unwrap_or(("", bare));
         if leaf == IGNORED {
             continue;
         }
         let Some(at) = KEYS.iter().position(|names| names.contains(&leaf)) else {
             return Err(ImportError::Name(shown(&name)));
         };
-        let stem = stem.to_string();
-        let place = &mut by_stem.entry(stem.clone()).or_default()[at];
+        let place = &mut by_stem.entry(stem.to_string()).or_default()[at];
         if let Some(first) = place {
-            return Err(ImportError::Twice {
-                stem: shown(&stem),
-                role: KEYS[at][0],
-                first: shown(&first.name),
-                second: shown(&name),
-            });
+            let [stem, first, second] = [stem, &first.name, &name].map(shown);
+            return Err(ImportError::Twice { stem, role: KEYS[at][0], first, second });
         }
         *place = Some(Tensor { name, view });
     }
@@ -218,16 +204,17 @@ fn groups<'a>(tensors: &SafeTensors<'a>) -> Result<Vec<Group<'a>>, ImportError> 
 
 /// The groups in a file in the order of a model's layers.
 struct Fit<'g, 'a> {
+    model: Model,
     layout: Layout,
     layers: Vec<Vec<Slot>>,
     groups: Vec<&'g Group<'a>>,
 }
 
-fn fit_built_in<'g, 'a>(groups: &'g [Group<'a>], layout: Option<Layout>) -> Result<(Model, Fit<'g, 'a>), ImportError> {
+fn fit_built_in<'g, 'a>(groups: &'g [Group<'a>], layout: Option<Layout>) -> Result<Fit<'g, 'a>, ImportError> {
     for model in [Model::cnn(), Model::mlp()] {
         match fit(&model, groups, layout) {
             Err(ImportError::Mismatch { .. }) => {}
-            result => return result.map(|fit| (model, fit)),
+            result => return result,
         }
     }
     Err(ImportError::NoModel(list_found(groups)))
@@ -244,7 +231,7 @@ fn fit<'g, 'a>(model: &Model, groups: &'g [Group<'a>], layout: Option<Layout>) -
         }
     }
     match (fits.pop(), fits.pop()) {
-        (Some((layout, groups)), None) => Ok(Fit { layout, layers, groups }),
+        (Some((layout, groups)), None) => Ok(Fit { model: model.clone(), layout, layers, groups }),
         (Some(_), Some(_)) => Err(ImportError::AmbiguousLayout),
         (None, _) => Err(ImportError::Mismatch {
             model: model.name.clone(),
@@ -389,13 +376,8 @@ fn checked_values(slot: &Slot, tensor: &Tensor<'_>) -> Result<Vec<f32>, ImportEr
         && let Some(&value) = values.iter().find(|&&value| value != expected)
     {
         let key = if slot.role == Role::Scale { "scale" } else { "center" };
-        return Err(ImportError::NotFixed {
-            name: shown(&tensor.name),
-            value,
-            layer: slot.layer.clone(),
-            key,
-            expected,
-        });
+        let (name, layer) = (shown(&tensor.name), slot.layer.clone());
+        return Err(ImportError::NotFixed { name, value, layer, key, expected });
     }
     Ok(values)
 }

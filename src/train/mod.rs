@@ -58,6 +58,16 @@ impl Position {
     pub fn steps(&self, batches: usize) -> u64 {
         self.history.len() as u64 * batches as u64 + self.done.batches as u64
     }
+
+    /// Seconds spent in epochs since the start of training, without start-up and evaluation.
+    pub fn total_seconds(&self) -> f64 {
+        self.history.iter().map(|record| record.seconds).sum::<f64>() + self.seconds
+    }
+
+    /// Images trained on since the start of training, with `samples` in the training set.
+    pub fn images(&self, samples: usize) -> u64 {
+        self.history.len() as u64 * samples as u64 + self.done.samples
+    }
 }
 
 /// One line of `history.jsonl`.
@@ -144,13 +154,9 @@ pub struct Trained {
     pub position: Position,
     /// How it ended.
     pub outcome: Outcome,
-    /// Seconds spent in epochs, without start-up and evaluation; since the start of training, not only since a resume.
-    pub seconds: f64,
-    /// Images trained on since the start of training.
-    pub images: u64,
 }
 
-/// Trains `engine` from the position `start`; the engine must be in the corresponding state. Each epoch uses a new permutation, drawn
+/// Trains `engine` from `position`; the engine must be in the corresponding state. Each epoch uses a new permutation, drawn
 /// from the seed and the number of the epoch, and is followed by an evaluation on `validation`, which may be empty.
 ///
 /// # Errors
@@ -158,29 +164,11 @@ pub struct Trained {
 pub fn train(
     engine: &mut dyn Engine,
     options: &TrainOptions,
-    start: Position,
+    mut position: Position,
     validation: &Split,
     interrupt: &AtomicBool,
     on_event: &mut dyn FnMut(Event<'_>),
 ) -> Result<Trained, EngineError> {
-    let mut position = start;
-    let outcome = epochs(engine, options, &mut position, validation, interrupt, on_event)?;
-    Ok(Trained {
-        outcome,
-        seconds: position.history.iter().map(|record| record.seconds).sum::<f64>() + position.seconds,
-        images: position.history.len() as u64 * options.samples as u64 + position.done.samples,
-        position,
-    })
-}
-
-fn epochs(
-    engine: &mut dyn Engine,
-    options: &TrainOptions,
-    position: &mut Position,
-    validation: &Split,
-    interrupt: &AtomicBool,
-    on_event: &mut dyn FnMut(Event<'_>),
-) -> Result<Outcome, EngineError> {
     let batches = options.batches();
     let interrupted = || interrupt.load(Ordering::Relaxed);
     while position.epoch() <= options.epochs {
@@ -212,7 +200,7 @@ fn epochs(
                 let cause = engine.find_non_finite(&work, totals.batches)?;
                 engine.restore(&good)?;
                 let step = cause.as_ref().map_or(totals.batches, |cause| cause.step);
-                return Ok(Outcome::NonFinite { epoch, step, cause });
+                return Ok(Trained { position, outcome: Outcome::NonFinite { epoch, step, cause } });
             }
             good = state;
             position.seconds += begin.elapsed().as_secs_f64();
@@ -221,15 +209,15 @@ fn epochs(
             if totals.batches == batches {
                 break;
             }
-            on_event(Event::Paused { position, engine });
+            on_event(Event::Paused { position: &position, engine });
             if interrupted() {
-                return Ok(Outcome::Interrupted);
+                return Ok(Trained { position, outcome: Outcome::Interrupted });
             }
         }
         let val = validate(engine, validation, interrupt)?;
         if val.is_none() && !validation.is_empty() {
-            on_event(Event::Paused { position, engine });
-            return Ok(Outcome::Interrupted);
+            on_event(Event::Paused { position: &position, engine });
+            return Ok(Trained { position, outcome: Outcome::Interrupted });
         }
         let record = EpochRecord {
             epoch,
@@ -243,12 +231,12 @@ fn epochs(
         position.history.push(record.clone());
         position.done = Totals::default();
         position.seconds = 0.0;
-        on_event(Event::EpochFinished { record: &record, position, engine });
+        on_event(Event::EpochFinished { record: &record, position: &position, engine });
         if interrupted() && epoch < options.epochs {
-            return Ok(Outcome::Interrupted);
+            return Ok(Trained { position, outcome: Outcome::Interrupted });
         }
     }
-    Ok(Outcome::Complete)
+    Ok(Trained { position, outcome: Outcome::Complete })
 }
 
 /// Computes loss and accuracy on the validation images; `None` if there are none, or if the user interrupted.

@@ -385,6 +385,7 @@ fn summarise(config: &RunConfig, trained: &Trained, weights: &[Vec<f32>], test: 
         Outcome::Complete if test.is_some() => "complete",
         Outcome::Complete | Outcome::Interrupted => "interrupted",
     };
+    let (seconds, images) = (trained.position.total_seconds(), trained.position.images(config.train_images));
     Summary {
         model: config.model.name.clone(),
         dataset: config.dataset,
@@ -398,8 +399,8 @@ fn summarise(config: &RunConfig, trained: &Trained, weights: &[Vec<f32>], test: 
         parameters: weights.iter().map(Vec::len).sum(),
         test_loss: test.map(Totals::mean_loss),
         test_accuracy: test.map(Totals::accuracy),
-        train_seconds: trained.seconds,
-        images_per_second: if trained.seconds > 0.0 { trained.images as f64 / trained.seconds } else { 0.0 },
+        train_seconds: seconds,
+        images_per_second: if seconds > 0.0 { images as f64 / seconds } else { 0.0 },
         version: config.version.clone(),
     }
 }
