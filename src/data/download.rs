@@ -3,8 +3,6 @@
 //! A file is written under a temporary name in the cache folder, verified by size and SHA-256, synced and renamed, so the
 //! cache never contains an incomplete file. If a mirror fails in any way, the next one is tried. Files that are already
 //! in the cache are not downloaded again, so an interrupted download resumes with the next file.
-//!
-//! Above 500 lines: one download with all that can go wrong in it, from the proxy to the rename.
 
 use std::error::Error as _;
 use std::fs::{self, TryLockError};

@@ -1,7 +1,7 @@
 //! Keras: npz with Keras's names and shapes, and the Python code that builds the model and sets its weights.
 
 use super::npz::archive;
-use super::python::{self, Variables, unused};
+use super::python::{self, Variables, unused_layer};
 use super::{ExportError, checked_shapes, layers};
 use crate::model::{LayerShape, Model, Source};
 use std::fmt::Write;
@@ -61,7 +61,7 @@ pub fn python(model: &Model, file: &str) -> Result<String, ExportError> {
 fn sequential(text: &mut String, model: &Model, shapes: &[LayerShape]) {
     let _ = writeln!(text, "model = keras.Sequential([\n    {},  # grey values 0 to 255", input(model, shapes));
     let _ = writeln!(text, "    keras.layers.{},", rescaling(shapes));
-    for made in (0..shapes.len()).flat_map(|i| constructors(shapes, i)) {
+    for made in (0..shapes.len()).flat_map(|i| layers::keras(shapes, i)) {
         let _ = writeln!(text, "    keras.layers.{made},");
     }
     text.push_str("])\n");
@@ -76,7 +76,7 @@ fn functional(text: &mut String, model: &Model, shapes: &[LayerShape], variables
         let sources: Vec<&str> = shape.sources.iter().map(|source| variable(*source)).collect();
         let mut read = if sources.len() == 1 { sources[0].to_string() } else { format!("[{}]", sources.join(", ")) };
         let output = if i + 1 == shapes.len() { "outputs" } else { variable(Source::Layer(i)) };
-        let made = constructors(shapes, i);
+        let made = layers::keras(shapes, i);
         for (j, made_layer) in made.iter().enumerate() {
             let write = if j + 1 == made.len() { output } else { "x" };
             let _ = writeln!(text, "{write} = keras.layers.{made_layer}({read})");
@@ -84,10 +84,6 @@ fn functional(text: &mut String, model: &Model, shapes: &[LayerShape], variables
         }
     }
     text.push_str("model = keras.Model(inputs, outputs)\n");
-}
-
-fn constructors(shapes: &[LayerShape], i: usize) -> Vec<String> {
-    layers::keras(&shapes[i], i + 1 == shapes.len(), |name| shapes.iter().any(|shape| shape.name == name))
 }
 
 fn input(model: &Model, shapes: &[LayerShape]) -> String {
@@ -105,5 +101,5 @@ fn name_argument(stem: &str, shapes: &[LayerShape]) -> String {
     if !shapes.iter().any(|shape| shape.name.starts_with(stem)) {
         return String::new();
     }
-    format!(", name=\"{}\"", unused(stem, |name| shapes.iter().any(|shape| shape.name == name)))
+    format!(", name=\"{}\"", unused_layer(stem, shapes))
 }

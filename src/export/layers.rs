@@ -4,7 +4,7 @@
 
 use super::onnx::Graph;
 use super::onnx_proto::{Message, float_attribute, int_attribute, sizes_attribute};
-use super::python::{pair, unused};
+use super::python::{pair, unused_layer};
 use super::torch::Forward;
 use super::window::Window;
 use crate::cpu::conv2d::Padding;
@@ -312,22 +312,24 @@ pub(super) fn uses_keras_gelu(layer: &Layer) -> bool {
     }
 }
 
-/// Returns the constructors of the Keras layers that are equivalent to one of this program's, usually one; each reads the output of the
-/// one before. `is_last` adds the softmax, without which there would be no probabilities; `is_name` says whether a layer has a name.
-pub(super) fn keras(shape: &LayerShape, is_last: bool, is_name: impl Fn(&str) -> bool) -> Vec<String> {
+/// Returns the constructors of the Keras layers that are equivalent to the layer `i`, usually one; each reads the output of the one
+/// before. The last layer gets the softmax, without which there would be no probabilities.
+pub(super) fn keras(shapes: &[LayerShape], i: usize) -> Vec<String> {
+    let shape = &shapes[i];
     let name = &shape.name;
     match &shape.layer {
-        Conv2d { filters, kernel_size, stride, padding, activation } => {
-            let mut line = format!("Conv2D({filters}, {}", pair((*kernel_size).into()));
-            if <[usize; 2]>::from(*stride) != [1, 1] {
-                let _ = write!(line, ", strides={}", pair((*stride).into()));
+        Conv2d { filters, padding, activation, .. } => {
+            let window = Window::of(shape);
+            let mut line = format!("Conv2D({filters}, {}", pair(window.size));
+            if window.stride != [1, 1] {
+                let _ = write!(line, ", strides={}", pair(window.stride));
             }
             let activation = keras_activation(*activation);
             vec![format!("{line}{}{activation}, name=\"{name}\")", padding_argument(*padding))]
         }
         MaxPool2d { padding, .. } => vec![keras_pool("MaxPooling2D", shape, *padding, name)],
         AveragePool2d { padding, .. } => vec![keras_pool("AveragePooling2D", shape, *padding, name)],
-        SumPool2d { .. } => keras_sum_pool(shape, is_name),
+        SumPool2d { .. } => keras_sum_pool(shape, shapes),
         BatchNorm { momentum, epsilon, scale, center } => {
             let mut line = format!("BatchNormalization(momentum={momentum}, epsilon={epsilon}");
             for (key, value) in [("scale", scale), ("center", center)] {
@@ -342,7 +344,7 @@ pub(super) fn keras(shape: &LayerShape, is_last: bool, is_name: impl Fn(&str) ->
         Gelu => vec![format!("Activation({KERAS_GELU}, name=\"{name}\")")],
         Flatten => vec![format!("Flatten(name=\"{name}\")")],
         Dense { units, activation } => {
-            let activation = if is_last { Activation::Softmax } else { *activation };
+            let activation = if i + 1 == shapes.len() { Activation::Softmax } else { *activation };
             vec![format!("Dense({units}{}, name=\"{name}\")", keras_activation(activation))]
         }
     }
@@ -375,16 +377,16 @@ fn keras_pool(class: &str, shape: &LayerShape, padding: Padding, name: &str) -> 
 }
 
 /// Keras has no sum pooling: it is an average, counting the padding's zeros, times the number of cells in the window.
-fn keras_sum_pool(shape: &LayerShape, is_name: impl Fn(&str) -> bool) -> Vec<String> {
+fn keras_sum_pool(shape: &LayerShape, shapes: &[LayerShape]) -> Vec<String> {
     let name = &shape.name;
     let window = Window::of(shape);
     let mut lines = Vec::new();
     if window.is_padded() {
         let ([top, left], [bottom, right]) = (window.begin, window.end);
-        let padding = unused(&format!("{name}_padding"), &is_name);
+        let padding = unused_layer(&format!("{name}_padding"), shapes);
         lines.push(format!("ZeroPadding2D((({top}, {bottom}), ({left}, {right})), name=\"{padding}\")"));
     }
-    let average = unused(&format!("{name}_average"), &is_name);
+    let average = unused_layer(&format!("{name}_average"), shapes);
     lines.push(keras_pool("AveragePooling2D", shape, Padding::Valid, &average));
     lines.push(format!("Rescaling({}, name=\"{name}\")", window.cells()));
     lines

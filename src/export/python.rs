@@ -64,10 +64,15 @@ impl Variables {
 }
 
 /// Returns the name, with as many underscores after it as it takes for it not to be taken.
-pub(super) fn unused(name: &str, is_taken: impl Fn(&str) -> bool) -> String {
+fn unused(name: &str, is_taken: impl Fn(&str) -> bool) -> String {
     let mut unused = name.to_string();
     while is_taken(&unused) {
         unused.push('_');
     }
     unused
+}
+
+/// Returns such a name that no layer has.
+pub(super) fn unused_layer(name: &str, shapes: &[LayerShape]) -> String {
+    unused(name, |name| shapes.iter().any(|shape| shape.name == name))
 }

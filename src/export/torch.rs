@@ -41,7 +41,8 @@ pub fn to_bytes(model: &Model, parameters: &[Vec<f32>], facts: &Facts) -> Result
     let values: Vec<Vec<f32>> = slots.iter().map(|slot| slot.torch_values(parameters)).collect();
     let mut views = Vec::new();
     for (slot, values) in slots.iter().zip(&values) {
-        views.push((slot.name(), view(slot.torch_shape.clone(), values)?));
+        let view = TensorView::new(Dtype::F32, slot.torch_shape.clone(), bytemuck::cast_slice(values));
+        views.push((slot.name(), view.map_err(|error| WeightsError::Format(error.to_string()))?));
     }
     let mut metadata = HashMap::from([
         ("format".to_string(), "pt".to_string()),
@@ -50,10 +51,6 @@ pub fn to_bytes(model: &Model, parameters: &[Vec<f32>], facts: &Facts) -> Result
     ]);
     metadata.extend(facts.metadata(model, MODEL_KEY)?.into_iter().map(|(key, value)| (key.to_string(), value)));
     Ok(weights::serialize(views, metadata)?)
-}
-
-fn view(shape: Vec<usize>, values: &[f32]) -> Result<TensorView<'_>, WeightsError> {
-    TensorView::new(Dtype::F32, shape, bytemuck::cast_slice(values)).map_err(|e| WeightsError::Format(e.to_string()))
 }
 
 /// Returns the Python code that defines the module and loads the file at `file` into it.

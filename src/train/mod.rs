@@ -188,11 +188,8 @@ pub fn train(
                 let elapsed = begin.elapsed();
                 on_event(Event::Progress { epoch, totals, seconds: before + elapsed.as_secs_f64() });
                 let is_over = options.pause_after.is_some_and(|limit| elapsed >= limit);
-                if is_over || interrupted() || !totals.loss.is_finite() {
-                    ControlFlow::Break(())
-                } else {
-                    ControlFlow::Continue(())
-                }
+                let stops = is_over || interrupted() || !totals.loss.is_finite();
+                if stops { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             })?;
             let state = engine.state()?;
             if !totals.loss.is_finite() || !state.is_finite() {
