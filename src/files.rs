@@ -133,20 +133,16 @@ fn too_large(bytes: u64, limit: u64) -> io::Error {
     io::Error::new(io::ErrorKind::FileTooLarge, format!("it has {bytes} bytes or more, and at most {limit} are read"))
 }
 
-/// Opens a file for reading without waiting: to open a pipe waits for its writer.
-#[cfg(unix)]
+/// Opens a file for reading without waiting: to open a pipe waits for its writer. On Windows, pipes have no names in the file system, and
+/// the system's error for a folder does not say that it is one.
 fn open_at_once(path: &Path) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)
-}
-
-/// Opens a file for reading; pipes have no names in the file system here.
-#[cfg(not(unix))]
-fn open_at_once(path: &Path) -> io::Result<File> {
-    if path.is_dir() {
+    if !cfg!(unix) && path.is_dir() {
         return Err(io::Error::other("it is a folder"));
     }
-    File::open(path)
+    let mut options = File::options();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK);
+    options.read(true).open(path)
 }
 
 /// Temporary files that exist right now.

@@ -166,11 +166,9 @@ fn fetch_file(
         let mut progress = |received| {
             events(DataEvent::Downloading { file: file.gz_name(), received, total: file.gz_bytes });
         };
-        let received = agents.for_url(&url).map_err(Failure::Mirror).and_then(|agent| {
-            let messages = request(agent, url.clone(), file.gz_bytes);
-            receive_file(file, dir, &messages, interrupted, &mut progress)
-        });
-        match received {
+        let messages = agents.for_url(&url).and_then(|agent| request(agent, url.clone(), file.gz_bytes));
+        let received = messages.map_err(Failure::Mirror);
+        match received.and_then(|messages| receive_file(file, dir, &messages, interrupted, &mut progress)) {
             Ok(()) => {
                 events(DataEvent::Downloaded(dir.join(file.gz_name())));
                 return Ok(i_mirror);
@@ -317,9 +315,8 @@ fn next_message(messages: &Receiver<Message>, interrupted: &dyn Fn() -> bool) ->
 /// Requests `url` on a separate thread, because a blocked connection cannot poll for an interrupt.
 ///
 /// The thread ends by itself: through one of the timeouts, or when the receiver is dropped.
-fn request(agent: RoutedAgent, url: String, expected_bytes: u64) -> Receiver<Message> {
+fn request(agent: RoutedAgent, url: String, expected_bytes: u64) -> Result<Receiver<Message>, String> {
     let (sender, receiver) = mpsc::sync_channel(MAX_WAITING_CHUNKS);
-    let failure_sender = sender.clone();
     let spawned = thread::Builder::new().name("download".into()).spawn(move || {
         let end = match send_body(&agent, &url, expected_bytes, &sender) {
             Ok(()) => Message::End,
@@ -328,12 +325,8 @@ fn request(agent: RoutedAgent, url: String, expected_bytes: u64) -> Receiver<Mes
         // After an interrupt or a failed write, nobody receives this.
         let _ = sender.send(end);
     });
-    if let Err(error) = spawned {
-        let reason = format!("the download thread could not be started: {error}");
-        // The channel is empty and its receiver exists, so this neither blocks nor fails.
-        let _ = failure_sender.send(Message::Failed(reason));
-    }
-    receiver
+    spawned.map_err(|error| format!("the download thread could not be started: {error}"))?;
+    Ok(receiver)
 }
 
 /// Sends the body of the response in chunks, at most one byte more than expected; the error is the reason as text.

@@ -76,7 +76,8 @@ pub fn parse(name: &str, bytes: &[u8], rank: usize) -> Result<Idx, DataError> {
     }
     let compressed = is_gzip(bytes);
     let reader: Box<dyn Read> = if compressed { Box::new(MultiGzDecoder::new(bytes)) } else { Box::new(bytes) };
-    let mut content = Content { name, compressed, file_bytes: bytes.len() as u64, position: 0, reader };
+    let file_bytes = bytes.len() as u64;
+    let mut content = Content { name, compressed, file_bytes, needed_bytes: file_bytes, position: 0, reader };
     let shape = content.shape(rank)?;
     let payload = content.payload(&shape)?;
     Ok(Idx { shape, payload })
@@ -87,6 +88,8 @@ struct Content<'a> {
     name: &'a str,
     compressed: bool,
     file_bytes: u64,
+    /// Size of the content, as far as known: what memory must hold.
+    needed_bytes: u64,
     /// Bytes of content read so far.
     position: u64,
     reader: Box<dyn Read + 'a>,
@@ -131,23 +134,19 @@ impl Content<'_> {
     fn payload(&mut self, shape: &[usize]) -> Result<Vec<u8>, DataError> {
         let expected = self.payload_bytes(shape)?;
         let whole = self.position.saturating_add(expected);
-        let file = self.name.to_string();
+        self.needed_bytes = expected;
         let mut payload = Vec::new();
-        if payload.try_reserve_exact(expected.min(MAX_RESERVED) as usize + 1).is_err() {
-            return Err(DataError::OutOfMemory { file, bytes: expected });
-        }
+        let reserved = payload.try_reserve_exact(expected.min(MAX_RESERVED) as usize + 1);
+        reserved.map_err(|_| self.read_error(io::ErrorKind::OutOfMemory.into()))?;
         // One extra byte detects trailing bytes, and makes the decoder reach the end of the stream and verify it.
-        self.read_up_to(expected.saturating_add(1), &mut payload).map_err(|error| match error {
-            DataError::OutOfMemory { file, .. } => DataError::OutOfMemory { file, bytes: expected },
-            error => error,
-        })?;
+        self.read_up_to(expected.saturating_add(1), &mut payload)?;
         match (payload.len() as u64).cmp(&expected) {
             std::cmp::Ordering::Equal => Ok(payload),
             std::cmp::Ordering::Less => Err(self.truncated(self.position, whole)),
             std::cmp::Ordering::Greater => {
                 // The size of a plain file shows how much there is; of a stream only one extra byte was read.
                 let found = if self.compressed { self.position } else { self.position.max(self.file_bytes) };
-                Err(DataError::TrailingBytes { file, found, expected: whole })
+                Err(DataError::TrailingBytes { file: self.name.to_string(), found, expected: whole })
             }
         }
     }
@@ -178,7 +177,7 @@ impl Content<'_> {
     fn read_error(&self, source: io::Error) -> DataError {
         let file = self.name.to_string();
         match source.kind() {
-            io::ErrorKind::OutOfMemory => DataError::OutOfMemory { file, bytes: self.file_bytes },
+            io::ErrorKind::OutOfMemory => DataError::OutOfMemory { file, bytes: self.needed_bytes },
             io::ErrorKind::UnexpectedEof if self.compressed => DataError::TruncatedGzip { file, found: self.position },
             io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData if self.compressed => {
                 DataError::CorruptGzip { file, found: self.position, source }
