@@ -19,9 +19,52 @@ pub mod relu;
 pub mod sgd;
 pub mod softmax_xent;
 
-use crate::gpu::{Constant, Gpu, GpuError, KernelSpec, LANES, Tiling, workgroups_linear};
+use crate::gpu::{Binding, Constant, Gpu, GpuError, KernelSpec, LANES, PlanBuilder, Tensor, Tiling};
+use crate::gpu::{bind, workgroups_linear};
 use crate::text::count;
 use serde::{Deserialize, Serialize};
+
+/// A shader file: the operation, and the text.
+struct Shader {
+    op: &'static str,
+    source: &'static str,
+}
+
+impl Shader {
+    /// Describes a kernel of the file.
+    const fn kernel(self, entry: &'static str, bindings: &'static [Binding]) -> KernelSpec {
+        KernelSpec { op: self.op, entry, source: self.source, bindings }
+    }
+}
+
+/// Returns sizes as constants of a shader, followed by `more`.
+fn constants(sizes: &[(&'static str, usize)], more: &[Constant]) -> Vec<Constant> {
+    sizes.iter().map(|&(name, size)| (name, size as f64)).chain(more.iter().copied()).collect()
+}
+
+/// Records a kernel with its tensors in the order of its bindings, each with the number of elements that it expects.
+fn push(
+    plan: &mut PlanBuilder<'_>,
+    spec: &'static KernelSpec,
+    constants: &[Constant],
+    workgroups: [u32; 3],
+    tensors: &[(&Tensor, usize)],
+) -> Result<(), GpuError> {
+    let named = spec.bindings.iter().zip(tensors);
+    let bound: Vec<_> = named.map(|(binding, &(tensor, len))| bind(binding.name, tensor, len)).collect();
+    plan.push(spec, constants, workgroups, &bound)
+}
+
+/// Records a kernel that computes each of `len` elements by itself: all tensors have that many.
+fn push_each(
+    plan: &mut PlanBuilder<'_>,
+    spec: &'static KernelSpec,
+    len: usize,
+    tensors: &[&Tensor],
+) -> Result<(), GpuError> {
+    let tensors: Vec<_> = tensors.iter().map(|&tensor| (tensor, len)).collect();
+    push(plan, spec, &[("LEN", len as f64)], workgroups_linear(len, 64), &tensors)
+}
 
 /// The form of a heavy kernel; all three compute the same sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Proof of gradient descent: one step of the kernel is one step of [`crate::cpu::sgd`].
 
 use super::native::{Check, LENGTHS};
-use super::{UNIT_ROUNDOFF, Verifier, widen};
+use super::{Bounded, UNIT_ROUNDOFF, Verifier, widen};
 use crate::cpu::sgd as cpu;
 use crate::gpu::GpuError;
 use crate::native::sgd as fast;
@@ -23,22 +23,21 @@ pub fn verify(v: &mut Verifier<'_>, len: usize, momentum: f64) -> Result<(), Gpu
     let velocity_bound: Vec<f64> = (0..len)
         .map(|i| 3.0 * UNIT_ROUNDOFF * (momentum * f64::from(velocity[i]).abs() + f64::from(alpha) * g64[i].abs()))
         .collect();
-    let w_bound: Vec<f64> = (0..len)
+    let w_bound = (0..len)
         .map(|i| velocity_bound[i] + 2.0 * UNIT_ROUNDOFF * (f64::from(w[i]).abs() + velocity64[i].abs()))
         .collect();
+    let w_after = Bounded { values: w64, bound: w_bound };
+    let velocity_after = Bounded { values: velocity64, bound: velocity_bound };
     let mut run = v.run();
     let tg = run.input(&g)?;
     let (tw, tvelocity) = (run.in_place(&w)?, run.in_place(&velocity)?);
     let (step_sizes, progress) = (run.input(&[9.0, alpha, 9.0])?, run.input_u32(&[2, 3])?);
-    record(&mut run.plan, &config, &tg, &tw, &tvelocity, &step_sizes, &progress)?;
-    run.check(STEP.entry, &case, &[(&tw, &w64, &w_bound), (&tvelocity, &velocity64, &velocity_bound)], &[])
+    record(&mut run.plan, &config, [&tg, &tw, &tvelocity, &step_sizes, &progress])?;
+    run.check(STEP.entry, &case, &[(&tw, &w_after), (&tvelocity, &velocity_after)], &[])
 }
 
 /// Checks the sizes of `fmnist-gpu selftest`.
-///
-/// # Errors
-/// The device failed.
-pub fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
+pub(super) fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
     verify(v, 1, 0.0)?;
     verify(v, 64, 0.9)?;
     verify(v, 10_007, 0.5)
