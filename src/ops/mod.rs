@@ -2,8 +2,9 @@
 //!
 //! Each operation has files of the same name (`shaders/<op>.wgsl`, `src/ops/<op>.rs`,
 //! `src/cpu/<op>.rs`, `src/verify/<op>.rs`, `tests/<op>.rs`) and a row in the table of `src/verify/table.rs`. The
-//! dimension structs are defined beside the CPU mirrors, which are the specification. Nothing here imports the proofs,
-//! so that training can be read without them.
+//! dimension structs are defined beside the CPU mirrors, which are the specification. The functions that record take their
+//! tensors as one array, in the order of the kernel's bindings. Nothing here imports the proofs, so that training can be
+//! read without them.
 
 pub mod adam;
 pub mod add;
@@ -139,14 +140,6 @@ impl SharedTiles {
         let parts = if inner <= SHORT { 1 } else { self.workgroups.div_ceil(tiles) };
         inner.div_ceil(parts).next_multiple_of(SHARED_STEPS).min(LONGEST)
     }
-
-    /// Adds the constants of the shaders.
-    fn push_constants(self, columns: usize, constants: &mut Vec<Constant>) {
-        let [_, tile_columns] = self.tile(columns);
-        let rows_each = if tile_columns == 32 { 4 } else { self.rows_each };
-        constants.push(("TILE_COLUMNS", tile_columns as f64));
-        constants.push(("ROWS_EACH", rows_each as f64));
-    }
 }
 
 impl Form {
@@ -204,7 +197,11 @@ impl Form {
         match self {
             Form::Plain => {}
             Form::Subgroup(lanes) => of_op.push(("LANES", lanes as f64)),
-            Form::Shared(tiles) => tiles.push_constants(columns, &mut of_op),
+            Form::Shared(tiles) => {
+                let [_, tile_columns] = tiles.tile(columns);
+                let rows_each = if tile_columns == 32 { 4 } else { tiles.rows_each };
+                of_op.extend([("TILE_COLUMNS", tile_columns as f64), ("ROWS_EACH", rows_each as f64)]);
+            }
         }
         of_op
     }

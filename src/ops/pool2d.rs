@@ -61,14 +61,6 @@ fn constants(d: &Pool2dDims, more: &[Constant]) -> Vec<Constant> {
     super::constants(&[input, window, output].concat(), more)
 }
 
-pub(crate) fn x_len(d: &Pool2dDims) -> usize {
-    d.n * d.h * d.w * d.c
-}
-
-pub(crate) fn y_len(d: &Pool2dDims) -> usize {
-    d.n * d.ho * d.wo * d.c
-}
-
 /// Records max pooling. Shapes: x `[N, H, W, C]`, y and argmax `[N, HO, WO, C]`.
 ///
 /// # Errors
@@ -79,8 +71,8 @@ pub fn record_max_forward(
     [x, y, argmax]: [&Tensor; 3],
 ) -> Result<(), GpuError> {
     let (spec, channels) = if by_4(d)[0] { (&MAX_FORWARD_BY_4, 4) } else { (&MAX_FORWARD, 1) };
-    let tensors = [(x, x_len(d)), (y, y_len(d)), (argmax, y_len(d))];
-    push(plan, spec, &constants(d, &[]), workgroups_linear(y_len(d) / channels, 64), &tensors)
+    let tensors = [(x, d.x_len()), (y, d.y_len()), (argmax, d.y_len())];
+    push(plan, spec, &constants(d, &[]), workgroups_linear(d.y_len() / channels, 64), &tensors)
 }
 
 /// Records the gradient of max pooling. Shapes: argmax and dy `[N, HO, WO, C]`, dx `[N, H, W, C]`.
@@ -92,15 +84,15 @@ pub fn record_max_backward_x(
     d: &Pool2dDims,
     [argmax, dy, dx]: [&Tensor; 3],
 ) -> Result<(), GpuError> {
-    let tensors = [(argmax, y_len(d)), (dy, y_len(d)), (dx, x_len(d))];
+    let tensors = [(argmax, d.y_len()), (dy, d.y_len()), (dx, d.x_len())];
     if !by_4(d)[1] {
-        return push(plan, &MAX_BACKWARD_X, &constants(d, &[]), workgroups_linear(x_len(d), 64), &tensors);
+        return push(plan, &MAX_BACKWARD_X, &constants(d, &[]), workgroups_linear(d.x_len(), 64), &tensors);
     }
     let (rows, equal_rows) = cells(d.ho, d.stride_h, d.pad_top, d.h);
     let (columns, equal_columns) = cells(d.wo, d.stride_w, d.pad_left, d.w);
     let all_equal = ("ALL_CELLS_EQUAL", f64::from(equal_rows && equal_columns));
     let constants = constants(d, &[("CELL_ROWS", rows as f64), ("CELL_COLUMNS", columns as f64), all_equal]);
-    push(plan, &MAX_BACKWARD_X_BY_4, &constants, workgroups_linear(y_len(d) / 4, 64), &tensors)
+    push(plan, &MAX_BACKWARD_X_BY_4, &constants, workgroups_linear(d.y_len() / 4, 64), &tensors)
 }
 
 /// Records average or sum pooling. Shapes: x `[N, H, W, C]`, y `[N, HO, WO, C]`.
@@ -117,7 +109,7 @@ pub fn record_mean_forward(
         Reduction::Average => &AVERAGE_FORWARD,
         Reduction::Sum => &SUM_FORWARD,
     };
-    push(plan, spec, &constants(d, &[]), workgroups_linear(y_len(d), 64), &[(x, x_len(d)), (y, y_len(d))])
+    push(plan, spec, &constants(d, &[]), workgroups_linear(d.y_len(), 64), &[(x, d.x_len()), (y, d.y_len())])
 }
 
 /// Records the gradient of average or sum pooling. Shapes: dy `[N, HO, WO, C]`, dx `[N, H, W, C]`.
@@ -134,5 +126,5 @@ pub fn record_mean_backward_x(
         Reduction::Average => &AVERAGE_BACKWARD_X,
         Reduction::Sum => &SUM_BACKWARD_X,
     };
-    push(plan, spec, &constants(d, &[]), workgroups_linear(x_len(d), 64), &[(dy, y_len(d)), (dx, x_len(d))])
+    push(plan, spec, &constants(d, &[]), workgroups_linear(d.x_len(), 64), &[(dy, d.y_len()), (dx, d.x_len())])
 }

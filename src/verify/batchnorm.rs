@@ -230,10 +230,8 @@ fn verify_fold(v: &mut Verifier<'_>, k: usize, vectors: [&[f32]; 4]) -> Result<(
 /// Checks the shapes of `fmnist-gpu selftest`: after a convolution and after a dense layer, short last batches, a single
 /// value, more rows than one iteration sums.
 pub(super) fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
-    for (n, positions, c, n_valid) in [(4, 196, 32, 4), (32, 1, 128, 7), (3, 7, 5, 2), (1, 1, 1, 1), (5, 784, 3, 4)] {
-        verify(v, &BatchNormDims { n, positions, c }, n_valid)?;
-    }
-    Ok(())
+    let cases = [(4, 196, 32, 4), (32, 1, 128, 7), (3, 7, 5, 2), (1, 1, 1, 1), (5, 784, 3, 4)];
+    cases.into_iter().try_for_each(|(n, positions, c, n_valid)| verify(v, &BatchNormDims { n, positions, c }, n_valid))
 }
 
 pub(super) fn native(check: &mut Check) {

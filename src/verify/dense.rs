@@ -83,10 +83,7 @@ pub(super) fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
         (33, 35, 33, Breadth::Forms),
         (33, 260, 36, Breadth::Forms),
     ];
-    for (n, i, o, breadth) in cases {
-        verify(v, &DenseDims { n, i, o }, breadth)?;
-    }
-    Ok(())
+    cases.into_iter().try_for_each(|(n, i, o, breadth)| verify(v, &DenseDims { n, i, o }, breadth))
 }
 
 pub(super) fn native(check: &mut Check) {

@@ -63,6 +63,11 @@ pub fn absolute(values: &[f64]) -> Vec<f64> {
     values.iter().map(|value| value.abs()).collect()
 }
 
+/// Returns `len` values, uniform in -0.6..1: not symmetric about zero, so that sums do not cancel out.
+fn values(random: &mut ChaCha8Rng, len: usize) -> Vec<f32> {
+    (0..len).map(|_| (random.next_u32() >> 8) as f32 / (1u32 << 24) as f32 * 1.6 - 0.6).collect()
+}
+
 /// The verdict on a kernel over all its cases.
 #[derive(Clone, Debug, Serialize, PartialEq)]
 pub struct Verdict {
@@ -140,9 +145,9 @@ impl<'g> Verifier<'g> {
         Verifier { gpu, random: ChaCha8Rng::seed_from_u64(seed), verdicts: Vec::new() }
     }
 
-    /// Returns `len` values, uniform in -0.6..1: not symmetric about zero, so that sums do not cancel out.
+    /// Returns `len` values, uniform in -0.6..1.
     pub fn random(&mut self, len: usize) -> Vec<f32> {
-        (0..len).map(|_| (self.random.next_u32() >> 8) as f32 / (1u32 << 24) as f32 * 1.6 - 0.6).collect()
+        values(&mut self.random, len)
     }
 
     /// Returns the forms to compare for a product with this many columns; `by_4` are the sizes that the subgroup form

@@ -25,7 +25,7 @@ pub struct Check {
 
 impl Check {
     pub(super) fn values(&mut self, len: usize) -> Vec<f32> {
-        (0..len).map(|_| (self.random.next_u32() >> 8) as f32 / (1u32 << 24) as f32 * 1.6 - 0.6).collect()
+        super::values(&mut self.random, len)
     }
 
     /// Returns small integers: sums of their products are exact, and maxima tie.

@@ -92,10 +92,8 @@ pub fn verify(v: &mut Verifier<'_>, d: &SoftmaxXentDims, n_valid: usize, scale: 
 
 /// Checks the shapes of `fmnist-gpu selftest`.
 pub(super) fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
-    for (n, c, n_valid, scale) in [(32, 10, 32, 4.0), (32, 10, 7, 30.0), (300, 3, 257, 1000.0), (1, 1, 1, 1.0)] {
-        verify(v, &SoftmaxXentDims { n, c }, n_valid, scale)?;
-    }
-    Ok(())
+    let cases = [(32, 10, 32, 4.0), (32, 10, 7, 30.0), (300, 3, 257, 1000.0), (1, 1, 1, 1.0)];
+    cases.into_iter().try_for_each(|(n, c, n_valid, scale)| verify(v, &SoftmaxXentDims { n, c }, n_valid, scale))
 }
 
 pub(super) fn gradients(g: &mut Gradients) {
