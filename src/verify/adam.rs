@@ -25,29 +25,24 @@ pub fn verify(verifier: &mut Verifier<'_>, len: usize) -> Result<(), GpuError> {
         let alpha64 = f64::from(alpha);
         cpu::adam_step(&config, alpha64, &g64, &mut w64, &mut m64, &mut v64);
         let u = UNIT_ROUNDOFF;
-        let m_bound: Vec<f64> = (0..len).map(|i| 4.0 * u * (f64::from(m[i]).abs() + g64[i].abs())).collect();
-        let v_bound: Vec<f64> =
-            (0..len).map(|i| 5.0 * u * (f64::from(v[i]) + g64[i] * g64[i]) + f64::from(f32::MIN_POSITIVE)).collect();
-        let w_bound: Vec<f64> = (0..len)
-            .map(|i| {
-                let root = v64[i].sqrt() + config.epsilon;
-                let update = alpha64 * (m64[i].abs() + m_bound[i]) / root;
-                // The moment's own error, the error of v through the root, and a root and a division with the accuracy
-                // of the WGSL specification (about ten roundoffs), then the rounding of the sum.
-                alpha64 * m_bound[i] / root
-                    + update * (v_bound[i] / (2.0 * v64[i]).max(f64::MIN_POSITIVE) + 12.0 * u)
-                    + u * (f64::from(w[i]).abs() + update)
-            })
-            .collect();
+        let m_after = Bounded::by_index(m64, |i| 4.0 * u * (f64::from(m[i]).abs() + g64[i].abs()));
+        let v_bound = |i: usize| 5.0 * u * (f64::from(v[i]) + g64[i] * g64[i]) + f64::from(f32::MIN_POSITIVE);
+        let v_after = Bounded::by_index(v64, v_bound);
+        let w_after = Bounded::by_index(w64, |i| {
+            let root = v_after.values[i].sqrt() + config.epsilon;
+            let update = alpha64 * (m_after.values[i].abs() + m_after.bound[i]) / root;
+            // The moment's own error, the error of v through the root, and a root and a division with the accuracy of
+            // the WGSL specification (about ten roundoffs), then the rounding of the sum.
+            alpha64 * m_after.bound[i] / root
+                + update * (v_after.bound[i] / (2.0 * v_after.values[i]).max(f64::MIN_POSITIVE) + 12.0 * u)
+                + u * (f64::from(w[i]).abs() + update)
+        });
         let mut run = verifier.run();
         let tg = run.input(&g)?;
         let (tw, tm, tv) = (run.in_place(&w)?, run.in_place(&m)?, run.in_place(&v)?);
         // The size of this step is in the batch's slot; using any other slot would change the result.
         let (step_sizes, progress) = (run.input(&[9.0, alpha, 9.0])?, run.input_u32(&[2, 3])?);
         record(&mut run.plan, &config, [&tg, &tw, &tm, &tv, &step_sizes, &progress])?;
-        let w_after = Bounded { values: w64, bound: w_bound };
-        let m_after = Bounded { values: m64, bound: m_bound };
-        let v_after = Bounded { values: v64, bound: v_bound };
         run.check(STEP.entry, &case, &[(&tw, &w_after), (&tm, &m_after), (&tv, &v_after)], &[])?;
         (w, m, v) = (w_after.narrow(), m_after.narrow(), v_after.narrow());
     }

@@ -57,11 +57,10 @@ pub fn statistics(
     }
     // Both constants, the products and the sum: 3 roundoffs.
     let averaged = |before: &[f32], moment: usize, values: Vec<f64>| {
-        let bound = (0..d.c).map(|c| {
+        Bounded::by_index(values, |c| {
             let (kept, added) = (MOMENTUM * f64::from(before[c]), (1.0 - MOMENTUM) * moments[moment * d.c + c]);
             3.0 * u * (kept.abs() + added.abs()) + (1.0 - MOMENTUM) * bound[moment * d.c + c] + TINY
-        });
-        Bounded { bound: bound.collect(), values }
+        })
     };
     let (mean_after, var_after) = (averaged(running_mean, 0, mean_after), averaged(running_var, 1, var_after));
     [Bounded { values: moments, bound }, mean_after, var_after]
@@ -78,14 +77,13 @@ fn forward(d: &BatchNormDims, x: &[f32], moments: &[f32], scale: &[f32], shift: 
     let (x, moments, scale, shift) = (widen(x), widen(moments), widen(scale), widen(shift));
     let mut values = vec![0.0; d.x_len()];
     cpu::batchnorm_forward(d, EPSILON, &x, &moments, &scale, &shift, &mut values);
-    let bound = (0..d.x_len()).map(|i| {
+    Bounded::by_index(values, |i| {
         let c = i % d.c;
         let factor = (inverse(moments[d.c + c]) * scale[c]).abs();
         // The difference, the inverse root and two products: 8 roundoffs, and one of the sum.
         let scaled = (x[i] - moments[c]).abs() * factor;
         UNIT_ROUNDOFF * (9.0 * scaled + shift[c].abs()) + TINY * (1.0 + factor)
-    });
-    Bounded { bound: bound.collect(), values }
+    })
 }
 
 /// Returns dscale and dshift. A sum is off by `additions` roundoffs of each element.
@@ -95,12 +93,12 @@ pub fn backward_w(d: &BatchNormDims, x: &[f32], moments: &[f32], dy: &[f32], add
     cpu::batchnorm_backward_w(d, EPSILON, &x, &moments, &dy, &mut dscale, &mut dshift);
     let rows = moments[2 * d.c] as usize * d.positions;
     // The difference, its product with dy, the inverse root and the product with it: 8 roundoffs.
-    let scale_bound = (0..d.c).map(|c| {
+    let dscale = Bounded::by_index(dscale, |c| {
         let products = sum(d, rows, c, |i| (dy[i] * (x[i] - moments[c])).abs());
         sum_bound(additions + 4, products * inverse(moments[d.c + c]))
     });
-    let shift_bound = (0..d.c).map(|c| sum_bound(additions, sum(d, rows, c, |i| dy[i].abs())));
-    [Bounded { bound: scale_bound.collect(), values: dscale }, Bounded { bound: shift_bound.collect(), values: dshift }]
+    let dshift = Bounded::by_index(dshift, |c| sum_bound(additions, sum(d, rows, c, |i| dy[i].abs())));
+    [dscale, dshift]
 }
 
 /// Returns dx.
@@ -115,11 +113,11 @@ pub fn backward_x(
 ) -> Bounded {
     let inputs = [x, moments, scale, dscale, dshift, dy].map(widen);
     let mut values = vec![0.0; d.x_len()];
-    cpu::batchnorm_backward_x(d, EPSILON, inputs.each_ref().map(|input| &input[..]), &mut values);
+    cpu::batchnorm_backward_x(d, EPSILON, inputs.each_ref().map(Vec::as_slice), &mut values);
     let [x, moments, scale, dscale, dshift, dy] = inputs;
     let images = moments[2 * d.c];
     let m = images * d.positions as f64;
-    let bound = (0..d.x_len()).map(|i| {
+    Bounded::by_index(values, |i| {
         let c = i % d.c;
         if (i / (d.c * d.positions)) as f64 >= images {
             return 0.0;
@@ -132,8 +130,7 @@ pub fn backward_x(
         // differences of three terms. The factor: 6, and one of the product with it.
         let error = 6.0 * offset + 14.0 * slope + (2.0 + 7.0) * (dy[i].abs() + offset + slope);
         UNIT_ROUNDOFF * factor * error + TINY * (1.0 + factor * (2.0 + inverse * (dscale[c] / m).abs()))
-    });
-    Bounded { bound: bound.collect(), values }
+    })
 }
 
 /// Compares every kernel with the mirror for a batch whose first `n_valid` images count; the others have large values, so
@@ -206,25 +203,19 @@ fn verify_fold(v: &mut Verifier<'_>, k: usize, vectors: [&[f32]; 4]) -> Result<(
     let inputs = [&w[..], &b, vectors[0], vectors[1], vectors[2], vectors[3]];
     let wide = inputs.map(widen);
     let (mut w_out, mut b_out) = (vec![0.0; k * o], vec![0.0; o]);
-    cpu::batchnorm_fold(o, EPSILON, wide.each_ref().map(|input| &input[..]), [&mut w_out, &mut b_out]);
+    cpu::batchnorm_fold(o, EPSILON, wide.each_ref().map(Vec::as_slice), [&mut w_out, &mut b_out]);
     let [_, b, scale, shift, mean, variance] = wide;
     // The factor is off by 6 roundoffs; a product and, for the bias, a difference and a sum follow.
     let w_bound = w_out.iter().map(|w| 7.0 * UNIT_ROUNDOFF * w.abs() + TINY).collect();
-    let b_bound = (0..o).map(|i| {
+    let b_out = Bounded::by_index(b_out, |i| {
         let factor = (scale[i] * inverse(variance[i])).abs();
         UNIT_ROUNDOFF * (9.0 * (b[i] - mean[i]).abs() * factor + shift[i].abs()) + TINY * (1.0 + factor)
     });
-    let b_out = Bounded { values: b_out, bound: b_bound.collect() };
     let outputs = [&Bounded { values: w_out, bound: w_bound }, &b_out];
-    v.check(
-        FOLD.entry,
-        &format!("{k}x{o}"),
-        inputs,
-        outputs,
-        |plan, [w, b, scale, shift, mean, var], [w_out, b_out]| {
-            record_fold(plan, [k, o], EPSILON, [w, b, scale, shift, mean, var, w_out, b_out])
-        },
-    )
+    let case = format!("{k}x{o}");
+    v.check(FOLD.entry, &case, inputs, outputs, |plan, [w, b, scale, shift, mean, var], [w_out, b_out]| {
+        record_fold(plan, [k, o], EPSILON, [w, b, scale, shift, mean, var, w_out, b_out])
+    })
 }
 
 /// Checks the shapes of `fmnist-gpu selftest`: after a convolution and after a dense layer, short last batches, a single

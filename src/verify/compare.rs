@@ -17,6 +17,11 @@ impl Bounded {
         Bounded { bound: vec![0.0; values.len()], values }
     }
 
+    /// Values of which each may have the error that `bound` returns for its index.
+    pub fn by_index(values: Vec<f64>, bound: impl Fn(usize) -> f64) -> Bounded {
+        Bounded { bound: (0..values.len()).map(bound).collect(), values }
+    }
+
     /// Sums of `terms` products, under the project's bound; `scale` are the sums of their absolute values.
     pub fn sums(values: Vec<f64>, scale: &[f64], terms: usize) -> Bounded {
         Bounded { bound: scale.iter().map(|&scale| sum_bound(terms, scale)).collect(), values }
@@ -32,9 +37,9 @@ impl Bounded {
     ) -> Bounded {
         let [mut values, mut scale] = [vec![0.0; len], vec![0.0; len]];
         let inputs = inputs.map(widen);
-        mirror(inputs.each_ref().map(|input| &input[..]), &mut values);
+        mirror(inputs.each_ref().map(Vec::as_slice), &mut values);
         let inputs = inputs.map(|input| absolute(&input));
-        mirror(inputs.each_ref().map(|input| &input[..]), &mut scale);
+        mirror(inputs.each_ref().map(Vec::as_slice), &mut scale);
         Bounded::sums(values, &scale, terms)
     }
 

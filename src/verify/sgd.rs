@@ -20,14 +20,12 @@ pub fn verify(v: &mut Verifier<'_>, len: usize, momentum: f64) -> Result<(), Gpu
     // The kernel's momentum is a single-precision constant.
     let momentum = f64::from(momentum as f32);
     cpu::sgd_step(momentum, f64::from(alpha), &g64, &mut w64, &mut velocity64);
-    let velocity_bound: Vec<f64> = (0..len)
-        .map(|i| 3.0 * UNIT_ROUNDOFF * (momentum * f64::from(velocity[i]).abs() + f64::from(alpha) * g64[i].abs()))
-        .collect();
-    let w_bound = (0..len)
-        .map(|i| velocity_bound[i] + 2.0 * UNIT_ROUNDOFF * (f64::from(w[i]).abs() + velocity64[i].abs()))
-        .collect();
-    let w_after = Bounded { values: w64, bound: w_bound };
-    let velocity_after = Bounded { values: velocity64, bound: velocity_bound };
+    let velocity_after = Bounded::by_index(velocity64, |i| {
+        3.0 * UNIT_ROUNDOFF * (momentum * f64::from(velocity[i]).abs() + f64::from(alpha) * g64[i].abs())
+    });
+    let w_after = Bounded::by_index(w64, |i| {
+        velocity_after.bound[i] + 2.0 * UNIT_ROUNDOFF * (f64::from(w[i]).abs() + velocity_after.values[i].abs())
+    });
     let mut run = v.run();
     let tg = run.input(&g)?;
     let (tw, tvelocity) = (run.in_place(&w)?, run.in_place(&velocity)?);

@@ -51,6 +51,7 @@ pub fn verify(v: &mut Verifier<'_>, d: &SoftmaxXentDims, n_valid: usize, scale: 
     // Probabilities below the smallest normal number may be flushed to zero.
     let tiny = f64::from(f32::MIN_POSITIVE);
     let p_bound: Vec<f64> = p64.iter().enumerate().map(|(i, p)| p.abs() * bounds[i / d.c].probability + tiny).collect();
+    let p = Bounded { values: p64, bound: p_bound };
     let (loss, n_correct) = cpu::softmax_xent_totals(n_valid, &loss64, &correct);
     // The error of each row's loss, and of their sum.
     let loss_bound = bounds[..n_valid].iter().map(|b| b.loss).sum::<f64>()
@@ -62,20 +63,16 @@ pub fn verify(v: &mut Verifier<'_>, d: &SoftmaxXentDims, n_valid: usize, scale: 
 
     let mut dx64 = vec![0.0; x.len()];
     cpu::softmax_xent_backward_x(d, &x64, &labels, n_valid, &mut dx64);
-    let dx_bound: Vec<f64> = (0..x.len())
-        .map(|i| {
-            if i / d.c < n_valid {
-                // The difference p - target rounds once, and the division by the number of rows adds 2.5 units.
-                let difference = dx64[i].abs() * n_valid as f64;
-                (p_bound[i] + 6.0 * UNIT_ROUNDOFF * difference) / n_valid as f64 + tiny
-            } else {
-                0.0
-            }
-        })
-        .collect();
+    let dx_bound = |(i, dx): (usize, &f64)| {
+        if i / d.c >= n_valid {
+            return 0.0;
+        }
+        // The difference p - target rounds once, and the division by the number of rows adds 2.5 units.
+        let difference = dx.abs() * n_valid as f64;
+        (p.bound[i] + 6.0 * UNIT_ROUNDOFF * difference) / n_valid as f64 + tiny
+    };
+    let dx = Bounded { bound: dx64.iter().enumerate().map(dx_bound).collect(), values: dx64 };
 
-    let p = Bounded { values: p64, bound: p_bound };
-    let dx = Bounded { values: dx64, bound: dx_bound };
     for (kernel, output) in [(FORWARD.entry, p), (BACKWARD_X.entry, dx)] {
         let mut run = v.run();
         let (tx, tlabels, toutput) = (run.input(&x)?, run.input_u32(&labels)?, run.output(x.len())?);
