@@ -9,7 +9,7 @@
 use fmnist_gpu::gpu::{
     Gpu, GpuError, GpuOptions, KernelSpec, PlanBuilder, Tensor, bind, read, workgroups_linear, write,
 };
-use fmnist_gpu::verify::{Verifier, sum_bound, widen};
+use fmnist_gpu::verify::{Bounded, Verifier, absolute, widen};
 
 /// The entry point as data; a dispatch with other bindings is refused.
 static LEAKY_RELU: KernelSpec = KernelSpec {
@@ -48,11 +48,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let input = verifier.random(len);
         let expected = leaky_relu(0.1, &widen(&input));
         // One product: its own rounding and the rounding of the slope.
-        let bounds: Vec<f64> = expected.iter().map(|y| sum_bound(1, y.abs())).collect();
-        let mut run = verifier.run();
-        let (x, y) = (run.input(&input)?, run.output(len)?);
-        record(&mut run.plan, len, 0.1, &x, &y)?;
-        run.check(LEAKY_RELU.entry, &format!("{len}"), &[(&y, &expected, &bounds)], &[])?;
+        let scale = absolute(&expected);
+        let expected = Bounded::sums(expected, &scale, 1);
+        verifier.check(LEAKY_RELU.entry, &format!("{len}"), [&input], [&expected], |plan, [x], [y]| {
+            record(plan, len, 0.1, x, y)
+        })?;
     }
     for verdict in verifier.verdicts() {
         println!(

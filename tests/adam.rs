@@ -1,6 +1,6 @@
 use crate::support::{assert_all_right, gpu};
 use fmnist_gpu::gpu::{GpuError, PlanBuilder};
-use fmnist_gpu::ops::adam::{AdamConfig, AdamTensors, record};
+use fmnist_gpu::ops::adam::{AdamConfig, record};
 use fmnist_gpu::verify::Verifier;
 use fmnist_gpu::verify::adam::verify;
 
@@ -26,8 +26,7 @@ fn adam_refuses_a_number_of_parameters_that_is_no_multiple_of_four() {
     let gpu = gpu();
     let tensor = gpu.tensor_from("t", &[6], &[0.0; 6]).unwrap();
     let progress = gpu.tensor_from_u32("p", &[2], &[0, 1]).unwrap();
-    let tensors =
-        AdamTensors { g: &tensor, w: &tensor, m: &tensor, v: &tensor, step_sizes: &tensor, progress: &progress };
-    let result = record(&mut PlanBuilder::new(gpu), &AdamConfig::default(), &tensors);
+    let tensors = [&tensor, &tensor, &tensor, &tensor, &tensor, &progress];
+    let result = record(&mut PlanBuilder::new(gpu), &AdamConfig::default(), tensors);
     assert!(matches!(result, Err(GpuError::Record { entry: "adam_step", .. })), "{result:?}");
 }

@@ -334,7 +334,7 @@ fn timings_follow_the_work() {
     let mut plan = PlanBuilder::new(gpu);
     for len in [1 << 10, 1 << 22] {
         let (x, y) = (gpu.tensor("x", &[len], Element::F32).unwrap(), gpu.tensor("y", &[len], Element::F32).unwrap());
-        relu::record_forward(&mut plan, len, &x, &y).unwrap();
+        relu::record_forward(&mut plan, len, [&x, &y]).unwrap();
     }
     let plan = plan.finish().unwrap();
     let timings = Timings::measure(gpu, &plan, 5).unwrap();

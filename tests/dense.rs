@@ -55,7 +55,7 @@ fn dense_in_workgroup_memory_goes_on_where_tiles_are_folded() {
     let (tx, tw, tb) = (tensor("x", &x), tensor("w", &[3.0]), tensor("b", &[1.0]));
     let y = gpu.tensor("y", &[d.n], Element::F32).unwrap();
     let mut plan = PlanBuilder::new(gpu);
-    record_forward(&mut plan, Form::Shared(SharedTiles::default()), &d, false, &tx, &tw, &tb, &y).unwrap();
+    record_forward(&mut plan, Form::Shared(SharedTiles::default()), &d, false, [&tx, &tw, &tb, &y]).unwrap();
     let plan = plan.finish().unwrap();
     assert!(plan.dispatches().all(|dispatch| dispatch.workgroups[1] > 1), "nothing was folded");
     gpu.run(&plan).unwrap();

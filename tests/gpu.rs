@@ -91,7 +91,7 @@ fn of_several_shader_errors_the_first_recorded_is_reported() {
     let orders = [[&BROKEN, &BROKEN_TWIN, &MISDECLARED], [&MISDECLARED, &BROKEN, &BROKEN_TWIN]];
     for order in orders.into_iter().chain([[&BROKEN_TWIN, &MISDECLARED, &BROKEN]]).cycle().take(12) {
         let mut plan = PlanBuilder::new(gpu);
-        relu::record_forward(&mut plan, 8, &x, &y).unwrap();
+        relu::record_forward(&mut plan, 8, [&x, &y]).unwrap();
         for spec in order {
             plan.push(spec, &[], [1, 1, 1], &[bind("y", &y, 8)]).unwrap();
         }

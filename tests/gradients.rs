@@ -118,11 +118,11 @@ fn softmax_is_stable_and_its_gradient_sums_to_zero() {
 fn adam_takes_the_two_steps_of_the_paper() {
     let c = AdamConfig::default();
     let (mut w, mut m, mut v) = ([1.0f64], [0.0], [0.0]);
-    adam_step(c.beta_1, c.beta_2, c.epsilon, c.step_size(1), &[0.5], &mut w, &mut m, &mut v);
+    adam_step(&c, c.step_size(1), &[0.5], &mut w, &mut m, &mut v);
     assert!((m[0] - 0.05).abs() < 1e-15 && (v[0] - 0.00025).abs() < 1e-15);
     // The first step is one learning rate in the direction of the gradient, except for epsilon.
     assert!((w[0] - (1.0 - 1e-3)).abs() < 1e-8, "{}", w[0]);
-    adam_step(c.beta_1, c.beta_2, c.epsilon, c.step_size(2), &[-1.0], &mut w, &mut m, &mut v);
+    adam_step(&c, c.step_size(2), &[-1.0], &mut w, &mut m, &mut v);
     assert!((m[0] - (0.9 * 0.05 - 0.1)).abs() < 1e-15 && (v[0] - (0.999 * 0.00025 + 0.001)).abs() < 1e-15);
     let alpha = 1e-3 * (1.0 - 0.999f64 * 0.999).sqrt() / (1.0 - 0.9 * 0.9);
     assert!((w[0] - (0.999 + alpha * 0.055 / 0.00124975f64.sqrt())).abs() < 1e-7, "{}", w[0]);

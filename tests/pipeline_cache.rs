@@ -49,7 +49,7 @@ fn use_device(folder: &Path) {
     let x = device.tensor_from("x", &[4], &[-1.0, 2.0, -3.0, 4.0]).unwrap();
     let y = device.tensor_from("y", &[4], &[9.0; 4]).unwrap();
     let mut plan = PlanBuilder::new(&device);
-    relu::record_forward(&mut plan, 4, &x, &y).unwrap();
+    relu::record_forward(&mut plan, 4, [&x, &y]).unwrap();
     device.run(&plan.finish().unwrap()).unwrap();
     assert_eq!(device.read(&y).unwrap(), [0.0, 2.0, 0.0, 4.0]);
 }

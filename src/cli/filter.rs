@@ -346,8 +346,8 @@ fn agree_on_device(
     let mean = gpu.tensor("average", &[4], Element::F32)?;
     let argmax = gpu.tensor("argmax", &[4], Element::U32)?;
     let mut plan = PlanBuilder::new(gpu);
-    record_max_forward(&mut plan, pool, &x, &y, &argmax)?;
-    record_mean_forward(&mut plan, Reduction::Average, pool, &x, &mean)?;
+    record_max_forward(&mut plan, pool, [&x, &y, &argmax])?;
+    record_mean_forward(&mut plan, Reduction::Average, pool, [&x, &mean])?;
     gpu.run(&plan.finish()?)?;
     let found = [filter.apply(gpu, d, &EXAMPLE)?, gpu.read(&y)?, gpu.read(&mean)?];
     for (found, expected) in found.iter().zip([results, max, average]) {

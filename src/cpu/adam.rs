@@ -34,19 +34,9 @@ impl AdamConfig {
 /// epsilon)`.
 ///
 /// g, w, m and v have the same length; `alpha` is [`AdamConfig::step_size`].
-#[allow(clippy::too_many_arguments, reason = "one argument per tensor, named as in the formula")]
-pub fn adam_step<T: Real>(
-    beta_1: f64,
-    beta_2: f64,
-    epsilon: f64,
-    alpha: T,
-    g: &[T],
-    w: &mut [T],
-    m: &mut [T],
-    v: &mut [T],
-) {
-    let (first, second) = (T::from_f64(1.0 - beta_1), T::from_f64(1.0 - beta_2));
-    let epsilon = T::from_f64(epsilon);
+pub fn adam_step<T: Real>(config: &AdamConfig, alpha: T, g: &[T], w: &mut [T], m: &mut [T], v: &mut [T]) {
+    let (first, second) = (T::from_f64(1.0 - config.beta_1), T::from_f64(1.0 - config.beta_2));
+    let epsilon = T::from_f64(config.epsilon);
     for i in 0..w.len() {
         m[i] += (g[i] - m[i]) * first;
         v[i] += (g[i] * g[i] - v[i]) * second;

@@ -127,16 +127,10 @@ pub fn batchnorm_backward_w<T: Real>(
 /// dscale / m)`. 0 in images after these.
 ///
 /// Shapes: x, dy and dx `[N, P, C]`, moments `[3, C]`, scale, dscale and dshift `[C]`.
-#[allow(clippy::too_many_arguments, reason = "one argument per tensor, named as in the formula")]
 pub fn batchnorm_backward_x<T: Real>(
     d: &BatchNormDims,
     epsilon: f64,
-    x: &[T],
-    moments: &[T],
-    scale: &[T],
-    dscale: &[T],
-    dshift: &[T],
-    dy: &[T],
+    [x, moments, scale, dscale, dshift, dy]: [&[T]; 6],
     dx: &mut [T],
 ) {
     dx.fill(T::ZERO);
@@ -156,18 +150,11 @@ pub fn batchnorm_backward_x<T: Real>(
 /// sqrt(running_var + epsilon)`, `w_out = w * a` and `b_out = (b - running_mean) * a + shift`.
 ///
 /// Shapes: w and w_out `[K, O]`, K all indices before the output channel; the others `[O]`.
-#[allow(clippy::too_many_arguments, reason = "one argument per tensor, named as in the formula")]
 pub fn batchnorm_fold<T: Real>(
     o: usize,
     epsilon: f64,
-    w: &[T],
-    b: &[T],
-    scale: &[T],
-    shift: &[T],
-    running_mean: &[T],
-    running_var: &[T],
-    w_out: &mut [T],
-    b_out: &mut [T],
+    [w, b, scale, shift, running_mean, running_var]: [&[T]; 6],
+    [w_out, b_out]: [&mut [T]; 2],
 ) {
     for (i, (w_out, &w)) in w_out.iter_mut().zip(w).enumerate() {
         *w_out = w * (scale[i % o] * inverse(running_var[i % o], epsilon));

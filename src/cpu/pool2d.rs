@@ -81,6 +81,16 @@ impl Pool2dDims {
         Ok(Pool2dDims { n, h, w, c, kh, kw, stride_h, stride_w, pad_top, pad_left, ho, wo })
     }
 
+    /// Returns the number of elements of the input.
+    pub fn x_len(&self) -> usize {
+        self.n * self.h * self.w * self.c
+    }
+
+    /// Returns the number of elements of the output.
+    pub fn y_len(&self) -> usize {
+        self.n * self.ho * self.wo * self.c
+    }
+
     /// Returns the input rows of window row `i` that lie inside the image.
     fn rows(&self, i: usize) -> Range<usize> {
         let start = i * self.stride_h;

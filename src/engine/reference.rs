@@ -240,7 +240,7 @@ impl<T: Real> ReferenceEngine<T> {
             let w = &mut self.parameters[i];
             match (&self.optimizer, &mut self.slots[..]) {
                 (Optimizer::Adam(config), [m, v]) => {
-                    adam::adam_step(config.beta_1, config.beta_2, config.epsilon, alpha, g, w, &mut m[i], &mut v[i]);
+                    adam::adam_step(config, alpha, g, w, &mut m[i], &mut v[i]);
                 }
                 (Optimizer::Sgd(config), [velocity]) => {
                     sgd::sgd_step(config.momentum, alpha, g, w, &mut velocity[i]);

@@ -11,7 +11,6 @@ use crate::gpu::{Gpu, GpuError, PlanBuilder, Tensor};
 use crate::lower::{Id, Op, Place, Program, Step};
 use crate::native::conv2d::{Conv2d, Packed, Scratch};
 use crate::native::{self, mask};
-use crate::ops::conv2d::Upstream;
 use crate::ops::softmax_xent::BatchTotals;
 use crate::ops::{self, Form, SharedTiles};
 
@@ -50,60 +49,62 @@ pub(super) fn record(
     match step.op {
         Op::Conv2d { d, relu, pool } => {
             let form = conv2d_form(gpu, tiles, &d, false);
-            match pool {
-                None => ops::conv2d::record_forward(plan, form, &d, relu, x[0], x[1], x[2], y[0]),
-                Some(_) => ops::conv2d::record_forward_pool(plan, form, &d, relu, x[0], x[1], x[2], y[0], y[1]),
-            }
+            let argmax = pool.map(|_| y[1]);
+            ops::conv2d::record_forward(plan, form, &d, relu, [x[0], x[1], x[2], y[0]], argmax)
         }
         Op::Conv2dBackward { d, pool, masked } => {
-            let [form_w, form_x] = [false, true].map(|dx| conv2d_form(gpu, tiles, &d, dx));
-            let dy = if pool.is_some() { Upstream::Pooled(x[2], x[3]) } else { Upstream::Direct(x[2]) };
+            let forms = [false, true].map(|dx| conv2d_form(gpu, tiles, &d, dx));
+            let argmax = pool.map(|_| x[3]);
             match y.get(2) {
                 Some(dx) => {
-                    let forms = [form_w, form_x];
-                    ops::conv2d::record_backward(plan, forms, &d, masked, x[0], x[1], dy, dx, y[0], y[1])
+                    let tensors = [x[0], x[1], x[2], dx, y[0], y[1]];
+                    ops::conv2d::record_backward(plan, forms, &d, masked, tensors, argmax)
                 }
-                None => ops::conv2d::record_backward_w(plan, form_w, &d, x[0], dy, y[0], y[1]),
+                None => ops::conv2d::record_backward_w(plan, forms[0], &d, [x[0], x[2], y[0], y[1]], argmax),
             }
         }
         Op::Dense { d, relu } => {
             let form = Form::choose(gpu, tiles, &[d.i, d.o]);
-            ops::dense::record_forward(plan, form, &d, relu, x[0], x[1], x[2], y[0])
+            ops::dense::record_forward(plan, form, &d, relu, [x[0], x[1], x[2], y[0]])
         }
         Op::DenseBackward { d, masked } => {
             let form = Form::choose(gpu, tiles, &[d.i, d.o]);
             match y.get(2) {
-                Some(dx) => ops::dense::record_backward(plan, form, &d, masked, x[0], x[1], x[2], dx, y[0], y[1]),
-                None => ops::dense::record_backward_w(plan, form, &d, x[0], x[2], y[0], y[1]),
+                Some(dx) => ops::dense::record_backward(plan, form, &d, masked, [x[0], x[1], x[2], dx, y[0], y[1]]),
+                None => ops::dense::record_backward_w(plan, form, &d, [x[0], x[2], y[0], y[1]]),
             }
         }
-        Op::MaxPool2d(d) => ops::pool2d::record_max_forward(plan, &d, x[0], y[0], y[1]),
-        Op::MaxPool2dBackward(d) => ops::pool2d::record_max_backward_x(plan, &d, x[0], x[1], y[0]),
-        Op::MeanPool2d(reduction, d) => ops::pool2d::record_mean_forward(plan, reduction, &d, x[0], y[0]),
-        Op::MeanPool2dBackward(reduction, d) => ops::pool2d::record_mean_backward_x(plan, reduction, &d, x[0], y[0]),
-        Op::Relu => ops::relu::record_forward(plan, y[0].len(), x[0], y[0]),
-        Op::ReluBackward => ops::relu::record_backward_x(plan, y[0].len(), x[0], x[1], y[0]),
-        Op::Gelu => ops::gelu::record_forward(plan, y[0].len(), x[0], y[0]),
-        Op::GeluBackward => ops::gelu::record_backward_x(plan, y[0].len(), x[0], x[1], y[0]),
-        Op::Add => ops::add::record_forward(plan, y[0].len(), x[0], x[1], y[0]),
+        Op::MaxPool2d(d) => ops::pool2d::record_max_forward(plan, &d, [x[0], y[0], y[1]]),
+        Op::MaxPool2dBackward(d) => ops::pool2d::record_max_backward_x(plan, &d, [x[0], x[1], y[0]]),
+        Op::MeanPool2d(reduction, d) => ops::pool2d::record_mean_forward(plan, reduction, &d, [x[0], y[0]]),
+        Op::MeanPool2dBackward(reduction, d) => ops::pool2d::record_mean_backward_x(plan, reduction, &d, [x[0], y[0]]),
+        Op::Relu => ops::relu::record_forward(plan, y[0].len(), [x[0], y[0]]),
+        Op::ReluBackward => ops::relu::record_backward_x(plan, y[0].len(), [x[0], x[1], y[0]]),
+        Op::Gelu => ops::gelu::record_forward(plan, y[0].len(), [x[0], y[0]]),
+        Op::GeluBackward => ops::gelu::record_backward_x(plan, y[0].len(), [x[0], x[1], y[0]]),
+        Op::Add => ops::add::record_forward(plan, y[0].len(), [x[0], x[1], y[0]]),
         Op::BatchNormStatistics { d, momentum } => {
-            ops::batchnorm::record_statistics(plan, &d, momentum, x[0], on.totals.progress, y[0], y[1], y[2])
+            let tensors = [x[0], on.totals.progress, y[0], y[1], y[2]];
+            ops::batchnorm::record_statistics(plan, &d, momentum, tensors)
         }
-        Op::BatchNormMoments => ops::batchnorm::record_moments(plan, x[0].len(), x[0], x[1], y[0]),
-        Op::BatchNorm { d, epsilon } => ops::batchnorm::record_forward(plan, &d, epsilon, x[0], x[1], x[2], x[3], y[0]),
+        Op::BatchNormMoments => ops::batchnorm::record_moments(plan, x[0].len(), [x[0], x[1], y[0]]),
+        Op::BatchNorm { d, epsilon } => {
+            ops::batchnorm::record_forward(plan, &d, epsilon, [x[0], x[1], x[2], x[3], y[0]])
+        }
         Op::BatchNormBackwardW { d, epsilon } => {
-            ops::batchnorm::record_backward_w(plan, &d, epsilon, x[0], x[1], x[2], y[0], y[1])
+            ops::batchnorm::record_backward_w(plan, &d, epsilon, [x[0], x[1], x[2], y[0], y[1]])
         }
         Op::BatchNormBackwardX { d, epsilon } => {
-            ops::batchnorm::record_backward_x(plan, &d, epsilon, x[0], x[1], x[2], x[3], x[4], x[5], y[0])
+            let tensors = [x[0], x[1], x[2], x[3], x[4], x[5], y[0]];
+            ops::batchnorm::record_backward_x(plan, &d, epsilon, tensors)
         }
         Op::BatchNormFold { epsilon } => {
             let o = x[1].len();
-            let k = x[0].len() / o;
-            ops::batchnorm::record_fold(plan, k, o, epsilon, x[0], x[1], x[2], x[3], x[4], x[5], y[0], y[1])
+            let tensors = [x[0], x[1], x[2], x[3], x[4], x[5], y[0], y[1]];
+            ops::batchnorm::record_fold(plan, [x[0].len() / o, o], epsilon, tensors)
         }
-        Op::Loss => ops::softmax_xent::record_backward_x(plan, &classes, x[0], on.labels, y[0], &on.totals),
-        Op::Softmax => ops::softmax_xent::record_forward(plan, &classes, x[0], on.labels, y[0], &on.totals),
+        Op::Loss => ops::softmax_xent::record_backward_x(plan, &classes, [x[0], on.labels, y[0]], &on.totals),
+        Op::Softmax => ops::softmax_xent::record_forward(plan, &classes, [x[0], on.labels, y[0]], &on.totals),
     }
 }
 
@@ -258,7 +259,7 @@ pub(super) fn compute_batch(op: &Op, n: usize, x: &[&[f32]], y: &mut [&mut [f32]
         (Op::BatchNormMoments, [moments]) => cpu::batchnorm::batchnorm_moments(x[0], x[1], moments),
         (Op::BatchNormFold { epsilon }, [w, b]) => {
             let o = b.len();
-            cpu::batchnorm::batchnorm_fold(o, epsilon, x[0], x[1], x[2], x[3], x[4], x[5], w, b);
+            cpu::batchnorm::batchnorm_fold(o, epsilon, [x[0], x[1], x[2], x[3], x[4], x[5]], [w, b]);
         }
         _ => unreachable!("{op:?} is for rows"),
     }
@@ -330,11 +331,11 @@ pub(super) fn compute<T: Real>(
             cpu::batchnorm::batchnorm_backward_w(&d, epsilon, x[0], x[1], x[2], dscale, dshift);
         }
         Op::BatchNormBackwardX { d, epsilon } => {
-            cpu::batchnorm::batchnorm_backward_x(&d, epsilon, x[0], x[1], x[2], x[3], x[4], x[5], y[0]);
+            cpu::batchnorm::batchnorm_backward_x(&d, epsilon, [x[0], x[1], x[2], x[3], x[4], x[5]], y[0]);
         }
         Op::BatchNormFold { epsilon } => {
             let [w, b] = y else { unreachable!("{op:?} writes two tensors") };
-            cpu::batchnorm::batchnorm_fold(b.len(), epsilon, x[0], x[1], x[2], x[3], x[4], x[5], w, b);
+            cpu::batchnorm::batchnorm_fold(b.len(), epsilon, [x[0], x[1], x[2], x[3], x[4], x[5]], [w, b]);
         }
         Op::Loss => {
             answers.compare(n, x[0]);

@@ -1,16 +1,15 @@
 //! Gathers the next batch from the data set on the GPU: kernel in `shaders/batch_gather.wgsl`, mirror in
 //! [`crate::cpu::batch_gather`].
 
-use crate::gpu::{GpuError, KernelSpec, PlanBuilder, Tensor, bind, read, workgroups_linear, write};
+use super::{Shader, constants, push};
+use crate::gpu::{GpuError, KernelSpec, PlanBuilder, Tensor, read, workgroups_linear, write};
 
-const SOURCE: &str = include_str!("../../shaders/batch_gather.wgsl");
+const SHADER: Shader = Shader { op: "batch_gather", source: include_str!("../../shaders/batch_gather.wgsl") };
 
 /// Gathers the images and labels of the next batch.
-pub static GATHER: KernelSpec = KernelSpec {
-    op: "batch_gather",
-    entry: "batch_gather",
-    source: SOURCE,
-    bindings: &[
+pub static GATHER: KernelSpec = SHADER.kernel(
+    "batch_gather",
+    &[
         read(0, "images"),
         read(1, "labels"),
         read(2, "order"),
@@ -18,7 +17,7 @@ pub static GATHER: KernelSpec = KernelSpec {
         write(4, "x"),
         write(5, "batch_labels"),
     ],
-};
+);
 
 /// Sizes of a gather.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,32 +48,23 @@ pub fn pack_bytes(bytes: &[u8]) -> Vec<u32> {
 ///
 /// # Errors
 /// A tensor's size does not fit the dimensions.
-#[allow(clippy::too_many_arguments, reason = "one argument per tensor")]
 pub fn record(
     plan: &mut PlanBuilder<'_>,
     d: &BatchGatherDims,
-    images: &Tensor,
-    labels: &Tensor,
-    order: &Tensor,
-    progress: &Tensor,
-    x: &Tensor,
-    batch_labels: &Tensor,
+    [images, labels, order, progress, x, batch_labels]: [&Tensor; 6],
 ) -> Result<(), GpuError> {
     let words = d.pixels / 4;
-    plan.push(
-        &GATHER,
-        &[("N", d.n as f64), ("PIXELS", d.pixels as f64)],
-        workgroups_linear(d.n * words, 64),
-        &[
-            bind("images", images, d.samples * words),
-            bind("labels", labels, d.samples.div_ceil(4)),
-            // Any length: an epoch may use fewer samples than the data set has.
-            bind("order", order, order.len()),
-            bind("progress", progress, 2),
-            bind("x", x, d.n * d.pixels),
-            bind("batch_labels", batch_labels, d.n),
-        ],
-    )?;
+    let tensors = [
+        (images, d.samples * words),
+        (labels, d.samples.div_ceil(4)),
+        // Any length: an epoch may use fewer samples than the data set has.
+        (order, order.len()),
+        (progress, 2),
+        (x, d.n * d.pixels),
+        (batch_labels, d.n),
+    ];
+    let constants = constants(&[("N", d.n), ("PIXELS", d.pixels)], &[]);
+    push(plan, &GATHER, &constants, workgroups_linear(d.n * words, 64), &tensors)?;
     // A batch of the data set: for each pixel, one byte read and one float written.
     plan.note_bytes(5 * d.n * d.pixels);
     Ok(())

@@ -1,56 +1,39 @@
 //! Batch normalization: kernels in `shaders/batchnorm.wgsl`, mirror in [`crate::cpu::batchnorm`].
 
-use crate::gpu::{Constant, GpuError, KernelSpec, PlanBuilder, Tensor, bind, read, workgroups_linear, write};
+use super::{Shader, push};
+use crate::gpu::{Constant, GpuError, KernelSpec, PlanBuilder, Tensor, read, workgroups_linear, write};
 use crate::text::count;
 
 pub use crate::cpu::batchnorm::BatchNormDims;
 
-const SOURCE: &str = include_str!("../../shaders/batchnorm.wgsl");
+const SHADER: Shader = Shader { op: "batchnorm", source: include_str!("../../shaders/batchnorm.wgsl") };
 
 /// Mean and variance of the valid images of a batch, and the running averages.
-pub static STATISTICS: KernelSpec = KernelSpec {
-    op: "batchnorm",
-    entry: "batchnorm_statistics",
-    source: SOURCE,
-    bindings: &[
-        read(0, "x"),
-        read(1, "progress"),
-        write(2, "moments_out"),
-        write(3, "running_mean"),
-        write(4, "running_var"),
-    ],
-};
+pub static STATISTICS: KernelSpec = SHADER.kernel(
+    "batchnorm_statistics",
+    &[read(0, "x"), read(1, "progress"), write(2, "moments_out"), write(3, "running_mean"), write(4, "running_var")],
+);
 
 /// The moments for inference: the running averages.
-pub static MOMENTS: KernelSpec = KernelSpec {
-    op: "batchnorm",
-    entry: "batchnorm_moments",
-    source: SOURCE,
-    bindings: &[read(5, "running_mean_in"), read(6, "running_var_in"), write(2, "moments_out")],
-};
+pub static MOMENTS: KernelSpec = SHADER
+    .kernel("batchnorm_moments", &[read(5, "running_mean_in"), read(6, "running_var_in"), write(2, "moments_out")]);
 
 /// `y = (x - mean) / sqrt(variance + epsilon) * scale + shift`.
-pub static FORWARD: KernelSpec = KernelSpec {
-    op: "batchnorm",
-    entry: "batchnorm_forward",
-    source: SOURCE,
-    bindings: &[read(0, "x"), read(7, "moments"), read(8, "scale"), read(9, "shift"), write(10, "y")],
-};
+pub static FORWARD: KernelSpec = SHADER.kernel(
+    "batchnorm_forward",
+    &[read(0, "x"), read(7, "moments"), read(8, "scale"), read(9, "shift"), write(10, "y")],
+);
 
 /// The gradients of scale and shift.
-pub static BACKWARD_W: KernelSpec = KernelSpec {
-    op: "batchnorm",
-    entry: "batchnorm_backward_w",
-    source: SOURCE,
-    bindings: &[read(0, "x"), read(7, "moments"), read(11, "dy"), write(12, "dscale_out"), write(13, "dshift_out")],
-};
+pub static BACKWARD_W: KernelSpec = SHADER.kernel(
+    "batchnorm_backward_w",
+    &[read(0, "x"), read(7, "moments"), read(11, "dy"), write(12, "dscale_out"), write(13, "dshift_out")],
+);
 
 /// The gradient of the input, from those of scale and shift.
-pub static BACKWARD_X: KernelSpec = KernelSpec {
-    op: "batchnorm",
-    entry: "batchnorm_backward_x",
-    source: SOURCE,
-    bindings: &[
+pub static BACKWARD_X: KernelSpec = SHADER.kernel(
+    "batchnorm_backward_x",
+    &[
         read(0, "x"),
         read(7, "moments"),
         read(8, "scale"),
@@ -59,14 +42,12 @@ pub static BACKWARD_X: KernelSpec = KernelSpec {
         read(11, "dy"),
         write(16, "dx"),
     ],
-};
+);
 
 /// Weights and biases that include the normalization after them.
-pub static FOLD: KernelSpec = KernelSpec {
-    op: "batchnorm",
-    entry: "batchnorm_fold",
-    source: SOURCE,
-    bindings: &[
+pub static FOLD: KernelSpec = SHADER.kernel(
+    "batchnorm_fold",
+    &[
         read(17, "w"),
         read(18, "b"),
         read(8, "scale"),
@@ -76,7 +57,7 @@ pub static FOLD: KernelSpec = KernelSpec {
         write(19, "w_out"),
         write(20, "b_out"),
     ],
-};
+);
 
 /// Invocations that sum a channel: `LANES` in the shader.
 const LANES: usize = 256;
@@ -116,9 +97,7 @@ fn check_rows(spec: &KernelSpec, d: &BatchNormDims) -> Result<(), GpuError> {
 }
 
 fn constants(d: &BatchNormDims, more: &[Constant]) -> Vec<Constant> {
-    let mut constants = [("N", d.n), ("P", d.positions), ("C", d.c)].map(|(name, value)| (name, value as f64)).to_vec();
-    constants.extend(more);
-    constants
+    super::constants(&[("N", d.n), ("P", d.positions), ("C", d.c)], more)
 }
 
 /// Records mean and variance of the valid images of a batch, and `running = momentum * running + (1 - momentum) * batch`.
@@ -128,30 +107,16 @@ fn constants(d: &BatchNormDims, more: &[Constant]) -> Vec<Constant> {
 ///
 /// # Errors
 /// A tensor's size does not fit the dimensions, or a channel has more values than the kernel can sum.
-#[allow(clippy::too_many_arguments, reason = "one argument per tensor, named as in the formula")]
 pub fn record_statistics(
     plan: &mut PlanBuilder<'_>,
     d: &BatchNormDims,
     momentum: f64,
-    x: &Tensor,
-    progress: &Tensor,
-    moments: &Tensor,
-    running_mean: &Tensor,
-    running_var: &Tensor,
+    [x, progress, moments, running_mean, running_var]: [&Tensor; 5],
 ) -> Result<(), GpuError> {
     check_rows(&STATISTICS, d)?;
-    plan.push(
-        &STATISTICS,
-        &constants(d, &[("MOMENTUM", momentum), ("ONE_MINUS_MOMENTUM", 1.0 - momentum)]),
-        workgroups_linear(d.c, 1),
-        &[
-            bind("x", x, d.x_len()),
-            bind("progress", progress, 2),
-            bind("moments_out", moments, 3 * d.c),
-            bind("running_mean", running_mean, d.c),
-            bind("running_var", running_var, d.c),
-        ],
-    )
+    let constants = constants(d, &[("MOMENTUM", momentum), ("ONE_MINUS_MOMENTUM", 1.0 - momentum)]);
+    let tensors = [(x, d.x_len()), (progress, 2), (moments, 3 * d.c), (running_mean, d.c), (running_var, d.c)];
+    push(plan, &STATISTICS, &constants, workgroups_linear(d.c, 1), &tensors)
 }
 
 /// Records the moments for inference, from the running averages of `c` channels. Shapes: running mean and variance `[C]`,
@@ -162,20 +127,10 @@ pub fn record_statistics(
 pub fn record_moments(
     plan: &mut PlanBuilder<'_>,
     c: usize,
-    running_mean: &Tensor,
-    running_var: &Tensor,
-    moments: &Tensor,
+    [running_mean, running_var, moments]: [&Tensor; 3],
 ) -> Result<(), GpuError> {
-    plan.push(
-        &MOMENTS,
-        &[("C", c as f64)],
-        workgroups_linear(c, 64),
-        &[
-            bind("running_mean_in", running_mean, c),
-            bind("running_var_in", running_var, c),
-            bind("moments_out", moments, 3 * c),
-        ],
-    )
+    let tensors = [(running_mean, c), (running_var, c), (moments, 3 * c)];
+    push(plan, &MOMENTS, &[("C", c as f64)], workgroups_linear(c, 64), &tensors)
 }
 
 /// Records `y = (x - mean) / sqrt(variance + epsilon) * scale + shift` for all images.
@@ -184,29 +139,14 @@ pub fn record_moments(
 ///
 /// # Errors
 /// A tensor's size does not fit the dimensions.
-#[allow(clippy::too_many_arguments, reason = "one argument per tensor, named as in the formula")]
 pub fn record_forward(
     plan: &mut PlanBuilder<'_>,
     d: &BatchNormDims,
     epsilon: f64,
-    x: &Tensor,
-    moments: &Tensor,
-    scale: &Tensor,
-    shift: &Tensor,
-    y: &Tensor,
+    [x, moments, scale, shift, y]: [&Tensor; 5],
 ) -> Result<(), GpuError> {
-    plan.push(
-        &FORWARD,
-        &constants(d, &[("EPSILON", epsilon)]),
-        workgroups_linear(d.x_len(), 64),
-        &[
-            bind("x", x, d.x_len()),
-            bind("moments", moments, 3 * d.c),
-            bind("scale", scale, d.c),
-            bind("shift", shift, d.c),
-            bind("y", y, d.x_len()),
-        ],
-    )
+    let tensors = [(x, d.x_len()), (moments, 3 * d.c), (scale, d.c), (shift, d.c), (y, d.x_len())];
+    push(plan, &FORWARD, &constants(d, &[("EPSILON", epsilon)]), workgroups_linear(d.x_len(), 64), &tensors)
 }
 
 /// Records the gradients of scale and shift, over the images that moments are of.
@@ -215,30 +155,15 @@ pub fn record_forward(
 ///
 /// # Errors
 /// A tensor's size does not fit the dimensions, or a channel has more values than the kernel can sum.
-#[allow(clippy::too_many_arguments, reason = "one argument per tensor, named as in the formula")]
 pub fn record_backward_w(
     plan: &mut PlanBuilder<'_>,
     d: &BatchNormDims,
     epsilon: f64,
-    x: &Tensor,
-    moments: &Tensor,
-    dy: &Tensor,
-    dscale: &Tensor,
-    dshift: &Tensor,
+    [x, moments, dy, dscale, dshift]: [&Tensor; 5],
 ) -> Result<(), GpuError> {
     check_rows(&BACKWARD_W, d)?;
-    plan.push(
-        &BACKWARD_W,
-        &constants(d, &[("EPSILON", epsilon)]),
-        workgroups_linear(d.c, 1),
-        &[
-            bind("x", x, d.x_len()),
-            bind("moments", moments, 3 * d.c),
-            bind("dy", dy, d.x_len()),
-            bind("dscale_out", dscale, d.c),
-            bind("dshift_out", dshift, d.c),
-        ],
-    )
+    let tensors = [(x, d.x_len()), (moments, 3 * d.c), (dy, d.x_len()), (dscale, d.c), (dshift, d.c)];
+    push(plan, &BACKWARD_W, &constants(d, &[("EPSILON", epsilon)]), workgroups_linear(d.c, 1), &tensors)
 }
 
 /// Records the gradient of the input, through mean and variance of the batch; it is 0 in images that moments are not of.
@@ -247,33 +172,16 @@ pub fn record_backward_w(
 ///
 /// # Errors
 /// A tensor's size does not fit the dimensions.
-#[allow(clippy::too_many_arguments, reason = "one argument per tensor, named as in the formula")]
 pub fn record_backward_x(
     plan: &mut PlanBuilder<'_>,
     d: &BatchNormDims,
     epsilon: f64,
-    x: &Tensor,
-    moments: &Tensor,
-    scale: &Tensor,
-    dscale: &Tensor,
-    dshift: &Tensor,
-    dy: &Tensor,
-    dx: &Tensor,
+    [x, moments, scale, dscale, dshift, dy, dx]: [&Tensor; 7],
 ) -> Result<(), GpuError> {
-    plan.push(
-        &BACKWARD_X,
-        &constants(d, &[("EPSILON", epsilon)]),
-        workgroups_linear(d.x_len(), 64),
-        &[
-            bind("x", x, d.x_len()),
-            bind("moments", moments, 3 * d.c),
-            bind("scale", scale, d.c),
-            bind("dscale", dscale, d.c),
-            bind("dshift", dshift, d.c),
-            bind("dy", dy, d.x_len()),
-            bind("dx", dx, d.x_len()),
-        ],
-    )
+    let len = d.x_len();
+    let of_channels = [(moments, 3 * d.c), (scale, d.c), (dscale, d.c), (dshift, d.c)];
+    let tensors = [&[(x, len)], &of_channels[..], &[(dy, len), (dx, len)]].concat();
+    push(plan, &BACKWARD_X, &constants(d, &[("EPSILON", epsilon)]), workgroups_linear(len, 64), &tensors)
 }
 
 /// Records the folding of a normalization into the convolution or the dense layer before it, for inference.
@@ -282,34 +190,14 @@ pub fn record_backward_x(
 ///
 /// # Errors
 /// A tensor's size does not fit the dimensions.
-#[allow(clippy::too_many_arguments, reason = "one argument per tensor, named as in the formula")]
 pub fn record_fold(
     plan: &mut PlanBuilder<'_>,
-    k: usize,
-    o: usize,
+    [k, o]: [usize; 2],
     epsilon: f64,
-    w: &Tensor,
-    b: &Tensor,
-    scale: &Tensor,
-    shift: &Tensor,
-    running_mean: &Tensor,
-    running_var: &Tensor,
-    w_out: &Tensor,
-    b_out: &Tensor,
+    [w, b, scale, shift, running_mean, running_var, w_out, b_out]: [&Tensor; 8],
 ) -> Result<(), GpuError> {
-    plan.push(
-        &FOLD,
-        &[("K", k as f64), ("O", o as f64), ("EPSILON", epsilon)],
-        workgroups_linear(k * o, 64),
-        &[
-            bind("w", w, k * o),
-            bind("b", b, o),
-            bind("scale", scale, o),
-            bind("shift", shift, o),
-            bind("running_mean_in", running_mean, o),
-            bind("running_var_in", running_var, o),
-            bind("w_out", w_out, k * o),
-            bind("b_out", b_out, o),
-        ],
-    )
+    let of_channels = [b, scale, shift, running_mean, running_var].map(|tensor| (tensor, o));
+    let tensors = [&[(w, k * o)], &of_channels[..], &[(w_out, k * o), (b_out, o)]].concat();
+    let constants = [("K", k as f64), ("O", o as f64), ("EPSILON", epsilon)];
+    push(plan, &FOLD, &constants, workgroups_linear(k * o, 64), &tensors)
 }

@@ -1,177 +1,93 @@
 //! Convolution with bias: kernels in `shaders/conv2d.wgsl`, `conv2d_shared.wgsl` and `conv2d_subgroup.wgsl`, mirror in
 //! [`crate::cpu::conv2d`].
-//!
-//! Above 500 lines: three forms of each pass, and every kernel is described where it is recorded.
 
-use super::{Form, SharedTiles};
+use super::{Form, Shader, SharedTiles, push};
 use crate::cpu::pool2d::Pool2dDims;
-use crate::gpu::{Bound, Constant, Element, GpuError, KernelSpec, PlanBuilder, Tensor};
-use crate::gpu::{bind, read, workgroups_linear, write};
+use crate::gpu::{Binding, Constant, Element, GpuError, KernelSpec, PlanBuilder, Tensor};
+use crate::gpu::{read, workgroups_linear, write};
 
 pub use crate::cpu::conv2d::{Conv2dDims, Padding};
 
-const SOURCE: &str = include_str!("../../shaders/conv2d.wgsl");
-const SOURCE_SHARED: &str = include_str!("../../shaders/conv2d_shared.wgsl");
-const SOURCE_SUBGROUP: &str = include_str!("../../shaders/conv2d_subgroup.wgsl");
+const PLAIN: Shader = Shader { op: "conv2d", source: include_str!("../../shaders/conv2d.wgsl") };
+const SHARED: Shader = Shader { op: "conv2d", source: include_str!("../../shaders/conv2d_shared.wgsl") };
+const SUBGROUP: Shader = Shader { op: "conv2d", source: include_str!("../../shaders/conv2d_subgroup.wgsl") };
 
 /// Rows of outputs per lane in the subgroup tiles of a workgroup: positions for y and dx, filter cells for dw.
 const POSITIONS_PER_LANE: usize = 4;
 const CELLS_PER_LANE: usize = 8;
 
+const FORWARD_BINDINGS: &[Binding] = &[read(0, "x"), read(1, "w"), read(2, "b"), write(3, "y")];
+const FORWARD_POOL_BINDINGS: &[Binding] =
+    &[read(0, "x"), read(1, "w"), read(2, "b"), write(3, "y"), write(8, "argmax_out")];
+const BACKWARD_X_BINDINGS: &[Binding] = &[read(0, "x"), read(1, "w"), read(4, "dy"), write(5, "dx")];
+const BACKWARD_W_BINDINGS: &[Binding] = &[read(0, "x"), read(4, "dy"), write(6, "dw_parts")];
+const BACKWARD_W_POOL_BINDINGS: &[Binding] = &[read(0, "x"), read(4, "dy"), write(6, "dw_parts"), read(7, "argmax")];
+
 /// `y = conv(x, w) + b`, one output per invocation.
-pub static FORWARD: KernelSpec = KernelSpec {
-    op: "conv2d",
-    entry: "conv2d_forward",
-    source: SOURCE,
-    bindings: &[read(0, "x"), read(1, "w"), read(2, "b"), write(3, "y")],
-};
+pub static FORWARD: KernelSpec = PLAIN.kernel("conv2d_forward", FORWARD_BINDINGS);
 
 /// As [`FORWARD`], in subgroup tiles.
-pub static FORWARD_SUBGROUP: KernelSpec = KernelSpec {
-    op: "conv2d",
-    entry: "conv2d_forward_subgroup",
-    source: SOURCE_SUBGROUP,
-    bindings: &[read(0, "x"), read(1, "w"), read(2, "b"), write(3, "y")],
-};
+pub static FORWARD_SUBGROUP: KernelSpec = SUBGROUP.kernel("conv2d_forward_subgroup", FORWARD_BINDINGS);
 
 /// As [`FORWARD_SUBGROUP`], for any number of input channels.
-pub static FORWARD_SUBGROUP_ANY: KernelSpec = KernelSpec {
-    op: "conv2d",
-    entry: "conv2d_forward_subgroup_any",
-    source: SOURCE_SUBGROUP,
-    bindings: &[read(0, "x"), read(1, "w"), read(2, "b"), write(3, "y")],
-};
+pub static FORWARD_SUBGROUP_ANY: KernelSpec = SUBGROUP.kernel("conv2d_forward_subgroup_any", FORWARD_BINDINGS);
 
 /// As [`FORWARD_SUBGROUP`], followed by max pooling.
-pub static FORWARD_SUBGROUP_POOL: KernelSpec = KernelSpec {
-    op: "conv2d",
-    entry: "conv2d_forward_subgroup_pool",
-    source: SOURCE_SUBGROUP,
-    bindings: &[read(0, "x"), read(1, "w"), read(2, "b"), write(3, "y"), write(8, "argmax_out")],
-};
+pub static FORWARD_SUBGROUP_POOL: KernelSpec = SUBGROUP.kernel("conv2d_forward_subgroup_pool", FORWARD_POOL_BINDINGS);
 
 /// As [`FORWARD_SUBGROUP_ANY`], followed by max pooling.
-pub static FORWARD_SUBGROUP_ANY_POOL: KernelSpec = KernelSpec {
-    op: "conv2d",
-    entry: "conv2d_forward_subgroup_any_pool",
-    source: SOURCE_SUBGROUP,
-    bindings: &[read(0, "x"), read(1, "w"), read(2, "b"), write(3, "y"), write(8, "argmax_out")],
-};
+pub static FORWARD_SUBGROUP_ANY_POOL: KernelSpec =
+    SUBGROUP.kernel("conv2d_forward_subgroup_any_pool", FORWARD_POOL_BINDINGS);
 
 /// As [`FORWARD`], in shared-memory tiles.
-pub static FORWARD_SHARED: KernelSpec = KernelSpec {
-    op: "conv2d",
-    entry: "conv2d_forward_shared",
-    source: SOURCE_SHARED,
-    bindings: &[read(0, "x"), read(1, "w"), read(2, "b"), write(3, "y")],
-};
+pub static FORWARD_SHARED: KernelSpec = SHARED.kernel("conv2d_forward_shared", FORWARD_BINDINGS);
 
 /// As [`FORWARD_SHARED`], followed by max pooling.
-pub static FORWARD_SHARED_POOL: KernelSpec = KernelSpec {
-    op: "conv2d",
-    entry: "conv2d_forward_shared_pool",
-    source: SOURCE_SHARED,
-    bindings: &[read(0, "x"), read(1, "w"), read(2, "b"), write(3, "y"), write(8, "argmax_out")],
-};
+pub static FORWARD_SHARED_POOL: KernelSpec = SHARED.kernel("conv2d_forward_shared_pool", FORWARD_POOL_BINDINGS);
 
 /// The gradient of the input, one output per invocation.
-pub static BACKWARD_X: KernelSpec = KernelSpec {
-    op: "conv2d",
-    entry: "conv2d_backward_x",
-    source: SOURCE,
-    bindings: &[read(0, "x"), read(1, "w"), read(4, "dy"), write(5, "dx")],
-};
+pub static BACKWARD_X: KernelSpec = PLAIN.kernel("conv2d_backward_x", BACKWARD_X_BINDINGS);
 
 /// As [`BACKWARD_X`], in subgroup tiles.
-pub static BACKWARD_X_SUBGROUP: KernelSpec = KernelSpec {
-    op: "conv2d",
-    entry: "conv2d_backward_x_subgroup",
-    source: SOURCE_SUBGROUP,
-    bindings: &[read(0, "x"), read(1, "w"), read(4, "dy"), write(5, "dx")],
-};
+pub static BACKWARD_X_SUBGROUP: KernelSpec = SUBGROUP.kernel("conv2d_backward_x_subgroup", BACKWARD_X_BINDINGS);
 
 /// As [`BACKWARD_X`], in shared-memory tiles.
-pub static BACKWARD_X_SHARED: KernelSpec = KernelSpec {
-    op: "conv2d",
-    entry: "conv2d_backward_x_shared",
-    source: SOURCE_SHARED,
-    bindings: &[read(0, "x"), read(1, "w"), read(4, "dy"), write(5, "dx"), read(7, "argmax")],
-};
+pub static BACKWARD_X_SHARED: KernelSpec = SHARED.kernel(
+    "conv2d_backward_x_shared",
+    &[read(0, "x"), read(1, "w"), read(4, "dy"), write(5, "dx"), read(7, "argmax")],
+);
 
 /// Partial sums of the gradients of filter and bias, one output per invocation.
-pub static BACKWARD_W: KernelSpec = KernelSpec {
-    op: "conv2d",
-    entry: "conv2d_backward_w",
-    source: SOURCE,
-    bindings: &[read(0, "x"), read(4, "dy"), write(6, "dw_parts")],
-};
+pub static BACKWARD_W: KernelSpec = PLAIN.kernel("conv2d_backward_w", BACKWARD_W_BINDINGS);
 
 /// As [`BACKWARD_W`], in subgroup tiles.
-pub static BACKWARD_W_SUBGROUP: KernelSpec = KernelSpec {
-    op: "conv2d",
-    entry: "conv2d_backward_w_subgroup",
-    source: SOURCE_SUBGROUP,
-    bindings: &[read(0, "x"), read(4, "dy"), write(6, "dw_parts")],
-};
+pub static BACKWARD_W_SUBGROUP: KernelSpec = SUBGROUP.kernel("conv2d_backward_w_subgroup", BACKWARD_W_BINDINGS);
 
 /// As [`BACKWARD_W_SUBGROUP`], for any number of input channels.
-pub static BACKWARD_W_SUBGROUP_ANY: KernelSpec = KernelSpec {
-    op: "conv2d",
-    entry: "conv2d_backward_w_subgroup_any",
-    source: SOURCE_SUBGROUP,
-    bindings: &[read(0, "x"), read(4, "dy"), write(6, "dw_parts")],
-};
+pub static BACKWARD_W_SUBGROUP_ANY: KernelSpec = SUBGROUP.kernel("conv2d_backward_w_subgroup_any", BACKWARD_W_BINDINGS);
 
 /// As [`BACKWARD_W_SUBGROUP_ANY`], taking the gradient after a max pooling.
-pub static BACKWARD_W_SUBGROUP_ANY_POOL: KernelSpec = KernelSpec {
-    op: "conv2d",
-    entry: "conv2d_backward_w_subgroup_any_pool",
-    source: SOURCE_SUBGROUP,
-    bindings: &[read(0, "x"), read(4, "dy"), write(6, "dw_parts"), read(7, "argmax")],
-};
+pub static BACKWARD_W_SUBGROUP_ANY_POOL: KernelSpec =
+    SUBGROUP.kernel("conv2d_backward_w_subgroup_any_pool", BACKWARD_W_POOL_BINDINGS);
 
 /// As [`BACKWARD_W`], in shared-memory tiles.
-pub static BACKWARD_W_SHARED: KernelSpec = KernelSpec {
-    op: "conv2d",
-    entry: "conv2d_backward_w_shared",
-    source: SOURCE_SHARED,
-    bindings: &[read(0, "x"), read(4, "dy"), write(6, "dw_parts"), read(7, "argmax")],
-};
+pub static BACKWARD_W_SHARED: KernelSpec = SHARED.kernel("conv2d_backward_w_shared", BACKWARD_W_POOL_BINDINGS);
 
 /// [`BACKWARD_X_SHARED`] and [`BACKWARD_W_SHARED`] in one dispatch.
-pub static BACKWARD_X_AND_W_SHARED: KernelSpec = KernelSpec {
-    op: "conv2d",
-    entry: "conv2d_backward_x_and_w_shared",
-    source: SOURCE_SHARED,
-    bindings: &[read(0, "x"), read(1, "w"), read(4, "dy"), write(5, "dx"), write(6, "dw_parts"), read(7, "argmax")],
-};
+pub static BACKWARD_X_AND_W_SHARED: KernelSpec = SHARED.kernel(
+    "conv2d_backward_x_and_w_shared",
+    &[read(0, "x"), read(1, "w"), read(4, "dy"), write(5, "dx"), write(6, "dw_parts"), read(7, "argmax")],
+);
 
 /// Adds up the partial sums.
-pub static BACKWARD_W_SUM: KernelSpec = KernelSpec {
-    op: "conv2d",
-    entry: "conv2d_backward_w_sum",
-    source: SOURCE,
-    bindings: &[read(7, "parts"), write(8, "dw"), write(9, "db")],
-};
+pub static BACKWARD_W_SUM: KernelSpec =
+    PLAIN.kernel("conv2d_backward_w_sum", &[read(7, "parts"), write(8, "dw"), write(9, "db")]);
 
-fn constants(d: &Conv2dDims) -> Vec<Constant> {
-    [
-        ("N", d.n),
-        ("H", d.h),
-        ("W", d.w),
-        ("C", d.c),
-        ("KH", d.kh),
-        ("KW", d.kw),
-        ("O", d.o),
-        ("SH", d.stride_h),
-        ("SW", d.stride_w),
-        ("PT", d.pad_top),
-        ("PL", d.pad_left),
-        ("HO", d.ho),
-        ("WO", d.wo),
-    ]
-    .map(|(name, value)| (name, value as f64))
-    .to_vec()
+fn constants(d: &Conv2dDims, more: &[Constant]) -> Vec<Constant> {
+    let input = [("N", d.n), ("H", d.h), ("W", d.w), ("C", d.c)];
+    let filter = [("KH", d.kh), ("KW", d.kw), ("O", d.o), ("SH", d.stride_h), ("SW", d.stride_w)];
+    let output = [("PT", d.pad_top), ("PL", d.pad_left), ("HO", d.ho), ("WO", d.wo)];
+    super::constants(&[&input[..], &filter, &output].concat(), more)
 }
 
 /// Returns the number of multiply-adds of each of the three passes.
@@ -179,223 +95,138 @@ fn multiply_adds(d: &Conv2dDims) -> usize {
     d.n * d.ho * d.wo * d.o * d.kh * d.kw * d.c
 }
 
-/// Returns the kernel for the forward pass.
-pub(crate) fn forward_kernel(form: Form, d: &Conv2dDims) -> &'static KernelSpec {
-    let subgroup = if d.c.is_multiple_of(4) { &FORWARD_SUBGROUP } else { &FORWARD_SUBGROUP_ANY };
-    form.pick([&FORWARD, subgroup, &FORWARD_SHARED])
+/// Returns the kernel for the forward pass, with or without a max pooling after it; there is no plain one with it.
+pub(crate) fn forward_kernel(form: Form, d: &Conv2dDims, pooled: bool) -> &'static KernelSpec {
+    let subgroup = match (d.c.is_multiple_of(4), pooled) {
+        (true, false) => &FORWARD_SUBGROUP,
+        (true, true) => &FORWARD_SUBGROUP_POOL,
+        (false, false) => &FORWARD_SUBGROUP_ANY,
+        (false, true) => &FORWARD_SUBGROUP_ANY_POOL,
+    };
+    form.pick(if pooled { [subgroup, subgroup, &FORWARD_SHARED_POOL] } else { [&FORWARD, subgroup, &FORWARD_SHARED] })
 }
 
-/// Records `y = conv(x, w) + b`, followed by `max(y, 0)` if `relu`.
+/// Records `y = conv(x, w) + b`, followed by `max(y, 0)` if `relu`; with `argmax`, followed by a max pooling in 2x2
+/// windows with stride 2, if [`pools`] returns true.
 ///
-/// Shapes: x `[N, H, W, C]`, w `[KH, KW, C, O]`, b `[O]`, y `[N, HO, WO, O]`.
+/// Shapes: x `[N, H, W, C]`, w `[KH, KW, C, O]`, b `[O]`, y `[N, HO, WO, O]`; with `argmax`, y and argmax `[N, HO/2,
+/// WO/2, O]`.
 ///
 /// # Errors
-/// A tensor's size does not fit the dimensions.
-#[allow(clippy::too_many_arguments, reason = "one argument per tensor, named as in the formula")]
+/// A tensor's size does not fit the dimensions, or the outputs cannot be pooled.
 pub fn record_forward(
     plan: &mut PlanBuilder<'_>,
     form: Form,
     d: &Conv2dDims,
     relu: bool,
-    x: &Tensor,
-    w: &Tensor,
-    b: &Tensor,
-    y: &Tensor,
+    [x, w, b, y]: [&Tensor; 4],
+    argmax: Option<&Tensor>,
 ) -> Result<(), GpuError> {
-    form.check(forward_kernel(form, d), &[d.o])?;
-    let mut constants = constants(d);
-    constants.push(("RELU", f64::from(relu)));
-    plan.push(
-        forward_kernel(form, d),
-        &form.constants(constants, d.o),
-        form.workgroups(d.n * d.ho * d.wo, d.o, POSITIONS_PER_LANE),
-        &[bind("x", x, d.x_len()), bind("w", w, d.w_len()), bind("b", b, d.o), bind("y", y, d.y_len())],
-    )?;
-    plan.note_multiply_adds(multiply_adds(d));
-    Ok(())
-}
-
-/// Whether the max pooling has 2x2 windows with stride 2 that cover exactly the outputs of this convolution.
-pub(crate) fn halves(d: &Conv2dDims, pool: &Pool2dDims) -> bool {
-    let halves = Pool2dDims {
-        n: d.n,
-        h: d.ho,
-        w: d.wo,
-        c: d.o,
-        kh: 2,
-        kw: 2,
-        stride_h: 2,
-        stride_w: 2,
-        pad_top: 0,
-        pad_left: 0,
-        ho: d.ho / 2,
-        wo: d.wo / 2,
-    };
-    d.ho.is_multiple_of(2) && d.wo.is_multiple_of(2) && *pool == halves
-}
-
-/// Whether [`record_forward_pool`] can compute this convolution and the max pooling after it in one dispatch: 2x2
-/// windows with stride 2 that cover the image exactly, in tiles.
-pub fn pools(form: Form, d: &Conv2dDims, pool: &Pool2dDims) -> bool {
-    form != Form::Plain && halves(d, pool)
-}
-
-/// Records [`record_forward`] followed by max pooling, if [`pools`] returns true.
-///
-/// Shapes: x `[N, H, W, C]`, w `[KH, KW, C, O]`, b `[O]`, y and argmax `[N, HO/2, WO/2, O]`.
-///
-/// # Errors
-/// A tensor's size does not fit the dimensions.
-#[allow(clippy::too_many_arguments, reason = "one argument per tensor, named as in the formula")]
-pub fn record_forward_pool(
-    plan: &mut PlanBuilder<'_>,
-    form: Form,
-    d: &Conv2dDims,
-    relu: bool,
-    x: &Tensor,
-    w: &Tensor,
-    b: &Tensor,
-    y: &Tensor,
-    argmax: &Tensor,
-) -> Result<(), GpuError> {
-    let spec = forward_pool_kernel(form, d);
+    let spec = forward_kernel(form, d, argmax.is_some());
     form.check(spec, &[d.o])?;
-    if form == Form::Plain || !d.ho.is_multiple_of(2) || !d.wo.is_multiple_of(2) {
+    if argmax.is_some() && (form == Form::Plain || !d.ho.is_multiple_of(2) || !d.wo.is_multiple_of(2)) {
         let message = format!("{form:?} tiles of {}x{} outputs cannot be pooled in 2x2 windows", d.ho, d.wo);
         return Err(GpuError::Record { entry: spec.entry, message });
     }
-    let mut constants = constants(d);
-    constants.push(("RELU", f64::from(relu)));
-    let pooled = d.y_len() / 4;
-    plan.push(
-        spec,
-        &form.constants(constants, d.o),
-        form.workgroups(d.n * d.ho * d.wo, d.o, POSITIONS_PER_LANE),
-        &[
-            bind("x", x, d.x_len()),
-            bind("w", w, d.w_len()),
-            bind("b", b, d.o),
-            bind("y", y, pooled),
-            bind("argmax_out", argmax, pooled),
-        ],
-    )?;
+    let y_len = if argmax.is_some() { d.y_len() / 4 } else { d.y_len() };
+    let mut tensors = vec![(x, d.x_len()), (w, d.w_len()), (b, d.o), (y, y_len)];
+    tensors.extend(argmax.map(|argmax| (argmax, y_len)));
+    let constants = form.constants(constants(d, &[("RELU", f64::from(relu))]), d.o);
+    push(plan, spec, &constants, form.workgroups(d.n * d.ho * d.wo, d.o, POSITIONS_PER_LANE), &tensors)?;
     plan.note_multiply_adds(multiply_adds(d));
     Ok(())
 }
 
-pub(crate) fn forward_pool_kernel(form: Form, d: &Conv2dDims) -> &'static KernelSpec {
-    let subgroup = if d.c.is_multiple_of(4) { &FORWARD_SUBGROUP_POOL } else { &FORWARD_SUBGROUP_ANY_POOL };
-    form.pick([subgroup, subgroup, &FORWARD_SHARED_POOL])
+/// Returns the max pooling in 2x2 windows with stride 2 that cover exactly the outputs of this convolution, if they can.
+pub(crate) fn halving(d: &Conv2dDims) -> Option<Pool2dDims> {
+    let halves = Pool2dDims::new(d.n, [d.ho, d.wo, d.o], [2, 2], [2, 2], Padding::Valid).ok();
+    halves.filter(|_| d.ho.is_multiple_of(2) && d.wo.is_multiple_of(2))
 }
 
-/// The gradient that reaches a convolution.
-#[derive(Clone, Copy, Debug)]
-pub enum Upstream<'a> {
-    /// Of the convolution's outputs, `[N, HO, WO, O]`.
-    Direct(&'a Tensor),
-    /// Of the outputs of a 2x2 max pooling after the convolution, and the position of each maximum: both `[N, HO/2,
-    /// WO/2, O]`.
-    Pooled(&'a Tensor, &'a Tensor),
+/// Whether [`record_forward`] can compute this convolution and the max pooling after it in one dispatch: 2x2 windows
+/// with stride 2 that cover the image exactly, in tiles.
+pub fn pools(form: Form, d: &Conv2dDims, pool: &Pool2dDims) -> bool {
+    form != Form::Plain && halving(d) == Some(*pool)
 }
 
-/// Whether the backward pass can use the gradient after the max pooling that follows this convolution
-/// ([`Upstream::Pooled`]), so that the pooling needs no backward pass: always in workgroup memory; in subgroup tiles if
-/// only the filter's gradient is needed and the input has few channels.
+/// Whether the backward pass can use the gradient after the max pooling that follows this convolution, with its argmax,
+/// so that the pooling needs no backward pass: always in workgroup memory; in subgroup tiles if only the filter's
+/// gradient is needed and the input has few channels.
 pub fn unpools(form: Form, d: &Conv2dDims, needs_dx: bool, pool: &Pool2dDims) -> bool {
     let takes = match form {
         Form::Plain => false,
         Form::Subgroup(_) => !needs_dx && !d.c.is_multiple_of(4),
         Form::Shared(_) => true,
     };
-    takes && halves(d, pool)
+    takes && halving(d) == Some(*pool)
 }
 
-/// The gradient and its argmax, as bound by tiles in workgroup memory.
-struct Upstreams {
-    dy: Tensor,
-    dy_len: usize,
-    argmax: Tensor,
-    argmax_len: usize,
-}
-
-impl Upstreams {
-    fn new(plan: &PlanBuilder<'_>, d: &Conv2dDims, upstream: Upstream<'_>) -> Result<Self, GpuError> {
-        Ok(match upstream {
-            Upstream::Direct(dy) => {
-                // Something must be bound, but it is not read.
-                let argmax = plan.gpu().tensor("no argmax", &[1], Element::U32)?;
-                Upstreams { dy: dy.clone(), dy_len: d.y_len(), argmax, argmax_len: 1 }
-            }
-            Upstream::Pooled(dy, argmax) => {
-                let pooled = d.y_len() / 4;
-                Upstreams { dy: dy.clone(), dy_len: pooled, argmax: argmax.clone(), argmax_len: pooled }
-            }
-        })
-    }
-
-    fn bind(&self) -> [Bound<'_>; 2] {
-        [bind("dy", &self.dy, self.dy_len), bind("argmax", &self.argmax, self.argmax_len)]
-    }
-
-    fn constant(upstream: Upstream<'_>) -> Constant {
-        ("POOLED", f64::from(matches!(upstream, Upstream::Pooled(..))))
-    }
-}
-
-/// Returns the gradient itself, for forms that do not take a pooled one.
-fn direct<'a>(upstream: Upstream<'a>, spec: &KernelSpec) -> Result<&'a Tensor, GpuError> {
-    match upstream {
-        Upstream::Direct(dy) => Ok(dy),
-        Upstream::Pooled(..) => {
+/// Returns the number of elements of dy, and what `spec` binds as the argmax, with its number of elements.
+fn upstream(
+    plan: &PlanBuilder<'_>,
+    spec: &KernelSpec,
+    d: &Conv2dDims,
+    argmax: Option<&Tensor>,
+) -> Result<(usize, Option<(Tensor, usize)>), GpuError> {
+    let takes_argmax = spec.bindings.iter().any(|binding| binding.name == "argmax");
+    let pooled = d.y_len() / 4;
+    match argmax {
+        Some(argmax) if takes_argmax => Ok((pooled, Some((argmax.clone(), pooled)))),
+        Some(_) => {
             let message = "this form does not take the gradient after a max pooling".to_string();
             Err(GpuError::Record { entry: spec.entry, message })
         }
+        // Something must be bound, but it is not read.
+        None if takes_argmax => Ok((d.y_len(), Some((plan.gpu().tensor("no argmax", &[1], Element::U32)?, 1)))),
+        None => Ok((d.y_len(), None)),
     }
 }
 
+/// Whether dy is the gradient after a max pooling, which kernels in workgroup memory have as a constant.
+fn pooled(form: Form, argmax: Option<&Tensor>) -> Option<Constant> {
+    matches!(form, Form::Shared(_)).then_some(("POOLED", f64::from(argmax.is_some())))
+}
+
+/// Returns the kernel for the input's gradient.
+pub(crate) fn backward_x_kernel(form: Form) -> &'static KernelSpec {
+    form.pick([&BACKWARD_X, &BACKWARD_X_SUBGROUP, &BACKWARD_X_SHARED])
+}
+
 /// Records the gradient of the input. If `x_is_relu`, dx is zero where x is, which is the backward pass of the ReLU
-/// before it.
+/// before it. With `argmax`, dy is the gradient of the outputs of a 2x2 max pooling after the convolution.
 ///
-/// Shapes: x and dx `[N, H, W, C]`, w `[KH, KW, C, O]`, dy as in [`Upstream`].
+/// Shapes: x and dx `[N, H, W, C]`, w `[KH, KW, C, O]`, dy `[N, HO, WO, O]`; with `argmax`, dy and argmax `[N, HO/2,
+/// WO/2, O]`.
 ///
 /// # Errors
 /// A tensor's size does not fit the dimensions, or the form does not take a pooled gradient.
-#[allow(clippy::too_many_arguments, reason = "one argument per tensor, named as in the formula")]
 pub fn record_backward_x(
     plan: &mut PlanBuilder<'_>,
     form: Form,
     d: &Conv2dDims,
     x_is_relu: bool,
-    x: &Tensor,
-    w: &Tensor,
-    dy: Upstream<'_>,
-    dx: &Tensor,
+    [x, w, dy, dx]: [&Tensor; 4],
+    argmax: Option<&Tensor>,
 ) -> Result<(), GpuError> {
-    let spec = form.pick([&BACKWARD_X, &BACKWARD_X_SUBGROUP, &BACKWARD_X_SHARED]);
+    let spec = backward_x_kernel(form);
     form.check(spec, &[d.c, d.o])?;
-    let mut constants = constants(d);
-    constants.push(("X_IS_RELU", f64::from(x_is_relu)));
+    let mut constants = constants(d, &[("X_IS_RELU", f64::from(x_is_relu))]);
+    constants.extend(pooled(form, argmax));
+    let (dy_len, argmax) = upstream(plan, spec, d, argmax)?;
+    let mut tensors = vec![(x, d.x_len()), (w, d.w_len()), (dy, dy_len), (dx, d.x_len())];
+    tensors.extend(argmax.iter().map(|(tensor, len)| (tensor, *len)));
     let workgroups = form.workgroups(d.n * d.h * d.w, d.c, POSITIONS_PER_LANE);
-    let [x, w, dx] = [bind("x", x, d.x_len()), bind("w", w, d.w_len()), bind("dx", dx, d.x_len())];
-    if let Form::Shared(_) = form {
-        constants.push(Upstreams::constant(dy));
-        let upstreams = Upstreams::new(plan, d, dy)?;
-        let [dy, argmax] = upstreams.bind();
-        plan.push(spec, &form.constants(constants, d.c), workgroups, &[x, w, dy, argmax, dx])?;
-    } else {
-        let dy = bind("dy", direct(dy, spec)?, d.y_len());
-        plan.push(spec, &form.constants(constants, d.c), workgroups, &[x, w, dy, dx])?;
-    }
+    push(plan, spec, &form.constants(constants, d.c), workgroups, &tensors)?;
     plan.note_multiply_adds(multiply_adds(d));
     Ok(())
 }
 
-/// Returns the kernel for the filter's gradient.
-pub(crate) fn backward_w_kernel(form: Form, d: &Conv2dDims, dy: Upstream<'_>) -> &'static KernelSpec {
-    let subgroup = match (d.c.is_multiple_of(4), dy) {
+/// Returns the kernel for the filter's gradient, from the gradient after a max pooling if `pooled`.
+pub(crate) fn backward_w_kernel(form: Form, d: &Conv2dDims, pooled: bool) -> &'static KernelSpec {
+    let subgroup = match (d.c.is_multiple_of(4), pooled) {
         (true, _) => &BACKWARD_W_SUBGROUP,
-        (false, Upstream::Direct(_)) => &BACKWARD_W_SUBGROUP_ANY,
-        (false, Upstream::Pooled(..)) => &BACKWARD_W_SUBGROUP_ANY_POOL,
+        (false, false) => &BACKWARD_W_SUBGROUP_ANY,
+        (false, true) => &BACKWARD_W_SUBGROUP_ANY_POOL,
     };
     form.pick([&BACKWARD_W, subgroup, &BACKWARD_W_SHARED])
 }
@@ -450,7 +281,7 @@ impl Split {
 
 /// Records the gradients of filter and bias: partial sums over groups of images, then their sum.
 ///
-/// Shapes: x `[N, H, W, C]`, dy as in [`Upstream`], dw `[KH, KW, C, O]`, db `[O]`.
+/// Shapes: x `[N, H, W, C]`, dw `[KH, KW, C, O]`, db `[O]`; dy and argmax as in [`record_backward_x`].
 ///
 /// # Errors
 /// A tensor's size does not fit the dimensions, or the form does not take a pooled gradient.
@@ -458,100 +289,66 @@ pub fn record_backward_w(
     plan: &mut PlanBuilder<'_>,
     form: Form,
     d: &Conv2dDims,
-    x: &Tensor,
-    dy: Upstream<'_>,
-    dw: &Tensor,
-    db: &Tensor,
+    [x, dy, dw, db]: [&Tensor; 4],
+    argmax: Option<&Tensor>,
 ) -> Result<(), GpuError> {
-    let spec = backward_w_kernel(form, d, dy);
+    let spec = backward_w_kernel(form, d, argmax.is_some());
     form.check(spec, &[d.o])?;
     let split = match form {
         Form::Shared(tiles) => Split::by_positions(tiles, d, d.o, 0),
         _ => Split::by_images(form, d),
     };
     let parts = plan.scratch("dw_parts", &[split.parts, dw_rows(d), d.o])?;
-    let mut constants = constants(d);
-    constants.push(split.constant);
-    let (x, dw_parts) = (bind("x", x, d.x_len()), bind("dw_parts", &parts, parts.len()));
-    if let Form::Shared(_) = form {
-        constants.push(Upstreams::constant(dy));
-        let upstreams = Upstreams::new(plan, d, dy)?;
-        let [dy, argmax] = upstreams.bind();
-        plan.push(spec, &form.constants(constants, d.o), split.workgroups, &[x, dy, argmax, dw_parts])?;
-    } else if std::ptr::eq(spec, &BACKWARD_W_SUBGROUP_ANY_POOL) {
-        let upstreams = Upstreams::new(plan, d, dy)?;
-        let [dy, argmax] = upstreams.bind();
-        plan.push(spec, &form.constants(constants, d.o), split.workgroups, &[x, dy, argmax, dw_parts])?;
-    } else {
-        let dy = bind("dy", direct(dy, spec)?, d.y_len());
-        plan.push(spec, &form.constants(constants, d.o), split.workgroups, &[x, dy, dw_parts])?;
-    }
+    let mut constants = constants(d, &[split.constant]);
+    constants.extend(pooled(form, argmax));
+    let (dy_len, argmax) = upstream(plan, spec, d, argmax)?;
+    let mut tensors = vec![(x, d.x_len()), (dy, dy_len), (&parts, parts.len())];
+    tensors.extend(argmax.iter().map(|(tensor, len)| (tensor, *len)));
+    push(plan, spec, &form.constants(constants, d.o), split.workgroups, &tensors)?;
     plan.note_multiply_adds(multiply_adds(d));
-    record_backward_w_sum(plan, d, &parts, dw, db)
+    record_backward_w_sum(plan, d, [&parts, dw, db])
 }
 
 /// Records the sum over the parts `[parts, KH*KW*C + 1, O]`.
 fn record_backward_w_sum(
     plan: &mut PlanBuilder<'_>,
     d: &Conv2dDims,
-    parts: &Tensor,
-    dw: &Tensor,
-    db: &Tensor,
+    [parts, dw, db]: [&Tensor; 3],
 ) -> Result<(), GpuError> {
-    let mut constants = constants(d);
-    constants.push(("PARTS", parts.shape()[0] as f64));
-    plan.push(
-        &BACKWARD_W_SUM,
-        &constants,
-        workgroups_linear(d.w_len() + d.o, 64),
-        &[bind("parts", parts, parts.len()), bind("dw", dw, d.w_len()), bind("db", db, d.o)],
-    )
+    let constants = constants(d, &[("PARTS", parts.shape()[0] as f64)]);
+    let tensors = [(parts, parts.len()), (dw, d.w_len()), (db, d.o)];
+    push(plan, &BACKWARD_W_SUM, &constants, workgroups_linear(d.w_len() + d.o, 64), &tensors)
 }
 
 /// Records [`record_backward_w`] and [`record_backward_x`]; in workgroup memory they are one dispatch.
 ///
 /// # Errors
 /// A tensor's size does not fit the dimensions, or the form does not take a pooled gradient.
-#[allow(clippy::too_many_arguments, reason = "one argument per tensor, named as in the formula")]
 pub fn record_backward(
     plan: &mut PlanBuilder<'_>,
-    forms: [Form; 2],
+    [form_w, form_x]: [Form; 2],
     d: &Conv2dDims,
     x_is_relu: bool,
-    x: &Tensor,
-    w: &Tensor,
-    dy: Upstream<'_>,
-    dx: &Tensor,
-    dw: &Tensor,
-    db: &Tensor,
+    [x, w, dy, dx, dw, db]: [&Tensor; 6],
+    argmax: Option<&Tensor>,
 ) -> Result<(), GpuError> {
-    let [form_w, form_x] = forms;
     let Form::Shared(tiles) = form_w else {
-        record_backward_w(plan, form_w, d, x, dy, dw, db)?;
-        return record_backward_x(plan, form_x, d, x_is_relu, x, w, dy, dx);
+        record_backward_w(plan, form_w, d, [x, dy, dw, db], argmax)?;
+        return record_backward_x(plan, form_x, d, x_is_relu, [x, w, dy, dx], argmax);
     };
-    form_w.check(&BACKWARD_X_AND_W_SHARED, &[])?;
+    let spec = &BACKWARD_X_AND_W_SHARED;
+    form_w.check(spec, &[])?;
     let width = d.c.min(d.o);
     let x_tiles = tiles.tiles_as(width, d.n * d.h * d.w, d.c);
     let split = Split::by_positions(tiles, d, width, x_tiles);
     let parts = plan.scratch("dw_parts", &[split.parts, dw_rows(d), d.o])?;
-    let mut constants = constants(d);
-    constants.extend([split.constant, Upstreams::constant(dy), ("X_IS_RELU", f64::from(x_is_relu))]);
-    let upstreams = Upstreams::new(plan, d, dy)?;
-    let [dy, argmax] = upstreams.bind();
-    plan.push(
-        &BACKWARD_X_AND_W_SHARED,
-        &form_w.constants(constants, width),
-        split.workgroups,
-        &[
-            bind("x", x, d.x_len()),
-            bind("w", w, d.w_len()),
-            dy,
-            argmax,
-            bind("dx", dx, d.x_len()),
-            bind("dw_parts", &parts, parts.len()),
-        ],
-    )?;
+    let mut constants = constants(d, &[split.constant]);
+    constants.extend(pooled(form_w, argmax));
+    constants.push(("X_IS_RELU", f64::from(x_is_relu)));
+    let (dy_len, argmax) = upstream(plan, spec, d, argmax)?;
+    let mut tensors = vec![(x, d.x_len()), (w, d.w_len()), (dy, dy_len), (dx, d.x_len()), (&parts, parts.len())];
+    tensors.extend(argmax.iter().map(|(tensor, len)| (tensor, *len)));
+    push(plan, spec, &form_w.constants(constants, width), split.workgroups, &tensors)?;
     plan.note_multiply_adds(2 * multiply_adds(d));
-    record_backward_w_sum(plan, d, &parts, dw, db)
+    record_backward_w_sum(plan, d, [&parts, dw, db])
 }

@@ -2,8 +2,9 @@
 //!
 //! Each operation has files of the same name (`shaders/<op>.wgsl`, `src/ops/<op>.rs`,
 //! `src/cpu/<op>.rs`, `src/verify/<op>.rs`, `tests/<op>.rs`) and a row in the table of `src/verify/table.rs`. The
-//! dimension structs are defined beside the CPU mirrors, which are the specification. Nothing here imports the proofs,
-//! so that training can be read without them.
+//! dimension structs are defined beside the CPU mirrors, which are the specification. The functions that record take their
+//! tensors as one array, in the order of the kernel's bindings. Nothing here imports the proofs, so that training can be
+//! read without them.
 
 pub mod adam;
 pub mod add;
@@ -19,9 +20,52 @@ pub mod relu;
 pub mod sgd;
 pub mod softmax_xent;
 
-use crate::gpu::{Constant, Gpu, GpuError, KernelSpec, LANES, Tiling, workgroups_linear};
+use crate::gpu::{Binding, Constant, Gpu, GpuError, KernelSpec, LANES, PlanBuilder, Tensor, Tiling};
+use crate::gpu::{bind, workgroups_linear};
 use crate::text::count;
 use serde::{Deserialize, Serialize};
+
+/// A shader file: the operation, and the text.
+struct Shader {
+    op: &'static str,
+    source: &'static str,
+}
+
+impl Shader {
+    /// Describes a kernel of the file.
+    const fn kernel(self, entry: &'static str, bindings: &'static [Binding]) -> KernelSpec {
+        KernelSpec { op: self.op, entry, source: self.source, bindings }
+    }
+}
+
+/// Returns sizes as constants of a shader, followed by `more`.
+fn constants(sizes: &[(&'static str, usize)], more: &[Constant]) -> Vec<Constant> {
+    sizes.iter().map(|&(name, size)| (name, size as f64)).chain(more.iter().copied()).collect()
+}
+
+/// Records a kernel with its tensors in the order of its bindings, each with the number of elements that it expects.
+fn push(
+    plan: &mut PlanBuilder<'_>,
+    spec: &'static KernelSpec,
+    constants: &[Constant],
+    workgroups: [u32; 3],
+    tensors: &[(&Tensor, usize)],
+) -> Result<(), GpuError> {
+    let named = spec.bindings.iter().zip(tensors);
+    let bound: Vec<_> = named.map(|(binding, &(tensor, len))| bind(binding.name, tensor, len)).collect();
+    plan.push(spec, constants, workgroups, &bound)
+}
+
+/// Records a kernel that computes each of `len` elements by itself: all tensors have that many.
+fn push_each(
+    plan: &mut PlanBuilder<'_>,
+    spec: &'static KernelSpec,
+    len: usize,
+    tensors: &[&Tensor],
+) -> Result<(), GpuError> {
+    let tensors: Vec<_> = tensors.iter().map(|&tensor| (tensor, len)).collect();
+    push(plan, spec, &[("LEN", len as f64)], workgroups_linear(len, 64), &tensors)
+}
 
 /// The form of a heavy kernel; all three compute the same sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,14 +140,6 @@ impl SharedTiles {
         let parts = if inner <= SHORT { 1 } else { self.workgroups.div_ceil(tiles) };
         inner.div_ceil(parts).next_multiple_of(SHARED_STEPS).min(LONGEST)
     }
-
-    /// Adds the constants of the shaders.
-    fn push_constants(self, columns: usize, constants: &mut Vec<Constant>) {
-        let [_, tile_columns] = self.tile(columns);
-        let rows_each = if tile_columns == 32 { 4 } else { self.rows_each };
-        constants.push(("TILE_COLUMNS", tile_columns as f64));
-        constants.push(("ROWS_EACH", rows_each as f64));
-    }
 }
 
 impl Form {
@@ -161,7 +197,11 @@ impl Form {
         match self {
             Form::Plain => {}
             Form::Subgroup(lanes) => of_op.push(("LANES", lanes as f64)),
-            Form::Shared(tiles) => tiles.push_constants(columns, &mut of_op),
+            Form::Shared(tiles) => {
+                let [_, tile_columns] = tiles.tile(columns);
+                let rows_each = if tile_columns == 32 { 4 } else { tiles.rows_each };
+                of_op.extend([("TILE_COLUMNS", tile_columns as f64), ("ROWS_EACH", rows_each as f64)]);
+            }
         }
         of_op
     }

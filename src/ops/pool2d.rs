@@ -1,71 +1,41 @@
 //! Max, average and sum pooling: kernels in `shaders/pool2d.wgsl`, mirror in [`crate::cpu::pool2d`].
 
-use crate::gpu::{Constant, GpuError, KernelSpec, PlanBuilder, Tensor, bind, read, workgroups_linear, write};
+use super::{Shader, push};
+use crate::gpu::{Binding, Constant, GpuError, KernelSpec, PlanBuilder, Tensor, read, workgroups_linear, write};
 
 pub use crate::cpu::conv2d::Padding;
 pub use crate::cpu::pool2d::{Pool2dDims, Reduction};
 
-const SOURCE: &str = include_str!("../../shaders/pool2d.wgsl");
+const SHADER: Shader = Shader { op: "pool2d", source: include_str!("../../shaders/pool2d.wgsl") };
+
+const MAX_FORWARD_BINDINGS: &[Binding] = &[read(0, "x"), write(1, "y"), write(2, "argmax_out")];
+const MAX_BACKWARD_X_BINDINGS: &[Binding] = &[read(3, "argmax"), read(4, "dy"), write(5, "dx")];
+const MEAN_FORWARD_BINDINGS: &[Binding] = &[read(0, "x"), write(1, "y")];
+const MEAN_BACKWARD_X_BINDINGS: &[Binding] = &[read(4, "dy"), write(5, "dx")];
 
 /// Max pooling, with the position of each maximum.
-pub static MAX_FORWARD: KernelSpec = KernelSpec {
-    op: "pool2d",
-    entry: "pool2d_max_forward",
-    source: SOURCE,
-    bindings: &[read(0, "x"), write(1, "y"), write(2, "argmax_out")],
-};
+pub static MAX_FORWARD: KernelSpec = SHADER.kernel("pool2d_max_forward", MAX_FORWARD_BINDINGS);
 
 /// The gradient of max pooling.
-pub static MAX_BACKWARD_X: KernelSpec = KernelSpec {
-    op: "pool2d",
-    entry: "pool2d_max_backward_x",
-    source: SOURCE,
-    bindings: &[read(3, "argmax"), read(4, "dy"), write(5, "dx")],
-};
+pub static MAX_BACKWARD_X: KernelSpec = SHADER.kernel("pool2d_max_backward_x", MAX_BACKWARD_X_BINDINGS);
 
 /// As [`MAX_FORWARD`], four channels per invocation.
-pub static MAX_FORWARD_BY_4: KernelSpec = KernelSpec {
-    op: "pool2d",
-    entry: "pool2d_max_forward_by_4",
-    source: SOURCE,
-    bindings: &[read(0, "x"), write(1, "y"), write(2, "argmax_out")],
-};
+pub static MAX_FORWARD_BY_4: KernelSpec = SHADER.kernel("pool2d_max_forward_by_4", MAX_FORWARD_BINDINGS);
 
 /// As [`MAX_BACKWARD_X`], four channels per invocation, for windows that do not overlap.
-pub static MAX_BACKWARD_X_BY_4: KernelSpec = KernelSpec {
-    op: "pool2d",
-    entry: "pool2d_max_backward_x_by_4",
-    source: SOURCE,
-    bindings: &[read(3, "argmax"), read(4, "dy"), write(5, "dx")],
-};
+pub static MAX_BACKWARD_X_BY_4: KernelSpec = SHADER.kernel("pool2d_max_backward_x_by_4", MAX_BACKWARD_X_BINDINGS);
 
 /// Average pooling.
-pub static AVERAGE_FORWARD: KernelSpec = KernelSpec {
-    op: "pool2d",
-    entry: "pool2d_average_forward",
-    source: SOURCE,
-    bindings: &[read(0, "x"), write(1, "y")],
-};
+pub static AVERAGE_FORWARD: KernelSpec = SHADER.kernel("pool2d_average_forward", MEAN_FORWARD_BINDINGS);
 
 /// The gradient of average pooling.
-pub static AVERAGE_BACKWARD_X: KernelSpec = KernelSpec {
-    op: "pool2d",
-    entry: "pool2d_average_backward_x",
-    source: SOURCE,
-    bindings: &[read(4, "dy"), write(5, "dx")],
-};
+pub static AVERAGE_BACKWARD_X: KernelSpec = SHADER.kernel("pool2d_average_backward_x", MEAN_BACKWARD_X_BINDINGS);
 
 /// Sum pooling.
-pub static SUM_FORWARD: KernelSpec =
-    KernelSpec { op: "pool2d", entry: "pool2d_sum_forward", source: SOURCE, bindings: &[read(0, "x"), write(1, "y")] };
+pub static SUM_FORWARD: KernelSpec = SHADER.kernel("pool2d_sum_forward", MEAN_FORWARD_BINDINGS);
 
 /// The gradient of sum pooling.
-pub static SUM_BACKWARD_X: KernelSpec = KernelSpec {
-    op: "pool2d",
-    entry: "pool2d_sum_backward_x",
-    source: SOURCE,
-    bindings: &[read(4, "dy"), write(5, "dx")],
-};
+pub static SUM_BACKWARD_X: KernelSpec = SHADER.kernel("pool2d_sum_backward_x", MEAN_BACKWARD_X_BINDINGS);
 
 /// Whether max pooling uses its form for four channels at once, forward and backward.
 pub(crate) fn by_4(d: &Pool2dDims) -> [bool; 2] {
@@ -84,31 +54,11 @@ fn cells(outputs: usize, stride: usize, padding: usize, size: usize) -> (usize, 
     (largest, (0..outputs).all(|i| count(i) == largest))
 }
 
-fn constants(d: &Pool2dDims) -> Vec<Constant> {
-    [
-        ("N", d.n),
-        ("H", d.h),
-        ("W", d.w),
-        ("C", d.c),
-        ("KH", d.kh),
-        ("KW", d.kw),
-        ("SH", d.stride_h),
-        ("SW", d.stride_w),
-        ("PT", d.pad_top),
-        ("PL", d.pad_left),
-        ("HO", d.ho),
-        ("WO", d.wo),
-    ]
-    .map(|(name, value)| (name, value as f64))
-    .to_vec()
-}
-
-pub(crate) fn x_len(d: &Pool2dDims) -> usize {
-    d.n * d.h * d.w * d.c
-}
-
-pub(crate) fn y_len(d: &Pool2dDims) -> usize {
-    d.n * d.ho * d.wo * d.c
+fn constants(d: &Pool2dDims, more: &[Constant]) -> Vec<Constant> {
+    let input = [("N", d.n), ("H", d.h), ("W", d.w), ("C", d.c)];
+    let window = [("KH", d.kh), ("KW", d.kw), ("SH", d.stride_h), ("SW", d.stride_w)];
+    let output = [("PT", d.pad_top), ("PL", d.pad_left), ("HO", d.ho), ("WO", d.wo)];
+    super::constants(&[input, window, output].concat(), more)
 }
 
 /// Records max pooling. Shapes: x `[N, H, W, C]`, y and argmax `[N, HO, WO, C]`.
@@ -118,17 +68,11 @@ pub(crate) fn y_len(d: &Pool2dDims) -> usize {
 pub fn record_max_forward(
     plan: &mut PlanBuilder<'_>,
     d: &Pool2dDims,
-    x: &Tensor,
-    y: &Tensor,
-    argmax: &Tensor,
+    [x, y, argmax]: [&Tensor; 3],
 ) -> Result<(), GpuError> {
     let (spec, channels) = if by_4(d)[0] { (&MAX_FORWARD_BY_4, 4) } else { (&MAX_FORWARD, 1) };
-    plan.push(
-        spec,
-        &constants(d),
-        workgroups_linear(y_len(d) / channels, 64),
-        &[bind("x", x, x_len(d)), bind("y", y, y_len(d)), bind("argmax_out", argmax, y_len(d))],
-    )
+    let tensors = [(x, d.x_len()), (y, d.y_len()), (argmax, d.y_len())];
+    push(plan, spec, &constants(d, &[]), workgroups_linear(d.y_len() / channels, 64), &tensors)
 }
 
 /// Records the gradient of max pooling. Shapes: argmax and dy `[N, HO, WO, C]`, dx `[N, H, W, C]`.
@@ -138,26 +82,17 @@ pub fn record_max_forward(
 pub fn record_max_backward_x(
     plan: &mut PlanBuilder<'_>,
     d: &Pool2dDims,
-    argmax: &Tensor,
-    dy: &Tensor,
-    dx: &Tensor,
+    [argmax, dy, dx]: [&Tensor; 3],
 ) -> Result<(), GpuError> {
-    let (spec, invocations) =
-        if by_4(d)[1] { (&MAX_BACKWARD_X_BY_4, y_len(d) / 4) } else { (&MAX_BACKWARD_X, x_len(d)) };
-    let mut constants = constants(d);
-    if by_4(d)[1] {
-        let (rows, equal_rows) = cells(d.ho, d.stride_h, d.pad_top, d.h);
-        let (columns, equal_columns) = cells(d.wo, d.stride_w, d.pad_left, d.w);
-        constants.push(("CELL_ROWS", rows as f64));
-        constants.push(("CELL_COLUMNS", columns as f64));
-        constants.push(("ALL_CELLS_EQUAL", f64::from(equal_rows && equal_columns)));
+    let tensors = [(argmax, d.y_len()), (dy, d.y_len()), (dx, d.x_len())];
+    if !by_4(d)[1] {
+        return push(plan, &MAX_BACKWARD_X, &constants(d, &[]), workgroups_linear(d.x_len(), 64), &tensors);
     }
-    plan.push(
-        spec,
-        &constants,
-        workgroups_linear(invocations, 64),
-        &[bind("argmax", argmax, y_len(d)), bind("dy", dy, y_len(d)), bind("dx", dx, x_len(d))],
-    )
+    let (rows, equal_rows) = cells(d.ho, d.stride_h, d.pad_top, d.h);
+    let (columns, equal_columns) = cells(d.wo, d.stride_w, d.pad_left, d.w);
+    let all_equal = ("ALL_CELLS_EQUAL", f64::from(equal_rows && equal_columns));
+    let constants = constants(d, &[("CELL_ROWS", rows as f64), ("CELL_COLUMNS", columns as f64), all_equal]);
+    push(plan, &MAX_BACKWARD_X_BY_4, &constants, workgroups_linear(d.y_len() / 4, 64), &tensors)
 }
 
 /// Records average or sum pooling. Shapes: x `[N, H, W, C]`, y `[N, HO, WO, C]`.
@@ -168,15 +103,13 @@ pub fn record_mean_forward(
     plan: &mut PlanBuilder<'_>,
     reduction: Reduction,
     d: &Pool2dDims,
-    x: &Tensor,
-    y: &Tensor,
+    [x, y]: [&Tensor; 2],
 ) -> Result<(), GpuError> {
     let spec = match reduction {
         Reduction::Average => &AVERAGE_FORWARD,
         Reduction::Sum => &SUM_FORWARD,
     };
-    let groups = workgroups_linear(y_len(d), 64);
-    plan.push(spec, &constants(d), groups, &[bind("x", x, x_len(d)), bind("y", y, y_len(d))])
+    push(plan, spec, &constants(d, &[]), workgroups_linear(d.y_len(), 64), &[(x, d.x_len()), (y, d.y_len())])
 }
 
 /// Records the gradient of average or sum pooling. Shapes: dy `[N, HO, WO, C]`, dx `[N, H, W, C]`.
@@ -187,13 +120,11 @@ pub fn record_mean_backward_x(
     plan: &mut PlanBuilder<'_>,
     reduction: Reduction,
     d: &Pool2dDims,
-    dy: &Tensor,
-    dx: &Tensor,
+    [dy, dx]: [&Tensor; 2],
 ) -> Result<(), GpuError> {
     let spec = match reduction {
         Reduction::Average => &AVERAGE_BACKWARD_X,
         Reduction::Sum => &SUM_BACKWARD_X,
     };
-    let groups = workgroups_linear(x_len(d), 64);
-    plan.push(spec, &constants(d), groups, &[bind("dy", dy, y_len(d)), bind("dx", dx, x_len(d))])
+    push(plan, spec, &constants(d, &[]), workgroups_linear(d.x_len(), 64), &[(dy, d.y_len()), (dx, d.x_len())])
 }

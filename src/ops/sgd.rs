@@ -1,18 +1,17 @@
 //! Gradient descent with momentum: kernel in `shaders/sgd.wgsl`, mirror in [`crate::cpu::sgd`].
 
-use crate::gpu::{GpuError, KernelSpec, PlanBuilder, Tensor, bind, read, workgroups_linear, write};
+use super::{Shader, push};
+use crate::gpu::{GpuError, KernelSpec, PlanBuilder, Tensor, read, workgroups_linear, write};
 
 pub use crate::cpu::sgd::SgdConfig;
 
-const SOURCE: &str = include_str!("../../shaders/sgd.wgsl");
+const SHADER: Shader = Shader { op: "sgd", source: include_str!("../../shaders/sgd.wgsl") };
 
 /// Updates all parameters by one step.
-pub static STEP: KernelSpec = KernelSpec {
-    op: "sgd",
-    entry: "sgd_step",
-    source: SOURCE,
-    bindings: &[read(0, "g"), write(1, "w"), write(2, "velocity"), read(3, "step_sizes"), read(4, "progress")],
-};
+pub static STEP: KernelSpec = SHADER.kernel(
+    "sgd_step",
+    &[read(0, "g"), write(1, "w"), write(2, "velocity"), read(3, "step_sizes"), read(4, "progress")],
+);
 
 /// Records one step. Gradients g, parameters w and velocity have the same length; `step_sizes` has one learning rate
 /// per batch of the epoch; progress is `[batches of the epoch whose loss is known, including this one; samples of the
@@ -23,23 +22,10 @@ pub static STEP: KernelSpec = KernelSpec {
 pub fn record(
     plan: &mut PlanBuilder<'_>,
     config: &SgdConfig,
-    g: &Tensor,
-    w: &Tensor,
-    velocity: &Tensor,
-    step_sizes: &Tensor,
-    progress: &Tensor,
+    [g, w, velocity, step_sizes, progress]: [&Tensor; 5],
 ) -> Result<(), GpuError> {
     let len = w.len();
-    plan.push(
-        &STEP,
-        &[("LEN", len as f64), ("MOMENTUM", config.momentum)],
-        workgroups_linear(len, 64),
-        &[
-            bind("g", g, len),
-            bind("w", w, len),
-            bind("velocity", velocity, len),
-            bind("step_sizes", step_sizes, step_sizes.len()),
-            bind("progress", progress, 2),
-        ],
-    )
+    let tensors = [(g, len), (w, len), (velocity, len), (step_sizes, step_sizes.len()), (progress, 2)];
+    let constants = [("LEN", len as f64), ("MOMENTUM", config.momentum)];
+    push(plan, &STEP, &constants, workgroups_linear(len, 64), &tensors)
 }

@@ -1,17 +1,16 @@
 //! Softmax with cross-entropy: kernels in `shaders/softmax_xent.wgsl`, mirror in [`crate::cpu::softmax_xent`].
 
-use crate::gpu::{Bound, Constant, GpuError, KernelSpec, PlanBuilder, Tensor, bind, read, write};
+use super::{Shader, constants, push};
+use crate::gpu::{GpuError, KernelSpec, PlanBuilder, Tensor, read, write};
 
 pub use crate::cpu::softmax_xent::SoftmaxXentDims;
 
-const SOURCE: &str = include_str!("../../shaders/softmax_xent.wgsl");
+const SHADER: Shader = Shader { op: "softmax_xent", source: include_str!("../../shaders/softmax_xent.wgsl") };
 
 /// The probabilities, and the batch's loss and number of correct predictions, for evaluation and prediction.
-pub static FORWARD: KernelSpec = KernelSpec {
-    op: "softmax_xent",
-    entry: "softmax_xent_forward",
-    source: SOURCE,
-    bindings: &[
+pub static FORWARD: KernelSpec = SHADER.kernel(
+    "softmax_xent_forward",
+    &[
         read(0, "x"),
         read(1, "labels"),
         write(2, "probabilities"),
@@ -19,14 +18,12 @@ pub static FORWARD: KernelSpec = KernelSpec {
         write(5, "batch_loss"),
         write(6, "batch_correct"),
     ],
-};
+);
 
 /// The gradient of the logits, and the batch's loss and number of correct predictions, for training.
-pub static BACKWARD_X: KernelSpec = KernelSpec {
-    op: "softmax_xent",
-    entry: "softmax_xent_backward_x",
-    source: SOURCE,
-    bindings: &[
+pub static BACKWARD_X: KernelSpec = SHADER.kernel(
+    "softmax_xent_backward_x",
+    &[
         read(0, "x"),
         read(1, "labels"),
         write(3, "dx"),
@@ -34,11 +31,7 @@ pub static BACKWARD_X: KernelSpec = KernelSpec {
         write(5, "batch_loss"),
         write(6, "batch_correct"),
     ],
-};
-
-fn constants(d: &SoftmaxXentDims) -> [Constant; 2] {
-    [("N", d.n as f64), ("C", d.c as f64)]
-}
+);
 
 /// Where the losses and correct predictions of an epoch's batches are written.
 #[derive(Clone, Copy, Debug)]
@@ -51,16 +44,6 @@ pub struct BatchTotals<'a> {
     pub batch_correct: &'a Tensor,
 }
 
-impl<'a> BatchTotals<'a> {
-    fn bind(&self) -> [Bound<'a>; 3] {
-        [
-            bind("progress", self.progress, 2),
-            bind("batch_loss", self.batch_loss, self.batch_correct.len()),
-            bind("batch_correct", self.batch_correct, self.batch_loss.len()),
-        ]
-    }
-}
-
 /// Records the probabilities `[N, C]` of logits x `[N, C]` with labels `[N]`, and the batch's totals over its valid
 /// rows.
 ///
@@ -69,33 +52,35 @@ impl<'a> BatchTotals<'a> {
 pub fn record_forward(
     plan: &mut PlanBuilder<'_>,
     d: &SoftmaxXentDims,
-    x: &Tensor,
-    labels: &Tensor,
-    probabilities: &Tensor,
+    [x, labels, probabilities]: [&Tensor; 3],
     totals: &BatchTotals<'_>,
 ) -> Result<(), GpuError> {
-    let [progress, loss, correct] = totals.bind();
-    let (x, probabilities) = (bind("x", x, d.n * d.c), bind("probabilities", probabilities, d.n * d.c));
-    let bound = [x, bind("labels", labels, d.n), probabilities, progress, loss, correct];
-    plan.push(&FORWARD, &constants(d), [1, 1, 1], &bound)
+    record(plan, &FORWARD, d, [x, labels, probabilities], totals)
 }
 
-/// Records the gradient dx `[N, C]` of the mean loss over the valid rows of the batch, and the batch's totals.
-///
-/// The gradient of rows past the end of the epoch is zero.
+/// Records the gradient dx `[N, C]` of the mean loss over the valid rows of the batch, given logits x `[N, C]` with
+/// labels `[N]`, and the batch's totals. The gradient of rows past the end of the epoch is zero.
 ///
 /// # Errors
 /// A tensor's size does not fit the dimensions.
 pub fn record_backward_x(
     plan: &mut PlanBuilder<'_>,
     d: &SoftmaxXentDims,
-    x: &Tensor,
-    labels: &Tensor,
-    dx: &Tensor,
+    [x, labels, dx]: [&Tensor; 3],
     totals: &BatchTotals<'_>,
 ) -> Result<(), GpuError> {
-    let [progress, loss, correct] = totals.bind();
-    let (x, dx) = (bind("x", x, d.n * d.c), bind("dx", dx, d.n * d.c));
-    let bound = [x, bind("labels", labels, d.n), dx, progress, loss, correct];
-    plan.push(&BACKWARD_X, &constants(d), [1, 1, 1], &bound)
+    record(plan, &BACKWARD_X, d, [x, labels, dx], totals)
+}
+
+fn record(
+    plan: &mut PlanBuilder<'_>,
+    spec: &'static KernelSpec,
+    d: &SoftmaxXentDims,
+    [x, labels, output]: [&Tensor; 3],
+    totals: &BatchTotals<'_>,
+) -> Result<(), GpuError> {
+    let BatchTotals { progress, batch_loss, batch_correct } = *totals;
+    let totals = [(progress, 2), (batch_loss, batch_correct.len()), (batch_correct, batch_loss.len())];
+    let tensors = [[(x, d.n * d.c), (labels, d.n), (output, d.n * d.c)], totals].concat();
+    push(plan, spec, &constants(&[("N", d.n), ("C", d.c)], &[]), [1, 1, 1], &tensors)
 }

@@ -153,7 +153,7 @@ impl Filter {
         let y = gpu.tensor("result", &[dims.y_len()], Element::F32)?;
         let mut plan = PlanBuilder::new(gpu);
         let form = Form::choose(gpu, SharedTiles::default(), &[1]);
-        conv2d::record_forward(&mut plan, form, dims, false, &x, &w, &b, &y)?;
+        conv2d::record_forward(&mut plan, form, dims, false, [&x, &w, &b, &y], None)?;
         gpu.run(&plan.finish()?)?;
         Ok(gpu.read(&y)?)
     }

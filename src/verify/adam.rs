@@ -1,11 +1,11 @@
 //! Proof of Adam: one step of the kernel is one step of [`crate::cpu::adam`].
 
 use super::native::{Check, LENGTHS};
-use super::{UNIT_ROUNDOFF, Verifier, widen};
+use super::{Bounded, UNIT_ROUNDOFF, Verifier, widen};
 use crate::cpu::adam as cpu;
 use crate::gpu::GpuError;
 use crate::native::adam as fast;
-use crate::ops::adam::{AdamConfig, AdamTensors, STEP, record};
+use crate::ops::adam::{AdamConfig, STEP, record};
 
 /// Compares three steps on `len` parameters with the mirror.
 ///
@@ -23,45 +23,35 @@ pub fn verify(verifier: &mut Verifier<'_>, len: usize) -> Result<(), GpuError> {
         let (mut w64, mut m64, mut v64) = (widen(&w), widen(&m), widen(&v));
         let g64 = widen(&g);
         let alpha64 = f64::from(alpha);
-        cpu::adam_step(config.beta_1, config.beta_2, config.epsilon, alpha64, &g64, &mut w64, &mut m64, &mut v64);
+        cpu::adam_step(&config, alpha64, &g64, &mut w64, &mut m64, &mut v64);
         let u = UNIT_ROUNDOFF;
-        let m_bound: Vec<f64> = (0..len).map(|i| 4.0 * u * (f64::from(m[i]).abs() + g64[i].abs())).collect();
-        let v_bound: Vec<f64> =
-            (0..len).map(|i| 5.0 * u * (f64::from(v[i]) + g64[i] * g64[i]) + f64::from(f32::MIN_POSITIVE)).collect();
-        let w_bound: Vec<f64> = (0..len)
-            .map(|i| {
-                let root = v64[i].sqrt() + config.epsilon;
-                let update = alpha64 * (m64[i].abs() + m_bound[i]) / root;
-                // The moment's own error, the error of v through the root, and a root and a division with the accuracy
-                // of the WGSL specification (about ten roundoffs), then the rounding of the sum.
-                alpha64 * m_bound[i] / root
-                    + update * (v_bound[i] / (2.0 * v64[i]).max(f64::MIN_POSITIVE) + 12.0 * u)
-                    + u * (f64::from(w[i]).abs() + update)
-            })
-            .collect();
+        let m_after = Bounded::by_index(m64, |i| 4.0 * u * (f64::from(m[i]).abs() + g64[i].abs()));
+        let v_bound = |i: usize| 5.0 * u * (f64::from(v[i]) + g64[i] * g64[i]) + f64::from(f32::MIN_POSITIVE);
+        let v_after = Bounded::by_index(v64, v_bound);
+        let w_after = Bounded::by_index(w64, |i| {
+            let root = v_after.values[i].sqrt() + config.epsilon;
+            let update = alpha64 * (m_after.values[i].abs() + m_after.bound[i]) / root;
+            // The moment's own error, the error of v through the root, and a root and a division with the accuracy of
+            // the WGSL specification (about ten roundoffs), then the rounding of the sum.
+            alpha64 * m_after.bound[i] / root
+                + update * (v_after.bound[i] / (2.0 * v_after.values[i]).max(f64::MIN_POSITIVE) + 12.0 * u)
+                + u * (f64::from(w[i]).abs() + update)
+        });
         let mut run = verifier.run();
         let tg = run.input(&g)?;
         let (tw, tm, tv) = (run.in_place(&w)?, run.in_place(&m)?, run.in_place(&v)?);
         // The size of this step is in the batch's slot; using any other slot would change the result.
         let (step_sizes, progress) = (run.input(&[9.0, alpha, 9.0])?, run.input_u32(&[2, 3])?);
-        let tensors = AdamTensors { g: &tg, w: &tw, m: &tm, v: &tv, step_sizes: &step_sizes, progress: &progress };
-        record(&mut run.plan, &config, &tensors)?;
-        run.check(STEP.entry, &case, &[(&tw, &w64, &w_bound), (&tm, &m64, &m_bound), (&tv, &v64, &v_bound)], &[])?;
-        let narrow = |values: &[f64]| values.iter().map(|&x| x as f32).collect::<Vec<_>>();
-        (w, m, v) = (narrow(&w64), narrow(&m64), narrow(&v64));
+        record(&mut run.plan, &config, [&tg, &tw, &tm, &tv, &step_sizes, &progress])?;
+        run.check(STEP.entry, &case, &[(&tw, &w_after), (&tm, &m_after), (&tv, &v_after)], &[])?;
+        (w, m, v) = (w_after.narrow(), m_after.narrow(), v_after.narrow());
     }
     Ok(())
 }
 
 /// Checks the sizes of `fmnist-gpu selftest`.
-///
-/// # Errors
-/// The device failed.
-pub fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
-    for len in [4, 64, 10_004] {
-        verify(v, len)?;
-    }
-    Ok(())
+pub(super) fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
+    [4, 64, 10_004].into_iter().try_for_each(|len| verify(v, len))
 }
 
 /// The results must have the same bits as those of the plain loop.
@@ -75,7 +65,7 @@ pub(super) fn native(check: &mut Check) {
         let [w, m, v] = &mut actual;
         fast::adam_step(&config, 0.01, &g, w, m, v);
         let [w, m, v] = &mut expected;
-        cpu::adam_step(config.beta_1, config.beta_2, config.epsilon, 0.01, &g, w, m, v);
+        cpu::adam_step(&config, 0.01, &g, w, m, v);
         check.same("native adam_step", len, &actual.concat(), &expected.concat());
     }
 }

@@ -1,7 +1,7 @@
 //! Proof of the sum of two tensors: its kernel and native loops agree with [`crate::cpu::add`].
 
 use super::native::{Check, LENGTHS};
-use super::{Verifier, absolute, widen};
+use super::{Bounded, Verifier, absolute, widen};
 use crate::cpu::add as cpu;
 use crate::gpu::GpuError;
 use crate::native::add as fast;
@@ -18,24 +18,18 @@ pub fn verify(v: &mut Verifier<'_>, len: usize) -> Result<(), GpuError> {
         let second = if same { &x1 } else { &x2 };
         let mut y64 = vec![0.0; len];
         cpu::add_forward(&widen(&x1), &widen(second), &mut y64);
-        let mut run = v.run();
-        let (tx1, tx2, ty) = (run.input(&x1)?, run.input(second)?, run.output(len)?);
-        record_forward(&mut run.plan, len, &tx1, if same { &tx1 } else { &tx2 }, &ty)?;
         // WGSL rounds a sum correctly: once.
-        run.check_sums(FORWARD.entry, &case, &[(&ty, &y64, &absolute(&y64), 1)])?;
+        let scale = absolute(&y64);
+        v.check(FORWARD.entry, &case, [&x1, second], [&Bounded::sums(y64, &scale, 1)], |plan, [x1, x2], [y]| {
+            record_forward(plan, len, [x1, if same { x1 } else { x2 }, y])
+        })?;
     }
     Ok(())
 }
 
 /// Checks the sizes of `fmnist-gpu selftest`.
-///
-/// # Errors
-/// The device failed.
-pub fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
-    for len in [1, 63, 64, 65, 10_007] {
-        verify(v, len)?;
-    }
-    Ok(())
+pub(super) fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
+    [1, 63, 64, 65, 10_007].into_iter().try_for_each(|len| verify(v, len))
 }
 
 pub(super) fn native(check: &mut Check) {

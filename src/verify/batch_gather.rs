@@ -1,7 +1,7 @@
 //! Proof of the gather: the kernel picks the rows that [`crate::cpu::batch_gather`] picks.
 
 use super::native::Check;
-use super::{UNIT_ROUNDOFF, Verifier, compare_exact};
+use super::{Bounded, UNIT_ROUNDOFF, Verifier, compare_exact};
 use crate::cpu::batch_gather as cpu;
 use crate::gpu::GpuError;
 use crate::native::batch_gather as fast;
@@ -26,17 +26,14 @@ pub fn verify(v: &mut Verifier<'_>, d: &BatchGatherDims, batch: usize, epoch: us
     let (timages, tlabels) = (run.input_u32(&pack_bytes(&images))?, run.input_u32(&pack_bytes(&labels))?);
     let (torder, tprogress) = (run.input_u32(&order)?, run.input_u32(&[batch as u32, epoch as u32])?);
     let (tx, tbatch) = (run.output(d.n * d.pixels)?, run.output_u32(d.n)?);
-    record(&mut run.plan, d, &timages, &tlabels, &torder, &tprogress, &tx, &tbatch)?;
+    record(&mut run.plan, d, [&timages, &tlabels, &torder, &tprogress, &tx, &tbatch])?;
     // One division: 2.5 units in the last place.
-    let bound: Vec<f64> = x64.iter().map(|x| 5.0 * UNIT_ROUNDOFF * x).collect();
-    run.check(GATHER.entry, &case, &[(&tx, &x64, &bound)], &[(&tbatch, &batch_labels)])
+    let x = Bounded { bound: x64.iter().map(|x| 5.0 * UNIT_ROUNDOFF * x).collect(), values: x64 };
+    run.check(GATHER.entry, &case, &[(&tx, &x)], &[(&tbatch, &batch_labels)])
 }
 
 /// Checks the shapes of `fmnist-gpu selftest`: a whole batch, a short last batch, an odd number of samples.
-///
-/// # Errors
-/// The device failed.
-pub fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
+pub(super) fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
     verify(v, &BatchGatherDims { n: 32, pixels: 784, samples: 101 }, 1, 101)?;
     verify(v, &BatchGatherDims { n: 32, pixels: 784, samples: 101 }, 3, 101)?;
     verify(v, &BatchGatherDims { n: 5, pixels: 12, samples: 7 }, 0, 3)
@@ -52,10 +49,8 @@ pub(super) fn native(check: &mut Check) {
         let (mut x, mut found) = (vec![f32::NAN; n * pixels], vec![u32::MAX; n]);
         fast::batch_gather(pixels, &images, &labels, &order, &mut x, &mut found);
         let (mut expected, mut expected_labels) = (vec![0.0f32; n * pixels], vec![0; n]);
-        let (e, l) = (&mut expected, &mut expected_labels);
-        cpu::batch_gather(pixels, &images, &labels, &order, 0, e, l);
+        cpu::batch_gather(pixels, &images, &labels, &order, 0, &mut expected, &mut expected_labels);
         check.same("native batch_gather", pixels, &x, &expected);
-        let kernel = "native batch_gather";
-        check.note(kernel, "labels", n, &compare_exact(&found, &expected_labels));
+        check.note("native batch_gather", "labels", n, &compare_exact(&found, &expected_labels));
     }
 }

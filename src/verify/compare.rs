@@ -1,5 +1,65 @@
+use super::{absolute, sum_bound, widen};
 use crate::text::count;
 use std::fmt;
+
+/// What a floating-point tensor must contain.
+#[derive(Clone, Debug)]
+pub struct Bounded {
+    /// The values, in double precision.
+    pub values: Vec<f64>,
+    /// The error that each may have.
+    pub bound: Vec<f64>,
+}
+
+impl Bounded {
+    /// Values that may have no error.
+    pub fn exact(values: Vec<f64>) -> Bounded {
+        Bounded { bound: vec![0.0; values.len()], values }
+    }
+
+    /// Values of which each may have the error that `bound` returns for its index.
+    pub fn by_index(values: Vec<f64>, bound: impl Fn(usize) -> f64) -> Bounded {
+        Bounded { bound: (0..values.len()).map(bound).collect(), values }
+    }
+
+    /// Sums of `terms` products, under the project's bound; `scale` are the sums of their absolute values.
+    pub fn sums(values: Vec<f64>, scale: &[f64], terms: usize) -> Bounded {
+        Bounded { bound: scale.iter().map(|&scale| sum_bound(terms, scale)).collect(), values }
+    }
+
+    /// The `len` sums of `terms` products that `mirror` writes, given these inputs; for the scale, it is also given their
+    /// absolute values.
+    pub fn mirrored<const N: usize>(
+        inputs: [&[f32]; N],
+        len: usize,
+        terms: usize,
+        mirror: impl Fn([&[f64]; N], &mut [f64]),
+    ) -> Bounded {
+        let [mut values, mut scale] = [vec![0.0; len], vec![0.0; len]];
+        let inputs = inputs.map(widen);
+        mirror(inputs.each_ref().map(Vec::as_slice), &mut values);
+        let inputs = inputs.map(|input| absolute(&input));
+        mirror(inputs.each_ref().map(Vec::as_slice), &mut scale);
+        Bounded::sums(values, &scale, terms)
+    }
+
+    /// The same, followed by a ReLU if `relu`.
+    pub(super) fn then_relu(&self, relu: bool) -> Bounded {
+        let values = self.values.iter().map(|&y| if relu { y.max(0.0) } else { y }).collect();
+        Bounded { values, bound: self.bound.clone() }
+    }
+
+    /// The same, as the gradient of the input x of an operation; 0 where x is, if it is the output of a ReLU.
+    pub(super) fn masked(&self, x_is_relu: bool, x: &[f32]) -> Bounded {
+        let values = self.values.iter().zip(x).map(|(&dx, &x)| if x_is_relu && x <= 0.0 { 0.0 } else { dx }).collect();
+        Bounded { values, bound: self.bound.clone() }
+    }
+
+    /// The values in single precision, as the input of the next kernel.
+    pub(super) fn narrow(&self) -> Vec<f32> {
+        self.values.iter().map(|&value| value as f32).collect()
+    }
+}
 
 /// The result of comparing two tensors.
 #[derive(Clone, Debug, PartialEq)]

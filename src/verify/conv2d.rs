@@ -1,18 +1,40 @@
 //! Proof of the convolution: its kernels, in every form, agree with [`crate::cpu::conv2d`].
 
-use super::gradients::{Gradients, check, dot};
+use super::gradients::Gradients;
 use super::native::Check;
-use super::{Breadth, Verifier, absolute, compare, compare_exact, sum_bound, widen};
+use super::{Bounded, Breadth, Verifier, bias, compare, compare_exact, widen};
+use crate::cpu::bias::{BiasDims, bias_backward_b};
+use crate::cpu::conv2d as cpu;
 use crate::cpu::pool2d::{Pool2dDims, pool2d_max_backward_x, pool2d_max_forward};
-use crate::cpu::{bias, conv2d as cpu, relu};
-use crate::gpu::{GpuError, Tensor};
+use crate::gpu::GpuError;
 use crate::native::conv2d::{self as fast, Conv2d, Packed, Scratch};
 use crate::ops::Form;
 use crate::ops::conv2d::{
-    BACKWARD_W, BACKWARD_W_SUM, BACKWARD_X, BACKWARD_X_AND_W_SHARED, BACKWARD_X_SHARED, BACKWARD_X_SUBGROUP,
-    Conv2dDims, Padding, Upstream, backward_w_kernel, forward_kernel, forward_pool_kernel, halves, pools,
-    record_backward, record_backward_w, record_backward_x, record_forward, record_forward_pool, unpools,
+    BACKWARD_W, BACKWARD_W_SUM, BACKWARD_X_AND_W_SHARED, Conv2dDims, Padding, backward_w_kernel, backward_x_kernel,
+    forward_kernel, halving, pools, record_backward, record_backward_w, record_backward_x, record_forward, unpools,
 };
+
+/// The dimensions of the bias of a convolution.
+fn bias_dims(d: &Conv2dDims) -> BiasDims {
+    BiasDims { n: d.n * d.ho * d.wo, o: d.o }
+}
+
+/// Returns y.
+fn forward(d: &Conv2dDims, x: &[f32], w: &[f32], b: &[f32]) -> Bounded {
+    Bounded::mirrored([x, w, b], d.y_len(), d.terms() + 1, |[x, w, b], y| cpu::conv2d_forward(d, x, w, b, y))
+}
+
+/// Returns dx.
+fn backward_x(d: &Conv2dDims, w: &[f32], dy: &[f32]) -> Bounded {
+    Bounded::mirrored([w, dy], d.x_len(), d.kh * d.kw * d.o, |[w, dy], dx| cpu::conv2d_backward_x(d, w, dy, dx))
+}
+
+/// Returns dw and db.
+fn backward_w(d: &Conv2dDims, x: &[f32], dy: &[f32]) -> [Bounded; 2] {
+    let positions = d.n * d.ho * d.wo;
+    let dw = Bounded::mirrored([x, dy], d.w_len(), positions, |[x, dy], dw| cpu::conv2d_backward_w(d, x, dy, dw));
+    [dw, bias::backward_b(&bias_dims(d), dy)]
+}
 
 /// Compares the kernels with the mirror for one shape.
 ///
@@ -27,142 +49,80 @@ pub fn verify(v: &mut Verifier<'_>, d: &Conv2dDims, breadth: Breadth) -> Result<
     let w = v.random(d.w_len());
     let b = v.random(d.o);
     let dy = v.random(d.y_len());
-    let (x64, w64, b64) = (widen(&x), widen(&w), widen(&b));
 
-    let mut y64 = vec![0.0; d.y_len()];
-    cpu::conv2d_forward(d, &x64, &w64, &b64, &mut y64);
-    let mut y_scale = vec![0.0; d.y_len()];
-    cpu::conv2d_forward(d, &absolute(&x64), &absolute(&w64), &absolute(&b64), &mut y_scale);
+    let y = forward(d, &x, &w, &b);
     for form in v.forms(breadth, d.o, &[d.o]) {
         for &relu in breadth.relu() {
-            let expected: Vec<f64> = y64.iter().map(|&y| if relu { y.max(0.0) } else { y }).collect();
-            let mut run = v.run();
-            let (tx, tw, tb) = (run.input(&x)?, run.input(&w)?, run.input(&b)?);
-            let ty = run.output(d.y_len())?;
-            record_forward(&mut run.plan, form, d, relu, &tx, &tw, &tb, &ty)?;
-            let name = forward_kernel(form, d).entry;
-            run.check_sums(name, &case, &[(&ty, &expected, &y_scale, d.terms() + 1)])?;
+            let name = forward_kernel(form, d, false).entry;
+            v.check(name, &case, [&x, &w, &b], [&y.then_relu(relu)], |plan, [x, w, b], [y]| {
+                record_forward(plan, form, d, relu, [x, w, b, y], None)
+            })?;
         }
     }
 
     verify_forward_pool(v, d, breadth, &case)?;
-    verify_backward(v, d, breadth, &case, &x, &w, &dy)?;
+    verify_backward(v, d, breadth, &case, [&x, &w, &dy], None)?;
+    if let Some(pool) = halving(d) {
+        // The gradient of the pooled outputs, and the gradient before the pooling.
+        let given = v.random(d.y_len() / 4);
+        let before = v.random(d.y_len());
+        let (mut pooled, mut argmax) = (vec![0.0; given.len()], vec![0; given.len()]);
+        pool2d_max_forward(&pool, &before, &mut pooled, &mut argmax);
+        verify_backward(v, d, breadth, &case, [&x, &w, &given], Some((&pool, &argmax)))?;
+    }
     v.covered(BACKWARD_W_SUM.entry, BACKWARD_W.entry);
     Ok(())
 }
 
-/// Compares the gradients, each alone and both in one dispatch, and with the gradient after a pooling if the form
-/// allows it.
+/// Compares the gradients, each alone and both in one dispatch; with a pooling and its argmax, given the gradient dy after
+/// it, in the forms that allow it.
 fn verify_backward(
     v: &mut Verifier<'_>,
     d: &Conv2dDims,
     breadth: Breadth,
     case: &str,
-    x: &[f32],
-    w: &[f32],
-    dy: &[f32],
+    [x, w, dy]: [&[f32]; 3],
+    pooled: Option<(&Pool2dDims, &[u32])>,
 ) -> Result<(), GpuError> {
-    let pool = Pool2dDims::new(d.n, [d.ho, d.wo, d.o], [2, 2], [2, 2], Padding::Valid).ok();
-    let pool = pool.filter(|pool| halves(d, pool));
-    for pooled in [false, true] {
-        // The gradient of the pooled outputs, and the gradient before the pooling.
-        let (given, argmax, whole) = match (&pool, pooled) {
-            (_, false) => (dy.to_vec(), vec![0], widen(dy)),
-            (None, true) => continue,
-            (Some(pool), true) => {
-                let given = v.random(d.y_len() / 4);
-                let before = widen(&v.random(d.y_len()));
-                let (mut y, mut argmax) = (vec![0.0; given.len()], vec![0; given.len()]);
-                pool2d_max_forward(pool, &before, &mut y, &mut argmax);
-                let mut whole = vec![0.0; d.y_len()];
-                pool2d_max_backward_x(pool, &argmax, &widen(&given), &mut whole);
-                (given, argmax, whole)
-            }
-        };
-        let truth = Truth::new(d, &widen(x), &widen(w), &whole);
-        let forms = |v: &Verifier<'_>, needs_dx: bool, columns: usize, by_4: &[usize]| -> Vec<Form> {
-            let takes =
-                |form: &Form| pool.as_ref().filter(|_| pooled).is_none_or(|pool| unpools(*form, d, needs_dx, pool));
-            v.forms(breadth, columns, by_4).into_iter().filter(takes).collect()
-        };
-        // Images are not trained, so their gradient is compared only where every gradient is.
-        let trained = breadth != Breadth::AsTrained || d.c > 1;
-        for form in forms(v, true, d.c, &[d.c, d.o]).into_iter().filter(|_| trained) {
-            for &x_is_relu in breadth.relu() {
-                let dx = truth.dx(x, x_is_relu);
-                let mut run = v.run();
-                let (tx, tw, tdy, targmax) =
-                    (run.input(x)?, run.input(w)?, run.input(&given)?, run.input_u32(&argmax)?);
-                let upstream = if pooled { Upstream::Pooled(&tdy, &targmax) } else { Upstream::Direct(&tdy) };
-                let tdx = run.output(d.x_len())?;
-                record_backward_x(&mut run.plan, form, d, x_is_relu, &tx, &tw, upstream, &tdx)?;
-                let name = form.pick([&BACKWARD_X, &BACKWARD_X_SUBGROUP, &BACKWARD_X_SHARED]).entry;
-                run.check_sums(name, case, &[(&tdx, &dx, &truth.dx_scale, d.kh * d.kw * d.o)])?;
-            }
+    let mut whole = vec![0.0; d.y_len()];
+    match pooled {
+        Some((pool, argmax)) => pool2d_max_backward_x(pool, argmax, dy, &mut whole),
+        None => whole.copy_from_slice(dy),
+    }
+    let argmax = pooled.map(|(_, argmax)| v.gpu.tensor_from_u32("argmax", &[argmax.len()], argmax)).transpose()?;
+    let (dx, [dw, db]) = (backward_x(d, w, &whole), backward_w(d, x, &whole));
+    let forms = |v: &Verifier<'_>, needs_dx: bool, columns: usize, by_4: &[usize]| -> Vec<Form> {
+        let takes = |form: &Form| pooled.is_none_or(|(pool, _)| unpools(*form, d, needs_dx, pool));
+        v.forms(breadth, columns, by_4).into_iter().filter(takes).collect()
+    };
+    // Images are not trained, so their gradient is compared only where every gradient is.
+    let trained = breadth != Breadth::AsTrained || d.c > 1;
+    for form in forms(v, true, d.c, &[d.c, d.o]).into_iter().filter(|_| trained) {
+        for &x_is_relu in breadth.relu() {
+            let (name, dx) = (backward_x_kernel(form).entry, dx.masked(x_is_relu, x));
+            v.check(name, case, [x, w, dy], [&dx], |plan, [x, w, dy], [dx]| {
+                record_backward_x(plan, form, d, x_is_relu, [x, w, dy, dx], argmax.as_ref())
+            })?;
         }
-        for form in forms(v, false, d.o, &[d.o]) {
-            let mut run = v.run();
-            let (tx, tdy, targmax) = (run.input(x)?, run.input(&given)?, run.input_u32(&argmax)?);
-            let upstream = if pooled { Upstream::Pooled(&tdy, &targmax) } else { Upstream::Direct(&tdy) };
-            let (tdw, tdb) = (run.output(d.w_len())?, run.output(d.o)?);
-            record_backward_w(&mut run.plan, form, d, &tx, upstream, &tdw, &tdb)?;
-            run.check_sums(backward_w_kernel(form, d, upstream).entry, case, &truth.dw(d, &tdw, &tdb))?;
-        }
-        // Both in one dispatch, if the form has it. Mesa 25.0 takes nine seconds to compile it, so a self-test does it
-        // only once.
-        if breadth == Breadth::Forms && !pooled && pool.is_some() {
-            continue;
-        }
-        for form in forms(v, true, d.c.min(d.o), &[]).into_iter().filter(|form| matches!(form, Form::Shared(_))) {
-            let dx = truth.dx(x, true);
-            let mut run = v.run();
-            let (tx, tw, tdy, targmax) = (run.input(x)?, run.input(w)?, run.input(&given)?, run.input_u32(&argmax)?);
-            let upstream = if pooled { Upstream::Pooled(&tdy, &targmax) } else { Upstream::Direct(&tdy) };
-            let (tdx, tdw, tdb) = (run.output(d.x_len())?, run.output(d.w_len())?, run.output(d.o)?);
-            record_backward(&mut run.plan, [form, form], d, true, &tx, &tw, upstream, &tdx, &tdw, &tdb)?;
-            let sums = [(&tdx, &dx[..], &truth.dx_scale[..], d.kh * d.kw * d.o)];
-            run.check_sums(BACKWARD_X_AND_W_SHARED.entry, case, &[&sums[..], &truth.dw(d, &tdw, &tdb)].concat())?;
-        }
+    }
+    for form in forms(v, false, d.o, &[d.o]) {
+        let name = backward_w_kernel(form, d, pooled.is_some()).entry;
+        v.check(name, case, [x, dy], [&dw, &db], |plan, [x, dy], [dw, db]| {
+            record_backward_w(plan, form, d, [x, dy, dw, db], argmax.as_ref())
+        })?;
+    }
+    // Both in one dispatch, if the form has it. Mesa 25.0 takes nine seconds to compile it, so a self-test does it only
+    // once.
+    if breadth == Breadth::Forms && pooled.is_none() && halving(d).is_some() {
+        return Ok(());
+    }
+    for form in forms(v, true, d.c.min(d.o), &[]).into_iter().filter(|form| matches!(form, Form::Shared(_))) {
+        let (name, outputs) = (BACKWARD_X_AND_W_SHARED.entry, [&dx.masked(true, x), &dw, &db]);
+        v.check(name, case, [x, w, dy], outputs, |plan, [x, w, dy], [dx, dw, db]| {
+            record_backward(plan, [form, form], d, true, [x, w, dy, dx, dw, db], argmax.as_ref())
+        })?;
     }
     Ok(())
-}
-
-/// The gradients in double precision, and the sums of absolute values that bound their errors.
-struct Truth {
-    dx: Vec<f64>,
-    dx_scale: Vec<f64>,
-    dw: [Vec<f64>; 2],
-    db: [Vec<f64>; 2],
-}
-
-impl Truth {
-    fn new(d: &Conv2dDims, x: &[f64], w: &[f64], dy: &[f64]) -> Truth {
-        let bias_dims = bias::BiasDims { n: d.n * d.ho * d.wo, o: d.o };
-        let gradients = |x: &[f64], w: &[f64], dy: &[f64]| {
-            let (mut dx, mut dw, mut db) = (vec![0.0; d.x_len()], vec![0.0; d.w_len()], vec![0.0; d.o]);
-            cpu::conv2d_backward_x(d, w, dy, &mut dx);
-            cpu::conv2d_backward_w(d, x, dy, &mut dw);
-            bias::bias_backward_b(&bias_dims, dy, &mut db);
-            (dx, dw, db)
-        };
-        let (dx, dw, db) = gradients(x, w, dy);
-        let (dx_scale, dw_scale, db_scale) = gradients(&absolute(x), &absolute(w), &absolute(dy));
-        Truth { dx, dx_scale, dw: [dw, dw_scale], db: [db, db_scale] }
-    }
-
-    fn dx(&self, x: &[f32], x_is_relu: bool) -> Vec<f64> {
-        self.dx.iter().zip(x).map(|(&dx, &x)| if x_is_relu && x <= 0.0 { 0.0 } else { dx }).collect()
-    }
-
-    fn dw<'a>(
-        &'a self,
-        d: &Conv2dDims,
-        dw: &'a Tensor,
-        db: &'a Tensor,
-    ) -> [(&'a Tensor, &'a [f64], &'a [f64], usize); 2] {
-        let positions = d.n * d.ho * d.wo;
-        [(dw, &self.dw[0], &self.dw[1], positions), (db, &self.db[0], &self.db[1], positions)]
-    }
 }
 
 /// Compares convolution and pooling in one dispatch. The inputs are small integers, so every sum is exact and so is the
@@ -170,25 +130,25 @@ impl Truth {
 fn verify_forward_pool(v: &mut Verifier<'_>, d: &Conv2dDims, breadth: Breadth, case: &str) -> Result<(), GpuError> {
     let whole = |values: Vec<f32>| -> Vec<f32> { values.into_iter().map(|value| (value * 3.0).round()).collect() };
     let (x, w, b) = (whole(v.random(d.x_len())), whole(v.random(d.w_len())), whole(v.random(d.o)));
-    let Ok(pool) = Pool2dDims::new(d.n, [d.ho, d.wo, d.o], [2, 2], [2, 2], Padding::Valid) else { return Ok(()) };
+    let Some(pool) = halving(d) else { return Ok(()) };
     let forms: Vec<Form> = v.forms(breadth, d.o, &[d.o]).into_iter().filter(|&form| pools(form, d, &pool)).collect();
     if forms.is_empty() {
         return Ok(());
     }
     let mut y64 = vec![0.0; d.y_len()];
     cpu::conv2d_forward(d, &widen(&x), &widen(&w), &widen(&b), &mut y64);
+    let y = Bounded::exact(y64);
     for form in forms {
         for &relu in breadth.relu() {
-            let before: Vec<f64> = y64.iter().map(|&y| if relu { y.max(0.0) } else { y }).collect();
             let mut expected = vec![0.0; d.y_len() / 4];
             let mut argmax = vec![0; d.y_len() / 4];
-            pool2d_max_forward(&pool, &before, &mut expected, &mut argmax);
+            pool2d_max_forward(&pool, &y.then_relu(relu).values, &mut expected, &mut argmax);
             let mut run = v.run();
             let (tx, tw, tb) = (run.input(&x)?, run.input(&w)?, run.input(&b)?);
             let (ty, targmax) = (run.output(expected.len())?, run.output_u32(argmax.len())?);
-            record_forward_pool(&mut run.plan, form, d, relu, &tx, &tw, &tb, &ty, &targmax)?;
-            let exact = vec![0.0; expected.len()];
-            run.check(forward_pool_kernel(form, d).entry, case, &[(&ty, &expected, &exact)], &[(&targmax, &argmax)])?;
+            record_forward(&mut run.plan, form, d, relu, [&tx, &tw, &tb, &ty], Some(&targmax))?;
+            let outputs = [(&ty, &Bounded::exact(expected))];
+            run.check(forward_kernel(form, d, true).entry, case, &outputs, &[(&targmax, &argmax)])?;
         }
     }
     Ok(())
@@ -199,10 +159,7 @@ fn verify_forward_pool(v: &mut Verifier<'_>, d: &Conv2dDims, breadth: Breadth, c
 ///
 /// The odd shapes have more than 32 channels and more than 32 filter cells: Mesa 25.0 unrolls shorter sums and then
 /// takes up to 14 s to compile a kernel. Shorter ones are compared in the tests.
-///
-/// # Errors
-/// The device failed.
-pub fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
+pub(super) fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
     let cases = [
         (2, [28, 28, 1], [3, 3], 32, [1, 1], Padding::Same, Breadth::AsTrained),
         (2, [14, 14, 32], [3, 3], 64, [1, 1], Padding::Same, Breadth::AsTrained),
@@ -268,26 +225,17 @@ fn native_case(check: &mut Check, d: &Conv2dDims, pool: Option<&Pool2dDims>, for
         let conv = Conv2d::new(d, relu, pool.copied(), true, form);
         let (w, b) = (check.whole_numbers(d.w_len()), check.whole_numbers(d.o));
         let x = check.whole_numbers(d.x_len());
-        native_forward(check, &case, &conv, d, &x, &w, &b, true);
+        native_forward(check, &case, &conv, d, [&x, &w, &b], true);
         let (w, b, x) = (check.values(d.w_len()), check.values(d.o), check.values(d.x_len()));
-        native_forward(check, &case, &conv, d, &x, &w, &b, false);
+        native_forward(check, &case, &conv, d, [&x, &w, &b], false);
     }
     for needs_dx in [false, true] {
         native_backward(check, &case, &Conv2d::new(d, true, pool.copied(), needs_dx, form), d, needs_dx);
     }
 }
 
-#[allow(clippy::too_many_arguments, reason = "one argument per tensor, named as in the formula")]
-fn native_forward(
-    check: &mut Check,
-    case: &str,
-    conv: &Conv2d,
-    d: &Conv2dDims,
-    x: &[f32],
-    w: &[f32],
-    b: &[f32],
-    exact: bool,
-) {
+/// Compares the forward pass; with `exact`, all sums are whole numbers.
+fn native_forward(check: &mut Check, case: &str, conv: &Conv2d, d: &Conv2dDims, [x, w, b]: [&[f32]; 3], exact: bool) {
     const NAME: &str = "native conv2d_forward";
     let (mut packed, mut scratch) = (Packed::default(), Scratch::new([conv]));
     conv.pack(w, &mut packed);
@@ -295,27 +243,18 @@ fn native_forward(
     let mut argmax = vec![u32::MAX; if conv.pool().is_some() { y.len() } else { 0 }];
     conv.forward(x, w, &packed, b, &mut y, &mut argmax, &mut scratch);
 
-    let (x, w, b) = (widen(x), widen(w), widen(b));
-    let (mut sums, mut scale) = (vec![0.0; d.y_len()], vec![0.0; d.y_len()]);
-    cpu::conv2d_forward(d, &x, &w, &b, &mut sums);
-    cpu::conv2d_forward(d, &absolute(&x), &absolute(&w), &absolute(&b), &mut scale);
-    let mut bound: Vec<f64> = scale.iter().map(|&scale| sum_bound(d.terms() + 1, scale)).collect();
+    let mut sums = forward(d, x, w, b).then_relu(conv.relu());
     if exact {
-        bound.fill(0.0);
+        sums.bound.fill(0.0);
     }
-    if conv.relu() {
-        let before = sums.clone();
-        relu::relu_forward(&before, &mut sums);
-    }
-    let Some(pool) = conv.pool().map(|pool| Pool2dDims { n: d.n, ..*pool }) else {
-        check.note(NAME, case, y.len(), &compare(&y, &sums, &bound));
-        return;
+    let Some(pool) = conv.pool().map(|pool| pool.for_images(d.n)) else {
+        return check.bounded(NAME, case, &y, &sums);
     };
     let (mut expected, mut expected_at) = (vec![0.0; y.len()], vec![0; y.len()]);
-    pool2d_max_forward(&pool, &sums, &mut expected, &mut expected_at);
+    pool2d_max_forward(&pool, &sums.values, &mut expected, &mut expected_at);
     // The error of a maximum is at most the largest error in its window.
     let (mut allowed, mut unused) = (vec![0.0; y.len()], vec![0; y.len()]);
-    pool2d_max_forward(&pool, &bound, &mut allowed, &mut unused);
+    pool2d_max_forward(&pool, &sums.bound, &mut allowed, &mut unused);
     check.note(NAME, case, y.len(), &compare(&y, &expected, &allowed));
     if exact {
         check.note("native conv2d_forward, argmax", case, y.len(), &compare_exact(&argmax, &expected_at));
@@ -328,7 +267,7 @@ fn native_forward(
         .enumerate()
         .map(|(i, &at)| {
             let (n, o) = (i / conv.y_len(), i % d.o);
-            if (at as usize) < image { sums[(n * image + at as usize) * d.o + o] as f32 } else { f32::NAN }
+            if (at as usize) < image { sums.values[(n * image + at as usize) * d.o + o] as f32 } else { f32::NAN }
         })
         .collect();
     let allowed: Vec<f64> = allowed.iter().zip(&expected).map(|(a, e)| 2.0 * a + e.abs() * 1e-7).collect();
@@ -363,32 +302,19 @@ fn native_backward(check: &mut Check, case: &str, conv: &Conv2d, d: &Conv2dDims,
     conv.gather_dw(&parts, &mut dw);
     conv.gather_db(&parts, &mut db);
 
-    let (x, w, dy) = (widen(&x), widen(&w), widen(&dy));
     let dy = match conv.pool() {
         Some(pool) => {
             let mut unpooled = vec![0.0; d.y_len()];
-            pool2d_max_backward_x(&Pool2dDims { n: d.n, ..*pool }, &argmax, &dy, &mut unpooled);
+            pool2d_max_backward_x(&pool.for_images(d.n), &argmax, &dy, &mut unpooled);
             unpooled
         }
         None => dy,
     };
-    let positions = d.n * d.ho * d.wo;
-    let (mut expected, mut scale) = (vec![0.0; d.w_len()], vec![0.0; d.w_len()]);
-    cpu::conv2d_backward_w(d, &x, &dy, &mut expected);
-    cpu::conv2d_backward_w(d, &absolute(&x), &absolute(&dy), &mut scale);
-    check.sums("native conv2d_backward_w", case, &dw, &expected, &scale, positions);
-    let (mut expected, mut scale) = (vec![0.0; d.o], vec![0.0; d.o]);
-    let rows = bias::BiasDims { n: positions, o: d.o };
-    bias::bias_backward_b(&rows, &dy, &mut expected);
-    bias::bias_backward_b(&rows, &absolute(&dy), &mut scale);
-    check.sums("native conv2d_backward_b", case, &db, &expected, &scale, positions);
+    let [expected_dw, expected_db] = backward_w(d, &x, &dy);
+    check.bounded("native conv2d_backward_w", case, &dw, &expected_dw);
+    check.bounded("native conv2d_backward_b", case, &db, &expected_db);
     if needs_dx {
-        let (mut unmasked, mut scale) = (vec![0.0; d.x_len()], vec![0.0; d.x_len()]);
-        cpu::conv2d_backward_x(d, &w, &dy, &mut unmasked);
-        cpu::conv2d_backward_x(d, &absolute(&w), &absolute(&dy), &mut scale);
-        let mut expected = vec![0.0; d.x_len()];
-        relu::relu_backward_x(&x, &unmasked, &mut expected);
-        check.sums("native conv2d_backward_x", case, &dx, &expected, &scale, d.kh * d.kw * d.o);
+        check.bounded("native conv2d_backward_x", case, &dx, &backward_x(d, &w, &dy).masked(true, &x));
     }
 }
 
@@ -403,17 +329,12 @@ pub(super) fn gradients(g: &mut Gradients) {
         let case = format!("{d:?}");
         let (x, w, b) = (g.values(d.x_len()), g.values(d.w_len()), g.values(d.o));
         let dy = g.values(d.y_len());
-        let loss = |x: &[f64], w: &[f64], b: &[f64]| {
-            let mut y = vec![0.0; d.y_len()];
-            cpu::conv2d_forward(&d, x, w, b, &mut y);
-            dot(&y, &dy)
-        };
         let (mut dx, mut dw, mut db) = (vec![0.0; x.len()], vec![0.0; w.len()], vec![0.0; d.o]);
         cpu::conv2d_backward_x(&d, &w, &dy, &mut dx);
         cpu::conv2d_backward_w(&d, &x, &dy, &mut dw);
-        bias::bias_backward_b(&bias::BiasDims { n: d.n * d.ho * d.wo, o: d.o }, &dy, &mut db);
-        g.note(check("conv2d_backward_x", &case, &x, &dx, |x| loss(x, &w, &b)));
-        g.note(check("conv2d_backward_w", &case, &w, &dw, |w| loss(&x, w, &b)));
-        g.note(check("bias_backward_b", &case, &b, &db, |b| loss(&x, &w, b)));
+        bias_backward_b(&bias_dims(&d), &dy, &mut db);
+        g.check("conv2d_backward_x", &case, [&x, &dx], &dy, |x, y| cpu::conv2d_forward(&d, x, &w, &b, y));
+        g.check("conv2d_backward_w", &case, [&w, &dw], &dy, |w, y| cpu::conv2d_forward(&d, &x, w, &b, y));
+        g.check("bias_backward_b", &case, [&b, &db], &dy, |b, y| cpu::conv2d_forward(&d, &x, &w, b, y));
     }
 }

@@ -1,8 +1,8 @@
 //! Proof of the GELU: its kernels and native loops agree with [`crate::cpu::gelu`].
 
-use super::gradients::{Gradients, check, dot};
+use super::gradients::Gradients;
 use super::native::{Check, LENGTHS};
-use super::{UNIT_ROUNDOFF, Verifier, compare, widen};
+use super::{Bounded, UNIT_ROUNDOFF, Verifier, widen};
 use crate::cpu::gelu::{self as cpu, CUBIC, FAR, TWICE_ROOT};
 use crate::gpu::GpuError;
 use crate::native::gelu as fast;
@@ -29,6 +29,20 @@ fn parts(x: f64) -> Parts {
     // The sum is off by the part e of the error of e and one roundoff, the quotient by 2.5 units.
     let s = 1.0 / (1.0 + e);
     Parts { e, e_error, s, s_error: e_error * e * s + 6.0 }
+}
+
+/// Returns y of x.
+fn forward(x: &[f32]) -> Bounded {
+    let (x, mut values) = (widen(x), vec![0.0; x.len()]);
+    cpu::gelu_forward(&x, &mut values);
+    Bounded { values, bound: x.iter().map(|&x| forward_bound(x)).collect() }
+}
+
+/// Returns dx of x and dy.
+fn backward_x(x: &[f32], dy: &[f32]) -> Bounded {
+    let (x, dy, mut values) = (widen(x), widen(dy), vec![0.0; x.len()]);
+    cpu::gelu_backward_x(&x, &dy, &mut values);
+    Bounded { values, bound: x.iter().zip(&dy).map(|(&x, &dy)| backward_x_bound(x, dy)).collect() }
 }
 
 /// Returns the error that y may have.
@@ -59,26 +73,11 @@ fn backward_x_bound(x: f64, dy: f64) -> f64 {
 
 /// Returns inputs of every kind: near zero, where the derivative changes its sign, far out, and the largest numbers.
 fn inputs(mut random: impl FnMut(usize) -> Vec<f32>, len: usize) -> Vec<f32> {
-    const SPECIAL: [f32; 16] = [
-        0.0,
-        -0.0,
-        1e-30,
-        -1e-30,
-        -0.75,
-        1.0,
-        -1.0,
-        9.999,
-        -9.999,
-        10.0,
-        -10.0,
-        -10.001,
-        1e4,
-        -1e4,
-        f32::MAX,
-        f32::MIN,
-    ];
+    const NEAR: [f32; 7] = [0.0, -0.0, 1e-30, -1e-30, -0.75, 1.0, -1.0];
+    const FAR_OUT: [f32; 9] = [9.999, -9.999, 10.0, -10.0, -10.001, 1e4, -1e4, f32::MAX, f32::MIN];
+    let special = [&NEAR[..], &FAR_OUT].concat();
     let scales = [1.0, 3.0, 8.0, 20.0];
-    let value = |(i, x)| if i % 5 == 4 { SPECIAL[i / 5 % SPECIAL.len()] } else { scales[i % scales.len()] * x };
+    let value = |(i, x)| if i % 5 == 4 { special[i / 5 % special.len()] } else { scales[i % scales.len()] * x };
     random(len).into_iter().enumerate().map(value).collect()
 }
 
@@ -89,51 +88,26 @@ fn inputs(mut random: impl FnMut(usize) -> Vec<f32>, len: usize) -> Vec<f32> {
 pub fn verify(v: &mut Verifier<'_>, len: usize) -> Result<(), GpuError> {
     let case = format!("{len}");
     let (x, dy) = (inputs(|len| v.random(len), len), v.random(len));
-    let (x64, dy64) = (widen(&x), widen(&dy));
-
-    let mut y64 = vec![0.0; len];
-    cpu::gelu_forward(&x64, &mut y64);
-    let bound: Vec<f64> = x64.iter().map(|&x| forward_bound(x)).collect();
-    let mut run = v.run();
-    let (tx, ty) = (run.input(&x)?, run.output(len)?);
-    record_forward(&mut run.plan, len, &tx, &ty)?;
-    run.check(FORWARD.entry, &case, &[(&ty, &y64, &bound)], &[])?;
-
-    let mut dx64 = vec![0.0; len];
-    cpu::gelu_backward_x(&x64, &dy64, &mut dx64);
-    let bound: Vec<f64> = x64.iter().zip(&dy64).map(|(&x, &dy)| backward_x_bound(x, dy)).collect();
-    let mut run = v.run();
-    let (tx, tdy, tdx) = (run.input(&x)?, run.input(&dy)?, run.output(len)?);
-    record_backward_x(&mut run.plan, len, &tx, &tdy, &tdx)?;
-    run.check(BACKWARD_X.entry, &case, &[(&tdx, &dx64, &bound)], &[])
+    v.check(FORWARD.entry, &case, [&x], [&forward(&x)], |plan, [x], [y]| record_forward(plan, len, [x, y]))?;
+    v.check(BACKWARD_X.entry, &case, [&x, &dy], [&backward_x(&x, &dy)], |plan, [x, dy], [dx]| {
+        record_backward_x(plan, len, [x, dy, dx])
+    })
 }
 
 /// Checks the sizes of `fmnist-gpu selftest`.
-///
-/// # Errors
-/// The device failed.
-pub fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
-    for len in [1, 63, 64, 65, 10_007] {
-        verify(v, len)?;
-    }
-    Ok(())
+pub(super) fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
+    [1, 63, 64, 65, 10_007].into_iter().try_for_each(|len| verify(v, len))
 }
 
 pub(super) fn native(check: &mut Check) {
     for len in LENGTHS {
         let case = format!("{len} elements");
         let (x, dy) = (inputs(|len| check.values(len), len), check.values(len));
-        let (x64, dy64) = (widen(&x), widen(&dy));
-        let (mut y, mut expected) = (vec![f32::NAN; len], vec![0.0; len]);
+        let (mut y, mut dx) = (vec![f32::NAN; len], vec![f32::NAN; len]);
         fast::gelu_forward(&x, &mut y);
-        cpu::gelu_forward(&x64, &mut expected);
-        let bound: Vec<f64> = x64.iter().map(|&x| forward_bound(x)).collect();
-        check.note("native gelu_forward", &case, len, &compare(&y, &expected, &bound));
-        let (mut dx, mut expected) = (vec![f32::NAN; len], vec![0.0; len]);
+        check.bounded("native gelu_forward", &case, &y, &forward(&x));
         fast::gelu_backward_x(&x, &dy, &mut dx);
-        cpu::gelu_backward_x(&x64, &dy64, &mut expected);
-        let bound: Vec<f64> = x64.iter().zip(&dy64).map(|(&x, &dy)| backward_x_bound(x, dy)).collect();
-        check.note("native gelu_backward_x", &case, len, &compare(&dx, &expected, &bound));
+        check.bounded("native gelu_backward_x", &case, &dx, &backward_x(&x, &dy));
     }
 }
 
@@ -141,9 +115,5 @@ pub(super) fn gradients(g: &mut Gradients) {
     let x: Vec<f64> = g.values(41).iter().map(|x| x * 4.0).collect();
     let (dy, mut dx) = (g.values(41), vec![0.0; 41]);
     cpu::gelu_backward_x(&x, &dy, &mut dx);
-    g.note(check("gelu_backward_x", "41", &x, &dx, |x| {
-        let mut y = vec![0.0; 41];
-        cpu::gelu_forward(x, &mut y);
-        dot(&y, &dy)
-    }));
+    g.check("gelu_backward_x", "41", [&x, &dx], &dy, cpu::gelu_forward);
 }

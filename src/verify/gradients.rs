@@ -85,11 +85,23 @@ impl Gradients {
         values
     }
 
+    /// Notes whether dx is the gradient of the input x of an operation, given dy, that of the output of its forward pass.
+    pub(super) fn check(
+        &mut self,
+        kernel: &'static str,
+        case: &str,
+        [x, dx]: [&[f64]; 2],
+        dy: &[f64],
+        forward: impl Fn(&[f64], &mut [f64]),
+    ) {
+        self.note(check(kernel, case, x, dx, |x| {
+            let mut y = vec![0.0; dy.len()];
+            forward(x, &mut y);
+            y.iter().zip(dy).map(|(y, dy)| y * dy).sum()
+        }));
+    }
+
     pub(super) fn note(&mut self, verdict: Verdict) {
         verdict.add_to(&mut self.verdicts);
     }
-}
-
-pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }

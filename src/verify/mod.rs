@@ -28,7 +28,7 @@ pub mod sgd;
 pub mod softmax_xent;
 mod table;
 
-pub use compare::{Comparison, compare, compare_exact};
+pub use compare::{Bounded, Comparison, compare, compare_exact};
 pub use table::{Entry, OPS, Op};
 
 use crate::gpu::{Element, Gpu, GpuError, Guard, PlanBuilder, Tensor};
@@ -37,6 +37,7 @@ use crate::text::count;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::Serialize;
+use std::array;
 use std::time::Instant;
 
 /// Half the distance from 1 to the next single-precision number: the relative error of one rounding.
@@ -60,6 +61,11 @@ pub fn widen(values: &[f32]) -> Vec<f64> {
 /// Returns the absolute values.
 pub fn absolute(values: &[f64]) -> Vec<f64> {
     values.iter().map(|value| value.abs()).collect()
+}
+
+/// Returns `len` values, uniform in -0.6..1: not symmetric about zero, so that sums do not cancel out.
+fn values(random: &mut ChaCha8Rng, len: usize) -> Vec<f32> {
+    (0..len).map(|_| (random.next_u32() >> 8) as f32 / (1u32 << 24) as f32 * 1.6 - 0.6).collect()
 }
 
 /// The verdict on a kernel over all its cases.
@@ -139,9 +145,9 @@ impl<'g> Verifier<'g> {
         Verifier { gpu, random: ChaCha8Rng::seed_from_u64(seed), verdicts: Vec::new() }
     }
 
-    /// Returns `len` values, uniform in -0.6..1: not symmetric about zero, so that sums do not cancel out.
+    /// Returns `len` values, uniform in -0.6..1.
     pub fn random(&mut self, len: usize) -> Vec<f32> {
-        (0..len).map(|_| (self.random.next_u32() >> 8) as f32 / (1u32 << 24) as f32 * 1.6 - 0.6).collect()
+        values(&mut self.random, len)
     }
 
     /// Returns the forms to compare for a product with this many columns; `by_4` are the sizes that the subgroup form
@@ -166,6 +172,25 @@ impl<'g> Verifier<'g> {
             }
             Breadth::AsTrained => vec![Form::choose(self.gpu, SharedTiles::default(), by_4)],
         }
+    }
+
+    /// Compares a kernel whose inputs and outputs are floating-point tensors: `record` is given both.
+    ///
+    /// # Errors
+    /// The device failed; a wrong result is recorded instead.
+    pub fn check<const I: usize, const O: usize>(
+        &mut self,
+        kernel: &'static str,
+        case: &str,
+        inputs: [&[f32]; I],
+        expected: [&Bounded; O],
+        record: impl FnOnce(&mut PlanBuilder<'g>, [&Tensor; I], [&Tensor; O]) -> Result<(), GpuError>,
+    ) -> Result<(), GpuError> {
+        let mut run = self.run();
+        let x: Vec<Tensor> = inputs.iter().map(|data| run.input(data)).collect::<Result<_, _>>()?;
+        let y: Vec<Tensor> = expected.iter().map(|y| run.output(y.values.len())).collect::<Result<_, _>>()?;
+        record(&mut run.plan, array::from_fn(|i| &x[i]), array::from_fn(|i| &y[i]))?;
+        run.check(kernel, case, &y.iter().zip(expected).collect::<Vec<_>>(), &[])
     }
 
     /// Starts a new run: tensors, a plan, and the comparison of its outputs.
@@ -196,14 +221,6 @@ impl<'g> Verifier<'g> {
 /// Surrounds outputs and scratch tensors: guard cells with a pattern that no kernel computes, and a quiet NaN for cells
 /// that are not written.
 const GUARD: Guard = Guard { cells: 64, pattern: 0x7fa5_c3e1, unwritten: 0x7fc0_dead };
-
-/// A floating-point output with its expected values and the bounds on the error.
-pub type Expected<'a> = (&'a Tensor, &'a [f64], &'a [f64]);
-/// An integer output with its exact expected values.
-pub type ExpectedExact<'a> = (&'a Tensor, &'a [u32]);
-/// An output whose elements are sums of products: the expected values, the sums of absolute values, the number of
-/// products.
-pub type ExpectedSum<'a> = (&'a Tensor, &'a [f64], &'a [f64], usize);
 
 /// A run of a plan with guarded tensors.
 #[derive(Debug)]
@@ -278,21 +295,7 @@ impl<'g> Run<'_, 'g> {
         Ok(view)
     }
 
-    /// Runs the plan and compares sums of products under the project's bound.
-    ///
-    /// # Errors
-    /// The device failed; a wrong result is recorded in the verifier instead.
-    pub fn check_sums(self, kernel: &'static str, case: &str, outputs: &[ExpectedSum<'_>]) -> Result<(), GpuError> {
-        let bounds: Vec<Vec<f64>> = outputs
-            .iter()
-            .map(|(_, _, scale, terms)| scale.iter().map(|&scale| sum_bound(*terms, scale)).collect())
-            .collect();
-        let expected: Vec<Expected<'_>> =
-            outputs.iter().zip(&bounds).map(|((tensor, values, _, _), bound)| (*tensor, *values, &bound[..])).collect();
-        self.check(kernel, case, &expected, &[])
-    }
-
-    /// Runs the plan and compares floating-point outputs under the given bounds, and integers exactly.
+    /// Runs the plan and compares floating-point outputs under their bounds, and integers exactly.
     ///
     /// # Errors
     /// The device failed; a wrong result is recorded in the verifier instead.
@@ -300,16 +303,16 @@ impl<'g> Run<'_, 'g> {
         self,
         kernel: &'static str,
         case: &str,
-        outputs: &[Expected<'_>],
-        exact: &[ExpectedExact<'_>],
+        outputs: &[(&Tensor, &Bounded)],
+        exact: &[(&Tensor, &[u32])],
     ) -> Result<(), GpuError> {
         let gpu = self.verifier.gpu;
         let watched = [&self.guarded[..], self.plan.watched_scratch()].concat();
         gpu.run(&self.plan.finish()?)?;
         log::debug!("{kernel}, {case}: {:.2} s to compile and run", self.started.elapsed().as_secs_f64());
-        for (tensor, expected, bound) in outputs {
-            let result = compare(&gpu.read(tensor)?, expected, bound);
-            Verdict::of(kernel, case, expected.len(), &result).add_to(&mut self.verifier.verdicts);
+        for (tensor, Bounded { values, bound }) in outputs {
+            let result = compare(&gpu.read(tensor)?, values, bound);
+            Verdict::of(kernel, case, values.len(), &result).add_to(&mut self.verifier.verdicts);
         }
         for (tensor, expected) in exact {
             let result = compare_exact(&gpu.read_u32(tensor)?, expected);

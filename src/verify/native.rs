@@ -1,6 +1,6 @@
 //! Compares the native engine's loops with the plain ones in double precision, under the same bounds as the shaders.
 
-use super::{Breadth, Comparison, OPS, Verdict, compare, compare_exact, sum_bound};
+use super::{Bounded, Breadth, Comparison, OPS, Verdict, compare, compare_exact};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -25,7 +25,7 @@ pub struct Check {
 
 impl Check {
     pub(super) fn values(&mut self, len: usize) -> Vec<f32> {
-        (0..len).map(|_| (self.random.next_u32() >> 8) as f32 / (1u32 << 24) as f32 * 1.6 - 0.6).collect()
+        super::values(&mut self.random, len)
     }
 
     /// Returns small integers: sums of their products are exact, and maxima tie.
@@ -37,17 +37,8 @@ impl Check {
         Verdict::of(kernel, case, elements, comparison).add_to(&mut self.verdicts);
     }
 
-    pub(super) fn sums(
-        &mut self,
-        kernel: &'static str,
-        case: &str,
-        actual: &[f32],
-        expected: &[f64],
-        scale: &[f64],
-        terms: usize,
-    ) {
-        let bound: Vec<f64> = scale.iter().map(|&scale| sum_bound(terms, scale)).collect();
-        self.note(kernel, case, expected.len(), &compare(actual, expected, &bound));
+    pub(super) fn bounded(&mut self, kernel: &'static str, case: &str, actual: &[f32], expected: &Bounded) {
+        self.note(kernel, case, expected.values.len(), &compare(actual, &expected.values, &expected.bound));
     }
 
     pub(super) fn same(&mut self, kernel: &'static str, len: usize, actual: &[f32], expected: &[f32]) {

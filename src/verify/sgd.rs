@@ -1,7 +1,7 @@
 //! Proof of gradient descent: one step of the kernel is one step of [`crate::cpu::sgd`].
 
 use super::native::{Check, LENGTHS};
-use super::{UNIT_ROUNDOFF, Verifier, widen};
+use super::{Bounded, UNIT_ROUNDOFF, Verifier, widen};
 use crate::cpu::sgd as cpu;
 use crate::gpu::GpuError;
 use crate::native::sgd as fast;
@@ -20,25 +20,22 @@ pub fn verify(v: &mut Verifier<'_>, len: usize, momentum: f64) -> Result<(), Gpu
     // The kernel's momentum is a single-precision constant.
     let momentum = f64::from(momentum as f32);
     cpu::sgd_step(momentum, f64::from(alpha), &g64, &mut w64, &mut velocity64);
-    let velocity_bound: Vec<f64> = (0..len)
-        .map(|i| 3.0 * UNIT_ROUNDOFF * (momentum * f64::from(velocity[i]).abs() + f64::from(alpha) * g64[i].abs()))
-        .collect();
-    let w_bound: Vec<f64> = (0..len)
-        .map(|i| velocity_bound[i] + 2.0 * UNIT_ROUNDOFF * (f64::from(w[i]).abs() + velocity64[i].abs()))
-        .collect();
+    let velocity_after = Bounded::by_index(velocity64, |i| {
+        3.0 * UNIT_ROUNDOFF * (momentum * f64::from(velocity[i]).abs() + f64::from(alpha) * g64[i].abs())
+    });
+    let w_after = Bounded::by_index(w64, |i| {
+        velocity_after.bound[i] + 2.0 * UNIT_ROUNDOFF * (f64::from(w[i]).abs() + velocity_after.values[i].abs())
+    });
     let mut run = v.run();
     let tg = run.input(&g)?;
     let (tw, tvelocity) = (run.in_place(&w)?, run.in_place(&velocity)?);
     let (step_sizes, progress) = (run.input(&[9.0, alpha, 9.0])?, run.input_u32(&[2, 3])?);
-    record(&mut run.plan, &config, &tg, &tw, &tvelocity, &step_sizes, &progress)?;
-    run.check(STEP.entry, &case, &[(&tw, &w64, &w_bound), (&tvelocity, &velocity64, &velocity_bound)], &[])
+    record(&mut run.plan, &config, [&tg, &tw, &tvelocity, &step_sizes, &progress])?;
+    run.check(STEP.entry, &case, &[(&tw, &w_after), (&tvelocity, &velocity_after)], &[])
 }
 
 /// Checks the sizes of `fmnist-gpu selftest`.
-///
-/// # Errors
-/// The device failed.
-pub fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
+pub(super) fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
     verify(v, 1, 0.0)?;
     verify(v, 64, 0.9)?;
     verify(v, 10_007, 0.5)

@@ -1,7 +1,7 @@
 //! Proof of softmax and cross-entropy: their kernels agree with [`crate::cpu::softmax_xent`].
 
 use super::gradients::{Gradients, check};
-use super::{UNIT_ROUNDOFF, Verifier, sum_bound, widen};
+use super::{Bounded, UNIT_ROUNDOFF, Verifier, sum_bound, widen};
 use crate::cpu::softmax_xent as cpu;
 use crate::gpu::GpuError;
 use crate::ops::softmax_xent::{BACKWARD_X, BatchTotals, FORWARD, SoftmaxXentDims, record_backward_x, record_forward};
@@ -51,64 +51,46 @@ pub fn verify(v: &mut Verifier<'_>, d: &SoftmaxXentDims, n_valid: usize, scale: 
     // Probabilities below the smallest normal number may be flushed to zero.
     let tiny = f64::from(f32::MIN_POSITIVE);
     let p_bound: Vec<f64> = p64.iter().enumerate().map(|(i, p)| p.abs() * bounds[i / d.c].probability + tiny).collect();
+    let p = Bounded { values: p64, bound: p_bound };
     let (loss, n_correct) = cpu::softmax_xent_totals(n_valid, &loss64, &correct);
     // The error of each row's loss, and of their sum.
     let loss_bound = bounds[..n_valid].iter().map(|b| b.loss).sum::<f64>()
         + sum_bound(n_valid, loss64[..n_valid].iter().map(|loss| loss.abs()).sum());
     // The last batch of an epoch: two whole batches are done, n_valid samples are left. Other slots keep their content.
     let progress = [2, (2 * d.n + n_valid) as u32];
-    let (expected_loss, slot_bound) = ([5.0, 5.0, loss, 5.0], [0.0, 0.0, loss_bound, 0.0]);
+    let expected_loss = Bounded { values: vec![5.0, 5.0, loss, 5.0], bound: vec![0.0, 0.0, loss_bound, 0.0] };
     let (expected_correct, expected_progress) = ([7, 7, n_correct, 7], [3, progress[1]]);
-
-    let mut run = v.run();
-    let (tx, tlabels, tp) = (run.input(&x)?, run.input_u32(&labels)?, run.output(x.len())?);
-    let tprogress = run.in_place_u32(&progress)?;
-    let (tloss, tcorrect) = (run.in_place(&[5.0; 4])?, run.in_place_u32(&[7; 4])?);
-    let totals = BatchTotals { progress: &tprogress, batch_loss: &tloss, batch_correct: &tcorrect };
-    record_forward(&mut run.plan, d, &tx, &tlabels, &tp, &totals)?;
-    run.check(
-        FORWARD.entry,
-        &case,
-        &[(&tp, &p64, &p_bound), (&tloss, &expected_loss, &slot_bound)],
-        &[(&tcorrect, &expected_correct), (&tprogress, &expected_progress)],
-    )?;
 
     let mut dx64 = vec![0.0; x.len()];
     cpu::softmax_xent_backward_x(d, &x64, &labels, n_valid, &mut dx64);
-    let dx_bound: Vec<f64> = (0..x.len())
-        .map(|i| {
-            if i / d.c < n_valid {
-                // The difference p - target rounds once, and the division by the number of rows adds 2.5 units.
-                let difference = dx64[i].abs() * n_valid as f64;
-                (p_bound[i] + 6.0 * UNIT_ROUNDOFF * difference) / n_valid as f64 + tiny
-            } else {
-                0.0
-            }
-        })
-        .collect();
-    let mut run = v.run();
-    let (tx, tlabels, tdx) = (run.input(&x)?, run.input_u32(&labels)?, run.output(x.len())?);
-    let tprogress = run.in_place_u32(&progress)?;
-    let (tloss, tcorrect) = (run.in_place(&[5.0; 4])?, run.in_place_u32(&[7; 4])?);
-    let totals = BatchTotals { progress: &tprogress, batch_loss: &tloss, batch_correct: &tcorrect };
-    record_backward_x(&mut run.plan, d, &tx, &tlabels, &tdx, &totals)?;
-    run.check(
-        BACKWARD_X.entry,
-        &case,
-        &[(&tdx, &dx64, &dx_bound), (&tloss, &expected_loss, &slot_bound)],
-        &[(&tcorrect, &expected_correct), (&tprogress, &expected_progress)],
-    )
+    let dx_bound = |(i, dx): (usize, &f64)| {
+        if i / d.c >= n_valid {
+            return 0.0;
+        }
+        // The difference p - target rounds once, and the division by the number of rows adds 2.5 units.
+        let difference = dx.abs() * n_valid as f64;
+        (p.bound[i] + 6.0 * UNIT_ROUNDOFF * difference) / n_valid as f64 + tiny
+    };
+    let dx = Bounded { bound: dx64.iter().enumerate().map(dx_bound).collect(), values: dx64 };
+
+    for (kernel, output) in [(FORWARD.entry, p), (BACKWARD_X.entry, dx)] {
+        let mut run = v.run();
+        let (tx, tlabels, toutput) = (run.input(&x)?, run.input_u32(&labels)?, run.output(x.len())?);
+        let tprogress = run.in_place_u32(&progress)?;
+        let (tloss, tcorrect) = (run.in_place(&[5.0; 4])?, run.in_place_u32(&[7; 4])?);
+        let totals = BatchTotals { progress: &tprogress, batch_loss: &tloss, batch_correct: &tcorrect };
+        let record = if kernel == FORWARD.entry { record_forward } else { record_backward_x };
+        record(&mut run.plan, d, [&tx, &tlabels, &toutput], &totals)?;
+        let exact = [(&tcorrect, &expected_correct[..]), (&tprogress, &expected_progress)];
+        run.check(kernel, &case, &[(&toutput, &output), (&tloss, &expected_loss)], &exact)?;
+    }
+    Ok(())
 }
 
 /// Checks the shapes of `fmnist-gpu selftest`.
-///
-/// # Errors
-/// The device failed.
-pub fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
-    for (n, c, n_valid, scale) in [(32, 10, 32, 4.0), (32, 10, 7, 30.0), (300, 3, 257, 1000.0), (1, 1, 1, 1.0)] {
-        verify(v, &SoftmaxXentDims { n, c }, n_valid, scale)?;
-    }
-    Ok(())
+pub(super) fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
+    let cases = [(32, 10, 32, 4.0), (32, 10, 7, 30.0), (300, 3, 257, 1000.0), (1, 1, 1, 1.0)];
+    cases.into_iter().try_for_each(|(n, c, n_valid, scale)| verify(v, &SoftmaxXentDims { n, c }, n_valid, scale))
 }
 
 pub(super) fn gradients(g: &mut Gradients) {

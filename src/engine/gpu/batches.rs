@@ -87,7 +87,7 @@ impl Feed {
 
     pub(super) fn record_gather(&self, plan: &mut PlanBuilder<'_>, x: &Tensor) -> Result<(), EngineError> {
         let Feed { images, labels, order, progress, batch_labels, .. } = self;
-        Ok(batch_gather::record(plan, &self.dims, images, labels, order, progress, x, batch_labels)?)
+        Ok(batch_gather::record(plan, &self.dims, [images, labels, order, progress, x, batch_labels])?)
     }
 
     pub(super) fn totals(&self) -> BatchTotals<'_> {

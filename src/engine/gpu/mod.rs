@@ -14,7 +14,6 @@ use crate::gpu::timing::Timings;
 use crate::gpu::{DispatchInfo, Element, Gpu, Plan, PlanBuilder, Tensor};
 use crate::lower::{Mode, Program, lower};
 use crate::model::{Model, Parameter};
-use crate::ops::adam::AdamTensors;
 use crate::ops::{SharedTiles, adam, sgd};
 use batches::{Batches, Feed};
 use program::{Arena, GpuFusion};
@@ -184,10 +183,10 @@ impl<'g> GpuEngine<'g> {
         match (optimizer, slots) {
             (Optimizer::Adam(config), [m, v]) => {
                 let (m, v) = (&m.arena.whole, &v.arena.whole);
-                adam::record(&mut plan, config, &AdamTensors { g, w, m, v, step_sizes, progress: &feed.progress })?;
+                adam::record(&mut plan, config, [g, w, m, v, step_sizes, &feed.progress])?;
             }
             (Optimizer::Sgd(config), [velocity]) => {
-                sgd::record(&mut plan, config, g, w, &velocity.arena.whole, step_sizes, &feed.progress)?;
+                sgd::record(&mut plan, config, [g, w, &velocity.arena.whole, step_sizes, &feed.progress])?;
             }
             (_, slots) => unreachable!("`Optimizer::slots` names {} slots for {optimizer:?}", slots.len()),
         }
