@@ -1,6 +1,6 @@
 //! The duration of each kernel of a training step, for reports.
 
-use super::{EngineError, GpuEngine, NativeEngine, Optimizer, pixels};
+use super::{EngineError, GpuEngine, NativeEngine, Optimizer, blank};
 use crate::data::Split;
 use crate::gpu::Gpu;
 use crate::gpu::timing::Clock;
@@ -50,12 +50,10 @@ impl KernelTimes {
         optimizer: &Optimizer,
         tiles: SharedTiles,
     ) -> Result<KernelTimes, EngineError> {
-        let samples = (STEPS + 2) * batch_size;
-        let split = Split { images: vec![0; samples * pixels(model)], labels: vec![0; samples] };
-        let initial = initial_parameters(&model.parameters()?, 0);
-        let mut engine = GpuEngine::with_tiles(gpu, model, &initial, &split, batch_size, optimizer, tiles)?;
-        let timings = engine.time_step(STEPS)?;
-        let dispatches = engine.step_dispatches();
+        let engine = GpuEngine::new(gpu, model, &initial_parameters(&model.parameters()?, 0))?.with_tiles(tiles);
+        let engine = engine.and_training(&blank(model, (STEPS + 2) * batch_size), batch_size, optimizer)?;
+        let timings = engine.steps()?.time(STEPS)?;
+        let dispatches = engine.steps()?.dispatches();
         let clock = match timings.clock {
             Clock::Timestamps => "timestamps",
             Clock::Submissions => "submissions",
@@ -82,9 +80,9 @@ impl KernelTimes {
             Split { images: samples.clone().flat_map(|i| split.image(i)).copied().collect(), labels: Vec::new() };
         batch.labels = samples.map(|i| split.labels[i]).collect();
         if batch.is_empty() {
-            return Err(EngineError::Samples { reason: "there are none to time a step with".to_string() });
+            return Err(EngineError::Samples("there are none to time a step with".to_string()));
         }
-        let mut engine = NativeEngine::with_training(model, parameters, &batch, batch_size, optimizer, 1)?;
+        let mut engine = NativeEngine::new(model, parameters, 1)?.and_training(&batch, batch_size, optimizer)?;
         let times = engine.time_step(STEPS)?;
         let times = times.iter().map(|(name, seconds)| (name.as_str(), seconds.as_slice()));
         Ok(Self::of(device, batch_size, "one thread", times))

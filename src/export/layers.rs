@@ -29,9 +29,9 @@ pub(super) fn features(shape: &LayerShape) -> Features {
     match &shape.layer {
         Layer::BatchNorm { .. } | Layer::Add | Layer::Relu | Layer::Gelu => Features::Kept,
         Layer::Conv2d { .. }
-        | Layer::MaxPool2d { .. }
-        | Layer::AveragePool2d { .. }
-        | Layer::SumPool2d { .. }
+        | Layer::MaxPool2d(_)
+        | Layer::AveragePool2d(_)
+        | Layer::SumPool2d(_)
         | Layer::Dense { .. } => Features::Mixed,
         Layer::Flatten => match shape.input[..] {
             // A single cell.
@@ -47,9 +47,9 @@ pub(super) fn torch_roles(layer: &Layer) -> &'static [Role] {
     match layer {
         Layer::Conv2d { .. } | Layer::Dense { .. } => &[Role::Weight, Role::Bias],
         Layer::BatchNorm { .. } => &[Role::Scale, Role::Shift, Role::Mean, Role::Variance],
-        Layer::MaxPool2d { .. }
-        | Layer::AveragePool2d { .. }
-        | Layer::SumPool2d { .. }
+        Layer::MaxPool2d(_)
+        | Layer::AveragePool2d(_)
+        | Layer::SumPool2d(_)
         | Layer::Add
         | Layer::Relu
         | Layer::Gelu
@@ -87,11 +87,11 @@ pub(super) fn onnx(shape: &LayerShape, name: &str, inputs: &[&str], channels_las
             graph.apply("Gemm", name, &reads, vec![AttributeProto::int("transB", 1)]);
             return onnx_activation(*activation, name, graph);
         }
-        Layer::MaxPool2d { .. } => graph.apply("MaxPool", name, &[x], window_attributes(&Window::of_pool(shape))),
-        Layer::AveragePool2d { .. } => {
+        Layer::MaxPool2d(_) => graph.apply("MaxPool", name, &[x], window_attributes(&Window::of_pool(shape))),
+        Layer::AveragePool2d(_) => {
             graph.apply("AveragePool", name, &[x], window_attributes(&Window::of_pool(shape)));
         }
-        Layer::SumPool2d { .. } => onnx_sum_pool(shape, name, x, graph),
+        Layer::SumPool2d(_) => onnx_sum_pool(shape, name, x, graph),
         Layer::BatchNorm { momentum, epsilon, .. } => {
             let attributes =
                 vec![AttributeProto::float("epsilon", *epsilon), AttributeProto::float("momentum", *momentum)];
@@ -202,9 +202,9 @@ pub(super) fn torch_constructor(shape: &LayerShape) -> Option<String> {
             let changed = ((1.0 - momentum) * 1e12).round() / 1e12;
             Some(format!("nn.{class}({channels}, eps={epsilon}, momentum={changed})"))
         }
-        Layer::MaxPool2d { .. }
-        | Layer::AveragePool2d { .. }
-        | Layer::SumPool2d { .. }
+        Layer::MaxPool2d(_)
+        | Layer::AveragePool2d(_)
+        | Layer::SumPool2d(_)
         | Layer::Add
         | Layer::Relu
         | Layer::Gelu
@@ -224,11 +224,11 @@ pub(super) fn torch(shape: &LayerShape, others: &[String], channels_last: bool, 
             let x = forward.variable();
             forward.value = torch_activation(*activation, format!("self.{}({x})", shape.name));
         }
-        Layer::MaxPool2d { .. } => torch_pool(shape, forward, |x, window, arguments| {
+        Layer::MaxPool2d(_) => torch_pool(shape, forward, |x, window, arguments| {
             // Padding never wins a maximum.
             format!("F.max_pool2d({}{arguments})", unevenly_padded(x, window, Some("-torch.inf")))
         }),
-        Layer::AveragePool2d { .. } => {
+        Layer::AveragePool2d(_) => {
             let window = Window::of_pool(shape);
             let sum =
                 |x: &str, arguments: &str| format!("F.avg_pool2d({}{arguments})", unevenly_padded(x, &window, None));
@@ -249,7 +249,7 @@ pub(super) fn torch(shape: &LayerShape, others: &[String], channels_last: bool, 
                 forward.finish();
             }
         }
-        Layer::SumPool2d { .. } => torch_pool(shape, forward, |x, window, arguments| {
+        Layer::SumPool2d(_) => torch_pool(shape, forward, |x, window, arguments| {
             format!("F.avg_pool2d({}{arguments}, divisor_override=1)", unevenly_padded(x, window, None))
         }),
         Layer::BatchNorm { .. } => {
@@ -330,9 +330,9 @@ pub(super) fn keras_function(shape: &LayerShape) -> Option<&'static str> {
             Activation::Gelu => Some(GELU),
             Activation::None | Activation::Relu | Activation::Softmax => None,
         },
-        Layer::MaxPool2d { .. }
-        | Layer::AveragePool2d { .. }
-        | Layer::SumPool2d { .. }
+        Layer::MaxPool2d(_)
+        | Layer::AveragePool2d(_)
+        | Layer::SumPool2d(_)
         | Layer::BatchNorm { .. }
         | Layer::Add
         | Layer::Relu
@@ -353,9 +353,9 @@ pub(super) fn keras(shape: &LayerShape, is_last: bool, is_name: impl Fn(&str) ->
             let activation = keras_activation(*activation);
             vec![format!("{line}{}{activation}, name=\"{name}\")", padding_argument(*padding))]
         }
-        Layer::MaxPool2d { padding, .. } => vec![keras_pool("MaxPooling2D", shape, *padding, name)],
-        Layer::AveragePool2d { padding, .. } => vec![keras_pool("AveragePooling2D", shape, *padding, name)],
-        Layer::SumPool2d { .. } => keras_sum_pool(shape, is_name),
+        Layer::MaxPool2d(of) => vec![keras_pool("MaxPooling2D", shape, of.padding, name)],
+        Layer::AveragePool2d(of) => vec![keras_pool("AveragePooling2D", shape, of.padding, name)],
+        Layer::SumPool2d(_) => keras_sum_pool(shape, is_name),
         Layer::BatchNorm { momentum, epsilon, scale, center } => {
             let mut line = format!("BatchNormalization(momentum={momentum}, epsilon={epsilon}");
             for (key, value) in [("scale", scale), ("center", center)] {

@@ -10,7 +10,7 @@ pub mod weights;
 
 pub use graph::{INPUT_NAME, LayerShape, Node, Source};
 pub use init::{initial_parameters, permutation};
-pub use layer::{Activation, Layer, Pair};
+pub use layer::{Activation, Layer, Pair, Pooling};
 pub(crate) use layer::{conv2d_dims, pool2d_dims};
 pub use parameter::{Parameter, Role};
 pub use summary::{summary, training_mflop};
@@ -123,7 +123,8 @@ impl Model {
             padding: Padding::Same,
             activation: Activation::Relu,
         };
-        let pool = || Layer::MaxPool2d { pool_size: Pair(2, 2), stride: Some(Pair(2, 2)), padding: Padding::Valid };
+        let pooling = Pooling { pool_size: Pair(2, 2), stride: Some(Pair(2, 2)), padding: Padding::Valid };
+        let pool = || Layer::MaxPool2d(pooling);
         let images = [conv(32), pool(), conv(64), pool()];
         Model::sequential("cnn", images.into_iter().chain(Model::mlp().layers.into_iter().map(|node| node.layer)))
     }
