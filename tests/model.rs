@@ -239,7 +239,7 @@ fn weight_files_of_another_model_are_refused_with_the_tensor() {
         ("dense_2.weight", vec![128, 10]),
         ("dense_2.bias", vec![10]),
     ];
-    assert!(matches!(with(&right, "other"), WeightsError::Metadata { key: "model" }));
+    assert!(matches!(with(&right, "other"), WeightsError::Metadata("model")));
     let missing = with(&right[..3], "model");
     assert!(matches!(&missing, WeightsError::Missing { name, .. } if name == "dense_2.bias"), "{missing}");
     let mut swapped = right.clone();

@@ -59,7 +59,8 @@ impl KernelTimes {
             Clock::Submissions => "submissions",
         };
         let times = dispatches.iter().map(|dispatch| dispatch.entry).zip(timings.seconds.iter().map(Vec::as_slice));
-        Ok(Self::of(&gpu.info().name, batch_size, clock, times))
+        let (device, clock, kernels) = (gpu.info().name.clone(), clock.to_string(), kernels(times));
+        Ok(KernelTimes { device, batch_size, clock, kernels })
     }
 
     /// The same for the native engine on `device`, in one thread, with the given parameters and the images of `split`, repeated to fill a
@@ -85,33 +86,29 @@ impl KernelTimes {
         let mut engine = NativeEngine::new(model, parameters, 1)?.and_training(&batch, batch_size, optimizer)?;
         let times = engine.time_step(STEPS)?;
         let times = times.iter().map(|(name, seconds)| (name.as_str(), seconds.as_slice()));
-        Ok(Self::of(device, batch_size, "one thread", times))
+        let (device, clock, kernels) = (device.to_string(), "one thread".to_string(), kernels(times));
+        Ok(KernelTimes { device, batch_size, clock, kernels })
     }
+}
 
-    /// Sums up the seconds of each call in some rounds.
-    fn of<'a>(
-        device: &str,
-        batch_size: usize,
-        clock: &str,
-        times: impl Iterator<Item = (&'a str, &'a [f64])>,
-    ) -> KernelTimes {
-        let mut kernels: Vec<KernelTime> = Vec::new();
-        for (name, rounds) in times {
-            let at = kernels.iter().position(|k| k.kernel == name).unwrap_or_else(|| {
-                let kernel = name.to_string();
-                kernels.push(KernelTime { kernel, calls: 0, median_us: 0.0, percent_of_step: 0.0 });
-                kernels.len() - 1
-            });
-            kernels[at].calls += 1;
-            kernels[at].median_us += 1e6 * median(rounds);
-        }
-        let total: f64 = kernels.iter().map(|k| k.median_us).sum();
-        for kernel in &mut kernels {
-            kernel.percent_of_step = 100.0 * kernel.median_us / total;
-        }
-        kernels.sort_by(|a, b| b.median_us.total_cmp(&a.median_us));
-        KernelTimes { device: device.to_string(), batch_size, clock: clock.to_string(), kernels }
+/// Sums up the seconds of each call in some rounds.
+fn kernels<'a>(times: impl Iterator<Item = (&'a str, &'a [f64])>) -> Vec<KernelTime> {
+    let mut kernels: Vec<KernelTime> = Vec::new();
+    for (name, rounds) in times {
+        let at = kernels.iter().position(|k| k.kernel == name).unwrap_or_else(|| {
+            let kernel = name.to_string();
+            kernels.push(KernelTime { kernel, calls: 0, median_us: 0.0, percent_of_step: 0.0 });
+            kernels.len() - 1
+        });
+        kernels[at].calls += 1;
+        kernels[at].median_us += 1e6 * median(rounds);
     }
+    let total: f64 = kernels.iter().map(|k| k.median_us).sum();
+    for kernel in &mut kernels {
+        kernel.percent_of_step = 100.0 * kernel.median_us / total;
+    }
+    kernels.sort_by(|a, b| b.median_us.total_cmp(&a.median_us));
+    kernels
 }
 
 fn median(values: &[f64]) -> f64 {

@@ -228,9 +228,6 @@ fn blank(model: &Model, samples: usize) -> Split {
 }
 
 /// Checks that a split has a label for each image, that each label is a class, and that the images have the size that the model reads.
-///
-/// # Errors
-/// They do not match, or a label is not a class.
 fn check_split(split: &Split, model: &Model) -> Result<(), EngineError> {
     let samples = split.len();
     if split.images.len() != samples * pixels(model) {
@@ -245,9 +242,6 @@ fn check_split(split: &Split, model: &Model) -> Result<(), EngineError> {
 }
 
 /// Checks that an order names only existing samples.
-///
-/// # Errors
-/// It names a sample that does not exist.
 fn check_order(order: &[u32], samples: usize) -> Result<(), EngineError> {
     match order.iter().find(|&&index| index as usize >= samples) {
         Some(index) => {

@@ -36,9 +36,6 @@ pub(super) fn conv2d_form(gpu: &Gpu, tiles: SharedTiles, d: &cpu::conv2d::Conv2d
 }
 
 /// Records a step into a plan.
-///
-/// # Errors
-/// A tensor does not fit, or the device failed.
 pub(super) fn record(plan: &mut PlanBuilder<'_>, step: &Step, on: &OnGpu<'_>) -> Result<(), GpuError> {
     let (gpu, tiles) = (plan.gpu(), on.tiles);
     let x: Vec<&Tensor> = step.reads.iter().map(|id| &on.tensors[id.0]).collect();

@@ -198,13 +198,8 @@ impl Layer {
                 let roles = roles.into_iter().filter(|(exists, _)| *exists);
                 roles.map(|(_, role)| parameter(role, vec![input[input.len() - 1]])).collect()
             }
-            Layer::MaxPool2d(_)
-            | Layer::AveragePool2d(_)
-            | Layer::SumPool2d(_)
-            | Layer::Add
-            | Layer::Relu
-            | Layer::Gelu
-            | Layer::Flatten => Vec::new(),
+            Layer::MaxPool2d(_) | Layer::AveragePool2d(_) | Layer::SumPool2d(_) => Vec::new(),
+            Layer::Add | Layer::Relu | Layer::Gelu | Layer::Flatten => Vec::new(),
         }
     }
 
@@ -271,10 +266,7 @@ fn describe(error: &DimsError, window: &str, sizes: &str, n: usize) -> String {
     }
 }
 
-/// Returns the dimensions of a convolution layer for a batch of `n`.
-///
-/// # Errors
-/// The layer does not fit `input`, `[H, W, C]`; the error says why.
+/// Returns the dimensions of a convolution layer for a batch of `n`, or why it does not fit `input`, `[H, W, C]`.
 ///
 /// # Panics
 /// If the layer is not a convolution.
@@ -288,10 +280,7 @@ pub(crate) fn conv2d_dims(layer: &Layer, n: usize, input: &[usize]) -> Result<Co
         .map_err(|error| describe(&error, "kernel_size", "`filters` or `kernel_size` is", n))
 }
 
-/// Returns the dimensions of a pooling layer for a batch of `n`.
-///
-/// # Errors
-/// The layer does not fit `input`, `[H, W, C]`; the error says why.
+/// Returns the dimensions of a pooling layer for a batch of `n`, or why it does not fit `input`, `[H, W, C]`.
 ///
 /// # Panics
 /// If the layer is not a pooling.

@@ -41,8 +41,7 @@ fn fashion_mnist_input() -> [usize; 3] {
     FASHION_MNIST.shape
 }
 
-/// Largest description of a model that is read, in bytes, as a file or in a file's metadata: a layer takes about a
-/// hundred.
+/// Largest description of a model that is read, in bytes, as a file or in a file's metadata: a layer takes about a hundred.
 pub const MAX_DESCRIPTION_BYTES: usize = 64 << 10;
 /// Maximum number of characters in a model's name.
 const MAX_NAME: usize = 100;
@@ -52,12 +51,9 @@ const MAX_NAME: usize = 100;
 pub enum ModelError {
     /// The name is neither a built-in model nor a file.
     #[error(
-        "there is no model `{name}`; use `mlp`, `cnn`, or the path of a .toml file that lists layers (see docs/model-files.md)"
+        "there is no model `{0}`; use `mlp`, `cnn`, or the path of a .toml file that lists layers (see docs/model-files.md)"
     )]
-    Unknown {
-        /// The requested name.
-        name: String,
-    },
+    Unknown(String),
     /// The file cannot be read.
     #[error("model file {}: {source}", path.shown())]
     Read {
@@ -138,7 +134,7 @@ impl Model {
             "mlp" => Ok(Model::mlp()),
             "cnn" => Ok(Model::cnn()),
             _ if Path::new(name).exists() || name.ends_with(".toml") => Model::from_file(Path::new(name)),
-            _ => Err(ModelError::Unknown { name: name.to_string() }),
+            _ => Err(ModelError::Unknown(name.to_string())),
         }
     }
 
@@ -164,8 +160,7 @@ impl Model {
         Ok(model)
     }
 
-    /// Returns what is wrong with the name. It comes from an untrusted file, and is used in file names and printed to
-    /// terminals.
+    /// Returns what is wrong with the name. It comes from an untrusted file, and is used in file names and printed to terminals.
     fn name_fault(&self) -> Option<&'static str> {
         match &self.name {
             name if name.chars().count() > MAX_NAME => Some("its name has more than 100 characters"),

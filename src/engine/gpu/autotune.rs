@@ -185,12 +185,11 @@ impl TileChoices {
     fn write(mut self, path: &Path) {
         let excess = self.choices.len().saturating_sub(KEPT);
         self.choices.drain(..excess);
-        let written =
-            path.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(|error| error.to_string()).and_then(|()| {
-                let text = serde_json::to_vec_pretty(&self).map_err(|error| error.to_string())?;
-                write_whole(path, &text, true).map_err(|error| error.to_string())
-            });
-        if let Err(reason) = written {
+        let write = || -> Result<(), Box<dyn std::error::Error>> {
+            path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+            Ok(write_whole(path, &serde_json::to_vec_pretty(&self)?, true)?)
+        };
+        if let Err(reason) = write() {
             log::info!("the choice of tiles could not be saved: {reason}");
         }
     }

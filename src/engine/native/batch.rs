@@ -152,10 +152,8 @@ pub(super) fn slices<'a>(
     slots: &'a mut [Vec<Aligned<f32>>],
     packed: &'a mut [Packed],
 ) -> Vec<Slice<'a>> {
-    let [mut m, mut v] = {
-        let mut slots = slots.iter_mut().map(|slot| slot.iter_mut());
-        [slots.next(), slots.next()]
-    };
+    let mut slots = slots.iter_mut().map(|slot| slot.iter_mut());
+    let [mut m, mut v] = [slots.next(), slots.next()];
     let mut packed: Vec<Option<&mut Packed>> = packed.iter_mut().map(Some).collect();
     let mut slices = Vec::with_capacity(128);
     let both = parameters.iter_mut().zip(gradients);

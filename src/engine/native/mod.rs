@@ -92,8 +92,9 @@ impl<'d> NativeEngine<'d> {
             lens.map(zeros).collect::<Result<Vec<_>, _>>()
         };
         let slots = optimizer.slots().iter().map(|_| zeros_alike()).collect::<Result<_, _>>()?;
-        let (gradients, optimizer, has_run) = (zeros_alike()?, *optimizer, false);
-        let training = Training { split, optimizer, prepared, slots, gradients, batch, batch_size, has_run };
+        let gradients = zeros_alike()?;
+        let (optimizer, described, has_run) = (*optimizer, engine.described.clone(), false);
+        let training = Training { split, optimizer, described, prepared, slots, gradients, batch, batch_size, has_run };
         Ok(NativeEngine { training: Some(training), ..engine })
     }
 
@@ -114,9 +115,9 @@ impl<'d> NativeEngine<'d> {
     /// # Errors
     /// The engine was not created for training, or the training set is smaller than a batch.
     pub fn time_step(&mut self, rounds: usize) -> Result<Vec<(String, Vec<f64>)>, EngineError> {
-        let NativeEngine { described, parameters, scratch, training, .. } = self;
+        let NativeEngine { parameters, scratch, training, .. } = self;
         let training = training.as_mut().ok_or(EngineError::NoTraining)?;
-        let mut timed_step = || training.timed_step(described, parameters, scratch);
+        let mut timed_step = || training.timed_step(parameters, scratch);
         let mut times: Vec<_> = timed_step()?.into_iter().map(|(name, _)| (name, Vec::new())).collect();
         for _ in 0..rounds {
             for ((_, seconds), (_, of_round)) in times.iter_mut().zip(timed_step()?) {
@@ -196,7 +197,7 @@ fn plain(tensors: &[Aligned<f32>]) -> Vec<Vec<f32>> {
 
 impl Engine for NativeEngine<'_> {
     fn train_epoch(&mut self, epoch: &Epoch, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
-        let NativeEngine { threads, described, parameters, scratch, training, .. } = self;
+        let NativeEngine { threads, parameters, scratch, training, .. } = self;
         let training = training.as_mut().ok_or(EngineError::NoTraining)?;
         check_order(&epoch.order, training.split.len())?;
         let mut sums = epoch.done;
@@ -207,7 +208,7 @@ impl Engine for NativeEngine<'_> {
                 let begin = Instant::now();
                 for (index, order) in batches.by_ref() {
                     training.forward_backward(parameters, scratch, order);
-                    training.update(described, parameters, order.len(), epoch.step_sizes[index]);
+                    training.update(parameters, order.len(), epoch.step_sizes[index]);
                     training.has_run = true;
                     let Batch { loss, correct, .. } = &training.batch;
                     let (loss, correct) = totals(&loss[..order.len()], &correct[..order.len()]);
@@ -275,7 +276,7 @@ impl Engine for NativeEngine<'_> {
         check_order(&epoch.order, split.len())?;
         // The same steps, but with a buffer for each tensor, so that all are there to be searched after a step.
         let (prepared, batch) = self.prepared(Mode::Search, *batch_size)?;
-        let NativeEngine { threads, described, parameters, scratch, training, .. } = self;
+        let NativeEngine { threads, parameters, scratch, training, .. } = self;
         let training = training.as_mut().ok_or(EngineError::NoTraining)?;
         (training.prepared, training.batch, training.has_run) = (prepared, batch, false);
         let mut batches = epoch.order.chunks(training.batch_size).enumerate().take(last).skip(epoch.done.batches);
@@ -283,8 +284,8 @@ impl Engine for NativeEngine<'_> {
             batches.find_map(|(index, order)| {
                 training.forward_backward(parameters, scratch, order);
                 training.search_rows(parameters, index + 1, order.len()).or_else(|| {
-                    training.update(described, parameters, order.len(), epoch.step_sizes[index]);
-                    training.search_parameters(described, parameters, index + 1)
+                    training.update(parameters, order.len(), epoch.step_sizes[index]);
+                    training.search_parameters(parameters, index + 1)
                 })
             })
         });

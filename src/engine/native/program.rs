@@ -116,16 +116,11 @@ impl NativeProgram {
         for step in &program.steps {
             if let Op::Conv2d { d, relu, pool } = step.op {
                 let w = step.reads[1];
-                let backward = program
-                    .steps
-                    .iter()
-                    .find(|other| matches!(other.op, Op::Conv2dBackward { .. }) && other.reads[1] == w);
-                let needs_dx = backward.is_some_and(|backward| backward.writes.len() > 2);
+                let of_filter = |other: &&Step| matches!(other.op, Op::Conv2dBackward { .. }) && other.reads[1] == w;
+                let needs_dx = program.steps.iter().find(of_filter).is_some_and(|backward| backward.writes.len() > 2);
                 convs.push(Conv2d::new(&d, relu, pool, needs_dx, form));
                 filters.push(w);
             }
-        }
-        for step in &program.steps {
             let is_conv = matches!(step.op, Op::Conv2d { .. } | Op::Conv2dBackward { .. });
             conv_of.push(filters.iter().position(|w| is_conv && *w == step.reads[1]));
         }
@@ -197,19 +192,17 @@ impl NativeProgram {
         step: &Step,
         n: usize,
         floats: &[F],
-        parameters: &mut [Aligned<f32>],
-        gradients: &mut [Aligned<f32>],
-        whole: &mut [Aligned<f32>],
+        [parameters, gradients, whole]: [&mut [Aligned<f32>]; 3],
     ) {
         let places: Vec<Place> = step.writes.iter().map(|id| self.program.tensor(*id).place).collect();
-        let taken = places.iter().map(|place| take(owner(*place, parameters, gradients, whole)));
+        let taken = places.iter().map(|place| take(owner(*place, [parameters, gradients, whole])));
         let mut y: Vec<Aligned<f32>> = taken.collect();
         let shared = Shared { program: self, parameters, gradients, whole, packed: &[] };
         let x: Vec<&[f32]> = step.reads.iter().map(|id| shared.rows(*id, n, floats)).collect();
         let mut writes: Vec<&mut [f32]> = y.iter_mut().map(|values| &mut values[..]).collect();
         compute_batch(&step.op, n, &x, &mut writes);
         for (place, values) in places.into_iter().zip(y) {
-            *owner(place, parameters, gradients, whole) = values;
+            *owner(place, [parameters, gradients, whole]) = values;
         }
     }
 
@@ -247,7 +240,7 @@ impl Prepared {
     pub(super) fn prepare(&mut self, parameters: &mut [Aligned<f32>]) {
         let Prepared { program, whole, packed } = self;
         for step in &program.program.once {
-            program.run_whole(step, 0, NO_ROWS, parameters, &mut [], whole);
+            program.run_whole(step, 0, NO_ROWS, [parameters, &mut [], whole]);
         }
         packed.resize_with(program.convs.len(), Packed::default);
         let shared = Shared { program, parameters, gradients: &[], whole, packed: &[] };
@@ -286,12 +279,7 @@ impl<'a> Shared<'a> {
 }
 
 /// Returns the memory of a tensor without rows that a step writes.
-fn owner<'a>(
-    place: Place,
-    parameters: &'a mut [Aligned<f32>],
-    gradients: &'a mut [Aligned<f32>],
-    whole: &'a mut [Aligned<f32>],
-) -> &'a mut Aligned<f32> {
+fn owner<'a>(place: Place, [parameters, gradients, whole]: [&'a mut [Aligned<f32>]; 3]) -> &'a mut Aligned<f32> {
     match place {
         Place::Parameter(i) => &mut parameters[i],
         Place::Gradient(i) => &mut gradients[i],

@@ -25,6 +25,8 @@ pub(super) const ROWS: usize = 32;
 pub(super) struct Training<'d> {
     pub(super) split: &'d Split,
     pub(super) optimizer: Optimizer,
+    /// The parameters of the model.
+    pub(super) described: Vec<Parameter>,
     pub(super) prepared: Prepared,
     /// In the order of [`Optimizer::slots`]; empty for statistics.
     pub(super) slots: Vec<Vec<Aligned<f32>>>,
@@ -74,21 +76,16 @@ impl Training<'_> {
                 }
                 Phase::Batch(step) => {
                     let step = &program.program.steps[*step];
-                    program.run_whole(step, n, &batch.tensors.floats, parameters, gradients, whole);
+                    program.run_whole(step, n, &batch.tensors.floats, [parameters, gradients, whole]);
                 }
             }
         }
     }
 
     /// Runs the second part of a step on `n` samples, over the parameters, with the given factor of the update.
-    pub(super) fn update(
-        &mut self,
-        described: &[Parameter],
-        parameters: &mut [Aligned<f32>],
-        n: usize,
-        step_size: f32,
-    ) {
-        let Training { optimizer, prepared: Prepared { program, packed, .. }, slots, gradients, batch, .. } = self;
+    pub(super) fn update(&mut self, parameters: &mut [Aligned<f32>], n: usize, step_size: f32) {
+        let Training { optimizer, described, prepared, slots, gradients, batch, .. } = self;
+        let Prepared { program, packed, .. } = prepared;
         let slices = slices(program, described, parameters, gradients, slots, packed);
         let (program, batch, optimizer) = (&*program, &*batch, &*optimizer);
         slices.into_par_iter().with_max_len(1).for_each(|slice| {
@@ -99,7 +96,6 @@ impl Training<'_> {
     /// Times one step in the calling thread, part by part. Returns their names and seconds.
     pub(super) fn timed_step(
         &mut self,
-        described: &[Parameter],
         parameters: &mut [Aligned<f32>],
         scratch: &[Mutex<Scratch>],
     ) -> Result<Vec<(String, f64)>, EngineError> {
@@ -109,7 +105,7 @@ impl Training<'_> {
             times.push((name, begin.elapsed().as_secs_f64()));
             begin = Instant::now();
         };
-        let Training { split, optimizer, prepared, slots, gradients, batch, batch_size: n, .. } = self;
+        let Training { split, optimizer, described, prepared, slots, gradients, batch, batch_size: n, .. } = self;
         let (n, Prepared { program, whole, packed }) = (*n, prepared);
         if split.len() < n {
             let reason = format!("a step takes {n} samples, but there are only {}", split.len());
@@ -130,7 +126,7 @@ impl Training<'_> {
             let steps = match phase {
                 Phase::Batch(i) => {
                     let step = &program.program.steps[*i];
-                    program.run_whole(step, n, &batch.tensors.floats, parameters, gradients, whole);
+                    program.run_whole(step, n, &batch.tensors.floats, [parameters, gradients, whole]);
                     note(name_of(*i));
                     continue;
                 }
@@ -170,18 +166,13 @@ impl Training<'_> {
     }
 
     /// The same for the second part.
-    pub(super) fn search_parameters(
-        &self,
-        described: &[Parameter],
-        parameters: &[Aligned<f32>],
-        step: usize,
-    ) -> Option<NonFinite> {
+    pub(super) fn search_parameters(&self, parameters: &[Aligned<f32>], step: usize) -> Option<NonFinite> {
         let kinds = [("gradients", "backward pass", &self.gradients[..])].into_iter();
         let slots = self.optimizer.slots().iter().zip(&self.slots);
         let kinds = kinds.chain(slots.map(|(&kind, tensors)| (kind, "optimizer step", &tensors[..])));
         let mut kinds = kinds.chain([("parameters", "optimizer step", parameters)]);
         kinds.find_map(|(kind, operation, tensors)| {
-            let mut tensors = described.iter().zip(tensors);
+            let mut tensors = self.described.iter().zip(tensors);
             tensors.find_map(|(p, values)| found(step, format!("{kind}.{}", p.name), operation, values))
         })
     }
