@@ -67,7 +67,7 @@ impl<'g> GpuEngine<'g> {
         Ok(GpuEngine { gpu, tiles, model, described, parameters: arena, training: None })
     }
 
-    /// Uses the tiles in workgroup memory that [`fn@super::autotune`] chose; other tilings ignore them.
+    /// Uses the tiles in workgroup memory that [`fn@super::autotune`] chose, from the next plan on; other tilings ignore them.
     pub fn with_tiles(self, tiles: SharedTiles) -> Self {
         GpuEngine { tiles, ..self }
     }

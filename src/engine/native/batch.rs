@@ -161,14 +161,11 @@ pub(super) fn slices<'a>(
         let next = |slot: &mut Option<std::slice::IterMut<'a, Aligned<f32>>>| {
             slot.as_mut().and_then(Iterator::next).map_or(&mut [][..], |values| &mut **values)
         };
-        let (m, v) = (next(&mut m), next(&mut v));
-        if !parameter.role.is_trained() {
-            continue;
-        }
         let len = slice_len(&parameter.shape);
-        let mut of_m = m.chunks_mut(len);
-        let mut of_v = v.chunks_mut(len);
+        let mut of_m = next(&mut m).chunks_mut(len);
+        let mut of_v = next(&mut v).chunks_mut(len);
         let conv = program.conv_of_parameter(index);
+        // Statistics have no gradients, so there are no slices of them.
         for (i, (w, g)) in w.chunks_mut(len).zip(g.chunks_mut(len)).enumerate() {
             slices.push(Slice {
                 index,

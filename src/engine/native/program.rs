@@ -279,7 +279,7 @@ impl<'a> Shared<'a> {
 }
 
 /// Returns the memory of a tensor without rows that a step writes.
-fn owner<'a>(place: Place, [parameters, gradients, whole]: [&'a mut [Aligned<f32>]; 3]) -> &'a mut Aligned<f32> {
+fn owner(place: Place, [parameters, gradients, whole]: [&mut [Aligned<f32>]; 3]) -> &mut Aligned<f32> {
     match place {
         Place::Parameter(i) => &mut parameters[i],
         Place::Gradient(i) => &mut gradients[i],
