@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let model = Model::mlp();
     let weights = initial_parameters(&model.parameters()?, 0);
     let optimizer = Optimizer::Adam(AdamConfig::default());
-    let mut engine = GpuEngine::with_training(&gpu, &model, &weights, &dataset.train, 32, &optimizer)?;
+    let mut engine = GpuEngine::new(&gpu, &model, &weights)?.and_training(&dataset.train, 32, &optimizer)?;
 
     let options = TrainOptions::new(2, dataset.train.len(), 32, optimizer);
     train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |event| {

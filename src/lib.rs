@@ -16,8 +16,8 @@
 //! let model = Model::mlp();
 //! let weights = initial_parameters(&model.parameters()?, 0);
 //! let optimizer = Optimizer::Adam(AdamConfig::default());
-//! // On the CPU, which works everywhere; on an adapter, use `GpuEngine::with_training(&Gpu::open(..)?, ..)`.
-//! let mut engine = NativeEngine::with_training(&model, &weights, &training, 32, &optimizer, 2)?;
+//! // On the CPU, which works everywhere; on an adapter, use `GpuEngine::new(&Gpu::open(..)?, ..)`.
+//! let mut engine = NativeEngine::new(&model, &weights, 2)?.and_training(&training, 32, &optimizer)?;
 //!
 //! let options = TrainOptions::new(2, training.len(), 32, optimizer);
 //! let trained = train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |_| {})?;

@@ -78,7 +78,8 @@ fn impossible_tiles_are_refused() {
     let split = synthetic::generate(4, 1, 3).0;
     let initial = initial_parameters(&model.parameters().unwrap(), 1);
     for tiles in [SharedTiles { rows_each: 6, workgroups: 128 }, SharedTiles { rows_each: 4, workgroups: 0 }] {
-        let error = GpuEngine::with_tiles(&gpu, &model, &initial, &split, 4, &ADAM, tiles).unwrap_err().to_string();
+        let engine = GpuEngine::new(&gpu, &model, &initial).unwrap().with_tiles(tiles);
+        let error = engine.and_training(&split, 4, &ADAM).unwrap_err().to_string();
         assert!(error.contains("do not support"), "{error}");
     }
 }

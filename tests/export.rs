@@ -10,7 +10,9 @@ use fmnist_gpu::data::{DatasetKind, FASHION_MNIST, LoadOptions, Split, load, syn
 use fmnist_gpu::engine::{Engine, GpuEngine, Optimizer, ReferenceEngine};
 use fmnist_gpu::export::{ExportError, Facts, keras, npz, onnx, torch};
 use fmnist_gpu::import::{self, Layout};
-use fmnist_gpu::model::{Activation, INPUT_NAME, Layer, Model, Node, Pair, Role, Source, initial_parameters, weights};
+use fmnist_gpu::model::{
+    Activation, INPUT_NAME, Layer, Model, Node, Pair, Pooling, Role, Source, initial_parameters, weights,
+};
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
 use safetensors::SafeTensors;
@@ -625,9 +627,8 @@ fn layer_channels_first(
                 (0..shape[0]).map(of_channel).sum::<f64>() + b[o]
             })
         }
-        Layer::MaxPool2d { pool_size, stride, padding }
-        | Layer::AveragePool2d { pool_size, stride, padding }
-        | Layer::SumPool2d { pool_size, stride, padding } => {
+        Layer::MaxPool2d(pooling) | Layer::AveragePool2d(pooling) | Layer::SumPool2d(pooling) => {
+            let Pooling { pool_size, stride, padding } = pooling;
             let stride = stride.unwrap_or(*pool_size);
             let (window, padding) = ([pool_size.0, pool_size.1], padding.to_string());
             windows(x, shape, shape[0], window, [stride.0, stride.1], &padding, |cells, c| {

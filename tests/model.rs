@@ -2,7 +2,9 @@ use fmnist_gpu::cpu::conv2d::Padding;
 use fmnist_gpu::data::Split;
 use fmnist_gpu::engine::{Engine, Optimizer, ReferenceEngine};
 use fmnist_gpu::model::weights::{WeightsError, from_bytes, to_bytes};
-use fmnist_gpu::model::{Activation, Layer, Model, ModelError, Pair, initial_parameters, summary, training_mflop};
+use fmnist_gpu::model::{
+    Activation, Layer, Model, ModelError, Pair, Pooling, initial_parameters, summary, training_mflop,
+};
 use fmnist_gpu::ops::adam::AdamConfig;
 use std::ops::ControlFlow;
 
@@ -237,7 +239,7 @@ fn weight_files_of_another_model_are_refused_with_the_tensor() {
         ("dense_2.weight", vec![128, 10]),
         ("dense_2.bias", vec![10]),
     ];
-    assert!(matches!(with(&right, "other"), WeightsError::Metadata { key: "model" }));
+    assert!(matches!(with(&right, "other"), WeightsError::Metadata("model")));
     let missing = with(&right[..3], "model");
     assert!(matches!(&missing, WeightsError::Missing { name, .. } if name == "dense_2.bias"), "{missing}");
     let mut swapped = right.clone();
@@ -280,9 +282,9 @@ fn models_at_random_are_refused_or_fit_together() {
                     padding,
                     activation: if random(2) == 0 { Activation::Relu } else { Activation::None },
                 },
-                2 => Layer::MaxPool2d { pool_size: pair(&mut random), stride, padding },
-                3 => Layer::AveragePool2d { pool_size: pair(&mut random), stride, padding },
-                4 => Layer::SumPool2d { pool_size: pair(&mut random), stride, padding },
+                2 => Layer::MaxPool2d(Pooling { pool_size: pair(&mut random), stride, padding }),
+                3 => Layer::AveragePool2d(Pooling { pool_size: pair(&mut random), stride, padding }),
+                4 => Layer::SumPool2d(Pooling { pool_size: pair(&mut random), stride, padding }),
                 _ => Layer::Relu,
             });
         }

@@ -135,8 +135,10 @@ fn cnn_agrees_with_keras_by_patches() {
 
 /// Returns the parameters after some epochs.
 fn trained(model: &Model, split: &Split, batch_size: usize, optimizer: &Optimizer, threads: usize) -> Vec<Vec<f32>> {
-    let mut engine =
-        NativeEngine::with_training(model, &initial(model, 3), split, batch_size, optimizer, threads).unwrap();
+    let mut engine = NativeEngine::new(model, &initial(model, 3), threads)
+        .unwrap()
+        .and_training(split, batch_size, optimizer)
+        .unwrap();
     for number in 1..=2 {
         let totals = engine.train_epoch(&epoch(split.len(), batch_size, optimizer, number), &mut go).unwrap();
         assert_eq!(totals.samples as usize, split.len());
@@ -166,7 +168,8 @@ fn trains_as_the_plain_loops_do() {
     for (model, batch_size) in [(Model::mlp(), 16), (Model::cnn(), 8), (every_layer(), 8)] {
         for optimizer in [ADAM, MOMENTUM] {
             let initial = initial(&model, 5);
-            let mut engine = NativeEngine::with_training(&model, &initial, &split, batch_size, &optimizer, 2).unwrap();
+            let mut engine =
+                NativeEngine::new(&model, &initial, 2).unwrap().and_training(&split, batch_size, &optimizer).unwrap();
             let mut truth = ReferenceEngine::<f64>::new(&model, &initial, &split, batch_size, &optimizer).unwrap();
             for number in 1..=2 {
                 let work = epoch(split.len(), batch_size, &optimizer, number);
@@ -192,7 +195,8 @@ fn trains_as_the_plain_loops_do() {
 fn a_restored_state_goes_on_exactly() {
     let split = synthetic::generate(60, 1, 3).0;
     for (model, optimizer) in [(Model::cnn(), ADAM), (Model::mlp(), MOMENTUM)] {
-        let engine = || NativeEngine::with_training(&model, &initial(&model, 3), &split, 16, &optimizer, 2).unwrap();
+        let engine =
+            || NativeEngine::new(&model, &initial(&model, 3), 2).unwrap().and_training(&split, 16, &optimizer).unwrap();
         let (mut through, mut first, mut second) = (engine(), engine(), engine());
         for number in 1..=2 {
             through.train_epoch(&epoch(60, 16, &optimizer, number), &mut go).unwrap();
@@ -214,13 +218,13 @@ fn samples_are_checked() {
     let weights = initial(&model, 0);
     let mut split = synthetic::generate(8, 1, 3).0;
     {
-        let mut engine = NativeEngine::with_training(&model, &weights, &split, 4, &ADAM, 1).unwrap();
+        let mut engine = NativeEngine::new(&model, &weights, 1).unwrap().and_training(&split, 4, &ADAM).unwrap();
         let mut wrong = epoch(8, 4, &ADAM, 1);
         wrong.order[5] = 8;
         assert!(matches!(engine.train_epoch(&wrong, &mut go), Err(EngineError::Samples { .. })));
     }
     split.labels[3] = 10;
-    let refused = NativeEngine::with_training(&model, &weights, &split, 4, &ADAM, 1);
+    let refused = NativeEngine::new(&model, &weights, 1).and_then(|engine| engine.and_training(&split, 4, &ADAM));
     assert!(matches!(refused, Err(EngineError::Samples { .. })));
 }
 
@@ -230,7 +234,7 @@ fn what_went_bad_is_found() {
     let model = Model::cnn();
     let split = synthetic::generate(32, 1, 3).0;
     let huge = Optimizer::Sgd(SgdConfig { learning_rate: 1e30, momentum: 0.0 });
-    let mut engine = NativeEngine::with_training(&model, &initial(&model, 1), &split, 8, &huge, 2).unwrap();
+    let mut engine = NativeEngine::new(&model, &initial(&model, 1), 2).unwrap().and_training(&split, 8, &huge).unwrap();
     let options = TrainOptions::new(3, 32, 8, huge);
     let never = AtomicBool::new(false);
     let trained = train(&mut engine, &options, Position::default(), &Split::default(), &never, &mut |_| {}).unwrap();
@@ -248,7 +252,8 @@ fn learns_the_genuine_data() {
     let (training, test) = fashion_mnist::load_from_dir(&folder, &fashion_mnist::FILES).unwrap();
     let model = Model::cnn();
     let threads = NativeEngine::default_threads();
-    let mut engine = NativeEngine::with_training(&model, &initial(&model, 0), &training, 32, &ADAM, threads).unwrap();
+    let mut engine =
+        NativeEngine::new(&model, &initial(&model, 0), threads).unwrap().and_training(&training, 32, &ADAM).unwrap();
     engine.train_epoch(&epoch(training.len(), 32, &ADAM, 1), &mut go).unwrap();
     let totals = engine.evaluate(&test, &mut go).unwrap();
     assert!(totals.accuracy() >= 0.865, "{}", totals.accuracy());

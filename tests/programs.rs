@@ -8,8 +8,8 @@ use fmnist_gpu::data::Split;
 use fmnist_gpu::engine::{
     Batch, Engine, Epoch, GpuEngine, NativeEngine, Optimizer, Pass, ReferenceEngine, State, Totals,
 };
-use fmnist_gpu::lower::{Fusion, Mode, Op, Place, Program, Unfused, lower};
-use fmnist_gpu::model::{Activation, Layer, Model, Node, Pair, Role, initial_parameters};
+use fmnist_gpu::lower::{Fusion, Mode, Op, Place, Program, lower};
+use fmnist_gpu::model::{Activation, Layer, Model, Node, Pair, Pooling, Role, initial_parameters};
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
 use std::collections::BTreeSet;
@@ -112,11 +112,11 @@ impl Sketch {
             (0..=4, 1) => Layer::Dense { units: self.draw.among(1..=9), activation: self.activation() },
             (3 | 4, _) if self.draw.chance(50) => {
                 let pool_size = Pair(2, 2);
-                Layer::MaxPool2d { pool_size, stride: Some(pool_size), padding: Padding::Valid }
+                Layer::MaxPool2d(Pooling { pool_size, stride: Some(pool_size), padding: Padding::Valid })
             }
-            (3 | 4, _) => Layer::MaxPool2d { pool_size: self.draw.pair(1..=3), stride, padding },
-            (5, 3) => Layer::AveragePool2d { pool_size: self.draw.pair(1..=3), stride, padding },
-            (6, 3) => Layer::SumPool2d { pool_size: self.draw.pair(1..=2), stride, padding },
+            (3 | 4, _) => Layer::MaxPool2d(Pooling { pool_size: self.draw.pair(1..=3), stride, padding }),
+            (5, 3) => Layer::AveragePool2d(Pooling { pool_size: self.draw.pair(1..=3), stride, padding }),
+            (6, 3) => Layer::SumPool2d(Pooling { pool_size: self.draw.pair(1..=2), stride, padding }),
             (7 | 8, _) => Layer::BatchNorm {
                 momentum: 0.8,
                 epsilon: 0.01,
@@ -311,11 +311,13 @@ fn all_engines_agree_on_graphs_at_random() {
         let mut engine = ReferenceEngine::<f32>::new(&model, &parameters, &split, BATCH, &optimizer).unwrap();
         compare("reference", &mut engine);
         let threads = [1, 3].map(|threads| {
-            let engine = NativeEngine::with_training(&model, &parameters, &split, BATCH, &optimizer, threads);
+            let engine = NativeEngine::new(&model, &parameters, threads)
+                .and_then(|engine| engine.and_training(&split, BATCH, &optimizer));
             compare("native", &mut engine.unwrap())
         });
         assert_eq!(threads[0].state, threads[1].state, "seed {seed}: one thread and three");
-        let engine = GpuEngine::with_training(gpu(), &model, &parameters, &split, BATCH, &optimizer);
+        let engine = GpuEngine::new(gpu(), &model, &parameters)
+            .and_then(|engine| engine.and_training(&split, BATCH, &optimizer));
         compare("gpu", &mut engine.unwrap());
     }
     assert!(failures.is_empty(), "{} of {}:\n{}", failures.len(), seeds.len(), failures.join("\n"));
@@ -377,7 +379,7 @@ fn wrong_gradient(model: &Model, program: &Program, seed: u64) -> Option<String>
 fn gradients_of_graphs_at_random_agree_with_finite_differences() {
     for seed in seeds() {
         let model = draw_model(seed);
-        let program = lower(&model, Mode::Train, BATCH, &Unfused).unwrap();
+        let program = lower(&model, Mode::Train, BATCH, None).unwrap();
         let wrong = wrong_gradient(&model, &program, seed);
         assert_eq!(wrong, None, "seed {seed}:\n{model:?}\n{program}");
     }
@@ -388,24 +390,12 @@ fn gradients_of_graphs_at_random_agree_with_finite_differences() {
 struct Fused;
 
 impl Fusion for Fused {
-    fn relu(&self) -> bool {
-        true
-    }
-
     fn pool(&self, _: &Conv2dDims, _: &Pool2dDims) -> bool {
         true
     }
 
     fn unpool(&self, conv: &Conv2dDims, _: &Pool2dDims, _: bool) -> bool {
         conv.o.is_multiple_of(2)
-    }
-
-    fn fold(&self) -> bool {
-        true
-    }
-
-    fn reuse(&self) -> bool {
-        true
     }
 }
 
@@ -431,8 +421,8 @@ fn fusion_and_reuse_change_nothing() {
     for &seed in &seeds {
         let model = draw_model(seed);
         for mode in [Mode::Train, Mode::Infer] {
-            let plain = lower(&model, mode, BATCH, &Unfused).unwrap();
-            let all = lower(&model, mode, BATCH, &Fused).unwrap();
+            let plain = lower(&model, mode, BATCH, None).unwrap();
+            let all = lower(&model, mode, BATCH, Some(&Fused)).unwrap();
             assert_eq!(different(&model, [&plain, &all], seed), None, "seed {seed}:\n{plain}\n{all}");
             fused += usize::from(all.steps.len() < plain.steps.len());
             let of_buffers = |program: &Program| {
@@ -451,7 +441,7 @@ fn found(of: impl Fn(&mut Program) -> bool) -> (usize, usize) {
     let (mut broken, mut caught) = (0, 0);
     for seed in 1..=60 {
         let model = draw_model(seed);
-        let right = lower(&model, Mode::Train, BATCH, &Fused).unwrap();
+        let right = lower(&model, Mode::Train, BATCH, Some(&Fused)).unwrap();
         let mut wrong = right.clone();
         if of(&mut wrong) {
             broken += 1;
@@ -546,7 +536,7 @@ fn steps_read_only_what_was_written() {
     for seed in seeds() {
         let model = draw_model(seed);
         for mode in [Mode::Train, Mode::Infer] {
-            let program = lower(&model, mode, BATCH, &Fused).unwrap();
+            let program = lower(&model, mode, BATCH, Some(&Fused)).unwrap();
             let mut written = BTreeSet::new();
             for step in program.once.iter().chain(&program.steps) {
                 for id in &step.reads {

@@ -94,7 +94,7 @@ fn agrees_with_keras(name: &str, gpu: &Gpu) {
     let truth = Fixture::load(name);
     let (parameters, split) = keras_start(&truth);
     let model = Model::load(name).unwrap();
-    let mut engine = GpuEngine::with_training(gpu, &model, &parameters, &split, 32, &ADAM).unwrap();
+    let mut engine = GpuEngine::new(gpu, &model, &parameters).unwrap().and_training(&split, 32, &ADAM).unwrap();
     walks_with_keras(&truth, &mut engine, |engine| engine.last_logits().unwrap());
 }
 
@@ -122,8 +122,10 @@ fn a_prepared_device_compiles_nothing_more_and_trains_to_the_same_bits() {
                 GpuEngine::prepare_training(&gpu, &model, 32, &optimizer, SharedTiles::default(), &|| wanted).unwrap();
             }
             let before = gpu.compiled_kernels();
-            let mut engine =
-                GpuEngine::with_training(&gpu, &model, &initial(&model, 1), &split, 32, &optimizer).unwrap();
+            let mut engine = GpuEngine::new(&gpu, &model, &initial(&model, 1))
+                .unwrap()
+                .and_training(&split, 32, &optimizer)
+                .unwrap();
             let more = gpu.compiled_kernels() - before;
             assert_eq!(more == 0, prepare, "{name}: {more} kernels compiled, {before} before");
             engine.train_epoch(&epoch(70, 32, &optimizer, 1), &mut go).unwrap();
@@ -184,7 +186,8 @@ fn reference_agrees_with_keras() {
 fn curves_agree(model: &Model, samples: usize, batch_size: usize, epochs: u64, optimizer: &Optimizer, tolerance: f64) {
     let split = made_data(samples);
     let parameters = initial(model, 5);
-    let mut on_gpu = GpuEngine::with_training(gpu(), model, &parameters, &split, batch_size, optimizer).unwrap();
+    let mut on_gpu =
+        GpuEngine::new(gpu(), model, &parameters).unwrap().and_training(&split, batch_size, optimizer).unwrap();
     let mut on_cpu = ReferenceEngine::<f64>::new(model, &parameters, &split, batch_size, optimizer).unwrap();
     let batches = samples.div_ceil(batch_size) as u64;
     for number in 0..epochs {
@@ -269,7 +272,8 @@ fn the_same_seed_gives_the_same_bits() {
     let model = Model::cnn();
     let mut runs = Vec::new();
     for seed in [1, 1, 2] {
-        let mut engine = GpuEngine::with_training(gpu(), &model, &initial(&model, seed), &split, 32, &ADAM).unwrap();
+        let mut engine =
+            GpuEngine::new(gpu(), &model, &initial(&model, seed)).unwrap().and_training(&split, 32, &ADAM).unwrap();
         let options =
             TrainOptions { epochs: 2, samples: 200, batch_size: 32, seed, optimizer: ADAM, pause_after: None };
         train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |_| {})
@@ -293,7 +297,8 @@ fn validation_follows_each_epoch_and_changes_nothing() {
     let options = TrainOptions { epochs: 2, samples: 64, batch_size: 32, seed: 1, optimizer: ADAM, pause_after: None };
     let mut weights = Vec::new();
     for validation in [Split::default(), validation] {
-        let mut engine = GpuEngine::with_training(gpu(), &model, &initial(&model, 1), &split, 32, &ADAM).unwrap();
+        let mut engine =
+            GpuEngine::new(gpu(), &model, &initial(&model, 1)).unwrap().and_training(&split, 32, &ADAM).unwrap();
         assert!(engine.last_gradients().unwrap().is_empty(), "no step was made yet");
         let trained =
             train(&mut engine, &options, Position::default(), &validation, &AtomicBool::new(false), &mut |event| {
@@ -316,7 +321,8 @@ fn validation_follows_each_epoch_and_changes_nothing() {
 fn one_batch_is_overfitted() {
     let split = made_data(32);
     let model = Model::cnn();
-    let mut engine = GpuEngine::with_training(gpu(), &model, &initial(&model, 1), &split, 32, &ADAM).unwrap();
+    let mut engine =
+        GpuEngine::new(gpu(), &model, &initial(&model, 1)).unwrap().and_training(&split, 32, &ADAM).unwrap();
     let options = TrainOptions { epochs: 60, samples: 32, batch_size: 32, seed: 1, optimizer: ADAM, pause_after: None };
     let trained =
         train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |_| {})
@@ -334,8 +340,9 @@ fn a_step_of_the_cnn_is_few_dispatches() {
     let model = Model::cnn();
     let shared = Gpu::open(&GpuOptions { tiling: Some(Tiling::Shared), ..GpuOptions::default() }).unwrap();
     for (gpu, most) in [(gpu(), 18), (&shared, 14)] {
-        let engine = GpuEngine::with_training(gpu, &model, &initial(&model, 1), &made_data(32), 32, &ADAM).unwrap();
-        let entries = engine.step_entries();
+        let engine =
+            GpuEngine::new(gpu, &model, &initial(&model, 1)).unwrap().and_training(&made_data(32), 32, &ADAM).unwrap();
+        let entries: Vec<_> = engine.steps().unwrap().dispatches().iter().map(|dispatch| dispatch.entry).collect();
         assert!(entries.len() <= most, "{}: {entries:?}", entries.len());
         assert_eq!(entries.last(), Some(&"adam_step"));
     }
@@ -388,7 +395,8 @@ fn glorot_limits_are_those_of_keras() {
 fn an_interrupt_ends_after_the_work_in_flight() {
     let split = made_data(320);
     let model = Model::mlp();
-    let mut engine = GpuEngine::with_training(gpu(), &model, &initial(&model, 1), &split, 1, &ADAM).unwrap();
+    let mut engine =
+        GpuEngine::new(gpu(), &model, &initial(&model, 1)).unwrap().and_training(&split, 1, &ADAM).unwrap();
     let interrupt = AtomicBool::new(false);
     let options =
         TrainOptions { epochs: 1000, samples: 320, batch_size: 1, seed: 1, optimizer: ADAM, pause_after: None };
@@ -408,7 +416,7 @@ fn an_engine_without_a_training_set_refuses_to_train() {
     let model = Model::mlp();
     let parameters = initial(&model, 1);
     let mut on_gpu = GpuEngine::new(gpu(), &model, &parameters).unwrap();
-    assert!(matches!(on_gpu.time_step(1), Err(EngineError::NoTraining)));
+    assert!(matches!(on_gpu.steps(), Err(EngineError::NoTraining)));
     let mut native = NativeEngine::new(&model, &parameters, 1).unwrap();
     assert!(matches!(native.time_step(1), Err(EngineError::NoTraining)));
     let mut reference = ReferenceEngine::<f32>::new(&model, &parameters, &Split::default(), 8, &ADAM).unwrap();
@@ -427,10 +435,10 @@ fn an_engine_without_a_training_set_refuses_to_train() {
 fn timing_refuses_a_training_set_that_is_too_small() {
     let (model, split) = (Model::mlp(), made_data(20));
     let parameters = initial(&model, 1);
-    let mut on_gpu = GpuEngine::with_training(gpu(), &model, &parameters, &split, 8, &ADAM).unwrap();
-    assert_eq!(on_gpu.time_step(2).unwrap().seconds[0].len(), 2);
-    assert!(matches!(on_gpu.time_step(3), Err(EngineError::Samples { .. })));
-    let mut native = NativeEngine::with_training(&model, &parameters, &split, 21, &ADAM, 1).unwrap();
+    let on_gpu = GpuEngine::new(gpu(), &model, &parameters).unwrap().and_training(&split, 8, &ADAM).unwrap();
+    assert_eq!(on_gpu.steps().unwrap().time(2).unwrap().seconds[0].len(), 2);
+    assert!(matches!(on_gpu.steps().unwrap().time(3), Err(EngineError::Samples { .. })));
+    let mut native = NativeEngine::new(&model, &parameters, 1).unwrap().and_training(&split, 21, &ADAM).unwrap();
     assert!(matches!(native.time_step(1), Err(EngineError::Samples { .. })));
 }
 
@@ -479,7 +487,8 @@ fn a_loss_that_is_not_finite_stops_training() {
     let split = made_data(64);
     let model = Model::mlp();
     let optimizer = Optimizer::Sgd(SgdConfig { learning_rate: 1e20, momentum: 0.0 });
-    let mut engine = GpuEngine::with_training(gpu(), &model, &initial(&model, 1), &split, 8, &optimizer).unwrap();
+    let mut engine =
+        GpuEngine::new(gpu(), &model, &initial(&model, 1)).unwrap().and_training(&split, 8, &optimizer).unwrap();
     let options = TrainOptions { epochs: 5, samples: 64, batch_size: 8, seed: 1, optimizer, pause_after: None };
     let trained =
         train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |_| {})
@@ -498,7 +507,8 @@ fn genuine_fashion_mnist_is_learnt() {
             images: train_split.images[..samples * 784].to_vec(),
             labels: train_split.labels[..samples].to_vec(),
         };
-        let mut engine = GpuEngine::with_training(gpu, &model, &initial(&model, 1), &split, 32, &ADAM).unwrap();
+        let mut engine =
+            GpuEngine::new(gpu, &model, &initial(&model, 1)).unwrap().and_training(&split, 32, &ADAM).unwrap();
         let options = TrainOptions { epochs, samples, batch_size: 32, seed: 1, optimizer: ADAM, pause_after: None };
         train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |_| {})
             .unwrap();

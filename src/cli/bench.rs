@@ -222,16 +222,17 @@ impl Bench<'_> {
                 let tiles = self.tune.tiles(gpu, self.model, batch_size, &optimizer);
                 let begin = Instant::now();
                 let (model, split) = (self.model, self.split);
-                let mut engine = GpuEngine::with_tiles(gpu, model, &parameters, split, batch_size, &optimizer, tiles)?;
+                let engine = GpuEngine::new(gpu, model, &parameters)?.with_tiles(tiles);
+                let mut engine = engine.and_training(split, batch_size, &optimizer)?;
                 let speeds = self.training_speeds(&mut engine, begin, batch_size, &optimizer)?;
-                let host = (engine.step_dispatches().len(), engine.host_seconds_per_step());
+                let steps = engine.steps()?;
+                let host = (steps.dispatches().len(), steps.host_seconds_per_step());
                 self.note("train", batch_size, speeds, host)
             }
             Target::Native(threads) => {
                 let begin = Instant::now();
-                let (model, split) = (self.model, self.split);
-                let mut engine =
-                    NativeEngine::with_training(model, &parameters, split, batch_size, &optimizer, threads)?;
+                let engine = NativeEngine::new(self.model, &parameters, threads)?;
+                let mut engine = engine.and_training(self.split, batch_size, &optimizer)?;
                 let speeds = self.training_speeds(&mut engine, begin, batch_size, &optimizer)?;
                 self.note("train", batch_size, speeds, (0, 0.0))
             }
@@ -265,7 +266,7 @@ impl Bench<'_> {
             Target::Gpu(gpu) => {
                 let engine = GpuEngine::new(gpu, self.model, &parameters)?;
                 let mut evaluator = engine.evaluator(self.split, batch_size)?;
-                let speeds = self.inference_speeds(begin, |stop| Ok(evaluator.run(stop)?))?;
+                let speeds = self.inference_speeds(begin, |stop| Ok(evaluator.run_all(stop)?))?;
                 (speeds, (evaluator.dispatches().len(), evaluator.host_seconds_per_step()))
             }
             Target::Native(threads) => {

@@ -167,21 +167,23 @@ pub fn run(args: ProfileArgs, global: &Global) -> Result<ExitCode> {
     let (timings, dispatches, step_us, host_us_per_step) = match args.mode {
         Mode::Train => {
             let tiles = args.tune.tiles(&gpu, &model, batch_size, &optimizer);
-            let mut engine = GpuEngine::with_tiles(&gpu, &model, &parameters, &split, batch_size, &optimizer, tiles)?;
+            let engine = GpuEngine::new(&gpu, &model, &parameters)?.with_tiles(tiles);
+            let mut engine = engine.and_training(&split, batch_size, &optimizer)?;
             let epoch = Epoch {
                 done: Totals::default(),
                 order: (0..split.len() as u32).collect(),
                 step_sizes: (0..(split.len() / batch_size) as u64).map(|i| optimizer.step_size(i + 1)).collect(),
             };
-            let timings = engine.time_step(steps)?;
+            let timings = engine.steps()?.time(steps)?;
             let step_us = whole_step(|| Ok(engine.train_epoch(&epoch, &mut |_| ControlFlow::Continue(()))?))?;
-            (timings, engine.step_dispatches(), step_us, 1e6 * engine.host_seconds_per_step())
+            let steps = engine.steps()?;
+            (timings, steps.dispatches(), step_us, 1e6 * steps.host_seconds_per_step())
         }
         Mode::Inference => {
             let engine = GpuEngine::new(&gpu, &model, &parameters)?;
             let mut evaluator = engine.evaluator(&split, batch_size)?;
-            let timings = evaluator.time_batch(steps)?;
-            let step_us = whole_step(|| Ok(evaluator.run(&mut |_| ControlFlow::Continue(()))?))?;
+            let timings = evaluator.time(steps)?;
+            let step_us = whole_step(|| Ok(evaluator.run_all(&mut |_| ControlFlow::Continue(()))?))?;
             (timings, evaluator.dispatches(), step_us, 1e6 * evaluator.host_seconds_per_step())
         }
     };

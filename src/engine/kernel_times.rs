@@ -1,6 +1,6 @@
 //! The duration of each kernel of a training step, for reports.
 
-use super::{EngineError, GpuEngine, NativeEngine, Optimizer, pixels};
+use super::{EngineError, GpuEngine, NativeEngine, Optimizer, blank};
 use crate::data::Split;
 use crate::gpu::Gpu;
 use crate::gpu::timing::Clock;
@@ -50,18 +50,17 @@ impl KernelTimes {
         optimizer: &Optimizer,
         tiles: SharedTiles,
     ) -> Result<KernelTimes, EngineError> {
-        let samples = (STEPS + 2) * batch_size;
-        let split = Split { images: vec![0; samples * pixels(model)], labels: vec![0; samples] };
-        let initial = initial_parameters(&model.parameters()?, 0);
-        let mut engine = GpuEngine::with_tiles(gpu, model, &initial, &split, batch_size, optimizer, tiles)?;
-        let timings = engine.time_step(STEPS)?;
-        let dispatches = engine.step_dispatches();
+        let engine = GpuEngine::new(gpu, model, &initial_parameters(&model.parameters()?, 0))?.with_tiles(tiles);
+        let engine = engine.and_training(&blank(model, (STEPS + 2) * batch_size), batch_size, optimizer)?;
+        let timings = engine.steps()?.time(STEPS)?;
+        let dispatches = engine.steps()?.dispatches();
         let clock = match timings.clock {
             Clock::Timestamps => "timestamps",
             Clock::Submissions => "submissions",
         };
         let times = dispatches.iter().map(|dispatch| dispatch.entry).zip(timings.seconds.iter().map(Vec::as_slice));
-        Ok(Self::of(&gpu.info().name, batch_size, clock, times))
+        let (device, clock, kernels) = (gpu.info().name.clone(), clock.to_string(), kernels(times));
+        Ok(KernelTimes { device, batch_size, clock, kernels })
     }
 
     /// The same for the native engine on `device`, in one thread, with the given parameters and the images of `split`, repeated to fill a
@@ -82,38 +81,34 @@ impl KernelTimes {
             Split { images: samples.clone().flat_map(|i| split.image(i)).copied().collect(), labels: Vec::new() };
         batch.labels = samples.map(|i| split.labels[i]).collect();
         if batch.is_empty() {
-            return Err(EngineError::Samples { reason: "there are none to time a step with".to_string() });
+            return Err(EngineError::Samples("there are none to time a step with".to_string()));
         }
-        let mut engine = NativeEngine::with_training(model, parameters, &batch, batch_size, optimizer, 1)?;
+        let mut engine = NativeEngine::new(model, parameters, 1)?.and_training(&batch, batch_size, optimizer)?;
         let times = engine.time_step(STEPS)?;
         let times = times.iter().map(|(name, seconds)| (name.as_str(), seconds.as_slice()));
-        Ok(Self::of(device, batch_size, "one thread", times))
+        let (device, clock, kernels) = (device.to_string(), "one thread".to_string(), kernels(times));
+        Ok(KernelTimes { device, batch_size, clock, kernels })
     }
+}
 
-    /// Sums up the seconds of each call in some rounds.
-    fn of<'a>(
-        device: &str,
-        batch_size: usize,
-        clock: &str,
-        times: impl Iterator<Item = (&'a str, &'a [f64])>,
-    ) -> KernelTimes {
-        let mut kernels: Vec<KernelTime> = Vec::new();
-        for (name, rounds) in times {
-            let at = kernels.iter().position(|k| k.kernel == name).unwrap_or_else(|| {
-                let kernel = name.to_string();
-                kernels.push(KernelTime { kernel, calls: 0, median_us: 0.0, percent_of_step: 0.0 });
-                kernels.len() - 1
-            });
-            kernels[at].calls += 1;
-            kernels[at].median_us += 1e6 * median(rounds);
-        }
-        let total: f64 = kernels.iter().map(|k| k.median_us).sum();
-        for kernel in &mut kernels {
-            kernel.percent_of_step = 100.0 * kernel.median_us / total;
-        }
-        kernels.sort_by(|a, b| b.median_us.total_cmp(&a.median_us));
-        KernelTimes { device: device.to_string(), batch_size, clock: clock.to_string(), kernels }
+/// Sums up the seconds of each call in some rounds.
+fn kernels<'a>(times: impl Iterator<Item = (&'a str, &'a [f64])>) -> Vec<KernelTime> {
+    let mut kernels: Vec<KernelTime> = Vec::new();
+    for (name, rounds) in times {
+        let at = kernels.iter().position(|k| k.kernel == name).unwrap_or_else(|| {
+            let kernel = name.to_string();
+            kernels.push(KernelTime { kernel, calls: 0, median_us: 0.0, percent_of_step: 0.0 });
+            kernels.len() - 1
+        });
+        kernels[at].calls += 1;
+        kernels[at].median_us += 1e6 * median(rounds);
     }
+    let total: f64 = kernels.iter().map(|k| k.median_us).sum();
+    for kernel in &mut kernels {
+        kernel.percent_of_step = 100.0 * kernel.median_us / total;
+    }
+    kernels.sort_by(|a, b| b.median_us.total_cmp(&a.median_us));
+    kernels
 }
 
 fn median(values: &[f64]) -> f64 {

@@ -6,7 +6,7 @@ mod native;
 mod reference;
 mod steps;
 
-pub use gpu::{Evaluator, GpuEngine, TileChoices, autotune};
+pub use gpu::{Batches, GpuEngine, TileChoices, autotune};
 pub use kernel_times::{KernelTime, KernelTimes};
 pub use native::NativeEngine;
 pub use reference::{Batch, Pass, ReferenceEngine};
@@ -30,27 +30,21 @@ pub enum EngineError {
     /// The model cannot be built.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// The model cannot be lowered for the batch size.
+    #[error(transparent)]
+    Lower(#[from] LowerError),
     /// The images, the labels or their order are invalid: the kernels index by them unchecked.
-    #[error("the samples cannot be used: {reason}")]
-    Samples {
-        /// The reason.
-        reason: String,
-    },
+    #[error("the samples cannot be used: {0}")]
+    Samples(String),
     /// The state to restore belongs to another model or optimizer.
-    #[error("the state does not fit: {reason}")]
-    State {
-        /// What does not fit, with names and numbers.
-        reason: String,
-    },
+    #[error("the state does not fit: {0}")]
+    State(String),
     /// The engine was created without a training set.
     #[error("the engine was created for evaluation only; create one with a training set")]
     NoTraining,
-    /// There is not enough memory for a tensor.
-    #[error("not enough memory for a tensor of {bytes} bytes; use a smaller batch size")]
-    Memory {
-        /// The size of the tensor.
-        bytes: usize,
-    },
+    /// There is not enough memory for a tensor of that many bytes.
+    #[error("not enough memory for a tensor of {0} bytes; use a smaller batch size")]
+    Memory(usize),
     /// The threads of the native engine could not be started.
     #[error("could not start {threads} thread{}: {reason}; use fewer threads", if *threads == 1 { "" } else { "s" })]
     Threads {
@@ -84,25 +78,6 @@ pub enum EngineError {
         /// The adapter.
         adapter: String,
     },
-    /// A layer cannot be computed at the batch size.
-    #[error("layer `{layer}` at batch size {batch_size}: {reason}")]
-    Batch {
-        /// The layer.
-        layer: String,
-        /// The batch size.
-        batch_size: usize,
-        /// The reason.
-        reason: String,
-    },
-}
-
-impl From<LowerError> for EngineError {
-    fn from(error: LowerError) -> Self {
-        match error {
-            LowerError::Model(error) => EngineError::Model(error),
-            LowerError::Batch { layer, batch, reason } => EngineError::Batch { layer, batch_size: batch, reason },
-        }
-    }
 }
 
 /// An optimizer with its settings.
@@ -212,7 +187,7 @@ impl State {
     /// # Errors
     /// A tensor has another length.
     pub fn check(&self, parameters: &[Parameter], slots: &[&str]) -> Result<(), EngineError> {
-        let fail = |reason| Err(EngineError::State { reason });
+        let fail = |reason| Err(EngineError::State(reason));
         if self.slots.len() != slots.len() {
             return fail(format!("{} kinds of optimizer state, expected: {}", self.slots.len(), slots.join(", ")));
         }
@@ -247,39 +222,40 @@ fn pixels(model: &Model) -> usize {
     model.input.iter().product()
 }
 
+/// Returns blank images, to measure a model on.
+fn blank(model: &Model, samples: usize) -> Split {
+    Split { images: vec![0; samples * pixels(model)], labels: vec![0; samples] }
+}
+
 /// Checks that a split has a label for each image, that each label is a class, and that the images have the size that the model reads.
-///
-/// # Errors
-/// They do not match, or a label is not a class.
 fn check_split(split: &Split, model: &Model) -> Result<(), EngineError> {
     let samples = split.len();
     if split.images.len() != samples * pixels(model) {
-        let reason = format!("{} bytes of images for {samples} labels", split.images.len());
-        return Err(EngineError::Samples { reason });
+        return Err(EngineError::Samples(format!("{} bytes of images for {samples} labels", split.images.len())));
     }
     let classes = model.classes();
     if let Some(i) = split.labels.iter().position(|&label| usize::from(label) >= classes) {
         let reason = format!("sample {i} has the label {}, but the largest is {}", split.labels[i], classes - 1);
-        return Err(EngineError::Samples { reason });
+        return Err(EngineError::Samples(reason));
     }
     Ok(())
 }
 
 /// Checks that an order names only existing samples.
-///
-/// # Errors
-/// It names a sample that does not exist.
 fn check_order(order: &[u32], samples: usize) -> Result<(), EngineError> {
     match order.iter().find(|&&index| index as usize >= samples) {
-        Some(index) => Err(EngineError::Samples {
-            reason: format!("the order names sample {index}, but there are only {samples}"),
-        }),
+        Some(index) => {
+            Err(EngineError::Samples(format!("the order names sample {index}, but there are only {samples}")))
+        }
         None => Ok(()),
     }
 }
 
 /// Called several times per second with the sums so far; `Break` stops after the work in flight.
 pub type OnProgress<'a> = &'a mut dyn FnMut(&Totals) -> ControlFlow<()>;
+
+/// Called several times per second with the number of images done so far; `Break` stops after those.
+pub type OnImages<'a> = &'a mut dyn FnMut(usize) -> ControlFlow<()>;
 
 /// An engine that trains and evaluates one model: on the GPU, on the CPU, or by the plain loops.
 pub trait Engine: std::fmt::Debug {
@@ -298,16 +274,11 @@ pub trait Engine: std::fmt::Debug {
 
     /// Returns the probabilities `[n, classes]` of `n` images, one byte for each value.
     ///
-    /// Calls `on_progress` several times per second with the number of images done so far, the last time with all of them. On
-    /// `Break` it returns the probabilities of those images only.
+    /// The last call of `on_progress` is with all of them; on `Break` it returns the probabilities of those done only.
     ///
     /// # Errors
     /// The device failed.
-    fn predict(
-        &mut self,
-        images: &[u8],
-        on_progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
-    ) -> Result<Vec<f32>, EngineError>;
+    fn predict(&mut self, images: &[u8], on_progress: OnImages<'_>) -> Result<Vec<f32>, EngineError>;
 
     /// Returns the parameters in the order of [`crate::model::Model::parameters`].
     ///

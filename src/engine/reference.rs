@@ -4,17 +4,15 @@
 
 use super::steps::{Answers, compute, found, found_in};
 use super::{
-    Engine, EngineError, Epoch, NonFinite, OnProgress, Optimizer, State, Totals, check_order, check_split, for_all,
-    only_trained, pixels,
+    Engine, EngineError, Epoch, NonFinite, OnImages, OnProgress, Optimizer, State, Totals, check_order, check_split,
+    for_all, only_trained, pixels,
 };
 use crate::cpu::real::Real;
 use crate::cpu::softmax_xent::softmax_xent_totals;
 use crate::cpu::{adam, batch_gather, sgd};
 use crate::data::Split;
-use crate::lower::{Buffer, Id, Mode, Place, Program, Tensor, Unfused, lower};
+use crate::lower::{Buffer, Id, Mode, Place, Program, Tensor, lower};
 use crate::model::{Model, Parameter};
-use crate::ops::sgd::SgdConfig;
-use std::ops::ControlFlow;
 
 /// Multiply-adds of the images that are predicted between two reports of progress: a small fraction of a second.
 const PREDICTED_WORK: usize = 100_000_000;
@@ -79,39 +77,28 @@ impl<T: Real> Pass<T> {
         let classes = program.classes;
         let (mut probabilities, mut loss, mut correct) = (vec![T::ZERO; n * classes], vec![T::ZERO; n], vec![0; n]);
         for step in program.once.iter().chain(&program.steps) {
-            let is_index = |id: &&Id| program.tensor(**id).is_index;
-            let reads: Vec<Vec<T>> = step
-                .reads
-                .iter()
-                .filter(|id| !is_index(id))
-                .map(|&id| {
-                    let tensor = program.tensor(id);
-                    match tensor.place {
-                        Place::Images => batch.x.clone(),
-                        Place::Parameter(i) => parameters[i].clone(),
-                        Place::Gradient(i) => gradients[i].clone(),
-                        Place::Constant(value) => vec![T::from_f64(f64::from(value)); tensor.len()],
-                        Place::Buffer(i) => buffers[i].clone(),
-                    }
-                })
-                .collect();
-            let mut writes: Vec<Vec<T>> = step
-                .writes
-                .iter()
-                .filter(|id| !is_index(id))
-                .map(|&id| {
-                    let tensor = program.tensor(id);
-                    match tensor.place {
-                        // Moved from where it is.
-                        Place::Parameter(i) => parameters[i].clone(),
-                        _ => vec![T::ZERO; tensor.len_for(n)],
-                    }
-                })
-                .collect();
-            let position = step.reads.iter().chain(&step.writes).find(is_index).map(|&id| program.tensor(id));
-            let argmax = match position.map(|tensor| tensor.place) {
-                Some(Place::Buffer(i)) => &mut indices[i][..],
-                _ => &mut [],
+            let numbers = |ids: &[Id]| -> Vec<&Tensor> {
+                ids.iter().map(|id| program.tensor(*id)).filter(|tensor| !tensor.is_index).collect()
+            };
+            let (read, written) = (numbers(&step.reads), numbers(&step.writes));
+            let reads = read.iter().map(|tensor| match tensor.place {
+                Place::Images => batch.x.clone(),
+                Place::Parameter(i) => parameters[i].clone(),
+                Place::Gradient(i) => gradients[i].clone(),
+                Place::Constant(value) => vec![T::from_f64(f64::from(value)); tensor.len()],
+                Place::Buffer(i) => buffers[i].clone(),
+            });
+            let reads: Vec<Vec<T>> = reads.collect();
+            let writes = written.iter().map(|tensor| match tensor.place {
+                // Moved from where it is.
+                Place::Parameter(i) => parameters[i].clone(),
+                _ => vec![T::ZERO; tensor.len_for(n)],
+            });
+            let mut writes: Vec<Vec<T>> = writes.collect();
+            let mut positions = step.reads.iter().chain(&step.writes).map(|id| program.tensor(*id));
+            let argmax = match positions.find(|tensor| tensor.is_index).and_then(Tensor::buffer) {
+                Some(i) => &mut indices[i][..],
+                None => &mut [],
             };
             let mut answers = Answers {
                 labels: &batch.labels,
@@ -123,8 +110,8 @@ impl<T: Real> Pass<T> {
             let x: Vec<&[T]> = reads.iter().map(|values| &values[..]).collect();
             let mut y: Vec<&mut [T]> = writes.iter_mut().map(|values| &mut values[..]).collect();
             compute(&step.op, n, &x, &mut y, argmax, &mut answers);
-            for (&id, values) in step.writes.iter().filter(|id| !is_index(id)).zip(writes) {
-                match program.tensor(id).place {
+            for (tensor, values) in written.iter().zip(writes) {
+                match tensor.place {
                     Place::Parameter(i) => parameters[i] = values,
                     Place::Gradient(i) => gradients[i] = values,
                     Place::Buffer(i) => buffers[i] = values,
@@ -206,7 +193,7 @@ impl<T: Real> ReferenceEngine<T> {
     }
 
     fn pass(&self, mode: Mode, batch: &Batch<T>) -> Result<Pass<T>, EngineError> {
-        let program = lower(&self.model, mode, batch.labels.len(), &Unfused)?;
+        let program = lower(&self.model, mode, batch.labels.len(), None)?;
         Ok(Pass::run(program, &self.parameters, batch))
     }
 
@@ -221,20 +208,17 @@ impl<T: Real> ReferenceEngine<T> {
     ) -> Result<(Vec<Vec<T>>, Vec<T>), EngineError> {
         let pixels = pixels(model);
         if image.len() != pixels {
-            return Err(EngineError::Samples { reason: format!("an image has {pixels} pixels, not {}", image.len()) });
+            return Err(EngineError::Samples(format!("an image has {pixels} pixels, not {}", image.len())));
         }
-        let split = Split { images: image.to_vec(), labels: vec![0] };
-        let optimizer = Optimizer::Sgd(SgdConfig { learning_rate: 0.0, momentum: 0.0 });
-        let engine = Self::new(model, parameters, &Split::default(), 1, &optimizer)?;
-        let batch = Self::batch(&split, &[0], 0, 1);
-        let pass = engine.forward(&batch)?;
+        let batch = Self::batch(&Split { images: image.to_vec(), labels: vec![0] }, &[0], 0, 1);
+        let pass = Pass::run(lower(model, Mode::Infer, 1, None)?, &from_single(parameters), &batch);
         // A reshaping of the images is the images.
         let output = |&id: &Id| pass.values(id).unwrap_or(&batch.x).to_vec();
         Ok((pass.program.outputs.iter().map(output).collect(), pass.probabilities.clone()))
     }
 
     /// Makes one optimizer step with the given factor (see [`Optimizer::step_size`]).
-    pub fn update(&mut self, gradients: &[Vec<T>], step_size: f32) {
+    fn update(&mut self, gradients: &[Vec<T>], step_size: f32) {
         let alpha = T::from_f64(f64::from(step_size));
         for (i, g) in gradients.iter().enumerate().filter(|(i, _)| self.described[*i].role.is_trained()) {
             let w = &mut self.parameters[i];
@@ -250,13 +234,6 @@ impl<T: Real> ReferenceEngine<T> {
         }
     }
 
-    /// Makes one training step.
-    fn step(&mut self, batch: &Batch<T>, step_size: f32) -> Result<Pass<T>, EngineError> {
-        let mut pass = self.gradients(batch)?;
-        self.follow(&mut pass, step_size);
-        Ok(pass)
-    }
-
     /// Takes over the statistics that a pass has moved, and makes one optimizer step with its gradients.
     fn follow(&mut self, pass: &mut Pass<T>, step_size: f32) {
         self.parameters = std::mem::take(&mut pass.parameters);
@@ -265,22 +242,21 @@ impl<T: Real> ReferenceEngine<T> {
         self.gradients = gradients;
     }
 
-    /// Computes the batches of `order` with `compute`, starting after those of `done`, and adds up the results.
+    /// Calls `compute` for each batch of `samples` with its number and its first sample, starting after those of `done`, and adds up the
+    /// results.
     fn through(
         &mut self,
-        split: &Split,
-        order: &[u32],
+        samples: usize,
         done: Totals,
         on_progress: OnProgress<'_>,
-        mut compute: impl FnMut(&mut Self, usize, &Batch<T>) -> Result<Pass<T>, EngineError>,
+        mut compute: impl FnMut(&mut Self, usize, usize) -> Result<Pass<T>, EngineError>,
     ) -> Result<Totals, EngineError> {
         let mut totals = done;
-        for (index, first) in (0..order.len()).step_by(self.batch_size).enumerate().skip(done.batches) {
-            let batch = Self::batch(split, order, first, self.batch_size);
-            let pass = compute(self, index, &batch)?;
-            let (loss, correct) = softmax_xent_totals(batch.n_valid, &pass.loss, &pass.correct);
-            totals.add(loss.to_f64(), u64::from(correct), batch.n_valid);
-            if on_progress(&totals) == ControlFlow::Break(()) {
+        for (index, first) in (0..samples).step_by(self.batch_size).enumerate().skip(done.batches) {
+            let (pass, n_valid) = (compute(self, index, first)?, self.batch_size.min(samples - first));
+            let (loss, correct) = softmax_xent_totals(n_valid, &pass.loss, &pass.correct);
+            totals.add(loss.to_f64(), u64::from(correct), n_valid);
+            if on_progress(&totals).is_break() {
                 break;
             }
         }
@@ -296,9 +272,9 @@ impl<T: Real> ReferenceEngine<T> {
     }
 
     /// Makes one step of an epoch and searches its results for the first value that is not finite.
-    fn searched_step(&mut self, train: &Split, epoch: &Epoch, step: usize) -> Result<Option<NonFinite>, EngineError> {
+    fn searched_step(&mut self, epoch: &Epoch, step: usize) -> Result<Option<NonFinite>, EngineError> {
         let first = (step - 1) * self.batch_size;
-        let batch = Self::batch(train, &epoch.order, first, self.batch_size);
+        let batch = Self::batch(&self.train, &epoch.order, first, self.batch_size);
         let mut pass = self.gradients(&batch)?;
         let found_before = found_in(&pass.program, step, &pass.loss, |id| pass.values(id));
         if found_before.is_some() {
@@ -312,35 +288,28 @@ impl<T: Real> ReferenceEngine<T> {
             named.find_map(|(p, values)| found(step, format!("{kind}.{}", p.name), "optimizer step", values))
         }))
     }
-
-    /// The parameters in the precision of the engine.
-    pub fn exact_parameters(&self) -> &[Vec<T>] {
-        &self.parameters
-    }
 }
 
 impl<T: Real> Engine for ReferenceEngine<T> {
     fn train_epoch(&mut self, epoch: &Epoch, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
         self.check_training(epoch)?;
-        let train = std::mem::take(&mut self.train);
-        let totals = self.through(&train, &epoch.order, epoch.done, on_progress, |engine, index, batch| {
-            engine.step(batch, epoch.step_sizes[index])
-        });
-        self.train = train;
-        totals
+        self.through(epoch.order.len(), epoch.done, on_progress, |engine, index, first| {
+            let batch = Self::batch(&engine.train, &epoch.order, first, engine.batch_size);
+            let mut pass = engine.gradients(&batch)?;
+            engine.follow(&mut pass, epoch.step_sizes[index]);
+            Ok(pass)
+        })
     }
 
     fn evaluate(&mut self, split: &Split, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
         check_split(split, &self.model)?;
         let order: Vec<u32> = (0..split.len() as u32).collect();
-        self.through(split, &order, Totals::default(), on_progress, |engine, _, batch| engine.forward(batch))
+        self.through(split.len(), Totals::default(), on_progress, |engine, _, first| {
+            engine.forward(&Self::batch(split, &order, first, engine.batch_size))
+        })
     }
 
-    fn predict(
-        &mut self,
-        images: &[u8],
-        on_progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
-    ) -> Result<Vec<f32>, EngineError> {
+    fn predict(&mut self, images: &[u8], on_progress: OnImages<'_>) -> Result<Vec<f32>, EngineError> {
         let (pixels, classes) = (pixels(&self.model), self.model.classes());
         let n = images.len() / pixels;
         let split = Split { images: images.to_vec(), labels: vec![0; n] };
@@ -382,16 +351,8 @@ impl<T: Real> Engine for ReferenceEngine<T> {
 
     fn find_non_finite(&mut self, epoch: &Epoch, last: usize) -> Result<Option<NonFinite>, EngineError> {
         self.check_training(epoch)?;
-        let train = std::mem::take(&mut self.train);
-        let mut found = Ok(None);
-        for step in epoch.done.batches + 1..=last {
-            found = self.searched_step(&train, epoch, step);
-            if !matches!(found, Ok(None)) {
-                break;
-            }
-        }
-        self.train = train;
-        found
+        let mut steps = epoch.done.batches + 1..=last;
+        steps.find_map(|step| self.searched_step(epoch, step).transpose()).transpose()
     }
 
     fn last_gradients(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {

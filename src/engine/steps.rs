@@ -17,6 +17,8 @@ use crate::ops::{self, Form, SharedTiles};
 /// What the steps of a program use on a GPU.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct OnGpu<'a> {
+    /// The program.
+    pub(super) program: &'a Program,
     /// The sizes of the tiles in workgroup memory, on devices that use them.
     pub(super) tiles: SharedTiles,
     /// The tensors of the program.
@@ -33,19 +35,11 @@ pub(super) fn conv2d_form(gpu: &Gpu, tiles: SharedTiles, d: &cpu::conv2d::Conv2d
 }
 
 /// Records a step into a plan.
-///
-/// # Errors
-/// A tensor does not fit, or the device failed.
-pub(super) fn record(
-    plan: &mut PlanBuilder<'_>,
-    program: &Program,
-    step: &Step,
-    on: OnGpu<'_>,
-) -> Result<(), GpuError> {
+pub(super) fn record(plan: &mut PlanBuilder<'_>, step: &Step, on: &OnGpu<'_>) -> Result<(), GpuError> {
     let (gpu, tiles) = (plan.gpu(), on.tiles);
     let x: Vec<&Tensor> = step.reads.iter().map(|id| &on.tensors[id.0]).collect();
     let y: Vec<&Tensor> = step.writes.iter().map(|id| &on.tensors[id.0]).collect();
-    let classes = SoftmaxXentDims { n: program.batch, c: program.classes };
+    let classes = SoftmaxXentDims { n: on.program.batch, c: on.program.classes };
     match step.op {
         Op::Conv2d { d, relu, pool } => {
             let form = conv2d_form(gpu, tiles, &d, false);
@@ -83,22 +77,22 @@ pub(super) fn record(
         Op::Gelu => ops::gelu::record_forward(plan, y[0].len(), [x[0], y[0]]),
         Op::GeluBackward => ops::gelu::record_backward_x(plan, y[0].len(), [x[0], x[1], y[0]]),
         Op::Add => ops::add::record_forward(plan, y[0].len(), [x[0], x[1], y[0]]),
-        Op::BatchNormStatistics { d, momentum } => {
+        Op::BatchNormStatistics(d, momentum) => {
             let tensors = [x[0], on.totals.progress, y[0], y[1], y[2]];
             ops::batchnorm::record_statistics(plan, &d, momentum, tensors)
         }
         Op::BatchNormMoments => ops::batchnorm::record_moments(plan, x[0].len(), [x[0], x[1], y[0]]),
-        Op::BatchNorm { d, epsilon } => {
+        Op::BatchNorm(d, epsilon) => {
             ops::batchnorm::record_forward(plan, &d, epsilon, [x[0], x[1], x[2], x[3], y[0]])
         }
-        Op::BatchNormBackwardW { d, epsilon } => {
+        Op::BatchNormBackwardW(d, epsilon) => {
             ops::batchnorm::record_backward_w(plan, &d, epsilon, [x[0], x[1], x[2], y[0], y[1]])
         }
-        Op::BatchNormBackwardX { d, epsilon } => {
+        Op::BatchNormBackwardX(d, epsilon) => {
             let tensors = [x[0], x[1], x[2], x[3], x[4], x[5], y[0]];
             ops::batchnorm::record_backward_x(plan, &d, epsilon, tensors)
         }
-        Op::BatchNormFold { epsilon } => {
+        Op::BatchNormFold(epsilon) => {
             let o = x[1].len();
             let tensors = [x[0], x[1], x[2], x[3], x[4], x[5], y[0], y[1]];
             ops::batchnorm::record_fold(plan, [x[0].len() / o, o], epsilon, tensors)
@@ -192,7 +186,7 @@ pub(super) fn compute_rows(
         Op::MaxPool2dBackward(d) => cpu::pool2d::pool2d_max_backward_x(&d.for_images(n), argmax, x[0], y[0]),
         Op::MeanPool2d(reduction, d) => mean_forward(reduction, &d.for_images(n), x[0], y[0]),
         Op::MeanPool2dBackward(reduction, d) => mean_backward_x(reduction, &d.for_images(n), x[0], y[0]),
-        Op::Relu => cpu::relu::relu_forward(x[0], y[0]),
+        Op::Relu | Op::Loss | Op::Softmax => compute(op, n, x, y, argmax, answers),
         Op::ReluBackward => {
             y[0].copy_from_slice(x[1]);
             mask(x[0], y[0]);
@@ -200,26 +194,17 @@ pub(super) fn compute_rows(
         Op::Gelu => native::gelu::gelu_forward(x[0], y[0]),
         Op::GeluBackward => native::gelu::gelu_backward_x(x[0], x[1], y[0]),
         Op::Add => native::add::add_forward(x[0], x[1], y[0]),
-        Op::BatchNorm { d, epsilon } => {
+        Op::BatchNorm(d, epsilon) => {
             let d = cpu::batchnorm::BatchNormDims { n, ..d };
             native::batchnorm::batchnorm_forward(&d, epsilon, x[0], x[1], x[2], x[3], y[0]);
         }
-        Op::BatchNormBackwardX { d, epsilon } => {
+        Op::BatchNormBackwardX(d, epsilon) => {
             let d = cpu::batchnorm::BatchNormDims { n, ..d };
             native::batchnorm::batchnorm_backward_x(&d, epsilon, x[0], x[1], x[2], x[3], x[4], x[5], y[0]);
         }
-        Op::Loss => {
-            answers.compare(n, x[0]);
-            softmax_xent_backward_x(&answers.dims(n), x[0], answers.labels, answers.n_valid, y[0]);
+        Op::BatchNormStatistics(..) | Op::BatchNormBackwardW(..) | Op::BatchNormMoments | Op::BatchNormFold(_) => {
+            unreachable!("{op:?} is for the whole batch")
         }
-        Op::Softmax => {
-            answers.compare(n, x[0]);
-            y[0].copy_from_slice(answers.probabilities);
-        }
-        Op::BatchNormStatistics { .. }
-        | Op::BatchNormBackwardW { .. }
-        | Op::BatchNormMoments
-        | Op::BatchNormFold { .. } => unreachable!("{op:?} is for the whole batch"),
     }
 }
 
@@ -248,16 +233,16 @@ pub(super) fn compute_gradient(
 /// Computes a step that is for a whole batch of `n` rows, or for none, in the native engine.
 pub(super) fn compute_batch(op: &Op, n: usize, x: &[&[f32]], y: &mut [&mut [f32]]) {
     match (*op, y) {
-        (Op::BatchNormStatistics { d, momentum }, [moments, mean, variance]) => {
+        (Op::BatchNormStatistics(d, momentum), [moments, mean, variance]) => {
             let d = cpu::batchnorm::BatchNormDims { n, ..d };
             native::batchnorm::batchnorm_statistics(&d, momentum, x[0], moments, mean, variance);
         }
-        (Op::BatchNormBackwardW { d, epsilon }, [dscale, dshift]) => {
+        (Op::BatchNormBackwardW(d, epsilon), [dscale, dshift]) => {
             let d = cpu::batchnorm::BatchNormDims { n, ..d };
             native::batchnorm::batchnorm_backward_w(&d, epsilon, x[0], x[1], x[2], dscale, dshift);
         }
         (Op::BatchNormMoments, [moments]) => cpu::batchnorm::batchnorm_moments(x[0], x[1], moments),
-        (Op::BatchNormFold { epsilon }, [w, b]) => {
+        (Op::BatchNormFold(epsilon), [w, b]) => {
             let o = b.len();
             cpu::batchnorm::batchnorm_fold(o, epsilon, [x[0], x[1], x[2], x[3], x[4], x[5]], [w, b]);
         }
@@ -318,22 +303,22 @@ pub(super) fn compute<T: Real>(
         Op::Gelu => cpu::gelu::gelu_forward(x[0], y[0]),
         Op::GeluBackward => cpu::gelu::gelu_backward_x(x[0], x[1], y[0]),
         Op::Add => cpu::add::add_forward(x[0], x[1], y[0]),
-        Op::BatchNorm { d, epsilon } => {
+        Op::BatchNorm(d, epsilon) => {
             cpu::batchnorm::batchnorm_forward(&d, epsilon, x[0], x[1], x[2], x[3], y[0]);
         }
-        Op::BatchNormStatistics { d, momentum } => {
+        Op::BatchNormStatistics(d, momentum) => {
             let [moments, mean, variance] = y else { unreachable!("{op:?} writes three tensors") };
             cpu::batchnorm::batchnorm_statistics(&d, momentum, answers.n_valid, x[0], moments, mean, variance);
         }
         Op::BatchNormMoments => cpu::batchnorm::batchnorm_moments(x[0], x[1], y[0]),
-        Op::BatchNormBackwardW { d, epsilon } => {
+        Op::BatchNormBackwardW(d, epsilon) => {
             let [dscale, dshift] = y else { unreachable!("{op:?} writes two tensors") };
             cpu::batchnorm::batchnorm_backward_w(&d, epsilon, x[0], x[1], x[2], dscale, dshift);
         }
-        Op::BatchNormBackwardX { d, epsilon } => {
+        Op::BatchNormBackwardX(d, epsilon) => {
             cpu::batchnorm::batchnorm_backward_x(&d, epsilon, [x[0], x[1], x[2], x[3], x[4], x[5]], y[0]);
         }
-        Op::BatchNormFold { epsilon } => {
+        Op::BatchNormFold(epsilon) => {
             let [w, b] = y else { unreachable!("{op:?} writes two tensors") };
             cpu::batchnorm::batchnorm_fold(b.len(), epsilon, [x[0], x[1], x[2], x[3], x[4], x[5]], [w, b]);
         }

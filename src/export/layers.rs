@@ -31,7 +31,7 @@ pub(super) enum Features {
 pub(super) fn features(shape: &LayerShape) -> Features {
     match &shape.layer {
         BatchNorm { .. } | Add | Relu | Gelu => Features::Kept,
-        Conv2d { .. } | MaxPool2d { .. } | AveragePool2d { .. } | SumPool2d { .. } | Dense { .. } => Features::Mixed,
+        Conv2d { .. } | MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) | Dense { .. } => Features::Mixed,
         Flatten => match shape.input[..] {
             // A single cell.
             [1, 1, _] => Features::Flattened { channels: 1 },
@@ -46,7 +46,7 @@ pub(super) fn torch_roles(layer: &Layer) -> &'static [Role] {
     match layer {
         Conv2d { .. } | Dense { .. } => &[Role::Weight, Role::Bias],
         BatchNorm { .. } => &[Role::Scale, Role::Shift, Role::Mean, Role::Variance],
-        MaxPool2d { .. } | AveragePool2d { .. } | SumPool2d { .. } | Add | Relu | Gelu | Flatten => &[],
+        MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) | Add | Relu | Gelu | Flatten => &[],
     }
 }
 
@@ -80,9 +80,9 @@ pub(super) fn onnx(shape: &LayerShape, name: &str, inputs: &[&str], channels_las
             graph.apply("Gemm", name, &reads, vec![int_attribute("transB", 1)]);
             return onnx_activation(*activation, name, graph);
         }
-        MaxPool2d { .. } => graph.apply("MaxPool", name, &[x], window_attributes(shape)),
-        AveragePool2d { .. } => graph.apply("AveragePool", name, &[x], window_attributes(shape)),
-        SumPool2d { .. } => onnx_sum_pool(shape, name, x, graph),
+        MaxPool2d(_) => graph.apply("MaxPool", name, &[x], window_attributes(shape)),
+        AveragePool2d(_) => graph.apply("AveragePool", name, &[x], window_attributes(shape)),
+        SumPool2d(_) => onnx_sum_pool(shape, name, x, graph),
         BatchNorm { momentum, epsilon, .. } => {
             let attributes = vec![float_attribute("epsilon", *epsilon), float_attribute("momentum", *momentum)];
             graph.apply("BatchNormalization", name, &reads, attributes);
@@ -191,7 +191,7 @@ pub(super) fn torch_constructor(shape: &LayerShape) -> Option<String> {
             let changed = ((1.0 - momentum) * 1e12).round() / 1e12;
             Some(format!("nn.{class}({channels}, eps={epsilon}, momentum={changed})"))
         }
-        MaxPool2d { .. } | AveragePool2d { .. } | SumPool2d { .. } | Add | Relu | Gelu | Flatten => None,
+        MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) | Add | Relu | Gelu | Flatten => None,
     }
 }
 
@@ -207,11 +207,11 @@ pub(super) fn torch(shape: &LayerShape, others: &[String], channels_last: bool, 
             let x = forward.variable();
             forward.value = torch_activation(*activation, format!("self.{}({x})", shape.name));
         }
-        MaxPool2d { .. } => torch_pool(shape, forward, |x, window, arguments| {
+        MaxPool2d(_) => torch_pool(shape, forward, |x, window, arguments| {
             // Padding never wins a maximum.
             format!("F.max_pool2d({}{arguments})", unevenly_padded(x, window, Some("-torch.inf")))
         }),
-        AveragePool2d { .. } => {
+        AveragePool2d(_) => {
             let window = Window::of(shape);
             let sum =
                 |x: &str, arguments: &str| format!("F.avg_pool2d({}{arguments})", unevenly_padded(x, &window, None));
@@ -232,7 +232,7 @@ pub(super) fn torch(shape: &LayerShape, others: &[String], channels_last: bool, 
                 forward.finish();
             }
         }
-        SumPool2d { .. } => torch_pool(shape, forward, |x, window, arguments| {
+        SumPool2d(_) => torch_pool(shape, forward, |x, window, arguments| {
             format!("F.avg_pool2d({}{arguments}, divisor_override=1)", unevenly_padded(x, window, None))
         }),
         BatchNorm { .. } => {
@@ -308,7 +308,7 @@ pub(super) fn uses_keras_gelu(layer: &Layer) -> bool {
     match layer {
         Conv2d { activation, .. } | Dense { activation, .. } => *activation == Activation::Gelu,
         Gelu => true,
-        MaxPool2d { .. } | AveragePool2d { .. } | SumPool2d { .. } | BatchNorm { .. } | Add | Relu | Flatten => false,
+        MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) | BatchNorm { .. } | Add | Relu | Flatten => false,
     }
 }
 
@@ -327,9 +327,9 @@ pub(super) fn keras(shapes: &[LayerShape], i: usize) -> Vec<String> {
             let activation = keras_activation(*activation);
             vec![format!("{line}{}{activation}, name=\"{name}\")", padding_argument(*padding))]
         }
-        MaxPool2d { padding, .. } => vec![keras_pool("MaxPooling2D", shape, *padding, name)],
-        AveragePool2d { padding, .. } => vec![keras_pool("AveragePooling2D", shape, *padding, name)],
-        SumPool2d { .. } => keras_sum_pool(shape, shapes),
+        MaxPool2d(of) => vec![keras_pool("MaxPooling2D", shape, of.padding, name)],
+        AveragePool2d(of) => vec![keras_pool("AveragePooling2D", shape, of.padding, name)],
+        SumPool2d(_) => keras_sum_pool(shape, shapes),
         BatchNorm { momentum, epsilon, scale, center } => {
             let mut line = format!("BatchNormalization(momentum={momentum}, epsilon={epsilon}");
             for (key, value) in [("scale", scale), ("center", center)] {

@@ -1,31 +1,26 @@
 //! The place of each tensor: tensors that are not needed at the same time share a buffer.
 
-use super::{Buffer, Id, Op, Place, Program, Tensor};
+use super::{Buffer, Id, Op, Place, Program, Step, Tensor};
 use std::collections::{BTreeSet, HashMap};
 
 /// Assigns a buffer to each tensor that a step writes: with `reuse` the buffers of others that are no longer needed. With `weights_last`,
 /// the steps for the gradients of weights read their tensors once more at the very end.
 pub(super) fn assign(program: &mut Program, reuse: bool, weights_last: bool) {
+    let steps: Vec<Step> = program.once.iter().chain(&program.steps).cloned().collect();
     let last = if reuse { last_uses(program, weights_last) } else { vec![None; program.tensors.len()] };
     let mut free: HashMap<Buffer, Vec<usize>> = HashMap::new();
-    let place = |program: &mut Program, free: &mut HashMap<Buffer, Vec<usize>>, id: Id| {
-        let tensor = &program.tensors[id.0];
-        if tensor.place != Place::Buffer(usize::MAX) {
-            return;
+    for (i, step) in steps.iter().enumerate() {
+        for id in &step.writes {
+            let tensor = &mut program.tensors[id.0];
+            if tensor.place == Place::UNASSIGNED {
+                let buffer = buffer_for(tensor);
+                let place = free.get_mut(&buffer).and_then(Vec::pop).unwrap_or_else(|| {
+                    program.buffers.push(buffer);
+                    program.buffers.len() - 1
+                });
+                tensor.place = Place::Buffer(place);
+            }
         }
-        let buffer = buffer_for(tensor);
-        let place = free.get_mut(&buffer).and_then(Vec::pop).unwrap_or_else(|| {
-            program.buffers.push(buffer);
-            program.buffers.len() - 1
-        });
-        program.tensors[id.0].place = Place::Buffer(place);
-    };
-    // What is computed once is never given up.
-    let once: Vec<Id> = program.once.iter().flat_map(|step| step.writes.clone()).collect();
-    once.into_iter().for_each(|id| place(program, &mut free, id));
-    for i in 0..program.steps.len() {
-        let step = program.steps[i].clone();
-        step.writes.iter().for_each(|id| place(program, &mut free, *id));
         // Only now, so that no step writes what it reads.
         let used: BTreeSet<Id> = step.reads.iter().chain(&step.writes).copied().collect();
         for id in used.into_iter().filter(|id| last[id.0] == Some(i)) {
@@ -42,10 +37,10 @@ fn buffer_for(tensor: &Tensor) -> Buffer {
     Buffer { len: tensor.len(), by_row: tensor.by_row, is_index: tensor.is_index }
 }
 
-/// Returns the last step that uses each tensor; `None` for those that must stay.
+/// Returns the last step that uses each tensor, counted from the first of those that are done once; `None` for those that must stay.
 fn last_uses(program: &Program, weights_last: bool) -> Vec<Option<usize>> {
     let mut last = vec![None; program.tensors.len()];
-    for (i, step) in program.steps.iter().enumerate() {
+    for (i, step) in program.once.iter().chain(&program.steps).enumerate() {
         for id in step.reads.iter().chain(&step.writes) {
             last[id.0] = Some(i);
         }
@@ -53,10 +48,9 @@ fn last_uses(program: &Program, weights_last: bool) -> Vec<Option<usize>> {
     for step in program.steps.iter().filter(|step| weights_last && step.op.has_weights()) {
         step.reads.iter().for_each(|id| last[id.0] = None);
     }
-    for id in program.once.iter().flat_map(|step| &step.writes).chain(&program.outputs[program.outputs.len() - 1..]) {
-        last[id.0] = None;
-    }
-    for id in program.steps.iter().filter(|step| step.op == Op::Softmax).flat_map(|step| &step.writes) {
+    // What is computed once, and the results.
+    let results = program.steps.iter().filter(|step| step.op == Op::Softmax);
+    for id in program.once.iter().chain(results).flat_map(|step| &step.writes).chain([&program.logits()]) {
         last[id.0] = None;
     }
     last

@@ -1,28 +1,20 @@
 //! Emits the forward steps layer by layer, and fuses those that an engine computes in one.
 
-use super::{Id, LowerError, Lowering, Mode, Op, Step};
+use super::{Id, LowerError, Lowering, Mode, Op, Place, Step};
 use crate::cpu::dense::DenseDims;
 use crate::cpu::pool2d::Pool2dDims;
 use crate::model::{Activation, Layer, LayerShape, Role, Source, conv2d_dims, pool2d_dims};
 
 /// A layer that is being lowered.
 #[derive(Clone, Copy)]
-pub(super) struct Place<'a> {
+pub(super) struct At<'a> {
     pub(super) layers: &'a [LayerShape],
     pub(super) index: usize,
-    /// The index of the first parameter of each layer.
-    first_parameters: &'a [usize],
 }
 
-impl<'a> Place<'a> {
+impl<'a> At<'a> {
     fn at(self, index: usize) -> Self {
-        Place { index, ..self }
-    }
-
-    /// Returns the role and the index of each parameter of the layer.
-    pub(super) fn parameters(self) -> Vec<(Role, usize)> {
-        let first = self.first_parameters[self.index];
-        self.shape().parameters().iter().enumerate().map(|(i, parameter)| (parameter.role, first + i)).collect()
+        At { index, ..self }
     }
 
     pub(super) fn shape(self) -> &'a LayerShape {
@@ -46,35 +38,24 @@ impl Lowering<'_> {
     /// Emits the steps of all layers and of the loss.
     pub(super) fn forward(&mut self, layers: &[LayerShape]) -> Result<(), LowerError> {
         let mut outputs: Vec<Option<Id>> = vec![None; layers.len()];
-        let mut first_parameters = vec![0];
-        for layer in layers {
-            first_parameters.push(first_parameters[first_parameters.len() - 1] + layer.parameters().len());
-        }
         for (index, shape) in layers.iter().enumerate() {
             // A layer that an earlier step includes has its output already.
             if outputs[index].is_some() {
                 continue;
             }
             let inputs: Vec<Id> = shape.sources.iter().map(|source| self.source(*source, &outputs)).collect();
-            let at = Place { layers, index, first_parameters: &first_parameters };
-            let (y, included) = self.layer(at, &inputs)?;
+            let (y, included) = self.layer(At { layers, index }, &inputs)?;
             for layer in included.into_iter().chain([index]) {
                 outputs[layer] = Some(y);
             }
         }
         self.program.outputs = outputs.into_iter().map(|id| id.expect("each layer was lowered")).collect();
-        let logits = self.program.logits();
-        let classes = [self.program.classes];
-        match self.mode {
-            Mode::Train | Mode::Search => {
-                let dlogits = self.rows("dlogits".to_string(), &classes);
-                self.step(Op::Loss, vec![logits], vec![dlogits]);
-            }
-            Mode::Infer => {
-                let probabilities = self.rows("probabilities".to_string(), &classes);
-                self.step(Op::Softmax, vec![logits], vec![probabilities]);
-            }
-        }
+        let (op, name) = match self.mode {
+            Mode::Train | Mode::Search => (Op::Loss, "dlogits"),
+            Mode::Infer => (Op::Softmax, "probabilities"),
+        };
+        let y = self.rows(name.to_string(), &[self.program.classes]);
+        self.step(op, vec![self.program.logits()], vec![y]);
         Ok(())
     }
 
@@ -86,14 +67,9 @@ impl Lowering<'_> {
     }
 
     /// Emits a convolution or a dense layer with what follows it, as far as the engine computes it in one step.
-    pub(super) fn weighted(&mut self, at: Place<'_>, x: Id) -> Result<(Id, Vec<usize>), LowerError> {
-        let parameters = at.parameters();
+    pub(super) fn weighted(&mut self, at: At<'_>, x: Id) -> Result<(Id, Vec<usize>), LowerError> {
         let (shape, n) = (at.shape(), self.program.batch);
-        let unfit = |shape: &LayerShape| {
-            let layer = shape.name.clone();
-            move |reason: String| LowerError::Batch { layer, batch: n, reason }
-        };
-        let [mut w, mut b] = [0, 1].map(|i| self.parameter(parameters[i].1));
+        let [mut w, mut b] = [Role::Weight, Role::Bias].map(|role| self.parameter(at, role));
         let mut activation = shape.layer.activation();
         let mut included = Vec::new();
         // In inference, a normalization can be part of the weights, if nobody else reads the values that it normalizes.
@@ -109,12 +85,12 @@ impl Lowering<'_> {
         };
         if normalized.is_some()
             && activation == Activation::None
-            && let Some(relu) = next(&included, |layer| *layer == Layer::Relu).filter(|_| self.fusion.relu())
+            && let Some(relu) = next(&included, |layer| *layer == Layer::Relu)
         {
             activation = Activation::Relu;
             included.push(relu);
         }
-        let fused_relu = activation == Activation::Relu && self.fusion.relu();
+        let fused_relu = activation == Activation::Relu && self.fusion.is_some();
         let last = &at.layers[included.last().copied().unwrap_or(at.index)].name;
         let name = match activation {
             Activation::Relu if !fused_relu => format!("{last}.sums"),
@@ -123,28 +99,21 @@ impl Lowering<'_> {
         };
         let y = match &shape.layer {
             Layer::Conv2d { .. } => {
-                let d = conv2d_dims(&shape.layer, n, &shape.input).map_err(unfit(shape))?;
+                let d = conv2d_dims(&shape.layer, n, &shape.input).map_err(|reason| self.unfit(shape, reason))?;
                 let is_alone = activation == Activation::None || fused_relu;
-                let pooling = next(&included, |layer| matches!(layer, Layer::MaxPool2d { .. })).filter(|_| is_alone);
-                let pool = match pooling.map(|i| &at.layers[i]) {
-                    Some(pooling) => Some(pool2d_dims(&pooling.layer, n, &pooling.input).map_err(unfit(pooling))?),
-                    None => None,
-                };
-                let pool: Option<Pool2dDims> = pool.filter(|pool| self.fusion.pool(&d, pool));
-                let op = Op::Conv2d { d, relu: fused_relu, pool };
-                match (pooling, pool) {
-                    (Some(pooling), Some(_)) => {
-                        let (y, argmax) = self.maxima(&at.layers[pooling]);
-                        self.step(op, vec![x, w, b], vec![y, argmax]);
+                let pooling = next(&included, |layer| matches!(layer, Layer::MaxPool2d(_))).filter(|_| is_alone);
+                let pool = pooling.map(|i| self.pooling(&at.layers[i])).transpose()?;
+                let pool = pool.filter(|pool| self.fusion.is_some_and(|fusion| fusion.pool(&d, pool)));
+                let writes = match pooling.filter(|_| pool.is_some()) {
+                    Some(pooling) => {
                         included.push(pooling);
-                        y
+                        self.maxima(&at.layers[pooling])
                     }
-                    _ => {
-                        let y = self.rows(name, &shape.output);
-                        self.step(op, vec![x, w, b], vec![y]);
-                        y
-                    }
-                }
+                    None => vec![self.rows(name, &shape.output)],
+                };
+                let y = writes[0];
+                self.step(Op::Conv2d { d, relu: fused_relu, pool }, vec![x, w, b], writes);
+                y
             }
             _ => {
                 let d = DenseDims { n, i: shape.input[0], o: shape.output[0] };
@@ -174,43 +143,57 @@ impl Lowering<'_> {
         y
     }
 
-    /// Adds the outputs of a max pooling.
-    pub(super) fn maxima(&mut self, shape: &LayerShape) -> (Id, Id) {
+    /// Returns the dimensions of a pooling.
+    pub(super) fn pooling(&self, shape: &LayerShape) -> Result<Pool2dDims, LowerError> {
+        pool2d_dims(&shape.layer, self.program.batch, &shape.input).map_err(|reason| self.unfit(shape, reason))
+    }
+
+    fn unfit(&self, shape: &LayerShape, reason: String) -> LowerError {
+        LowerError::Batch { layer: shape.name.clone(), batch: self.program.batch, reason }
+    }
+
+    /// Adds the outputs of a max pooling: the maxima and their positions.
+    pub(super) fn maxima(&mut self, shape: &LayerShape) -> Vec<Id> {
         let y = self.rows(format!("{}.y", shape.name), &shape.output);
-        (y, self.buffer(format!("{}.argmax", shape.name), &shape.output, true, true))
+        let argmax = self.rows(format!("{}.argmax", shape.name), &shape.output);
+        self.program.tensors[argmax.0].is_index = true;
+        vec![y, argmax]
+    }
+
+    /// Returns the tensor of a layer's parameter; a constant for the factor or the summand that a normalization does not have.
+    fn parameter(&mut self, at: At<'_>, role: Role) -> Id {
+        let Some((parameter, index)) = self.parameters[at.index].iter().find(|(of, _)| of.role == role).cloned() else {
+            let value = role.initial().unwrap_or_default();
+            return self.add(format!("{value}"), &[at.channels()], false, Place::Constant(value));
+        };
+        let id = self.add(parameter.name, &parameter.shape, false, Place::Parameter(index));
+        self.is_trained[id.0] = role.is_trained();
+        id
     }
 
     /// Returns the tensors of a normalization: scale, shift, running mean, running variance.
-    pub(super) fn normalization(&mut self, at: Place<'_>) -> [Id; 4] {
-        let (parameters, c) = (at.parameters(), at.channels());
-        [Role::Scale, Role::Shift, Role::Mean, Role::Variance].map(|role| {
-            let index = parameters.iter().find(|(of, _)| *of == role).map(|(_, index)| *index);
-            match index {
-                Some(index) => self.parameter(index),
-                // No factor, or no summand.
-                None => self.constant(role.initial().unwrap_or_default(), c),
-            }
-        })
+    pub(super) fn normalization(&mut self, at: At<'_>) -> [Id; 4] {
+        [Role::Scale, Role::Shift, Role::Mean, Role::Variance].map(|role| self.parameter(at, role))
     }
 
     /// Returns the index of the normalization that can be part of the weights of a layer.
-    fn folds(&self, at: Place<'_>, activation: Activation) -> Option<usize> {
-        let wanted = self.mode == Mode::Infer && self.fusion.fold() && activation == Activation::None;
+    fn folds(&self, at: At<'_>, activation: Activation) -> Option<usize> {
+        let wanted = self.mode == Mode::Infer && self.fusion.is_some() && activation == Activation::None;
         let reader = at.only_reader().filter(|_| wanted)?;
         matches!(at.layers[reader].layer, Layer::BatchNorm { .. }).then_some(reader)
     }
 
     /// Emits the weights of a layer that includes the normalization `norm` after it, computed once.
-    fn folded(&mut self, norm: Place<'_>, [w, b]: [Id; 2]) -> [Id; 2] {
+    fn folded(&mut self, norm: At<'_>, [w, b]: [Id; 2]) -> [Id; 2] {
         let shape = norm.shape();
         let Layer::BatchNorm { epsilon, .. } = shape.layer else { unreachable!("`folds` returns normalizations") };
         let statistics = self.normalization(norm);
         let [w_out, b_out] = [(w, "weight"), (b, "bias")].map(|(id, what)| {
-            let of = self.shape(id).to_vec();
-            self.buffer(format!("{}.folded_{what}", shape.name), &of, false, false)
+            let of = self.program.tensor(id).shape.clone();
+            self.add(format!("{}.folded_{what}", shape.name), &of, false, Place::UNASSIGNED)
         });
         let reads = [&[w, b][..], &statistics].concat();
-        self.program.once.push(Step { op: Op::BatchNormFold { epsilon }, reads, writes: vec![w_out, b_out] });
+        self.program.once.push(Step { op: Op::BatchNormFold(epsilon), reads, writes: vec![w_out, b_out] });
         [w_out, b_out]
     }
 }

@@ -17,6 +17,7 @@ pub use rules::Op;
 use crate::cpu::conv2d::Conv2dDims;
 use crate::cpu::pool2d::Pool2dDims;
 use crate::model::{Model, ModelError, Parameter};
+use std::collections::HashMap;
 use std::fmt;
 use thiserror::Error;
 
@@ -31,45 +32,22 @@ pub enum Mode {
     Infer,
 }
 
-/// What an engine can compute in one step, and how it runs a program. The default is an engine that takes every step by itself.
+/// What an engine can compute in one step. Every engine with such fusion also computes a convolution or dense layer with the ReLU after it
+/// (and its gradient with the mask of the ReLU before it), includes a normalization in the weights of the layer before it in inference, and
+/// lets tensors whose values are no longer needed make room for others.
 pub trait Fusion: fmt::Debug {
-    /// Whether convolutions and dense layers can include the ReLU after them, and their gradients the mask of the ReLU before them.
-    fn relu(&self) -> bool {
-        false
-    }
-
     /// Whether a convolution can include the max pooling after it.
-    fn pool(&self, _conv: &Conv2dDims, _pool: &Pool2dDims) -> bool {
-        false
-    }
+    fn pool(&self, conv: &Conv2dDims, pool: &Pool2dDims) -> bool;
 
     /// Whether the backward pass of a convolution can start from the gradient of the max pooling after it. `needs_dx` says whether it
     /// computes the gradient of its input too.
-    fn unpool(&self, _conv: &Conv2dDims, _pool: &Pool2dDims, _needs_dx: bool) -> bool {
-        false
-    }
-
-    /// Whether inference includes a normalization in the weights of the layer before it.
-    fn fold(&self) -> bool {
-        false
-    }
-
-    /// Whether tensors whose values are no longer needed make room for others. Without, everything that a step computed is there after it.
-    fn reuse(&self) -> bool {
-        false
-    }
+    fn unpool(&self, conv: &Conv2dDims, pool: &Pool2dDims, needs_dx: bool) -> bool;
 
     /// Whether the gradients of weights are computed after all other steps, so that what they read must stay until then.
     fn weights_last(&self) -> bool {
         false
     }
 }
-
-/// Takes every step by itself, and keeps everything.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Unfused;
-
-impl Fusion for Unfused {}
 
 /// A model that cannot be lowered.
 #[derive(Debug, Error)]
@@ -89,26 +67,36 @@ pub enum LowerError {
     },
 }
 
-/// Lowers a model for batches of `batch` images.
+/// Lowers a model for batches of `batch` images. Without `fusion`, every layer is a step by itself, and everything that a step computed is
+/// still there after the last one.
 ///
 /// # Errors
 /// The model cannot be built, or a layer cannot be computed at the batch size.
-pub fn lower(model: &Model, mode: Mode, batch: usize, fusion: &dyn Fusion) -> Result<Program, LowerError> {
+pub fn lower(model: &Model, mode: Mode, batch: usize, fusion: Option<&dyn Fusion>) -> Result<Program, LowerError> {
     let layers = model.graph()?;
-    let parameters = layers.iter().flat_map(|layer| layer.parameters()).collect();
-    let mut lowering = Lowering::new(model, mode, batch, fusion, parameters);
+    let mut indices = 0..;
+    let parameters =
+        layers.iter().map(|layer| layer.parameters().into_iter().zip(indices.by_ref()).collect()).collect();
+    let program = Program { batch, classes: model.classes(), ..Program::default() };
+    let (is_relu, is_trained, gradients) = (Vec::new(), Vec::new(), HashMap::new());
+    let mut lowering = Lowering { fusion, mode, parameters, program, is_relu, is_trained, gradients };
+    lowering.program.images = lowering.add("x".to_string(), &model.input, true, Place::Images);
     lowering.forward(&layers)?;
     if mode != Mode::Infer {
         lowering.backward();
     }
-    Ok(lowering.finish())
+    let reuse = fusion.is_some() && mode != Mode::Search;
+    let weights_last = fusion.is_some_and(|fusion| fusion.weights_last());
+    buffers::assign(&mut lowering.program, reuse, weights_last);
+    Ok(lowering.program)
 }
 
 /// A program under construction.
 struct Lowering<'f> {
-    fusion: &'f dyn Fusion,
+    fusion: Option<&'f dyn Fusion>,
     mode: Mode,
-    parameters: Vec<Parameter>,
+    /// The parameters of each layer, with their indices in the model.
+    parameters: Vec<Vec<(Parameter, usize)>>,
     program: Program,
     /// For each tensor: whether it is the output of a ReLU, or a maximum or a reshaping of one: nowhere negative, and its gradient is zero
     /// wherever it is zero.
@@ -118,67 +106,28 @@ struct Lowering<'f> {
     is_relu: Vec<bool>,
     /// For each tensor: whether it depends on a trained parameter, so that training needs its gradient.
     is_trained: Vec<bool>,
+    /// The gradients that reach each tensor, from each of its readers.
+    gradients: HashMap<Id, Vec<Id>>,
 }
 
-impl<'f> Lowering<'f> {
-    fn new(model: &Model, mode: Mode, batch: usize, fusion: &'f dyn Fusion, parameters: Vec<Parameter>) -> Self {
-        let program = Program {
-            batch,
-            classes: model.classes(),
-            tensors: Vec::new(),
-            buffers: Vec::new(),
-            once: Vec::new(),
-            steps: Vec::new(),
-            images: Id(0),
-            outputs: Vec::new(),
-        };
-        let (is_relu, is_trained) = (Vec::new(), Vec::new());
-        let mut lowering = Lowering { fusion, mode, parameters, program, is_relu, is_trained };
-        let images = Tensor {
-            name: "x".to_string(),
-            shape: model.input.to_vec(),
-            by_row: true,
-            is_index: false,
-            place: Place::Images,
-        };
-        lowering.program.images = lowering.add(images);
-        lowering
-    }
-
-    fn add(&mut self, tensor: Tensor) -> Id {
-        self.program.tensors.push(tensor);
+impl Lowering<'_> {
+    /// Adds a tensor of numbers.
+    fn add(&mut self, name: String, shape: &[usize], by_row: bool, place: Place) -> Id {
+        self.program.tensors.push(Tensor { name, shape: shape.to_vec(), by_row, is_index: false, place });
         self.is_relu.push(false);
         self.is_trained.push(false);
         Id(self.program.tensors.len() - 1)
     }
 
-    /// Adds a tensor that a step writes; `buffers.rs` decides where it is kept.
-    fn buffer(&mut self, name: String, shape: &[usize], by_row: bool, is_index: bool) -> Id {
-        self.add(Tensor { name, shape: shape.to_vec(), by_row, is_index, place: Place::Buffer(usize::MAX) })
-    }
-
-    /// Adds a tensor of numbers with a row for each image.
+    /// Adds a tensor that a step writes, with a row for each image.
     fn rows(&mut self, name: String, shape: &[usize]) -> Id {
-        self.buffer(name, shape, true, false)
+        self.add(name, shape, true, Place::UNASSIGNED)
     }
 
-    /// Adds a tensor of numbers with rows as long as those of `x`.
+    /// Does the same with rows as long as those of `x`.
     fn rows_like(&mut self, name: String, x: Id) -> Id {
         let shape = self.program.tensor(x).shape.clone();
         self.rows(name, &shape)
-    }
-
-    fn constant(&mut self, value: f32, len: usize) -> Id {
-        let name = format!("{value}");
-        self.add(Tensor { name, shape: vec![len], by_row: false, is_index: false, place: Place::Constant(value) })
-    }
-
-    /// Returns the tensor of a parameter.
-    fn parameter(&mut self, index: usize) -> Id {
-        let Parameter { name, shape, role } = self.parameters[index].clone();
-        let id = self.add(Tensor { name, shape, by_row: false, is_index: false, place: Place::Parameter(index) });
-        self.is_trained[id.0] = role.is_trained();
-        id
     }
 
     /// Returns the tensor of the gradient of `w`: of the parameter, or one that nobody reads.
@@ -186,9 +135,9 @@ impl<'f> Lowering<'f> {
         let Tensor { name, shape, place, .. } = self.program.tensor(w).clone();
         let place = match place {
             Place::Parameter(index) => Place::Gradient(index),
-            _ => Place::Buffer(usize::MAX),
+            _ => Place::UNASSIGNED,
         };
-        self.add(Tensor { name: format!("gradients.{name}"), shape, by_row: false, is_index: false, place })
+        self.add(format!("gradients.{name}"), &shape, false, place)
     }
 
     fn step(&mut self, op: Op, reads: Vec<Id>, writes: Vec<Id>) {
@@ -197,15 +146,5 @@ impl<'f> Lowering<'f> {
             self.is_trained[id.0] |= is_trained;
         }
         self.program.steps.push(Step { op, reads, writes });
-    }
-
-    fn shape(&self, id: Id) -> &[usize] {
-        &self.program.tensor(id).shape
-    }
-
-    fn finish(mut self) -> Program {
-        let reuse = self.fusion.reuse() && self.mode != Mode::Search;
-        buffers::assign(&mut self.program, reuse, self.fusion.weights_last());
-        self.program
     }
 }

@@ -4,7 +4,7 @@ use super::Op;
 use std::fmt;
 
 /// A tensor of a program: its position in [`Program::tensors`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Id(pub usize);
 
 /// Where a tensor is kept.
@@ -20,6 +20,11 @@ pub enum Place {
     Constant(f32),
     /// The buffer with this index, which other tensors may use before and after.
     Buffer(usize),
+}
+
+impl Place {
+    /// A buffer that `buffers.rs` has yet to assign.
+    pub(super) const UNASSIGNED: Place = Place::Buffer(usize::MAX);
 }
 
 /// The description of a tensor.
@@ -90,7 +95,7 @@ pub struct Buffer {
 }
 
 /// What an engine does for one batch: forward, and in training also backward.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Program {
     /// The number of images of a batch.
     pub batch: usize,

@@ -1,13 +1,12 @@
 //! The rules of each layer and operation: the steps of a layer, and the gradient of a step. A new layer is added here.
 
-use super::backward::Gradients;
-use super::forward::Place;
-use super::{Id, LowerError, Lowering, Mode, Step};
+use super::forward::At;
+use super::{Id, LowerError, Lowering, Mode, Place, Step};
 use crate::cpu::batchnorm::BatchNormDims;
 use crate::cpu::conv2d::Conv2dDims;
 use crate::cpu::dense::DenseDims;
 use crate::cpu::pool2d::{Pool2dDims, Reduction};
-use crate::model::{Activation, Layer, pool2d_dims};
+use crate::model::{Activation, Layer};
 
 /// An operation with its dimensions. Each is documented with the tensors that it reads and writes, in this order, in brackets those
 /// that are there only if an attribute says so. The dimensions are those of [`Program::batch`](super::Program::batch) images.
@@ -63,41 +62,20 @@ pub enum Op {
     GeluBackward,
     /// x1, x2 -> y: the sum.
     Add,
-    /// x -> moments, and the parameters running_mean and running_var are moved towards them: the batch's statistics.
-    BatchNormStatistics {
-        /// Its dimensions.
-        d: BatchNormDims,
-        /// The part of the running statistics that stays.
-        momentum: f64,
-    },
+    /// x -> moments, and the parameters running_mean and running_var are moved towards them: the batch's statistics. The number is the
+    /// part of the running statistics that stays.
+    BatchNormStatistics(BatchNormDims, f64),
     /// running_mean, running_var -> moments.
     BatchNormMoments,
-    /// x, moments, scale, shift -> y.
-    BatchNorm {
-        /// Its dimensions.
-        d: BatchNormDims,
-        /// Added to the variance.
-        epsilon: f64,
-    },
-    /// x, moments, dy -> dscale, dshift.
-    BatchNormBackwardW {
-        /// Its dimensions.
-        d: BatchNormDims,
-        /// Added to the variance.
-        epsilon: f64,
-    },
-    /// x, moments, scale, dscale, dshift, dy -> dx.
-    BatchNormBackwardX {
-        /// Its dimensions.
-        d: BatchNormDims,
-        /// Added to the variance.
-        epsilon: f64,
-    },
-    /// w, b, scale, shift, running_mean, running_var -> w, b: a convolution or dense layer that includes the normalization after it.
-    BatchNormFold {
-        /// Added to the variance.
-        epsilon: f64,
-    },
+    /// x, moments, scale, shift -> y. The number is added to the variance.
+    BatchNorm(BatchNormDims, f64),
+    /// x, moments, dy -> dscale, dshift. The number is added to the variance.
+    BatchNormBackwardW(BatchNormDims, f64),
+    /// x, moments, scale, dscale, dshift, dy -> dx. The number is added to the variance.
+    BatchNormBackwardX(BatchNormDims, f64),
+    /// w, b, scale, shift, running_mean, running_var -> w, b: a convolution or dense layer that includes the normalization after it. The
+    /// number is added to the variance.
+    BatchNormFold(f64),
     /// logits -> dlogits: the loss, and its gradient.
     Loss,
     /// logits -> probabilities; and the loss, where there are labels.
@@ -107,7 +85,7 @@ pub enum Op {
 impl Op {
     /// Whether it needs the whole batch at once: all rows of what it reads must be there before it starts.
     pub fn meets(&self) -> bool {
-        matches!(self, Op::BatchNormStatistics { .. } | Op::BatchNormBackwardW { .. })
+        matches!(self, Op::BatchNormStatistics(..) | Op::BatchNormBackwardW(..))
     }
 
     /// Whether it computes gradients of weights, which an engine may put off to the end.
@@ -136,12 +114,12 @@ impl Op {
             Op::Relu | Op::ReluBackward => "relu",
             Op::Gelu | Op::GeluBackward => "gelu",
             Op::Add => "add",
-            Op::BatchNormStatistics { .. }
+            Op::BatchNormStatistics(..)
             | Op::BatchNormMoments
-            | Op::BatchNorm { .. }
-            | Op::BatchNormBackwardW { .. }
-            | Op::BatchNormBackwardX { .. }
-            | Op::BatchNormFold { .. } => "batchnorm",
+            | Op::BatchNorm(..)
+            | Op::BatchNormBackwardW(..)
+            | Op::BatchNormBackwardX(..)
+            | Op::BatchNormFold(_) => "batchnorm",
             Op::Loss | Op::Softmax => "softmax_xent",
         }
     }
@@ -149,25 +127,23 @@ impl Op {
 
 impl Lowering<'_> {
     /// Emits the steps of a layer. Returns its output, and the indices of later layers that the steps include.
-    pub(super) fn layer(&mut self, at: Place<'_>, inputs: &[Id]) -> Result<(Id, Vec<usize>), LowerError> {
-        let (shape, n, x) = (at.shape(), self.program.batch, inputs[0]);
-        let unfit = |reason: String| LowerError::Batch { layer: shape.name.clone(), batch: n, reason };
+    pub(super) fn layer(&mut self, at: At<'_>, inputs: &[Id]) -> Result<(Id, Vec<usize>), LowerError> {
+        let (shape, x) = (at.shape(), inputs[0]);
         let name = format!("{}.y", shape.name);
         let y = match &shape.layer {
             Layer::Conv2d { .. } | Layer::Dense { .. } => return self.weighted(at, x),
-            Layer::MaxPool2d { .. } => {
-                let d = pool2d_dims(&shape.layer, n, &shape.input).map_err(unfit)?;
-                let (y, argmax) = self.maxima(shape);
-                self.step(Op::MaxPool2d(d), vec![x], vec![y, argmax]);
+            Layer::MaxPool2d(_) => {
+                let d = self.pooling(shape)?;
+                let writes = self.maxima(shape);
+                let y = writes[0];
+                self.step(Op::MaxPool2d(d), vec![x], writes);
                 self.is_relu[y.0] = self.is_relu[x.0];
                 y
             }
-            Layer::AveragePool2d { .. } | Layer::SumPool2d { .. } => {
-                let d = pool2d_dims(&shape.layer, n, &shape.input).map_err(unfit)?;
-                let reduction = match shape.layer {
-                    Layer::SumPool2d { .. } => Reduction::Sum,
-                    _ => Reduction::Average,
-                };
+            Layer::AveragePool2d(_) | Layer::SumPool2d(_) => {
+                let d = self.pooling(shape)?;
+                let is_sum = matches!(shape.layer, Layer::SumPool2d(_));
+                let reduction = if is_sum { Reduction::Sum } else { Reduction::Average };
                 let y = self.rows(name, &shape.output);
                 self.step(Op::MeanPool2d(reduction, d), vec![x], vec![y]);
                 y
@@ -192,16 +168,15 @@ impl Lowering<'_> {
     }
 
     /// Emits a normalization: by the batch's statistics in training, by the running ones in inference.
-    fn batchnorm(&mut self, at: Place<'_>, x: Id, momentum: f64, epsilon: f64) -> Id {
+    fn batchnorm(&mut self, at: At<'_>, x: Id, momentum: f64, epsilon: f64) -> Id {
         let [scale, shift, mean, variance] = self.normalization(at);
         let (shape, c) = (at.shape(), at.channels());
         let positions = shape.output.iter().product::<usize>() / c.max(1);
         let d = BatchNormDims { n: self.program.batch, positions, c };
-        let moments = self.buffer(format!("{}.moments", shape.name), &[3, c], false, false);
+        let moments = self.add(format!("{}.moments", shape.name), &[3, c], false, Place::UNASSIGNED);
         match self.mode {
             Mode::Train | Mode::Search => {
-                let op = Op::BatchNormStatistics { d, momentum };
-                self.step(op, vec![x], vec![moments, mean, variance]);
+                self.step(Op::BatchNormStatistics(d, momentum), vec![x], vec![moments, mean, variance]);
             }
             Mode::Infer => {
                 let step = Step { op: Op::BatchNormMoments, reads: vec![mean, variance], writes: vec![moments] };
@@ -209,19 +184,20 @@ impl Lowering<'_> {
             }
         }
         let y = self.rows(format!("{}.y", shape.name), &shape.output);
-        self.step(Op::BatchNorm { d, epsilon }, vec![x, moments, scale, shift], vec![y]);
+        self.step(Op::BatchNorm(d, epsilon), vec![x, moments, scale, shift], vec![y]);
         y
     }
 
     /// The rule of each operation: given the gradient `dy` of what a step wrote, emits the steps for the gradients of what it read.
-    pub(super) fn rule(&mut self, forward: &[Step], gradients: &mut Gradients, step: &Step, dy: Id) {
+    pub(super) fn rule(&mut self, step: &Step, dy: Id) {
         let x = step.reads[0];
-        let needs_dx = self.is_trained[x.0];
         match step.op {
             Op::Conv2d { d, pool, .. } => {
-                let masked = self.masks_all(forward, x);
+                let masked = self.masks_all(x);
                 let mut reads = vec![x, step.reads[1], dy];
-                let unpool = pool.filter(|pool| self.fusion.unpool(&d, pool, needs_dx));
+                let needs_dx = self.is_trained[x.0];
+                let unpool = |pool: &Pool2dDims| self.fusion.is_some_and(|fusion| fusion.unpool(&d, pool, needs_dx));
+                let unpool = pool.filter(unpool);
                 match (pool, unpool) {
                     (Some(_), Some(_)) => reads.push(step.writes[1]),
                     (Some(pool), None) => {
@@ -232,38 +208,32 @@ impl Lowering<'_> {
                     }
                     (None, _) => {}
                 }
-                let op = Op::Conv2dBackward { d, pool: unpool, masked };
-                self.weights(gradients, op, reads, step, needs_dx);
+                self.weights(Op::Conv2dBackward { d, pool: unpool, masked }, reads, step);
             }
             Op::Dense { d, .. } => {
-                let op = Op::DenseBackward { d, masked: self.masks_all(forward, x) };
-                self.weights(gradients, op, vec![x, step.reads[1], dy], step, needs_dx);
+                let masked = self.masks_all(x);
+                self.weights(Op::DenseBackward { d, masked }, vec![x, step.reads[1], dy], step);
             }
             // The gradient of a maximum is masked already, and goes to an element of the same sign.
-            Op::MaxPool2d(d) => self.input(gradients, Op::MaxPool2dBackward(d), vec![step.writes[1], dy], x),
-            Op::MeanPool2d(reduction, d) => {
-                self.input(gradients, Op::MeanPool2dBackward(reduction, d), vec![dy], x);
-            }
+            Op::MaxPool2d(d) => self.input(Op::MaxPool2dBackward(d), vec![step.writes[1], dy], x),
+            Op::MeanPool2d(reduction, d) => self.input(Op::MeanPool2dBackward(reduction, d), vec![dy], x),
             // The gradient is masked already by the output, which is all that a ReLU does to it.
-            Op::Relu => self.reaches(gradients, x, dy),
-            Op::Gelu => self.input(gradients, Op::GeluBackward, vec![x, dy], x),
+            Op::Relu => self.reaches(x, dy),
+            Op::Gelu => self.input(Op::GeluBackward, vec![x, dy], x),
             Op::Add => {
                 for &x in &step.reads {
-                    self.reaches(gradients, x, dy);
+                    self.reaches(x, dy);
                 }
             }
-            Op::BatchNorm { d, epsilon } => {
+            Op::BatchNorm(d, epsilon) => {
                 let [moments, scale, shift] = [step.reads[1], step.reads[2], step.reads[3]];
                 let [dscale, dshift] = [scale, shift].map(|w| self.gradient_of(w));
-                let op = Op::BatchNormBackwardW { d, epsilon };
-                self.step(op, vec![x, moments, dy], vec![dscale, dshift]);
-                if needs_dx {
-                    let reads = vec![x, moments, scale, dscale, dshift, dy];
-                    self.input(gradients, Op::BatchNormBackwardX { d, epsilon }, reads, x);
-                }
+                self.step(Op::BatchNormBackwardW(d, epsilon), vec![x, moments, dy], vec![dscale, dshift]);
+                let reads = vec![x, moments, scale, dscale, dshift, dy];
+                self.input(Op::BatchNormBackwardX(d, epsilon), reads, x);
             }
             // Its gradient is part of that of the normalization.
-            Op::BatchNormStatistics { .. } => {}
+            Op::BatchNormStatistics(..) => {}
             Op::Conv2dBackward { .. }
             | Op::DenseBackward { .. }
             | Op::MaxPool2dBackward(_)
@@ -271,9 +241,9 @@ impl Lowering<'_> {
             | Op::ReluBackward
             | Op::GeluBackward
             | Op::BatchNormMoments
-            | Op::BatchNormBackwardW { .. }
-            | Op::BatchNormBackwardX { .. }
-            | Op::BatchNormFold { .. }
+            | Op::BatchNormBackwardW(..)
+            | Op::BatchNormBackwardX(..)
+            | Op::BatchNormFold(_)
             | Op::Loss
             | Op::Softmax => unreachable!("{:?} is not a forward step of training", step.op),
         }

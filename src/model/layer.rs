@@ -82,6 +82,20 @@ fn is_yes(value: &bool) -> bool {
     *value
 }
 
+/// The window of a pooling layer.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pooling {
+    /// Size of the window.
+    pub pool_size: Pair,
+    /// Step of the window; equal to the window if not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stride: Option<Pair>,
+    /// Padding.
+    #[serde(default)]
+    pub padding: Padding,
+}
+
 /// A layer of a model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
@@ -102,39 +116,12 @@ pub enum Layer {
         #[serde(default, skip_serializing_if = "Activation::is_none")]
         activation: Activation,
     },
-    /// Max pooling.
-    MaxPool2d {
-        /// Size of the window.
-        pool_size: Pair,
-        /// Step of the window; equal to the window if not set.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        stride: Option<Pair>,
-        /// Padding, which never wins a maximum.
-        #[serde(default)]
-        padding: Padding,
-    },
+    /// Max pooling; padding never wins a maximum.
+    MaxPool2d(Pooling),
     /// Average pooling; padding is not counted.
-    AveragePool2d {
-        /// Size of the window.
-        pool_size: Pair,
-        /// Step of the window; equal to the window if not set.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        stride: Option<Pair>,
-        /// Padding.
-        #[serde(default)]
-        padding: Padding,
-    },
+    AveragePool2d(Pooling),
     /// Sum pooling.
-    SumPool2d {
-        /// Size of the window.
-        pool_size: Pair,
-        /// Step of the window; equal to the window if not set.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        stride: Option<Pair>,
-        /// Padding.
-        #[serde(default)]
-        padding: Padding,
-    },
+    SumPool2d(Pooling),
     /// Normalization of each channel over the batch in training, and with running statistics afterwards.
     BatchNorm {
         /// The part of the running statistics that a batch leaves as it was, 0 to 1.
@@ -173,9 +160,9 @@ impl Layer {
     pub fn kind(&self) -> &'static str {
         match self {
             Layer::Conv2d { .. } => "conv2d",
-            Layer::MaxPool2d { .. } => "maxpool2d",
-            Layer::AveragePool2d { .. } => "averagepool2d",
-            Layer::SumPool2d { .. } => "sumpool2d",
+            Layer::MaxPool2d(_) => "maxpool2d",
+            Layer::AveragePool2d(_) => "averagepool2d",
+            Layer::SumPool2d(_) => "sumpool2d",
             Layer::BatchNorm { .. } => "batchnorm",
             Layer::Add => "add",
             Layer::Relu => "relu",
@@ -211,13 +198,8 @@ impl Layer {
                 let roles = roles.into_iter().filter(|(exists, _)| *exists);
                 roles.map(|(_, role)| parameter(role, vec![input[input.len() - 1]])).collect()
             }
-            Layer::MaxPool2d { .. }
-            | Layer::AveragePool2d { .. }
-            | Layer::SumPool2d { .. }
-            | Layer::Add
-            | Layer::Relu
-            | Layer::Gelu
-            | Layer::Flatten => Vec::new(),
+            Layer::MaxPool2d(_) | Layer::AveragePool2d(_) | Layer::SumPool2d(_) => Vec::new(),
+            Layer::Add | Layer::Relu | Layer::Gelu | Layer::Flatten => Vec::new(),
         }
     }
 
@@ -229,7 +211,7 @@ impl Layer {
                 let d = conv2d_dims(self, 1, input)?;
                 Ok((vec![d.ho, d.wo, d.o], d.ho * d.wo * d.o * d.kh * d.kw * d.c))
             }
-            Layer::MaxPool2d { .. } | Layer::AveragePool2d { .. } | Layer::SumPool2d { .. } => {
+            Layer::MaxPool2d(_) | Layer::AveragePool2d(_) | Layer::SumPool2d(_) => {
                 let d = pool2d_dims(self, 1, input)?;
                 Ok((vec![d.ho, d.wo, d.c], 0))
             }
@@ -284,10 +266,7 @@ fn describe(error: &DimsError, window: &str, sizes: &str, n: usize) -> String {
     }
 }
 
-/// Returns the dimensions of a convolution layer for a batch of `n`.
-///
-/// # Errors
-/// The layer does not fit `input`, `[H, W, C]`; the error says why.
+/// Returns the dimensions of a convolution layer for a batch of `n`, or why it does not fit `input`, `[H, W, C]`.
 ///
 /// # Panics
 /// If the layer is not a convolution.
@@ -301,20 +280,15 @@ pub(crate) fn conv2d_dims(layer: &Layer, n: usize, input: &[usize]) -> Result<Co
         .map_err(|error| describe(&error, "kernel_size", "`filters` or `kernel_size` is", n))
 }
 
-/// Returns the dimensions of a pooling layer for a batch of `n`.
-///
-/// # Errors
-/// The layer does not fit `input`, `[H, W, C]`; the error says why.
+/// Returns the dimensions of a pooling layer for a batch of `n`, or why it does not fit `input`, `[H, W, C]`.
 ///
 /// # Panics
 /// If the layer is not a pooling.
 pub(crate) fn pool2d_dims(layer: &Layer, n: usize, input: &[usize]) -> Result<Pool2dDims, String> {
-    let (Layer::MaxPool2d { pool_size, stride, padding }
-    | Layer::AveragePool2d { pool_size, stride, padding }
-    | Layer::SumPool2d { pool_size, stride, padding }) = layer
-    else {
+    let (Layer::MaxPool2d(pooling) | Layer::AveragePool2d(pooling) | Layer::SumPool2d(pooling)) = layer else {
         panic!("pool2d_dims is for pooling")
     };
+    let Pooling { pool_size, stride, padding } = pooling;
     let stride = stride.unwrap_or(*pool_size);
     let input = image(input)?;
     check_sizes(&[("pool_size", *pool_size), ("stride", stride)])?;

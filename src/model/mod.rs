@@ -10,7 +10,7 @@ pub mod weights;
 
 pub use graph::{INPUT_NAME, LayerShape, Node, Source};
 pub use init::{initial_parameters, permutation};
-pub use layer::{Activation, Layer, Pair};
+pub use layer::{Activation, Layer, Pair, Pooling};
 pub(crate) use layer::{conv2d_dims, pool2d_dims};
 pub use parameter::{Parameter, Role};
 pub use summary::{summary, training_mflop};
@@ -41,8 +41,7 @@ fn fashion_mnist_input() -> [usize; 3] {
     FASHION_MNIST.shape
 }
 
-/// Largest description of a model that is read, in bytes, as a file or in a file's metadata: a layer takes about a
-/// hundred.
+/// Largest description of a model that is read, in bytes, as a file or in a file's metadata: a layer takes about a hundred.
 pub const MAX_DESCRIPTION_BYTES: usize = 64 << 10;
 /// Maximum number of characters in a model's name.
 const MAX_NAME: usize = 100;
@@ -52,12 +51,9 @@ const MAX_NAME: usize = 100;
 pub enum ModelError {
     /// The name is neither a built-in model nor a file.
     #[error(
-        "there is no model `{name}`; use `mlp`, `cnn`, or the path of a .toml file that lists layers (see docs/model-files.md)"
+        "there is no model `{0}`; use `mlp`, `cnn`, or the path of a .toml file that lists layers (see docs/model-files.md)"
     )]
-    Unknown {
-        /// The requested name.
-        name: String,
-    },
+    Unknown(String),
     /// The file cannot be read.
     #[error("model file {}: {source}", path.shown())]
     Read {
@@ -123,7 +119,8 @@ impl Model {
             padding: Padding::Same,
             activation: Activation::Relu,
         };
-        let pool = || Layer::MaxPool2d { pool_size: Pair(2, 2), stride: Some(Pair(2, 2)), padding: Padding::Valid };
+        let pooling = Pooling { pool_size: Pair(2, 2), stride: Some(Pair(2, 2)), padding: Padding::Valid };
+        let pool = || Layer::MaxPool2d(pooling);
         let images = [conv(32), pool(), conv(64), pool()];
         Model::sequential("cnn", images.into_iter().chain(Model::mlp().layers.into_iter().map(|node| node.layer)))
     }
@@ -137,7 +134,7 @@ impl Model {
             "mlp" => Ok(Model::mlp()),
             "cnn" => Ok(Model::cnn()),
             _ if Path::new(name).exists() || name.ends_with(".toml") => Model::from_file(Path::new(name)),
-            _ => Err(ModelError::Unknown { name: name.to_string() }),
+            _ => Err(ModelError::Unknown(name.to_string())),
         }
     }
 
@@ -163,8 +160,7 @@ impl Model {
         Ok(model)
     }
 
-    /// Returns what is wrong with the name. It comes from an untrusted file, and is used in file names and printed to
-    /// terminals.
+    /// Returns what is wrong with the name. It comes from an untrusted file, and is used in file names and printed to terminals.
     fn name_fault(&self) -> Option<&'static str> {
         match &self.name {
             name if name.chars().count() > MAX_NAME => Some("its name has more than 100 characters"),

@@ -1,4 +1,4 @@
-use super::{INPUT_NAME, Layer, LayerShape, Model, ModelError, Parameter, Source};
+use super::{INPUT_NAME, Layer, LayerShape, Model, ModelError, Parameter, Pooling, Source};
 use crate::text::shortened;
 use std::fmt::Write;
 
@@ -94,9 +94,8 @@ fn describe(shapes: &[LayerShape], i: usize) -> String {
         Layer::Conv2d { kernel_size: k, stride: s, padding, .. } => {
             format!("{name} {}x{} stride {} {padding}", k.0, k.1, step(s.0, s.1))
         }
-        Layer::MaxPool2d { pool_size: k, stride, padding }
-        | Layer::AveragePool2d { pool_size: k, stride, padding }
-        | Layer::SumPool2d { pool_size: k, stride, padding } => {
+        Layer::MaxPool2d(pooling) | Layer::AveragePool2d(pooling) | Layer::SumPool2d(pooling) => {
+            let Pooling { pool_size: k, stride, padding } = pooling;
             let s = stride.unwrap_or(*k);
             format!("{name} {}x{} stride {} {padding}", k.0, k.1, step(s.0, s.1))
         }

@@ -20,24 +20,18 @@ pub enum WeightsError {
     /// It is not a safetensors file.
     #[error("not a safetensors file: {0}")]
     Format(String),
-    /// The metadata does not describe the model.
+    /// The metadata does not describe the model: this key is missing.
     #[error(
-        "the file has no `{key}` in its metadata, so it is not the model of a run; convert weights in PyTorch's or Keras's \
+        "the file has no `{0}` in its metadata, so it is not the model of a run; convert weights in PyTorch's or Keras's \
          layout to a run with `fmnist-gpu import`"
     )]
-    Metadata {
-        /// The missing key.
-        key: &'static str,
-    },
+    Metadata(&'static str),
     /// The model in the metadata cannot be read.
     #[error("the model in the metadata cannot be read: {0}")]
     Model(String),
     /// The file was written by a version of the program that this one does not know.
-    #[error("the file has the format `{found}`, but this program reads `{FORMAT}`; use the version that wrote it")]
-    Version {
-        /// The format in the file.
-        found: String,
-    },
+    #[error("the file has the format `{0}`, but this program reads `{FORMAT}`; use the version that wrote it")]
+    Version(String),
     /// A weight is infinite or NaN.
     #[error("tensor `{name}` contains {value} at position {position}; every weight must be a finite number")]
     NotFinite {
@@ -60,11 +54,8 @@ pub enum WeightsError {
         found: String,
     },
     /// The model has no such tensor.
-    #[error("tensor `{name}` belongs to no layer of the model")]
-    Unknown {
-        /// The tensor.
-        name: String,
-    },
+    #[error("tensor `{0}` belongs to no layer of the model")]
+    Unknown(String),
     /// A tensor has another shape or type.
     #[error("tensor `{name}` is {found}, but the model needs F32 {expected:?}")]
     Shape {
@@ -99,9 +90,6 @@ pub fn to_bytes(model: &Model, parameters: &[Vec<f32>]) -> Result<Vec<u8>, Weigh
 }
 
 /// Returns the bytes of a safetensors file; equal tensors with equal metadata give equal bytes.
-///
-/// # Errors
-/// The tensors cannot be stored in such a file.
 pub(crate) fn serialize(
     views: Vec<(String, TensorView<'_>)>,
     metadata: HashMap<String, String>,
@@ -137,18 +125,18 @@ fn sort_header(bytes: Vec<u8>) -> Result<Vec<u8>, WeightsError> {
 pub fn from_bytes(bytes: &[u8]) -> Result<(Model, Vec<Vec<f32>>), WeightsError> {
     let unreadable = |error: SafeTensorError| WeightsError::Format(shortened_words(&error.to_string()));
     let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(unreadable)?;
-    let entry = |key| metadata.metadata().as_ref().and_then(|map| map.get(key)).ok_or(WeightsError::Metadata { key });
+    let entry = |key| metadata.metadata().as_ref().and_then(|map| map.get(key)).ok_or(WeightsError::Metadata(key));
     let description = entry("model")?;
     let format = entry("format")?;
     if format != FORMAT {
-        return Err(WeightsError::Version { found: shortened(format, 40) });
+        return Err(WeightsError::Version(shortened(format, 40)));
     }
     let model = described_model(description).map_err(WeightsError::Model)?;
     let tensors = SafeTensors::deserialize(bytes).map_err(unreadable)?;
     let expected: Vec<Parameter> = model.shapes()?.iter().flat_map(LayerShape::parameters).collect();
     for name in tensors.names() {
         if !expected.iter().any(|parameter| parameter.name == name) {
-            return Err(WeightsError::Unknown { name: shortened(name, MAX_NAME) });
+            return Err(WeightsError::Unknown(shortened(name, MAX_NAME)));
         }
     }
     let mut parameters = Vec::with_capacity(expected.len());

@@ -258,11 +258,13 @@ fn run_once(
     let initial = initial_parameters(&parameters, seed);
     let mut engine: Box<dyn Engine> = match &device {
         Device::Gpu(gpu) => {
-            let engine = GpuEngine::with_tiles(gpu, model, &initial, &dataset.train, batch_size, optimizer, tiles);
+            let engine = GpuEngine::new(gpu, model, &initial).map(|engine| engine.with_tiles(tiles));
+            let engine = engine.and_then(|engine| engine.and_training(&dataset.train, batch_size, optimizer));
             Box::new(engine.map_err(|error| too_large(error, gpu, model, batch_size))?)
         }
         Device::Native(threads) => {
-            Box::new(NativeEngine::with_training(model, &initial, &dataset.train, batch_size, optimizer, *threads)?)
+            let engine = NativeEngine::new(model, &initial, *threads)?;
+            Box::new(engine.and_training(&dataset.train, batch_size, optimizer)?)
         }
         Device::Reference => {
             Box::new(ReferenceEngine::<f32>::new(model, &initial, &dataset.train, batch_size, optimizer)?)

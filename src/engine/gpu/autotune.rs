@@ -6,8 +6,7 @@
 //! Software (CPU) adapters have only one tiling and are not tuned.
 
 use super::GpuEngine;
-use crate::data::Split;
-use crate::engine::{Engine, EngineError, Epoch, Optimizer, Totals, pixels};
+use crate::engine::{Engine, EngineError, Epoch, Optimizer, Totals, blank};
 use crate::files::{ShownPath, read_bounded, write_whole};
 use crate::gpu::{Gpu, Tiling};
 use crate::model::{Model, initial_parameters};
@@ -62,14 +61,18 @@ pub fn autotune(
 /// Times the candidates: first the height of the tiles, then the number of workgroups that long sums are split into.
 fn measure(gpu: &Gpu, model: &Model, batch_size: usize, optimizer: &Optimizer) -> Result<SharedTiles, EngineError> {
     let begin = Instant::now();
+    let (initial, split) = (initial_parameters(&model.parameters()?, 0), blank(model, STEPS * batch_size));
+    let seconds_per_step = |tiles| {
+        let engine = GpuEngine::new(gpu, model, &initial)?.with_tiles(tiles);
+        seconds_per_step(engine.and_training(&split, batch_size, optimizer)?, batch_size, optimizer)
+    };
     let mut best = SharedTiles::default();
-    let Some(mut best_seconds) = seconds_per_step(gpu, model, batch_size, optimizer, best)? else {
+    let Some(mut best_seconds) = seconds_per_step(best)? else {
         log::debug!("a step takes longer than {} ms: no other tiles are tried", SLOW_STEP.as_millis());
         return Ok(best);
     };
     let mut consider = |tiles: SharedTiles, best: &mut SharedTiles| -> Result<(), EngineError> {
-        let seconds = seconds_per_step(gpu, model, batch_size, optimizer, tiles)?;
-        if let Some(seconds) = seconds.filter(|seconds| *seconds < MARGIN * best_seconds) {
+        if let Some(seconds) = seconds_per_step(tiles)?.filter(|seconds| *seconds < MARGIN * best_seconds) {
             (*best, best_seconds) = (tiles, seconds);
         }
         Ok(())
@@ -84,16 +87,11 @@ fn measure(gpu: &Gpu, model: &Model, batch_size: usize, optimizer: &Optimizer) -
 
 /// Returns the seconds per step of the fastest of several short epochs on blank images; `None` if a step takes longer than [`SLOW_STEP`].
 fn seconds_per_step(
-    gpu: &Gpu,
-    model: &Model,
+    mut engine: GpuEngine<'_>,
     batch_size: usize,
     optimizer: &Optimizer,
-    tiles: SharedTiles,
 ) -> Result<Option<f64>, EngineError> {
-    let samples = STEPS * batch_size;
-    let split = Split { images: vec![0; samples * pixels(model)], labels: vec![0; samples] };
-    let initial = initial_parameters(&model.parameters()?, 0);
-    let mut engine = GpuEngine::with_tiles(gpu, model, &initial, &split, batch_size, optimizer, tiles)?;
+    let tiles = engine.tiles;
     let epoch = |steps: usize| Epoch {
         order: (0..(steps * batch_size) as u32).collect(),
         step_sizes: (1..=STEPS as u64).map(|step| optimizer.step_size(step)).collect(),
@@ -187,12 +185,11 @@ impl TileChoices {
     fn write(mut self, path: &Path) {
         let excess = self.choices.len().saturating_sub(KEPT);
         self.choices.drain(..excess);
-        let written =
-            path.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(|error| error.to_string()).and_then(|()| {
-                let text = serde_json::to_vec_pretty(&self).map_err(|error| error.to_string())?;
-                write_whole(path, &text, true).map_err(|error| error.to_string())
-            });
-        if let Err(reason) = written {
+        let write = || -> Result<(), Box<dyn std::error::Error>> {
+            path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+            Ok(write_whole(path, &serde_json::to_vec_pretty(&self)?, true)?)
+        };
+        if let Err(reason) = write() {
             log::info!("the choice of tiles could not be saved: {reason}");
         }
     }

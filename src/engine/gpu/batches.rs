@@ -1,9 +1,10 @@
 //! A split on the GPU, and the submission of its batches: many steps per submission, two submissions in flight, none too long.
 
 use crate::data::Split;
+use crate::engine::steps::{OnGpu, record};
 use crate::engine::{EngineError, Epoch, NonFinite, OnProgress, Totals, check_order, check_split, pixels};
 use crate::gpu::timing::Timings;
-use crate::gpu::{Element, Gpu, Plan, PlanBuilder, Readback, Submission, Tensor};
+use crate::gpu::{DispatchInfo, Element, Gpu, Plan, PlanBuilder, Readback, Submission, Tensor};
 use crate::model::Model;
 use crate::ops::batch_gather::{self, BatchGatherDims, pack_bytes};
 use crate::ops::non_finite::{self, NOTHING_FOUND};
@@ -24,7 +25,8 @@ const IN_FLIGHT: usize = 2;
 
 /// A split on the GPU, and the plan that processes it batch by batch.
 #[derive(Debug)]
-pub(super) struct Batches {
+pub struct Batches<'g> {
+    gpu: &'g Gpu,
     pub(super) plan: Plan,
     pub(super) feed: Feed,
     readbacks: Vec<Readback>,
@@ -53,41 +55,39 @@ pub(super) struct Feed {
 }
 
 impl Feed {
-    pub(super) fn new(
-        gpu: &Gpu,
-        name: &str,
-        split: &Split,
-        model: &Model,
-        batch_size: usize,
-    ) -> Result<Self, EngineError> {
+    /// Uploads a split, and creates the tensors of batches of `n` samples.
+    pub(super) fn new(gpu: &Gpu, name: &str, split: &Split, model: &Model, n: usize) -> Result<Self, EngineError> {
         let (samples, pixels) = (split.len(), pixels(model));
         // The kernels index by labels without checks.
         check_split(split, model)?;
         if !pixels.is_multiple_of(4) {
             let reason = format!("an image has {pixels} values, and on a GPU it must be a multiple of four");
-            return Err(EngineError::Samples { reason });
+            return Err(EngineError::Samples(reason));
         }
-        let batches = samples.div_ceil(batch_size);
+        let batches = samples.div_ceil(n);
         let tensor = |part: &str, len: usize, element| gpu.tensor(&format!("{name}.{part}"), &[len], element);
         let images = tensor("images", samples * pixels / 4, Element::U32)?;
         gpu.write_bytes(&images, &split.images);
         let labels =
             gpu.tensor_from_u32(&format!("{name}.labels"), &[samples.div_ceil(4)], &pack_bytes(&split.labels))?;
         Ok(Feed {
-            dims: BatchGatherDims { n: batch_size, pixels, samples },
+            dims: BatchGatherDims { n, pixels, samples },
             images,
             labels,
             order: tensor("order", samples, Element::U32)?,
             progress: tensor("progress", 2, Element::U32)?,
-            batch_labels: tensor("batch_labels", batch_size, Element::U32)?,
+            batch_labels: tensor("batch_labels", n, Element::U32)?,
             batch_loss: tensor("batch_loss", batches, Element::F32)?,
             batch_correct: tensor("batch_correct", batches, Element::U32)?,
         })
     }
 
-    pub(super) fn record_gather(&self, plan: &mut PlanBuilder<'_>, x: &Tensor) -> Result<(), EngineError> {
+    /// Records the gathering of a batch, and the steps of a program on it.
+    pub(super) fn record(&self, plan: &mut PlanBuilder<'_>, on: &OnGpu<'_>) -> Result<(), EngineError> {
         let Feed { images, labels, order, progress, batch_labels, .. } = self;
-        Ok(batch_gather::record(plan, &self.dims, [images, labels, order, progress, x, batch_labels])?)
+        let x = &on.tensors[on.program.images.0];
+        batch_gather::record(plan, &self.dims, [images, labels, order, progress, x, batch_labels])?;
+        Ok(on.program.steps.iter().try_for_each(|step| record(plan, step, on))?)
     }
 
     pub(super) fn totals(&self) -> BatchTotals<'_> {
@@ -95,37 +95,43 @@ impl Feed {
         BatchTotals { progress, batch_loss, batch_correct }
     }
 
-    pub(super) fn finish(self, gpu: &Gpu, plan: Plan) -> Result<Batches, EngineError> {
-        let room = 2 * MAX_STEPS.min(self.batch_loss.len());
-        let readbacks = (0..IN_FLIGHT).map(|_| Readback::new(gpu, "metrics", room)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Batches {
-            plan,
-            feed: self,
-            readbacks,
-            steps: 1,
-            host: (Duration::ZERO, 0),
-            has_run: false,
-            in_pieces: true,
-        })
+    /// The number of samples of a batch.
+    pub(super) fn batch_size(&self) -> usize {
+        self.dims.n
     }
 }
 
-impl Batches {
-    /// Processes `order`, starting after the batches of `done`. Stops early, after the work in flight, if `on_progress`
-    /// breaks.
+impl<'g> Batches<'g> {
+    pub(super) fn new(gpu: &'g Gpu, feed: Feed, plan: Plan) -> Result<Self, EngineError> {
+        let room = 2 * MAX_STEPS.min(feed.batch_loss.len());
+        let readbacks = (0..IN_FLIGHT).map(|_| Readback::new(gpu, "metrics", room)).collect::<Result<Vec<_>, _>>()?;
+        let host = (Duration::ZERO, 0);
+        Ok(Batches { gpu, plan, feed, readbacks, steps: 1, host, has_run: false, in_pieces: true })
+    }
+
+    /// Processes the whole split once; stops early, after the work in flight, if `on_progress` breaks.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn run_all(&mut self, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
+        let order: Vec<u32> = (0..self.feed.dims.samples as u32).collect();
+        self.run(&order, Totals::default(), on_progress)
+    }
+
+    /// Does the same for the samples of `order`, starting after the batches of `done`.
     pub(super) fn run(
         &mut self,
-        gpu: &Gpu,
         order: &[u32],
         done: Totals,
         on_progress: OnProgress<'_>,
     ) -> Result<Totals, EngineError> {
+        let gpu = self.gpu;
         // The kernels index by the order without checks.
         check_order(order, self.feed.dims.samples)?;
         if order.len() > self.feed.order.len() {
             let reason =
                 format!("the order has {} samples, but there is only room for {}", order.len(), self.feed.order.len());
-            return Err(EngineError::Samples { reason });
+            return Err(EngineError::Samples(reason));
         }
         gpu.write_u32(&self.feed.order, order);
         gpu.write_u32(&self.feed.progress, &[done.batches as u32, order.len() as u32]);
@@ -188,13 +194,22 @@ impl Batches {
         Ok(totals)
     }
 
+    /// The dispatches of a batch.
+    pub fn dispatches(&self) -> Vec<DispatchInfo> {
+        self.plan.dispatches().collect()
+    }
+
     /// Processes one batch to warm up and `rounds` more, and times each dispatch.
-    pub(super) fn time(&self, gpu: &Gpu, rounds: usize) -> Result<Timings, EngineError> {
+    ///
+    /// # Errors
+    /// There are too few batches, or the device failed.
+    pub fn time(&self, rounds: usize) -> Result<Timings, EngineError> {
+        let gpu = self.gpu;
         let batches = self.feed.order.len().div_ceil(self.feed.dims.n);
         if rounds >= batches {
             let reason =
                 format!("timing needs {} batches, including one to warm up, but there are only {batches}", rounds + 1);
-            return Err(EngineError::Samples { reason });
+            return Err(EngineError::Samples(reason));
         }
         let samples = self.feed.order.len().min((rounds + 1) * self.feed.dims.n) as u32;
         gpu.write_u32(&self.feed.order.slice("order", 0, &[samples as usize]), &(0..samples).collect::<Vec<_>>());
@@ -202,20 +217,10 @@ impl Batches {
         Ok(Timings::measure(gpu, &self.plan, rounds)?)
     }
 
-    /// The number of images of a batch.
-    pub(super) fn batch_size(&self) -> usize {
-        self.feed.dims.n
-    }
-
     /// Repeats the batches of `epoch` up to `last` (counted from 1), one by one, by a plan that keeps everything that it computes, and
     /// searches all of it.
-    pub(super) fn find_non_finite(
-        &self,
-        gpu: &Gpu,
-        plan: &Plan,
-        epoch: &Epoch,
-        last: usize,
-    ) -> Result<Option<NonFinite>, EngineError> {
+    pub(super) fn search(&self, plan: &Plan, epoch: &Epoch, last: usize) -> Result<Option<NonFinite>, EngineError> {
+        let gpu = self.gpu;
         let written: Vec<_> = plan.written().collect();
         let parts: Vec<_> = (0..written.len()).map(|i| (format!("{i}"), vec![2])).collect();
         let (_, found) = gpu.arena("found", Element::U32, &parts)?;
@@ -246,19 +251,15 @@ impl Batches {
             let first = written.iter().zip(words.chunks_exact(2)).find(|(_, words)| words[0] > 0);
             if let Some(((entry, tensor), words)) = first {
                 let (count, index) = (words[0] as usize, words[1] as usize);
-                return Ok(Some(NonFinite {
-                    step,
-                    tensor: tensor.name().to_string(),
-                    operation: entry.to_string(),
-                    index,
-                    count,
-                }));
+                let (tensor, operation) = (tensor.name().to_string(), entry.to_string());
+                return Ok(Some(NonFinite { step, tensor, operation, index, count }));
             }
         }
         Ok(None)
     }
 
-    pub(super) fn host_seconds_per_step(&self) -> f64 {
+    /// Seconds of host time to record a batch (on hardware also to submit it), averaged over the batches so far.
+    pub fn host_seconds_per_step(&self) -> f64 {
         self.host.0.as_secs_f64() / self.host.1.max(1) as f64
     }
 }

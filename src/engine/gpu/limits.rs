@@ -2,8 +2,7 @@
 
 use super::GpuEngine;
 use super::program::GpuFusion;
-use crate::data::Split;
-use crate::engine::{EngineError, Optimizer, pixels};
+use crate::engine::{EngineError, Optimizer, blank};
 use crate::gpu::Gpu;
 use crate::lower::{Mode, lower};
 use crate::model::{Model, initial_parameters};
@@ -21,10 +20,8 @@ impl GpuEngine<'_> {
     /// # Errors
     /// The model cannot be built.
     pub fn largest_batch(gpu: &Gpu, model: &Model) -> Result<usize, EngineError> {
-        let program = lower(model, Mode::Train, 1, &GpuFusion { gpu, tiles: SharedTiles::default() })?;
-        let limits = gpu.limits();
-        let allowed = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
-        Ok((allowed / 4) as usize / program.widest())
+        let program = lower(model, Mode::Train, 1, Some(&GpuFusion { gpu, tiles: SharedTiles::default() }))?;
+        Ok((largest_tensor(gpu) / 4) as usize / program.widest())
     }
 
     /// Returns the largest batch size up to `batch_size` at which no dispatch takes longer than `allowed`, but at least 1. A driver resets
@@ -47,11 +44,9 @@ impl GpuEngine<'_> {
         }
         const ROUNDS: usize = 3;
         let timed = (trusted / 8).clamp(1, batch_size);
-        let samples = timed * (ROUNDS + 1);
-        let split = Split { images: vec![0; samples * pixels(model)], labels: vec![0; samples] };
-        let initial = initial_parameters(&model.parameters()?, 0);
-        let mut engine = GpuEngine::with_training(gpu, model, &initial, &split, timed, optimizer)?;
-        let dispatches = engine.time_step(ROUNDS)?.seconds;
+        let engine = GpuEngine::new(gpu, model, &initial_parameters(&model.parameters()?, 0))?;
+        let engine = engine.and_training(&blank(model, timed * (ROUNDS + 1)), timed, optimizer)?;
+        let dispatches = engine.steps()?.time(ROUNDS)?.seconds;
         let fastest = |rounds: &Vec<f64>| rounds.iter().copied().fold(f64::INFINITY, f64::min);
         let longest = dispatches.iter().map(fastest).fold(0.0, f64::max).max(1e-9);
         log::debug!("the longest dispatch takes {:.3} ms at batch size {timed}", 1e3 * longest);
@@ -79,8 +74,7 @@ impl GpuEngine<'_> {
     /// # Errors
     /// They do not fit, or the model cannot be built.
     pub fn check_parameters(gpu: &Gpu, model: &Model) -> Result<(), EngineError> {
-        let limits = gpu.limits();
-        let allowed = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
+        let allowed = largest_tensor(gpu);
         // No overflow: each parameter has fewer than 2^32 elements, and a model has far fewer than 2^30 of them.
         let bytes = 4 * model.parameters()?.iter().map(|p| p.shape.iter().product::<usize>() as u64).sum::<u64>();
         if bytes > allowed {
@@ -88,4 +82,9 @@ impl GpuEngine<'_> {
         }
         Ok(())
     }
+}
+
+/// Returns the bytes that a tensor may have.
+fn largest_tensor(gpu: &Gpu) -> u64 {
+    gpu.limits().max_storage_buffer_binding_size.min(gpu.limits().max_buffer_size)
 }

@@ -6,18 +6,19 @@ mod limits;
 mod program;
 
 pub use autotune::{TileChoices, autotune};
+pub use batches::Batches;
 
 use crate::data::Split;
-use crate::engine::steps::OnGpu;
-use crate::engine::{Engine, EngineError, Epoch, NonFinite, OnProgress, Optimizer, State, Totals, pixels};
-use crate::gpu::timing::Timings;
-use crate::gpu::{DispatchInfo, Element, Gpu, Plan, PlanBuilder, Tensor};
+use crate::engine::steps::{OnGpu, record};
+use crate::engine::{
+    Engine, EngineError, Epoch, NonFinite, OnImages, OnProgress, Optimizer, State, Totals, blank, pixels,
+};
+use crate::gpu::{Element, Gpu, Plan, PlanBuilder, Tensor};
 use crate::lower::{Mode, Program, lower};
 use crate::model::{Model, Parameter};
 use crate::ops::{SharedTiles, adam, sgd};
-use batches::{Batches, Feed};
+use batches::Feed;
 use program::{Arena, GpuFusion};
-use std::ops::ControlFlow;
 
 /// Multiply-adds per evaluated batch: a quarter of a second on an adapter of 10 GFLOP/s, which is 100 times slower than a small GPU.
 const EVALUATED_WORK: usize = 1_250_000_000;
@@ -32,70 +33,24 @@ pub struct GpuEngine<'g> {
     model: Model,
     described: Vec<Parameter>,
     parameters: Arena,
-    training: Option<Training>,
+    training: Option<Training<'g>>,
 }
 
 #[derive(Debug)]
-struct Training {
-    batch: Batches,
-    optimizer: Optimizer,
-    step_sizes: Tensor,
+struct Training<'g> {
+    batches: Batches<'g>,
+    update: Update,
     logits: Tensor,
-    gradients: Arena,
-    slots: Vec<Slot>,
 }
 
 /// What the update at the end of a training step needs.
-#[derive(Clone, Copy)]
-struct Update<'a> {
-    optimizer: &'a Optimizer,
-    step_sizes: &'a Tensor,
-    gradients: &'a Arena,
-    slots: &'a [Slot],
-}
-
-/// One kind of optimizer state, such as Adam's first moments.
 #[derive(Debug)]
-struct Slot {
-    name: &'static str,
-    arena: Arena,
-}
-
-/// A split on the GPU, and the plan that evaluates it.
-#[derive(Debug)]
-pub struct Evaluator<'g> {
-    gpu: &'g Gpu,
-    batches: Batches,
-    samples: usize,
-}
-
-impl Evaluator<'_> {
-    /// Evaluates the whole split; stops early, after the work in flight, if `on_progress` breaks.
-    ///
-    /// # Errors
-    /// The device failed.
-    pub fn run(&mut self, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
-        let order: Vec<u32> = (0..self.samples as u32).collect();
-        self.batches.run(self.gpu, &order, Totals::default(), on_progress)
-    }
-
-    /// The dispatches of a batch.
-    pub fn dispatches(&self) -> Vec<DispatchInfo> {
-        self.batches.plan.dispatches().collect()
-    }
-
-    /// Evaluates one batch to warm up and `rounds` more, and times each dispatch.
-    ///
-    /// # Errors
-    /// There are too few batches, or the device failed.
-    pub fn time_batch(&self, rounds: usize) -> Result<Timings, EngineError> {
-        self.batches.time(self.gpu, rounds)
-    }
-
-    /// Seconds of host time to record a batch (on hardware also to submit it), averaged over the batches so far.
-    pub fn host_seconds_per_step(&self) -> f64 {
-        self.batches.host_seconds_per_step()
-    }
+struct Update {
+    optimizer: Optimizer,
+    step_sizes: Tensor,
+    gradients: Arena,
+    /// In the order of [`Optimizer::slots`].
+    slots: Vec<Arena>,
 }
 
 impl<'g> GpuEngine<'g> {
@@ -104,102 +59,74 @@ impl<'g> GpuEngine<'g> {
     /// # Errors
     /// The model cannot be built, or the device failed.
     pub fn new(gpu: &'g Gpu, model: &Model, parameters: &[Vec<f32>]) -> Result<Self, EngineError> {
-        GpuEngine::untrained(gpu, model, parameters, SharedTiles::default())
-    }
-
-    fn untrained(
-        gpu: &'g Gpu,
-        model: &Model,
-        parameters: &[Vec<f32>],
-        tiles: SharedTiles,
-    ) -> Result<Self, EngineError> {
         let described = model.parameters()?;
         let arena = Arena::new(gpu, "parameters", &described, true)?;
         arena.write(gpu, parameters);
-        Ok(GpuEngine { gpu, tiles, model: model.clone(), described, parameters: arena, training: None })
+        let (model, tiles) = (model.clone(), SharedTiles::default());
+        Ok(GpuEngine { gpu, tiles, model, described, parameters: arena, training: None })
     }
 
-    /// Creates an engine that trains the model on `train`.
-    ///
-    /// # Errors
-    /// The model cannot be built, a tensor exceeds the adapter's limits, or the device failed.
-    pub fn with_training(
-        gpu: &'g Gpu,
-        model: &Model,
-        parameters: &[Vec<f32>],
-        train: &Split,
-        batch_size: usize,
-        optimizer: &Optimizer,
-    ) -> Result<Self, EngineError> {
-        GpuEngine::with_tiles(gpu, model, parameters, train, batch_size, optimizer, SharedTiles::default())
+    /// Uses the tiles in workgroup memory that [`fn@super::autotune`] chose, from the next plan on; other tilings ignore them.
+    pub fn with_tiles(self, tiles: SharedTiles) -> Self {
+        GpuEngine { tiles, ..self }
     }
 
-    /// Like [`GpuEngine::with_training`], with the tiles in workgroup memory that [`fn@super::autotune`] chose; other tilings ignore them.
+    /// Adds a training set.
     ///
     /// # Errors
-    /// The model cannot be built, a tensor exceeds the adapter's limits, or the device failed.
-    pub fn with_tiles(
-        gpu: &'g Gpu,
-        model: &Model,
-        parameters: &[Vec<f32>],
-        train: &Split,
-        batch_size: usize,
-        optimizer: &Optimizer,
-        tiles: SharedTiles,
-    ) -> Result<Self, EngineError> {
-        let mut engine = GpuEngine::untrained(gpu, model, parameters, tiles)?;
-        let program = lower(model, Mode::Train, batch_size, &GpuFusion { gpu, tiles })?;
+    /// The samples cannot be used, a tensor exceeds the adapter's limits, or the device failed.
+    pub fn and_training(self, train: &Split, batch_size: usize, optimizer: &Optimizer) -> Result<Self, EngineError> {
+        let (gpu, described) = (self.gpu, &self.described);
+        let program = lower(&self.model, Mode::Train, batch_size, Some(&self.fusion()))?;
         log::debug!("a training step:\n{program}");
-        let feed = Feed::new(gpu, "train", train, model, batch_size)?;
-        let described = &engine.described;
+        let feed = Feed::new(gpu, "train", train, &self.model, batch_size)?;
         let gradients = Arena::new(gpu, "gradients", described, false)?;
-        let slot = |&name: &&'static str| Ok(Slot { name, arena: Arena::new(gpu, name, described, false)? });
-        let slots = optimizer.slots().iter().map(slot).collect::<Result<Vec<_>, EngineError>>()?;
-        let tensors = program::tensors(gpu, &program, &engine.parameters, Some(&gradients))?;
+        let slots = optimizer.slots().iter().map(|name| Arena::new(gpu, name, described, false));
+        let slots = slots.collect::<Result<Vec<_>, EngineError>>()?;
+        let tensors = self.tensors(&program, Some(&gradients))?;
         let logits = tensors[program.logits().0].clone();
         let step_sizes = gpu.tensor("step_sizes", &[train.len().div_ceil(batch_size)], Element::F32)?;
-        let update = Update { optimizer, step_sizes: &step_sizes, gradients: &gradients, slots: &slots };
-        let plan = engine.step(&feed, &program, &tensors, update)?;
+        let update = Update { optimizer: *optimizer, step_sizes, gradients, slots };
+        let plan = self.step(&feed, &program, &tensors, &update)?;
         log::debug!("a training step has {} dispatches: {}", plan.len(), plan.entries().collect::<Vec<_>>().join(", "));
-        let batch = feed.finish(gpu, plan)?;
-        engine.training = Some(Training { batch, optimizer: *optimizer, step_sizes, logits, gradients, slots });
-        Ok(engine)
+        let batches = Batches::new(gpu, feed, plan)?;
+        Ok(GpuEngine { training: Some(Training { batches, update, logits }), ..self })
+    }
+
+    fn fusion(&self) -> GpuFusion<'g> {
+        GpuFusion { gpu: self.gpu, tiles: self.tiles }
     }
 
     /// Records a training step: the batch, the program, the optimizer.
-    fn step(
-        &self,
-        feed: &Feed,
-        program: &Program,
-        tensors: &[Tensor],
-        update: Update<'_>,
-    ) -> Result<Plan, EngineError> {
+    fn step(&self, feed: &Feed, program: &Program, tensors: &[Tensor], update: &Update) -> Result<Plan, EngineError> {
         let Update { optimizer, step_sizes, gradients, slots } = update;
         let mut plan = PlanBuilder::new(self.gpu);
-        feed.record_gather(&mut plan, &tensors[program.images.0])?;
-        let on = OnGpu { tiles: self.tiles, tensors, labels: &feed.batch_labels, totals: feed.totals() };
-        program::record_all(&mut plan, program, &program.steps, on)?;
+        feed.record(&mut plan, &self.on_gpu(feed, program, tensors))?;
         let (g, w) = (&gradients.whole, &self.parameters.trained(gradients));
-        match (optimizer, slots) {
+        match (optimizer, &slots[..]) {
             (Optimizer::Adam(config), [m, v]) => {
-                let (m, v) = (&m.arena.whole, &v.arena.whole);
+                let (m, v) = (&m.whole, &v.whole);
                 adam::record(&mut plan, config, [g, w, m, v, step_sizes, &feed.progress])?;
             }
             (Optimizer::Sgd(config), [velocity]) => {
-                sgd::record(&mut plan, config, [g, w, &velocity.arena.whole, step_sizes, &feed.progress])?;
+                sgd::record(&mut plan, config, [g, w, &velocity.whole, step_sizes, &feed.progress])?;
             }
             (_, slots) => unreachable!("`Optimizer::slots` names {} slots for {optimizer:?}", slots.len()),
         }
         Ok(plan.finish()?)
     }
 
+    fn on_gpu<'a>(&self, feed: &'a Feed, program: &'a Program, tensors: &'a [Tensor]) -> OnGpu<'a> {
+        OnGpu { program, tiles: self.tiles, tensors, labels: &feed.batch_labels, totals: feed.totals() }
+    }
+
     /// Compiles the kernels for training `model` in advance, while the data is still being read, so that
-    /// [`GpuEngine::with_tiles`] finds them ready. Has no effect on the results of training.
+    /// [`GpuEngine::and_training`] finds them ready. Has no effect on the results of training.
     ///
     /// Checks `wanted` now and then, and stops early once it returns false; the first step then compiles the rest.
     ///
     /// # Errors
-    /// The same as for [`GpuEngine::with_training`].
+    /// The same as for [`GpuEngine::and_training`].
     pub fn prepare_training(
         gpu: &Gpu,
         model: &Model,
@@ -209,12 +136,12 @@ impl<'g> GpuEngine<'g> {
         wanted: &dyn Fn() -> bool,
     ) -> Result<(), EngineError> {
         // No kernel depends on the number of samples: one blank sample needs the same kernels as the whole data set.
-        let blank = Split { images: vec![0; pixels(model)], labels: vec![0] };
-        let engine = GpuEngine::with_tiles(gpu, model, &[], &blank, batch_size, optimizer, tiles)?;
+        let engine = GpuEngine::new(gpu, model, &[])?.with_tiles(tiles);
+        let engine = engine.and_training(&blank(model, 1), batch_size, optimizer)?;
         // Hardware drivers have compiled by now. Software adapters compile at the first dispatch, but wgpu zeroes the tensors
         // before it, which takes longer than it saves for large batches.
         if gpu.is_software() && batch_size <= TOUCHED_BATCH {
-            engine.training.iter().try_for_each(|training| gpu.touch(&training.batch.plan, wanted))?;
+            engine.training.iter().try_for_each(|training| gpu.touch(&training.batches.plan, wanted))?;
         }
         Ok(())
     }
@@ -227,37 +154,20 @@ impl<'g> GpuEngine<'g> {
         self.training.as_ref().map_or(Ok(Vec::new()), |training| Ok(self.gpu.read(&training.logits)?))
     }
 
-    /// The entry points of a training step in order; empty if the engine was not created for training.
-    pub fn step_entries(&self) -> Vec<&'static str> {
-        self.training.iter().flat_map(|training| training.batch.plan.entries()).collect()
+    /// The training set and the step that trains on a batch of it, for measurements.
+    ///
+    /// # Errors
+    /// The engine was not created for training.
+    pub fn steps(&self) -> Result<&Batches<'g>, EngineError> {
+        self.training.as_ref().map(|training| &training.batches).ok_or(EngineError::NoTraining)
     }
 
-    /// Creates an evaluator that evaluates `split` repeatedly in batches of `batch_size`, for measurements.
+    /// Prepares the evaluation of `split` in batches of `batch_size`, for measurements.
     ///
     /// # Errors
     /// A tensor exceeds the adapter's limits, or the device failed.
-    pub fn evaluator(&self, split: &Split, batch_size: usize) -> Result<Evaluator<'g>, EngineError> {
-        let (batches, _) = self.inference(split, batch_size)?;
-        Ok(Evaluator { gpu: self.gpu, batches, samples: split.len() })
-    }
-
-    /// The dispatches of a training step; empty if the engine was not created for training.
-    pub fn step_dispatches(&self) -> Vec<DispatchInfo> {
-        self.training.iter().flat_map(|training| training.batch.plan.dispatches()).collect()
-    }
-
-    /// Seconds of host time to record a training step (on hardware also to submit it), averaged over the steps so far.
-    pub fn host_seconds_per_step(&self) -> f64 {
-        self.training.as_ref().map_or(0.0, |training| training.batch.host_seconds_per_step())
-    }
-
-    /// Runs one training step to warm up and `rounds` more, and times each dispatch.
-    ///
-    /// # Errors
-    /// The engine was not created for training, there are too few batches, or the device failed.
-    pub fn time_step(&mut self, rounds: usize) -> Result<Timings, EngineError> {
-        let training = self.training.as_ref().ok_or(EngineError::NoTraining)?;
-        training.batch.time(self.gpu, rounds)
+    pub fn evaluator(&self, split: &Split, batch_size: usize) -> Result<Batches<'g>, EngineError> {
+        Ok(self.inference(split, batch_size)?.0)
     }
 
     /// The batch size of evaluation and prediction: large enough to keep the adapter busy, small enough for a CPU's cache, for the time
@@ -273,47 +183,40 @@ impl<'g> GpuEngine<'g> {
     }
 
     /// Creates the plan that evaluates `split`, and the tensor of its probabilities.
-    fn inference(&self, split: &Split, n: usize) -> Result<(Batches, Tensor), EngineError> {
-        let (gpu, tiles) = (self.gpu, self.tiles);
-        let program = lower(&self.model, Mode::Infer, n, &GpuFusion { gpu, tiles })?;
+    fn inference(&self, split: &Split, n: usize) -> Result<(Batches<'g>, Tensor), EngineError> {
+        let gpu = self.gpu;
+        let program = lower(&self.model, Mode::Infer, n, Some(&self.fusion()))?;
         let feed = Feed::new(gpu, "evaluation", split, &self.model, n)?;
-        let tensors = program::tensors(gpu, &program, &self.parameters, None)?;
-        let on = OnGpu { tiles, tensors: &tensors, labels: &feed.batch_labels, totals: feed.totals() };
+        let tensors = self.tensors(&program, None)?;
+        let on = self.on_gpu(&feed, &program, &tensors);
         if !program.once.is_empty() {
             let mut once = PlanBuilder::new(gpu);
-            program::record_all(&mut once, &program, &program.once, on)?;
+            program.once.iter().try_for_each(|step| record(&mut once, step, &on))?;
             gpu.run(&once.finish()?)?;
         }
         let mut plan = PlanBuilder::new(gpu);
-        feed.record_gather(&mut plan, &tensors[program.images.0])?;
-        program::record_all(&mut plan, &program, &program.steps, on)?;
+        feed.record(&mut plan, &on)?;
         let probabilities = tensors[program.steps[program.loss()].writes[0].0].clone();
         let plan = plan.finish()?;
-        Ok((feed.finish(gpu, plan)?, probabilities))
+        Ok((Batches::new(gpu, feed, plan)?, probabilities))
     }
 }
 
 impl Engine for GpuEngine<'_> {
     fn train_epoch(&mut self, epoch: &Epoch, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
         let training = self.training.as_mut().ok_or(EngineError::NoTraining)?;
-        self.gpu.write(&training.step_sizes, &epoch.step_sizes);
-        training.batch.run(self.gpu, &epoch.order, epoch.done, on_progress)
+        self.gpu.write(&training.update.step_sizes, &epoch.step_sizes);
+        training.batches.run(&epoch.order, epoch.done, on_progress)
     }
 
     fn evaluate(&mut self, split: &Split, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
         if split.is_empty() {
             return Ok(Totals::default());
         }
-        let order: Vec<u32> = (0..split.len() as u32).collect();
-        let (mut batches, _) = self.inference(split, self.inference_batch(split.len())?)?;
-        batches.run(self.gpu, &order, Totals::default(), on_progress)
+        self.evaluator(split, self.inference_batch(split.len())?)?.run_all(on_progress)
     }
 
-    fn predict(
-        &mut self,
-        images: &[u8],
-        on_progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
-    ) -> Result<Vec<f32>, EngineError> {
+    fn predict(&mut self, images: &[u8], on_progress: OnImages<'_>) -> Result<Vec<f32>, EngineError> {
         let classes = self.model.classes();
         let n_images = images.len() / pixels(&self.model);
         if n_images == 0 {
@@ -345,35 +248,32 @@ impl Engine for GpuEngine<'_> {
     }
 
     fn state(&mut self) -> Result<State, EngineError> {
-        let slots = self.training.iter().flat_map(|training| &training.slots);
-        let slots = slots.map(|slot| slot.arena.read(self.gpu)).collect::<Result<_, _>>()?;
+        let slots = self.training.iter().flat_map(|training| &training.update.slots);
+        let slots = slots.map(|slot| slot.read(self.gpu)).collect::<Result<_, _>>()?;
         Ok(State { parameters: self.parameters.read(self.gpu)?, slots })
     }
 
     fn restore(&mut self, state: &State) -> Result<(), EngineError> {
-        let slots: Vec<&Slot> = self.training.iter().flat_map(|training| &training.slots).collect();
-        state.check(&self.described, &slots.iter().map(|slot| slot.name).collect::<Vec<_>>())?;
+        let update = self.training.as_ref().map(|training| &training.update);
+        state.check(&self.described, update.map_or(&[], |update| update.optimizer.slots()))?;
         self.parameters.write(self.gpu, &state.parameters);
-        for (slot, values) in slots.iter().zip(&state.slots) {
-            slot.arena.write(self.gpu, values);
+        for (slot, values) in update.iter().flat_map(|update| &update.slots).zip(&state.slots) {
+            slot.write(self.gpu, values);
         }
         Ok(())
     }
 
     fn find_non_finite(&mut self, epoch: &Epoch, last: usize) -> Result<Option<NonFinite>, EngineError> {
-        let training = self.training.as_ref().ok_or(EngineError::NoTraining)?;
-        self.gpu.write(&training.step_sizes, &epoch.step_sizes);
+        let Training { batches, update, .. } = self.training.as_ref().ok_or(EngineError::NoTraining)?;
+        self.gpu.write(&update.step_sizes, &epoch.step_sizes);
         // The same steps, but with a buffer for each tensor, so that all are there to be searched after a step.
-        let (gpu, tiles, batch) = (self.gpu, self.tiles, &training.batch);
-        let program = lower(&self.model, Mode::Search, batch.batch_size(), &GpuFusion { gpu, tiles })?;
-        let tensors = program::tensors(gpu, &program, &self.parameters, Some(&training.gradients))?;
-        let Training { optimizer, step_sizes, gradients, slots, .. } = training;
-        let plan = self.step(&batch.feed, &program, &tensors, Update { optimizer, step_sizes, gradients, slots })?;
-        let found = batch.find_non_finite(gpu, &plan, epoch, last)?;
+        let program = lower(&self.model, Mode::Search, batches.feed.batch_size(), Some(&self.fusion()))?;
+        let tensors = self.tensors(&program, Some(&update.gradients))?;
+        let plan = self.step(&batches.feed, &program, &tensors, update)?;
+        let found = batches.search(&plan, epoch, last)?;
         // The optimizer writes all parameters in one dispatch; report the parameter that contains the element.
-        let slots = training.slots.iter().map(|slot| &slot.arena);
-        let arenas: Vec<&Arena> = slots.chain([&self.parameters, &training.gradients]).collect();
-        Ok(found.map(|found| match arenas.iter().find(|arena| arena.whole.name() == found.tensor) {
+        let mut arenas = update.slots.iter().chain([&self.parameters, &update.gradients]);
+        Ok(found.map(|found| match arenas.find(|arena| arena.whole.name() == found.tensor) {
             Some(arena) => {
                 let (tensor, index) = arena.part_at(found.index);
                 NonFinite { tensor, index, ..found }
@@ -383,7 +283,7 @@ impl Engine for GpuEngine<'_> {
     }
 
     fn last_gradients(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {
-        let trained = self.training.iter().filter(|training| training.batch.has_run);
-        trained.map(|training| training.gradients.read(self.gpu)).next().unwrap_or(Ok(Vec::new()))
+        let training = self.training.as_ref().filter(|training| training.batches.has_run);
+        training.map_or(Ok(Vec::new()), |training| training.update.gradients.read(self.gpu))
     }
 }

@@ -1,11 +1,12 @@
 //! A program on the GPU: its tensors, and what the device can fuse.
 
+use super::GpuEngine;
 use crate::cpu::conv2d::Conv2dDims;
 use crate::cpu::pool2d::Pool2dDims;
 use crate::engine::EngineError;
-use crate::engine::steps::{OnGpu, conv2d_form, record};
-use crate::gpu::{Element, Gpu, PlanBuilder, Tensor};
-use crate::lower::{Fusion, Place, Program, Step};
+use crate::engine::steps::conv2d_form;
+use crate::gpu::{Element, Gpu, Tensor};
+use crate::lower::{Fusion, Place, Program};
 use crate::model::Parameter;
 use crate::ops::{SharedTiles, conv2d};
 
@@ -17,24 +18,12 @@ pub(super) struct GpuFusion<'g> {
 }
 
 impl Fusion for GpuFusion<'_> {
-    fn relu(&self) -> bool {
-        true
-    }
-
     fn pool(&self, conv: &Conv2dDims, pool: &Pool2dDims) -> bool {
         conv2d::pools(conv2d_form(self.gpu, self.tiles, conv, false), conv, pool)
     }
 
     fn unpool(&self, conv: &Conv2dDims, pool: &Pool2dDims, needs_dx: bool) -> bool {
         conv2d::unpools(conv2d_form(self.gpu, self.tiles, conv, needs_dx), conv, needs_dx, pool)
-    }
-
-    fn fold(&self) -> bool {
-        true
-    }
-
-    fn reuse(&self) -> bool {
-        true
     }
 }
 
@@ -49,19 +38,13 @@ pub(super) struct Arena {
 }
 
 impl Arena {
-    /// Creates an arena for all parameters, or for the trained ones alone.
-    pub(super) fn new(
-        gpu: &Gpu,
-        name: &str,
-        parameters: &[Parameter],
-        with_statistics: bool,
-    ) -> Result<Self, EngineError> {
+    /// Creates an arena for `all` parameters, or for the trained ones alone.
+    pub(super) fn new(gpu: &Gpu, name: &str, parameters: &[Parameter], all: bool) -> Result<Self, EngineError> {
         let wanted = |trained: bool| {
             let of = move |(_, parameter): &(usize, &Parameter)| parameter.role.is_trained() == trained;
             parameters.iter().enumerate().filter(of)
         };
-        let in_order: Vec<(usize, &Parameter)> =
-            wanted(true).chain(wanted(false).filter(|_| with_statistics)).collect();
+        let in_order: Vec<(usize, &Parameter)> = wanted(true).chain(wanted(false).filter(|_| all)).collect();
         let parts: Vec<(String, Vec<usize>)> =
             in_order.iter().map(|(_, parameter)| (parameter.name.clone(), parameter.shape.clone())).collect();
         let (whole, parts) = gpu.arena(name, Element::F32, &parts)?;
@@ -105,40 +88,28 @@ impl Arena {
     }
 }
 
-/// Creates the tensors of a program. Those of parameters and gradients are parts of the arenas.
-pub(super) fn tensors(
-    gpu: &Gpu,
-    program: &Program,
-    parameters: &Arena,
-    gradients: Option<&Arena>,
-) -> Result<Vec<Tensor>, EngineError> {
-    let mut buffers: Vec<Option<Tensor>> = vec![None; program.buffers.len()];
-    let mut tensors = Vec::with_capacity(program.tensors.len());
-    for tensor in &program.tensors {
-        let shape = tensor.shape_for(program.batch);
-        let element = if tensor.is_index { Element::U32 } else { Element::F32 };
-        let missing = "only training has gradients, of trained parameters";
-        tensors.push(match tensor.place {
-            Place::Images => gpu.tensor(&tensor.name, &shape, element)?,
-            Place::Parameter(i) => parameters.part(i).expect("every parameter has a part").clone(),
-            Place::Gradient(i) => gradients.and_then(|arena| arena.part(i)).expect(missing).clone(),
-            Place::Constant(value) => gpu.tensor_from(&tensor.name, &shape, &vec![value; tensor.len()])?,
-            // Under the name of the tensor, because the buffer may have another one at another time.
-            Place::Buffer(i) => match &buffers[i] {
-                Some(buffer) => buffer.slice(&tensor.name, 0, &shape),
-                None => buffers[i].insert(gpu.tensor(&tensor.name, &shape, element)?).clone(),
-            },
-        });
+impl GpuEngine<'_> {
+    /// Creates the tensors of a program. Those of parameters and gradients are parts of the arenas.
+    pub(super) fn tensors(&self, program: &Program, gradients: Option<&Arena>) -> Result<Vec<Tensor>, EngineError> {
+        let gpu = self.gpu;
+        let mut buffers: Vec<Option<Tensor>> = vec![None; program.buffers.len()];
+        let mut tensors = Vec::with_capacity(program.tensors.len());
+        for tensor in &program.tensors {
+            let shape = tensor.shape_for(program.batch);
+            let element = if tensor.is_index { Element::U32 } else { Element::F32 };
+            let missing = "only training has gradients, of trained parameters";
+            tensors.push(match tensor.place {
+                Place::Images => gpu.tensor(&tensor.name, &shape, element)?,
+                Place::Parameter(i) => self.parameters.part(i).expect("every parameter has a part").clone(),
+                Place::Gradient(i) => gradients.and_then(|arena| arena.part(i)).expect(missing).clone(),
+                Place::Constant(value) => gpu.tensor_from(&tensor.name, &shape, &vec![value; tensor.len()])?,
+                // Under the name of the tensor, because the buffer may have another one at another time.
+                Place::Buffer(i) => match &buffers[i] {
+                    Some(buffer) => buffer.slice(&tensor.name, 0, &shape),
+                    None => buffers[i].insert(gpu.tensor(&tensor.name, &shape, element)?).clone(),
+                },
+            });
+        }
+        Ok(tensors)
     }
-    Ok(tensors)
-}
-
-/// Records steps into a plan.
-pub(super) fn record_all(
-    plan: &mut PlanBuilder<'_>,
-    program: &Program,
-    steps: &[Step],
-    on: OnGpu<'_>,
-) -> Result<(), EngineError> {
-    steps.iter().try_for_each(|step| Ok(record(plan, program, step, on)?))
 }

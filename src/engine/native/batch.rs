@@ -2,12 +2,13 @@
 
 use super::program::{NativeProgram, Owned, Rows, Shared, zeros};
 use crate::data::Split;
-use crate::engine::steps::Answers;
+use crate::engine::steps::{Answers, Convolving, compute_rows};
 use crate::engine::{EngineError, Optimizer};
+use crate::lower::{Id, Tensor};
 use crate::model::Parameter;
 use crate::native::conv2d::{Packed, Scratch};
 use crate::native::{Aligned, adam, batch_gather, sgd};
-use std::ops::Range;
+use std::mem::take;
 
 /// The tensors of a batch.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub(super) struct Batch {
     pub(super) probabilities: Aligned<f32>,
     pub(super) loss: Aligned<f32>,
     pub(super) correct: Aligned<u32>,
+    /// Rows per group: each group has its own sums of the convolutions' gradients.
+    pub(super) group: usize,
 }
 
 /// Rows of a batch that one thread processes.
@@ -27,6 +30,7 @@ pub(super) struct Share<'a> {
     pub(super) probabilities: &'a mut [f32],
     pub(super) loss: &'a mut [f32],
     pub(super) correct: &'a mut [u32],
+    group: usize,
 }
 
 /// Elements of a parameter that one thread updates.
@@ -43,86 +47,98 @@ pub(super) struct Slice<'a> {
 }
 
 impl Batch {
-    pub(super) fn new(program: &NativeProgram, n: usize, groups: usize) -> Result<Self, EngineError> {
+    pub(super) fn new(program: &NativeProgram, n: usize, group: usize) -> Result<Self, EngineError> {
         Ok(Batch {
-            tensors: program.tensors(n, groups)?,
+            tensors: program.tensors(n, group)?,
             labels: zeros(n)?,
-            probabilities: zeros(n * program.program().classes)?,
+            probabilities: zeros(n * program.program.classes)?,
             loss: zeros(n)?,
             correct: zeros(n)?,
+            group,
         })
     }
 
-    /// Divides the samples `order` into shares of `rows`, in groups of `group`.
-    pub(super) fn split<'a>(
-        &'a mut self,
-        program: &NativeProgram,
-        order: &'a [u32],
-        rows: usize,
-        group: usize,
-    ) -> impl Iterator<Item = Share<'a>> {
-        let (n, classes) = (order.len(), program.program().classes);
+    /// Divides the samples `order` into shares of `rows`.
+    pub(super) fn split<'a>(&'a mut self, program: &NativeProgram, order: &'a [u32], rows: usize) -> Vec<Share<'a>> {
+        let (n, group, classes) = (order.len(), self.group, program.program.classes);
         let tensors = program.split(&mut self.tensors, n, rows, group);
         let labels = self.labels[..n].chunks_mut(rows).zip(self.probabilities.chunks_mut(rows * classes));
         let results = self.loss[..n].chunks_mut(rows).zip(self.correct[..n].chunks_mut(rows));
         let shares = order.chunks(rows).zip(tensors).zip(labels).zip(results);
-        shares.map(move |(((order, rows), (labels, probabilities)), (loss, correct))| {
+        let shares = shares.map(|(((order, rows), (labels, probabilities)), (loss, correct))| {
             let probabilities = &mut probabilities[..order.len() * classes];
-            Share { order, rows, labels, probabilities, loss, correct }
-        })
-    }
-
-    pub(super) fn totals(&self, n: usize) -> (f64, u64) {
-        let loss = self.loss[..n].iter().map(|&loss| f64::from(loss)).sum();
-        (loss, self.correct[..n].iter().map(|&correct| u64::from(correct)).sum())
+            Share { order, rows, labels, probabilities, loss, correct, group }
+        });
+        shares.collect()
     }
 }
 
+/// Returns the sum of some losses, and the number of correct predictions.
+pub(super) fn totals(loss: &[f32], correct: &[u32]) -> (f64, u64) {
+    let loss = loss.iter().map(|&loss| f64::from(loss)).sum();
+    (loss, correct.iter().map(|&correct| u64::from(correct)).sum())
+}
+
 impl Slice<'_> {
-    /// Computes the gradient over `n` rows in groups of `group`, and makes one step of the optimizer.
-    pub(super) fn update(
-        self,
-        program: &NativeProgram,
-        tensors: &Owned,
-        n: usize,
-        group: usize,
-        optimizer: &Optimizer,
-        step_size: f32,
-    ) {
+    /// Computes the gradient over the first `n` rows of a batch, and makes one step of the optimizer with the factor `alpha`.
+    pub(super) fn update(self, program: &NativeProgram, batch: &Batch, n: usize, optimizer: &Optimizer, alpha: f32) {
         let Slice { index, first, w, g, slots: [m, v], packed } = self;
-        program.gradient(index, first, n, group, tensors, g);
+        program.gradient(index, first, n, batch.group, &batch.tensors, g);
         match optimizer {
-            Optimizer::Adam(config) => adam::adam_step(config, step_size, g, w, m, v),
-            Optimizer::Sgd(config) => sgd::sgd_step(config.momentum, step_size, g, w, m),
+            Optimizer::Adam(config) => adam::adam_step(config, alpha, g, w, m, v),
+            Optimizer::Sgd(config) => sgd::sgd_step(config.momentum, alpha, g, w, m),
         }
         if let Some((conv, packed)) = packed {
-            program.pack(conv, w, packed);
+            program.convs[conv].pack(w, packed);
         }
     }
 }
 
 impl Share<'_> {
     /// Takes the images and labels of its samples.
-    pub(super) fn gather(&mut self, split: &Split, program: &NativeProgram) {
-        let x = program.images(&mut self.rows);
+    pub(super) fn gather(&mut self, split: &Split) {
+        let x = self.rows.floats.last_mut().expect("the last is for the images");
         let pixels = x.len() / self.order.len();
         batch_gather::batch_gather(pixels, &split.images, &split.labels, self.order, x, self.labels);
     }
 
-    /// Runs some steps of the program, in groups of `group` rows. The loss is the mean over the `n_valid` rows of all shares.
-    pub(super) fn run(
-        &mut self,
-        program: &NativeProgram,
-        steps: Range<usize>,
-        shared: Shared<'_>,
-        n_valid: usize,
-        group: usize,
-        scratch: &mut Scratch,
-    ) {
-        let Share { order, rows, labels, probabilities, loss, correct } = self;
+    /// Runs step `i` of the program. The loss is the mean over the `n_valid` rows of all shares.
+    pub(super) fn run(&mut self, i: usize, shared: Shared<'_>, n_valid: usize, scratch: &mut Scratch) {
+        let Share { order, rows, labels, probabilities, loss, correct, group } = self;
+        let (native, n, group) = (shared.program, order.len(), *group);
         let mut answers = Answers { labels, n_valid, probabilities, loss, correct };
-        for i in steps {
-            program.run_rows(i, order.len(), group, shared, rows, scratch, &mut answers);
+        let step = &native.program.steps[i];
+        let buffer_of = |wanted: fn(&Tensor) -> bool, ids: &[Id]| {
+            ids.iter().map(|id| native.program.tensor(*id)).find(|tensor| wanted(tensor)).and_then(Tensor::buffer)
+        };
+        // What the step writes is taken out while it reads the rest, and put back.
+        let written = buffer_of(|tensor| tensor.by_row && !tensor.is_index, &step.writes);
+        let index = buffer_of(|tensor| tensor.is_index, &step.writes)
+            .or_else(|| buffer_of(|tensor| tensor.is_index, &step.reads));
+        let conv = native.conv_of[i];
+        let mut y = written.map(|i| take(&mut rows.floats[i]));
+        let argmax = index.map(|i| take(&mut rows.indices[i])).unwrap_or_default();
+        let sums = conv.map(|i| take(&mut rows.sums[i])).unwrap_or_default();
+        {
+            let mut x: [&[f32]; 6] = [&[]; 6];
+            let reads = step.reads.iter().filter(|id| !native.program.tensor(**id).is_index);
+            let mut count = 0;
+            for (x, id) in x.iter_mut().zip(reads) {
+                *x = shared.read(*id, &rows.floats);
+                count += 1;
+            }
+            let convolving =
+                conv.map(|i| Convolving { conv: &native.convs[i], packed: &shared.packed[i], scratch, sums, group });
+            compute_rows(&step.op, n, &x[..count], y.as_mut_slice(), argmax, convolving, &mut answers);
+        }
+        if let (Some(i), Some(y)) = (written, y) {
+            rows.floats[i] = y;
+        }
+        if let Some(i) = index {
+            rows.indices[i] = argmax;
+        }
+        if let Some(i) = conv {
+            rows.sums[i] = sums;
         }
     }
 }
@@ -136,10 +152,8 @@ pub(super) fn slices<'a>(
     slots: &'a mut [Vec<Aligned<f32>>],
     packed: &'a mut [Packed],
 ) -> Vec<Slice<'a>> {
-    let [mut m, mut v] = {
-        let mut slots = slots.iter_mut().map(|slot| slot.iter_mut());
-        [slots.next(), slots.next()]
-    };
+    let mut slots = slots.iter_mut().map(|slot| slot.iter_mut());
+    let [mut m, mut v] = [slots.next(), slots.next()];
     let mut packed: Vec<Option<&mut Packed>> = packed.iter_mut().map(Some).collect();
     let mut slices = Vec::with_capacity(128);
     let both = parameters.iter_mut().zip(gradients);
@@ -147,14 +161,11 @@ pub(super) fn slices<'a>(
         let next = |slot: &mut Option<std::slice::IterMut<'a, Aligned<f32>>>| {
             slot.as_mut().and_then(Iterator::next).map_or(&mut [][..], |values| &mut **values)
         };
-        let (m, v) = (next(&mut m), next(&mut v));
-        if !parameter.role.is_trained() {
-            continue;
-        }
         let len = slice_len(&parameter.shape);
-        let mut of_m = m.chunks_mut(len);
-        let mut of_v = v.chunks_mut(len);
+        let mut of_m = next(&mut m).chunks_mut(len);
+        let mut of_v = next(&mut v).chunks_mut(len);
         let conv = program.conv_of_parameter(index);
+        // Statistics have no gradients, so there are no slices of them.
         for (i, (w, g)) in w.chunks_mut(len).zip(g.chunks_mut(len)).enumerate() {
             slices.push(Slice {
                 index,

@@ -7,30 +7,43 @@
 
 mod batch;
 mod program;
-mod worker;
+mod training;
 
 use super::{
-    Engine, EngineError, Epoch, NonFinite, OnProgress, Optimizer, State, Totals, check_order, check_split, for_all,
-    only_trained, pixels,
+    Engine, EngineError, Epoch, NonFinite, OnImages, OnProgress, Optimizer, State, Totals, check_order, check_split,
+    for_all, only_trained, pixels,
 };
 use crate::data::Split;
 use crate::lower::Mode;
-use crate::model::Model;
+use crate::model::{Model, Parameter};
 use crate::native::Aligned;
 use crate::native::conv2d::{Form, Scratch};
 use crate::native::peak::Peak;
-use batch::Share;
-use program::NativeProgram;
+use batch::{Batch, Share, totals};
+use program::{Prepared, zeros};
+use rayon::prelude::*;
 use std::ops::ControlFlow;
 use std::sync::Mutex;
-use std::time::Instant;
-use worker::{Prepared, ROWS, SILENCE, Training, Worker};
+use std::time::{Duration, Instant};
+use training::{ROWS, Training, group_of, of_this_thread};
+
+/// How long the engine works between two reports of progress.
+const SILENCE: Duration = Duration::from_millis(50);
 
 /// A model on the CPU.
 #[derive(Debug)]
 pub struct NativeEngine<'d> {
     threads: rayon::ThreadPool,
-    worker: Worker<'d>,
+    model: Model,
+    form: Form,
+    described: Vec<Parameter>,
+    parameters: Vec<Aligned<f32>>,
+    /// One per thread.
+    scratch: Vec<Mutex<Scratch>>,
+    inference: Prepared,
+    /// One per thread, created at the first evaluation.
+    evaluation: Vec<Mutex<Batch>>,
+    training: Option<Training<'d>>,
 }
 
 impl<'d> NativeEngine<'d> {
@@ -52,48 +65,49 @@ impl<'d> NativeEngine<'d> {
     /// # Errors
     /// The same as for [`NativeEngine::new`].
     pub fn with_form(model: &Model, parameters: &[Vec<f32>], threads: usize, form: Form) -> Result<Self, EngineError> {
-        let program = NativeProgram::new(model, Mode::Infer, form)?;
+        let inference = Prepared::new(model, Mode::Infer, form)?;
         // For 0, rayon would choose a number itself, but each thread needs its scratch memory.
-        let threads = threads.max(1);
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("native {i}"));
-        let pool = pool.build().map_err(|error| EngineError::Threads { threads, reason: error.to_string() })?;
+        let n = threads.max(1);
+        let threads = rayon::ThreadPoolBuilder::new().num_threads(n).thread_name(|i| format!("native {i}"));
+        let threads =
+            threads.build().map_err(|error| EngineError::Threads { threads: n, reason: error.to_string() })?;
         let described = model.parameters()?;
         State { parameters: parameters.to_vec(), slots: Vec::new() }.check(&described, &[])?;
-        let parameters = aligned(parameters);
-        let scratch = (0..threads).map(|_| Mutex::new(Scratch::new(program.convolutions()))).collect();
-        let inference = Prepared::new(program)?;
-        let (model, evaluation, training) = (model.clone(), Vec::new(), None);
-        let worker = Worker { model, form, described, parameters, scratch, inference, evaluation, training };
-        Ok(NativeEngine { threads: pool, worker })
+        let (model, parameters, evaluation) = (model.clone(), aligned(parameters), Vec::new());
+        let scratch = (0..n).map(|_| Mutex::new(Scratch::new(&inference.program.convs))).collect();
+        let training = None;
+        Ok(NativeEngine { threads, model, form, described, parameters, scratch, inference, evaluation, training })
     }
 
-    /// Creates an engine that trains the model on `split`, with `threads` threads, but at least one.
+    /// Adds a training set.
     ///
     /// # Errors
-    /// The model cannot be built, the samples cannot be used, the threads cannot be started, or there is not enough memory.
-    pub fn with_training(
-        model: &Model,
-        parameters: &[Vec<f32>],
-        split: &'d Split,
-        batch_size: usize,
-        optimizer: &Optimizer,
-        threads: usize,
-    ) -> Result<Self, EngineError> {
-        Self::new(model, parameters, threads)?.and_training(split, batch_size, optimizer)
+    /// The samples cannot be used, or there is not enough memory.
+    pub fn and_training(self, split: &'d Split, batch_size: usize, optimizer: &Optimizer) -> Result<Self, EngineError> {
+        let mut engine = self;
+        check_split(split, &engine.model)?;
+        let (prepared, batch) = engine.prepared(Mode::Train, batch_size)?;
+        let zeros_alike = || {
+            let lens = engine.described.iter().map(|p| if p.role.is_trained() { p.len() } else { 0 });
+            lens.map(zeros).collect::<Result<Vec<_>, _>>()
+        };
+        let slots = optimizer.slots().iter().map(|_| zeros_alike()).collect::<Result<_, _>>()?;
+        let gradients = zeros_alike()?;
+        let (optimizer, described, has_run) = (*optimizer, engine.described.clone(), false);
+        let training = Training { split, optimizer, described, prepared, slots, gradients, batch, batch_size, has_run };
+        Ok(NativeEngine { training: Some(training), ..engine })
     }
 
-    /// Adds a training set to an engine.
-    ///
-    /// # Errors
-    /// The same as for [`NativeEngine::with_training`].
-    pub fn and_training(
-        mut self,
-        split: &'d Split,
-        batch_size: usize,
-        optimizer: &Optimizer,
-    ) -> Result<Self, EngineError> {
-        self.worker.train(split, batch_size, optimizer, Mode::Train)?;
-        Ok(self)
+    /// Creates a program for training, or for a search, and the tensors of its batch.
+    fn prepared(&mut self, mode: Mode, batch_size: usize) -> Result<(Prepared, Batch), EngineError> {
+        let mut prepared = Prepared::new(&self.model, mode, self.form)?;
+        for scratch in &mut self.scratch {
+            let both = prepared.program.convs.iter().chain(&self.inference.program.convs);
+            *scratch = Mutex::new(Scratch::new(both));
+        }
+        let batch = Batch::new(&prepared.program, batch_size, group_of(batch_size))?;
+        prepared.prepare(&mut self.parameters);
+        Ok((prepared, batch))
     }
 
     /// Times the parts of a training step in one thread, after one step to warm up. Returns their names and the seconds of each of `rounds`.
@@ -101,14 +115,13 @@ impl<'d> NativeEngine<'d> {
     /// # Errors
     /// The engine was not created for training, or the training set is smaller than a batch.
     pub fn time_step(&mut self, rounds: usize) -> Result<Vec<(String, Vec<f64>)>, EngineError> {
-        let worker = &mut self.worker;
-        let mut times = worker.timed_step()?;
-        for (_, seconds) in &mut times {
-            seconds.clear();
-        }
+        let NativeEngine { parameters, scratch, training, .. } = self;
+        let training = training.as_mut().ok_or(EngineError::NoTraining)?;
+        let mut timed_step = || training.timed_step(parameters, scratch);
+        let mut times: Vec<_> = timed_step()?.into_iter().map(|(name, _)| (name, Vec::new())).collect();
         for _ in 0..rounds {
-            for ((_, seconds), (_, of_round)) in times.iter_mut().zip(worker.timed_step()?) {
-                seconds.extend(of_round);
+            for ((_, seconds), (_, of_round)) in times.iter_mut().zip(timed_step()?) {
+                seconds.push(of_round);
             }
         }
         Ok(times)
@@ -121,7 +134,8 @@ impl<'d> NativeEngine<'d> {
 
     /// Describes how each convolution is computed forward and backward.
     pub fn describe(&self) -> Vec<String> {
-        self.worker.training.as_ref().map_or(&self.worker.inference, |training| &training.prepared).program.describe()
+        let prepared = self.training.as_ref().map_or(&self.inference, |training| &training.prepared);
+        prepared.program.convs.iter().map(|conv| conv.describe().join(", ")).collect()
     }
 
     /// Calls `work` for each share of [`ROWS`] samples of a split, on all threads, and passes the results to `on_some` in the order of the
@@ -132,15 +146,26 @@ impl<'d> NativeEngine<'d> {
         work: impl Fn(&mut Share<'_>) -> T + Sync,
         mut on_some: impl FnMut(Vec<T>) -> ControlFlow<()>,
     ) -> Result<(), EngineError> {
-        let NativeEngine { threads, worker } = self;
-        worker.inference.prepare(&mut worker.parameters);
+        while self.evaluation.len() < self.scratch.len() {
+            self.evaluation.push(Mutex::new(Batch::new(&self.inference.program, ROWS, ROWS)?));
+        }
+        let NativeEngine { threads, parameters, scratch, inference, evaluation, .. } = self;
+        inference.prepare(parameters);
+        let (program, shared) = (&inference.program, inference.shared(parameters, &[]));
+        let compute = |order: &[u32]| {
+            let (mut scratch, mut batch) = (of_this_thread(scratch), of_this_thread(evaluation));
+            let mut share = batch.split(program, order, ROWS).pop().expect("a chunk is never empty");
+            share.gather(split);
+            (0..program.program.steps.len()).for_each(|i| share.run(i, shared, order.len(), &mut scratch));
+            work(&mut share)
+        };
         // Always whole shares: the same rows are computed together, whatever the number of shares at a time.
-        let (mut first, mut shares) = (0, worker.scratch.len().max(1));
+        let (mut first, mut shares) = (0, scratch.len().max(1));
         while first < split.len() {
             let begin = Instant::now();
-            let samples = first..split.len().min(first + shares * ROWS);
-            first = samples.end;
-            let results = threads.install(|| worker.some_shares(split, samples, &work))?;
+            let order: Vec<u32> = (first..split.len().min(first + shares * ROWS)).map(|i| i as u32).collect();
+            first += order.len();
+            let results = threads.install(|| order.par_chunks(ROWS).with_max_len(1).map(&compute).collect());
             if on_some(results).is_break() {
                 break;
             }
@@ -156,14 +181,9 @@ impl<'d> NativeEngine<'d> {
 
     /// The logits of the last training step, `[N, 10]`; `None` before the first.
     pub fn last_logits(&self) -> Option<&[f32]> {
-        let training = self.worker.training.as_ref().filter(|training| training.has_run)?;
-        let program = &training.prepared.program;
-        program.content(
-            program.program().logits(),
-            training.batch_size,
-            &training.batch.tensors,
-            self.worker.shared(training),
-        )
+        let training = self.training.as_ref().filter(|training| training.has_run)?;
+        let logits = training.prepared.program.program.logits();
+        Some(training.shared(&self.parameters).rows(logits, training.batch_size, &training.batch.tensors.floats))
     }
 }
 
@@ -177,40 +197,48 @@ fn plain(tensors: &[Aligned<f32>]) -> Vec<Vec<f32>> {
 
 impl Engine for NativeEngine<'_> {
     fn train_epoch(&mut self, epoch: &Epoch, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
-        let NativeEngine { threads, worker } = self;
-        let training = worker.training()?;
+        let NativeEngine { threads, parameters, scratch, training, .. } = self;
+        let training = training.as_mut().ok_or(EngineError::NoTraining)?;
         check_order(&epoch.order, training.split.len())?;
-        let batches = epoch.order.len().div_ceil(training.batch_size);
-        let mut totals = epoch.done;
-        while totals.batches < batches {
-            threads.install(|| worker.some_steps(epoch, &mut totals))?;
-            if on_progress(&totals) == ControlFlow::Break(()) {
+        let mut sums = epoch.done;
+        let mut batches = epoch.order.chunks(training.batch_size).enumerate().skip(sums.batches).peekable();
+        while batches.peek().is_some() {
+            // From a thread of the pool, so that the others are awake.
+            threads.install(|| {
+                let begin = Instant::now();
+                for (index, order) in batches.by_ref() {
+                    training.forward_backward(parameters, scratch, order);
+                    training.update(parameters, order.len(), epoch.step_sizes[index]);
+                    training.has_run = true;
+                    let Batch { loss, correct, .. } = &training.batch;
+                    let (loss, correct) = totals(&loss[..order.len()], &correct[..order.len()]);
+                    sums.add(loss, correct, order.len());
+                    // Report a loss that is not finite at once.
+                    if begin.elapsed() >= SILENCE || !loss.is_finite() {
+                        break;
+                    }
+                }
+            });
+            if on_progress(&sums).is_break() {
                 break;
             }
         }
-        Ok(totals)
+        Ok(sums)
     }
 
     fn evaluate(&mut self, split: &Split, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
-        check_split(split, &self.worker.model)?;
-        let count = |share: &mut Share<'_>| {
-            let loss: f64 = share.loss.iter().map(|&loss| f64::from(loss)).sum();
-            (loss, share.correct.iter().map(|&correct| u64::from(correct)).sum(), share.loss.len())
-        };
-        let mut totals = Totals::default();
+        check_split(split, &self.model)?;
+        let mut sums = Totals::default();
+        let count = |share: &mut Share<'_>| (totals(share.loss, share.correct), share.loss.len());
         self.for_each_share(split, count, |shares| {
-            shares.into_iter().for_each(|(loss, correct, samples)| totals.add(loss, correct, samples));
-            on_progress(&totals)
+            shares.into_iter().for_each(|((loss, correct), samples)| sums.add(loss, correct, samples));
+            on_progress(&sums)
         })?;
-        Ok(totals)
+        Ok(sums)
     }
 
-    fn predict(
-        &mut self,
-        images: &[u8],
-        on_progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
-    ) -> Result<Vec<f32>, EngineError> {
-        let (pixels, classes) = (pixels(&self.worker.model), self.worker.model.classes());
+    fn predict(&mut self, images: &[u8], on_progress: OnImages<'_>) -> Result<Vec<f32>, EngineError> {
+        let (pixels, classes) = (pixels(&self.model), self.model.classes());
         let n = images.len() / pixels;
         let split = Split { images: images[..n * pixels].to_vec(), labels: vec![0; n] };
         let mut probabilities = Vec::with_capacity(n * classes);
@@ -223,19 +251,18 @@ impl Engine for NativeEngine<'_> {
     }
 
     fn parameters(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {
-        Ok(plain(&self.worker.parameters))
+        Ok(plain(&self.parameters))
     }
 
     fn state(&mut self) -> Result<State, EngineError> {
-        let slots = self.worker.training.iter().flat_map(|training| &training.slots);
-        let slots = slots.map(|slot| only_trained(&self.worker.described, &plain(slot))).collect();
-        Ok(State { parameters: plain(&self.worker.parameters), slots })
+        let slots = self.training.iter().flat_map(|training| &training.slots);
+        let slots = slots.map(|slot| only_trained(&self.described, &plain(slot))).collect();
+        Ok(State { parameters: plain(&self.parameters), slots })
     }
 
     fn restore(&mut self, state: &State) -> Result<(), EngineError> {
-        let Worker { described, parameters, training, .. } = &mut self.worker;
-        let names = training.as_ref().map_or(&[][..], |training| training.optimizer.slots());
-        state.check(described, names)?;
+        let NativeEngine { described, parameters, training, .. } = self;
+        state.check(described, training.as_ref().map_or(&[], |training| training.optimizer.slots()))?;
         *parameters = aligned(&state.parameters);
         if let Some(training) = training {
             training.slots = state.slots.iter().map(|slot| aligned(&for_all(described, slot))).collect();
@@ -245,20 +272,29 @@ impl Engine for NativeEngine<'_> {
     }
 
     fn find_non_finite(&mut self, epoch: &Epoch, last: usize) -> Result<Option<NonFinite>, EngineError> {
-        let NativeEngine { threads, worker } = self;
-        let Training { split, optimizer, batch_size, .. } = worker.training()?;
+        let Training { split, batch_size, .. } = self.training.as_ref().ok_or(EngineError::NoTraining)?;
         check_order(&epoch.order, split.len())?;
         // The same steps, but with a buffer for each tensor, so that all are there to be searched after a step.
-        let (split, optimizer, batch_size) = (*split, *optimizer, *batch_size);
-        let slots = std::mem::take(&mut worker.training.as_mut().ok_or(EngineError::NoTraining)?.slots);
-        worker.train(split, batch_size, &optimizer, Mode::Search)?;
-        worker.training.as_mut().ok_or(EngineError::NoTraining)?.slots = slots;
-        threads.install(|| worker.find_non_finite(epoch, last))
+        let (prepared, batch) = self.prepared(Mode::Search, *batch_size)?;
+        let NativeEngine { threads, parameters, scratch, training, .. } = self;
+        let training = training.as_mut().ok_or(EngineError::NoTraining)?;
+        (training.prepared, training.batch, training.has_run) = (prepared, batch, false);
+        let mut batches = epoch.order.chunks(training.batch_size).enumerate().take(last).skip(epoch.done.batches);
+        let found = threads.install(|| {
+            batches.find_map(|(index, order)| {
+                training.forward_backward(parameters, scratch, order);
+                training.search_rows(parameters, index + 1, order.len()).or_else(|| {
+                    training.update(parameters, order.len(), epoch.step_sizes[index]);
+                    training.search_parameters(parameters, index + 1)
+                })
+            })
+        });
+        Ok(found)
     }
 
     fn last_gradients(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {
-        let trained = self.worker.training.iter().filter(|training| training.has_run);
-        let trained = trained.map(|training| only_trained(&self.worker.described, &plain(&training.gradients)));
-        Ok(trained.into_iter().next().unwrap_or_default())
+        let training = self.training.as_ref().filter(|training| training.has_run);
+        let gradients = training.map(|training| only_trained(&self.described, &plain(&training.gradients)));
+        Ok(gradients.unwrap_or_default())
     }
 }

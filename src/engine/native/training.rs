@@ -1,0 +1,186 @@
+//! A training step of the native engine in its two parts, and the search for numbers that are not finite.
+
+use super::batch::{Batch, slices};
+use super::program::{Phase, Prepared, Shared};
+use crate::data::Split;
+use crate::engine::steps::{found, found_in};
+use crate::engine::{EngineError, NonFinite, Optimizer};
+use crate::lower::Place;
+use crate::model::Parameter;
+use crate::native::Aligned;
+use crate::native::conv2d::Scratch;
+use rayon::prelude::*;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+/// Minimum number of groups into which the rows of a batch are divided, if it has that many rows. Each group has its own sums of the
+/// convolutions' gradients, so this is also the number of threads that a small batch can keep busy.
+const GROUPS: usize = 8;
+
+/// Maximum number of rows that are processed together: few enough that the output of a layer is still in the cache when the next layer reads it.
+pub(super) const ROWS: usize = 32;
+
+/// The additional state of training.
+#[derive(Debug)]
+pub(super) struct Training<'d> {
+    pub(super) split: &'d Split,
+    pub(super) optimizer: Optimizer,
+    /// The parameters of the model.
+    pub(super) described: Vec<Parameter>,
+    pub(super) prepared: Prepared,
+    /// In the order of [`Optimizer::slots`]; empty for statistics.
+    pub(super) slots: Vec<Vec<Aligned<f32>>>,
+    /// Empty for statistics.
+    pub(super) gradients: Vec<Aligned<f32>>,
+    pub(super) batch: Batch,
+    pub(super) batch_size: usize,
+    pub(super) has_run: bool,
+}
+
+/// Returns the number of rows per group of a batch.
+pub(super) fn group_of(batch_size: usize) -> usize {
+    batch_size.div_ceil(GROUPS).clamp(1, ROWS)
+}
+
+/// These functions are called from a thread of the pool, so that the other threads are awake.
+impl Training<'_> {
+    /// What the threads read.
+    pub(super) fn shared<'a>(&'a self, parameters: &'a [Aligned<f32>]) -> Shared<'a> {
+        self.prepared.shared(parameters, &self.gradients)
+    }
+
+    /// Runs the first part of a step, over the rows.
+    pub(super) fn forward_backward(
+        &mut self,
+        parameters: &mut [Aligned<f32>],
+        scratch: &[Mutex<Scratch>],
+        order: &[u32],
+    ) {
+        let Training { split, prepared: Prepared { program, whole, packed }, gradients, batch, .. } = self;
+        let n = order.len();
+        // One share per thread, so that each reads the dense weights only once, but no more rows than fit the cache.
+        let groups = n.div_ceil(batch.group);
+        let groups = groups.div_ceil(rayon::current_num_threads()).min((ROWS / batch.group).max(1));
+        for (i, phase) in program.phases.iter().enumerate() {
+            match phase {
+                Phase::Rows(steps) => {
+                    let shared = Shared { program, parameters, gradients, whole, packed };
+                    let shares = batch.split(program, order, groups * batch.group);
+                    shares.into_par_iter().with_max_len(1).for_each(|mut share| {
+                        if i == 0 {
+                            share.gather(split);
+                        }
+                        let scratch = &mut of_this_thread(scratch);
+                        steps.clone().for_each(|step| share.run(step, shared, n, scratch));
+                    });
+                }
+                Phase::Batch(step) => {
+                    let step = &program.program.steps[*step];
+                    program.run_whole(step, n, &batch.tensors.floats, [parameters, gradients, whole]);
+                }
+            }
+        }
+    }
+
+    /// Runs the second part of a step on `n` samples, over the parameters, with the given factor of the update.
+    pub(super) fn update(&mut self, parameters: &mut [Aligned<f32>], n: usize, step_size: f32) {
+        let Training { optimizer, described, prepared, slots, gradients, batch, .. } = self;
+        let Prepared { program, packed, .. } = prepared;
+        let slices = slices(program, described, parameters, gradients, slots, packed);
+        let (program, batch, optimizer) = (&*program, &*batch, &*optimizer);
+        slices.into_par_iter().with_max_len(1).for_each(|slice| {
+            slice.update(program, batch, n, optimizer, step_size);
+        });
+    }
+
+    /// Times one step in the calling thread, part by part. Returns their names and seconds.
+    pub(super) fn timed_step(
+        &mut self,
+        parameters: &mut [Aligned<f32>],
+        scratch: &[Mutex<Scratch>],
+    ) -> Result<Vec<(String, f64)>, EngineError> {
+        let mut times = Vec::new();
+        let mut begin = Instant::now();
+        let mut note = |name: String| {
+            times.push((name, begin.elapsed().as_secs_f64()));
+            begin = Instant::now();
+        };
+        let Training { split, optimizer, described, prepared, slots, gradients, batch, batch_size: n, .. } = self;
+        let (n, Prepared { program, whole, packed }) = (*n, prepared);
+        if split.len() < n {
+            let reason = format!("a step takes {n} samples, but there are only {}", split.len());
+            return Err(EngineError::Samples(reason));
+        }
+        let order: Vec<u32> = (0..n as u32).collect();
+        let scratch = &mut *of_this_thread(scratch);
+        let loss = program.program.loss();
+        let name_of = |i: usize| {
+            let name = program.program.steps[i].op.name();
+            match i.cmp(&loss) {
+                std::cmp::Ordering::Less => format!("{name}_forward"),
+                std::cmp::Ordering::Equal => name.to_string(),
+                std::cmp::Ordering::Greater => format!("{name}_backward"),
+            }
+        };
+        for (phase_index, phase) in program.phases.iter().enumerate() {
+            let steps = match phase {
+                Phase::Batch(i) => {
+                    let step = &program.program.steps[*i];
+                    program.run_whole(step, n, &batch.tensors.floats, [parameters, gradients, whole]);
+                    note(name_of(*i));
+                    continue;
+                }
+                Phase::Rows(steps) => steps,
+            };
+            let shared = Shared { program, parameters, gradients, whole, packed };
+            for mut share in batch.split(program, &order, n) {
+                note("shares".into());
+                if phase_index == 0 {
+                    share.gather(split);
+                    note("batch_gather".into());
+                }
+                for i in steps.clone() {
+                    share.run(i, shared, n, scratch);
+                    note(name_of(i));
+                }
+            }
+        }
+        for slice in slices(program, described, parameters, gradients, slots, packed) {
+            let name = format!("{}_update", program.operation_of(slice.index));
+            slice.update(program, batch, n, optimizer, 0.0);
+            note(name);
+        }
+        Ok(times)
+    }
+
+    /// Returns the first tensor of the first part of a step on `n` samples with a value that is not finite, in the order of computation.
+    /// Training must keep what it computes.
+    pub(super) fn search_rows(&self, parameters: &[Aligned<f32>], step: usize, n: usize) -> Option<NonFinite> {
+        let (program, shared) = (&self.prepared.program.program, self.shared(parameters));
+        found_in(program, step, &self.batch.loss[..n], |id| {
+            // The gradients of weights follow in the second part.
+            let tensor = program.tensor(id);
+            let is_of_rows = matches!(tensor.place, Place::Buffer(_)) && !tensor.is_index;
+            is_of_rows.then(|| shared.rows(id, n, &self.batch.tensors.floats))
+        })
+    }
+
+    /// The same for the second part.
+    pub(super) fn search_parameters(&self, parameters: &[Aligned<f32>], step: usize) -> Option<NonFinite> {
+        let kinds = [("gradients", "backward pass", &self.gradients[..])].into_iter();
+        let slots = self.optimizer.slots().iter().zip(&self.slots);
+        let kinds = kinds.chain(slots.map(|(&kind, tensors)| (kind, "optimizer step", &tensors[..])));
+        let mut kinds = kinds.chain([("parameters", "optimizer step", parameters)]);
+        kinds.find_map(|(kind, operation, tensors)| {
+            let mut tensors = self.described.iter().zip(tensors);
+            tensors.find_map(|(p, values)| found(step, format!("{kind}.{}", p.name), operation, values))
+        })
+    }
+}
+
+/// Returns the element that belongs to the calling thread of a pool.
+pub(super) fn of_this_thread<T>(of_threads: &[Mutex<T>]) -> MutexGuard<'_, T> {
+    let index = rayon::current_thread_index().unwrap_or(0);
+    // If a thread panicked, what it left behind is overwritten before it is read.
+    of_threads[index].lock().unwrap_or_else(PoisonError::into_inner)
+}
