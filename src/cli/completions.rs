@@ -5,8 +5,7 @@ use anyhow::{Context, Result};
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 use clap_mangen::Man;
-use fmnist_gpu::files::ShownPath;
-use fmnist_gpu::files::write_whole;
+use fmnist_gpu::files::{ShownPath, write_whole};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
