@@ -5,8 +5,7 @@ use super::{Global, evaluate, print, print_json};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use fmnist_gpu::data::Description;
-use fmnist_gpu::files::ShownPath;
-use fmnist_gpu::files::{read_bounded, write_whole};
+use fmnist_gpu::files::{ShownPath, read_bounded, write_whole};
 use fmnist_gpu::report::comparison::{
     Compared, comparison_curves, comparison_page, comparison_rows, comparison_verdicts, comparison_warnings,
 };
@@ -70,10 +69,8 @@ pub fn run(args: CompareArgs, global: &Global) -> Result<ExitCode> {
         }
         parts.extend(verdicts);
         if runs.iter().any(|run| run.metrics.is_none()) {
-            parts.push(
-                "To compare the predictions image by image, run `fmnist-gpu report RUN` for each run first."
-                    .to_string(),
-            );
+            let advice = "To compare the predictions image by image, run `fmnist-gpu report RUN` for each run first.";
+            parts.push(advice.to_string());
         }
         print(&parts.join("\n\n"));
         for warning in &warnings {
@@ -131,11 +128,11 @@ fn table(runs: &[Compared]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
     let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths).enumerate();
-        let cells: Vec<String> = cells
-            .map(|(i, (cell, width))| if i == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") })
-            .collect();
-        cells.join("  ").trim_end().to_string()
+        let mut line = format!("{:<width$}", row[0], width = widths[0]);
+        for (cell, width) in row.iter().zip(&widths).skip(1) {
+            line += &format!("  {cell:>width$}");
+        }
+        line.trim_end().to_string()
     };
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }

@@ -15,7 +15,7 @@ pub fn samples_png(split: &Split, count: usize, description: &Description) -> Re
             tone: Tone::Neutral,
         })
         .collect();
-    png(&items, description)
+    grid_png(&items, description)
 }
 
 /// The images at `indices` with `Predicted 97% (Original)` under each, as PNG; `probabilities` is `[indices, classes]`.
@@ -37,10 +37,11 @@ pub fn predictions_png(
             }
         })
         .collect();
-    png(&items, description)
+    grid_png(&items, description)
 }
 
-fn png(items: &[GridItem<'_>], description: &Description) -> Result<Vec<u8>> {
+/// A grid without a title, as PNG.
+pub fn grid_png(items: &[GridItem<'_>], description: &Description) -> Result<Vec<u8>> {
     let picture = draw_grid(items, columns_for(items.len()), None, description).context("drawing the grid")?;
     picture.encode_png().context("encoding the image")
 }
