@@ -15,7 +15,6 @@ use fmnist_gpu::run::{MAX_JSON_BYTES, REPORT_FILE, Run, Summary};
 use fmnist_gpu::train::EpochRecord;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 /// Flags of `compare`.
 #[derive(Debug, Args)]
@@ -50,7 +49,7 @@ struct RunJson {
 }
 
 /// Runs the command: compares runs by the files in their folders.
-pub fn run(args: CompareArgs, global: &Global) -> Result<ExitCode> {
+pub fn run(args: CompareArgs, global: &Global) -> Result<()> {
     let runs = args.runs.iter().map(|path| open(path)).collect::<Result<Vec<_>>>()?;
     let runs = named_apart(runs, &args.runs);
     if let Some(path) = &args.out {
@@ -80,7 +79,7 @@ pub fn run(args: CompareArgs, global: &Global) -> Result<ExitCode> {
     if let Some(path) = &args.out {
         global.say(format!("Page: {}", path.shown()));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 fn open(path: &Path) -> Result<Compared> {

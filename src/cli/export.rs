@@ -10,7 +10,6 @@ use fmnist_gpu::files::{ShownPath, write_whole};
 use fmnist_gpu::run::{MODEL_FILE, Run};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 /// Flags of `export`.
 #[derive(Debug, Args)]
@@ -60,7 +59,7 @@ struct Exported {
 }
 
 /// Runs the command.
-pub fn run(args: ExportArgs, global: &Global) -> Result<ExitCode> {
+pub fn run(args: ExportArgs, global: &Global) -> Result<()> {
     let run = Run::open(&args.run)?;
     let facts = facts(&args.run, &run)?;
     let extension = match args.format {
@@ -97,7 +96,7 @@ pub fn run(args: ExportArgs, global: &Global) -> Result<ExitCode> {
         global.say("Open it in Python with:\n");
         print(python.trim_end());
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// Reads the facts about the model from the other files of the run.

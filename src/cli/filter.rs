@@ -15,7 +15,6 @@ use fmnist_gpu::report::{Tile, draw_filter, short};
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 /// Longest side of a filtered image; larger images are scaled down.
 const MAX_SIDE: usize = 2048;
@@ -96,7 +95,7 @@ struct Source {
 }
 
 /// Runs the command: filters an image, or prints the example.
-pub fn run(args: FilterArgs, global: &Global) -> Result<ExitCode> {
+pub fn run(args: FilterArgs, global: &Global) -> Result<()> {
     let filter = filter(args.kernel.as_deref().unwrap_or(if args.show_steps { "sobel-x" } else { "edge" }))?;
     let padding = match args.padding {
         PaddingChoice::Same => Padding::Same,
@@ -105,7 +104,7 @@ pub fn run(args: FilterArgs, global: &Global) -> Result<ExitCode> {
     if args.show_steps {
         let device = args.device.open(global)?;
         print(&steps(&filter, args.stride as usize, padding, &device)?);
-        return Ok(ExitCode::SUCCESS);
+        return Ok(());
     }
     if args.image.is_none() && args.test_index.is_none() {
         bail!("nothing to filter; pass an IMAGE, --test-index N, or --show-steps");
@@ -132,13 +131,14 @@ pub fn run(args: FilterArgs, global: &Global) -> Result<ExitCode> {
     };
     let grey: Vec<u8> = source.values.iter().map(|value| value.round() as u8).collect();
     let before = tile(&grey, w, format!("{}, {w} x {h}", source.name));
-    let (shown, how) = match filter.shown() {
+    let shown = filter.shown();
+    let after = shown.grey(&dims, &results);
+    let (shown, how) = match shown {
         Shown::Clamped => ("clamped", "values clamped to 0..255"),
         Shown::Magnitude => ("magnitude", "absolute values, scaled to the largest"),
     };
     let caption = format!("{wo} x {ho}, stride {}, {padding} padding; {how}", args.stride);
-    let after = tile(&filter.shown().grey(&dims, &results), wo, caption);
-    let drawn = draw_filter(before, &filter, after).context("drawing the result")?;
+    let drawn = draw_filter(before, &filter, tile(&after, wo, caption)).context("drawing the result")?;
     picture::write_png(&out, &drawn.encode_png()?, args.force)?;
     let (min, max) = results.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(l, h), &v| (l.min(v), h.max(v)));
     let filtered = Filtered {
@@ -157,8 +157,7 @@ pub fn run(args: FilterArgs, global: &Global) -> Result<ExitCode> {
     print_result(args.json, &filtered, || {
         let (kernel, picture, min, max) = (&filtered.kernel, filtered.picture.shown(), short(min), short(max));
         format!("{kernel}: {w} x {h} to {wo} x {ho}, values {min} to {max} ({how}); written to {picture}")
-    })?;
-    Ok(ExitCode::SUCCESS)
+    })
 }
 
 fn filter(name: &str) -> Result<Filter> {

@@ -11,7 +11,6 @@ use fmnist_gpu::run::{CONFIG_FILE, SUMMARY_FILE};
 use serde::Serialize;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 /// Flags of `import`.
 #[derive(Debug, Args)]
@@ -55,7 +54,7 @@ struct Report {
 }
 
 /// Runs the command.
-pub fn run(args: ImportArgs, global: &Global) -> Result<ExitCode> {
+pub fn run(args: ImportArgs, global: &Global) -> Result<()> {
     let model = args.model.as_deref().map(Model::load).transpose()?;
     let layout = match args.layout {
         LayoutChoice::Auto => None,
@@ -86,7 +85,7 @@ pub fn run(args: ImportArgs, global: &Global) -> Result<ExitCode> {
     };
     print_result(args.json, &report, || table(&report))?;
     global.say(format!("Run: {0}. To measure its accuracy: fmnist-gpu evaluate {0}", report.run));
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// Refuses the folder of a training run: its configuration and summary describe its own weights, and must not end up next to others.

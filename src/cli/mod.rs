@@ -132,24 +132,25 @@ fn run() -> Result<ExitCode> {
     init_log(&global);
     fmnist_gpu::native::check_environment()?;
     match command {
-        Command::Train(args) => train::run(args, &global),
-        Command::Evaluate(args) => evaluate::run(args, &global),
-        Command::Predict(args) => predict::run(args, &global),
-        Command::Report(args) => report::run(args, &global),
-        Command::Compare(args) => compare::run(args, &global),
-        Command::Export(args) => export::run(args, &global),
-        Command::Import(args) => import::run(args, &global),
-        Command::Filter(args) => filter::run(args, &global),
-        Command::Samples(args) => samples::run(args, &global),
-        Command::Devices(args) => devices::run(args),
-        Command::Doctor(args) => doctor::run(args, &global),
-        Command::Selftest(args) => selftest::run(args, &global),
-        Command::Bench(args) => bench::run(args, &global),
-        Command::Profile(args) => profile::run(args, &global),
-        Command::Summary(args) => summary::run(args),
-        Command::Completions(args) => completions::run(args),
-        Command::Man(args) => completions::run_man(args, &global),
+        Command::Train(args) => return train::run(args, &global),
+        Command::Evaluate(args) => return evaluate::run(args, &global),
+        Command::Predict(args) => return predict::run(args, &global),
+        Command::Report(args) => report::run(args, &global)?,
+        Command::Compare(args) => compare::run(args, &global)?,
+        Command::Export(args) => export::run(args, &global)?,
+        Command::Import(args) => import::run(args, &global)?,
+        Command::Filter(args) => filter::run(args, &global)?,
+        Command::Samples(args) => samples::run(args, &global)?,
+        Command::Devices(args) => return devices::run(args),
+        Command::Doctor(args) => return doctor::run(args, &global),
+        Command::Selftest(args) => return selftest::run(args, &global),
+        Command::Bench(args) => return bench::run(args, &global),
+        Command::Profile(args) => return profile::run(args, &global),
+        Command::Summary(args) => summary::run(args)?,
+        Command::Completions(args) => completions::run(args)?,
+        Command::Man(args) => completions::run_man(args, &global)?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Prints what clap has to say: help and version as results, errors as such.

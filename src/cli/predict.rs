@@ -14,9 +14,9 @@ use fmnist_gpu::report::{GridItem, Sheet, Tile, Tone, columns_for, draw_tiles};
 use fmnist_gpu::run::Run;
 use serde::Serialize;
 use std::ffi::OsStr;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::str::FromStr;
 use std::sync::atomic::Ordering;
 
 /// Most test images that are predicted at once: the table and the probabilities of more would fill memory.
@@ -32,8 +32,9 @@ pub struct PredictArgs {
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Test images: an index, a range that excludes its end, or a list of them, such as 7 or 0..25 or 3,10..12 [default: 0..25]
-    #[arg(long, value_name = "INDICES", conflicts_with = "files")]
-    test_index: Option<IndexList>,
+    #[arg(long, value_name = "INDICES", conflicts_with = "files", default_value = "0..25", hide_default_value = true,
+          value_parser = index_list)]
+    test_index: IndexList,
     /// Photos: swap light and dark; auto does so if the background is light
     #[arg(long, value_enum, default_value_t = InvertChoice::Auto, requires = "files")]
     invert: InvertChoice,
@@ -69,32 +70,26 @@ enum InvertChoice {
 }
 
 /// A list of indices as typed.
-#[derive(Clone, Debug, PartialEq)]
-struct IndexList(Vec<std::ops::Range<usize>>);
+type IndexList = Vec<Range<usize>>;
 
-impl FromStr for IndexList {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let number = |word: &str| {
-            word.trim().parse::<usize>().map_err(|_| format!("`{word}` is not an index such as 7 or 0..25"))
-        };
-        let mut ranges = Vec::new();
-        for part in text.split(',') {
-            let range = match part.split_once("..") {
-                Some((first, end)) => number(first)?..number(end)?,
-                None => {
-                    let index = number(part)?;
-                    index..index.checked_add(1).ok_or_else(|| format!("`{part}` is too large"))?
-                }
-            };
-            if range.is_empty() {
-                return Err(format!("the range `{part}` is empty: its end is not included, as in 0..25"));
+fn index_list(text: &str) -> Result<IndexList, String> {
+    let number =
+        |word: &str| word.trim().parse::<usize>().map_err(|_| format!("`{word}` is not an index such as 7 or 0..25"));
+    let mut ranges = Vec::new();
+    for part in text.split(',') {
+        let range = match part.split_once("..") {
+            Some((first, end)) => number(first)?..number(end)?,
+            None => {
+                let index = number(part)?;
+                index..index.checked_add(1).ok_or_else(|| format!("`{part}` is too large"))?
             }
-            ranges.push(range);
+        };
+        if range.is_empty() {
+            return Err(format!("the range `{part}` is empty: its end is not included, as in 0..25"));
         }
-        Ok(IndexList(ranges))
+        ranges.push(range);
     }
+    Ok(ranges)
 }
 
 /// Predicts photos or test images.
@@ -152,17 +147,16 @@ fn test_images(args: &PredictArgs, run: &Run, global: &Global) -> Result<ExitCod
     let device = args.device.open(global)?;
     let dataset = evaluate::load_data(run, &args.source, global, &interrupt)?;
     let (available, description) = (dataset.test.len(), &dataset.description);
-    let ranges = args.test_index.clone().map_or_else(|| std::iter::once(0..25).collect(), |list| list.0);
     // Checked before the list is spelled out: 0..18446744073709551615 is a short text.
-    if let Some(range) = ranges.iter().find(|range| range.end > available) {
+    if let Some(range) = args.test_index.iter().find(|range| range.end > available) {
         let last = available - 1;
         bail!("--test-index {range:?} reaches past the test set, which has {available} images (0 to {last})");
     }
-    let count = ranges.iter().map(|range| range.len()).fold(0, usize::saturating_add);
+    let count = args.test_index.iter().map(|range| range.len()).fold(0, usize::saturating_add);
     if count > MAX_INDICES {
         bail!("--test-index lists {count} images, and at most {MAX_INDICES} are predicted at once; list fewer");
     }
-    let indices: Vec<usize> = ranges.into_iter().flatten().collect();
+    let indices: Vec<usize> = args.test_index.iter().cloned().flatten().collect();
     let images: Vec<u8> = indices.iter().flat_map(|&i| dataset.test.image(i)).copied().collect();
     let probabilities = evaluate::predict(&mut *evaluate::engine(run, &device)?, &images, &interrupt)?;
     if let Some(path) = &args.grid {

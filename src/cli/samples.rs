@@ -8,7 +8,6 @@ use fmnist_gpu::data::DatasetKind;
 use fmnist_gpu::files::ShownPath;
 use serde::Serialize;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 /// Flags of `samples`.
 #[derive(Debug, Args)]
@@ -46,7 +45,7 @@ struct Sample<'a> {
 }
 
 /// Runs the command: draws the first training images.
-pub fn run(args: SamplesArgs, global: &Global) -> Result<ExitCode> {
+pub fn run(args: SamplesArgs, global: &Global) -> Result<()> {
     let count = args.count as usize;
     let dataset = args.source.load(global, interrupt_flag(), count)?;
     if count > dataset.train.len() {
@@ -60,6 +59,5 @@ pub fn run(args: SamplesArgs, global: &Global) -> Result<ExitCode> {
         })
         .collect();
     let text = format!("{} drawn to {} (dataset: {})", counted(count, "image"), args.grid.shown(), dataset.kind);
-    print_result(args.json, &Samples { dataset: dataset.kind, grid: args.grid, samples }, || text)?;
-    Ok(ExitCode::SUCCESS)
+    print_result(args.json, &Samples { dataset: dataset.kind, grid: args.grid, samples }, || text)
 }

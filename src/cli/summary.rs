@@ -5,7 +5,6 @@ use anyhow::Result;
 use clap::Args;
 use fmnist_gpu::model::{LayerShape, Model, summary, training_mflop};
 use serde::Serialize;
-use std::process::ExitCode;
 
 /// Flags of `summary`.
 #[derive(Debug, Args)]
@@ -37,7 +36,7 @@ struct LayerReport {
 }
 
 /// Runs the command.
-pub fn run(args: SummaryArgs) -> Result<ExitCode> {
+pub fn run(args: SummaryArgs) -> Result<()> {
     let model = Model::load(&args.model)?;
     let text = summary(&model)?;
     let shapes = model.shapes()?;
@@ -49,8 +48,7 @@ pub fn run(args: SummaryArgs) -> Result<ExitCode> {
         training_mflop: training_mflop(&shapes),
         layers,
     };
-    print_result(args.json, &report, || text.trim_end().to_string())?;
-    Ok(ExitCode::SUCCESS)
+    print_result(args.json, &report, || text.trim_end().to_string())
 }
 
 fn layer_report(shape: &LayerShape) -> LayerReport {
