@@ -59,14 +59,14 @@ pub struct Material<'a> {
     pub image: usize,
 }
 
-/// Writes `report.html`, `report.json` and the images; returns their paths and the figures.
+/// Writes `report.html`, `report.json` and the images; returns the number of files and the figures.
 pub fn write(
     material: &Material<'_>,
     device: &Device,
     folder: &Path,
     force: bool,
     interrupt: &AtomicBool,
-) -> Result<(Vec<PathBuf>, Metrics)> {
+) -> Result<(usize, Metrics)> {
     let Material { run, dataset, probabilities, .. } = *material;
     let (model, parameters, config) = (&run.model, &run.parameters, run.config.as_ref());
     let (test, description) = (&dataset.test, &dataset.description);
@@ -108,15 +108,14 @@ pub fn write(
     };
     let files = report_files(&report).context("drawing the report")?;
     go_on()?;
-    let paths: Vec<PathBuf> = files.iter().map(|file| folder.join(&file.name)).collect();
     // All or none: a report of which half is old would mislead.
-    for path in &paths {
-        check_target(path, force)?;
+    for file in &files {
+        check_target(&folder.join(&file.name), force)?;
     }
-    for (path, file) in paths.iter().zip(&files) {
-        write_whole(path, &file.bytes, force).context("writing the report")?;
+    for file in &files {
+        write_whole(&folder.join(&file.name), &file.bytes, force).context("writing the report")?;
     }
-    Ok((paths, metrics))
+    Ok((files.len(), metrics))
 }
 
 /// The name of a run for people: that of its folder.
@@ -149,7 +148,7 @@ pub fn run(args: ReportArgs, global: &Global) -> Result<()> {
         probabilities: &evaluate::predict(engine, &dataset.test.images, &interrupt)?,
         image: args.image,
     };
-    let (paths, metrics) = write(&material, &device, folder, args.force, &interrupt)?;
+    let (files, metrics) = write(&material, &device, folder, args.force, &interrupt)?;
     print_result(args.json, &metrics, || {
         let [low, high] = metrics.accuracy_95;
         format!(
@@ -158,8 +157,7 @@ pub fn run(args: ReportArgs, global: &Global) -> Result<()> {
             metrics.accuracy, metrics.loss, metrics.ece, metrics.images, dataset.kind
         )
     })?;
-    for path in paths.iter().filter(|path| path.ends_with("report.html")) {
-        global.say(format!("Report: {} (its {} images and figures are beside it)", path.shown(), paths.len() - 1));
-    }
+    let page = folder.join("report.html");
+    global.say(format!("Report: {} (its {} images and figures are beside it)", page.shown(), files - 1));
     Ok(())
 }
