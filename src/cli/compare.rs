@@ -160,9 +160,8 @@ fn text_plot(curves: &[Curve], width: usize) -> String {
         if high > low { ((high - y) / (high - low) * (HEIGHT - 1) as f64).round() as usize } else { HEIGHT / 2 }
     };
     let mut legend = Vec::new();
-    let letters = ('A'..='Z').collect::<Vec<char>>();
     for curve in curves {
-        let letter = if curve.dashed { 'v' } else { letters[curve.colour % letters.len()] };
+        let letter = if curve.dashed { 'v' } else { char::from(b'A' + (curve.colour % 26) as u8) };
         if !curve.dashed {
             legend.push(format!("{letter}: {}", curve.name));
         }

@@ -101,21 +101,18 @@ impl DeviceArgs {
     }
 
     fn open_auto(&self, global: &Global) -> Result<Device> {
-        let error = match open_silently(DeviceChoice::Hardware, self.safe, pipelines()) {
+        let how = match open_silently(DeviceChoice::Hardware, self.safe, pipelines()) {
             Ok(gpu) => {
                 announce(&gpu, global);
                 return Ok(Device::Gpu(Box::new(gpu)));
             }
-            Err(error) => error,
-        };
-        let how = match &error {
-            GpuError::NoHardware { software, index } => {
+            Err(GpuError::NoHardware { software, index }) => {
                 format!("`--device {index}` runs the shaders on {software} instead")
             }
-            error if is_without_adapter(error) => {
+            Err(error) if is_without_adapter(&error) => {
                 "`sh scripts/setup.sh` installs a software adapter that can run the shaders".to_string()
             }
-            _ => return Err(error.into()),
+            Err(error) => return Err(error.into()),
         };
         let device = self.native(global);
         global.say(format!("No hardware GPU was found: computing on the CPU with the native engine; {how}."));

@@ -250,15 +250,12 @@ fn photos(args: &PredictArgs, run: &Run, global: &Global) -> Result<ExitCode> {
     let predictions: Vec<PhotoPrediction<'_>> =
         prepared.iter().zip(rows).map(|(prepared, row)| predicted(prepared, row, description)).collect();
     if let Some(path) = &args.grid {
-        let items: Vec<GridItem<'_>> = prepared
-            .iter()
-            .zip(&predictions)
-            .map(|(p, prediction)| GridItem {
-                image: &p.garment.image,
-                caption: format!("{}\n{}", short(&p.name), prediction.guess.caption()),
-                tone: if prediction.warning.is_some() { Tone::Wrong } else { Tone::Neutral },
-            })
-            .collect();
+        let mut items = Vec::new();
+        for (p, prediction) in prepared.iter().zip(&predictions) {
+            let caption = format!("{}\n{}", short(&p.name), prediction.guess.caption());
+            let tone = if prediction.warning.is_some() { Tone::Wrong } else { Tone::Neutral };
+            items.push(GridItem { image: &p.garment.image, caption, tone });
+        }
         picture::write_png(path, &picture::grid_png(&items, description)?, args.force)?;
         global.say(format!("Image: {}", path.shown()));
     }

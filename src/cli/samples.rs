@@ -52,12 +52,10 @@ pub fn run(args: SamplesArgs, global: &Global) -> Result<()> {
         bail!("--count is {count}, but the training set has only {}", counted(dataset.train.len(), "image"));
     }
     picture::write_png(&args.grid, &picture::samples_png(&dataset.train, count, &dataset.description)?, args.force)?;
-    let samples: Vec<Sample<'_>> = (0..count)
-        .map(|index| {
-            let label = dataset.train.labels[index];
-            Sample { index, label, class: dataset.description.class_name(label.into()) }
-        })
-        .collect();
+    let mut samples = Vec::new();
+    for (index, &label) in dataset.train.labels[..count].iter().enumerate() {
+        samples.push(Sample { index, label, class: dataset.description.class_name(label.into()) });
+    }
     let text = format!("{} drawn to {} (dataset: {})", counted(count, "image"), args.grid.shown(), dataset.kind);
     print_result(args.json, &Samples { dataset: dataset.kind, grid: args.grid, samples }, || text)
 }

@@ -76,14 +76,12 @@ impl SourceArgs {
                 }
             }
         };
-        match thread::Builder::new().name("data".into()).spawn(move || in_thread(&mut wait)) {
-            Ok(thread) => Loading::Thread { allowed, thread },
-            // Without threads the data wait for the device.
-            Err(error) => {
-                log::debug!("the data are loaded later, as no thread could be started: {error}");
-                Loading::Later(Box::new(move || work(&mut || ())))
-            }
+        let thread = thread::Builder::new().name("data".into()).spawn(move || in_thread(&mut wait));
+        if let Err(error) = &thread {
+            // The data wait for the device.
+            log::debug!("the data are loaded later, as no thread could be started: {error}");
         }
+        Loading { allowed, thread: thread.ok(), work }
     }
 
     /// Loads the data, and calls `wait` before anything is said, downloaded or generated.
@@ -122,41 +120,32 @@ impl SourceArgs {
 }
 
 /// Data that another thread loads, started by [`SourceArgs::start`].
-pub enum Loading {
-    /// At work.
-    Thread {
-        /// Lets it print, download and generate.
-        allowed: Sender<()>,
-        /// The thread.
-        thread: JoinHandle<Result<Dataset>>,
-    },
-    /// No thread could be started: the work is done when the data are needed.
-    Later(Box<dyn FnOnce() -> Result<Dataset>>),
+pub struct Loading {
+    /// Lets the thread print, download and generate.
+    allowed: Sender<()>,
+    /// `None` if no thread could be started: the work is then done when the data are needed.
+    thread: Option<JoinHandle<Result<Dataset>>>,
+    work: Arc<dyn Fn(&mut dyn FnMut()) -> Result<Dataset> + Send + Sync>,
 }
 
 impl Loading {
     /// Lets the thread print, download and generate.
     pub fn allow(&self) {
         // A thread that has ended needs no permission.
-        if let Loading::Thread { allowed, .. } = self {
-            let _ = allowed.send(());
-        }
+        let _ = self.allowed.send(());
     }
 
     /// Whether the thread has ended, successfully or not.
     pub fn is_finished(&self) -> bool {
-        match self {
-            Loading::Thread { thread, .. } => thread.is_finished(),
-            Loading::Later(_) => false,
-        }
+        self.thread.as_ref().is_some_and(JoinHandle::is_finished)
     }
 
     /// Waits for the data.
     pub fn finish(self, global: &Global) -> Result<Dataset> {
         self.allow();
-        let dataset = match self {
-            Loading::Thread { thread, .. } => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?,
-            Loading::Later(work) => work()?,
+        let dataset = match self.thread {
+            Some(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?,
+            None => (self.work)(&mut || ())?,
         };
         announce(global, &dataset);
         Ok(dataset)

@@ -197,16 +197,15 @@ impl Easel {
                 from = to;
             }
         }
-        let mut coverage = [0.0; PIXELS];
-        for (covers, areas) in coverage.chunks_exact_mut(IMAGE_SIDE).zip(area.chunks_exact(IMAGE_SIDE)) {
+        for row in area.chunks_exact_mut(IMAGE_SIDE) {
             let mut sum = 0.0_f32;
-            for (cover, area) in covers.iter_mut().zip(areas) {
-                sum += area;
+            for pixel in row {
+                sum += *pixel;
                 // Rounding leaves values of 1e-7 in empty pixels.
-                *cover = if sum.abs() < 1e-4 { 0.0 } else { sum.abs().min(1.0) };
+                *pixel = if sum.abs() < 1e-4 { 0.0 } else { sum.abs().min(1.0) };
             }
         }
-        coverage
+        area
     }
 }
 
