@@ -125,8 +125,11 @@ pub struct Loading {
     allowed: Sender<()>,
     /// `None` if no thread could be started: the work is then done when the data are needed.
     thread: Option<JoinHandle<Result<Dataset>>>,
-    work: Arc<dyn Fn(&mut dyn FnMut()) -> Result<Dataset> + Send + Sync>,
+    work: Arc<Work>,
 }
+
+/// Loads the data, and calls its argument before anything is said, downloaded or generated.
+type Work = dyn Fn(&mut dyn FnMut()) -> Result<Dataset> + Send + Sync;
 
 impl Loading {
     /// Lets the thread print, download and generate.
