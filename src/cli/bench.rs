@@ -127,7 +127,7 @@ pub fn run(args: BenchArgs, global: &Global) -> Result<ExitCode> {
     let mut startup = Startup { device_ms: milliseconds(begin), ..Startup::default() };
     let split = noise(&model, IMAGES)?;
     let window = Duration::from_secs_f64(args.seconds / WINDOWS as f64);
-    let checked = if args.ab_checks { Some(args.device.open_checked()?) } else { None };
+    let checked = if args.ab_checks { Some(args.device.open_again(true)?) } else { None };
     let mut bench = Bench {
         tune: &args.tune,
         target,

@@ -5,8 +5,7 @@ use super::{Global, evaluate, print, print_json};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use fmnist_gpu::data::Description;
-use fmnist_gpu::files::ShownPath;
-use fmnist_gpu::files::{read_bounded, write_whole};
+use fmnist_gpu::files::{ShownPath, read_bounded, write_whole};
 use fmnist_gpu::report::comparison::{
     Compared, comparison_curves, comparison_page, comparison_rows, comparison_verdicts, comparison_warnings,
 };
@@ -16,7 +15,6 @@ use fmnist_gpu::run::{MAX_JSON_BYTES, REPORT_FILE, Run, Summary};
 use fmnist_gpu::train::EpochRecord;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 /// Flags of `compare`.
 #[derive(Debug, Args)]
@@ -51,7 +49,7 @@ struct RunJson {
 }
 
 /// Runs the command: compares runs by the files in their folders.
-pub fn run(args: CompareArgs, global: &Global) -> Result<ExitCode> {
+pub fn run(args: CompareArgs, global: &Global) -> Result<()> {
     let runs = args.runs.iter().map(|path| open(path)).collect::<Result<Vec<_>>>()?;
     let runs = named_apart(runs, &args.runs);
     if let Some(path) = &args.out {
@@ -70,10 +68,8 @@ pub fn run(args: CompareArgs, global: &Global) -> Result<ExitCode> {
         }
         parts.extend(verdicts);
         if runs.iter().any(|run| run.metrics.is_none()) {
-            parts.push(
-                "To compare the predictions image by image, run `fmnist-gpu report RUN` for each run first."
-                    .to_string(),
-            );
+            let advice = "To compare the predictions image by image, run `fmnist-gpu report RUN` for each run first.";
+            parts.push(advice.to_string());
         }
         print(&parts.join("\n\n"));
         for warning in &warnings {
@@ -83,7 +79,7 @@ pub fn run(args: CompareArgs, global: &Global) -> Result<ExitCode> {
     if let Some(path) = &args.out {
         global.say(format!("Page: {}", path.shown()));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 fn open(path: &Path) -> Result<Compared> {
@@ -131,11 +127,11 @@ fn table(runs: &[Compared]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
     let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths).enumerate();
-        let cells: Vec<String> = cells
-            .map(|(i, (cell, width))| if i == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") })
-            .collect();
-        cells.join("  ").trim_end().to_string()
+        let mut line = format!("{:<width$}", row[0], width = widths[0]);
+        for (cell, width) in row.iter().zip(&widths).skip(1) {
+            line += &format!("  {cell:>width$}");
+        }
+        line.trim_end().to_string()
     };
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
@@ -164,9 +160,8 @@ fn text_plot(curves: &[Curve], width: usize) -> String {
         if high > low { ((high - y) / (high - low) * (HEIGHT - 1) as f64).round() as usize } else { HEIGHT / 2 }
     };
     let mut legend = Vec::new();
-    let letters = ('A'..='Z').collect::<Vec<char>>();
     for curve in curves {
-        let letter = if curve.dashed { 'v' } else { letters[curve.colour % letters.len()] };
+        let letter = if curve.dashed { 'v' } else { char::from(b'A' + (curve.colour % 26) as u8) };
         if !curve.dashed {
             legend.push(format!("{letter}: {}", curve.name));
         }

@@ -5,10 +5,8 @@ use anyhow::{Context, Result};
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 use clap_mangen::Man;
-use fmnist_gpu::files::ShownPath;
-use fmnist_gpu::files::write_whole;
+use fmnist_gpu::files::{ShownPath, write_whole};
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 /// Flags of `completions`.
 #[derive(Debug, Args)]
@@ -19,11 +17,11 @@ pub struct CompletionsArgs {
 }
 
 /// Prints a completion script.
-pub fn run(args: CompletionsArgs) -> Result<ExitCode> {
+pub fn run(args: CompletionsArgs) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "fmnist-gpu", &mut script);
     print(String::from_utf8_lossy(&script).trim_end());
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// Flags of `man`.
@@ -38,25 +36,24 @@ pub struct ManArgs {
 }
 
 /// Prints the manual page of the program, or writes all pages.
-pub fn run_man(args: ManArgs, global: &Global) -> Result<ExitCode> {
+pub fn run_man(args: ManArgs, global: &Global) -> Result<()> {
     let mut program = Cli::command();
     // Adds the flags that commands inherit, such as --quiet.
     program.build();
     let Some(folder) = args.out else {
         print(page(program)?.trim_end());
-        return Ok(ExitCode::SUCCESS);
+        return Ok(());
     };
     std::fs::create_dir_all(&folder).with_context(|| format!("creating the folder {}", folder.shown()))?;
     let commands: Vec<clap::Command> = program.get_subcommands().filter(|c| c.get_name() != "help").cloned().collect();
-    let mut written = 0;
+    let pages = 1 + commands.len();
     for command in std::iter::once(program).chain(commands) {
         let name = command.get_display_name().unwrap_or_else(|| command.get_name()).to_string();
         let path = folder.join(format!("{name}.1"));
         write_whole(&path, page(command)?.as_bytes(), args.force).context("writing a manual page")?;
-        written += 1;
     }
-    global.say(format!("{written} pages in {}", folder.shown()));
-    Ok(ExitCode::SUCCESS)
+    global.say(format!("{pages} pages in {}", folder.shown()));
+    Ok(())
 }
 
 fn page(command: clap::Command) -> Result<String> {

@@ -1,6 +1,6 @@
 //! `--device`, `--threads` and `--safe`: opening the device that computes.
 
-use super::Global;
+use super::{Global, counted};
 use anyhow::{Result, bail};
 use clap::Args;
 use fmnist_gpu::data::Places;
@@ -27,7 +27,7 @@ pub struct DeviceArgs {
     threads: Option<u16>,
     /// Compile wgpu's run-time checks into the shaders (array bounds, loop bounds, division by zero): slower
     #[arg(long)]
-    safe: bool,
+    pub safe: bool,
 }
 
 /// `--no-autotune`, for the commands that train.
@@ -101,21 +101,18 @@ impl DeviceArgs {
     }
 
     fn open_auto(&self, global: &Global) -> Result<Device> {
-        let error = match self.open_silently(DeviceChoice::Hardware, self.safe, pipelines()) {
+        let how = match open_silently(DeviceChoice::Hardware, self.safe, pipelines()) {
             Ok(gpu) => {
                 announce(&gpu, global);
                 return Ok(Device::Gpu(Box::new(gpu)));
             }
-            Err(error) => error,
-        };
-        let how = match &error {
-            GpuError::NoHardware { software, index } => {
+            Err(GpuError::NoHardware { software, index }) => {
                 format!("`--device {index}` runs the shaders on {software} instead")
             }
-            error if is_without_adapter(error) => {
+            Err(error) if is_without_adapter(&error) => {
                 "`sh scripts/setup.sh` installs a software adapter that can run the shaders".to_string()
             }
-            _ => return Err(error.into()),
+            Err(error) => return Err(error.into()),
         };
         let device = self.native(global);
         global.say(format!("No hardware GPU was found: computing on the CPU with the native engine; {how}."));
@@ -136,8 +133,7 @@ impl DeviceArgs {
 
     /// Whether the user named an adapter, here or by `WGPU_ADAPTER_NAME`.
     pub fn is_named(&self) -> bool {
-        let by_environment = std::env::var_os("WGPU_ADAPTER_NAME").is_some_and(|name| !name.is_empty());
-        !self.names_no_adapter() && (self.name() != "auto" || by_environment)
+        !self.names_no_adapter() && (self.name() != "auto" || is_named_by_environment())
     }
 
     /// The native engine's threads.
@@ -148,8 +144,7 @@ impl DeviceArgs {
     fn native(&self, global: &Global) -> Device {
         let device = Device::Native(self.threads());
         let [name, driver, _] = device.describe();
-        let threads = self.threads();
-        global.say(format!("Device: {name} (cpu, {driver}, {threads} thread{})", if threads == 1 { "" } else { "s" }));
+        global.say(format!("Device: {name} (cpu, {driver}, {})", counted(self.threads(), "thread")));
         device
     }
 
@@ -179,58 +174,41 @@ impl DeviceArgs {
         }
     }
 
-    /// The same device once more, silently.
-    pub fn open_another(&self) -> Result<Gpu> {
-        Ok(self.open_silently(self.choice(), self.safe, None)?)
-    }
-
-    /// The same device once more, with wgpu's run-time checks.
-    pub fn open_checked(&self) -> Result<Gpu> {
-        Ok(self.open_silently(self.choice(), true, None)?)
+    /// The same device once more, silently, with wgpu's run-time checks or without.
+    pub fn open_again(&self, checked: bool) -> Result<Gpu> {
+        Ok(open_silently(self.choice(), checked, None)?)
     }
 
     fn choice(&self) -> DeviceChoice {
-        match self.name().parse() {
-            Ok(choice) => choice,
-            Err(never) => match never {},
-        }
-    }
-
-    fn open_silently(
-        &self,
-        choice: DeviceChoice,
-        checked: bool,
-        pipeline_cache: Option<PathBuf>,
-    ) -> Result<Gpu, GpuError> {
-        Gpu::open(&GpuOptions { choice, checked, tiling: None, pipeline_cache })
+        let Ok(choice) = self.name().parse();
+        choice
     }
 
     fn open_keeping(&self, global: &Global, pipeline_cache: Option<PathBuf>) -> Result<Gpu> {
+        let name = self.name();
         if self.names_no_adapter() {
-            bail!(
-                "this command is about shaders, and --device {} runs none; name an adapter, or omit the flag",
-                self.name()
-            );
+            bail!("this command is about shaders, and --device {name} runs none; name an adapter, or omit the flag");
         }
-        let gpu =
-            self.open_silently(self.choice(), self.safe, pipeline_cache).map_err(|error| self.explained(error))?;
+        let gpu = open_silently(self.choice(), self.safe, pipeline_cache).map_err(|error| self.explained(error))?;
         announce(&gpu, global);
-        if gpu.is_software() && self.name() == "auto" {
+        if gpu.is_software() && name == "auto" {
             global.say("No hardware GPU was found: the shaders run on a software (CPU) adapter.");
         }
         Ok(gpu)
     }
+}
 
-    /// Whether `--safe` was given.
-    pub fn safe(&self) -> bool {
-        self.safe
-    }
+fn open_silently(choice: DeviceChoice, checked: bool, pipeline_cache: Option<PathBuf>) -> Result<Gpu, GpuError> {
+    Gpu::open(&GpuOptions { choice, checked, tiling: None, pipeline_cache })
+}
+
+fn is_named_by_environment() -> bool {
+    std::env::var_os("WGPU_ADAPTER_NAME").is_some_and(|name| !name.is_empty())
 }
 
 /// Whether an error means that there is no adapter at all, and none was asked for by name.
 fn is_without_adapter(error: &GpuError) -> bool {
-    let is_named = std::env::var_os("WGPU_ADAPTER_NAME").is_some_and(|name| !name.is_empty());
-    !is_named && matches!(error, GpuError::NoAdapter { .. })
+    !is_named_by_environment() && matches!(error, GpuError::NoAdapter { .. })
 }
 
 /// Where compiled pipelines are kept.
@@ -262,8 +240,8 @@ impl Device {
                 [processor(), driver, "cpu".to_string()]
             }
             Device::Reference => {
-                let version = format!("fmnist-gpu {}", env!("CARGO_PKG_VERSION"));
-                ["reference (plain loops)".to_string(), version, "reference".to_string()]
+                ["reference (plain loops)", concat!("fmnist-gpu ", env!("CARGO_PKG_VERSION")), "reference"]
+                    .map(String::from)
             }
         }
     }

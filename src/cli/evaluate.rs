@@ -2,7 +2,7 @@
 
 use super::device::{Device, DeviceArgs};
 use super::source::SourceArgs;
-use super::{Global, Interrupted, interrupt_flag, print_json, signals, terminal};
+use super::{Global, Interrupted, interrupt_flag, print_result, signals};
 use anyhow::Result;
 use clap::Args;
 use fmnist_gpu::data::{Dataset, DatasetKind, Description, FASHION_MNIST, Split};
@@ -58,23 +58,25 @@ pub fn engine<'g>(run: &Run, device: &'g Device) -> Result<Box<dyn Engine + 'g>>
     })
 }
 
+/// Whether an engine goes on: not once the user interrupted.
+pub fn unless(interrupt: &AtomicBool) -> ControlFlow<()> {
+    if interrupt.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+}
+
 /// Probabilities `[n, classes]` of `n` images, of as many bytes each as the model reads.
 ///
 /// # Errors
 /// The engine failed, or the user interrupted.
 pub fn predict(engine: &mut dyn Engine, images: &[u8], interrupt: &AtomicBool) -> Result<Vec<f32>> {
-    let probabilities = engine.predict(images, &mut |_| {
-        if interrupt.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
+    let probabilities = engine.predict(images, &mut |_| unless(interrupt))?;
     if interrupt.load(Ordering::Relaxed) { Err(Interrupted.into()) } else { Ok(probabilities) }
 }
 
 /// The images and classes that a run was trained on; of weights alone, whose origin is unknown, those of Fashion-MNIST.
 pub fn description(run: &Run) -> &'static Description {
     match run.config.as_ref().map(|config| config.dataset) {
-        Some(DatasetKind::FashionMnist) | None => &FASHION_MNIST,
-        // The generated set is like it.
-        Some(DatasetKind::Synthetic) => &FASHION_MNIST,
+        // The generated set is like the genuine one.
+        Some(DatasetKind::FashionMnist | DatasetKind::Synthetic) | None => &FASHION_MNIST,
     }
 }
 
@@ -82,9 +84,9 @@ pub fn description(run: &Run) -> &'static Description {
 pub fn load_data(run: &Run, source: &SourceArgs, global: &Global, interrupt: &Arc<AtomicBool>) -> Result<Dataset> {
     let mut source = source.clone();
     if let Some(config) = &run.config {
-        source.search_data_of(&run.path, config);
+        source.prefer_data_of(&run.path, config);
     }
-    source.load(global, run.config.as_ref().map(|config| config.dataset), interrupt.clone(), 0)
+    source.load(global, interrupt.clone(), 0)
 }
 
 /// Evaluates a trained model on the test set.
@@ -95,9 +97,7 @@ pub fn run(args: EvaluateArgs, global: &Global) -> Result<ExitCode> {
     let dataset = load_data(&run, &args.source, global, &interrupt)?;
     let mut engine = engine(&run, &device)?;
     let start = Instant::now();
-    let totals = engine.evaluate(&dataset.test, &mut |_| {
-        if interrupt.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
+    let totals = engine.evaluate(&dataset.test, &mut |_| unless(&interrupt))?;
     if (totals.samples as usize) < dataset.test.len() {
         global.say(format!("Interrupted after {} of {} images", totals.samples, dataset.test.len()));
         return Ok(signals::exit_code());
@@ -114,13 +114,11 @@ pub fn run(args: EvaluateArgs, global: &Global) -> Result<ExitCode> {
         seconds: start.elapsed().as_secs_f64(),
         version: env!("CARGO_PKG_VERSION"),
     };
-    if args.json {
-        print_json(&result)?;
-    } else {
-        terminal::print(&format!(
+    print_result(args.json, &result, || {
+        format!(
             "Test loss {:.4}, test accuracy {:.4} on {} images (model {}, dataset: {})",
             result.test_loss, result.test_accuracy, result.images, result.model, result.dataset
-        ));
-    }
+        )
+    })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -6,12 +6,10 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use fmnist_gpu::data::DatasetKind;
 use fmnist_gpu::export::{Facts, keras, npz, onnx, torch};
-use fmnist_gpu::files::ShownPath;
-use fmnist_gpu::files::write_whole;
+use fmnist_gpu::files::{ShownPath, write_whole};
 use fmnist_gpu::run::{MODEL_FILE, Run};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 /// Flags of `export`.
 #[derive(Debug, Args)]
@@ -46,17 +44,6 @@ enum Format {
     Npz,
 }
 
-impl Format {
-    fn extension(self) -> &'static str {
-        match self {
-            Format::Onnx => "onnx",
-            Format::Torch => "torch.safetensors",
-            Format::Keras => "keras.npz",
-            Format::Npz => "npz",
-        }
-    }
-}
-
 /// What `export --json` prints.
 #[derive(Debug, Serialize)]
 struct Exported {
@@ -72,11 +59,18 @@ struct Exported {
 }
 
 /// Runs the command.
-pub fn run(args: ExportArgs, global: &Global) -> Result<ExitCode> {
+pub fn run(args: ExportArgs, global: &Global) -> Result<()> {
     let run = Run::open(&args.run)?;
     let facts = facts(&args.run, &run)?;
-    let path = args.out.clone().unwrap_or_else(|| default_path(&args.run, args.format));
-    let file = path.shown().to_string();
+    let extension = match args.format {
+        Format::Onnx => "onnx",
+        Format::Torch => "torch.safetensors",
+        Format::Keras => "keras.npz",
+        Format::Npz => "npz",
+    };
+    let weights = if args.run.is_dir() { args.run.join(MODEL_FILE) } else { args.run.clone() };
+    let path = args.out.unwrap_or_else(|| weights.with_extension(extension));
+    let file = path.shown();
     let (model, parameters) = (&run.model, &run.parameters);
     let (bytes, python) = match args.format {
         Format::Onnx => (onnx::to_bytes(model, parameters, &facts)?, onnx::python(&file)),
@@ -102,13 +96,7 @@ pub fn run(args: ExportArgs, global: &Global) -> Result<ExitCode> {
         global.say("Open it in Python with:\n");
         print(python.trim_end());
     }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Returns the path next to the exported weights, with their name and the extension of the format.
-fn default_path(run: &Path, format: Format) -> PathBuf {
-    let weights = if run.is_dir() { run.join(MODEL_FILE) } else { run.to_path_buf() };
-    weights.with_extension(format.extension())
+    Ok(())
 }
 
 /// Reads the facts about the model from the other files of the run.

@@ -2,13 +2,12 @@
 
 use super::device::{Device, DeviceArgs};
 use super::source::SourceArgs;
-use super::{Global, counted, interrupt_flag, picture, print, print_json};
+use super::{Global, counted, interrupt_flag, picture, print, print_result};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use fmnist_gpu::cpu::conv2d::{Conv2dDims, Padding};
 use fmnist_gpu::cpu::pool2d::{self, Pool2dDims};
-use fmnist_gpu::files::ShownPath;
-use fmnist_gpu::files::read_bounded;
+use fmnist_gpu::files::{ShownPath, read_bounded};
 use fmnist_gpu::gpu::{Element, Gpu, PlanBuilder};
 use fmnist_gpu::ops::pool2d::{Reduction, record_max_forward, record_mean_forward};
 use fmnist_gpu::photo::{Filter, Photo, Shown};
@@ -16,7 +15,6 @@ use fmnist_gpu::report::{Tile, draw_filter, short};
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 /// Longest side of a filtered image; larger images are scaled down.
 const MAX_SIDE: usize = 2048;
@@ -68,15 +66,6 @@ enum PaddingChoice {
     Valid,
 }
 
-impl From<PaddingChoice> for Padding {
-    fn from(choice: PaddingChoice) -> Self {
-        match choice {
-            PaddingChoice::Same => Padding::Same,
-            PaddingChoice::Valid => Padding::Valid,
-        }
-    }
-}
-
 /// What `filter --json` prints.
 #[derive(Debug, Serialize)]
 struct Filtered {
@@ -106,13 +95,16 @@ struct Source {
 }
 
 /// Runs the command: filters an image, or prints the example.
-pub fn run(args: FilterArgs, global: &Global) -> Result<ExitCode> {
-    let name = args.kernel.clone().unwrap_or_else(|| if args.show_steps { "sobel-x" } else { "edge" }.to_string());
-    let filter = filter(&name)?;
+pub fn run(args: FilterArgs, global: &Global) -> Result<()> {
+    let filter = filter(args.kernel.as_deref().unwrap_or(if args.show_steps { "sobel-x" } else { "edge" }))?;
+    let padding = match args.padding {
+        PaddingChoice::Same => Padding::Same,
+        PaddingChoice::Valid => Padding::Valid,
+    };
     if args.show_steps {
         let device = args.device.open(global)?;
-        print(&steps(&filter, args.stride as usize, args.padding.into(), &device)?);
-        return Ok(ExitCode::SUCCESS);
+        print(&steps(&filter, args.stride as usize, padding, &device)?);
+        return Ok(());
     }
     if args.image.is_none() && args.test_index.is_none() {
         bail!("nothing to filter; pass an IMAGE, --test-index N, or --show-steps");
@@ -122,14 +114,14 @@ pub fn run(args: FilterArgs, global: &Global) -> Result<ExitCode> {
         bail!("{} exists; pass --force to overwrite it", out.shown());
     }
     let source = source(&args, global)?;
-    let dims = filter.dims(source.size, args.stride as usize, args.padding.into())?;
+    let dims = filter.dims(source.size, args.stride as usize, padding)?;
+    let Conv2dDims { h, w, ho, wo, .. } = dims;
     let device = args.device.open(global)?;
     let results = match &device {
         Device::Gpu(gpu) => filter.apply(gpu, &dims, &source.values)?,
         Device::Native(_) => filter.apply_natively(&dims, &source.values),
         Device::Reference => filter.apply_by_loops(&dims, &source.values),
     };
-    let shown = filter.shown();
     let tile = |grey: &[u8], width: usize, caption: String| {
         if source.is_ink {
             return Tile::ink(grey, width, caption);
@@ -138,45 +130,34 @@ pub fn run(args: FilterArgs, global: &Global) -> Result<ExitCode> {
         Tile { width, height: grey.len() / width, rgb, caption, outline: None }
     };
     let grey: Vec<u8> = source.values.iter().map(|value| value.round() as u8).collect();
-    let before = tile(&grey, dims.w, format!("{}, {} x {}", source.name, dims.w, dims.h));
-    let how = match shown {
-        Shown::Clamped => "values clamped to 0..255",
-        Shown::Magnitude => "absolute values, scaled to the largest",
+    let before = tile(&grey, w, format!("{}, {w} x {h}", source.name));
+    let shown = filter.shown();
+    let after = shown.grey(&dims, &results);
+    let (shown, how) = match shown {
+        Shown::Clamped => ("clamped", "values clamped to 0..255"),
+        Shown::Magnitude => ("magnitude", "absolute values, scaled to the largest"),
     };
-    let caption =
-        format!("{} x {}, stride {}, {} padding; {how}", dims.wo, dims.ho, args.stride, Padding::from(args.padding));
-    let drawn = draw_filter(before, &filter, tile(&shown.grey(&dims, &results), dims.wo, caption))
-        .context("drawing the result")?;
+    let caption = format!("{wo} x {ho}, stride {}, {padding} padding; {how}", args.stride);
+    let drawn = draw_filter(before, &filter, tile(&after, wo, caption)).context("drawing the result")?;
     picture::write_png(&out, &drawn.encode_png()?, args.force)?;
     let (min, max) = results.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(l, h), &v| (l.min(v), h.max(v)));
-    if args.json {
-        print_json(&Filtered {
-            kernel: filter.name.clone(),
-            weights: filter.weights.chunks(filter.size[1]).map(<[f32]>::to_vec).collect(),
-            stride: args.stride,
-            padding: args.padding.into(),
-            input: [dims.h, dims.w],
-            output: [dims.ho, dims.wo],
-            min,
-            max,
-            shown: if shown == Shown::Clamped { "clamped" } else { "magnitude" },
-            device: device.describe()[0].clone(),
-            picture: out,
-        })?;
-    } else {
-        print(&format!(
-            "{}: {} x {} to {} x {}, values {} to {} ({how}); written to {}",
-            filter.name,
-            dims.w,
-            dims.h,
-            dims.wo,
-            dims.ho,
-            short(min),
-            short(max),
-            out.shown()
-        ));
-    }
-    Ok(ExitCode::SUCCESS)
+    let filtered = Filtered {
+        kernel: filter.name,
+        weights: filter.weights.chunks(filter.size[1]).map(<[f32]>::to_vec).collect(),
+        stride: args.stride,
+        padding,
+        input: [h, w],
+        output: [ho, wo],
+        min,
+        max,
+        shown,
+        device: device.describe()[0].clone(),
+        picture: out,
+    };
+    print_result(args.json, &filtered, || {
+        let (kernel, picture, min, max) = (&filtered.kernel, filtered.picture.shown(), short(min), short(max));
+        format!("{kernel}: {w} x {h} to {wo} x {ho}, values {min} to {max} ({how}); written to {picture}")
+    })
 }
 
 fn filter(name: &str) -> Result<Filter> {
@@ -199,24 +180,18 @@ fn filter(name: &str) -> Result<Filter> {
 fn source(args: &FilterArgs, global: &Global) -> Result<Source> {
     if let Some(path) = &args.image {
         let photo = Photo::open(path)?;
-        let (values, size) = photo.grey(MAX_SIDE);
+        let (values, size @ [rows, columns]) = photo.grey(MAX_SIDE);
         if size != [photo.height, photo.width] {
-            global.say(format!(
-                "{}: scaled down from {} x {} to {} x {}",
-                path.shown(),
-                photo.width,
-                photo.height,
-                size[1],
-                size[0]
-            ));
+            let from = format!("{} x {}", photo.width, photo.height);
+            global.say(format!("{}: scaled down from {from} to {columns} x {rows}", path.shown()));
         }
         let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         return Ok(Source { values, size, name, is_ink: false });
     }
     let index = args.test_index.unwrap_or_default();
-    let dataset = args.source.load(global, None, interrupt_flag(), 0)?;
-    if index >= dataset.test.len() {
-        let n = dataset.test.len();
+    let dataset = args.source.load(global, interrupt_flag(), 0)?;
+    let n = dataset.test.len();
+    if index >= n {
         bail!("--test-index {index}: the test set has {} (0 to {})", counted(n, "image"), n.saturating_sub(1));
     }
     let description = &dataset.description;
@@ -255,16 +230,14 @@ fn steps(filter: &Filter, stride: usize, padding: Padding, device: &Device) -> R
     let (pool, max, average) = pooled(&mut text)?;
     match device {
         Device::Gpu(gpu) => {
-            agree_on_device(gpu, filter, &d, &results, &pool, &max, &average)?;
+            agree_on_device(gpu, filter, &d, &pool, [&results, &max, &average])?;
             let _ = write!(text, "The kernels on {} give the same numbers.", gpu.info().name);
         }
         Device::Native(_) => {
             agree("the native engine", &filter.apply_natively(&d, &EXAMPLE), &results)?;
-            let _ = write!(text, "Computed by the native engine.");
+            text.push_str("Computed by the native engine.");
         }
-        Device::Reference => {
-            let _ = write!(text, "Computed by the plain loops.");
-        }
+        Device::Reference => text.push_str("Computed by the plain loops."),
     }
     Ok(text)
 }
@@ -279,25 +252,14 @@ fn one_output(filter: &Filter, d: &Conv2dDims, [i, j]: [usize; 2], result: f32) 
         }
     };
     let mut text = format!("  output row {}, column {}:\n", i + 1, j + 1);
-    let taps = || (0..d.kh).flat_map(|p| (0..d.kw).map(move |q| (p, q)));
-    let values = taps().flat_map(|(p, q)| {
-        let (x, w) = (at(p, q), filter.weights[p * d.kw + q]);
-        [x, w, x * w]
-    });
-    let width = column(values, 6);
+    let patch: Vec<f32> = (0..d.kh * d.kw).map(|tap| at(tap / d.kw, tap % d.kw)).collect();
+    let products: Vec<f32> = patch.iter().zip(&filter.weights).map(|(x, weight)| x * weight).collect();
+    let matrices = [&patch, &filter.weights, &products];
+    let width = column_width(matrices.into_iter().flatten(), 6);
     for p in 0..d.kh {
-        let row = |value: &dyn Fn(usize) -> f32| {
-            (0..d.kw).map(|q| format!("{:>width$}", short(value(q)))).collect::<String>()
-        };
-        let weight = |q: usize| filter.weights[p * d.kw + q];
+        let [x, weights, product] = matrices.map(|values| row(&values[p * d.kw..][..d.kw], width));
         let (times, equals) = if p == d.kh / 2 { ("x", "=") } else { (" ", " ") };
-        let _ = writeln!(
-            text,
-            "  {}   {times} {}   {equals} {}",
-            row(&|q| at(p, q)),
-            row(&weight),
-            row(&|q| at(p, q) * weight(q))
-        );
+        let _ = writeln!(text, "  {x}   {times} {weights}   {equals} {product}");
     }
     let _ = writeln!(text, "  sum: {}\n", short(result));
     text
@@ -311,36 +273,30 @@ fn pooled(text: &mut String) -> Result<(Pool2dDims, Vec<f32>, Vec<f32>)> {
     pool2d::pool2d_average_forward(&d, &EXAMPLE, &mut average);
     let _ = writeln!(text, "Pooling of the input, 2 x 2 with stride 2: each block of four becomes one number.\n");
     for (block, (largest, mean)) in max.iter().zip(&average).enumerate() {
-        let (row, column) = (block / 2 * 2, block % 2 * 2);
-        let four = [0, 1, SIDE, SIDE + 1].map(|offset| EXAMPLE[row * SIDE + column + offset]);
-        let four = four.map(|value| format!("{:>3}", short(value))).concat();
-        let _ = writeln!(text, "  {four}   largest {:>3}   mean {:>5}", short(*largest), short(*mean));
+        let (top, left) = (block / 2 * 2, block % 2 * 2);
+        let four = [0, 1, SIDE, SIDE + 1].map(|offset| EXAMPLE[top * SIDE + left + offset]);
+        let _ = writeln!(text, "  {}   largest {:>3}   mean {:>5}", row(&four, 3), short(*largest), short(*mean));
     }
     let _ = writeln!(text, "\nMax pooling:\n{}\nAverage pooling:\n{}", matrix(&max, 2), matrix(&average, 2));
     Ok((d, max, average))
 }
 
 fn matrix(values: &[f32], columns: usize) -> String {
-    let width = column(values.iter().copied(), 8);
-    let row = |row: &[f32]| row.iter().map(|&value| format!("{:>width$}", short(value))).collect::<String>() + "\n";
-    values.chunks(columns).map(row).collect()
+    let width = column_width(values, 8);
+    values.chunks(columns).map(|values| row(values, width) + "\n").collect()
+}
+
+fn row(values: &[f32], width: usize) -> String {
+    values.iter().map(|&value| format!("{:>width$}", short(value))).collect()
 }
 
 /// Returns the width of a column: `least`, or what the longest number needs, with a space before it.
-fn column(values: impl Iterator<Item = f32>, least: usize) -> usize {
-    values.map(|value| short(value).len() + 1).fold(least, usize::max)
+fn column_width<'a>(values: impl IntoIterator<Item = &'a f32>, least: usize) -> usize {
+    values.into_iter().map(|&value| short(value).len() + 1).fold(least, usize::max)
 }
 
 /// Repeats the example on the device, and checks its results.
-fn agree_on_device(
-    gpu: &Gpu,
-    filter: &Filter,
-    d: &Conv2dDims,
-    results: &[f32],
-    pool: &Pool2dDims,
-    max: &[f32],
-    average: &[f32],
-) -> Result<()> {
+fn agree_on_device(gpu: &Gpu, filter: &Filter, d: &Conv2dDims, pool: &Pool2dDims, expected: [&[f32]; 3]) -> Result<()> {
     let x = gpu.tensor_from("image", &[SIDE * SIDE], &EXAMPLE)?;
     let y = gpu.tensor("max", &[4], Element::F32)?;
     let mean = gpu.tensor("average", &[4], Element::F32)?;
@@ -350,7 +306,7 @@ fn agree_on_device(
     record_mean_forward(&mut plan, Reduction::Average, pool, [&x, &mean])?;
     gpu.run(&plan.finish()?)?;
     let found = [filter.apply(gpu, d, &EXAMPLE)?, gpu.read(&y)?, gpu.read(&mean)?];
-    for (found, expected) in found.iter().zip([results, max, average]) {
+    for (found, expected) in found.iter().zip(expected) {
         agree(&format!("the device {}", gpu.info().name), found, expected)?;
     }
     Ok(())

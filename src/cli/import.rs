@@ -1,18 +1,16 @@
 //! `fmnist-gpu import`
 
-use super::{Global, print, print_json};
+use super::{Global, print_result};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use fmnist_gpu::files::ShownPath;
-use fmnist_gpu::files::read_stream;
-use fmnist_gpu::import::{Imported, Layout, MAX_FILE_BYTES, from_bytes};
+use fmnist_gpu::files::{ShownPath, read_stream};
+use fmnist_gpu::import::{Layout, MAX_FILE_BYTES, Origin, from_bytes};
 use fmnist_gpu::model::Model;
 use fmnist_gpu::run::folder::RunFolder;
 use fmnist_gpu::run::{CONFIG_FILE, MODEL_FILE, SUMMARY_FILE};
 use serde::Serialize;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 /// Flags of `import`.
 #[derive(Debug, Args)]
@@ -51,29 +49,23 @@ struct Report {
     model: String,
     layout: String,
     parameters: usize,
-    tensors: Vec<TensorReport>,
+    tensors: Vec<Origin>,
     version: &'static str,
 }
 
-#[derive(Debug, Serialize)]
-struct TensorReport {
-    parameter: String,
-    from: String,
-    dtype: String,
-    shape: Vec<usize>,
-}
-
 /// Runs the command.
-pub fn run(args: ImportArgs, global: &Global) -> Result<ExitCode> {
+pub fn run(args: ImportArgs, global: &Global) -> Result<()> {
     let model = args.model.as_deref().map(Model::load).transpose()?;
     let layout = match args.layout {
         LayoutChoice::Auto => None,
         LayoutChoice::Torch => Some(Layout::Torch),
         LayoutChoice::Keras => Some(Layout::Keras),
     };
-    let bytes = read(&args.file)?;
-    let imported =
-        from_bytes(&bytes, model.as_ref(), layout).with_context(|| format!("importing {}", args.file.shown()))?;
+    let name = args.file.shown();
+    // A pipe is allowed here: who imports names the file.
+    let file = File::open(&args.file).with_context(|| format!("opening {name}"))?;
+    let bytes = read_stream(file, MAX_FILE_BYTES).with_context(|| format!("reading {name}"))?;
+    let imported = from_bytes(&bytes, model.as_ref(), layout).with_context(|| format!("importing {name}"))?;
     let folder = match &args.out {
         Some(out) => {
             refuse_trained(out)?;
@@ -83,21 +75,17 @@ pub fn run(args: ImportArgs, global: &Global) -> Result<ExitCode> {
     };
     folder.write_weights(MODEL_FILE, &imported.model, &imported.parameters)?;
     folder.commit()?;
-    let report = report(folder.path(), imported);
-    if args.json {
-        print_json(&report)?;
-    } else {
-        print(&table(&report));
-    }
+    let report = Report {
+        run: folder.path().shown(),
+        model: imported.model.name,
+        layout: imported.layout.to_string(),
+        parameters: imported.parameters.iter().map(Vec::len).sum(),
+        tensors: imported.origins,
+        version: env!("CARGO_PKG_VERSION"),
+    };
+    print_result(args.json, &report, || table(&report))?;
     global.say(format!("Run: {0}. To measure its accuracy: fmnist-gpu evaluate {0}", report.run));
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Reads the whole file, unless it is larger than any model.
-fn read(path: &Path) -> Result<Vec<u8>> {
-    // A pipe is allowed here: who imports names the file.
-    let file = File::open(path).with_context(|| format!("opening {}", path.shown()))?;
-    read_stream(file, MAX_FILE_BYTES).with_context(|| format!("reading {}", path.shown()))
+    Ok(())
 }
 
 /// Refuses the folder of a training run: its configuration and summary describe its own weights, and must not end up next to others.
@@ -114,29 +102,13 @@ fn refuse_trained(out: &Path) -> Result<()> {
     Ok(())
 }
 
-fn report(out: &Path, imported: Imported) -> Report {
-    Report {
-        run: out.shown().to_string(),
-        model: imported.model.name,
-        layout: imported.layout.to_string(),
-        parameters: imported.parameters.iter().map(Vec::len).sum(),
-        tensors: imported
-            .origins
-            .into_iter()
-            .map(|o| TensorReport { parameter: o.parameter, from: o.tensor, dtype: o.dtype, shape: o.shape })
-            .collect(),
-        version: env!("CARGO_PKG_VERSION"),
-    }
-}
-
 fn table(report: &Report) -> String {
-    let width = |of: fn(&TensorReport) -> &String| report.tensors.iter().map(|t| of(t).chars().count()).max();
-    let (parameters, names) = (width(|t| &t.parameter).unwrap_or(0), width(|t| &t.from).unwrap_or(0));
-    let mut lines: Vec<String> = report
-        .tensors
-        .iter()
-        .map(|t| format!("{:<parameters$}  from {:<names$}  {} {:?}", t.parameter, t.from, t.dtype, t.shape))
-        .collect();
+    let width = |of: fn(&Origin) -> &String| report.tensors.iter().map(|t| of(t).chars().count()).max();
+    let (parameters, names) = (width(|t| &t.parameter).unwrap_or(0), width(|t| &t.tensor).unwrap_or(0));
+    let mut lines = Vec::new();
+    for t in &report.tensors {
+        lines.push(format!("{:<parameters$}  from {:<names$}  {} {:?}", t.parameter, t.tensor, t.dtype, t.shape));
+    }
     lines.push(format!("Model {}, {} parameters, layout {}", report.model, report.parameters, report.layout));
     lines.join("\n")
 }

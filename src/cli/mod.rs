@@ -107,17 +107,10 @@ enum Command {
 pub fn main() -> ExitCode {
     quiet_drivers();
     report_panics();
-    let mut code = match run() {
-        Ok(code) => code,
-        Err(error) if is_interruption(&error) => {
-            terminal::complain(with_causes(&error));
-            signals::exit_code()
-        }
-        Err(error) => {
-            terminal::complain(with_causes(&error));
-            ExitCode::from(2)
-        }
-    };
+    let mut code = run().unwrap_or_else(|error| {
+        terminal::complain(with_causes(&error));
+        if is_interruption(&error) { signals::exit_code() } else { ExitCode::from(2) }
+    });
     if let Err(error) = terminal::finish() {
         terminal::complain(format_args!("standard output could not be written: {error}"));
         let _ = terminal::finish();
@@ -139,24 +132,25 @@ fn run() -> Result<ExitCode> {
     init_log(&global);
     fmnist_gpu::native::check_environment()?;
     match command {
-        Command::Train(args) => train::run(args, &global),
-        Command::Evaluate(args) => evaluate::run(args, &global),
-        Command::Predict(args) => predict::run(args, &global),
-        Command::Report(args) => report::run(args, &global),
-        Command::Compare(args) => compare::run(args, &global),
-        Command::Export(args) => export::run(args, &global),
-        Command::Import(args) => import::run(args, &global),
-        Command::Filter(args) => filter::run(args, &global),
-        Command::Samples(args) => samples::run(args, &global),
-        Command::Devices(args) => devices::run(args),
-        Command::Doctor(args) => doctor::run(args, &global),
-        Command::Selftest(args) => selftest::run(args, &global),
-        Command::Bench(args) => bench::run(args, &global),
-        Command::Profile(args) => profile::run(args, &global),
-        Command::Summary(args) => summary::run(args),
-        Command::Completions(args) => completions::run(args),
-        Command::Man(args) => completions::run_man(args, &global),
+        Command::Train(args) => return train::run(args, &global),
+        Command::Evaluate(args) => return evaluate::run(args, &global),
+        Command::Predict(args) => return predict::run(args, &global),
+        Command::Report(args) => report::run(args, &global)?,
+        Command::Compare(args) => compare::run(args, &global)?,
+        Command::Export(args) => export::run(args, &global)?,
+        Command::Import(args) => import::run(args, &global)?,
+        Command::Filter(args) => filter::run(args, &global)?,
+        Command::Samples(args) => samples::run(args, &global)?,
+        Command::Devices(args) => return devices::run(args),
+        Command::Doctor(args) => return doctor::run(args, &global),
+        Command::Selftest(args) => return selftest::run(args, &global),
+        Command::Bench(args) => return bench::run(args, &global),
+        Command::Profile(args) => return profile::run(args, &global),
+        Command::Summary(args) => summary::run(args)?,
+        Command::Completions(args) => completions::run(args)?,
+        Command::Man(args) => completions::run_man(args, &global)?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Prints what clap has to say: help and version as results, errors as such.
@@ -171,18 +165,16 @@ fn print_message(message: &clap::Error) -> ExitCode {
 }
 
 /// The text with the middle of very long arguments left out.
-fn with_short_arguments(text: String) -> String {
-    let long = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).filter(|a| a.len() > 100);
-    long.flat_map(|argument| argument.split('=').map(str::to_string).collect::<Vec<_>>()).fold(
-        text,
-        |text, argument| {
-            if argument.chars().count() <= 100 {
-                return text;
-            }
-            let short: String = argument.chars().take(40).collect();
-            text.replace(&argument, &format!("{short}... ({} characters)", argument.chars().count()))
-        },
-    )
+fn with_short_arguments(mut text: String) -> String {
+    for argument in std::env::args_os() {
+        let argument = argument.to_string_lossy();
+        // A flag and its value may be one argument, of which clap quotes only the value.
+        for part in argument.split('=').filter(|part| part.chars().count() > 100) {
+            let start: String = part.chars().take(40).collect();
+            text = text.replace(part, &format!("{start}... ({} characters)", part.chars().count()));
+        }
+    }
+    text
 }
 
 /// The command ended because of a signal.
@@ -215,42 +207,29 @@ pub fn with_causes(error: &anyhow::Error) -> String {
             text.push_str(&cause);
         }
     }
-    if let Some(advice) = error.chain().find_map(advice) {
-        text.push_str(advice);
-    }
-    text
+    text + error.chain().find_map(advice).unwrap_or_default()
 }
 
 /// What to do about an error of the library, which does not know the flags.
 fn advice(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
-    if let Some(error) = cause.downcast_ref() {
-        return match error {
-            FileError::Exists(_) => Some("; choose another name, or overwrite it with --force"),
-            _ => None,
-        };
+    if let Some(FileError::Exists(_)) = cause.downcast_ref() {
+        return Some("; choose another name, or overwrite it with --force");
     }
-    if let Some(error) = cause.downcast_ref() {
-        return match error {
-            RunError::Exists(_) => Some("; choose another --out, or replace the run in it with --force"),
-            RunError::Folder { .. } => Some("; choose another folder with --out"),
-            _ => None,
-        };
+    match cause.downcast_ref() {
+        Some(RunError::Exists(_)) => return Some("; choose another --out, or replace the run in it with --force"),
+        Some(RunError::Folder { .. }) => return Some("; choose another folder with --out"),
+        _ => {}
     }
-    if let Some(error) = cause.downcast_ref() {
-        return match error {
-            DataError::NoCacheFolder | DataError::DownloadFailed { .. } | DataError::FolderForSynthetic(_) => {
-                Some(" (flags: --data-dir DIR, --dataset synthetic)")
-            }
-            _ => None,
-        };
+    match cause.downcast_ref() {
+        Some(GpuError::TensorTooLarge { .. } | GpuError::OutOfMemory { .. }) => return Some(" (flag: --batch-size N)"),
+        Some(GpuError::Limit { .. }) => return Some(" (flag: --device NAME)"),
+        Some(GpuError::DeviceLost { .. }) => return Some(" (flags: --batch-size N, --device NAME)"),
+        _ => {}
     }
-    if let Some(error) = cause.downcast_ref() {
-        return match error {
-            GpuError::TensorTooLarge { .. } | GpuError::OutOfMemory { .. } => Some(" (flag: --batch-size N)"),
-            GpuError::Limit { .. } => Some(" (flag: --device NAME)"),
-            GpuError::DeviceLost { .. } => Some(" (flags: --batch-size N, --device NAME)"),
-            _ => None,
-        };
+    if let Some(DataError::NoCacheFolder | DataError::DownloadFailed { .. } | DataError::FolderForSynthetic(_)) =
+        cause.downcast_ref()
+    {
+        return Some(" (flags: --data-dir DIR, --dataset synthetic)");
     }
     match cause.downcast_ref()? {
         ImportError::Metadata(_) | ImportError::NoModel(_) => Some(" (flag: --model FILE.toml)"),
@@ -316,6 +295,15 @@ impl Global {
             terminal::say(line);
         }
     }
+}
+
+/// Prints a result: with `--json` as such, else as text for people.
+fn print_result(json: bool, value: &impl serde::Serialize, text: impl FnOnce() -> String) -> Result<()> {
+    if json {
+        return print_json(value);
+    }
+    terminal::print(&text());
+    Ok(())
 }
 
 /// Prints a result as JSON.

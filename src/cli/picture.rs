@@ -8,14 +8,10 @@ use std::path::Path;
 
 /// The first `count` images with their class names, as PNG.
 pub fn samples_png(split: &Split, count: usize, description: &Description) -> Result<Vec<u8>> {
-    let items: Vec<GridItem<'_>> = (0..count)
-        .map(|i| GridItem {
-            image: split.image(i),
-            caption: description.class_name(split.labels[i].into()).to_string(),
-            tone: Tone::Neutral,
-        })
-        .collect();
-    png(&items, description)
+    let caption = |i: usize| description.class_name(split.labels[i].into()).to_string();
+    let item = |i: usize| GridItem { image: split.image(i), caption: caption(i), tone: Tone::Neutral };
+    let items: Vec<GridItem<'_>> = (0..count).map(item).collect();
+    grid_png(&items, description)
 }
 
 /// The images at `indices` with `Predicted 97% (Original)` under each, as PNG; `probabilities` is `[indices, classes]`.
@@ -25,22 +21,18 @@ pub fn predictions_png(
     probabilities: &[f32],
     description: &Description,
 ) -> Result<Vec<u8>> {
-    let items: Vec<GridItem<'_>> = indices
-        .iter()
-        .zip(probabilities.chunks(description.classes()))
-        .map(|(&index, row)| {
-            let (class, label) = (argmax(row), usize::from(split.labels[index]));
-            GridItem {
-                image: split.image(index),
-                caption: prediction_caption(description.class_name(class), row[class], description.class_name(label)),
-                tone: if class == label { Tone::Right } else { Tone::Wrong },
-            }
-        })
-        .collect();
-    png(&items, description)
+    let mut items = Vec::new();
+    for (&index, row) in indices.iter().zip(probabilities.chunks(description.classes())) {
+        let (class, label) = (argmax(row), usize::from(split.labels[index]));
+        let caption = prediction_caption(description.class_name(class), row[class], description.class_name(label));
+        let tone = if class == label { Tone::Right } else { Tone::Wrong };
+        items.push(GridItem { image: split.image(index), caption, tone });
+    }
+    grid_png(&items, description)
 }
 
-fn png(items: &[GridItem<'_>], description: &Description) -> Result<Vec<u8>> {
+/// A grid without a title, as PNG.
+pub fn grid_png(items: &[GridItem<'_>], description: &Description) -> Result<Vec<u8>> {
     let picture = draw_grid(items, columns_for(items.len()), None, description).context("drawing the grid")?;
     picture.encode_png().context("encoding the image")
 }

@@ -2,23 +2,21 @@
 
 use super::device::{Device, DeviceArgs};
 use super::source::SourceArgs;
-use super::{Global, Interrupted, evaluate, interrupt_flag, output_path, print_json, terminal};
+use super::{Global, Interrupted, evaluate, interrupt_flag, output_path, print_result};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use fmnist_gpu::data::{DatasetKind, Description, Split};
-use fmnist_gpu::engine::{Engine, KernelTimes, Optimizer};
+use fmnist_gpu::data::Dataset;
+use fmnist_gpu::engine::{KernelTimes, Optimizer};
 use fmnist_gpu::files::{ShownPath, check_target, write_whole};
-use fmnist_gpu::model::{Model, summary};
-use fmnist_gpu::ops::SharedTiles;
+use fmnist_gpu::model::summary;
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::report::maps::{feature_maps, filters};
 use fmnist_gpu::report::metrics::Metrics;
 use fmnist_gpu::report::run_page::{Report, report_files};
-use fmnist_gpu::run::{Run, RunConfig, Summary};
+use fmnist_gpu::run::{Run, Summary};
 use fmnist_gpu::train::EpochRecord;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Flags of `report`.
@@ -45,75 +43,65 @@ pub struct ReportArgs {
     json: bool,
 }
 
-/// The ingredients of a report.
+/// What a report is about.
 pub struct Material<'a> {
-    /// Name of the run, for people.
-    pub name: String,
-    /// The model.
-    pub model: &'a Model,
-    /// Its weights.
-    pub parameters: &'a [Vec<f32>],
-    /// The run's configuration, if there is one.
-    pub config: Option<&'a RunConfig>,
-    /// The run's summary, if there is one.
+    /// The run; its folder names it.
+    pub run: &'a Run,
+    /// Its summary, if there is one.
     pub summary: Option<&'a Summary>,
-    /// The run's epochs.
+    /// Its epochs.
     pub history: &'a [EpochRecord],
-    /// The data set.
-    pub dataset: DatasetKind,
-    /// What its images look like, and what they show.
-    pub description: &'a Description,
-    /// Its test images.
-    pub test: &'a Split,
+    /// The data set with the test images.
+    pub dataset: &'a Dataset,
     /// Their probabilities.
     pub probabilities: &'a [f32],
     /// The test image whose feature maps are drawn.
     pub image: usize,
-    /// The bytes of the weight file.
-    pub model_file: &'a [u8],
 }
 
-/// Writes `report.html`, `report.json` and the images; returns their paths and the figures.
+/// Writes `report.html`, `report.json` and the images; returns the number of files and the figures.
 pub fn write(
     material: &Material<'_>,
     device: &Device,
-    tiles: SharedTiles,
     folder: &Path,
     force: bool,
     interrupt: &AtomicBool,
-) -> Result<(Vec<PathBuf>, Metrics)> {
-    let Material { model, parameters, .. } = *material;
+) -> Result<(usize, Metrics)> {
+    let Material { run, dataset, probabilities, .. } = *material;
+    let (model, parameters, config) = (&run.model, &run.parameters, run.config.as_ref());
+    let (test, description) = (&dataset.test, &dataset.description);
     let go_on = || if interrupt.load(Ordering::Relaxed) { Err(Interrupted) } else { Ok(()) };
-    let metrics = Metrics::new(material.test, material.probabilities, material.description);
+    let metrics = Metrics::new(test, probabilities, description);
     go_on()?;
     let adam = Optimizer::Adam(AdamConfig::default());
-    let (batch_size, optimizer) = material.config.map_or((32, adam), |c| (c.batch_size, c.optimizer));
+    let (batch_size, optimizer) = config.map_or((32, adam), |c| (c.batch_size, c.optimizer));
+    let tiles = config.and_then(|config| config.tiles).unwrap_or_default();
     let kernel_times = match device {
         Device::Gpu(gpu) => Some(KernelTimes::measure(gpu, model, batch_size, &optimizer, tiles)),
         Device::Native(_) => {
             let [name, ..] = device.describe();
-            Some(KernelTimes::measure_native(&name, model, parameters, material.test, batch_size, &optimizer))
+            Some(KernelTimes::measure_native(&name, model, parameters, test, batch_size, &optimizer))
         }
         Device::Reference => None,
     };
     let kernel_times = kernel_times.transpose().context("timing the kernels")?;
     go_on()?;
-    let sha256: String = Sha256::digest(material.model_file).iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256: String = Sha256::digest(&run.model_file).iter().map(|byte| format!("{byte:02x}")).collect();
     let first_filters = filters(model, parameters)?;
     let report = Report {
-        name: &material.name,
-        config: material.config,
+        name: &run_name(&run.path),
+        config,
         summary: material.summary,
         history: material.history,
         model: &model.name,
         layers: &summary(model)?,
-        dataset: material.dataset,
-        description: material.description,
-        test: material.test,
-        probabilities: material.probabilities,
+        dataset: dataset.kind,
+        description,
+        test,
+        probabilities,
         metrics: &metrics,
         filters: first_filters.as_ref(),
-        maps: &feature_maps(model, parameters, material.test.image(material.image), material.description)?,
+        maps: &feature_maps(model, parameters, test.image(material.image), description)?,
         map_index: material.image,
         kernel_times: kernel_times.as_ref(),
         model_sha256: &sha256,
@@ -124,13 +112,10 @@ pub fn write(
     for file in &files {
         check_target(&folder.join(&file.name), force)?;
     }
-    let mut paths = Vec::new();
     for file in &files {
-        let path = folder.join(&file.name);
-        write_whole(&path, &file.bytes, force).context("writing the report")?;
-        paths.push(path);
+        write_whole(&folder.join(&file.name), &file.bytes, force).context("writing the report")?;
     }
-    Ok((paths, metrics))
+    Ok((files.len(), metrics))
 }
 
 /// The name of a run for people: that of its folder.
@@ -139,16 +124,11 @@ pub fn run_name(folder: &Path) -> String {
     canonical.file_name().map_or_else(|| "run".to_string(), |name| name.to_string_lossy().into_owned())
 }
 
-/// Probabilities of every test image.
-pub fn probabilities(engine: &mut dyn Engine, test: &Split, interrupt: &AtomicBool) -> Result<Vec<f32>> {
-    evaluate::predict(engine, &test.images, interrupt)
-}
-
 /// Writes the report of a run.
-pub fn run(args: ReportArgs, global: &Global) -> Result<ExitCode> {
+pub fn run(args: ReportArgs, global: &Global) -> Result<()> {
     let run = Run::open(&args.run)?;
     let (summary, history) = (run.summary()?, run.history()?);
-    let folder = args.out.clone().unwrap_or_else(|| run.path.clone());
+    let folder = args.out.as_deref().unwrap_or(&run.path);
     let interrupt = interrupt_flag();
     let device = args.device.open(global)?;
     let dataset = evaluate::load_data(&run, &args.source, global, &interrupt)?;
@@ -157,37 +137,27 @@ pub fn run(args: ReportArgs, global: &Global) -> Result<ExitCode> {
         bail!("--image {}: the test set has {available} images (0 to {})", args.image, available - 1);
     }
     if args.out.is_some() {
-        std::fs::create_dir_all(&folder).with_context(|| format!("creating the folder {}", folder.shown()))?;
+        std::fs::create_dir_all(folder).with_context(|| format!("creating the folder {}", folder.shown()))?;
     }
-    let probabilities = probabilities(&mut *evaluate::engine(&run, &device)?, &dataset.test, &interrupt)?;
+    let engine = &mut *evaluate::engine(&run, &device)?;
     let material = Material {
-        name: run_name(&run.path),
-        model: &run.model,
-        parameters: &run.parameters,
-        config: run.config.as_ref(),
+        run: &run,
         summary: summary.as_ref(),
         history: &history,
-        dataset: dataset.kind,
-        description: &dataset.description,
-        test: &dataset.test,
-        probabilities: &probabilities,
+        dataset: &dataset,
+        probabilities: &evaluate::predict(engine, &dataset.test.images, &interrupt)?,
         image: args.image,
-        model_file: &run.model_file,
     };
-    let tiles = run.config.as_ref().and_then(|config| config.tiles).unwrap_or_default();
-    let (paths, metrics) = write(&material, &device, tiles, &folder, args.force, &interrupt)?;
-    if args.json {
-        print_json(&metrics)?;
-    } else {
+    let (files, metrics) = write(&material, &device, folder, args.force, &interrupt)?;
+    print_result(args.json, &metrics, || {
         let [low, high] = metrics.accuracy_95;
-        terminal::print(&format!(
+        format!(
             "Test accuracy {:.4} ({low:.4} to {high:.4} with 95 % confidence), loss {:.4}, calibration error {:.4} on {} \
              images (dataset: {})",
             metrics.accuracy, metrics.loss, metrics.ece, metrics.images, dataset.kind
-        ));
-    }
-    for path in paths.iter().filter(|path| path.ends_with("report.html")) {
-        global.say(format!("Report: {} (its {} images and figures are beside it)", path.shown(), paths.len() - 1));
-    }
-    Ok(ExitCode::SUCCESS)
+        )
+    })?;
+    let page = folder.join("report.html");
+    global.say(format!("Report: {} (its {} images and figures are beside it)", page.shown(), files - 1));
+    Ok(())
 }

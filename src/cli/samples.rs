@@ -1,14 +1,13 @@
 //! `fmnist-gpu samples`
 
 use super::source::SourceArgs;
-use super::{Global, counted, interrupt_flag, picture, print, print_json};
+use super::{Global, counted, interrupt_flag, picture, print_result};
 use anyhow::{Result, bail};
 use clap::Args;
 use fmnist_gpu::data::DatasetKind;
 use fmnist_gpu::files::ShownPath;
 use serde::Serialize;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 /// Flags of `samples`.
 #[derive(Debug, Args)]
@@ -18,8 +17,7 @@ pub struct SamplesArgs {
     #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..=2_500))]
     count: u32,
     /// PNG file to write
-    #[arg(long, default_value = "samples.png", value_name = "FILE.png",
-          value_parser = super::output_path())]
+    #[arg(long, default_value = "samples.png", value_name = "FILE.png", value_parser = super::output_path())]
     grid: PathBuf,
     #[command(flatten)]
     source: SourceArgs,
@@ -47,24 +45,17 @@ struct Sample<'a> {
 }
 
 /// Runs the command: draws the first training images.
-pub fn run(args: SamplesArgs, global: &Global) -> Result<ExitCode> {
-    let dataset = args.source.load(global, None, interrupt_flag(), args.count as usize)?;
+pub fn run(args: SamplesArgs, global: &Global) -> Result<()> {
     let count = args.count as usize;
+    let dataset = args.source.load(global, interrupt_flag(), count)?;
     if count > dataset.train.len() {
         bail!("--count is {count}, but the training set has only {}", counted(dataset.train.len(), "image"));
     }
     picture::write_png(&args.grid, &picture::samples_png(&dataset.train, count, &dataset.description)?, args.force)?;
-    let samples: Vec<Sample<'_>> = (0..count)
-        .map(|index| {
-            let label = dataset.train.labels[index];
-            Sample { index, label, class: dataset.description.class_name(label.into()) }
-        })
-        .collect();
-    if args.json {
-        print_json(&Samples { dataset: dataset.kind, grid: args.grid, samples })?;
-    } else {
-        let images = counted(count, "image");
-        print(&format!("{images} drawn to {} (dataset: {})", args.grid.shown(), dataset.kind));
+    let mut samples = Vec::new();
+    for (index, &label) in dataset.train.labels[..count].iter().enumerate() {
+        samples.push(Sample { index, label, class: dataset.description.class_name(label.into()) });
     }
-    Ok(ExitCode::SUCCESS)
+    let text = format!("{} drawn to {} (dataset: {})", counted(count, "image"), args.grid.shown(), dataset.kind);
+    print_result(args.json, &Samples { dataset: dataset.kind, grid: args.grid, samples }, || text)
 }

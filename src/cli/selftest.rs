@@ -70,7 +70,7 @@ pub fn compare_all(gpu: &Gpu, device: &DeviceArgs, seed: u64, global: &Global) -
     }
     // Nearly all the time is spent on compilation, for which a software adapter uses one thread per device: two devices take half
     // the time. The first operation, the convolution, has as many kernels as all the others together.
-    let other = device.open_another()?;
+    let other = device.open_again(device.safe)?;
     let (first, rest) = OPS.split_at(1);
     let (first, rest) = std::thread::scope(|scope| -> Result<_> {
         let rest = std::thread::Builder::new().spawn_scoped(scope, || compare(&other, rest, seed, global));

@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
 
 /// Flags of all commands that read the data.
@@ -29,9 +29,17 @@ pub struct SourceArgs {
 }
 
 impl SourceArgs {
-    /// Also searches the folder that a run was trained from, so that it need not be named again. If run and data were moved together, or the
-    /// folder was recorded relative to the working folder (version 0.1), it is found beside the run.
-    pub fn search_data_of(&mut self, run: &Path, config: &RunConfig) {
+    /// Loads the data set that a run was trained on, unless the flags say otherwise, and also searches the folder that it was trained from,
+    /// so that it need not be named again. If run and data were moved together, or the folder was recorded relative to the working folder
+    /// (version 0.1), it is found beside the run.
+    pub fn prefer_data_of(&mut self, run: &Path, config: &RunConfig) {
+        // A named folder holds the genuine data set, whatever the model was trained on.
+        if self.data_dir.is_none() {
+            self.dataset.get_or_insert(match config.dataset {
+                DatasetKind::FashionMnist => DatasetChoice::FashionMnist,
+                DatasetKind::Synthetic => DatasetChoice::Synthetic,
+            });
+        }
         if config.dataset != DatasetKind::FashionMnist {
             return;
         }
@@ -44,15 +52,9 @@ impl SourceArgs {
             .collect();
     }
 
-    /// Loads the data, with at most `train_limit` training images; `trained_on` is the data set of a run that is evaluated.
-    pub fn load(
-        &self,
-        global: &Global,
-        trained_on: Option<DatasetKind>,
-        interrupt: Arc<AtomicBool>,
-        train_limit: usize,
-    ) -> Result<Dataset> {
-        let dataset = self.read(global, trained_on, Some(interrupt), Some(train_limit), &mut || ())?;
+    /// Loads the data, with at most `train_limit` training images.
+    pub fn load(&self, global: &Global, interrupt: Arc<AtomicBool>, train_limit: usize) -> Result<Dataset> {
+        let dataset = self.read(global, interrupt, Some(train_limit), &mut || ())?;
         announce(global, &dataset);
         Ok(dataset)
     }
@@ -60,56 +62,42 @@ impl SourceArgs {
     /// Starts loading the data, with at most `train_limit` training images, in another thread.
     ///
     /// The thread prints, downloads and generates nothing before [`Loading::allow`].
-    /// `trained_on` is the data set of a run that is resumed.
-    pub fn start(
-        &self,
-        global: &Global,
-        interrupt: Arc<AtomicBool>,
-        train_limit: Option<usize>,
-        trained_on: Option<DatasetKind>,
-    ) -> Loading {
-        let said = global;
+    pub fn start(&self, global: &Global, interrupt: Arc<AtomicBool>, train_limit: Option<usize>) -> Loading {
         let (source, global) = (self.clone(), global.clone());
+        let work = Arc::new(move |wait: &mut dyn FnMut()| source.read(&global, interrupt.clone(), train_limit, wait));
+        let in_thread = Arc::clone(&work);
         let (allowed, gate) = mpsc::channel();
         let mut gate = Some(gate);
         let mut wait = move || {
-            if gate.take().is_some_and(|gate: Receiver<()>| gate.recv().is_err()) {
+            if gate.take().is_some_and(|gate| gate.recv().is_err()) {
                 // The command failed meanwhile and the program is about to end: nothing that this thread could do matters.
                 loop {
                     thread::park();
                 }
             }
         };
-        let (now, limit) = (interrupt.clone(), train_limit);
-        let work = move || source.read(&global, trained_on, Some(interrupt), train_limit, &mut wait);
-        match thread::Builder::new().name("data".into()).spawn(work) {
-            Ok(thread) => Loading::Thread { allowed, thread },
-            // Without threads the data wait for the device.
-            Err(error) => {
-                log::debug!("the data are loaded later, as no thread could be started: {error}");
-                let (source, global) = (self.clone(), said.clone());
-                Loading::Later(Box::new(move || source.read(&global, trained_on, Some(now), limit, &mut || ())))
-            }
+        let thread = thread::Builder::new().name("data".into()).spawn(move || in_thread(&mut wait));
+        if let Err(error) = &thread {
+            // The data wait for the device.
+            log::debug!("the data are loaded later, as no thread could be started: {error}");
         }
+        Loading { allowed, thread: thread.ok(), work }
     }
 
     /// Loads the data, and calls `wait` before anything is said, downloaded or generated.
     fn read(
         &self,
         global: &Global,
-        trained_on: Option<DatasetKind>,
-        interrupt: Option<Arc<AtomicBool>>,
+        interrupt: Arc<AtomicBool>,
         train_limit: Option<usize>,
         wait: &mut dyn FnMut(),
     ) -> Result<Dataset> {
-        let choice = self.dataset.unwrap_or(match trained_on {
-            // A named folder holds the genuine data set, whatever the model was trained on.
-            _ if self.data_dir.is_some() => DatasetChoice::Auto,
-            Some(DatasetKind::FashionMnist) => DatasetChoice::FashionMnist,
-            Some(DatasetKind::Synthetic) => DatasetChoice::Synthetic,
-            None => DatasetChoice::Auto,
-        });
-        let mut options = LoadOptions { choice, data_dir: self.data_dir.clone(), interrupt, ..LoadOptions::default() };
+        let mut options = LoadOptions {
+            choice: self.dataset.unwrap_or_default(),
+            data_dir: self.data_dir.clone(),
+            interrupt: Some(interrupt),
+            ..LoadOptions::default()
+        };
         options.places.others.splice(0..0, self.run_data.iter().cloned());
         let available = options.synthetic_n_train;
         if let Some(limit) = train_limit.filter(|&limit| limit > available) {
@@ -117,14 +105,13 @@ impl SourceArgs {
         }
         // A generated image does not depend on their number, so only those that are used are generated.
         options.synthetic_n_train = train_limit.unwrap_or(available);
-        let mut bar = DownloadBar { bar: None, quiet: global.quiet };
+        let mut bar = None;
         let mut dataset = data::load(&options, &mut |event| {
             if !matches!(event, DataEvent::Searching(_) | DataEvent::Found(_)) {
                 wait();
             }
             report(&event, global, &mut bar);
         })?;
-        bar.finish();
         if let Some(limit) = train_limit {
             dataset.train.truncate(limit);
         }
@@ -133,41 +120,35 @@ impl SourceArgs {
 }
 
 /// Data that another thread loads, started by [`SourceArgs::start`].
-pub enum Loading {
-    /// At work.
-    Thread {
-        /// Lets it print, download and generate.
-        allowed: Sender<()>,
-        /// The thread.
-        thread: JoinHandle<Result<Dataset>>,
-    },
-    /// No thread could be started: the work is done when the data are needed.
-    Later(Box<dyn FnOnce() -> Result<Dataset>>),
+pub struct Loading {
+    /// Lets the thread print, download and generate.
+    allowed: Sender<()>,
+    /// `None` if no thread could be started: the work is then done when the data are needed.
+    thread: Option<JoinHandle<Result<Dataset>>>,
+    work: Arc<Work>,
 }
+
+/// Loads the data, and calls its argument before anything is said, downloaded or generated.
+type Work = dyn Fn(&mut dyn FnMut()) -> Result<Dataset> + Send + Sync;
 
 impl Loading {
     /// Lets the thread print, download and generate.
     pub fn allow(&self) {
         // A thread that has ended needs no permission.
-        if let Loading::Thread { allowed, .. } = self {
-            let _ = allowed.send(());
-        }
+        let _ = self.allowed.send(());
     }
 
     /// Whether the thread has ended, successfully or not.
     pub fn is_finished(&self) -> bool {
-        match self {
-            Loading::Thread { thread, .. } => thread.is_finished(),
-            Loading::Later(_) => false,
-        }
+        self.thread.as_ref().is_some_and(JoinHandle::is_finished)
     }
 
     /// Waits for the data.
     pub fn finish(self, global: &Global) -> Result<Dataset> {
         self.allow();
-        let dataset = match self {
-            Loading::Thread { thread, .. } => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?,
-            Loading::Later(work) => work()?,
+        let dataset = match self.thread {
+            Some(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?,
+            None => (self.work)(&mut || ())?,
         };
         announce(global, &dataset);
         Ok(dataset)
@@ -182,29 +163,38 @@ fn announce(global: &Global, dataset: &Dataset) {
     global.say(format!("Data: {}, {} ({})", dataset.kind, parts.join(" and "), Path::new(&dataset.source).shown()));
 }
 
-fn report(event: &DataEvent, global: &Global, bar: &mut DownloadBar) {
-    match event {
-        DataEvent::Skipped { place, reason } => {
-            global.say(format!("Skipped {}: {reason}", place.shown()));
+/// Says what happens, and draws a bar while a file is downloaded.
+fn report(event: &DataEvent, global: &Global, bar: &mut Option<ProgressBar>) {
+    if let DataEvent::Downloading { file, received, total } = event {
+        if !global.quiet {
+            bar.get_or_insert_with(|| download_bar(file, *total)).set_position(*received);
         }
+        return;
+    }
+    if let Some(bar) = bar.take() {
+        bar.finish_and_clear();
+    }
+    match event {
+        DataEvent::Skipped { place, reason } => global.say(format!("Skipped {}: {reason}", place.shown())),
         DataEvent::Connecting { file, mirror } => global.say(format!("Downloading {file} from {mirror}")),
-        DataEvent::Downloading { file, received, total } => bar.update(file, *received, *total),
         DataEvent::MirrorFailed { file, mirror, reason } => {
-            bar.finish();
             global.say(format!("{file} could not be downloaded from {mirror}: {reason}"));
         }
-        DataEvent::Downloaded(_) => bar.finish(),
-        DataEvent::FallingBack(reason) => {
-            bar.finish();
-            // Even with --quiet: results on another data set must not pass for results on Fashion-MNIST.
-            terminal::say(warning(reason));
-        }
+        // Even with --quiet: results on another data set must not pass for results on Fashion-MNIST.
+        DataEvent::FallingBack(reason) => terminal::say(warning(reason)),
         DataEvent::Generating { n_train, n_test, .. } => {
             let both = format!("{n_train} training and {n_test} test images");
             global.say(format!("Generating {}", if *n_train == 0 { counted(*n_test, "test image") } else { both }));
         }
         _ => {}
     }
+}
+
+fn download_bar(file: &str, total: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
+    ProgressBar::with_draw_target(Some(total), terminal::bars())
+        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+        .with_message(file.to_string())
 }
 
 fn warning(reason: &str) -> String {
@@ -215,29 +205,4 @@ fn warning(reason: &str) -> String {
          Accuracy on them says nothing about Fashion-MNIST; every result is marked `dataset: synthetic`.\n\
          For the genuine data set, put its four files into a folder and pass --data-dir DIR.\n\n{reason}\n{rule}"
     )
-}
-
-struct DownloadBar {
-    bar: Option<ProgressBar>,
-    quiet: bool,
-}
-
-impl DownloadBar {
-    fn update(&mut self, file: &str, received: u64, total: u64) {
-        if self.quiet {
-            return;
-        }
-        let bar = self.bar.get_or_insert_with(|| {
-            let bar = ProgressBar::with_draw_target(Some(total), terminal::bars());
-            let style = ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
-            bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())).with_message(file.to_string())
-        });
-        bar.set_position(received);
-    }
-
-    fn finish(&mut self) {
-        if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
-        }
-    }
 }

@@ -1,11 +1,10 @@
 //! `fmnist-gpu summary`
 
-use super::{print, print_json};
+use super::print_result;
 use anyhow::Result;
 use clap::Args;
 use fmnist_gpu::model::{LayerShape, Model, summary, training_mflop};
 use serde::Serialize;
-use std::process::ExitCode;
 
 /// Flags of `summary`.
 #[derive(Debug, Args)]
@@ -37,22 +36,19 @@ struct LayerReport {
 }
 
 /// Runs the command.
-pub fn run(args: SummaryArgs) -> Result<ExitCode> {
+pub fn run(args: SummaryArgs) -> Result<()> {
     let model = Model::load(&args.model)?;
-    if args.json {
-        let shapes = model.shapes()?;
-        let layers: Vec<LayerReport> = shapes.iter().map(layer_report).collect();
-        print_json(&Report {
-            model: model.name.clone(),
-            parameters: layers.iter().map(|layer| layer.parameters).sum(),
-            forward_mflop: layers.iter().map(|layer| layer.forward_mflop).sum(),
-            training_mflop: training_mflop(&shapes),
-            layers,
-        })?;
-    } else {
-        print(summary(&model)?.trim_end());
-    }
-    Ok(ExitCode::SUCCESS)
+    let text = summary(&model)?;
+    let shapes = model.shapes()?;
+    let layers: Vec<LayerReport> = shapes.iter().map(layer_report).collect();
+    let report = Report {
+        model: model.name,
+        parameters: layers.iter().map(|layer| layer.parameters).sum(),
+        forward_mflop: layers.iter().map(|layer| layer.forward_mflop).sum(),
+        training_mflop: training_mflop(&shapes),
+        layers,
+    };
+    print_result(args.json, &report, || text.trim_end().to_string())
 }
 
 fn layer_report(shape: &LayerShape) -> LayerReport {

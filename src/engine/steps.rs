@@ -82,9 +82,7 @@ pub(super) fn record(plan: &mut PlanBuilder<'_>, step: &Step, on: &OnGpu<'_>) ->
             ops::batchnorm::record_statistics(plan, &d, momentum, tensors)
         }
         Op::BatchNormMoments => ops::batchnorm::record_moments(plan, x[0].len(), [x[0], x[1], y[0]]),
-        Op::BatchNorm(d, epsilon) => {
-            ops::batchnorm::record_forward(plan, &d, epsilon, [x[0], x[1], x[2], x[3], y[0]])
-        }
+        Op::BatchNorm(d, epsilon) => ops::batchnorm::record_forward(plan, &d, epsilon, [x[0], x[1], x[2], x[3], y[0]]),
         Op::BatchNormBackwardW(d, epsilon) => {
             ops::batchnorm::record_backward_w(plan, &d, epsilon, [x[0], x[1], x[2], y[0], y[1]])
         }

@@ -19,6 +19,7 @@ use crate::model::{Model, Role};
 use crate::text::{shortened, shortened_words};
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
@@ -59,11 +60,12 @@ pub struct Imported {
 }
 
 /// The origin of a parameter.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Origin {
     /// The parameter, for example `conv2d_1.weight`.
     pub parameter: String,
     /// The tensor in the file, for example `conv1.weight`.
+    #[serde(rename = "from")]
     pub tensor: String,
     /// Its type in the file, for example `F32`.
     pub dtype: String,

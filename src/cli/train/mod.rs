@@ -8,6 +8,7 @@ use self::faults::{explained, gpu_error, non_finite, resume_command, too_large};
 use self::keeper::Keeper;
 use self::settings::{Settings, check_resumed, prepare};
 use super::device::{Device, DeviceArgs, TuneArgs};
+use super::evaluate::{predict, unless};
 use super::progress::Display;
 use super::report::{self, Material};
 use super::source::SourceArgs;
@@ -22,7 +23,7 @@ use fmnist_gpu::files::ShownPath;
 use fmnist_gpu::gpu::{GpuError, Tiling};
 use fmnist_gpu::model::{initial_parameters, summary};
 use fmnist_gpu::run::folder::RunFolder;
-use fmnist_gpu::run::{MAX_BATCH_SIZE, MAX_EPOCHS, RunConfig, Summary};
+use fmnist_gpu::run::{MAX_BATCH_SIZE, MAX_EPOCHS, Run, RunConfig, Summary};
 use fmnist_gpu::train::{Event, Outcome, Position, TrainOptions, Trained, train};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -181,13 +182,12 @@ fn run_once(
     let out = folder.path().to_path_buf();
     let begun = settings.begun.as_ref();
     // The data are read and unpacked while the device opens and its pipelines compile: each takes about as long as the other.
-    let trained_on = begun.map(|config| config.dataset);
     let (mut source, mut device) = (args.source.clone(), args.device.clone());
     if let Some(config) = begun {
-        source.search_data_of(&out, config);
+        source.prefer_data_of(&out, config);
         device.resume_on(config);
     }
-    let loading = source.start(global, interrupt.clone(), *limit, trained_on);
+    let loading = source.start(global, interrupt.clone(), *limit);
     let device = device.open(global)?;
     log_time("device opened");
     if let Device::Gpu(gpu) = &device
@@ -244,7 +244,7 @@ fn run_once(
         device: device_name,
         driver,
         backend,
-        safe: args.device.safe(),
+        safe: args.device.safe,
         tiles: matches!(&device, Device::Gpu(gpu) if gpu.tiling() == Tiling::Shared).then_some(tiles),
     };
     if let Some(begun) = begun {
@@ -311,7 +311,6 @@ fn run_once(
     *started = Some(Started { folder: out.clone(), has_checkpoint: keeper.has_checkpoint() });
     let trained = trained.map_err(|error| explained(error, at, &folder, keeper.has_checkpoint()))?;
     let weights = engine.parameters()?;
-    let history = &trained.position.history;
 
     if let Outcome::NonFinite { epoch, step, cause } = &trained.outcome {
         let summary = summarise(&config, &trained, &weights, None);
@@ -331,14 +330,10 @@ fn run_once(
         None
     } else {
         global.say("Evaluating on the test set");
-        let totals = engine
-            .evaluate(&dataset.test, &mut |_| {
-                if interrupt.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            })
-            .with_context(|| {
-                let run = shell_quoted(&out);
-                format!("training is done and its weights are saved; evaluate them with: fmnist-gpu evaluate {run}")
-            })?;
+        let totals = engine.evaluate(&dataset.test, &mut |_| unless(interrupt)).with_context(|| {
+            let run = shell_quoted(&out);
+            format!("training is done and its weights are saved; evaluate them with: fmnist-gpu evaluate {run}")
+        })?;
         (totals.samples as usize == dataset.test.len()).then_some(totals)
     };
     let summary = summarise(&config, &trained, &weights, test.as_ref());
@@ -357,22 +352,19 @@ fn run_once(
     }
     conclude(args, global, &dataset, &mut *engine, &summary, &pictures, &folder)?;
     if test.is_some() && !args.no_report {
+        let model_file = fmnist_gpu::model::weights::to_bytes(model, &weights)?;
+        let config = Some(config.clone());
+        let run = Run { path: out.clone(), model: model.clone(), parameters: weights, config, model_file };
         let material = Material {
-            name: report::run_name(&out),
-            model,
-            parameters: &weights,
-            config: Some(&config),
+            run: &run,
             summary: Some(&summary),
-            history,
-            dataset: dataset.kind,
-            description: &dataset.description,
-            test: &dataset.test,
-            probabilities: &report::probabilities(&mut *engine, &dataset.test, interrupt)?,
+            history: &trained.position.history,
+            dataset: &dataset,
+            probabilities: &predict(&mut *engine, &dataset.test.images, interrupt)?,
             image: 0,
-            model_file: &fmnist_gpu::model::weights::to_bytes(model, &weights)?,
         };
         keeper.attempt("report", |_| {
-            report::write(&material, &device, tiles, &out, folder.replaces(), interrupt)?;
+            report::write(&material, &device, &out, folder.replaces(), interrupt)?;
             global.say(format!("Report: {}", out.join("report.html").shown()));
             Ok(())
         });

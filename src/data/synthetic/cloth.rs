@@ -7,39 +7,20 @@ use super::raster::Point;
 #[derive(Clone, Copy)]
 enum Pattern {
     Plain,
-    /// Bands across the direction, with this period; `share` is that of the second tone.
-    Stripes {
-        direction: Point,
-        period: f32,
-        share: f32,
-    },
-    /// Two sets of stripes.
-    Checks {
-        period: f32,
-        share: f32,
-    },
-    /// A grid of dots.
-    Spots {
-        period: f32,
-        radius: f32,
-    },
-    /// Blotches: floral prints and camouflage.
-    Blotches {
-        size: f32,
-        share: f32,
-    },
-    /// Variation from thread to thread: knitwear and tweed.
+    // Bands across the direction, with this period; `share` is that of the second tone.
+    Stripes { direction: Point, period: f32, share: f32 },
+    // Two sets of stripes.
+    Checks { period: f32, share: f32 },
+    // A grid of dots.
+    Spots { period: f32, radius: f32 },
+    // Blotches: floral prints and camouflage.
+    Blotches { size: f32, share: f32 },
+    // Variation from thread to thread: knitwear and tweed.
     Melange,
-    /// The second tone below this height.
-    Block {
-        height: f32,
-    },
-    /// Letters or an image on the chest, in cells.
-    Motif {
-        centre: Point,
-        half: [f32; 2],
-        cell: f32,
-    },
+    // The second tone below this height.
+    Block { height: f32 },
+    // Letters or an image on the chest, in cells.
+    Motif { centre: Point, half: [f32; 2], cell: f32 },
 }
 
 /// A cloth.

@@ -101,16 +101,11 @@ fn sneaker(easel: &mut Easel, dice: &mut Dice) {
             easel.stroke(swoosh.points(), 1.1, trim, visible);
         }
         2 => easel.tint(&Outline::ellipse([last.toe + 3.0, base - 0.5], [3.2, 2.0]), trim, visible),
-        3 => easel.tint(
-            &Outline::polygon(&[
-                [last.heel - 3.5, base],
-                [last.heel - 3.0, base - 4.5],
-                [last.heel, base - 4.5],
-                [last.heel, base],
-            ]),
-            trim,
-            visible,
-        ),
+        3 => {
+            let [x, y] = [last.heel, base - 4.5];
+            let counter = Outline::polygon(&[[x - 3.5, base], [x - 3.0, y], [x, y], [x, base]]);
+            easel.tint(&counter, trim, visible);
+        }
         _ => {}
     }
     let sole = if dice.chance(0.6) { dice.range(0.75, 1.0) } else { dice.range(0.1, 0.8) };
@@ -145,12 +140,8 @@ fn ankle_boot(easel: &mut Easel, dice: &mut Dice) {
     match dice.below(5) {
         0 => {
             let x = (last.throat + last.heel) / 2.0 + 1.0;
-            let gusset = Outline::polygon(&[
-                [x - 1.8, base - shaft],
-                [x + 1.8, base - shaft],
-                [x + 0.8, base - 5.0],
-                [x - 0.8, base - 5.0],
-            ]);
+            let [top, low] = [base - shaft, base - 5.0];
+            let gusset = Outline::polygon(&[[x - 1.8, top], [x + 1.8, top], [x + 0.8, low], [x - 0.8, low]]);
             easel.tint(&gusset.moved(raise), trim, visible);
         }
         1 => laces(&last, shaft - 1.0, trim, visible, easel, dice),
@@ -222,13 +213,8 @@ fn straps([toe, ball, heel]: [f32; 3], footbed: impl Fn(f32) -> f32, tone: f32, 
         arch(from, from + dice.range(3.0, 7.5), dice.range(1.6, 4.0), dice.range(0.7, 2.6), dice.range(0.7, 1.2));
     }
     if dice.chance(0.45) {
-        arch(
-            ball - 1.0,
-            ball + dice.range(6.0, 11.0),
-            dice.range(3.0, 5.5),
-            dice.range(0.8, 2.2),
-            dice.range(0.7, 1.2),
-        );
+        let to = ball + dice.range(6.0, 11.0);
+        arch(ball - 1.0, to, dice.range(3.0, 5.5), dice.range(0.8, 2.2), dice.range(0.7, 1.2));
     }
     if dice.chance(0.6) {
         let y = footbed(heel);

@@ -2,7 +2,7 @@
 
 use super::cloth::{Cloth, contrasting};
 use super::dice::Dice;
-use super::raster::{Easel, Outline, Point};
+use super::raster::{Easel, Outline};
 use super::tops::Torso;
 
 /// Draws trousers.
@@ -29,10 +29,7 @@ pub(super) fn trouser(easel: &mut Easel, dice: &mut Dice) {
         easel.stroke(&[[-waist, top + 0.8], [0.0, top + 1.2], [waist, top + 0.8]], 1.0, trim, visible);
     }
     if dice.chance(0.5) {
-        for side in [-1.0, 1.0] {
-            let pocket = [[side * waist * 0.5, top + 1.6], [side * hip * 0.95, top + 4.0]];
-            easel.stroke(&pocket, 0.6, cloth.tone * 0.4, visible);
-        }
+        easel.stroke_both(&[[waist * 0.5, top + 1.6], [hip * 0.95, top + 4.0]], 0.6, cloth.tone * 0.4, visible);
     }
     if dice.chance(0.25) {
         let y = dice.range(crotch + 4.0, crotch + 8.0).min(bottom - 1.0);
@@ -75,9 +72,7 @@ pub(super) fn dress(easel: &mut Easel, dice: &mut Dice) {
         let bust = torso.armpit - dice.range(0.5, 2.0);
         let side = torso.chest + 1.5;
         easel.cut(&Outline::polygon(&[[-side, -2.0], [side, -2.0], [side, bust], [0.0, bust + 0.8], [-side, bust]]));
-        for side in [-1.0, 1.0] {
-            easel.stroke(&[[side * waist * 0.6, top], [side * waist * 0.75, bust + 0.5]], 0.8, cloth.tone, 1.0);
-        }
+        easel.stroke_both(&[[waist * 0.6, top], [waist * 0.75, bust + 0.5]], 0.8, cloth.tone, 1.0);
     }
     if dice.chance(0.45) {
         let ends = [[-waist, torso.waist_at], [waist, torso.waist_at]];
@@ -132,11 +127,7 @@ pub(super) fn bag(easel: &mut Easel, dice: &mut Dice) {
             let pocket = [[-a, bottom - 1.5], [-a, y], [a, y], [a, bottom - 1.5], [-a, bottom - 1.5]];
             easel.stroke(&pocket, 0.6, trim, visible);
         }
-        3 => {
-            for side in [-1.0, 1.0] {
-                easel.stroke(&[[side * half * 0.5, top], [side * half * 0.5, bottom]], 1.0, trim, visible);
-            }
-        }
+        3 => easel.stroke_both(&[[half * 0.5, top], [half * 0.5, bottom]], 1.0, trim, visible),
         _ => {}
     }
 }
@@ -145,25 +136,21 @@ pub(super) fn bag(easel: &mut Easel, dice: &mut Dice) {
 fn handles(half: f32, top: f32, cloth: &Cloth, easel: &mut Easel, dice: &mut Dice) {
     let tone = cloth.tone * dice.range(0.5, 1.1);
     let width = dice.range(0.7, 1.7);
-    let arch = |a: f32, rise: f32| -> Vec<Point> {
+    let arch = |a: f32, rise: f32| {
         let crown = top - rise;
-        Outline::from([-a, top + 0.5])
-            .curve([-a, crown], [0.0, crown])
-            .curve([a, crown], [a, top + 0.5])
-            .points()
-            .to_vec()
+        Outline::from([-a, top + 0.5]).curve([-a, crown], [0.0, crown]).curve([a, crown], [a, top + 0.5])
     };
     let room = (top - 0.5).max(1.0);
     match dice.below(8) {
         0..4 => {
             let a = half * dice.range(0.3, 0.6);
             let rise = dice.range(3.0, 8.0).min(room);
-            easel.stroke(&arch(a, rise), width, tone, 1.0);
+            easel.stroke(arch(a, rise).points(), width, tone, 1.0);
             if dice.chance(0.4) {
-                easel.stroke(&arch(a * 0.85, rise * 0.7), width, tone * 0.6, 1.0);
+                easel.stroke(arch(a * 0.85, rise * 0.7).points(), width, tone * 0.6, 1.0);
             }
         }
-        4 | 5 => easel.stroke(&arch(half * 0.95, room), width, tone, 1.0),
+        4 | 5 => easel.stroke(arch(half * 0.95, room).points(), width, tone, 1.0),
         6 => {
             let strap =
                 Outline::from([-half + 0.5, top + 1.0]).curve([-half - 2.5, top + 5.0], [-half - 0.5, top + 11.0]);

@@ -3,6 +3,8 @@
 //! Garments are drawn in coordinates of about one pixel per unit: `x` from the middle axis, -14 to 14, to the right; `y`
 //! from the upper edge, 0 to 28, downwards. A [`Frame`] places them in the image.
 
+use std::slice;
+
 use super::cloth::Cloth;
 use crate::data::{IMAGE_SIDE, PIXELS};
 
@@ -48,7 +50,6 @@ impl Frame {
 }
 
 /// A closed outline.
-#[derive(Clone)]
 pub(super) struct Outline(Vec<Point>);
 
 impl Outline {
@@ -102,11 +103,8 @@ impl Outline {
     }
 
     /// Returns the mirror image across the middle axis.
-    pub(super) fn flipped(mut self) -> Self {
-        for point in &mut self.0 {
-            point[0] = -point[0];
-        }
-        self
+    pub(super) fn flipped(self) -> Self {
+        self.moved(|[x, y]| [-x, y])
     }
 
     /// Returns the outline with each point mapped.
@@ -140,7 +138,7 @@ impl Easel {
 
     /// Fills an outline with cloth.
     pub(super) fn fill(&mut self, outline: &Outline, cloth: &Cloth) {
-        let coverage = self.coverage(&[outline]);
+        let coverage = self.coverage(slice::from_ref(outline));
         for (i, &cover) in coverage.iter().enumerate() {
             if cover > 0.0 {
                 let pixel = [(i % IMAGE_SIDE) as f32 + 0.5, (i / IMAGE_SIDE) as f32 + 0.5];
@@ -153,14 +151,12 @@ impl Easel {
 
     /// Fills an outline with a uniform tone of this opacity.
     pub(super) fn tint(&mut self, outline: &Outline, tone: f32, opacity: f32) {
-        let coverage = self.coverage(&[outline]);
-        self.lay(&coverage, tone, opacity);
+        self.lay(slice::from_ref(outline), tone, opacity);
     }
 
     /// Erases an outline, so that the background shows.
     pub(super) fn cut(&mut self, outline: &Outline) {
-        let coverage = self.coverage(&[outline]);
-        for (i, cover) in coverage.iter().enumerate() {
+        for (i, cover) in self.coverage(slice::from_ref(outline)).iter().enumerate() {
             self.tones[i] *= 1.0 - cover;
             self.ink[i] *= 1.0 - cover;
         }
@@ -169,12 +165,18 @@ impl Easel {
     /// Draws a line of this width.
     pub(super) fn stroke(&mut self, points: &[Point], width: f32, tone: f32, opacity: f32) {
         let pieces: Vec<Outline> = points.windows(2).map(|ends| segment(ends[0], ends[1], width)).collect();
-        let coverage = self.coverage(&pieces.iter().collect::<Vec<_>>());
-        self.lay(&coverage, tone, opacity);
+        self.lay(&pieces, tone, opacity);
     }
 
-    fn lay(&mut self, coverage: &[f32; PIXELS], tone: f32, opacity: f32) {
-        for (i, cover) in coverage.iter().enumerate() {
+    /// Draws a line and its mirror image across the middle axis.
+    pub(super) fn stroke_both(&mut self, points: &[Point], width: f32, tone: f32, opacity: f32) {
+        let mirrored: Vec<Point> = points.iter().map(|[x, y]| [-x, *y]).collect();
+        self.stroke(&mirrored, width, tone, opacity);
+        self.stroke(points, width, tone, opacity);
+    }
+
+    fn lay(&mut self, outlines: &[Outline], tone: f32, opacity: f32) {
+        for (i, cover) in self.coverage(outlines).iter().enumerate() {
             self.tones[i] += cover * opacity * (tone - self.tones[i]);
             self.ink[i] = self.ink[i].max(cover * opacity);
         }
@@ -184,7 +186,7 @@ impl Easel {
     ///
     /// Each edge adds its signed area to the pixels that it crosses, so that the running sum along a row is the area inside.
     /// Overlapping pieces must have the same winding direction.
-    fn coverage(&self, outlines: &[&Outline]) -> [f32; PIXELS] {
+    fn coverage(&self, outlines: &[Outline]) -> [f32; PIXELS] {
         let mut area = [0.0; PIXELS];
         for outline in outlines {
             let points = &outline.0;
@@ -195,16 +197,15 @@ impl Easel {
                 from = to;
             }
         }
-        let mut coverage = [0.0; PIXELS];
-        for (covers, areas) in coverage.chunks_exact_mut(IMAGE_SIDE).zip(area.chunks_exact(IMAGE_SIDE)) {
+        for row in area.chunks_exact_mut(IMAGE_SIDE) {
             let mut sum = 0.0_f32;
-            for (cover, area) in covers.iter_mut().zip(areas) {
-                sum += area;
+            for pixel in row {
+                sum += *pixel;
                 // Rounding leaves values of 1e-7 in empty pixels.
-                *cover = if sum.abs() < 1e-4 { 0.0 } else { sum.abs().min(1.0) };
+                *pixel = if sum.abs() < 1e-4 { 0.0 } else { sum.abs().min(1.0) };
             }
         }
-        coverage
+        area
     }
 }
 

@@ -42,7 +42,7 @@ impl Torso {
         };
         neckline
             .line(self.shoulder_end())
-            .curve([self.chest - 0.6, (self.top + self.drop + self.armpit) / 2.0], self.armpit_end())
+            .curve([self.chest - 0.6, (self.top + self.drop + self.armpit) / 2.0], [self.chest, self.armpit])
             .curve([self.waist, (self.armpit + self.waist_at) / 2.0], [self.waist, self.waist_at])
             .curve([self.waist, (self.waist_at + self.bottom) / 2.0], [self.hem, self.bottom])
             .curve([self.hem / 2.0, self.bottom + 0.6], [0.0, self.bottom + 0.6])
@@ -51,10 +51,6 @@ impl Torso {
 
     fn shoulder_end(&self) -> Point {
         [self.shoulder, self.top + self.drop]
-    }
-
-    fn armpit_end(&self) -> Point {
-        [self.chest, self.armpit]
     }
 
     /// Returns the right sleeve: `lean` is how far it extends outwards per unit downwards.
@@ -68,7 +64,7 @@ impl Torso {
         Outline::from([x - 1.5, y - 0.4])
             .curve(bulge, outer)
             .line(inner)
-            .line(self.armpit_end())
+            .line([self.chest, self.armpit])
             .line([x - 2.0, self.armpit - 0.5])
     }
 
@@ -88,11 +84,8 @@ impl Torso {
         easel.fill(&self.outline(), cloth);
         if sleeve.is_some() {
             let [x, y] = self.shoulder_end();
-            let seam = dice.range(0.05, 0.5);
-            for side in [-1.0, 1.0] {
-                let ends = [[side * (x - 0.3), y], [side * self.chest, self.armpit]];
-                easel.stroke(&ends, 0.7, cloth.tone * 0.4, seam);
-            }
+            let ends = [[x - 0.3, y], [self.chest, self.armpit]];
+            easel.stroke_both(&ends, 0.7, cloth.tone * 0.4, dice.range(0.05, 0.5));
         }
     }
 }
@@ -133,11 +126,12 @@ fn look_of(class: u8, dice: &mut Dice) -> Look {
 
 /// Returns the torso and the sleeves, if any (length, lean, cuff width). The ranges of the four looks overlap.
 fn cut_of(look: Look, dice: &mut Dice) -> (Torso, Option<[f32; 3]>) {
-    let long_sleeves = match look {
-        Look::TShirt => 0.05,
-        Look::Shirt => 0.7,
-        Look::Pullover => 0.96,
-        Look::Coat => 1.0,
+    // The probability of long sleeves, how far the hem is outside the waist, and the height of the lower edge.
+    let (long_sleeves, flare, bottom) = match look {
+        Look::TShirt => (0.05, [-0.3, 1.2], [23.5, 27.0]),
+        Look::Shirt => (0.7, [-0.3, 1.2], [23.5, 27.0]),
+        Look::Pullover => (0.96, [-0.9, 0.4], [22.5, 25.5]),
+        Look::Coat => (1.0, [0.4, 2.0], [25.5, 27.6]),
     };
     let (sleeve, wide) = if dice.chance(long_sleeves) {
         let length = if dice.chance(0.12) { dice.range(13.0, 18.0) } else { dice.range(19.5, 24.0) };
@@ -161,17 +155,8 @@ fn cut_of(look: Look, dice: &mut Dice) -> (Torso, Option<[f32; 3]>) {
         armpit: top + dice.range(6.0, 8.5),
         waist,
         waist_at: dice.range(14.0, 18.5),
-        hem: waist
-            + match look {
-                Look::Coat => dice.range(0.4, 2.0),
-                Look::Pullover => dice.range(-0.9, 0.4),
-                _ => dice.range(-0.3, 1.2),
-            },
-        bottom: match look {
-            Look::Coat => dice.range(25.5, 27.6),
-            Look::Pullover => dice.range(22.5, 25.5),
-            _ => dice.range(23.5, 27.0),
-        },
+        hem: waist + dice.range(flare[0], flare[1]),
+        bottom: dice.range(bottom[0], bottom[1]),
     };
     (torso, sleeve)
 }
@@ -249,8 +234,7 @@ fn trim_pullover(torso: &Torso, sleeve: Option<[f32; 3]>, trim: &Trim, easel: &m
             // An open hood and its cords.
             easel.tint(&Outline::ellipse([0.0, top + 1.2], [neck + 1.6, 2.6]), trim.tone, trim.visible * 0.7);
             easel.tint(&Outline::ellipse([0.0, top + 1.0], [neck * 0.8, 1.5]), 0.1, trim.visible);
-            trim.line(&[[-1.0, top + 3.0], [-1.0, top + 7.5]], 0.5, easel);
-            trim.line(&[[1.0, top + 3.0], [1.0, top + 7.5]], 0.5, easel);
+            easel.stroke_both(&[[1.0, top + 3.0], [1.0, top + 7.5]], 0.5, trim.tone, trim.visible);
         }
         _ => trim.neck_band(torso, dice.range(0.6, 1.5), easel),
     }
@@ -270,19 +254,14 @@ fn trim_coat(torso: &Torso, cloth: &Cloth, trim: &Trim, easel: &mut Easel, dice:
     if dice.chance(0.3) {
         // Worn open: the lining or the background shows between the fronts.
         let gap = dice.range(0.6, 1.8);
-        let opening = Outline::polygon(&[
-            [x - gap * 0.4, top + 1.0],
-            [x + gap * 0.4, top + 1.0],
-            [x + gap, bottom],
-            [x - gap, bottom],
-        ]);
-        if dice.chance(0.5) { easel.cut(&opening) } else { trim.patch(opening.points(), easel) }
+        let corners = [[x - gap * 0.4, top + 1.0], [x + gap * 0.4, top + 1.0], [x + gap, bottom], [x - gap, bottom]];
+        if dice.chance(0.5) { easel.cut(&Outline::polygon(&corners)) } else { trim.patch(&corners, easel) }
     } else {
         let dark = cloth.tone * dice.range(0.1, 0.5);
         easel.stroke(&[[x, top + 1.0], [x, bottom]], dice.range(0.7, 1.3), dark, trim.visible);
     }
-    for side in [-1.0, 1.0] {
-        if lapel > 0.0 {
+    if lapel > 0.0 {
+        for side in [-1.0, 1.0] {
             let corners = [[side * neck, top - 0.6], [side * (neck + 1.6), top + lapel * 0.4], [x, top + lapel]];
             trim.patch(&corners, easel);
         }
@@ -302,8 +281,7 @@ fn trim_coat(torso: &Torso, cloth: &Cloth, trim: &Trim, easel: &mut Easel, dice:
     }
     if dice.chance(0.4) {
         let y = dice.range(17.0, 20.0);
-        trim.line(&[[-4.6, y], [-2.0, y + 0.4]], 0.8, easel);
-        trim.line(&[[4.6, y], [2.0, y + 0.4]], 0.8, easel);
+        easel.stroke_both(&[[4.6, y], [2.0, y + 0.4]], 0.8, trim.tone, trim.visible);
     }
 }
 
