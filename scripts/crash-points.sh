@@ -6,12 +6,15 @@
 #
 # Writes tables in Markdown: the number of points tried, and of those survived if fewer. The exit code is 1 if a point failed. Takes an hour
 # or more; `cargo test` tries a sample. Needs strace, so Linux only.
+#
+# If FMNIST_TEST_CRASH_SURVIVED names a file, points that survive are added to it, and those in it are not tried again: an interrupted run
+# goes on where it stopped. Remove the file when the program has changed.
 set -eu
 cd "$(dirname "$0")/.."
 tables=
 case ${1:-} in
 -h | --help)
-    sed -n '2,8p' "$0"
+    sed -n '2,11p' "$0"
     exit 0
     ;;
 '' | cpu | auto) ;;

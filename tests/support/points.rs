@@ -3,6 +3,7 @@
 use super::not_run;
 use super::program::Place;
 use super::strace;
+use std::collections::HashSet;
 use std::fs;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -74,14 +75,17 @@ pub fn try_all(title: &str, points: &[Point], run: &(dyn Fn(&Point) -> Verdict +
     let begin = std::time::Instant::now();
     let next = AtomicUsize::new(0);
     let verdicts = Mutex::new(vec![Err("never tried".to_string()); points.len()]);
+    let survived = Survived::open();
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
                 loop {
                     let i = next.fetch_add(1, Ordering::Relaxed);
                     let Some(point) = points.get(i) else { break };
-                    let tried = catch_unwind(AssertUnwindSafe(|| run(point)));
-                    let verdict = tried.unwrap_or_else(|_| Err("the check panicked, see above".to_string()));
+                    let verdict = survived.or_try(&format!("{title}, {point:?}"), || {
+                        let tried = catch_unwind(AssertUnwindSafe(|| run(point)));
+                        tried.unwrap_or_else(|_| Err("the check panicked, see above".to_string()))
+                    });
                     verdicts.lock().unwrap()[i] = verdict;
                     if i % 100 == 99 {
                         eprintln!("{title}: {} of {} points", i + 1, points.len());
@@ -109,6 +113,34 @@ pub fn try_all(title: &str, points: &[Point], run: &(dyn Fn(&Point) -> Verdict +
         })
         .collect();
     assert!(wrong.is_empty(), "{title}: {} of {} points:\n{}", wrong.len(), points.len(), wrong.join("\n"));
+}
+
+/// The points that survived in an earlier run that was interrupted: one per line of the file that `FMNIST_TEST_CRASH_SURVIVED` names.
+struct Survived {
+    known: HashSet<String>,
+    file: Option<Mutex<fs::File>>,
+}
+
+impl Survived {
+    fn open() -> Self {
+        let Some(path) = std::env::var_os("FMNIST_TEST_CRASH_SURVIVED") else {
+            return Survived { known: HashSet::new(), file: None };
+        };
+        let known = fs::read_to_string(&path).unwrap_or_default().lines().map(String::from).collect();
+        let file = fs::File::options().create(true).append(true).open(path).unwrap();
+        Survived { known, file: Some(Mutex::new(file)) }
+    }
+
+    /// Tries a point unless it is known, and adds it to the file if it survives.
+    fn or_try(&self, point: &str, run: impl FnOnce() -> Verdict) -> Verdict {
+        if !self.known.contains(point) {
+            run()?;
+            if let Some(file) = &self.file {
+                writeln!(file.lock().unwrap(), "{point}").unwrap();
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Returns the start and the end of a long text.
