@@ -190,10 +190,7 @@ impl DeviceArgs {
     }
 
     fn choice(&self) -> DeviceChoice {
-        match self.name().parse() {
-            Ok(choice) => choice,
-            Err(never) => match never {},
-        }
+        self.name().into()
     }
 
     fn open_silently(

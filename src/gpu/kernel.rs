@@ -63,6 +63,9 @@ impl KernelSpec {
 /// The value of an `override` constant of a shader: its name and its value.
 pub type Constant = (&'static str, f64);
 
+/// An entry point with its constants.
+pub(super) type Specialized = (&'static KernelSpec, Vec<Constant>);
+
 /// A compiled pipeline with the layout of its bindings.
 #[derive(Debug)]
 pub(super) struct Kernel {
@@ -125,7 +128,7 @@ impl Kernel {
                 // The shared kernels write every cell of their tiles before they read it.
                 zero_initialize_workgroup_memory: gpu.checked(),
             },
-            cache: gpu.pipeline_cache(),
+            cache: gpu.pipelines.as_ref().map(|store| &store.cache),
         });
         match scopes.pop() {
             None => Ok(Kernel { pipeline, layout }),
@@ -135,7 +138,7 @@ impl Kernel {
 }
 
 /// Compiles kernels in parallel on as many threads as the CPU has; returns results in the order of `wanted`.
-pub(super) fn compile(gpu: &Gpu, wanted: &[(&'static KernelSpec, Vec<Constant>)]) -> Vec<Result<Kernel, GpuError>> {
+pub(super) fn compile(gpu: &Gpu, wanted: &[Specialized]) -> Vec<Result<Kernel, GpuError>> {
     let is_first_of_file = |i: usize| !wanted[..i].iter().any(|(spec, _)| spec.source == wanted[i].0.source);
     // One kernel of each file before all others, so that threads parse files in parallel instead of waiting for one.
     let (mut order, others): (Vec<usize>, Vec<usize>) = (0..wanted.len()).partition(|&i| is_first_of_file(i));

@@ -7,9 +7,9 @@
 use super::kernel::Scopes;
 use crate::files::{ShownPath, read_bounded, write_whole};
 use sha2::{Digest, Sha256};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::{fs, io};
 use thiserror::Error;
 
 /// The maximum number of bytes read from a file: far more than the kernels of one program take.
@@ -88,7 +88,7 @@ fn take_length(rest: &mut &[u8]) -> Result<u64, Unusable> {
 pub(super) struct Store {
     path: PathBuf,
     adapter: String,
-    cache: wgpu::PipelineCache,
+    pub(super) cache: wgpu::PipelineCache,
     /// The data found in the file; empty if it was not used.
     loaded: Vec<u8>,
     /// Whether pipelines were compiled since.
@@ -107,7 +107,7 @@ impl Store {
         // wgpu's key is vendor and device; an updated driver must not read what its predecessor wrote.
         let adapter = format!("{name} {} {} {}", info.name, info.driver, info.driver_info);
         let path = folder.join(format!("{name}.bin"));
-        let mut loaded = match read(&path) {
+        let mut loaded = match read_bounded(&path, MAX_FILE_BYTES) {
             Ok(file) => match unpack(env!("CARGO_PKG_VERSION"), &adapter, &file) {
                 Ok(data) => data.to_vec(),
                 Err(reason) => {
@@ -151,10 +151,6 @@ impl Store {
         Some(Store { path, adapter, cache, loaded, compiled: AtomicBool::new(false) })
     }
 
-    pub(super) fn cache(&self) -> &wgpu::PipelineCache {
-        &self.cache
-    }
-
     /// Notes that pipelines were compiled.
     pub(super) fn note_compiled(&self) {
         self.compiled.store(true, Ordering::Relaxed);
@@ -179,10 +175,6 @@ impl Store {
             Err(reason) => log::debug!("the pipelines were not saved: {reason}"),
         }
     }
-}
-
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    read_bounded(path, MAX_FILE_BYTES)
 }
 
 fn write(path: &Path, file: &[u8]) -> Result<(), String> {

@@ -1,6 +1,6 @@
 //! Dispatches recorded once and replayed at each step.
 
-use super::kernel::{Access, Kernel};
+use super::kernel::{Access, Kernel, Specialized};
 use super::{Constant, Element, Gpu, GpuError, KernelSpec, Tensor};
 use crate::text::count;
 use std::collections::HashMap;
@@ -21,13 +21,9 @@ pub fn bind<'a>(name: &'static str, tensor: &'a Tensor, expected: usize) -> Boun
 
 #[derive(Debug)]
 struct Dispatch {
-    entry: &'static str,
+    info: DispatchInfo,
     kernel: Arc<Kernel>,
     group: wgpu::BindGroup,
-    workgroups: [u32; 3],
-    barrier: bool,
-    bytes: u64,
-    flop: f64,
     /// The float tensors that it writes.
     writes: Vec<Tensor>,
 }
@@ -67,30 +63,17 @@ impl Plan {
 
     /// Returns the entry points in order of execution.
     pub fn entries(&self) -> impl Iterator<Item = &'static str> + '_ {
-        self.dispatches.iter().map(|d| d.entry)
+        self.dispatches.iter().map(|d| d.info.entry)
     }
 
     /// Returns the dispatches in order of execution.
     pub fn dispatches(&self) -> impl Iterator<Item = DispatchInfo> + '_ {
-        self.dispatches.iter().map(|d| DispatchInfo {
-            entry: d.entry,
-            workgroups: d.workgroups,
-            barrier: d.barrier,
-            bytes: d.bytes,
-            flop: d.flop,
-        })
+        self.dispatches.iter().map(|d| d.info)
     }
 
     /// Returns the float tensors that are written, in order of execution, each with the entry point that writes it.
     pub fn written(&self) -> impl Iterator<Item = (&'static str, &Tensor)> + '_ {
-        self.dispatches.iter().flat_map(|d| d.writes.iter().map(|tensor| (d.entry, tensor)))
-    }
-
-    /// Replays the dispatches into a compute pass. Allocates nothing.
-    pub fn replay(&self, pass: &mut wgpu::ComputePass<'_>) {
-        for i in 0..self.dispatches.len() {
-            self.replay_one(pass, i);
-        }
+        self.dispatches.iter().flat_map(|d| d.writes.iter().map(|tensor| (d.info.entry, tensor)))
     }
 
     /// Returns the indices of the dispatches that are the first to use their kernel.
@@ -104,18 +87,18 @@ impl Plan {
 
     /// Runs a single workgroup of dispatch `i`.
     pub(super) fn touch(&self, pass: &mut wgpu::ComputePass<'_>, i: usize) {
-        let dispatch = &self.dispatches[i];
-        pass.set_pipeline(&dispatch.kernel.pipeline);
-        pass.set_bind_group(0, &dispatch.group, &[]);
-        pass.dispatch_workgroups(1, 1, 1);
+        self.dispatch(pass, i, [1, 1, 1]);
     }
 
-    /// Replays dispatch `i`.
+    /// Replays dispatch `i` into a compute pass. Allocates nothing.
     pub(super) fn replay_one(&self, pass: &mut wgpu::ComputePass<'_>, i: usize) {
+        self.dispatch(pass, i, self.dispatches[i].info.workgroups);
+    }
+
+    fn dispatch(&self, pass: &mut wgpu::ComputePass<'_>, i: usize, [x, y, z]: [u32; 3]) {
         let dispatch = &self.dispatches[i];
         pass.set_pipeline(&dispatch.kernel.pipeline);
         pass.set_bind_group(0, &dispatch.group, &[]);
-        let [x, y, z] = dispatch.workgroups;
         pass.dispatch_workgroups(x, y, z);
     }
 }
@@ -123,16 +106,12 @@ impl Plan {
 /// A dispatch whose kernel is not compiled yet.
 #[derive(Debug)]
 struct Recorded {
+    info: DispatchInfo,
     spec: &'static KernelSpec,
     /// Index into the builder's kernels.
     kernel: usize,
-    /// Buffer, offset and size in bytes, in the order of the spec's bindings.
-    buffers: Vec<(wgpu::Buffer, u64, u64)>,
-    workgroups: [u32; 3],
-    barrier: bool,
-    bytes: u64,
-    flop: f64,
-    writes: Vec<Tensor>,
+    /// In the order of the spec's bindings.
+    tensors: Vec<Tensor>,
 }
 
 /// Records a [`Plan`]: every size, name and access is checked here, so that replaying cannot fail.
@@ -140,7 +119,7 @@ struct Recorded {
 pub struct PlanBuilder<'g> {
     gpu: &'g Gpu,
     /// Each kernel with its constants once, in order of first use.
-    kernels: Vec<(&'static KernelSpec, Vec<Constant>)>,
+    kernels: Vec<Specialized>,
     dispatches: Vec<Recorded>,
     /// How each buffer was last used.
     last_use: HashMap<wgpu::Buffer, Access>,
@@ -178,14 +157,8 @@ impl Guard {
 impl<'g> PlanBuilder<'g> {
     /// Creates an empty plan for `gpu`.
     pub fn new(gpu: &'g Gpu) -> Self {
-        PlanBuilder {
-            gpu,
-            kernels: Vec::new(),
-            dispatches: Vec::new(),
-            last_use: HashMap::new(),
-            guard: None,
-            scratch: Vec::new(),
-        }
+        let (kernels, dispatches, scratch) = (Vec::new(), Vec::new(), Vec::new());
+        PlanBuilder { gpu, kernels, dispatches, last_use: HashMap::new(), guard: None, scratch }
     }
 
     /// As [`PlanBuilder::new`], but every scratch tensor is watched.
@@ -238,34 +211,29 @@ impl<'g> PlanBuilder<'g> {
             self.kernels.push((spec, constants.to_vec()));
             self.kernels.len() - 1
         });
-        let bytes = tensors.iter().map(|bound| bound.tensor.size_bytes()).sum();
+        let tensors: Vec<Tensor> = ordered(spec, tensors).map(|bound| bound.tensor.clone()).collect();
+        let bytes = tensors.iter().map(Tensor::size_bytes).sum();
         let mut barrier = false;
-        let mut buffers = Vec::with_capacity(spec.bindings.len());
-        let mut writes = Vec::new();
-        for (bound, binding) in ordered(spec, tensors).zip(spec.bindings) {
-            let Tensor { buffer, offset, .. } = bound.tensor;
-            let before = self.last_use.insert(buffer.clone(), binding.access);
+        for (tensor, binding) in tensors.iter().zip(spec.bindings) {
+            let before = self.last_use.insert(tensor.buffer.clone(), binding.access);
             barrier |= before.is_some_and(|before| before != binding.access || before == Access::ReadWrite);
-            buffers.push((buffer.clone(), *offset, bound.tensor.size_bytes()));
-            if binding.access == Access::ReadWrite && bound.tensor.is(Element::F32) {
-                writes.push(bound.tensor.clone());
-            }
         }
-        self.dispatches.push(Recorded { spec, kernel, buffers, workgroups, barrier, bytes, flop: 0.0, writes });
+        let info = DispatchInfo { entry: spec.entry, workgroups, barrier, bytes, flop: 0.0 };
+        self.dispatches.push(Recorded { info, spec, kernel, tensors });
         Ok(())
     }
 
     /// Records how many multiply-adds the last dispatch does, for `fmnist-gpu profile`.
     pub fn note_multiply_adds(&mut self, count: usize) {
         if let Some(last) = self.dispatches.last_mut() {
-            last.flop = 2.0 * count as f64;
+            last.info.flop = 2.0 * count as f64;
         }
     }
 
     /// Records how many bytes the last dispatch moves, if it does not access each of its tensors exactly once.
     pub fn note_bytes(&mut self, bytes: usize) {
         if let Some(last) = self.dispatches.last_mut() {
-            last.bytes = bytes as u64;
+            last.info.bytes = bytes as u64;
         }
     }
 
@@ -275,31 +243,29 @@ impl<'g> PlanBuilder<'g> {
     /// A shader does not compile (the first in order of recording), or a dispatch does not fit its bindings.
     pub fn finish(self) -> Result<Plan, GpuError> {
         let kernels = self.gpu.kernels(&self.kernels)?;
-        let dispatches = self.dispatches.into_iter().map(|recorded| {
-            let kernel = Arc::clone(&kernels[recorded.kernel]);
-            let group = bind_group(self.gpu, &kernel, &recorded)?;
-            let Recorded { spec, workgroups, barrier, bytes, flop, writes, .. } = recorded;
-            Ok(Dispatch { entry: spec.entry, kernel, group, workgroups, barrier, bytes, flop, writes })
+        let dispatches = self.dispatches.into_iter().map(|Recorded { info, spec, kernel, tensors }| {
+            let kernel = Arc::clone(&kernels[kernel]);
+            let group = bind_group(self.gpu, &kernel, spec, &tensors)?;
+            let mut writes = Vec::new();
+            for (tensor, binding) in tensors.into_iter().zip(spec.bindings) {
+                if binding.access == Access::ReadWrite && tensor.element == Element::F32 {
+                    writes.push(tensor);
+                }
+            }
+            Ok(Dispatch { info, kernel, group, writes })
         });
         Ok(Plan { dispatches: dispatches.collect::<Result<_, GpuError>>()? })
     }
 }
 
-fn bind_group(gpu: &Gpu, kernel: &Kernel, recorded: &Recorded) -> Result<wgpu::BindGroup, GpuError> {
-    let Recorded { spec, buffers, .. } = recorded;
-    let entries: Vec<wgpu::BindGroupEntry<'_>> = spec
-        .bindings
-        .iter()
-        .zip(buffers)
-        .map(|(binding, (buffer, offset, size))| wgpu::BindGroupEntry {
-            binding: binding.index,
-            resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                buffer,
-                offset: *offset,
-                size: wgpu::BufferSize::new(*size),
-            }),
-        })
-        .collect();
+fn bind_group(gpu: &Gpu, kernel: &Kernel, spec: &KernelSpec, tensors: &[Tensor]) -> Result<wgpu::BindGroup, GpuError> {
+    let mut entries = Vec::with_capacity(tensors.len());
+    for (tensor, binding) in tensors.iter().zip(spec.bindings) {
+        let size = wgpu::BufferSize::new(tensor.size_bytes());
+        let resource = wgpu::BufferBinding { buffer: &tensor.buffer, offset: tensor.offset, size };
+        entries
+            .push(wgpu::BindGroupEntry { binding: binding.index, resource: wgpu::BindingResource::Buffer(resource) });
+    }
     let scope = gpu.device().push_error_scope(wgpu::ErrorFilter::Validation);
     let group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
         label: Some(spec.entry),
@@ -373,11 +339,4 @@ pub fn workgroups_linear(n: usize, size: usize) -> [u32; 3] {
     let groups = n.div_ceil(size).max(1);
     let rows = groups.div_ceil(MAX);
     [groups.div_ceil(rows) as u32, rows as u32, 1]
-}
-
-impl Tensor {
-    /// Whether the elements have this type; used by callers that read back.
-    pub(super) fn is(&self, element: Element) -> bool {
-        self.element == element
-    }
 }

@@ -79,7 +79,7 @@ fn by_timestamps(gpu: &Gpu, plan: &Plan) -> Result<Vec<f64>, GpuError> {
     readback.begin();
     let words = readback.wait(gpu, submission)?;
     let ticks: Vec<u64> = words.chunks_exact(2).map(|w| u64::from(w[0]) | u64::from(w[1]) << 32).collect();
-    let period = f64::from(gpu.timestamp_period()) * 1e-9;
+    let period = f64::from(gpu.queue.get_timestamp_period()) * 1e-9;
     Ok(ticks.chunks_exact(2).map(|pair| pair[1].saturating_sub(pair[0]) as f64 * period).collect())
 }
 

@@ -23,13 +23,9 @@ impl<'a> Matrix<'a> {
 
     /// Returns the same matrix with rows and columns swapped.
     pub fn transposed(self) -> Self {
-        Matrix {
-            rows: self.columns,
-            columns: self.rows,
-            row_stride: self.column_stride,
-            column_stride: self.row_stride,
-            ..self
-        }
+        let (rows, columns) = (self.columns, self.rows);
+        let (row_stride, column_stride) = (self.column_stride, self.row_stride);
+        Matrix { values: self.values, rows, columns, row_stride, column_stride }
     }
 
     /// Returns `n` columns starting at `first`.

@@ -312,7 +312,7 @@ impl<'g> Run<'_, 'g> {
             Verdict::of(kernel, case, expected.len(), &result).add_to(&mut self.verifier.verdicts);
         }
         for (tensor, expected) in exact {
-            let result = compare_exact(&gpu.read_u32(tensor)?, expected);
+            let result = compare_exact(&gpu.read_words(tensor)?, expected);
             Verdict::of(kernel, case, expected.len(), &result).add_to(&mut self.verifier.verdicts);
         }
         for (whole, len) in &watched {
