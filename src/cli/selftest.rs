@@ -1,7 +1,8 @@
 //! `fmnist-gpu selftest`
 
+use super::Global;
 use super::device::{Device, DeviceArgs};
-use super::{Global, print, print_json};
+use super::terminal::print_result;
 use anyhow::{Context, Result};
 use clap::Args;
 use fmnist_gpu::gpu::Gpu;
@@ -55,11 +56,7 @@ pub fn run(args: SelftestArgs, global: &Global) -> Result<ExitCode> {
     }
     .describe();
     let report = Report { device, driver, passed, seconds: start.elapsed().as_secs_f64(), kernels, gradients };
-    if args.json {
-        print_json(&report)?;
-    } else {
-        print(&table(&report));
-    }
+    print_result(args.json, &report, table)?;
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
