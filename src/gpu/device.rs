@@ -34,7 +34,7 @@ pub struct Gpu {
     tiling: Tiling,
     lanes: Option<usize>,
     checked: bool,
-    device: wgpu::Device,
+    pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
     limits: wgpu::Limits,
     /// How long a submission may take before the device counts as lost.
@@ -89,11 +89,6 @@ fn limits_to_ask(adapter: &str, offered: &wgpu::Limits) -> Result<wgpu::Limits, 
 /// The possible widths of subgroup tiles: those of an AVX2 register, and of an SSE or NEON register.
 pub const LANES: [usize; 2] = [8, 4];
 
-/// Returns the widest subgroup tile that fits the smallest subgroup.
-fn lanes(info: &wgpu::AdapterInfo) -> Option<usize> {
-    LANES.into_iter().find(|&lanes| info.subgroup_min_size as usize >= lanes)
-}
-
 impl Gpu {
     /// Opens the adapter that `options.choice` refers to.
     ///
@@ -110,7 +105,8 @@ impl Gpu {
         }
         let features = candidate.adapter.features() & wanted;
         let has_subgroups = features.contains(wgpu::Features::SUBGROUP);
-        let lanes = if has_subgroups { lanes(&candidate.adapter.get_info()) } else { None };
+        let smallest = candidate.adapter.get_info().subgroup_min_size as usize;
+        let lanes = LANES.into_iter().find(|&lanes| has_subgroups && lanes <= smallest);
         let (device, queue) = pollster::block_on(candidate.adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("fmnist-gpu"),
             required_features: features,
@@ -193,10 +189,6 @@ impl Gpu {
         &self.limits
     }
 
-    pub(super) fn device(&self) -> &wgpu::Device {
-        &self.device
-    }
-
     /// Returns a new command encoder.
     pub(crate) fn encoder(&self, label: &str) -> wgpu::CommandEncoder {
         self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(label) })
@@ -253,7 +245,7 @@ impl Gpu {
         for i in plan.first_of_kernels().take_while(|_| wanted()) {
             let mut encoder = self.encoder("touch");
             let descriptor = wgpu::ComputePassDescriptor { label: Some("touch"), timestamp_writes: None };
-            plan.touch(&mut encoder.begin_compute_pass(&descriptor), i);
+            plan.dispatch(&mut encoder.begin_compute_pass(&descriptor), i, [1, 1, 1]);
             let submission = self.submit(encoder.finish())?;
             self.wait(submission)?;
         }

@@ -84,7 +84,7 @@ pub(super) struct ShaderFile {
 impl Kernel {
     /// Compiles `spec` with its constants.
     fn new(gpu: &Gpu, spec: &'static KernelSpec, constants: &[Constant]) -> Result<Self, GpuError> {
-        let device = gpu.device();
+        let device = &gpu.device;
         let fail = |message: String| GpuError::Shader {
             file: spec.file(),
             entry: spec.entry,
@@ -207,25 +207,21 @@ impl ShaderFile {
     /// Parses a shader file, with or without wgpu's run-time checks.
     fn new(device: &wgpu::Device, spec: &KernelSpec, checked: bool) -> Self {
         let scopes = Scopes::push(device);
-        let module = parse(device, spec, checked);
+        let (label, source) = (spec.file(), wgpu::ShaderSource::Wgsl(Cow::Borrowed(spec.source)));
+        let descriptor = wgpu::ShaderModuleDescriptor { label: Some(&label), source };
+        let module = if checked {
+            device.create_shader_module(descriptor)
+        } else {
+            // SAFETY: the shaders are the project's own. Each guards or clamps its indices by the constants that the same
+            // code used to size the buffers (`PlanBuilder::push` checks the sizes), every loop has a bound that is a
+            // constant, and divisors are constants above zero. Indices that are data are kept in range by the code that
+            // writes them: the order of the samples and the labels by `GpuEngine`, which checks them, and the batch
+            // number, which counts up to the number of batches in the order. The tests and `--safe` run the same shaders
+            // with the checks on.
+            unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
+        };
         ShaderFile { module, error: scopes.pop() }
     }
-}
-
-fn parse(device: &wgpu::Device, spec: &KernelSpec, checked: bool) -> wgpu::ShaderModule {
-    let descriptor = wgpu::ShaderModuleDescriptor {
-        label: Some(&spec.file()),
-        source: wgpu::ShaderSource::Wgsl(Cow::Borrowed(spec.source)),
-    };
-    if checked {
-        return device.create_shader_module(descriptor);
-    }
-    // SAFETY: the shaders are the project's own. Each guards or clamps its indices by the constants that the same code
-    // used to size the buffers (`PlanBuilder::push` checks the sizes), every loop has a bound that is a constant, and
-    // divisors are constants above zero. Indices that are data are kept in range by the code that writes them: the order
-    // of the samples and the labels by `GpuEngine`, which checks them, and the batch number, which counts up to the number
-    // of batches in the order. The tests and `--safe` run the same shaders with the checks on.
-    unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
 }
 
 #[cfg(test)]

@@ -107,19 +107,14 @@ impl Store {
         // wgpu's key is vendor and device; an updated driver must not read what its predecessor wrote.
         let adapter = format!("{name} {} {} {}", info.name, info.driver, info.driver_info);
         let path = folder.join(format!("{name}.bin"));
-        let mut loaded = match read_bounded(&path, MAX_FILE_BYTES) {
+        let mut loaded = Vec::new();
+        match read_bounded(&path, MAX_FILE_BYTES) {
             Ok(file) => match unpack(env!("CARGO_PKG_VERSION"), &adapter, &file) {
-                Ok(data) => data.to_vec(),
-                Err(reason) => {
-                    log::debug!("the pipeline cache {} is not used: {reason}", path.shown());
-                    Vec::new()
-                }
+                Ok(data) => loaded = data.to_vec(),
+                Err(reason) => log::debug!("the pipeline cache {} is not used: {reason}", path.shown()),
             },
-            Err(error) => {
-                log::debug!("no pipelines read from {}: {error}", path.shown());
-                Vec::new()
-            }
-        };
+            Err(error) => log::debug!("no pipelines read from {}: {error}", path.shown()),
+        }
         let from = |data: &[u8]| {
             let scopes = Scopes::push(device);
             // SAFETY: the bytes must have been returned by `PipelineCache::get_data` earlier. They come from the

@@ -1,6 +1,6 @@
 //! Dispatches recorded once and replayed at each step.
 
-use super::kernel::{Access, Kernel, Specialized};
+use super::kernel::{Access, Binding, Kernel, Specialized};
 use super::{Constant, Element, Gpu, GpuError, KernelSpec, Tensor};
 use crate::text::count;
 use std::collections::HashMap;
@@ -52,18 +52,8 @@ pub struct Plan {
 
 impl Plan {
     /// Returns the number of dispatches.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.dispatches.len()
-    }
-
-    /// Whether nothing was recorded.
-    pub fn is_empty(&self) -> bool {
-        self.dispatches.is_empty()
-    }
-
-    /// Returns the entry points in order of execution.
-    pub fn entries(&self) -> impl Iterator<Item = &'static str> + '_ {
-        self.dispatches.iter().map(|d| d.info.entry)
     }
 
     /// Returns the dispatches in order of execution.
@@ -85,17 +75,13 @@ impl Plan {
         (0..self.dispatches.len()).filter(is_first)
     }
 
-    /// Runs a single workgroup of dispatch `i`.
-    pub(super) fn touch(&self, pass: &mut wgpu::ComputePass<'_>, i: usize) {
-        self.dispatch(pass, i, [1, 1, 1]);
-    }
-
     /// Replays dispatch `i` into a compute pass. Allocates nothing.
     pub(super) fn replay_one(&self, pass: &mut wgpu::ComputePass<'_>, i: usize) {
         self.dispatch(pass, i, self.dispatches[i].info.workgroups);
     }
 
-    fn dispatch(&self, pass: &mut wgpu::ComputePass<'_>, i: usize, [x, y, z]: [u32; 3]) {
+    /// As [`Plan::replay_one`], with other numbers of workgroups.
+    pub(super) fn dispatch(&self, pass: &mut wgpu::ComputePass<'_>, i: usize, [x, y, z]: [u32; 3]) {
         let dispatch = &self.dispatches[i];
         pass.set_pipeline(&dispatch.kernel.pipeline);
         pass.set_bind_group(0, &dispatch.group, &[]);
@@ -201,7 +187,7 @@ impl<'g> PlanBuilder<'g> {
         tensors: &[Bound<'_>],
     ) -> Result<(), GpuError> {
         let fail = |message: String| GpuError::Record { entry: spec.entry, message };
-        check_bindings(spec, tensors).map_err(fail)?;
+        let tensors = in_order(spec, tensors).map_err(fail)?;
         let allowed = self.gpu.limits().max_compute_workgroups_per_dimension;
         if let Some(count) = workgroups.iter().find(|&&count| count > allowed || count == 0) {
             return Err(fail(format!("{count} workgroups in one dimension; 1 to {allowed} are allowed")));
@@ -211,7 +197,6 @@ impl<'g> PlanBuilder<'g> {
             self.kernels.push((spec, constants.to_vec()));
             self.kernels.len() - 1
         });
-        let tensors: Vec<Tensor> = ordered(spec, tensors).map(|bound| bound.tensor.clone()).collect();
         let bytes = tensors.iter().map(Tensor::size_bytes).sum();
         let mut barrier = false;
         for (tensor, binding) in tensors.iter().zip(spec.bindings) {
@@ -266,8 +251,8 @@ fn bind_group(gpu: &Gpu, kernel: &Kernel, spec: &KernelSpec, tensors: &[Tensor])
         entries
             .push(wgpu::BindGroupEntry { binding: binding.index, resource: wgpu::BindingResource::Buffer(resource) });
     }
-    let scope = gpu.device().push_error_scope(wgpu::ErrorFilter::Validation);
-    let group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
+    let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
+    let group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
         label: Some(spec.entry),
         layout: &kernel.layout,
         entries: &entries,
@@ -278,56 +263,42 @@ fn bind_group(gpu: &Gpu, kernel: &Kernel, spec: &KernelSpec, tensors: &[Tensor])
     }
 }
 
-/// Returns the bound tensors in the order of the spec's bindings. `check_bindings` has checked that each exists.
-fn ordered<'s, 'a>(
-    spec: &'static KernelSpec,
-    tensors: &'s [Bound<'a>],
-) -> impl Iterator<Item = &'s Bound<'a>> + use<'s, 'a> {
-    spec.bindings.iter().filter_map(move |binding| tensors.iter().find(|t| t.name == binding.name))
-}
-
-fn check_bindings(spec: &'static KernelSpec, tensors: &[Bound<'_>]) -> Result<(), String> {
-    for binding in spec.bindings {
-        match tensors.iter().filter(|t| t.name == binding.name).count() {
-            1 => {}
-            0 => return Err(format!("nothing is bound to `{}`", binding.name)),
-            n => return Err(format!("`{}` is bound {n} times", binding.name)),
+/// Checks the bound tensors, and returns them in the order of the spec's bindings.
+fn in_order(spec: &'static KernelSpec, tensors: &[Bound<'_>]) -> Result<Vec<Tensor>, String> {
+    let mut ordered = Vec::with_capacity(spec.bindings.len());
+    for Binding { name, .. } in spec.bindings {
+        let found: Vec<&Bound<'_>> = tensors.iter().filter(|bound| bound.name == *name).collect();
+        match found[..] {
+            [bound] => ordered.push(bound.tensor.clone()),
+            [] => return Err(format!("nothing is bound to `{name}`")),
+            _ => return Err(format!("`{name}` is bound {} times", found.len())),
         }
     }
-    for bound in tensors {
-        if !spec.bindings.iter().any(|b| b.name == bound.name) {
-            return Err(format!("the kernel has no binding `{}`", bound.name));
+    for Bound { name, tensor, expected } in tensors {
+        if !spec.bindings.iter().any(|binding| binding.name == *name) {
+            return Err(format!("the kernel has no binding `{name}`"));
         }
-        if bound.tensor.len() != bound.expected {
-            return Err(format!(
-                "tensor `{}` bound to `{}` has {} (shape {:?}), but {} expected",
-                bound.tensor.name,
-                bound.name,
-                count(bound.tensor.len(), "element"),
-                bound.tensor.shape,
-                if bound.expected == 1 { "1 is".to_string() } else { format!("{} are", bound.expected) }
-            ));
+        if tensor.len() != *expected {
+            let (of, has, shape) = (&tensor.name, count(tensor.len(), "element"), &tensor.shape);
+            let wanted = if *expected == 1 { "1 is".to_string() } else { format!("{expected} are") };
+            return Err(format!("tensor `{of}` bound to `{name}` has {has} (shape {shape:?}), but {wanted} expected"));
         }
     }
-    let with_access: Vec<(&Bound<'_>, Access)> =
-        ordered(spec, tensors).zip(spec.bindings).map(|(t, b)| (t, b.access)).collect();
-    for (i, (a, access_a)) in with_access.iter().enumerate() {
-        for (b, access_b) in &with_access[i + 1..] {
-            let written = *access_a == Access::ReadWrite || *access_b == Access::ReadWrite;
+    for (i, (a, of_a)) in ordered.iter().zip(spec.bindings).enumerate() {
+        for (b, of_b) in ordered.iter().zip(spec.bindings).skip(i + 1) {
+            let written = of_a.access == Access::ReadWrite || of_b.access == Access::ReadWrite;
             // wgpu tracks whole buffers, so reading one range and writing another is rejected too. Two writes are
             // allowed if their ranges do not overlap.
-            let same = a.tensor.buffer == b.tensor.buffer;
-            let overlap = a.tensor.offset < b.tensor.offset + b.tensor.size_bytes()
-                && b.tensor.offset < a.tensor.offset + a.tensor.size_bytes();
-            if same && written && (overlap || access_a != access_b) {
+            let overlap = a.offset < b.offset + b.size_bytes() && b.offset < a.offset + a.size_bytes();
+            if a.buffer == b.buffer && written && (overlap || of_a.access != of_b.access) {
                 return Err(format!(
                     "`{}` and `{}` share a buffer (`{}`, `{}`), and one of them is written",
-                    a.name, b.name, a.tensor.name, b.tensor.name
+                    of_a.name, of_b.name, a.name, b.name
                 ));
             }
         }
     }
-    Ok(())
+    Ok(ordered)
 }
 
 /// Returns the workgroups for `n` invocations in groups of `size`, folded into two dimensions if one dimension would

@@ -138,9 +138,9 @@ impl Gpu {
     }
 
     pub(super) fn buffer(&self, name: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer, GpuError> {
-        let memory = self.device().push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let descriptor = wgpu::BufferDescriptor { label: Some(name), size: bytes, usage, mapped_at_creation: false };
-        let buffer = self.device().create_buffer(&descriptor);
+        let buffer = self.device.create_buffer(&descriptor);
         let Some(error) = pollster::block_on(memory.pop()) else { return Ok(buffer) };
         let (adapter, name) = (self.info().name.clone(), name.to_string());
         Err(GpuError::OutOfMemory { adapter, name, bytes, reason: error.to_string() })

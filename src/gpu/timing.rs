@@ -46,7 +46,7 @@ impl Timings {
 /// Runs one pass per dispatch, reading the adapter's clock at its start and end.
 fn by_timestamps(gpu: &Gpu, plan: &Plan) -> Result<Vec<f64>, GpuError> {
     let count = 2 * plan.len() as u32;
-    let queries = gpu.device().create_query_set(&wgpu::QuerySetDescriptor {
+    let queries = gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
         label: Some("timestamps"),
         ty: wgpu::QueryType::Timestamp,
         count,

@@ -161,7 +161,8 @@ impl<'g> GpuEngine<'g> {
         let step_sizes = gpu.tensor("step_sizes", &[train.len().div_ceil(batch_size)], Element::F32)?;
         let update = Update { optimizer, step_sizes: &step_sizes, gradients: &gradients, slots: &slots };
         let plan = engine.step(&feed, &program, &tensors, update)?;
-        log::debug!("a training step has {} dispatches: {}", plan.len(), plan.entries().collect::<Vec<_>>().join(", "));
+        let entries: Vec<&str> = plan.dispatches().map(|dispatch| dispatch.entry).collect();
+        log::debug!("a training step has {} dispatches: {}", entries.len(), entries.join(", "));
         let batch = feed.finish(gpu, plan)?;
         engine.training = Some(Training { batch, optimizer: *optimizer, step_sizes, logits, gradients, slots });
         Ok(engine)
@@ -230,7 +231,7 @@ impl<'g> GpuEngine<'g> {
 
     /// The entry points of a training step in order; empty if the engine was not created for training.
     pub fn step_entries(&self) -> Vec<&'static str> {
-        self.training.iter().flat_map(|training| training.batch.plan.entries()).collect()
+        self.step_dispatches().iter().map(|dispatch| dispatch.entry).collect()
     }
 
     /// Creates an evaluator that evaluates `split` repeatedly in batches of `batch_size`, for measurements.
