@@ -261,11 +261,7 @@ impl Gpu {
             lock(&self.faults).lost.get_or_insert(reason);
         }
         self.check()?;
-        polled.map(drop).map_err(|error| GpuError::Uncaptured {
-            adapter: self.info.name.clone(),
-            driver: self.info.driver.clone(),
-            reason: error.to_string(),
-        })
+        polled.map(drop).map_err(|error| self.uncaptured(error.to_string()))
     }
 
     /// Reports a lost device, or an error that no call could return.
@@ -274,14 +270,15 @@ impl Gpu {
     /// There was one since the device was opened.
     pub fn check(&self) -> Result<(), GpuError> {
         let faults = lock(&self.faults);
-        let (adapter, driver) = (self.info.name.clone(), self.info.driver.clone());
         if let Some(reason) = faults.lost.clone() {
+            let (adapter, driver) = (self.info.name.clone(), self.info.driver.clone());
             return Err(GpuError::DeviceLost { adapter, driver, reason });
         }
-        match faults.uncaptured.clone() {
-            Some(reason) => Err(GpuError::Uncaptured { adapter, driver, reason }),
-            None => Ok(()),
-        }
+        faults.uncaptured.clone().map_or(Ok(()), |reason| Err(self.uncaptured(reason)))
+    }
+
+    fn uncaptured(&self, reason: String) -> GpuError {
+        GpuError::Uncaptured { adapter: self.info.name.clone(), driver: self.info.driver.clone(), reason }
     }
 
     /// Destroys the device, as a driver reset would: every later call fails. For tests of that case.

@@ -85,11 +85,9 @@ impl Kernel {
     /// Compiles `spec` with its constants.
     fn new(gpu: &Gpu, spec: &'static KernelSpec, constants: &[Constant]) -> Result<Self, GpuError> {
         let device = &gpu.device;
-        let fail = |message: String| GpuError::Shader {
-            file: spec.file(),
-            entry: spec.entry,
-            adapter: gpu.info().name.clone(),
-            message,
+        let fail = |message: String| {
+            let (file, adapter) = (spec.file(), gpu.info().name.clone());
+            GpuError::Shader { file, entry: spec.entry, adapter, message }
         };
         let file = gpu.shader_file(spec);
         let file = file.get_or_init(|| ShaderFile::new(device, spec, gpu.checked()));
@@ -97,37 +95,26 @@ impl Kernel {
             return Err(fail(error.clone()));
         }
         let scopes = Scopes::push(device);
-        let entries: Vec<wgpu::BindGroupLayoutEntry> = spec
-            .bindings
-            .iter()
-            .map(|binding| wgpu::BindGroupLayoutEntry {
-                binding: binding.index,
-                visibility: wgpu::ShaderStages::COMPUTE,
-                ty: wgpu::BindingType::Buffer {
-                    ty: wgpu::BufferBindingType::Storage { read_only: binding.access == Access::Read },
-                    has_dynamic_offset: false,
-                    min_binding_size: None,
-                },
-                count: None,
-            })
-            .collect();
-        let layout = device
-            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(spec.entry), entries: &entries });
-        let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-            label: Some(spec.entry),
-            bind_group_layouts: &[Some(&layout)],
-            immediate_size: 0,
-        });
+        let entry = |binding: &Binding| {
+            let ty = wgpu::BufferBindingType::Storage { read_only: binding.access == Access::Read };
+            let ty = wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None };
+            let visibility = wgpu::ShaderStages::COMPUTE;
+            wgpu::BindGroupLayoutEntry { binding: binding.index, visibility, ty, count: None }
+        };
+        let entries: Vec<wgpu::BindGroupLayoutEntry> = spec.bindings.iter().map(entry).collect();
+        let label = Some(spec.entry);
+        let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &entries });
+        let bind_group_layouts = &[Some(&layout)];
+        let descriptor = wgpu::PipelineLayoutDescriptor { label, bind_group_layouts, immediate_size: 0 };
+        let pipeline_layout = device.create_pipeline_layout(&descriptor);
+        // The shared kernels write every cell of their tiles before they read it.
+        let zero_initialize_workgroup_memory = gpu.checked();
         let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(spec.entry),
+            label,
             layout: Some(&pipeline_layout),
             module: &file.module,
-            entry_point: Some(spec.entry),
-            compilation_options: wgpu::PipelineCompilationOptions {
-                constants,
-                // The shared kernels write every cell of their tiles before they read it.
-                zero_initialize_workgroup_memory: gpu.checked(),
-            },
+            entry_point: label,
+            compilation_options: wgpu::PipelineCompilationOptions { constants, zero_initialize_workgroup_memory },
             cache: gpu.pipelines.as_ref().map(|store| &store.cache),
         });
         match scopes.pop() {

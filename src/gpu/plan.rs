@@ -252,11 +252,8 @@ fn bind_group(gpu: &Gpu, kernel: &Kernel, spec: &KernelSpec, tensors: &[Tensor])
             .push(wgpu::BindGroupEntry { binding: binding.index, resource: wgpu::BindingResource::Buffer(resource) });
     }
     let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
-    let group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
-        label: Some(spec.entry),
-        layout: &kernel.layout,
-        entries: &entries,
-    });
+    let descriptor = wgpu::BindGroupDescriptor { label: Some(spec.entry), layout: &kernel.layout, entries: &entries };
+    let group = gpu.device.create_bind_group(&descriptor);
     match pollster::block_on(scope.pop()) {
         None => Ok(group),
         Some(error) => Err(GpuError::Record { entry: spec.entry, message: error.to_string() }),
