@@ -6,7 +6,7 @@ use super::{Global, counted};
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use fmnist_gpu::data::Split;
-use fmnist_gpu::engine::{Engine, Epoch, GpuEngine, NativeEngine, Optimizer, Totals};
+use fmnist_gpu::engine::{Engine, Epoch, GpuEngine, NativeEngine, OnProgress, Optimizer, Totals};
 use fmnist_gpu::gpu::Gpu;
 use fmnist_gpu::gpu::peak::Peak;
 use fmnist_gpu::model::{Model, initial_parameters, training_mflop};
@@ -232,38 +232,25 @@ impl Bench<'_> {
         let optimizer = Optimizer::Adam(AdamConfig::default());
         let (model, split) = (self.model, self.split);
         let parameters = initial_parameters(&model.parameters()?, 0);
+        let first = in_order(batch_size.min(IMAGES), batch_size, &optimizer);
+        let whole = in_order(IMAGES, batch_size, &optimizer);
+        let epoch = |is_first: bool| if is_first { &first } else { &whole };
         match target {
             Target::Gpu(gpu) => {
                 // Done once and saved, so it does not count as start-up.
                 let tiles = self.tune.tiles(gpu, model, batch_size, &optimizer);
                 let begin = Instant::now();
                 let mut engine = GpuEngine::with_tiles(gpu, model, &parameters, split, batch_size, &optimizer, tiles)?;
-                let speeds = self.training_speeds(&mut engine, begin, batch_size, &optimizer)?;
+                let speeds = self.speeds(begin, |is_first, stop| Ok(engine.train_epoch(epoch(is_first), stop)?))?;
                 Ok((speeds, engine.step_dispatches().len(), engine.host_seconds_per_step()))
             }
             Target::Native(threads) => {
                 let begin = Instant::now();
                 let engine = NativeEngine::new(model, &parameters, threads)?;
                 let mut engine = engine.and_training(split, batch_size, &optimizer)?;
-                Ok((self.training_speeds(&mut engine, begin, batch_size, &optimizer)?, 0, 0.0))
+                Ok((self.speeds(begin, |is_first, stop| Ok(engine.train_epoch(epoch(is_first), stop)?))?, 0, 0.0))
             }
         }
-    }
-
-    fn training_speeds(
-        &mut self,
-        engine: &mut dyn Engine,
-        begin: Instant,
-        batch_size: usize,
-        optimizer: &Optimizer,
-    ) -> Result<Vec<f64>> {
-        let made = milliseconds(begin);
-        let first = Instant::now();
-        let batch = in_order(batch_size.min(IMAGES), batch_size, optimizer);
-        engine.train_epoch(&batch, &mut |_| ControlFlow::Continue(()))?;
-        self.started(made, milliseconds(first));
-        let whole = in_order(IMAGES, batch_size, optimizer);
-        self.speeds(|stop| Ok(engine.train_epoch(&whole, stop)?))
     }
 
     fn infer(&mut self, target: Target<'_>, batch_size: usize) -> Result<Speeds> {
@@ -274,46 +261,36 @@ impl Bench<'_> {
             Target::Gpu(gpu) => {
                 let engine = GpuEngine::new(gpu, model, &parameters)?;
                 let mut evaluator = engine.evaluator(split, batch_size)?;
-                let speeds = self.inference_speeds(begin, |stop| Ok(evaluator.run(stop)?))?;
+                let speeds = self.speeds(begin, |_, stop| Ok(evaluator.run(stop)?))?;
                 Ok((speeds, evaluator.dispatches().len(), evaluator.host_seconds_per_step()))
             }
             Target::Native(threads) => {
                 let mut engine = NativeEngine::new(model, &parameters, threads)?;
-                Ok((self.inference_speeds(begin, |stop| Ok(engine.evaluate(split, stop)?))?, 0, 0.0))
+                Ok((self.speeds(begin, |_, stop| Ok(engine.evaluate(split, stop)?))?, 0, 0.0))
             }
         }
     }
 
-    fn inference_speeds(
+    /// Measures the images per second in each window, after one to warm up; sorted. `run` makes steps until its argument
+    /// breaks, at first only one. `begin` is when the engine began to be made.
+    fn speeds(
         &mut self,
         begin: Instant,
-        mut run: impl FnMut(&mut dyn FnMut(&Totals) -> ControlFlow<()>) -> Result<Totals>,
+        mut run: impl FnMut(bool, OnProgress<'_>) -> Result<Totals>,
     ) -> Result<Vec<f64>> {
-        let made = milliseconds(begin);
+        let made_ms = milliseconds(begin);
         let first = Instant::now();
-        run(&mut |_| ControlFlow::Break(()))?;
-        self.started(made, milliseconds(first));
-        self.speeds(run)
-    }
-
-    /// Notes the start-up of the first setting; for later ones, the kernels are already compiled.
-    fn started(&mut self, made_ms: f64, first_step_ms: f64) {
+        run(true, &mut |_| ControlFlow::Break(()))?;
+        // For later settings, the kernels are already compiled.
         if self.results.is_empty() {
             self.startup.upload_and_pipelines_ms = made_ms;
-            self.startup.first_step_ms = first_step_ms;
+            self.startup.first_step_ms = milliseconds(first);
         }
-    }
-
-    /// Measures the images per second in each window, after one to warm up; sorted.
-    fn speeds(
-        &self,
-        mut work: impl FnMut(&mut dyn FnMut(&Totals) -> ControlFlow<()>) -> Result<Totals>,
-    ) -> Result<Vec<f64>> {
         let mut speeds = Vec::new();
         for _ in 0..=WINDOWS {
             let (mut images, start) = (0, Instant::now());
             while start.elapsed() < self.window {
-                let totals = work(&mut |_| {
+                let totals = run(false, &mut |_| {
                     if start.elapsed() < self.window { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
                 })?;
                 images += totals.samples;
