@@ -146,24 +146,22 @@ pub fn run(args: BenchArgs, global: &Global) -> Result<ExitCode> {
     let Bench { startup, mut results, .. } = bench;
     // Before the peaks are measured, whose buffers are larger than those of training.
     let peak_memory_mb = peak_memory_mb();
-    let [gflops, gb_per_second] = match target {
-        Target::Gpu(gpu) => Peak::measure(gpu).map(|peak| [peak.gflops, peak.gb_per_second])?,
+    let peak = match target {
+        Target::Gpu(gpu) => Peak::measure(gpu)?,
         Target::Native(threads) => {
-            let parameters = initial_parameters(&model.parameters()?, 0);
-            let peak = NativeEngine::new(&model, &parameters, threads)?.peak();
-            [peak.gflops, peak.gb_per_second]
+            NativeEngine::new(&model, &initial_parameters(&model.parameters()?, 0), threads)?.peak()
         }
     };
     for result in &mut results {
-        result.percent_of_peak = 100.0 * result.gflops / gflops;
+        result.percent_of_peak = 100.0 * result.gflops / peak.gflops;
     }
     let [device, driver, _] = device.describe();
     let report = Report {
         device,
         driver,
         threads: if let Target::Native(threads) = target { Some(threads) } else { None },
-        peak_gflops: gflops,
-        peak_gb_per_second: gb_per_second,
+        peak_gflops: peak.gflops,
+        peak_gb_per_second: peak.gb_per_second,
         startup_ms: startup.device_ms + startup.upload_and_pipelines_ms + startup.first_step_ms,
         startup,
         peak_memory_mb,

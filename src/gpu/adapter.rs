@@ -66,12 +66,10 @@ impl AdapterInfo {
 /// `WGPU_BACKEND` or `WGPU_ADAPTER_NAME` names something that does not exist. An empty list is not an error here.
 pub fn list() -> Result<Vec<AdapterInfo>, GpuError> {
     let candidates = enumerate(backends_from_env()?);
-    if candidates.is_empty() {
-        return Ok(Vec::new());
+    if !candidates.is_empty() {
+        position(&candidates, &DeviceChoice::Auto)?;
     }
-    let default = default_of(&candidates, position(&candidates, &DeviceChoice::Auto)?);
-    let infos = candidates.into_iter().map(|c| AdapterInfo { default: Some(c.info.index) == default, ..c.info });
-    Ok(infos.collect())
+    Ok(candidates.into_iter().map(|candidate| candidate.info).collect())
 }
 
 /// Returns the adapter that `choice` refers to.
@@ -82,18 +80,11 @@ pub(super) fn choose(choice: &DeviceChoice) -> Result<Candidate, GpuError> {
         return Err(GpuError::NoAdapter { backends: backend_names(backends) });
     }
     let index = position(&candidates, choice)?;
-    if *choice == DeviceChoice::Hardware && default_of(&candidates, index).is_none() {
-        return Err(GpuError::NoHardware { software: candidates[index].info.name.clone(), index });
+    let candidate = candidates.swap_remove(index);
+    if *choice == DeviceChoice::Hardware && !candidate.info.default {
+        return Err(GpuError::NoHardware { software: candidate.info.name, index });
     }
-    let default = default_of(&candidates, position(&candidates, &DeviceChoice::Auto).unwrap_or(0));
-    let mut candidate = candidates.swap_remove(index);
-    candidate.info.default = Some(index) == default;
     Ok(candidate)
-}
-
-/// Returns `first`, the adapter used if the user names none, if it is a hardware GPU or named by the environment.
-fn default_of(candidates: &[Candidate], first: usize) -> Option<usize> {
-    (!candidates[first].info.is_software() || named_by_environment().is_some()).then_some(first)
 }
 
 fn position(candidates: &[Candidate], choice: &DeviceChoice) -> Result<usize, GpuError> {
@@ -174,11 +165,17 @@ fn enumerate(backends: wgpu::Backends) -> Vec<Candidate> {
         found.push(((info.name.clone(), *count), info, adapter));
     }
     // The sort is stable: adapters of equal rank keep the driver's order.
-    found.sort_by_key(|(_, info, _)| (device_type(info).0, backend_rank(info.backend)));
+    found.sort_by_key(|(_, info, _)| (device_type(info).0, info.backend == wgpu::Backend::Dx12));
     let mut cards = HashSet::new();
     found.retain(|(card, ..)| cards.insert(card.clone()));
     let candidates = found.into_iter().enumerate();
-    candidates.map(|(index, (_, info, adapter))| Candidate { info: describe(index, &info), adapter }).collect()
+    let mut candidates: Vec<Candidate> =
+        candidates.map(|(index, (_, info, adapter))| Candidate { info: describe(index, &info), adapter }).collect();
+    let first = position(&candidates, &DeviceChoice::Auto).unwrap_or(0);
+    if let Some(Candidate { info, .. }) = candidates.get_mut(first) {
+        info.default = !info.is_software() || named_by_environment().is_some();
+    }
+    candidates
 }
 
 /// Returns the rank and the name of the device type. WARP counts as software: some versions of Windows list it as an
@@ -191,14 +188,6 @@ fn device_type(info: &wgpu::AdapterInfo) -> (u8, &'static str) {
         wgpu::DeviceType::VirtualGpu => (2, "virtual"),
         wgpu::DeviceType::Other => (3, "other"),
         wgpu::DeviceType::Cpu => (4, "software"),
-    }
-}
-
-fn backend_rank(backend: wgpu::Backend) -> u8 {
-    match backend {
-        wgpu::Backend::Vulkan | wgpu::Backend::Metal => 0,
-        wgpu::Backend::Dx12 => 1,
-        _ => 2,
     }
 }
 

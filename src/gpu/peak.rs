@@ -20,7 +20,7 @@ pub static COPY: KernelSpec = KernelSpec { op: "measure/peak", entry: "peak_copy
 /// All of them.
 pub static KERNELS: &[&KernelSpec] = &[&SCALARS, &VECTORS, &COPY];
 
-/// The two limits that every kernel has on an adapter.
+/// The two limits that every kernel has on an adapter, and every loop on a CPU.
 #[derive(Clone, Copy, Debug)]
 pub struct Peak {
     /// Multiply-adds without memory access, in 10^9 floating-point operations per second.

@@ -72,9 +72,7 @@ pub fn unpack<'f>(version: &str, adapter: &str, file: &'f [u8]) -> Result<&'f [u
 /// Removes the first `n` bytes and returns them.
 fn take<'f>(rest: &mut &'f [u8], n: u64) -> Result<&'f [u8], Unusable> {
     let n = usize::try_from(n).map_err(|_| Unusable::Damaged)?;
-    let (first, others) = rest.split_at_checked(n).ok_or(Unusable::Damaged)?;
-    *rest = others;
-    Ok(first)
+    rest.split_off(..n).ok_or(Unusable::Damaged)
 }
 
 fn take_length(rest: &mut &[u8]) -> Result<u64, Unusable> {

@@ -14,11 +14,11 @@ use super::{
     only_trained, pixels,
 };
 use crate::data::Split;
+use crate::gpu::peak::Peak;
 use crate::lower::Mode;
 use crate::model::Model;
-use crate::native::Aligned;
 use crate::native::conv2d::{Form, Scratch};
-use crate::native::peak::Peak;
+use crate::native::{Aligned, peak};
 use batch::Share;
 use program::NativeProgram;
 use std::ops::ControlFlow;
@@ -116,7 +116,8 @@ impl<'d> NativeEngine<'d> {
 
     /// Measures the peak performance of the engine's threads.
     pub fn peak(&self) -> Peak {
-        self.threads.install(Peak::measure)
+        let [gflops, gb_per_second] = self.threads.install(peak::measure);
+        Peak { gflops, gb_per_second }
     }
 
     /// Describes how each convolution is computed forward and backward.
