@@ -144,12 +144,10 @@ fn native(args: &DoctorArgs, global: &Global) -> Result<NativePage> {
     let parameters = initial_parameters(&model.parameters()?, 0);
     let engine = NativeEngine::new(&model, &parameters, args.device.threads())?;
     let peak = engine.peak();
-    let selftest = if args.no_selftest {
-        Selftest::NotRun
-    } else {
+    let selftest = Selftest::new(args, || {
         global.say("Testing the native engine");
-        Selftest::of(&verify::native::check_all(0, Breadth::Forms))
-    };
+        Ok(verify::native::check_all(0, Breadth::Forms))
+    })?;
     let [processor, ..] = Device::Native(args.device.threads()).describe();
     Ok(NativePage {
         processor,
@@ -163,13 +161,16 @@ fn native(args: &DoctorArgs, global: &Global) -> Result<NativePage> {
 }
 
 impl Selftest {
-    fn of(verdicts: &[Verdict]) -> Self {
-        let failed: Vec<String> = verdicts.iter().filter(|v| !v.passed()).map(|v| v.kernel.to_string()).collect();
-        if failed.is_empty() {
-            Selftest::Passed { kernels: verdicts.len() }
-        } else {
-            Selftest::Failed { kernels: failed }
+    fn new(args: &DoctorArgs, run: impl FnOnce() -> Result<Vec<Verdict>>) -> Result<Self> {
+        if args.no_selftest {
+            return Ok(Selftest::NotRun);
         }
+        let verdicts = run()?;
+        let failed: Vec<String> = verdicts.iter().filter(|v| !v.passed()).map(|v| v.kernel.to_string()).collect();
+        Ok(match failed.is_empty() {
+            true => Selftest::Passed { kernels: verdicts.len() },
+            false => Selftest::Failed { kernels: failed },
+        })
     }
 
     fn text(&self) -> String {
@@ -184,8 +185,7 @@ impl Selftest {
 fn device(args: &DoctorArgs, global: &Global) -> Result<DevicePage> {
     let gpu = args.device.open_fresh(global)?;
     let peak = Peak::measure(&gpu)?;
-    let selftest =
-        if args.no_selftest { Selftest::NotRun } else { Selftest::of(&compare_all(&gpu, &args.device, 0, global)?) };
+    let selftest = Selftest::new(args, || compare_all(&gpu, &args.device, 0, global))?;
     let (info, limits) = (gpu.info(), gpu.limits());
     Ok(DevicePage {
         name: info.name.clone(),

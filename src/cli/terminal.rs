@@ -94,11 +94,7 @@ fn escaped(text: &str) -> String {
     if text.chars().all(is_plain) {
         return text.to_string();
     }
-    text.chars().fold(String::with_capacity(text.len()), |mut text, c| {
-        // Writing to a String cannot fail.
-        let _ = if is_plain(c) { write!(text, "{c}") } else { write!(text, "{}", c.escape_default()) };
-        text
-    })
+    text.chars().map(|c| if is_plain(c) { c.to_string() } else { c.escape_default().to_string() }).collect()
 }
 
 /// One of the two streams.

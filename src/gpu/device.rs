@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
+use wgpu::CommandEncoder;
 
 /// Options for opening a device.
 #[derive(Clone, Debug, Default)]
@@ -190,12 +191,12 @@ impl Gpu {
     }
 
     /// Returns a new command encoder.
-    pub(crate) fn encoder(&self, label: &str) -> wgpu::CommandEncoder {
+    pub(crate) fn encoder(&self, label: &str) -> CommandEncoder {
         self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(label) })
     }
 
     /// Replays `plan` `times` times in one compute pass of `encoder`.
-    pub(crate) fn encode(&self, encoder: &mut wgpu::CommandEncoder, label: &str, plan: &Plan, times: usize) {
+    pub(crate) fn encode(&self, encoder: &mut CommandEncoder, label: &str, plan: &Plan, times: usize) {
         let mut pass =
             encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some(label), timestamp_writes: None });
         for _ in 0..times {
@@ -204,21 +205,16 @@ impl Gpu {
     }
 
     /// Submits each dispatch of `plan` except the last separately (the first together with the commands in `encoder`),
-    /// and returns an encoder with the last one. This way the watchdog of a slow adapter only sees short submissions.
-    pub(crate) fn submit_all_but_last(
-        &self,
-        mut encoder: wgpu::CommandEncoder,
-        plan: &Plan,
-    ) -> Result<wgpu::CommandEncoder, GpuError> {
+    /// and leaves the last one in it. This way the watchdog of a slow adapter only sees short submissions.
+    pub(crate) fn submit_all_but_last(&self, encoder: &mut CommandEncoder, plan: &Plan) -> Result<(), GpuError> {
         for i in 0..plan.len() {
             let descriptor = wgpu::ComputePassDescriptor { label: Some("piece"), timestamp_writes: None };
             plan.replay_one(&mut encoder.begin_compute_pass(&descriptor), i);
             if i + 1 < plan.len() {
-                let commands = std::mem::replace(&mut encoder, self.encoder("piece")).finish();
-                self.submit(commands)?;
+                self.submit(std::mem::replace(encoder, self.encoder("piece")).finish())?;
             }
         }
-        Ok(encoder)
+        Ok(())
     }
 
     /// Submits the commands. The error may be from before.

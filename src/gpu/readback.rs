@@ -55,11 +55,8 @@ impl Readback {
         let receiver = self.pending.take().ok_or_else(|| fail("no read was started".to_string()))?;
         let mapped = pollster::block_on(receiver.receive());
         gpu.check()?;
-        match mapped {
-            Some(Ok(())) => {}
-            Some(Err(error)) => return Err(fail(error.to_string())),
-            None => return Err(fail("the driver dropped the request".to_string())),
-        }
+        let mapped = mapped.ok_or_else(|| fail("the driver dropped the request".to_string()))?;
+        mapped.map_err(|error| fail(error.to_string()))?;
         let view = self.staging.get_mapped_range(..self.used as u64 * 4).map_err(|error| fail(error.to_string()))?;
         let words = bytemuck::pod_collect_to_vec::<u8, u32>(&view);
         drop(view);

@@ -143,7 +143,7 @@ impl Batches {
                 let mut encoder = gpu.encoder("steps");
                 if self.in_pieces {
                     // `steps` is 1 here. The last dispatch is submitted with the read-back.
-                    encoder = gpu.submit_all_but_last(encoder, &self.plan)?;
+                    gpu.submit_all_but_last(&mut encoder, &self.plan)?;
                 } else {
                     gpu.encode(&mut encoder, "steps", &self.plan, steps);
                 }
@@ -233,8 +233,8 @@ impl Batches {
         for step in epoch.done.batches + 1..=last {
             let mut encoder = gpu.encoder("searched step");
             if self.in_pieces {
-                encoder = gpu.submit_all_but_last(encoder, plan)?;
-                encoder = gpu.submit_all_but_last(encoder, &search)?;
+                gpu.submit_all_but_last(&mut encoder, plan)?;
+                gpu.submit_all_but_last(&mut encoder, &search)?;
             } else {
                 gpu.encode(&mut encoder, "step", plan, 1);
                 gpu.encode(&mut encoder, "search", &search, 1);

@@ -330,8 +330,9 @@ impl Engine for GpuEngine<'_> {
         let mut result = Vec::with_capacity(n_images * classes);
         while result.len() < n_images * classes {
             // Dispatch by dispatch, because it is not known how long one takes here.
-            let last = self.gpu.submit_all_but_last(self.gpu.encoder("prediction"), &batches.plan)?;
-            self.gpu.submit(last.finish())?;
+            let mut encoder = self.gpu.encoder("prediction");
+            self.gpu.submit_all_but_last(&mut encoder, &batches.plan)?;
+            self.gpu.submit(encoder.finish())?;
             result.extend(self.gpu.read(&probabilities)?);
             // The last batch may have rows beyond the last image.
             result.truncate(n_images * classes);
