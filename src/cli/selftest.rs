@@ -101,10 +101,7 @@ fn table(report: &Report) -> String {
         }
     }
     let failed = report.kernels.iter().chain(&report.gradients).filter(|v| !v.passed()).count();
-    lines.push(if report.passed {
-        format!("All kernels passed on {} ({}), {:.1} s", report.device, report.driver, report.seconds)
-    } else {
-        format!("{failed} FAILED on {} ({}), {:.1} s", report.device, report.driver, report.seconds)
-    });
+    let verdict = if report.passed { "All kernels passed".to_string() } else { format!("{failed} FAILED") };
+    lines.push(format!("{verdict} on {} ({}), {:.1} s", report.device, report.driver, report.seconds));
     lines.join("\n")
 }

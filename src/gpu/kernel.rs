@@ -128,8 +128,8 @@ impl Kernel {
 pub(super) fn compile(gpu: &Gpu, wanted: &[Specialized]) -> Vec<Result<Kernel, GpuError>> {
     let is_first_of_file = |i: usize| !wanted[..i].iter().any(|(spec, _)| spec.source == wanted[i].0.source);
     // One kernel of each file before all others, so that threads parse files in parallel instead of waiting for one.
-    let (mut order, others): (Vec<usize>, Vec<usize>) = (0..wanted.len()).partition(|&i| is_first_of_file(i));
-    order.extend(others);
+    let mut order: Vec<usize> = (0..wanted.len()).collect();
+    order.sort_by_key(|&i| !is_first_of_file(i));
     let mut done = in_parallel(&order, &|| thread::Builder::new().name("compile".into()), &|i| {
         Kernel::new(gpu, wanted[i].0, &wanted[i].1)
     });

@@ -23,8 +23,8 @@ pub use adapter::{AdapterInfo, DeviceChoice};
 pub use device::{Gpu, GpuOptions, LANES};
 pub use error::GpuError;
 pub use kernel::{Access, Binding, Constant, KernelSpec, read, write};
-pub(crate) use plan::Guard;
 pub use plan::{Bound, DispatchInfo, Plan, PlanBuilder, bind, workgroups_linear};
+pub(crate) use plan::{GUARD, UNWRITTEN};
 pub(crate) use readback::Readback;
 pub use tensor::{Element, Tensor};
 

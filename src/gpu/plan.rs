@@ -109,47 +109,28 @@ pub struct PlanBuilder<'g> {
     dispatches: Vec<Recorded>,
     /// How each buffer was last used.
     last_use: HashMap<wgpu::Buffer, Access>,
-    guard: Option<Guard>,
-    scratch: Vec<(Tensor, usize)>,
+    /// Whether scratch tensors are watched.
+    is_guarded: bool,
+    watched: Vec<(Tensor, usize)>,
 }
 
-/// What surrounds a watched tensor: cells after its end, and the initial content of the tensor and of these cells.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Guard {
-    pub(crate) cells: usize,
-    pub(crate) pattern: u32,
-    pub(crate) unwritten: u32,
-}
-
-impl Guard {
-    /// Creates a tensor filled with `words` and followed by the guard cells; returns it with and without these cells.
-    pub(crate) fn around(
-        self,
-        gpu: &Gpu,
-        name: &str,
-        words: &[u32],
-        shape: &[usize],
-        element: Element,
-    ) -> Result<[Tensor; 2], GpuError> {
-        let whole = gpu.tensor(name, &[words.len() + self.cells], element)?;
-        let mut filled = words.to_vec();
-        filled.resize(words.len() + self.cells, self.pattern);
-        gpu.write_words(&whole, &filled);
-        let view = whole.slice(name, 0, shape);
-        Ok([whole, view])
-    }
-}
+/// Cells after the end of a watched tensor.
+const GUARD_CELLS: usize = 64;
+/// What they contain: a number that no kernel computes.
+pub(crate) const GUARD: u32 = 0x7fa5_c3e1;
+/// The initial content of watched cells that a kernel is to write: a quiet NaN.
+pub(crate) const UNWRITTEN: u32 = 0x7fc0_dead;
 
 impl<'g> PlanBuilder<'g> {
     /// Creates an empty plan for `gpu`.
     pub fn new(gpu: &'g Gpu) -> Self {
-        let (kernels, dispatches, scratch) = (Vec::new(), Vec::new(), Vec::new());
-        PlanBuilder { gpu, kernels, dispatches, last_use: HashMap::new(), guard: None, scratch }
+        let (kernels, dispatches, watched) = (Vec::new(), Vec::new(), Vec::new());
+        PlanBuilder { gpu, kernels, dispatches, last_use: HashMap::new(), is_guarded: false, watched }
     }
 
     /// As [`PlanBuilder::new`], but every scratch tensor is watched.
-    pub(crate) fn guarded(gpu: &'g Gpu, guard: Guard) -> Self {
-        PlanBuilder { guard: Some(guard), ..PlanBuilder::new(gpu) }
+    pub(crate) fn guarded(gpu: &'g Gpu) -> Self {
+        PlanBuilder { is_guarded: true, ..PlanBuilder::new(gpu) }
     }
 
     /// Creates a float tensor for use by this plan only: one dispatch writes it, and a later one reads it.
@@ -157,16 +138,24 @@ impl<'g> PlanBuilder<'g> {
     /// # Errors
     /// The tensor exceeds the device's limits, or memory runs out.
     pub fn scratch(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, GpuError> {
-        let Some(guard) = self.guard else { return self.gpu.tensor(name, shape, Element::F32) };
-        let len = shape.iter().product();
-        let [whole, view] = guard.around(self.gpu, name, &vec![guard.unwritten; len], shape, Element::F32)?;
-        self.scratch.push((whole, len));
-        Ok(view)
+        if !self.is_guarded {
+            return self.gpu.tensor(name, shape, Element::F32);
+        }
+        let tensor = self.watched(name, &vec![UNWRITTEN; shape.iter().product()], Element::F32)?;
+        Ok(tensor.slice(name, 0, shape))
     }
 
-    /// Returns the watched scratch tensors with their guard cells, and their lengths without.
-    pub(crate) fn watched_scratch(&self) -> &[(Tensor, usize)] {
-        &self.scratch
+    /// Creates a watched tensor: filled with `words`, and followed by cells that contain [`GUARD`].
+    pub(crate) fn watched(&mut self, name: &str, words: &[u32], element: Element) -> Result<Tensor, GpuError> {
+        let whole = self.gpu.tensor(name, &[words.len() + GUARD_CELLS], element)?;
+        self.gpu.write_words(&whole, &[words, &[GUARD; GUARD_CELLS]].concat());
+        self.watched.push((whole.clone(), words.len()));
+        Ok(whole.slice(name, 0, &[words.len()]))
+    }
+
+    /// Returns the watched tensors with their guard cells, and their lengths without.
+    pub(crate) fn all_watched(&self) -> &[(Tensor, usize)] {
+        &self.watched
     }
 
     /// Returns the device that the plan is for.

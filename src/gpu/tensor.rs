@@ -123,17 +123,13 @@ impl Gpu {
         parts: &[(String, Vec<usize>)],
     ) -> Result<(Tensor, Vec<Tensor>), GpuError> {
         let align = self.limits().min_storage_buffer_offset_alignment as usize / 4;
-        let mut offsets = Vec::with_capacity(parts.len());
-        let mut total = 0usize;
-        for (_, shape) in parts {
-            offsets.push(total);
-            total += shape.iter().product::<usize>().next_multiple_of(align);
+        let room = |shape: &[usize]| shape.iter().product::<usize>().next_multiple_of(align);
+        let whole = self.tensor(name, &[parts.iter().map(|(_, shape)| room(shape)).sum()], element)?;
+        let (mut tensors, mut first) = (Vec::with_capacity(parts.len()), 0);
+        for (part, shape) in parts {
+            tensors.push(whole.slice(format!("{name}.{part}"), first, shape));
+            first += room(shape);
         }
-        let whole = self.tensor(name, &[total], element)?;
-        let slice = |((part, shape), first): (&(String, Vec<usize>), usize)| {
-            whole.slice(format!("{name}.{part}"), first, shape)
-        };
-        let tensors = parts.iter().zip(offsets).map(slice).collect();
         Ok((whole, tensors))
     }
 
