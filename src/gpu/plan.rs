@@ -236,9 +236,9 @@ fn bind_group(gpu: &Gpu, kernel: &Kernel, spec: &KernelSpec, tensors: &[Tensor])
     let mut entries = Vec::with_capacity(tensors.len());
     for (tensor, binding) in tensors.iter().zip(spec.bindings) {
         let size = wgpu::BufferSize::new(tensor.size_bytes());
-        let resource = wgpu::BufferBinding { buffer: &tensor.buffer, offset: tensor.offset, size };
-        entries
-            .push(wgpu::BindGroupEntry { binding: binding.index, resource: wgpu::BindingResource::Buffer(resource) });
+        let range = wgpu::BufferBinding { buffer: &tensor.buffer, offset: tensor.offset, size };
+        let resource = wgpu::BindingResource::Buffer(range);
+        entries.push(wgpu::BindGroupEntry { binding: binding.index, resource });
     }
     let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
     let descriptor = wgpu::BindGroupDescriptor { label: Some(spec.entry), layout: &kernel.layout, entries: &entries };

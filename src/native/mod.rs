@@ -46,7 +46,10 @@ const VECTORS_VALUES: &[&str] = if cfg!(target_arch = "x86_64") { &["avx2", "non
 
 /// `FMNIST_NATIVE_VECTORS` has an invalid value: this one, shortened.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{VECTORS_VARIABLE} is `{0}`, which is not a valid value; use `{valid}`, or unset it", valid = VECTORS_VALUES.join("` or `"))]
+#[error(
+    "{VECTORS_VARIABLE} is `{0}`, which is not a valid value; use `{valid}`, or unset it",
+    valid = VECTORS_VALUES.join("` or `")
+)]
 pub struct EnvironmentError(pub String);
 
 /// Checks the environment variables that this module reads: `FMNIST_NATIVE_VECTORS`.
