@@ -217,8 +217,8 @@ fn batchnorm_has_the_same_bits_for_any_number_of_threads() {
             let (mean, var) = running.split_at_mut(d.c);
             let (dscale, dshift) = gradients.split_at_mut(d.c);
             pool.install(|| {
-                native::batchnorm_statistics(&d, MOMENTUM, &x, moments, mean, var);
-                native::batchnorm_backward_w(&d, EPSILON, &x, moments, &dy, dscale, dshift);
+                native::batchnorm_statistics(&d, MOMENTUM, &x, [&mut *moments, mean, var]);
+                native::batchnorm_backward_w(&d, EPSILON, [&x, &*moments, &dy], [dscale, dshift]);
             });
             all.iter().map(|value| value.to_bits()).collect()
         })

@@ -1,11 +1,12 @@
 //! `fmnist-gpu bench`
 
 use super::device::{Device, DeviceArgs, TuneArgs};
-use super::{Global, counted, print, print_json};
+use super::terminal::print_result;
+use super::{Global, counted};
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use fmnist_gpu::data::Split;
-use fmnist_gpu::engine::{Engine, Epoch, GpuEngine, NativeEngine, Optimizer, Totals};
+use fmnist_gpu::engine::{Engine, Epoch, GpuEngine, NativeEngine, OnProgress, Optimizer, Totals};
 use fmnist_gpu::gpu::Gpu;
 use fmnist_gpu::gpu::peak::Peak;
 use fmnist_gpu::model::{Model, initial_parameters, training_mflop};
@@ -124,20 +125,11 @@ pub fn run(args: BenchArgs, global: &Global) -> Result<ExitCode> {
         Device::Native(threads) => Target::Native(*threads),
         Device::Reference => bail!("the reference engine is for correctness, not for speed; select another --device"),
     };
-    let mut startup = Startup { device_ms: milliseconds(begin), ..Startup::default() };
+    let startup = Startup { device_ms: milliseconds(begin), ..Startup::default() };
     let split = noise(&model, IMAGES)?;
     let window = Duration::from_secs_f64(args.seconds / WINDOWS as f64);
     let checked = if args.ab_checks { Some(args.device.open_again(true)?) } else { None };
-    let mut bench = Bench {
-        tune: &args.tune,
-        target,
-        model: &model,
-        split: &split,
-        window,
-        runtime_checks: None,
-        startup: &mut startup,
-        results: Vec::new(),
-    };
+    let mut bench = Bench { tune: &args.tune, model: &model, split: &split, window, startup, results: Vec::new() };
     for &batch_size in &args.batch_size {
         for mode in [Mode::Train, Mode::Inference] {
             if args.mode != mode && args.mode != Mode::Both {
@@ -145,47 +137,37 @@ pub fn run(args: BenchArgs, global: &Global) -> Result<ExitCode> {
             }
             let what = if mode == Mode::Train { "Training" } else { "Inference" };
             global.say(format!("{what} at batch size {batch_size}"));
-            bench.runtime_checks = checked.as_ref().map(|_| false);
-            bench.target = target;
-            bench.measure(mode, batch_size as usize)?;
+            bench.measure(target, checked.as_ref().map(|_| false), mode, batch_size as usize)?;
             if let Some(checked) = &checked {
-                bench.runtime_checks = Some(true);
-                bench.target = Target::Gpu(checked);
-                bench.measure(mode, batch_size as usize)?;
+                bench.measure(Target::Gpu(checked), Some(true), mode, batch_size as usize)?;
             }
         }
     }
-    let mut results = bench.results;
+    let Bench { startup, mut results, .. } = bench;
     // Before the peaks are measured, whose buffers are larger than those of training.
     let peak_memory_mb = peak_memory_mb();
-    let [gflops, gb_per_second] = match target {
-        Target::Gpu(gpu) => Peak::measure(gpu).map(|peak| [peak.gflops, peak.gb_per_second])?,
+    let peak = match target {
+        Target::Gpu(gpu) => Peak::measure(gpu)?,
         Target::Native(threads) => {
-            let parameters = initial_parameters(&model.parameters()?, 0);
-            let peak = NativeEngine::new(&model, &parameters, threads)?.peak();
-            [peak.gflops, peak.gb_per_second]
+            NativeEngine::new(&model, &initial_parameters(&model.parameters()?, 0), threads)?.peak()
         }
     };
     for result in &mut results {
-        result.percent_of_peak = 100.0 * result.gflops / gflops;
+        result.percent_of_peak = 100.0 * result.gflops / peak.gflops;
     }
     let [device, driver, _] = device.describe();
     let report = Report {
         device,
         driver,
         threads: if let Target::Native(threads) = target { Some(threads) } else { None },
-        peak_gflops: gflops,
-        peak_gb_per_second: gb_per_second,
+        peak_gflops: peak.gflops,
+        peak_gb_per_second: peak.gb_per_second,
         startup_ms: startup.device_ms + startup.upload_and_pipelines_ms + startup.first_step_ms,
         startup,
         peak_memory_mb,
         results,
     };
-    if args.json {
-        print_json(&report)?
-    } else {
-        print(&table(&report))
-    }
+    print_result(args.json, &report, table)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -199,145 +181,39 @@ enum Target<'a> {
 
 struct Bench<'a> {
     tune: &'a TuneArgs,
-    target: Target<'a>,
     model: &'a Model,
     split: &'a Split,
     window: Duration,
-    runtime_checks: Option<bool>,
-    startup: &'a mut Startup,
+    startup: Startup,
     results: Vec<Measured>,
 }
 
+/// The speeds of the windows, sorted, and the dispatches and the seconds of host time per step.
+type Speeds = (Vec<f64>, usize, f64);
+
 impl Bench<'_> {
-    fn measure(&mut self, mode: Mode, batch_size: usize) -> Result<()> {
-        if mode == Mode::Train { self.train(batch_size) } else { self.infer(batch_size) }
-    }
-
-    fn train(&mut self, batch_size: usize) -> Result<()> {
-        let optimizer = Optimizer::Adam(AdamConfig::default());
-        let parameters = initial_parameters(&self.model.parameters()?, 0);
-        match self.target {
-            Target::Gpu(gpu) => {
-                // Done once and saved, so it does not count as start-up.
-                let tiles = self.tune.tiles(gpu, self.model, batch_size, &optimizer);
-                let begin = Instant::now();
-                let (model, split) = (self.model, self.split);
-                let engine = GpuEngine::new(gpu, model, &parameters)?.with_tiles(tiles);
-                let mut engine = engine.and_training(split, batch_size, &optimizer)?;
-                let speeds = self.training_speeds(&mut engine, begin, batch_size, &optimizer)?;
-                let steps = engine.steps()?;
-                let host = (steps.dispatches().len(), steps.host_seconds_per_step());
-                self.note("train", batch_size, speeds, host)
-            }
-            Target::Native(threads) => {
-                let begin = Instant::now();
-                let engine = NativeEngine::new(self.model, &parameters, threads)?;
-                let mut engine = engine.and_training(self.split, batch_size, &optimizer)?;
-                let speeds = self.training_speeds(&mut engine, begin, batch_size, &optimizer)?;
-                self.note("train", batch_size, speeds, (0, 0.0))
-            }
-        }
-    }
-
-    fn training_speeds(
+    /// Adds a result.
+    fn measure(
         &mut self,
-        engine: &mut dyn Engine,
-        begin: Instant,
+        target: Target<'_>,
+        runtime_checks: Option<bool>,
+        mode: Mode,
         batch_size: usize,
-        optimizer: &Optimizer,
-    ) -> Result<Vec<f64>> {
-        let made = milliseconds(begin);
-        let epoch = |samples: usize| Epoch {
-            done: Totals::default(),
-            order: (0..samples as u32).collect(),
-            step_sizes: (0..samples.div_ceil(batch_size) as u64).map(|i| optimizer.step_size(i + 1)).collect(),
-        };
-        let first = Instant::now();
-        engine.train_epoch(&epoch(batch_size.min(IMAGES)), &mut |_| ControlFlow::Continue(()))?;
-        self.started(made, milliseconds(first));
-        let whole = epoch(IMAGES);
-        self.speeds(|stop| Ok(engine.train_epoch(&whole, stop)?))
-    }
-
-    fn infer(&mut self, batch_size: usize) -> Result<()> {
-        let begin = Instant::now();
-        let parameters = initial_parameters(&self.model.parameters()?, 0);
-        let (speeds, host) = match self.target {
-            Target::Gpu(gpu) => {
-                let engine = GpuEngine::new(gpu, self.model, &parameters)?;
-                let mut evaluator = engine.evaluator(self.split, batch_size)?;
-                let speeds = self.inference_speeds(begin, |stop| Ok(evaluator.run_all(stop)?))?;
-                (speeds, (evaluator.dispatches().len(), evaluator.host_seconds_per_step()))
-            }
-            Target::Native(threads) => {
-                let mut engine = NativeEngine::new(self.model, &parameters, threads)?;
-                let split = self.split;
-                (self.inference_speeds(begin, |stop| Ok(engine.evaluate(split, stop)?))?, (0, 0.0))
-            }
-        };
-        self.note("inference", batch_size, speeds, host)
-    }
-
-    fn inference_speeds(
-        &mut self,
-        begin: Instant,
-        mut run: impl FnMut(&mut dyn FnMut(&Totals) -> ControlFlow<()>) -> Result<Totals>,
-    ) -> Result<Vec<f64>> {
-        let made = milliseconds(begin);
-        let first = Instant::now();
-        run(&mut |_| ControlFlow::Break(()))?;
-        self.started(made, milliseconds(first));
-        self.speeds(run)
-    }
-
-    /// Notes the start-up of the first setting; for later ones, the kernels are already compiled.
-    fn started(&mut self, made_ms: f64, first_step_ms: f64) {
-        if self.results.is_empty() {
-            self.startup.upload_and_pipelines_ms = made_ms;
-            self.startup.first_step_ms = first_step_ms;
-        }
-    }
-
-    /// Measures the images per second in each window, after one to warm up; sorted.
-    fn speeds(
-        &self,
-        mut work: impl FnMut(&mut dyn FnMut(&Totals) -> ControlFlow<()>) -> Result<Totals>,
-    ) -> Result<Vec<f64>> {
-        let mut speeds = Vec::new();
-        for _ in 0..=WINDOWS {
-            let (mut images, start) = (0, Instant::now());
-            while start.elapsed() < self.window {
-                let totals = work(&mut |_| {
-                    if start.elapsed() < self.window { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-                })?;
-                images += totals.samples;
-            }
-            speeds.push(images as f64 / start.elapsed().as_secs_f64());
-        }
-        speeds.remove(0);
-        speeds.sort_by(f64::total_cmp);
-        Ok(speeds)
-    }
-
-    /// Adds a result: the speeds, the dispatches per step, and the seconds of host time per step.
-    fn note(
-        &mut self,
-        mode: &'static str,
-        batch_size: usize,
-        speeds: Vec<f64>,
-        (dispatches, host_seconds): (usize, f64),
     ) -> Result<()> {
         let shapes = self.model.shapes()?;
-        let mflop = match mode {
-            "train" => training_mflop(&shapes),
-            _ => 2e-6 * shapes.iter().map(|shape| shape.multiply_adds).sum::<usize>() as f64,
+        let (name, mflop, (speeds, dispatches, host_seconds)) = match mode {
+            Mode::Train => ("train", training_mflop(&shapes), self.train(target, batch_size)?),
+            _ => {
+                let multiply_adds: usize = shapes.iter().map(|shape| shape.multiply_adds).sum();
+                ("inference", 2e-6 * multiply_adds as f64, self.infer(target, batch_size)?)
+            }
         };
         let median = speeds[speeds.len() / 2];
         self.results.push(Measured {
             model: self.model.name.clone(),
             batch_size,
-            mode,
-            runtime_checks: self.runtime_checks,
+            mode: name,
+            runtime_checks,
             images_per_second: median,
             images_per_second_min: speeds[0],
             images_per_second_max: speeds[speeds.len() - 1],
@@ -349,6 +225,89 @@ impl Bench<'_> {
         });
         Ok(())
     }
+
+    fn train(&mut self, target: Target<'_>, batch_size: usize) -> Result<Speeds> {
+        let optimizer = Optimizer::Adam(AdamConfig::default());
+        let (model, split) = (self.model, self.split);
+        let parameters = initial_parameters(&model.parameters()?, 0);
+        let first = in_order(batch_size.min(IMAGES), batch_size, &optimizer);
+        let whole = in_order(IMAGES, batch_size, &optimizer);
+        let epoch = |is_first: bool| if is_first { &first } else { &whole };
+        match target {
+            Target::Gpu(gpu) => {
+                // Done once and saved, so it does not count as start-up.
+                let tiles = self.tune.tiles(gpu, model, batch_size, &optimizer);
+                let begin = Instant::now();
+                let engine = GpuEngine::new(gpu, model, &parameters)?.with_tiles(tiles);
+                let mut engine = engine.and_training(split, batch_size, &optimizer)?;
+                let speeds = self.speeds(begin, |is_first, stop| Ok(engine.train_epoch(epoch(is_first), stop)?))?;
+                let steps = engine.steps()?;
+                Ok((speeds, steps.dispatches().len(), steps.host_seconds_per_step()))
+            }
+            Target::Native(threads) => {
+                let begin = Instant::now();
+                let engine = NativeEngine::new(model, &parameters, threads)?;
+                let mut engine = engine.and_training(split, batch_size, &optimizer)?;
+                Ok((self.speeds(begin, |is_first, stop| Ok(engine.train_epoch(epoch(is_first), stop)?))?, 0, 0.0))
+            }
+        }
+    }
+
+    fn infer(&mut self, target: Target<'_>, batch_size: usize) -> Result<Speeds> {
+        let begin = Instant::now();
+        let (model, split) = (self.model, self.split);
+        let parameters = initial_parameters(&model.parameters()?, 0);
+        match target {
+            Target::Gpu(gpu) => {
+                let engine = GpuEngine::new(gpu, model, &parameters)?;
+                let mut evaluator = engine.evaluator(split, batch_size)?;
+                let speeds = self.speeds(begin, |_, stop| Ok(evaluator.run_all(stop)?))?;
+                Ok((speeds, evaluator.dispatches().len(), evaluator.host_seconds_per_step()))
+            }
+            Target::Native(threads) => {
+                let mut engine = NativeEngine::new(model, &parameters, threads)?;
+                Ok((self.speeds(begin, |_, stop| Ok(engine.evaluate(split, stop)?))?, 0, 0.0))
+            }
+        }
+    }
+
+    /// Measures the images per second in each window, after one to warm up; sorted. `run` makes steps until its argument
+    /// breaks, at first only one. `begin` is when the engine began to be made.
+    fn speeds(
+        &mut self,
+        begin: Instant,
+        mut run: impl FnMut(bool, OnProgress<'_>) -> Result<Totals>,
+    ) -> Result<Vec<f64>> {
+        let made_ms = milliseconds(begin);
+        let first = Instant::now();
+        run(true, &mut |_| ControlFlow::Break(()))?;
+        // For later settings, the kernels are already compiled.
+        if self.results.is_empty() {
+            self.startup.upload_and_pipelines_ms = made_ms;
+            self.startup.first_step_ms = milliseconds(first);
+        }
+        let mut speeds = Vec::new();
+        for _ in 0..=WINDOWS {
+            let (mut images, start) = (0, Instant::now());
+            while start.elapsed() < self.window {
+                let totals = run(false, &mut |_| {
+                    if start.elapsed() < self.window { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+                })?;
+                images += totals.samples;
+            }
+            speeds.push(images as f64 / start.elapsed().as_secs_f64());
+        }
+        speeds.remove(0);
+        speeds.sort_by(f64::total_cmp);
+        Ok(speeds)
+    }
+}
+
+/// An epoch that trains on the first samples in their order.
+pub(super) fn in_order(samples: usize, batch_size: usize, optimizer: &Optimizer) -> Epoch {
+    let batches = samples.div_ceil(batch_size) as u64;
+    let step_sizes = (1..=batches).map(|i| optimizer.step_size(i)).collect();
+    Epoch { done: Totals::default(), order: (0..samples as u32).collect(), step_sizes }
 }
 
 fn milliseconds(since: Instant) -> f64 {
@@ -373,21 +332,15 @@ fn peak_memory_mb() -> Option<f64> {
 }
 
 fn table(report: &Report) -> String {
+    let Report { device, driver, peak_gflops, peak_gb_per_second, startup_ms, .. } = report;
+    let Startup { device_ms, upload_and_pipelines_ms, first_step_ms } = report.startup;
+    let threads = report.threads.map_or(String::new(), |threads| format!(", {}", counted(threads, "thread")));
     let mut lines = vec![
-        match report.threads {
-            Some(threads) => format!("{} ({}), {}", report.device, report.driver, counted(threads, "thread")),
-            None => format!("{} ({})", report.device, report.driver),
-        },
+        format!("{device} ({driver}){threads}"),
+        format!("Measured limits: {peak_gflops:.1} GFLOP/s (multiply-add), {peak_gb_per_second:.1} GB/s (copy)"),
         format!(
-            "Measured limits: {:.1} GFLOP/s (multiply-add), {:.1} GB/s (copy)",
-            report.peak_gflops, report.peak_gb_per_second
-        ),
-        format!(
-            "Time to first step: {:.0} ms (device {:.0}, upload and pipelines {:.0}, first step {:.0})",
-            report.startup_ms,
-            report.startup.device_ms,
-            report.startup.upload_and_pipelines_ms,
-            report.startup.first_step_ms
+            "Time to first step: {startup_ms:.0} ms (device {device_ms:.0}, upload and pipelines \
+             {upload_and_pipelines_ms:.0}, first step {first_step_ms:.0})"
         ),
     ];
     if let Some(megabytes) = report.peak_memory_mb {

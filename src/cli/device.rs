@@ -180,8 +180,7 @@ impl DeviceArgs {
     }
 
     fn choice(&self) -> DeviceChoice {
-        let Ok(choice) = self.name().parse();
-        choice
+        self.name().into()
     }
 
     fn open_keeping(&self, global: &Global, pipeline_cache: Option<PathBuf>) -> Result<Gpu> {

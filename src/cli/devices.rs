@@ -1,11 +1,11 @@
 //! `fmnist-gpu devices`
 
 use super::device::Device;
-use super::{print, print_json};
+use super::terminal::print_result;
 use anyhow::Result;
 use clap::Args;
 use fmnist_gpu::engine::NativeEngine;
-use fmnist_gpu::gpu::adapter;
+use fmnist_gpu::gpu::adapter::{self, AdapterInfo};
 use serde::Serialize;
 use std::process::ExitCode;
 
@@ -36,18 +36,11 @@ struct Listed {
 pub fn run(args: DevicesArgs) -> Result<ExitCode> {
     let adapters = adapter::list()?;
     let has_default = adapters.iter().any(|adapter| adapter.default);
-    let mut listed: Vec<Listed> = adapters
-        .iter()
-        .map(|a| Listed {
-            device: a.index.to_string(),
-            index: Some(a.index),
-            name: a.name.clone(),
-            backend: a.backend.clone(),
-            device_type: a.device_type.clone(),
-            driver: a.driver.clone(),
-            default: a.default,
-        })
-        .collect();
+    let mut listed = Vec::new();
+    for AdapterInfo { index, name, backend, device_type, driver, default } in adapters {
+        let device = index.to_string();
+        listed.push(Listed { device, index: Some(index), name, backend, device_type, driver, default });
+    }
     let native = Device::Native(NativeEngine::default_threads());
     for (word, device, kind) in [("cpu", native, "native"), ("reference", Device::Reference, "plain loops")] {
         let [name, driver, backend] = device.describe();
@@ -55,22 +48,19 @@ pub fn run(args: DevicesArgs) -> Result<ExitCode> {
         let (device, device_type) = (word.to_string(), kind.to_string());
         listed.push(Listed { device, index: None, name, backend, device_type, driver, default });
     }
-    if args.json {
-        print_json(&listed)?;
-        return Ok(ExitCode::SUCCESS);
-    }
+    print_result(args.json, &listed, |listed| table(listed))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn table(listed: &[Listed]) -> String {
     let mut lines = vec![format!("  {:<9} {:<48} {:<9} {:<11} driver", "device", "name", "backend", "type")];
-    for l in &listed {
-        let mark = if l.default { '*' } else { ' ' };
-        lines
-            .push(format!("{mark} {:<9} {:<48} {:<9} {:<11} {}", l.device, l.name, l.backend, l.device_type, l.driver));
+    for Listed { device, name, backend, device_type, driver, default, .. } in listed {
+        let mark = if *default { '*' } else { ' ' };
+        lines.push(format!("{mark} {device:<9} {name:<48} {backend:<9} {device_type:<11} {driver}"));
     }
     lines.push("* default (--device auto)".to_string());
-    if adapters.is_empty() {
-        lines.push(
-            "No GPU or software adapter was found; `sh scripts/setup.sh` installs a software adapter to run the shaders on.".into(),
-        );
+    if listed.iter().all(|device| device.index.is_none()) {
+        lines.push("No GPU or software adapter was found; `sh scripts/setup.sh` installs a software adapter to run the shaders on.".into());
     }
-    print(&lines.join("\n"));
-    Ok(ExitCode::SUCCESS)
+    lines.join("\n")
 }

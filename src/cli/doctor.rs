@@ -2,7 +2,8 @@
 
 use super::device::{Device, DeviceArgs};
 use super::selftest::compare_all;
-use super::{Global, counted, print, print_json, with_causes};
+use super::terminal::print_result;
+use super::{Global, counted, with_causes};
 use anyhow::Result;
 use clap::Args;
 use fmnist_gpu::data::Places;
@@ -99,25 +100,8 @@ struct Folder {
 }
 
 /// Environment variables that affect the program and its drivers; with `_` at the end, all that start with it.
-const VARIABLES: [&str; 17] = [
-    "FMNIST_",
-    "WGPU_",
-    "VK_",
-    "MESA_",
-    "LP_",
-    "GALLIUM_",
-    "LIBGL_",
-    "DISPLAY",
-    "WAYLAND_DISPLAY",
-    "XDG_RUNTIME_DIR",
-    "XDG_CACHE_HOME",
-    "NODEVICE_SELECT",
-    "KERAS_HOME",
-    "RUST_LOG",
-    "CI",
-    "NO_COLOR",
-    "TERM",
-];
+const VARIABLES: &str = "FMNIST_ WGPU_ VK_ MESA_ LP_ GALLIUM_ LIBGL_ DISPLAY WAYLAND_DISPLAY XDG_RUNTIME_DIR \
+                         XDG_CACHE_HOME NODEVICE_SELECT KERAS_HOME RUST_LOG CI NO_COLOR TERM";
 
 /// Runs the command, also if there is no adapter. The exit code is 1 if a self-test fails, and 2 if a device that the user named could not
 /// be opened.
@@ -126,8 +110,7 @@ pub fn run(args: DoctorArgs, global: &Global) -> Result<ExitCode> {
         Ok(adapters) => (adapters, None),
         Err(error) => (Vec::new(), Some(error.to_string())),
     };
-    let opened = device(&args, global);
-    let (device, error) = match opened {
+    let (device, error) = match device(&args, global) {
         Ok(device) => (Some(device), no_list),
         Err(error) => (None, Some(with_causes(&error))),
     };
@@ -145,11 +128,7 @@ pub fn run(args: DoctorArgs, global: &Global) -> Result<ExitCode> {
         data: data_folders(),
         caches: caches(),
     };
-    if args.json {
-        print_json(&page)?;
-    } else {
-        print(&text(&page));
-    }
+    print_result(args.json, &page, text)?;
     let tests = page.device.iter().map(|device| &device.selftest).chain([&page.native.selftest]);
     let has_failed = tests.into_iter().any(|test| matches!(test, Selftest::Failed { .. }));
     Ok(match &page.device {
@@ -165,12 +144,10 @@ fn native(args: &DoctorArgs, global: &Global) -> Result<NativePage> {
     let parameters = initial_parameters(&model.parameters()?, 0);
     let engine = NativeEngine::new(&model, &parameters, args.device.threads())?;
     let peak = engine.peak();
-    let selftest = if args.no_selftest {
-        Selftest::NotRun
-    } else {
+    let selftest = Selftest::new(args, || {
         global.say("Testing the native engine");
-        Selftest::of(&verify::native::check_all(0, Breadth::Forms))
-    };
+        Ok(verify::native::check_all(0, Breadth::Forms))
+    })?;
     let [processor, ..] = Device::Native(args.device.threads()).describe();
     Ok(NativePage {
         processor,
@@ -184,13 +161,16 @@ fn native(args: &DoctorArgs, global: &Global) -> Result<NativePage> {
 }
 
 impl Selftest {
-    fn of(verdicts: &[Verdict]) -> Self {
-        let failed: Vec<String> = verdicts.iter().filter(|v| !v.passed()).map(|v| v.kernel.to_string()).collect();
-        if failed.is_empty() {
-            Selftest::Passed { kernels: verdicts.len() }
-        } else {
-            Selftest::Failed { kernels: failed }
+    fn new(args: &DoctorArgs, run: impl FnOnce() -> Result<Vec<Verdict>>) -> Result<Self> {
+        if args.no_selftest {
+            return Ok(Selftest::NotRun);
         }
+        let verdicts = run()?;
+        let failed: Vec<String> = verdicts.iter().filter(|v| !v.passed()).map(|v| v.kernel.to_string()).collect();
+        Ok(match failed.is_empty() {
+            true => Selftest::Passed { kernels: verdicts.len() },
+            false => Selftest::Failed { kernels: failed },
+        })
     }
 
     fn text(&self) -> String {
@@ -205,8 +185,7 @@ impl Selftest {
 fn device(args: &DoctorArgs, global: &Global) -> Result<DevicePage> {
     let gpu = args.device.open_fresh(global)?;
     let peak = Peak::measure(&gpu)?;
-    let selftest =
-        if args.no_selftest { Selftest::NotRun } else { Selftest::of(&compare_all(&gpu, &args.device, 0, global)?) };
+    let selftest = Selftest::new(args, || compare_all(&gpu, &args.device, 0, global))?;
     let (info, limits) = (gpu.info(), gpu.limits());
     Ok(DevicePage {
         name: info.name.clone(),
@@ -236,9 +215,8 @@ fn os() -> String {
 }
 
 fn environment() -> Vec<(String, String)> {
-    let matters = |name: &str| {
-        VARIABLES.iter().any(|known| if known.ends_with('_') { name.starts_with(known) } else { name == *known })
-    };
+    let matches = |name: &str, known: &str| if known.ends_with('_') { name.starts_with(known) } else { name == known };
+    let matters = |name: &str| VARIABLES.split(' ').any(|known| matches(name, known));
     let all = std::env::vars_os()
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()));
     let mut set: Vec<(String, String)> = all.filter(|(name, _)| matters(name)).collect();
@@ -282,18 +260,9 @@ fn caches() -> Vec<Folder> {
 }
 
 fn text(page: &Page) -> String {
-    let mut lines = vec![
-        format!(
-            "fmnist-gpu {} ({}), {}, {}, {}",
-            page.version,
-            page.build,
-            page.os,
-            page.processor,
-            counted(page.threads, "thread")
-        ),
-        String::new(),
-        "Adapters".to_string(),
-    ];
+    let Page { version, build, os, processor, .. } = page;
+    let threads = counted(page.threads, "thread");
+    let mut lines = vec![format!("fmnist-gpu {version} ({build}), {os}, {processor}, {threads}\n\nAdapters")];
     for a in &page.adapters {
         let mark = if a.default { '*' } else { ' ' };
         lines.push(format!("{mark} {} {} ({}, {}, {})", a.index, a.name, a.backend, a.device_type, a.driver));

@@ -114,7 +114,7 @@ pub fn run(args: EvaluateArgs, global: &Global) -> Result<ExitCode> {
         seconds: start.elapsed().as_secs_f64(),
         version: env!("CARGO_PKG_VERSION"),
     };
-    print_result(args.json, &result, || {
+    print_result(args.json, &result, |_| {
         format!(
             "Test loss {:.4}, test accuracy {:.4} on {} images (model {}, dataset: {})",
             result.test_loss, result.test_accuracy, result.images, result.model, result.dataset

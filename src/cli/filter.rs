@@ -154,7 +154,7 @@ pub fn run(args: FilterArgs, global: &Global) -> Result<()> {
         device: device.describe()[0].clone(),
         picture: out,
     };
-    print_result(args.json, &filtered, || {
+    print_result(args.json, &filtered, |_| {
         let (kernel, picture, min, max) = (&filtered.kernel, filtered.picture.shown(), short(min), short(max));
         format!("{kernel}: {w} x {h} to {wo} x {ho}, values {min} to {max} ({how}); written to {picture}")
     })

@@ -83,7 +83,7 @@ pub fn run(args: ImportArgs, global: &Global) -> Result<()> {
         tensors: imported.origins,
         version: env!("CARGO_PKG_VERSION"),
     };
-    print_result(args.json, &report, || table(&report))?;
+    print_result(args.json, &report, table)?;
     global.say(format!("Run: {0}. To measure its accuracy: fmnist-gpu evaluate {0}", report.run));
     Ok(())
 }

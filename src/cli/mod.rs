@@ -24,7 +24,7 @@ pub mod terminal;
 mod train;
 
 use self::signals::interrupt_flag;
-use self::terminal::print;
+use self::terminal::{print, print_result};
 use anyhow::{Context, Result};
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
@@ -295,15 +295,6 @@ impl Global {
             terminal::say(line);
         }
     }
-}
-
-/// Prints a result: with `--json` as such, else as text for people.
-fn print_result(json: bool, value: &impl serde::Serialize, text: impl FnOnce() -> String) -> Result<()> {
-    if json {
-        return print_json(value);
-    }
-    terminal::print(&text());
-    Ok(())
 }
 
 /// Prints a result as JSON.

@@ -169,7 +169,7 @@ fn test_images(args: &PredictArgs, run: &Run, global: &Global) -> Result<ExitCod
         let label = dataset.test.labels[index];
         predictions.push(Prediction { index, label, guess: Guess::new(row, description) });
     }
-    print_result(args.json, &predictions, || table(&predictions, description))?;
+    print_result(args.json, &predictions, |list| table(list, description))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -263,7 +263,7 @@ fn photos(args: &PredictArgs, run: &Run, global: &Global) -> Result<ExitCode> {
         picture::write_png(path, &inputs_png(prepared, &predictions, description)?, args.force)?;
         global.say(format!("Image: {}", path.shown()));
     }
-    print_result(args.json, &predictions, || photo_table(&predictions, usize::from(args.top), description))?;
+    print_result(args.json, &predictions, |list| photo_table(list, usize::from(args.top), description))?;
     if failures > 0 {
         let images = counted(failures, "image");
         terminal::complain(format_args!("{images} could not be read; the predictions of the others are above"));

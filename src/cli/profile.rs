@@ -1,13 +1,13 @@
 //! `fmnist-gpu profile`
 
-use super::bench::noise;
+use super::Global;
+use super::bench::{in_order, noise};
 use super::device::{DeviceArgs, TuneArgs};
-use super::{Global, print, print_json};
+use super::terminal::print_result;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use fmnist_gpu::engine::{Engine, Epoch, GpuEngine, Optimizer, Totals};
-use fmnist_gpu::files::ShownPath;
-use fmnist_gpu::files::write_whole;
+use fmnist_gpu::engine::{Engine, GpuEngine, Optimizer, Totals};
+use fmnist_gpu::files::{ShownPath, write_whole};
 use fmnist_gpu::gpu::DispatchInfo;
 use fmnist_gpu::gpu::peak::Peak;
 use fmnist_gpu::gpu::timing::Clock;
@@ -51,7 +51,8 @@ pub struct ProfileArgs {
     json: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 enum Mode {
     /// A training step: forward pass, backward pass, Adam
     Train,
@@ -66,8 +67,7 @@ struct Report {
     driver: String,
     model: String,
     batch_size: usize,
-    /// `train` or `inference`.
-    mode: &'static str,
+    mode: Mode,
     /// `timestamps` (the adapter's clock) or `submissions` (the host's clock, each dispatch submitted alone).
     clock: &'static str,
     peak_gflops: f64,
@@ -83,7 +83,7 @@ struct Report {
 }
 
 /// The dispatches of one kernel with one number of workgroups.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Row {
     kernel: &'static str,
     workgroups: [u32; 3],
@@ -97,55 +97,33 @@ struct Row {
     percent_of_peak_gb_per_second: f64,
 }
 
-impl Row {
-    fn new(kernel: &'static str, workgroups: [u32; 3]) -> Self {
-        Row {
-            kernel,
-            workgroups,
-            calls: 0,
-            median_us: 0.0,
-            percent_of_step: 0.0,
-            gflops: 0.0,
-            gb_per_second: 0.0,
-            percent_of_peak_gflops: 0.0,
-            percent_of_peak_gb_per_second: 0.0,
-        }
-    }
-}
-
 /// Returns a row for each kernel with its number of workgroups, the slowest first; `medians` are the seconds of each dispatch.
 fn rows(dispatches: &[DispatchInfo], medians: &[f64], peak: &Peak) -> Vec<Row> {
     let total: f64 = medians.iter().sum();
-    // Sums of flop and bytes over the calls, whose work may differ.
-    let mut kernels: Vec<(Row, f64, f64)> = Vec::new();
+    let mut rows: Vec<Row> = Vec::new();
     for (dispatch, &seconds) in dispatches.iter().zip(medians) {
-        let of_kind = |row: &Row| row.kernel == dispatch.entry && row.workgroups == dispatch.workgroups;
-        let at = kernels.iter().position(|(row, ..)| of_kind(row)).unwrap_or_else(|| {
-            kernels.push((Row::new(dispatch.entry, dispatch.workgroups), 0.0, 0.0));
-            kernels.len() - 1
+        let DispatchInfo { entry, workgroups, bytes, flop, .. } = *dispatch;
+        let known = rows.iter().position(|row| row.kernel == entry && row.workgroups == workgroups);
+        let at = known.unwrap_or_else(|| {
+            rows.push(Row { kernel: entry, workgroups, ..Row::default() });
+            rows.len() - 1
         });
-        let (row, flop, bytes) = &mut kernels[at];
+        let row = &mut rows[at];
         row.calls += 1;
         row.median_us += 1e6 * seconds;
-        *flop += dispatch.flop;
-        *bytes += dispatch.bytes as f64;
+        // Sums over the calls, whose work may differ; below they become rates.
+        row.gflops += flop;
+        row.gb_per_second += bytes as f64;
     }
-    let mut kernels: Vec<Row> = kernels
-        .into_iter()
-        .map(|(row, flop, bytes)| {
-            let (gflops, gb) = (flop / row.median_us * 1e-3, bytes / row.median_us * 1e-3);
-            Row {
-                percent_of_step: 1e-4 * row.median_us / total,
-                gflops,
-                gb_per_second: gb,
-                percent_of_peak_gflops: 100.0 * gflops / peak.gflops,
-                percent_of_peak_gb_per_second: 100.0 * gb / peak.gb_per_second,
-                ..row
-            }
-        })
-        .collect();
-    kernels.sort_by(|a, b| b.median_us.total_cmp(&a.median_us));
-    kernels
+    for row in &mut rows {
+        row.percent_of_step = 1e-4 * row.median_us / total;
+        row.gflops = row.gflops / row.median_us * 1e-3;
+        row.gb_per_second = row.gb_per_second / row.median_us * 1e-3;
+        row.percent_of_peak_gflops = 100.0 * row.gflops / peak.gflops;
+        row.percent_of_peak_gb_per_second = 100.0 * row.gb_per_second / peak.gb_per_second;
+    }
+    rows.sort_by(|a, b| b.median_us.total_cmp(&a.median_us));
+    rows
 }
 
 /// Runs the command.
@@ -169,11 +147,7 @@ pub fn run(args: ProfileArgs, global: &Global) -> Result<ExitCode> {
             let tiles = args.tune.tiles(&gpu, &model, batch_size, &optimizer);
             let engine = GpuEngine::new(&gpu, &model, &parameters)?.with_tiles(tiles);
             let mut engine = engine.and_training(&split, batch_size, &optimizer)?;
-            let epoch = Epoch {
-                done: Totals::default(),
-                order: (0..split.len() as u32).collect(),
-                step_sizes: (0..(split.len() / batch_size) as u64).map(|i| optimizer.step_size(i + 1)).collect(),
-            };
+            let epoch = in_order(split.len(), batch_size, &optimizer);
             let timings = engine.steps()?.time(steps)?;
             let step_us = whole_step(|| Ok(engine.train_epoch(&epoch, &mut |_| ControlFlow::Continue(()))?))?;
             let steps = engine.steps()?;
@@ -197,10 +171,7 @@ pub fn run(args: ProfileArgs, global: &Global) -> Result<ExitCode> {
         driver: gpu.info().driver.clone(),
         model: model.name.clone(),
         batch_size,
-        mode: match args.mode {
-            Mode::Train => "train",
-            Mode::Inference => "inference",
-        },
+        mode: args.mode,
         clock: match timings.clock {
             Clock::Timestamps => "timestamps",
             Clock::Submissions => "submissions",
@@ -218,34 +189,29 @@ pub fn run(args: ProfileArgs, global: &Global) -> Result<ExitCode> {
         write_whole(path, draw_roofline(&roofline(&report))?.as_bytes(), args.force)?;
         global.say(format!("Plot: {}", path.shown()));
     }
-    if args.json {
-        print_json(&report)?
-    } else {
-        print(&table(&report))
-    }
+    print_result(args.json, &report, table)?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// What was profiled.
+fn subject(report: &Report) -> String {
+    let step = if report.mode == Mode::Train { "training step" } else { "forward pass" };
+    format!("{step} of {} at batch size {}", report.model, report.batch_size)
+}
+
 fn roofline(report: &Report) -> Roofline {
-    let step = match report.mode {
-        "train" => "training step",
-        _ => "forward pass",
+    let point = |row: &Row| RooflinePoint {
+        name: name(report, row),
+        gflops: row.gflops,
+        gb_per_second: row.gb_per_second,
+        percent_of_step: row.percent_of_step,
     };
     Roofline {
-        title: format!("Roofline of a {step} of {} at batch size {}", report.model, report.batch_size),
+        title: format!("Roofline of a {}", subject(report)),
         subtitle: format!("{}, {}", report.device, report.driver),
         peak_gflops: report.peak_gflops,
         peak_gb_per_second: report.peak_gb_per_second,
-        points: report
-            .kernels
-            .iter()
-            .map(|row| RooflinePoint {
-                name: name(report, row),
-                gflops: row.gflops,
-                gb_per_second: row.gb_per_second,
-                percent_of_step: row.percent_of_step,
-            })
-            .collect(),
+        points: report.kernels.iter().map(point).collect(),
     }
 }
 
@@ -276,23 +242,17 @@ fn median(values: &[f64]) -> f64 {
 fn table(report: &Report) -> String {
     let names: Vec<String> = report.kernels.iter().map(|row| name(report, row)).collect();
     let width = names.iter().map(String::len).max().unwrap_or(0);
+    let Report { device, driver, clock, peak_gflops, peak_gb_per_second, step_us, kernels_us, .. } = report;
+    let Report { host_us_per_step, dispatches_per_step, barriers_per_step, .. } = report;
     let mut lines = vec![
-        format!("{} ({})", report.device, report.driver),
+        format!("{device} ({driver})"),
+        format!("Measured limits: {peak_gflops:.1} GFLOP/s (multiply-add), {peak_gb_per_second:.1} GB/s (copy)"),
         format!(
-            "Measured limits: {:.1} GFLOP/s (multiply-add), {:.1} GB/s (copy)",
-            report.peak_gflops, report.peak_gb_per_second
+            "A {}: {step_us:.0} us, {dispatches_per_step} dispatches, {barriers_per_step} barriers, \
+             {host_us_per_step:.1} us host time",
+            subject(report)
         ),
-        format!(
-            "A {} of {} at batch size {}: {:.0} us, {} dispatches, {} barriers, {:.1} us host time",
-            if report.mode == "train" { "training step" } else { "forward pass" },
-            report.model,
-            report.batch_size,
-            report.step_us,
-            report.dispatches_per_step,
-            report.barriers_per_step,
-            report.host_us_per_step
-        ),
-        format!("Sum of its kernels, timed one by one ({}): {:.0} us", report.clock, report.kernels_us),
+        format!("Sum of its kernels, timed one by one ({clock}): {kernels_us:.0} us"),
         format!(
             "{:<width$} {:>5} {:>10} {:>7} {:>9} {:>7} {:>8} {:>7}",
             "kernel", "calls", "median us", "share", "GFLOP/s", "% peak", "GB/s", "% peak"

@@ -64,9 +64,8 @@ impl Display {
         self.last_line = Instant::now();
         if self.style == Style::Bar {
             // With a style from the start: the first step may take seconds, and the crate's own bar is a wall of blocks.
-            let style = ProgressStyle::with_template("{prefix} {wide_msg}");
             let bar = ProgressBar::with_draw_target(Some(batches as u64), terminal::bars())
-                .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+                .with_style(style("{prefix} {wide_msg}"))
                 .with_prefix(format!("Epoch {epoch}/{}", self.epochs))
                 .with_message("starting");
             bar.tick();
@@ -80,7 +79,7 @@ impl Display {
             (Some(bar), _) => {
                 // The window may have been resized in the meantime.
                 let (template, message) = fitted(usize::from(terminal::columns()), totals, seconds, left);
-                bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+                bar.set_style(style(template));
                 bar.set_message(message);
                 bar.set_position(totals.batches as u64);
             }
@@ -102,6 +101,10 @@ impl Display {
             bar.finish_and_clear();
         }
     }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 fn state(totals: &Totals, seconds: f64) -> String {

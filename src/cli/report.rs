@@ -149,7 +149,7 @@ pub fn run(args: ReportArgs, global: &Global) -> Result<()> {
         image: args.image,
     };
     let (files, metrics) = write(&material, &device, folder, args.force, &interrupt)?;
-    print_result(args.json, &metrics, || {
+    print_result(args.json, &metrics, |_| {
         let [low, high] = metrics.accuracy_95;
         format!(
             "Test accuracy {:.4} ({low:.4} to {high:.4} with 95 % confidence), loss {:.4}, calibration error {:.4} on {} \

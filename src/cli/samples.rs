@@ -57,5 +57,5 @@ pub fn run(args: SamplesArgs, global: &Global) -> Result<()> {
         samples.push(Sample { index, label, class: dataset.description.class_name(label.into()) });
     }
     let text = format!("{} drawn to {} (dataset: {})", counted(count, "image"), args.grid.shown(), dataset.kind);
-    print_result(args.json, &Samples { dataset: dataset.kind, grid: args.grid, samples }, || text)
+    print_result(args.json, &Samples { dataset: dataset.kind, grid: args.grid, samples }, |_| text)
 }

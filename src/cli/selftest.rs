@@ -1,7 +1,8 @@
 //! `fmnist-gpu selftest`
 
+use super::Global;
 use super::device::{Device, DeviceArgs};
-use super::{Global, print, print_json};
+use super::terminal::print_result;
 use anyhow::{Context, Result};
 use clap::Args;
 use fmnist_gpu::gpu::Gpu;
@@ -55,11 +56,7 @@ pub fn run(args: SelftestArgs, global: &Global) -> Result<ExitCode> {
     }
     .describe();
     let report = Report { device, driver, passed, seconds: start.elapsed().as_secs_f64(), kernels, gradients };
-    if args.json {
-        print_json(&report)?;
-    } else {
-        print(&table(&report));
-    }
+    print_result(args.json, &report, table)?;
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
@@ -104,10 +101,7 @@ fn table(report: &Report) -> String {
         }
     }
     let failed = report.kernels.iter().chain(&report.gradients).filter(|v| !v.passed()).count();
-    lines.push(if report.passed {
-        format!("All kernels passed on {} ({}), {:.1} s", report.device, report.driver, report.seconds)
-    } else {
-        format!("{failed} FAILED on {} ({}), {:.1} s", report.device, report.driver, report.seconds)
-    });
+    let verdict = if report.passed { "All kernels passed".to_string() } else { format!("{failed} FAILED") };
+    lines.push(format!("{verdict} on {} ({}), {:.1} s", report.device, report.driver, report.seconds));
     lines.join("\n")
 }

@@ -6,26 +6,22 @@
 use super::terminal;
 use anyhow::{Context, Result};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, LazyLock};
 
 /// The signal that came first; 0 before any.
 static RECEIVED: AtomicI32 = AtomicI32::new(0);
+/// What the first signal sets.
+static FLAG: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 /// Whether the command looks at the flag.
 static IS_HEEDED: AtomicBool = AtomicBool::new(false);
 
 const INTERRUPT: i32 = 2;
 
-fn flag() -> &'static Arc<AtomicBool> {
-    static FLAG: OnceLock<Arc<AtomicBool>> = OnceLock::new();
-    FLAG.get_or_init(Arc::default)
-}
-
 /// A flag that the first signal sets. Whoever asks for it promises to look at it several times per second.
 pub fn interrupt_flag() -> Arc<AtomicBool> {
     IS_HEEDED.store(true, Ordering::SeqCst);
-    Arc::clone(flag())
+    Arc::clone(&FLAG)
 }
 
 /// The signal that was received, if any.
@@ -50,7 +46,7 @@ fn receive(signal: i32) {
     }
     match first {
         Ok(_) => {
-            flag().store(true, Ordering::SeqCst);
+            FLAG.store(true, Ordering::SeqCst);
             let hint = if signal == INTERRUPT { " (Ctrl-C again to exit at once)" } else { "" };
             terminal::say(format_args!("\nstopping after the work in flight{hint}"));
         }

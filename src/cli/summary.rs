@@ -48,7 +48,7 @@ pub fn run(args: SummaryArgs) -> Result<()> {
         training_mflop: training_mflop(&shapes),
         layers,
     };
-    print_result(args.json, &report, || text.trim_end().to_string())
+    print_result(args.json, &report, |_| text.trim_end().to_string())
 }
 
 fn layer_report(shape: &LayerShape) -> LayerReport {

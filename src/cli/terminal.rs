@@ -6,12 +6,13 @@
 //!
 //! Control characters (in file names, in files that the program was given) are escaped, so that they cannot drive the terminal.
 
-use super::signals;
+use super::{print_json, signals};
+use anyhow::Result;
 use indicatif::{ProgressDrawTarget, TermLike};
 use std::collections::VecDeque;
 use std::fmt::{Display, Write as _};
 use std::io::{self, ErrorKind, IsTerminal, Write};
-use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,8 +27,8 @@ const RETRY: Duration = Duration::from_millis(5);
 pub fn say(line: impl Display) {
     let text = escaped(&line.to_string()) + "\n";
     // What was printed before should appear before, where both streams are one terminal.
-    stdout().wait_briefly();
-    stderr().push(text.into_bytes(), Some(MAX_WAITING_BYTES));
+    STDOUT.wait_briefly();
+    STDERR.push(text.into_bytes(), Some(MAX_WAITING_BYTES));
 }
 
 /// Prints an error, a warning or a notice under the program's name on standard error.
@@ -37,8 +38,17 @@ pub fn complain(message: impl Display) {
 
 /// Prints a result on standard output.
 pub fn print(text: &str) {
-    stderr().wait_briefly();
-    stdout().push((escaped(text) + "\n").into_bytes(), None);
+    STDERR.wait_briefly();
+    STDOUT.push((escaped(text) + "\n").into_bytes(), None);
+}
+
+/// Prints a result on standard output, as JSON or as `text` shows it.
+pub fn print_result<T: serde::Serialize>(json: bool, result: &T, text: impl FnOnce(&T) -> String) -> Result<()> {
+    if json {
+        return print_json(result);
+    }
+    print(&text(result));
+    Ok(())
 }
 
 /// Prints the program's own help on standard output, with bold headings where a terminal shows them.
@@ -46,7 +56,7 @@ pub fn print_help(plain: &str, styled: &str) {
     let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let is_dumb = is_set("NO_COLOR") || std::env::var_os("TERM").is_none_or(|term| term == "dumb");
     let text = if io::stdout().is_terminal() && !is_dumb { styled } else { plain };
-    stdout().push(format!("{text}\n").into_bytes(), None);
+    STDOUT.push(format!("{text}\n").into_bytes(), None);
 }
 
 /// Waits until the results are written, and for a moment until the messages are.
@@ -54,9 +64,9 @@ pub fn print_help(plain: &str, styled: &str) {
 /// # Errors
 /// Standard output could not be written. A reader that went away (`| head`) is not an error.
 pub fn finish() -> io::Result<()> {
-    let written = stdout().finish(None);
+    let written = STDOUT.finish(None);
     // Nobody waits for a message; a pipe that is full and not read would hold the program for ever.
-    let _ = stderr().finish(Some(PATIENCE));
+    let _ = STDERR.finish(Some(PATIENCE));
     match written {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         written => written,
@@ -84,11 +94,7 @@ fn escaped(text: &str) -> String {
     if text.chars().all(is_plain) {
         return text.to_string();
     }
-    text.chars().fold(String::with_capacity(text.len()), |mut text, c| {
-        // Writing to a String cannot fail.
-        let _ = if is_plain(c) { write!(text, "{c}") } else { write!(text, "{}", c.escape_default()) };
-        text
-    })
+    text.chars().map(|c| if is_plain(c) { c.to_string() } else { c.escape_default().to_string() }).collect()
 }
 
 /// One of the two streams.
@@ -111,15 +117,8 @@ struct Queue {
     failure: Option<io::Error>,
 }
 
-fn stdout() -> &'static Stream {
-    static STREAM: OnceLock<Stream> = OnceLock::new();
-    STREAM.get_or_init(|| Stream::new(|| unbuffered(io::stdout())))
-}
-
-fn stderr() -> &'static Stream {
-    static STREAM: OnceLock<Stream> = OnceLock::new();
-    STREAM.get_or_init(|| Stream::new(|| unbuffered(io::stderr())))
-}
+static STDOUT: LazyLock<Stream> = LazyLock::new(|| Stream::new(|| unbuffered(io::stdout())));
+static STDERR: LazyLock<Stream> = LazyLock::new(|| Stream::new(|| unbuffered(io::stderr())));
 
 /// The stream without the standard library's buffer, which cannot tell how much of a line a full pipe accepted.
 #[cfg(unix)]
@@ -294,7 +293,7 @@ impl TermLike for Bars {
     fn flush(&self) -> io::Result<()> {
         let drawn = std::mem::take(&mut *self.drawn.lock().unwrap_or_else(PoisonError::into_inner));
         // A bar is drawn again and again: one that cannot be shown now is not worth waiting for.
-        stderr().push(drawn.into_bytes(), Some(1 << 12));
+        STDERR.push(drawn.into_bytes(), Some(1 << 12));
         Ok(())
     }
 }
@@ -303,7 +302,7 @@ struct Log;
 
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        stderr().push(bytes.to_vec(), Some(MAX_WAITING_BYTES));
+        STDERR.push(bytes.to_vec(), Some(MAX_WAITING_BYTES));
         Ok(bytes.len())
     }
 

@@ -157,7 +157,7 @@ pub(super) fn compute_rows(
     match *op {
         Op::Conv2d { .. } => {
             let Convolving { conv, packed, scratch, .. } = convolving.expect(CONV);
-            conv.forward(x[0], x[1], packed, x[2], y[0], argmax, scratch);
+            conv.forward([x[0], x[1], x[2]], packed, y[0], argmax, scratch);
         }
         Op::Conv2dBackward { d, masked, .. } => {
             let Convolving { conv, packed, scratch, sums, group } = convolving.expect(CONV);
@@ -169,7 +169,8 @@ pub(super) fn compute_rows(
                 let dx = dx.as_mut().map(|dx| &mut dx[of(x_len)]);
                 let argmax = if argmax.is_empty() { &argmax[..] } else { &argmax[of(y_len)] };
                 sums.fill(0.0);
-                conv.backward(masked, &x[0][of(x_len)], x[1], packed, &x[2][of(y_len)], argmax, sums, dx, scratch);
+                let tensors = [&x[0][of(x_len)], x[1], &x[2][of(y_len)]];
+                conv.backward(masked, tensors, packed, argmax, sums, dx, scratch);
             }
         }
         Op::Dense { d, relu } => {
@@ -194,11 +195,11 @@ pub(super) fn compute_rows(
         Op::Add => native::add::add_forward(x[0], x[1], y[0]),
         Op::BatchNorm(d, epsilon) => {
             let d = cpu::batchnorm::BatchNormDims { n, ..d };
-            native::batchnorm::batchnorm_forward(&d, epsilon, x[0], x[1], x[2], x[3], y[0]);
+            native::batchnorm::batchnorm_forward(&d, epsilon, [x[0], x[1], x[2], x[3]], y[0]);
         }
         Op::BatchNormBackwardX(d, epsilon) => {
             let d = cpu::batchnorm::BatchNormDims { n, ..d };
-            native::batchnorm::batchnorm_backward_x(&d, epsilon, x[0], x[1], x[2], x[3], x[4], x[5], y[0]);
+            native::batchnorm::batchnorm_backward_x(&d, epsilon, [x[0], x[1], x[2], x[3], x[4], x[5]], y[0]);
         }
         Op::BatchNormStatistics(..) | Op::BatchNormBackwardW(..) | Op::BatchNormMoments | Op::BatchNormFold(_) => {
             unreachable!("{op:?} is for the whole batch")
@@ -233,11 +234,11 @@ pub(super) fn compute_batch(op: &Op, n: usize, x: &[&[f32]], y: &mut [&mut [f32]
     match (*op, y) {
         (Op::BatchNormStatistics(d, momentum), [moments, mean, variance]) => {
             let d = cpu::batchnorm::BatchNormDims { n, ..d };
-            native::batchnorm::batchnorm_statistics(&d, momentum, x[0], moments, mean, variance);
+            native::batchnorm::batchnorm_statistics(&d, momentum, x[0], [moments, mean, variance]);
         }
         (Op::BatchNormBackwardW(d, epsilon), [dscale, dshift]) => {
             let d = cpu::batchnorm::BatchNormDims { n, ..d };
-            native::batchnorm::batchnorm_backward_w(&d, epsilon, x[0], x[1], x[2], dscale, dshift);
+            native::batchnorm::batchnorm_backward_w(&d, epsilon, [x[0], x[1], x[2]], [dscale, dshift]);
         }
         (Op::BatchNormMoments, [moments]) => cpu::batchnorm::batchnorm_moments(x[0], x[1], moments),
         (Op::BatchNormFold(epsilon), [w, b]) => {

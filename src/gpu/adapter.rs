@@ -2,8 +2,7 @@
 
 use super::GpuError;
 use serde::Serialize;
-use std::fmt;
-use std::str::FromStr;
+use std::collections::{HashMap, HashSet};
 
 /// An adapter of this machine, as listed by `fmnist-gpu devices`.
 #[derive(Clone, Debug, Serialize, PartialEq, Eq)]
@@ -24,9 +23,10 @@ pub struct AdapterInfo {
 }
 
 /// Which adapter the user wants.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
     /// The first in the list, or the one that `WGPU_ADAPTER_NAME` names.
+    #[default]
     Auto,
     /// The first in the list unless it is a software adapter; or the one that `WGPU_ADAPTER_NAME` names, whatever its
     /// type.
@@ -37,25 +37,12 @@ pub enum DeviceChoice {
     Name(String),
 }
 
-impl FromStr for DeviceChoice {
-    type Err = std::convert::Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(match text.parse::<usize>() {
+impl From<&str> for DeviceChoice {
+    fn from(text: &str) -> Self {
+        match text.parse() {
             _ if text == "auto" => DeviceChoice::Auto,
             Ok(index) => DeviceChoice::Index(index),
             Err(_) => DeviceChoice::Name(text.to_string()),
-        })
-    }
-}
-
-impl fmt::Display for DeviceChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            DeviceChoice::Auto => f.write_str("auto"),
-            DeviceChoice::Hardware => f.write_str("a hardware GPU"),
-            DeviceChoice::Index(index) => write!(f, "{index}"),
-            DeviceChoice::Name(name) => f.write_str(name),
         }
     }
 }
@@ -63,8 +50,14 @@ impl fmt::Display for DeviceChoice {
 /// An adapter with the handle to open it.
 pub(super) struct Candidate {
     pub(super) info: AdapterInfo,
-    pub(super) device_type: wgpu::DeviceType,
     pub(super) adapter: wgpu::Adapter,
+}
+
+impl AdapterInfo {
+    /// Whether the adapter is software running on the CPU.
+    pub(super) fn is_software(&self) -> bool {
+        self.device_type == "software"
+    }
 }
 
 /// Returns all adapters of this machine in order of preference; the first is the default.
@@ -73,15 +66,10 @@ pub(super) struct Candidate {
 /// `WGPU_BACKEND` or `WGPU_ADAPTER_NAME` names something that does not exist. An empty list is not an error here.
 pub fn list() -> Result<Vec<AdapterInfo>, GpuError> {
     let candidates = enumerate(backends_from_env()?);
-    if candidates.is_empty() {
-        return Ok(Vec::new());
+    if !candidates.is_empty() {
+        position(&candidates, &DeviceChoice::Auto)?;
     }
-    let chosen = default_of(&candidates, position(&candidates, &DeviceChoice::Auto)?);
-    let mut infos: Vec<AdapterInfo> = candidates.into_iter().map(|c| c.info).collect();
-    for (i, info) in infos.iter_mut().enumerate() {
-        info.default = Some(i) == chosen;
-    }
-    Ok(infos)
+    Ok(candidates.into_iter().map(|candidate| candidate.info).collect())
 }
 
 /// Returns the adapter that `choice` refers to.
@@ -92,19 +80,11 @@ pub(super) fn choose(choice: &DeviceChoice) -> Result<Candidate, GpuError> {
         return Err(GpuError::NoAdapter { backends: backend_names(backends) });
     }
     let index = position(&candidates, choice)?;
-    if *choice == DeviceChoice::Hardware && default_of(&candidates, index).is_none() {
-        return Err(GpuError::NoHardware { software: candidates[index].info.name.clone(), index });
+    let candidate = candidates.swap_remove(index);
+    if *choice == DeviceChoice::Hardware && !candidate.info.default {
+        return Err(GpuError::NoHardware { software: candidate.info.name, index });
     }
-    let default = default_of(&candidates, position(&candidates, &DeviceChoice::Auto).unwrap_or(0));
-    let mut candidate = candidates.swap_remove(index);
-    candidate.info.default = Some(index) == default;
     Ok(candidate)
-}
-
-/// Returns `first`, the adapter used if the user names none, if it is a hardware GPU or named by the environment.
-fn default_of(candidates: &[Candidate], first: usize) -> Option<usize> {
-    let is_software = candidates[first].device_type == wgpu::DeviceType::Cpu;
-    (!is_software || named_by_environment().is_some()).then_some(first)
 }
 
 fn position(candidates: &[Candidate], choice: &DeviceChoice) -> Result<usize, GpuError> {
@@ -121,14 +101,12 @@ fn position(candidates: &[Candidate], choice: &DeviceChoice) -> Result<usize, Gp
             None => return Ok(0),
         },
     };
-    found.ok_or_else(|| GpuError::NoSuchAdapter {
-        wanted,
-        origin: origin.to_string(),
-        available: candidates
-            .iter()
-            .map(|c| format!("  {}: {} ({}, {})", c.info.index, c.info.name, c.info.backend, c.info.device_type))
-            .collect::<Vec<_>>()
-            .join("\n"),
+    found.ok_or_else(|| {
+        let line = |AdapterInfo { index, name, backend, device_type, .. }: &AdapterInfo| {
+            format!("  {index}: {name} ({backend}, {device_type})")
+        };
+        let available: Vec<String> = candidates.iter().map(|c| line(&c.info)).collect();
+        GpuError::NoSuchAdapter { wanted, origin, available: available.join("\n") }
     })
 }
 
@@ -140,7 +118,7 @@ fn named_by_environment() -> Option<String> {
 const COMPILED_IN: wgpu::Backends = wgpu::Backends::VULKAN.union(wgpu::Backends::METAL).union(wgpu::Backends::DX12);
 
 fn backends_from_env() -> Result<wgpu::Backends, GpuError> {
-    let Ok(value) = std::env::var("WGPU_BACKEND") else { return Ok(COMPILED_IN) };
+    let value = std::env::var("WGPU_BACKEND").unwrap_or_default();
     if value.trim().is_empty() {
         return Ok(COMPILED_IN);
     }
@@ -165,8 +143,8 @@ fn backend_names(backends: wgpu::Backends) -> String {
     } else {
         wgpu::Backends::VULKAN
     };
-    let asked: Vec<&str> =
-        names.iter().filter(|(b, _)| backends.contains(*b) && built.contains(*b)).map(|(_, n)| *n).collect();
+    let tried = backends & built;
+    let asked: Vec<&str> = names.iter().filter(|(b, _)| tried.contains(*b)).map(|(_, n)| *n).collect();
     if asked.is_empty() { "none available on this system".to_string() } else { asked.join(", ") }
 }
 
@@ -178,54 +156,42 @@ fn enumerate(backends: wgpu::Backends) -> Vec<Candidate> {
 
     // A card shows up once per backend. The k-th adapter of a name within one backend is the same card as the k-th of
     // that name within another, so that two identical cards remain two entries.
-    let mut seen: Vec<(wgpu::Backend, String, usize)> = Vec::new();
-    let mut found: Vec<(usize, wgpu::AdapterInfo, wgpu::Adapter)> = Vec::new();
+    let mut counts = HashMap::new();
+    let mut found = Vec::new();
     for adapter in adapters {
         let info = adapter.get_info();
-        let nth = seen.iter().filter(|(b, name, _)| *b == info.backend && *name == info.name).count();
-        seen.push((info.backend, info.name.clone(), nth));
-        found.push((nth, info, adapter));
+        let count: &mut usize = counts.entry((info.backend, info.name.clone())).or_default();
+        *count += 1;
+        found.push(((info.name.clone(), *count), info, adapter));
     }
     // The sort is stable: adapters of equal rank keep the driver's order.
-    found.sort_by_key(|(_, info, _)| (type_rank(device_type(info)), backend_rank(info.backend)));
-    let mut kept: Vec<Candidate> = Vec::new();
-    let mut cards: Vec<(String, usize)> = Vec::new();
-    for (nth, info, adapter) in found {
-        let card = (info.name.clone(), nth);
-        if cards.contains(&card) {
-            continue;
-        }
-        cards.push(card);
-        let device_type = device_type(&info);
-        kept.push(Candidate { info: describe(kept.len(), &info, device_type), device_type, adapter });
+    found.sort_by_key(|(_, info, _)| (device_type(info).0, info.backend == wgpu::Backend::Dx12));
+    let mut cards = HashSet::new();
+    found.retain(|(card, ..)| cards.insert(card.clone()));
+    let candidates = found.into_iter().enumerate();
+    let mut candidates: Vec<Candidate> =
+        candidates.map(|(index, (_, info, adapter))| Candidate { info: describe(index, &info), adapter }).collect();
+    let first = position(&candidates, &DeviceChoice::Auto).unwrap_or(0);
+    if let Some(Candidate { info, .. }) = candidates.get_mut(first) {
+        info.default = !info.is_software() || named_by_environment().is_some();
     }
-    kept
+    candidates
 }
 
-/// Returns the device type. WARP counts as a CPU: some versions of Windows list it as an integrated GPU.
-fn device_type(info: &wgpu::AdapterInfo) -> wgpu::DeviceType {
-    if info.name.contains("Microsoft Basic Render Driver") { wgpu::DeviceType::Cpu } else { info.device_type }
-}
-
-fn type_rank(device_type: wgpu::DeviceType) -> u8 {
-    match device_type {
-        wgpu::DeviceType::DiscreteGpu => 0,
-        wgpu::DeviceType::IntegratedGpu => 1,
-        wgpu::DeviceType::VirtualGpu => 2,
-        wgpu::DeviceType::Other => 3,
-        wgpu::DeviceType::Cpu => 4,
+/// Returns the rank and the name of the device type. WARP counts as software: some versions of Windows list it as an
+/// integrated GPU.
+fn device_type(info: &wgpu::AdapterInfo) -> (u8, &'static str) {
+    match info.device_type {
+        _ if info.name.contains("Microsoft Basic Render Driver") => (4, "software"),
+        wgpu::DeviceType::DiscreteGpu => (0, "discrete"),
+        wgpu::DeviceType::IntegratedGpu => (1, "integrated"),
+        wgpu::DeviceType::VirtualGpu => (2, "virtual"),
+        wgpu::DeviceType::Other => (3, "other"),
+        wgpu::DeviceType::Cpu => (4, "software"),
     }
 }
 
-fn backend_rank(backend: wgpu::Backend) -> u8 {
-    match backend {
-        wgpu::Backend::Vulkan | wgpu::Backend::Metal => 0,
-        wgpu::Backend::Dx12 => 1,
-        _ => 2,
-    }
-}
-
-fn describe(index: usize, info: &wgpu::AdapterInfo, device_type: wgpu::DeviceType) -> AdapterInfo {
+fn describe(index: usize, info: &wgpu::AdapterInfo) -> AdapterInfo {
     let driver = match (info.driver.as_str(), info.driver_info.as_str()) {
         ("", "") => "unknown".to_string(),
         (driver, "") | ("", driver) => driver.to_string(),
@@ -235,14 +201,7 @@ fn describe(index: usize, info: &wgpu::AdapterInfo, device_type: wgpu::DeviceTyp
         index,
         name: info.name.clone(),
         backend: info.backend.to_str().to_string(),
-        device_type: match device_type {
-            wgpu::DeviceType::DiscreteGpu => "discrete",
-            wgpu::DeviceType::IntegratedGpu => "integrated",
-            wgpu::DeviceType::VirtualGpu => "virtual",
-            wgpu::DeviceType::Cpu => "software",
-            wgpu::DeviceType::Other => "other",
-        }
-        .to_string(),
+        device_type: device_type(info).1.to_string(),
         driver,
         default: false,
     }

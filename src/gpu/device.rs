@@ -1,16 +1,17 @@
 //! An open device: queue, limits, compiled kernels, and the log of errors that no call could return.
 
 use super::adapter::{self, AdapterInfo, DeviceChoice};
-use super::kernel::{self, Constant, Kernel, KernelSpec, ShaderFile};
+use super::kernel::{self, Constant, Kernel, KernelSpec, ShaderFile, Specialized};
 use super::pipeline_cache::Store;
-use super::{GpuError, Plan, Tiling};
+use super::{GpuError, Plan, Submission, Tiling};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
+use wgpu::CommandEncoder;
 
 /// Options for opening a device.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct GpuOptions {
     /// The adapter.
     pub choice: DeviceChoice,
@@ -27,12 +28,6 @@ pub struct GpuOptions {
     pub pipeline_cache: Option<PathBuf>,
 }
 
-impl Default for GpuOptions {
-    fn default() -> Self {
-        GpuOptions { choice: DeviceChoice::Auto, checked: false, tiling: None, pipeline_cache: None }
-    }
-}
-
 /// An open device.
 #[derive(Debug)]
 pub struct Gpu {
@@ -40,7 +35,7 @@ pub struct Gpu {
     tiling: Tiling,
     lanes: Option<usize>,
     checked: bool,
-    device: wgpu::Device,
+    pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
     limits: wgpu::Limits,
     /// How long a submission may take before the device counts as lost.
@@ -48,7 +43,7 @@ pub struct Gpu {
     faults: Arc<Mutex<Faults>>,
     files: Mutex<HashMap<&'static str, Arc<OnceLock<ShaderFile>>>>,
     kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
-    pipelines: Option<Store>,
+    pub(super) pipelines: Option<Store>,
 }
 
 /// A hardware adapter that has not finished a submission within this time has hung: submissions are sized to take a
@@ -64,51 +59,23 @@ struct Faults {
     uncaptured: Option<String>,
 }
 
-/// A limit that the kernels need: its name in wgpu, the value needed, and how to read and set it.
-struct Need {
-    name: &'static str,
-    needed: u64,
-    offered: fn(&wgpu::Limits) -> u64,
-}
-
-/// The minimum that the kernels need. The largest buffer of the built-in models is the training set as bytes (47 MB).
-const NEEDS: [Need; 6] = [
-    Need {
-        name: "max_storage_buffers_per_shader_stage",
-        needed: 8,
-        offered: |l| l.max_storage_buffers_per_shader_stage as u64,
-    },
-    Need { name: "max_storage_buffer_binding_size", needed: 64 << 20, offered: |l| l.max_storage_buffer_binding_size },
-    Need { name: "max_buffer_size", needed: 64 << 20, offered: |l| l.max_buffer_size },
-    Need {
-        name: "max_compute_invocations_per_workgroup",
-        needed: 256,
-        offered: |l| l.max_compute_invocations_per_workgroup as u64,
-    },
-    Need {
-        name: "max_compute_workgroup_storage_size",
-        needed: 16_384,
-        offered: |l| l.max_compute_workgroup_storage_size as u64,
-    },
-    Need {
-        name: "max_compute_workgroups_per_dimension",
-        needed: 65_535,
-        offered: |l| l.max_compute_workgroups_per_dimension as u64,
-    },
-];
-
-/// Returns the limits to request: those of [`NEEDS`], and for buffer sizes what the adapter offers, since a larger
+/// Returns the limits to request: what the kernels need, and for buffer sizes what the adapter offers, since a larger
 /// batch may use it.
 fn limits_to_ask(adapter: &str, offered: &wgpu::Limits) -> Result<wgpu::Limits, GpuError> {
-    for need in &NEEDS {
-        let found = (need.offered)(offered);
-        if found < need.needed {
-            return Err(GpuError::Limit { adapter: adapter.to_string(), limit: need.name, found, needed: need.needed });
-        }
+    // The largest buffer of the built-in models is the training set as bytes (47 MB).
+    let needs: [(&'static str, u64, u64); 6] = [
+        ("max_storage_buffers_per_shader_stage", 8, offered.max_storage_buffers_per_shader_stage.into()),
+        ("max_storage_buffer_binding_size", 64 << 20, offered.max_storage_buffer_binding_size),
+        ("max_buffer_size", 64 << 20, offered.max_buffer_size),
+        ("max_compute_invocations_per_workgroup", 256, offered.max_compute_invocations_per_workgroup.into()),
+        ("max_compute_workgroup_storage_size", 16_384, offered.max_compute_workgroup_storage_size.into()),
+        ("max_compute_workgroups_per_dimension", 65_535, offered.max_compute_workgroups_per_dimension.into()),
+    ];
+    if let Some((limit, needed, found)) = needs.into_iter().find(|(_, needed, found)| found < needed) {
+        return Err(GpuError::Limit { adapter: adapter.to_string(), limit, found, needed });
     }
     // Offsets in shaders are 32-bit counts of four-byte elements; 2 GiB also keeps the arithmetic of every driver safe.
     const CAP: u64 = (1 << 31) - 4;
-    let base = wgpu::Limits::downlevel_defaults();
     Ok(wgpu::Limits {
         max_storage_buffers_per_shader_stage: 8,
         max_storage_buffer_binding_size: offered.max_storage_buffer_binding_size.min(CAP),
@@ -116,17 +83,12 @@ fn limits_to_ask(adapter: &str, offered: &wgpu::Limits) -> Result<wgpu::Limits, 
         max_compute_workgroup_storage_size: 16_384,
         max_compute_invocations_per_workgroup: 256,
         max_compute_workgroups_per_dimension: 65_535,
-        ..base
+        ..wgpu::Limits::downlevel_defaults()
     })
 }
 
 /// The possible widths of subgroup tiles: those of an AVX2 register, and of an SSE or NEON register.
 pub const LANES: [usize; 2] = [8, 4];
-
-/// Returns the widest subgroup tile that fits the smallest subgroup.
-fn lanes(info: &wgpu::AdapterInfo) -> Option<usize> {
-    LANES.into_iter().find(|&lanes| info.subgroup_min_size as usize >= lanes)
-}
 
 impl Gpu {
     /// Opens the adapter that `options.choice` refers to.
@@ -144,7 +106,8 @@ impl Gpu {
         }
         let features = candidate.adapter.features() & wanted;
         let has_subgroups = features.contains(wgpu::Features::SUBGROUP);
-        let lanes = if has_subgroups { lanes(&candidate.adapter.get_info()) } else { None };
+        let smallest = candidate.adapter.get_info().subgroup_min_size as usize;
+        let lanes = LANES.into_iter().find(|&lanes| has_subgroups && lanes <= smallest);
         let (device, queue) = pollster::block_on(candidate.adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("fmnist-gpu"),
             required_features: features,
@@ -170,9 +133,9 @@ impl Gpu {
         let pipelines = folder.and_then(|folder| Store::open(&device, &candidate.adapter.get_info(), folder));
         Ok(Gpu {
             pipelines,
-            tiling: options.tiling.unwrap_or(Tiling::for_device(candidate.device_type, lanes)),
+            tiling: options.tiling.unwrap_or(Tiling::for_adapter(&info, lanes)),
             lanes,
-            patience: (candidate.device_type != wgpu::DeviceType::Cpu).then_some(PATIENCE),
+            patience: (!info.is_software()).then_some(PATIENCE),
             info,
             checked: options.checked,
             device,
@@ -186,11 +149,9 @@ impl Gpu {
 
     /// Sets how long a submission may take before the device counts as lost. The default is ten minutes for hardware,
     /// and no limit for software.
-    pub fn with_patience(self, patience: Option<Duration>) -> Self {
-        // `Gpu` implements `Drop`, so no field can be moved out of it.
-        let mut gpu = self;
-        gpu.patience = patience;
-        gpu
+    pub fn with_patience(mut self, patience: Option<Duration>) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// Returns the adapter.
@@ -200,7 +161,7 @@ impl Gpu {
 
     /// Whether the adapter is software running on the CPU.
     pub fn is_software(&self) -> bool {
-        self.info.device_type == "software"
+        self.info.is_software()
     }
 
     /// Returns the tiling of the heavy kernels on this device.
@@ -219,11 +180,6 @@ impl Gpu {
         self.device.features().contains(wgpu::Features::TIMESTAMP_QUERY)
     }
 
-    /// Returns the length of one tick of the adapter's clock in nanoseconds.
-    pub(super) fn timestamp_period(&self) -> f32 {
-        self.queue.get_timestamp_period()
-    }
-
     /// Whether wgpu's run-time checks are compiled into the shaders.
     pub fn checked(&self) -> bool {
         self.checked
@@ -234,50 +190,35 @@ impl Gpu {
         &self.limits
     }
 
-    pub(super) fn device(&self) -> &wgpu::Device {
-        &self.device
-    }
-
     /// Returns a new command encoder.
-    pub fn encoder(&self, label: &str) -> wgpu::CommandEncoder {
+    pub(crate) fn encoder(&self, label: &str) -> CommandEncoder {
         self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(label) })
     }
 
     /// Replays `plan` `times` times in one compute pass of `encoder`.
-    pub fn encode(&self, encoder: &mut wgpu::CommandEncoder, label: &str, plan: &Plan, times: usize) {
+    pub(crate) fn encode(&self, encoder: &mut CommandEncoder, label: &str, plan: &Plan, times: usize) {
         let mut pass =
             encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some(label), timestamp_writes: None });
         for _ in 0..times {
-            plan.replay(&mut pass);
+            (0..plan.len()).for_each(|i| plan.replay_one(&mut pass, i));
         }
     }
 
     /// Submits each dispatch of `plan` except the last separately (the first together with the commands in `encoder`),
-    /// and returns an encoder with the last one. This way the watchdog of a slow adapter only sees short submissions.
-    ///
-    /// # Errors
-    /// The device was lost or reported an error.
-    pub fn submit_all_but_last(
-        &self,
-        mut encoder: wgpu::CommandEncoder,
-        plan: &Plan,
-    ) -> Result<wgpu::CommandEncoder, GpuError> {
+    /// and leaves the last one in it. This way the watchdog of a slow adapter only sees short submissions.
+    pub(crate) fn submit_all_but_last(&self, encoder: &mut CommandEncoder, plan: &Plan) -> Result<(), GpuError> {
         for i in 0..plan.len() {
             let descriptor = wgpu::ComputePassDescriptor { label: Some("piece"), timestamp_writes: None };
             plan.replay_one(&mut encoder.begin_compute_pass(&descriptor), i);
             if i + 1 < plan.len() {
-                let commands = std::mem::replace(&mut encoder, self.encoder("piece")).finish();
-                self.submit(commands)?;
+                self.submit(std::mem::replace(encoder, self.encoder("piece")).finish())?;
             }
         }
-        Ok(encoder)
+        Ok(())
     }
 
-    /// Submits the commands.
-    ///
-    /// # Errors
-    /// The device was lost or reported an error, now or before.
-    pub fn submit(&self, commands: wgpu::CommandBuffer) -> Result<wgpu::SubmissionIndex, GpuError> {
+    /// Submits the commands. The error may be from before.
+    pub(crate) fn submit(&self, commands: wgpu::CommandBuffer) -> Result<Submission, GpuError> {
         let index = self.queue.submit([commands]);
         self.check()?;
         Ok(index)
@@ -296,14 +237,11 @@ impl Gpu {
 
     /// Runs one workgroup of each kernel of a plan, discarding the results, and waits for it: lavapipe compiles a
     /// kernel only at its first dispatch. Stops between two kernels as soon as it is no longer `wanted`.
-    ///
-    /// # Errors
-    /// The device was lost or reported an error.
-    pub fn touch(&self, plan: &Plan, wanted: &dyn Fn() -> bool) -> Result<(), GpuError> {
+    pub(crate) fn touch(&self, plan: &Plan, wanted: &dyn Fn() -> bool) -> Result<(), GpuError> {
         for i in plan.first_of_kernels().take_while(|_| wanted()) {
             let mut encoder = self.encoder("touch");
             let descriptor = wgpu::ComputePassDescriptor { label: Some("touch"), timestamp_writes: None };
-            plan.touch(&mut encoder.begin_compute_pass(&descriptor), i);
+            plan.dispatch(&mut encoder.begin_compute_pass(&descriptor), i, [1, 1, 1]);
             let submission = self.submit(encoder.finish())?;
             self.wait(submission)?;
         }
@@ -311,10 +249,7 @@ impl Gpu {
     }
 
     /// Waits until a submission has finished.
-    ///
-    /// # Errors
-    /// The device was lost or reported an error.
-    pub fn wait(&self, submission: wgpu::SubmissionIndex) -> Result<(), GpuError> {
+    pub(super) fn wait(&self, submission: Submission) -> Result<(), GpuError> {
         let timeout = self.patience;
         let polled = self.device.poll(wgpu::PollType::Wait { submission_index: Some(submission), timeout });
         if let (Err(wgpu::PollError::Timeout), Some(patience)) = (&polled, timeout) {
@@ -322,11 +257,7 @@ impl Gpu {
             lock(&self.faults).lost.get_or_insert(reason);
         }
         self.check()?;
-        polled.map(drop).map_err(|error| GpuError::Uncaptured {
-            adapter: self.info.name.clone(),
-            driver: self.info.driver.clone(),
-            reason: error.to_string(),
-        })
+        polled.map(drop).map_err(|error| self.uncaptured(error.to_string()))
     }
 
     /// Reports a lost device, or an error that no call could return.
@@ -335,14 +266,15 @@ impl Gpu {
     /// There was one since the device was opened.
     pub fn check(&self) -> Result<(), GpuError> {
         let faults = lock(&self.faults);
-        let (adapter, driver) = (self.info.name.clone(), self.info.driver.clone());
         if let Some(reason) = faults.lost.clone() {
+            let (adapter, driver) = (self.info.name.clone(), self.info.driver.clone());
             return Err(GpuError::DeviceLost { adapter, driver, reason });
         }
-        match faults.uncaptured.clone() {
-            Some(reason) => Err(GpuError::Uncaptured { adapter, driver, reason }),
-            None => Ok(()),
-        }
+        faults.uncaptured.clone().map_or(Ok(()), |reason| Err(self.uncaptured(reason)))
+    }
+
+    fn uncaptured(&self, reason: String) -> GpuError {
+        GpuError::Uncaptured { adapter: self.info.name.clone(), driver: self.info.driver.clone(), reason }
     }
 
     /// Destroys the device, as a driver reset would: every later call fails. For tests of that case.
@@ -352,40 +284,22 @@ impl Gpu {
     }
 
     /// Returns the compiled kernels for these entry points and constants, in the same order. Kernels that are not yet
-    /// compiled are compiled now, in parallel.
-    ///
-    /// # Errors
-    /// A shader does not compile: the error is that of the first such shader in `wanted`.
-    pub(super) fn kernels(
-        &self,
-        wanted: &[(&'static KernelSpec, Vec<Constant>)],
-    ) -> Result<Vec<Arc<Kernel>>, GpuError> {
-        let mut found: Vec<Option<Arc<Kernel>>> = {
-            let known = lock(&self.kernels);
-            wanted.iter().map(|(spec, constants)| known.get(&key(spec, constants)).cloned()).collect()
-        };
-        let missing: Vec<usize> = (0..wanted.len()).filter(|&i| found[i].is_none()).collect();
+    /// compiled are compiled now, in parallel; the error is that of the first in `wanted` that does not compile.
+    pub(super) fn kernels(&self, wanted: &[Specialized]) -> Result<Vec<Arc<Kernel>>, GpuError> {
+        let compiled = |(spec, constants): &Specialized| lock(&self.kernels).get(&key(spec, constants)).cloned();
+        let missing: Vec<_> = wanted.iter().filter(|kernel| compiled(kernel).is_none()).cloned().collect();
         if let Some(pipelines) = self.pipelines.as_ref().filter(|_| !missing.is_empty()) {
             pipelines.note_compiled();
         }
-        let missing_kernels: Vec<_> = missing.iter().map(|&i| wanted[i].clone()).collect();
-        for (i, kernel) in missing.into_iter().zip(kernel::compile(self, &missing_kernels)) {
-            let kernel = Arc::new(kernel?);
-            let (spec, constants) = &wanted[i];
-            lock(&self.kernels).insert(key(spec, constants), Arc::clone(&kernel));
-            found[i] = Some(kernel);
+        for ((spec, constants), kernel) in missing.iter().zip(kernel::compile(self, &missing)) {
+            lock(&self.kernels).insert(key(spec, constants), Arc::new(kernel?));
         }
-        Ok(found.into_iter().flatten().collect())
+        Ok(wanted.iter().filter_map(compiled).collect())
     }
 
     /// Returns the number of kernels compiled so far.
     pub fn compiled_kernels(&self) -> usize {
         lock(&self.kernels).len()
-    }
-
-    /// Returns the driver's cache of compiled pipelines.
-    pub(super) fn pipeline_cache(&self) -> Option<&wgpu::PipelineCache> {
-        self.pipelines.as_ref().map(Store::cache)
     }
 
     /// Returns the slot of the parsed file of `spec`, so that each file is parsed once.

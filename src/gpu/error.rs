@@ -31,7 +31,7 @@ pub enum GpuError {
         /// The requested adapter.
         wanted: String,
         /// Where the request came from, if not from the command line.
-        origin: String,
+        origin: &'static str,
         /// One line per available adapter.
         available: String,
     },
@@ -100,12 +100,14 @@ pub enum GpuError {
         adapter: String,
     },
     /// The adapter ran out of memory.
-    #[error("adapter `{adapter}` ran out of memory while {what} ({bytes} bytes): {reason}; use a smaller batch size")]
+    #[error(
+        "adapter `{adapter}` ran out of memory while creating the buffer `{name}` ({bytes} bytes): {reason}; use a smaller batch size"
+    )]
     OutOfMemory {
         /// The adapter's name.
         adapter: String,
-        /// What was being done.
-        what: String,
+        /// The buffer.
+        name: String,
         /// The number of bytes requested.
         bytes: u64,
         /// The driver's message.

@@ -63,6 +63,9 @@ impl KernelSpec {
 /// The value of an `override` constant of a shader: its name and its value.
 pub type Constant = (&'static str, f64);
 
+/// An entry point with its constants.
+pub(super) type Specialized = (&'static KernelSpec, Vec<Constant>);
+
 /// A compiled pipeline with the layout of its bindings.
 #[derive(Debug)]
 pub(super) struct Kernel {
@@ -81,12 +84,10 @@ pub(super) struct ShaderFile {
 impl Kernel {
     /// Compiles `spec` with its constants.
     fn new(gpu: &Gpu, spec: &'static KernelSpec, constants: &[Constant]) -> Result<Self, GpuError> {
-        let device = gpu.device();
-        let fail = |message: String| GpuError::Shader {
-            file: spec.file(),
-            entry: spec.entry,
-            adapter: gpu.info().name.clone(),
-            message,
+        let device = &gpu.device;
+        let fail = |message: String| {
+            let (file, adapter) = (spec.file(), gpu.info().name.clone());
+            GpuError::Shader { file, entry: spec.entry, adapter, message }
         };
         let file = gpu.shader_file(spec);
         let file = file.get_or_init(|| ShaderFile::new(device, spec, gpu.checked()));
@@ -94,38 +95,27 @@ impl Kernel {
             return Err(fail(error.clone()));
         }
         let scopes = Scopes::push(device);
-        let entries: Vec<wgpu::BindGroupLayoutEntry> = spec
-            .bindings
-            .iter()
-            .map(|binding| wgpu::BindGroupLayoutEntry {
-                binding: binding.index,
-                visibility: wgpu::ShaderStages::COMPUTE,
-                ty: wgpu::BindingType::Buffer {
-                    ty: wgpu::BufferBindingType::Storage { read_only: binding.access == Access::Read },
-                    has_dynamic_offset: false,
-                    min_binding_size: None,
-                },
-                count: None,
-            })
-            .collect();
-        let layout = device
-            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(spec.entry), entries: &entries });
-        let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-            label: Some(spec.entry),
-            bind_group_layouts: &[Some(&layout)],
-            immediate_size: 0,
-        });
+        let entry = |binding: &Binding| {
+            let ty = wgpu::BufferBindingType::Storage { read_only: binding.access == Access::Read };
+            let ty = wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None };
+            let visibility = wgpu::ShaderStages::COMPUTE;
+            wgpu::BindGroupLayoutEntry { binding: binding.index, visibility, ty, count: None }
+        };
+        let entries: Vec<wgpu::BindGroupLayoutEntry> = spec.bindings.iter().map(entry).collect();
+        let label = Some(spec.entry);
+        let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &entries });
+        let bind_group_layouts = &[Some(&layout)];
+        let descriptor = wgpu::PipelineLayoutDescriptor { label, bind_group_layouts, immediate_size: 0 };
+        let pipeline_layout = device.create_pipeline_layout(&descriptor);
+        // The shared kernels write every cell of their tiles before they read it.
+        let zero_initialize_workgroup_memory = gpu.checked();
         let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(spec.entry),
+            label,
             layout: Some(&pipeline_layout),
             module: &file.module,
-            entry_point: Some(spec.entry),
-            compilation_options: wgpu::PipelineCompilationOptions {
-                constants,
-                // The shared kernels write every cell of their tiles before they read it.
-                zero_initialize_workgroup_memory: gpu.checked(),
-            },
-            cache: gpu.pipeline_cache(),
+            entry_point: label,
+            compilation_options: wgpu::PipelineCompilationOptions { constants, zero_initialize_workgroup_memory },
+            cache: gpu.pipelines.as_ref().map(|store| &store.cache),
         });
         match scopes.pop() {
             None => Ok(Kernel { pipeline, layout }),
@@ -135,11 +125,11 @@ impl Kernel {
 }
 
 /// Compiles kernels in parallel on as many threads as the CPU has; returns results in the order of `wanted`.
-pub(super) fn compile(gpu: &Gpu, wanted: &[(&'static KernelSpec, Vec<Constant>)]) -> Vec<Result<Kernel, GpuError>> {
+pub(super) fn compile(gpu: &Gpu, wanted: &[Specialized]) -> Vec<Result<Kernel, GpuError>> {
     let is_first_of_file = |i: usize| !wanted[..i].iter().any(|(spec, _)| spec.source == wanted[i].0.source);
     // One kernel of each file before all others, so that threads parse files in parallel instead of waiting for one.
-    let (mut order, others): (Vec<usize>, Vec<usize>) = (0..wanted.len()).partition(|&i| is_first_of_file(i));
-    order.extend(others);
+    let mut order: Vec<usize> = (0..wanted.len()).collect();
+    order.sort_by_key(|&i| !is_first_of_file(i));
     let mut done = in_parallel(&order, &|| thread::Builder::new().name("compile".into()), &|i| {
         Kernel::new(gpu, wanted[i].0, &wanted[i].1)
     });
@@ -204,25 +194,21 @@ impl ShaderFile {
     /// Parses a shader file, with or without wgpu's run-time checks.
     fn new(device: &wgpu::Device, spec: &KernelSpec, checked: bool) -> Self {
         let scopes = Scopes::push(device);
-        let module = parse(device, spec, checked);
+        let (label, source) = (spec.file(), wgpu::ShaderSource::Wgsl(Cow::Borrowed(spec.source)));
+        let descriptor = wgpu::ShaderModuleDescriptor { label: Some(&label), source };
+        let module = if checked {
+            device.create_shader_module(descriptor)
+        } else {
+            // SAFETY: the shaders are the project's own. Each guards or clamps its indices by the constants that the same
+            // code used to size the buffers (`PlanBuilder::push` checks the sizes), every loop has a bound that is a
+            // constant, and divisors are constants above zero. Indices that are data are kept in range by the code that
+            // writes them: the order of the samples and the labels by `GpuEngine`, which checks them, and the batch
+            // number, which counts up to the number of batches in the order. The tests and `--safe` run the same shaders
+            // with the checks on.
+            unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
+        };
         ShaderFile { module, error: scopes.pop() }
     }
-}
-
-fn parse(device: &wgpu::Device, spec: &KernelSpec, checked: bool) -> wgpu::ShaderModule {
-    let descriptor = wgpu::ShaderModuleDescriptor {
-        label: Some(&spec.file()),
-        source: wgpu::ShaderSource::Wgsl(Cow::Borrowed(spec.source)),
-    };
-    if checked {
-        return device.create_shader_module(descriptor);
-    }
-    // SAFETY: the shaders are the project's own. Each guards or clamps its indices by the constants that the same code
-    // used to size the buffers (`PlanBuilder::push` checks the sizes), every loop has a bound that is a constant, and
-    // divisors are constants above zero. Indices that are data are kept in range by the code that writes them: the order
-    // of the samples and the labels by `GpuEngine`, which checks them, and the batch number, which counts up to the number
-    // of batches in the order. The tests and `--safe` run the same shaders with the checks on.
-    unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
 }
 
 #[cfg(test)]

@@ -23,13 +23,13 @@ pub use adapter::{AdapterInfo, DeviceChoice};
 pub use device::{Gpu, GpuOptions, LANES};
 pub use error::GpuError;
 pub use kernel::{Access, Binding, Constant, KernelSpec, read, write};
-pub(crate) use plan::Guard;
 pub use plan::{Bound, DispatchInfo, Plan, PlanBuilder, bind, workgroups_linear};
-pub use readback::Readback;
+pub(crate) use plan::{GUARD, UNWRITTEN};
+pub(crate) use readback::Readback;
 pub use tensor::{Element, Tensor};
 
 /// Submitted work that can be waited for.
-pub type Submission = wgpu::SubmissionIndex;
+pub(crate) type Submission = wgpu::SubmissionIndex;
 
 /// Which form of a heavy kernel runs: chosen once, according to the type of adapter.
 ///
@@ -46,12 +46,12 @@ pub enum Tiling {
 }
 
 impl Tiling {
-    /// Returns the tiling that suits a device type, given the number of lanes for subgroup tiles.
-    fn for_device(device_type: wgpu::DeviceType, lanes: Option<usize>) -> Self {
-        match (device_type, lanes) {
-            (wgpu::DeviceType::Cpu, Some(_)) => Tiling::Subgroup,
-            (wgpu::DeviceType::Cpu, None) => Tiling::Plain,
-            _ => Tiling::Shared,
+    /// Returns the tiling that suits an adapter, given the number of lanes for subgroup tiles.
+    fn for_adapter(info: &AdapterInfo, lanes: Option<usize>) -> Self {
+        match (info.is_software(), lanes) {
+            (true, Some(_)) => Tiling::Subgroup,
+            (true, None) => Tiling::Plain,
+            (false, _) => Tiling::Shared,
         }
     }
 }

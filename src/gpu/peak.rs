@@ -2,7 +2,7 @@
 //! `shaders/measure/peak.wgsl`.
 
 use super::plan::workgroups_linear;
-use super::{Element, Gpu, GpuError, KernelSpec, Plan, PlanBuilder, Tensor, bind, read, write};
+use super::{Constant, Element, Gpu, GpuError, KernelSpec, Plan, PlanBuilder, bind, read, write};
 use std::time::{Duration, Instant};
 
 const SOURCE: &str = include_str!("../../shaders/measure/peak.wgsl");
@@ -20,7 +20,7 @@ pub static COPY: KernelSpec = KernelSpec { op: "measure/peak", entry: "peak_copy
 /// All of them.
 pub static KERNELS: &[&KernelSpec] = &[&SCALARS, &VECTORS, &COPY];
 
-/// The two limits that every kernel has on an adapter.
+/// The two limits that every kernel has on an adapter, and every loop on a CPU.
 #[derive(Clone, Copy, Debug)]
 pub struct Peak {
     /// Multiply-adds without memory access, in 10^9 floating-point operations per second.
@@ -50,38 +50,30 @@ impl Peak {
         let y = gpu.tensor("peak y", &[COPY_BYTES / 4], Element::F32)?;
         // Close to 1 and 0, so that the chains stay finite.
         gpu.write(&x.slice("peak factors", 0, &[8]), &[0.999, 0.001, 0.999, 0.999, 0.001, 0.001, 0.001, 0.001]);
+        let plan = |spec, constants: &[Constant], workgroups| {
+            let mut plan = PlanBuilder::new(gpu);
+            plan.push(spec, constants, workgroups, &[bind("x", &x, COPY_BYTES / 4), bind("y", &y, COPY_BYTES / 4)])?;
+            plan.finish()
+        };
         let mut gflops: f64 = 0.0;
         for (spec, chains) in [(&SCALARS, 12), (&VECTORS, 24)] {
             // Few workgroups keep a CPU busy, a GPU needs many; on a slow adapter, the number that a fast one needs
             // would take too long.
             let mut groups = 64;
-            let mut dispatch = plan(gpu, spec, Some(ROUNDS), [groups, 1, 1], &x, &y)?;
+            let rounds = [("ROUNDS", f64::from(ROUNDS))];
+            let mut dispatch = plan(spec, &rounds, [groups, 1, 1])?;
             gpu.run(&dispatch)?;
             while groups < MAX_GROUPS && seconds(gpu, &dispatch)? < LONG_ENOUGH.as_secs_f64() {
                 groups *= 2;
-                dispatch = plan(gpu, spec, Some(ROUNDS), [groups, 1, 1], &x, &y)?;
+                dispatch = plan(spec, &rounds, [groups, 1, 1])?;
             }
             let flop = 2.0 * f64::from(groups) * 64.0 * f64::from(ROUNDS) * f64::from(chains);
             gflops = gflops.max(flop / fastest(gpu, &dispatch)? / 1e9);
         }
-        let plan = plan(gpu, &COPY, None, workgroups_linear(COPY_BYTES / 16, 64), &x, &y)?;
-        let gb_per_second = 2.0 * COPY_BYTES as f64 / fastest(gpu, &plan)? / 1e9;
+        let copy = plan(&COPY, &[], workgroups_linear(COPY_BYTES / 16, 64))?;
+        let gb_per_second = 2.0 * COPY_BYTES as f64 / fastest(gpu, &copy)? / 1e9;
         Ok(Peak { gflops, gb_per_second })
     }
-}
-
-fn plan(
-    gpu: &Gpu,
-    spec: &'static KernelSpec,
-    rounds: Option<u32>,
-    workgroups: [u32; 3],
-    x: &Tensor,
-    y: &Tensor,
-) -> Result<Plan, GpuError> {
-    let constants: Vec<_> = rounds.map(|rounds| ("ROUNDS", f64::from(rounds))).into_iter().collect();
-    let mut plan = PlanBuilder::new(gpu);
-    plan.push(spec, &constants, workgroups, &[bind("x", x, COPY_BYTES / 4), bind("y", y, COPY_BYTES / 4)])?;
-    plan.finish()
 }
 
 /// Returns the time of the fastest run, in seconds, among those that fit into the window. The first run, which may

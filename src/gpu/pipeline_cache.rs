@@ -7,9 +7,9 @@
 use super::kernel::Scopes;
 use crate::files::{ShownPath, read_bounded, write_whole};
 use sha2::{Digest, Sha256};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::{fs, io};
 use thiserror::Error;
 
 /// The maximum number of bytes read from a file: far more than the kernels of one program take.
@@ -72,9 +72,7 @@ pub fn unpack<'f>(version: &str, adapter: &str, file: &'f [u8]) -> Result<&'f [u
 /// Removes the first `n` bytes and returns them.
 fn take<'f>(rest: &mut &'f [u8], n: u64) -> Result<&'f [u8], Unusable> {
     let n = usize::try_from(n).map_err(|_| Unusable::Damaged)?;
-    let (first, others) = rest.split_at_checked(n).ok_or(Unusable::Damaged)?;
-    *rest = others;
-    Ok(first)
+    rest.split_off(..n).ok_or(Unusable::Damaged)
 }
 
 fn take_length(rest: &mut &[u8]) -> Result<u64, Unusable> {
@@ -88,7 +86,7 @@ fn take_length(rest: &mut &[u8]) -> Result<u64, Unusable> {
 pub(super) struct Store {
     path: PathBuf,
     adapter: String,
-    cache: wgpu::PipelineCache,
+    pub(super) cache: wgpu::PipelineCache,
     /// The data found in the file; empty if it was not used.
     loaded: Vec<u8>,
     /// Whether pipelines were compiled since.
@@ -107,19 +105,14 @@ impl Store {
         // wgpu's key is vendor and device; an updated driver must not read what its predecessor wrote.
         let adapter = format!("{name} {} {} {}", info.name, info.driver, info.driver_info);
         let path = folder.join(format!("{name}.bin"));
-        let mut loaded = match read(&path) {
+        let mut loaded = Vec::new();
+        match read_bounded(&path, MAX_FILE_BYTES) {
             Ok(file) => match unpack(env!("CARGO_PKG_VERSION"), &adapter, &file) {
-                Ok(data) => data.to_vec(),
-                Err(reason) => {
-                    log::debug!("the pipeline cache {} is not used: {reason}", path.shown());
-                    Vec::new()
-                }
+                Ok(data) => loaded = data.to_vec(),
+                Err(reason) => log::debug!("the pipeline cache {} is not used: {reason}", path.shown()),
             },
-            Err(error) => {
-                log::debug!("no pipelines read from {}: {error}", path.shown());
-                Vec::new()
-            }
-        };
+            Err(error) => log::debug!("no pipelines read from {}: {error}", path.shown()),
+        }
         let from = |data: &[u8]| {
             let scopes = Scopes::push(device);
             // SAFETY: the bytes must have been returned by `PipelineCache::get_data` earlier. They come from the
@@ -151,10 +144,6 @@ impl Store {
         Some(Store { path, adapter, cache, loaded, compiled: AtomicBool::new(false) })
     }
 
-    pub(super) fn cache(&self) -> &wgpu::PipelineCache {
-        &self.cache
-    }
-
     /// Notes that pipelines were compiled.
     pub(super) fn note_compiled(&self) {
         self.compiled.store(true, Ordering::Relaxed);
@@ -179,10 +168,6 @@ impl Store {
             Err(reason) => log::debug!("the pipelines were not saved: {reason}"),
         }
     }
-}
-
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    read_bounded(path, MAX_FILE_BYTES)
 }
 
 fn write(path: &Path, file: &[u8]) -> Result<(), String> {

@@ -1,6 +1,6 @@
 //! Dispatches recorded once and replayed at each step.
 
-use super::kernel::{Access, Kernel};
+use super::kernel::{Access, Binding, Kernel, Specialized};
 use super::{Constant, Element, Gpu, GpuError, KernelSpec, Tensor};
 use crate::text::count;
 use std::collections::HashMap;
@@ -21,13 +21,9 @@ pub fn bind<'a>(name: &'static str, tensor: &'a Tensor, expected: usize) -> Boun
 
 #[derive(Debug)]
 struct Dispatch {
-    entry: &'static str,
+    info: DispatchInfo,
     kernel: Arc<Kernel>,
     group: wgpu::BindGroup,
-    workgroups: [u32; 3],
-    barrier: bool,
-    bytes: u64,
-    flop: f64,
     /// The float tensors that it writes.
     writes: Vec<Tensor>,
 }
@@ -56,41 +52,18 @@ pub struct Plan {
 
 impl Plan {
     /// Returns the number of dispatches.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.dispatches.len()
-    }
-
-    /// Whether nothing was recorded.
-    pub fn is_empty(&self) -> bool {
-        self.dispatches.is_empty()
-    }
-
-    /// Returns the entry points in order of execution.
-    pub fn entries(&self) -> impl Iterator<Item = &'static str> + '_ {
-        self.dispatches.iter().map(|d| d.entry)
     }
 
     /// Returns the dispatches in order of execution.
     pub fn dispatches(&self) -> impl Iterator<Item = DispatchInfo> + '_ {
-        self.dispatches.iter().map(|d| DispatchInfo {
-            entry: d.entry,
-            workgroups: d.workgroups,
-            barrier: d.barrier,
-            bytes: d.bytes,
-            flop: d.flop,
-        })
+        self.dispatches.iter().map(|d| d.info)
     }
 
     /// Returns the float tensors that are written, in order of execution, each with the entry point that writes it.
     pub fn written(&self) -> impl Iterator<Item = (&'static str, &Tensor)> + '_ {
-        self.dispatches.iter().flat_map(|d| d.writes.iter().map(|tensor| (d.entry, tensor)))
-    }
-
-    /// Replays the dispatches into a compute pass. Allocates nothing.
-    pub fn replay(&self, pass: &mut wgpu::ComputePass<'_>) {
-        for i in 0..self.dispatches.len() {
-            self.replay_one(pass, i);
-        }
+        self.dispatches.iter().flat_map(|d| d.writes.iter().map(|tensor| (d.info.entry, tensor)))
     }
 
     /// Returns the indices of the dispatches that are the first to use their kernel.
@@ -102,20 +75,16 @@ impl Plan {
         (0..self.dispatches.len()).filter(is_first)
     }
 
-    /// Runs a single workgroup of dispatch `i`.
-    pub(super) fn touch(&self, pass: &mut wgpu::ComputePass<'_>, i: usize) {
-        let dispatch = &self.dispatches[i];
-        pass.set_pipeline(&dispatch.kernel.pipeline);
-        pass.set_bind_group(0, &dispatch.group, &[]);
-        pass.dispatch_workgroups(1, 1, 1);
+    /// Replays dispatch `i` into a compute pass. Allocates nothing.
+    pub(super) fn replay_one(&self, pass: &mut wgpu::ComputePass<'_>, i: usize) {
+        self.dispatch(pass, i, self.dispatches[i].info.workgroups);
     }
 
-    /// Replays dispatch `i`.
-    pub(super) fn replay_one(&self, pass: &mut wgpu::ComputePass<'_>, i: usize) {
+    /// As [`Plan::replay_one`], with other numbers of workgroups.
+    pub(super) fn dispatch(&self, pass: &mut wgpu::ComputePass<'_>, i: usize, [x, y, z]: [u32; 3]) {
         let dispatch = &self.dispatches[i];
         pass.set_pipeline(&dispatch.kernel.pipeline);
         pass.set_bind_group(0, &dispatch.group, &[]);
-        let [x, y, z] = dispatch.workgroups;
         pass.dispatch_workgroups(x, y, z);
     }
 }
@@ -123,16 +92,12 @@ impl Plan {
 /// A dispatch whose kernel is not compiled yet.
 #[derive(Debug)]
 struct Recorded {
+    info: DispatchInfo,
     spec: &'static KernelSpec,
     /// Index into the builder's kernels.
     kernel: usize,
-    /// Buffer, offset and size in bytes, in the order of the spec's bindings.
-    buffers: Vec<(wgpu::Buffer, u64, u64)>,
-    workgroups: [u32; 3],
-    barrier: bool,
-    bytes: u64,
-    flop: f64,
-    writes: Vec<Tensor>,
+    /// In the order of the spec's bindings.
+    tensors: Vec<Tensor>,
 }
 
 /// Records a [`Plan`]: every size, name and access is checked here, so that replaying cannot fail.
@@ -140,57 +105,32 @@ struct Recorded {
 pub struct PlanBuilder<'g> {
     gpu: &'g Gpu,
     /// Each kernel with its constants once, in order of first use.
-    kernels: Vec<(&'static KernelSpec, Vec<Constant>)>,
+    kernels: Vec<Specialized>,
     dispatches: Vec<Recorded>,
     /// How each buffer was last used.
     last_use: HashMap<wgpu::Buffer, Access>,
-    guard: Option<Guard>,
-    scratch: Vec<(Tensor, usize)>,
+    /// Whether scratch tensors are watched.
+    is_guarded: bool,
+    watched: Vec<(Tensor, usize)>,
 }
 
-/// What surrounds a watched tensor: cells after its end, and the initial content of the tensor and of these cells.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Guard {
-    pub(crate) cells: usize,
-    pub(crate) pattern: u32,
-    pub(crate) unwritten: u32,
-}
-
-impl Guard {
-    /// Creates a tensor filled with `words` and followed by the guard cells; returns it with and without these cells.
-    pub(crate) fn around(
-        self,
-        gpu: &Gpu,
-        name: &str,
-        words: &[u32],
-        shape: &[usize],
-        element: Element,
-    ) -> Result<[Tensor; 2], GpuError> {
-        let whole = gpu.tensor(name, &[words.len() + self.cells], element)?;
-        let mut filled = words.to_vec();
-        filled.resize(words.len() + self.cells, self.pattern);
-        gpu.write_words(&whole, &filled);
-        let view = whole.slice(name, 0, shape);
-        Ok([whole, view])
-    }
-}
+/// Cells after the end of a watched tensor.
+const GUARD_CELLS: usize = 64;
+/// What they contain: a number that no kernel computes.
+pub(crate) const GUARD: u32 = 0x7fa5_c3e1;
+/// The initial content of watched cells that a kernel is to write: a quiet NaN.
+pub(crate) const UNWRITTEN: u32 = 0x7fc0_dead;
 
 impl<'g> PlanBuilder<'g> {
     /// Creates an empty plan for `gpu`.
     pub fn new(gpu: &'g Gpu) -> Self {
-        PlanBuilder {
-            gpu,
-            kernels: Vec::new(),
-            dispatches: Vec::new(),
-            last_use: HashMap::new(),
-            guard: None,
-            scratch: Vec::new(),
-        }
+        let (kernels, dispatches, watched) = (Vec::new(), Vec::new(), Vec::new());
+        PlanBuilder { gpu, kernels, dispatches, last_use: HashMap::new(), is_guarded: false, watched }
     }
 
     /// As [`PlanBuilder::new`], but every scratch tensor is watched.
-    pub(crate) fn guarded(gpu: &'g Gpu, guard: Guard) -> Self {
-        PlanBuilder { guard: Some(guard), ..PlanBuilder::new(gpu) }
+    pub(crate) fn guarded(gpu: &'g Gpu) -> Self {
+        PlanBuilder { is_guarded: true, ..PlanBuilder::new(gpu) }
     }
 
     /// Creates a float tensor for use by this plan only: one dispatch writes it, and a later one reads it.
@@ -198,16 +138,24 @@ impl<'g> PlanBuilder<'g> {
     /// # Errors
     /// The tensor exceeds the device's limits, or memory runs out.
     pub fn scratch(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, GpuError> {
-        let Some(guard) = self.guard else { return self.gpu.tensor(name, shape, Element::F32) };
-        let len = shape.iter().product();
-        let [whole, view] = guard.around(self.gpu, name, &vec![guard.unwritten; len], shape, Element::F32)?;
-        self.scratch.push((whole, len));
-        Ok(view)
+        if !self.is_guarded {
+            return self.gpu.tensor(name, shape, Element::F32);
+        }
+        let tensor = self.watched(name, &vec![UNWRITTEN; shape.iter().product()], Element::F32)?;
+        Ok(tensor.slice(name, 0, shape))
     }
 
-    /// Returns the watched scratch tensors with their guard cells, and their lengths without.
-    pub(crate) fn watched_scratch(&self) -> &[(Tensor, usize)] {
-        &self.scratch
+    /// Creates a watched tensor: filled with `words`, and followed by cells that contain [`GUARD`].
+    pub(crate) fn watched(&mut self, name: &str, words: &[u32], element: Element) -> Result<Tensor, GpuError> {
+        let whole = self.gpu.tensor(name, &[words.len() + GUARD_CELLS], element)?;
+        self.gpu.write_words(&whole, &[words, &[GUARD; GUARD_CELLS]].concat());
+        self.watched.push((whole.clone(), words.len()));
+        Ok(whole.slice(name, 0, &[words.len()]))
+    }
+
+    /// Returns the watched tensors with their guard cells, and their lengths without.
+    pub(crate) fn all_watched(&self) -> &[(Tensor, usize)] {
+        &self.watched
     }
 
     /// Returns the device that the plan is for.
@@ -228,7 +176,7 @@ impl<'g> PlanBuilder<'g> {
         tensors: &[Bound<'_>],
     ) -> Result<(), GpuError> {
         let fail = |message: String| GpuError::Record { entry: spec.entry, message };
-        check_bindings(spec, tensors).map_err(fail)?;
+        let tensors = in_order(spec, tensors).map_err(fail)?;
         let allowed = self.gpu.limits().max_compute_workgroups_per_dimension;
         if let Some(count) = workgroups.iter().find(|&&count| count > allowed || count == 0) {
             return Err(fail(format!("{count} workgroups in one dimension; 1 to {allowed} are allowed")));
@@ -238,34 +186,28 @@ impl<'g> PlanBuilder<'g> {
             self.kernels.push((spec, constants.to_vec()));
             self.kernels.len() - 1
         });
-        let bytes = tensors.iter().map(|bound| bound.tensor.size_bytes()).sum();
+        let bytes = tensors.iter().map(Tensor::size_bytes).sum();
         let mut barrier = false;
-        let mut buffers = Vec::with_capacity(spec.bindings.len());
-        let mut writes = Vec::new();
-        for (bound, binding) in ordered(spec, tensors).zip(spec.bindings) {
-            let Tensor { buffer, offset, .. } = bound.tensor;
-            let before = self.last_use.insert(buffer.clone(), binding.access);
+        for (tensor, binding) in tensors.iter().zip(spec.bindings) {
+            let before = self.last_use.insert(tensor.buffer.clone(), binding.access);
             barrier |= before.is_some_and(|before| before != binding.access || before == Access::ReadWrite);
-            buffers.push((buffer.clone(), *offset, bound.tensor.size_bytes()));
-            if binding.access == Access::ReadWrite && bound.tensor.is(Element::F32) {
-                writes.push(bound.tensor.clone());
-            }
         }
-        self.dispatches.push(Recorded { spec, kernel, buffers, workgroups, barrier, bytes, flop: 0.0, writes });
+        let info = DispatchInfo { entry: spec.entry, workgroups, barrier, bytes, flop: 0.0 };
+        self.dispatches.push(Recorded { info, spec, kernel, tensors });
         Ok(())
     }
 
     /// Records how many multiply-adds the last dispatch does, for `fmnist-gpu profile`.
     pub fn note_multiply_adds(&mut self, count: usize) {
         if let Some(last) = self.dispatches.last_mut() {
-            last.flop = 2.0 * count as f64;
+            last.info.flop = 2.0 * count as f64;
         }
     }
 
     /// Records how many bytes the last dispatch moves, if it does not access each of its tensors exactly once.
     pub fn note_bytes(&mut self, bytes: usize) {
         if let Some(last) = self.dispatches.last_mut() {
-            last.bytes = bytes as u64;
+            last.info.bytes = bytes as u64;
         }
     }
 
@@ -275,93 +217,74 @@ impl<'g> PlanBuilder<'g> {
     /// A shader does not compile (the first in order of recording), or a dispatch does not fit its bindings.
     pub fn finish(self) -> Result<Plan, GpuError> {
         let kernels = self.gpu.kernels(&self.kernels)?;
-        let dispatches = self.dispatches.into_iter().map(|recorded| {
-            let kernel = Arc::clone(&kernels[recorded.kernel]);
-            let group = bind_group(self.gpu, &kernel, &recorded)?;
-            let Recorded { spec, workgroups, barrier, bytes, flop, writes, .. } = recorded;
-            Ok(Dispatch { entry: spec.entry, kernel, group, workgroups, barrier, bytes, flop, writes })
+        let dispatches = self.dispatches.into_iter().map(|Recorded { info, spec, kernel, tensors }| {
+            let kernel = Arc::clone(&kernels[kernel]);
+            let group = bind_group(self.gpu, &kernel, spec, &tensors)?;
+            let mut writes = Vec::new();
+            for (tensor, binding) in tensors.into_iter().zip(spec.bindings) {
+                if binding.access == Access::ReadWrite && tensor.element == Element::F32 {
+                    writes.push(tensor);
+                }
+            }
+            Ok(Dispatch { info, kernel, group, writes })
         });
         Ok(Plan { dispatches: dispatches.collect::<Result<_, GpuError>>()? })
     }
 }
 
-fn bind_group(gpu: &Gpu, kernel: &Kernel, recorded: &Recorded) -> Result<wgpu::BindGroup, GpuError> {
-    let Recorded { spec, buffers, .. } = recorded;
-    let entries: Vec<wgpu::BindGroupEntry<'_>> = spec
-        .bindings
-        .iter()
-        .zip(buffers)
-        .map(|(binding, (buffer, offset, size))| wgpu::BindGroupEntry {
-            binding: binding.index,
-            resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                buffer,
-                offset: *offset,
-                size: wgpu::BufferSize::new(*size),
-            }),
-        })
-        .collect();
-    let scope = gpu.device().push_error_scope(wgpu::ErrorFilter::Validation);
-    let group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
-        label: Some(spec.entry),
-        layout: &kernel.layout,
-        entries: &entries,
-    });
+fn bind_group(gpu: &Gpu, kernel: &Kernel, spec: &KernelSpec, tensors: &[Tensor]) -> Result<wgpu::BindGroup, GpuError> {
+    let mut entries = Vec::with_capacity(tensors.len());
+    for (tensor, binding) in tensors.iter().zip(spec.bindings) {
+        let size = wgpu::BufferSize::new(tensor.size_bytes());
+        let range = wgpu::BufferBinding { buffer: &tensor.buffer, offset: tensor.offset, size };
+        let resource = wgpu::BindingResource::Buffer(range);
+        entries.push(wgpu::BindGroupEntry { binding: binding.index, resource });
+    }
+    let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
+    let descriptor = wgpu::BindGroupDescriptor { label: Some(spec.entry), layout: &kernel.layout, entries: &entries };
+    let group = gpu.device.create_bind_group(&descriptor);
     match pollster::block_on(scope.pop()) {
         None => Ok(group),
         Some(error) => Err(GpuError::Record { entry: spec.entry, message: error.to_string() }),
     }
 }
 
-/// Returns the bound tensors in the order of the spec's bindings. `check_bindings` has checked that each exists.
-fn ordered<'s, 'a>(
-    spec: &'static KernelSpec,
-    tensors: &'s [Bound<'a>],
-) -> impl Iterator<Item = &'s Bound<'a>> + use<'s, 'a> {
-    spec.bindings.iter().filter_map(move |binding| tensors.iter().find(|t| t.name == binding.name))
-}
-
-fn check_bindings(spec: &'static KernelSpec, tensors: &[Bound<'_>]) -> Result<(), String> {
-    for binding in spec.bindings {
-        match tensors.iter().filter(|t| t.name == binding.name).count() {
-            1 => {}
-            0 => return Err(format!("nothing is bound to `{}`", binding.name)),
-            n => return Err(format!("`{}` is bound {n} times", binding.name)),
+/// Checks the bound tensors, and returns them in the order of the spec's bindings.
+fn in_order(spec: &'static KernelSpec, tensors: &[Bound<'_>]) -> Result<Vec<Tensor>, String> {
+    let mut ordered = Vec::with_capacity(spec.bindings.len());
+    for Binding { name, .. } in spec.bindings {
+        let found: Vec<&Bound<'_>> = tensors.iter().filter(|bound| bound.name == *name).collect();
+        match found[..] {
+            [bound] => ordered.push(bound.tensor.clone()),
+            [] => return Err(format!("nothing is bound to `{name}`")),
+            _ => return Err(format!("`{name}` is bound {} times", found.len())),
         }
     }
-    for bound in tensors {
-        if !spec.bindings.iter().any(|b| b.name == bound.name) {
-            return Err(format!("the kernel has no binding `{}`", bound.name));
+    for Bound { name, tensor, expected } in tensors {
+        if !spec.bindings.iter().any(|binding| binding.name == *name) {
+            return Err(format!("the kernel has no binding `{name}`"));
         }
-        if bound.tensor.len() != bound.expected {
-            return Err(format!(
-                "tensor `{}` bound to `{}` has {} (shape {:?}), but {} expected",
-                bound.tensor.name,
-                bound.name,
-                count(bound.tensor.len(), "element"),
-                bound.tensor.shape,
-                if bound.expected == 1 { "1 is".to_string() } else { format!("{} are", bound.expected) }
-            ));
+        if tensor.len() != *expected {
+            let (of, has, shape) = (&tensor.name, count(tensor.len(), "element"), &tensor.shape);
+            let wanted = if *expected == 1 { "1 is".to_string() } else { format!("{expected} are") };
+            return Err(format!("tensor `{of}` bound to `{name}` has {has} (shape {shape:?}), but {wanted} expected"));
         }
     }
-    let with_access: Vec<(&Bound<'_>, Access)> =
-        ordered(spec, tensors).zip(spec.bindings).map(|(t, b)| (t, b.access)).collect();
-    for (i, (a, access_a)) in with_access.iter().enumerate() {
-        for (b, access_b) in &with_access[i + 1..] {
-            let written = *access_a == Access::ReadWrite || *access_b == Access::ReadWrite;
+    for (i, (a, of_a)) in ordered.iter().zip(spec.bindings).enumerate() {
+        for (b, of_b) in ordered.iter().zip(spec.bindings).skip(i + 1) {
+            let written = of_a.access == Access::ReadWrite || of_b.access == Access::ReadWrite;
             // wgpu tracks whole buffers, so reading one range and writing another is rejected too. Two writes are
             // allowed if their ranges do not overlap.
-            let same = a.tensor.buffer == b.tensor.buffer;
-            let overlap = a.tensor.offset < b.tensor.offset + b.tensor.size_bytes()
-                && b.tensor.offset < a.tensor.offset + a.tensor.size_bytes();
-            if same && written && (overlap || access_a != access_b) {
+            let overlap = a.offset < b.offset + b.size_bytes() && b.offset < a.offset + a.size_bytes();
+            if a.buffer == b.buffer && written && (overlap || of_a.access != of_b.access) {
                 return Err(format!(
                     "`{}` and `{}` share a buffer (`{}`, `{}`), and one of them is written",
-                    a.name, b.name, a.tensor.name, b.tensor.name
+                    of_a.name, of_b.name, a.name, b.name
                 ));
             }
         }
     }
-    Ok(())
+    Ok(ordered)
 }
 
 /// Returns the workgroups for `n` invocations in groups of `size`, folded into two dimensions if one dimension would
@@ -373,11 +296,4 @@ pub fn workgroups_linear(n: usize, size: usize) -> [u32; 3] {
     let groups = n.div_ceil(size).max(1);
     let rows = groups.div_ceil(MAX);
     [groups.div_ceil(rows) as u32, rows as u32, 1]
-}
-
-impl Tensor {
-    /// Whether the elements have this type; used by callers that read back.
-    pub(super) fn is(&self, element: Element) -> bool {
-        self.element == element
-    }
 }

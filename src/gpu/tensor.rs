@@ -1,6 +1,7 @@
 //! Named, shaped ranges of GPU buffers: how they are created, written and read back.
 
 use super::{Gpu, GpuError, Readback};
+use bytemuck::Pod;
 
 /// The type of an element; all are four bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,11 +43,6 @@ impl Tensor {
         self.len() == 0
     }
 
-    /// Returns the type of the elements.
-    pub fn element(&self) -> Element {
-        self.element
-    }
-
     /// Returns the size in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.len() as u64 * 4
@@ -68,20 +64,10 @@ impl Tensor {
     /// If the range exceeds the tensor, which is a mistake in the caller's arithmetic.
     pub fn slice(&self, name: impl Into<String>, first: usize, shape: &[usize]) -> Tensor {
         let len: usize = shape.iter().product();
-        assert!(
-            first + len <= self.len(),
-            "slice {first}..{} of `{}`, which has {}",
-            first + len,
-            self.name,
-            self.len()
-        );
-        Tensor {
-            name: name.into(),
-            buffer: self.buffer.clone(),
-            offset: self.offset + first as u64 * 4,
-            shape: shape.to_vec(),
-            element: self.element,
-        }
+        let end = first + len;
+        assert!(end <= self.len(), "slice {first}..{end} of `{}`, which has {}", self.name, self.len());
+        let offset = self.offset + first as u64 * 4;
+        Tensor { name: name.into(), offset, shape: shape.to_vec(), ..self.clone() }
     }
 }
 
@@ -96,12 +82,8 @@ impl Gpu {
         let bytes = (len as u64 * 4).max(4);
         let allowed = self.limits().max_storage_buffer_binding_size.min(self.limits().max_buffer_size);
         if bytes > allowed {
-            return Err(GpuError::TensorTooLarge {
-                name: name.to_string(),
-                bytes,
-                allowed,
-                adapter: self.info().name.clone(),
-            });
+            let adapter = self.info().name.clone();
+            return Err(GpuError::TensorTooLarge { name: name.to_string(), bytes, allowed, adapter });
         }
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let buffer = self.buffer(name, bytes, usage)?;
@@ -118,7 +100,7 @@ impl Gpu {
         Ok(tensor)
     }
 
-    /// Creates a tensor of unsigned integers, filled from `data`.
+    /// As [`Gpu::tensor_from`], for unsigned integers.
     ///
     /// # Errors
     /// As [`Gpu::tensor`].
@@ -141,38 +123,23 @@ impl Gpu {
         parts: &[(String, Vec<usize>)],
     ) -> Result<(Tensor, Vec<Tensor>), GpuError> {
         let align = self.limits().min_storage_buffer_offset_alignment as usize / 4;
-        let mut offsets = Vec::with_capacity(parts.len());
-        let mut total = 0usize;
-        for (_, shape) in parts {
-            offsets.push(total);
-            total += shape.iter().product::<usize>().next_multiple_of(align);
+        let room = |shape: &[usize]| shape.iter().product::<usize>().next_multiple_of(align);
+        let whole = self.tensor(name, &[parts.iter().map(|(_, shape)| room(shape)).sum()], element)?;
+        let (mut tensors, mut first) = (Vec::with_capacity(parts.len()), 0);
+        for (part, shape) in parts {
+            tensors.push(whole.slice(format!("{name}.{part}"), first, shape));
+            first += room(shape);
         }
-        let whole = self.tensor(name, &[total], element)?;
-        let tensors = parts
-            .iter()
-            .zip(offsets)
-            .map(|((part, shape), first)| whole.slice(format!("{name}.{part}"), first, shape))
-            .collect();
         Ok((whole, tensors))
     }
 
     pub(super) fn buffer(&self, name: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer, GpuError> {
-        let memory = self.device().push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let buffer = self.device().create_buffer(&wgpu::BufferDescriptor {
-            label: Some(name),
-            size: bytes,
-            usage,
-            mapped_at_creation: false,
-        });
-        match pollster::block_on(memory.pop()) {
-            None => Ok(buffer),
-            Some(error) => Err(GpuError::OutOfMemory {
-                adapter: self.info().name.clone(),
-                what: format!("creating the buffer `{name}`"),
-                bytes,
-                reason: error.to_string(),
-            }),
-        }
+        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let descriptor = wgpu::BufferDescriptor { label: Some(name), size: bytes, usage, mapped_at_creation: false };
+        let buffer = self.device.create_buffer(&descriptor);
+        let Some(error) = pollster::block_on(memory.pop()) else { return Ok(buffer) };
+        let (adapter, name) = (self.info().name.clone(), name.to_string());
+        Err(GpuError::OutOfMemory { adapter, name, bytes, reason: error.to_string() })
     }
 
     /// Queues the upload of `data` into `tensor`, ahead of the next submission.
@@ -181,36 +148,28 @@ impl Gpu {
     /// If `data` has a different element type or is longer than the tensor, which is a mistake in the caller's
     /// arithmetic.
     pub fn write(&self, tensor: &Tensor, data: &[f32]) {
-        assert!(tensor.is(Element::F32) && data.len() <= tensor.len(), "write {} into `{}`", data.len(), tensor.name);
-        self.queue.write_buffer(&tensor.buffer, tensor.offset, bytemuck::cast_slice(data));
+        self.upload(tensor, Element::F32, data);
     }
 
     /// As [`Gpu::write`], for unsigned integers.
-    ///
-    /// # Panics
-    /// If `data` has a different element type or is longer than the tensor, which is a mistake in the caller's
-    /// arithmetic.
     pub fn write_u32(&self, tensor: &Tensor, data: &[u32]) {
-        assert!(tensor.is(Element::U32) && data.len() <= tensor.len(), "write {} into `{}`", data.len(), tensor.name);
-        self.queue.write_buffer(&tensor.buffer, tensor.offset, bytemuck::cast_slice(data));
-    }
-
-    /// As [`Gpu::write`], for bytes packed four to an element.
-    ///
-    /// # Panics
-    /// If the number of bytes differs from the size of the tensor, which is a mistake in the caller's arithmetic.
-    pub fn write_bytes(&self, tensor: &Tensor, bytes: &[u8]) {
-        assert!(bytes.len() as u64 == tensor.size_bytes(), "write {} bytes into `{}`", bytes.len(), tensor.name);
-        self.queue.write_buffer(&tensor.buffer, tensor.offset, bytes);
+        self.upload(tensor, Element::U32, data);
     }
 
     /// As [`Gpu::write`], as bits of elements of either type.
-    ///
-    /// # Panics
-    /// If there are more words than elements, which is a mistake in the caller's arithmetic.
-    pub fn write_words(&self, tensor: &Tensor, words: &[u32]) {
-        assert!(words.len() <= tensor.len(), "write {} into `{}`", words.len(), tensor.name);
-        self.queue.write_buffer(&tensor.buffer, tensor.offset, bytemuck::cast_slice(words));
+    pub(super) fn write_words(&self, tensor: &Tensor, words: &[u32]) {
+        self.upload(tensor, tensor.element, words);
+    }
+
+    fn upload<T: Pod>(&self, tensor: &Tensor, element: Element, data: &[T]) {
+        assert!(tensor.element == element && data.len() <= tensor.len(), "write {} into `{}`", data.len(), tensor.name);
+        self.queue.write_buffer(&tensor.buffer, tensor.offset, bytemuck::cast_slice(data));
+    }
+
+    /// As [`Gpu::write`], for as many bytes as the tensor has, packed four to an element.
+    pub(crate) fn write_bytes(&self, tensor: &Tensor, bytes: &[u8]) {
+        assert!(bytes.len() as u64 == tensor.size_bytes(), "write {} bytes into `{}`", bytes.len(), tensor.name);
+        self.queue.write_buffer(&tensor.buffer, tensor.offset, bytes);
     }
 
     /// Reads back the bits of a tensor's elements, waiting for them.
@@ -231,16 +190,7 @@ impl Gpu {
     /// # Errors
     /// The device was lost or reported an error.
     pub fn read(&self, tensor: &Tensor) -> Result<Vec<f32>, GpuError> {
-        debug_assert!(tensor.is(Element::F32));
+        debug_assert!(tensor.element == Element::F32);
         Ok(self.read_words(tensor)?.into_iter().map(f32::from_bits).collect())
-    }
-
-    /// Reads back a tensor of unsigned integers, waiting for it.
-    ///
-    /// # Errors
-    /// The device was lost or reported an error.
-    pub fn read_u32(&self, tensor: &Tensor) -> Result<Vec<u32>, GpuError> {
-        debug_assert!(tensor.is(Element::U32));
-        self.read_words(tensor)
     }
 }

@@ -46,32 +46,23 @@ impl Timings {
 /// Runs one pass per dispatch, reading the adapter's clock at its start and end.
 fn by_timestamps(gpu: &Gpu, plan: &Plan) -> Result<Vec<f64>, GpuError> {
     let count = 2 * plan.len() as u32;
-    let queries = gpu.device().create_query_set(&wgpu::QuerySetDescriptor {
-        label: Some("timestamps"),
-        ty: wgpu::QueryType::Timestamp,
-        count,
-    });
-    // Two words per timestamp.
+    let ty = wgpu::QueryType::Timestamp;
+    let queries = gpu.device.create_query_set(&wgpu::QuerySetDescriptor { label: Some("timestamps"), ty, count });
     let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
-    let words = Tensor {
-        name: "timestamps".to_string(),
-        buffer: gpu.buffer("timestamps", u64::from(count) * 8, usage)?,
-        offset: 0,
-        shape: vec![2 * count as usize],
-        element: Element::U32,
-    };
-    let mut readback = Readback::new(gpu, "timestamps", 2 * count as usize)?;
+    let buffer = gpu.buffer("timestamps", u64::from(count) * 8, usage)?;
+    // Two words per timestamp.
+    let shape = vec![2 * count as usize];
+    let words = Tensor { name: "timestamps".to_string(), buffer, offset: 0, shape, element: Element::U32 };
+    let mut readback = Readback::new(gpu, "timestamps", words.len())?;
     let mut encoder = gpu.encoder("timed dispatches");
     for i in 0..plan.len() {
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-            label: Some("timed dispatch"),
-            timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
-                query_set: &queries,
-                beginning_of_pass_write_index: Some(2 * i as u32),
-                end_of_pass_write_index: Some(2 * i as u32 + 1),
-            }),
+        let timestamp_writes = Some(wgpu::ComputePassTimestampWrites {
+            query_set: &queries,
+            beginning_of_pass_write_index: Some(2 * i as u32),
+            end_of_pass_write_index: Some(2 * i as u32 + 1),
         });
-        plan.replay_one(&mut pass, i);
+        let descriptor = wgpu::ComputePassDescriptor { label: Some("timed dispatch"), timestamp_writes };
+        plan.replay_one(&mut encoder.begin_compute_pass(&descriptor), i);
     }
     encoder.resolve_query_set(&queries, 0..count, &words.buffer, 0);
     readback.record(&mut encoder, &[&words]);
@@ -79,7 +70,7 @@ fn by_timestamps(gpu: &Gpu, plan: &Plan) -> Result<Vec<f64>, GpuError> {
     readback.begin();
     let words = readback.wait(gpu, submission)?;
     let ticks: Vec<u64> = words.chunks_exact(2).map(|w| u64::from(w[0]) | u64::from(w[1]) << 32).collect();
-    let period = f64::from(gpu.timestamp_period()) * 1e-9;
+    let period = f64::from(gpu.queue.get_timestamp_period()) * 1e-9;
     Ok(ticks.chunks_exact(2).map(|pair| pair[1].saturating_sub(pair[0]) as f64 * period).collect())
 }
 
@@ -87,10 +78,8 @@ fn by_submissions(gpu: &Gpu, plan: &Plan) -> Result<Vec<f64>, GpuError> {
     let mut seconds = Vec::with_capacity(plan.len());
     for i in 0..plan.len() {
         let mut encoder = gpu.encoder("timed dispatch");
-        let mut pass = encoder
-            .begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some("timed dispatch"), timestamp_writes: None });
-        plan.replay_one(&mut pass, i);
-        drop(pass);
+        let descriptor = wgpu::ComputePassDescriptor { label: Some("timed dispatch"), timestamp_writes: None };
+        plan.replay_one(&mut encoder.begin_compute_pass(&descriptor), i);
         let start = Instant::now();
         let submission = gpu.submit(encoder.finish())?;
         gpu.wait(submission)?;

@@ -11,7 +11,7 @@ use std::ops::{Deref, DerefMut};
 struct Line([u32; 16]);
 
 /// A fixed number of `f32` or `u32` elements, initially zero.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Aligned<T> {
     lines: Vec<Line>,
     len: usize,
@@ -39,16 +39,10 @@ impl<T: Pod> Aligned<T> {
     }
 }
 
-impl<T> Default for Aligned<T> {
-    fn default() -> Self {
-        Aligned { lines: Vec::new(), len: 0, element: PhantomData }
-    }
-}
-
 impl<T: Pod> From<&[T]> for Aligned<T> {
     fn from(values: &[T]) -> Self {
-        let mut aligned = Aligned::default();
-        aligned.grow(values.len());
+        let lines = vec![Line([0; 16]); values.len().div_ceil(16)];
+        let mut aligned = Aligned { lines, len: values.len(), element: PhantomData };
         aligned.copy_from_slice(values);
         aligned
     }

@@ -60,9 +60,7 @@ pub fn batchnorm_statistics(
     d: &BatchNormDims,
     momentum: f64,
     x: &[f32],
-    moments: &mut [f32],
-    running_mean: &mut [f32],
-    running_var: &mut [f32],
+    [moments, running_mean, running_var]: [&mut [f32]; 3],
 ) {
     let c = d.c;
     let m = (d.n * d.positions) as f64;
@@ -101,15 +99,7 @@ fn inverses<'a>(d: &BatchNormDims, epsilon: f64, moments: &'a [f32]) -> impl Ite
 /// Computes `y = (x - mean) / sqrt(variance + epsilon) * scale + shift` for some images.
 ///
 /// Shapes: x and y `[N, P, C]`, moments `[3, C]`, scale and shift `[C]`.
-pub fn batchnorm_forward(
-    d: &BatchNormDims,
-    epsilon: f64,
-    x: &[f32],
-    moments: &[f32],
-    scale: &[f32],
-    shift: &[f32],
-    y: &mut [f32],
-) {
+pub fn batchnorm_forward(d: &BatchNormDims, epsilon: f64, [x, moments, scale, shift]: [&[f32]; 4], y: &mut [f32]) {
     let c = d.c;
     let (mean, shift) = (&moments[..c], &shift[..c]);
     let factors: Vec<f32> =
@@ -133,11 +123,8 @@ pub fn batchnorm_forward(
 pub fn batchnorm_backward_w(
     d: &BatchNormDims,
     epsilon: f64,
-    x: &[f32],
-    moments: &[f32],
-    dy: &[f32],
-    dscale: &mut [f32],
-    dshift: &mut [f32],
+    [x, moments, dy]: [&[f32]; 3],
+    [dscale, dshift]: [&mut [f32]; 2],
 ) {
     let c = d.c;
     let mean = &moments[..c];
@@ -189,16 +176,10 @@ fn add_products(c: usize, x: &[f32], mean: &[f32], dy: &[f32], sums: &mut [f64])
 /// Computes the gradient of the input for some images, all of them among those that moments are of.
 ///
 /// Shapes: x, dy and dx `[N, P, C]`, moments `[3, C]`, scale, dscale and dshift `[C]`.
-#[allow(clippy::too_many_arguments, reason = "one argument per tensor, named as in the formula")]
 pub fn batchnorm_backward_x(
     d: &BatchNormDims,
     epsilon: f64,
-    x: &[f32],
-    moments: &[f32],
-    scale: &[f32],
-    dscale: &[f32],
-    dshift: &[f32],
-    dy: &[f32],
+    [x, moments, scale, dscale, dshift, dy]: [&[f32]; 6],
     dx: &mut [f32],
 ) {
     let c = d.c;

@@ -25,10 +25,11 @@ pub enum Form {
 #[derive(Debug)]
 pub struct Conv2d {
     /// Of one image: `n` is 1.
-    d: Conv2dDims,
-    relu: bool,
-    /// Of one image.
-    pool: Option<Pool2dDims>,
+    pub(super) d: Conv2dDims,
+    /// Whether a ReLU follows.
+    pub(crate) relu: bool,
+    /// The pooling after the convolution, of one image.
+    pub(crate) pool: Option<Pool2dDims>,
     /// Output channels side by side in the packed filter of the direct form; `None` if patches are used.
     direct: Option<usize>,
     /// How the gradient of the filter is summed after the pooling, and that of the input if needed; `None` if patches
@@ -38,18 +39,18 @@ pub struct Conv2d {
     needs_dx: bool,
     /// For each position of the output, its pixel in the padded image: that of the filter's first cell. Empty unless
     /// `pooled` is set.
-    pixel_of: Vec<u32>,
+    pub(super) pixel_of: Vec<u32>,
     /// For each position of the output, its place in its pooling window. Empty unless `pooled` is set.
-    place_of: Vec<u32>,
+    pub(super) place_of: Vec<u32>,
 }
 
 /// Buffers for intermediate results of [`Conv2d::forward`] and [`Conv2d::backward`]: one per thread, allocated once.
 #[derive(Debug, Default)]
 pub struct Scratch {
+    /// The image in a frame of zeros, then its gradient.
     padded: Aligned<f32>,
-    padded_dx: Aligned<f32>,
+    /// Those of the image, then their gradients.
     patches: Aligned<f32>,
-    patches_dx: Aligned<f32>,
     /// The convolution's output before the pooling, or some of its rows.
     rows: Aligned<f32>,
     entries: Vec<Entry>,
@@ -62,18 +63,18 @@ impl Scratch {
         let mut scratch = Scratch::default();
         for conv in convolutions {
             let d = &conv.d;
-            let patches = if conv.is_all_direct() { 0 } else { conv.band() * d.wo * d.terms() };
-            let is_padded = conv.direct.is_some() || conv.pooled.is_some();
-            let padded = if is_padded { conv.padded_len() } else { 0 };
-            scratch.padded.grow(padded);
-            scratch.padded_dx.grow(padded);
-            scratch.patches.grow(patches);
-            scratch.patches_dx.grow(patches);
-            scratch.rows.grow(if conv.pool.is_some() { d.y_len() } else { 0 });
-            let places = conv.pool.map_or(0, |pool| pool.kh * pool.kw);
-            let cells = conv.pool.map_or(0, |pool| pool.ho * pool.wo);
-            grow(&mut scratch.entries, (places * d.o).max(cells + 1));
-            grow(&mut scratch.counts, places);
+            if conv.direct.is_some() || conv.pooled.is_some() {
+                scratch.padded.grow(conv.padded_len());
+            }
+            if conv.direct.is_none() || conv.pooled.is_none() {
+                scratch.patches.grow(conv.band() * d.wo * d.terms());
+            }
+            if let Some(pool) = &conv.pool {
+                let (places, cells) = (pool.kh * pool.kw, pool.ho * pool.wo);
+                scratch.rows.grow(d.y_len());
+                grow(&mut scratch.entries, (places * d.o).max(cells + 1));
+                grow(&mut scratch.counts, places);
+            }
         }
         scratch
     }
@@ -124,21 +125,6 @@ impl Conv2d {
             && pool.wo * pool.kw <= pool.w
     }
 
-    /// Returns the dimensions for one image.
-    pub fn dims(&self) -> &Conv2dDims {
-        &self.d
-    }
-
-    /// Whether a ReLU follows.
-    pub fn relu(&self) -> bool {
-        self.relu
-    }
-
-    /// Returns the pooling after the convolution, for one image.
-    pub fn pool(&self) -> Option<&Pool2dDims> {
-        self.pool.as_ref()
-    }
-
     /// Describes in words how the forward pass and the backward pass are computed.
     pub fn describe(&self) -> [&'static str; 2] {
         let forward = if self.direct.is_some() { "direct" } else { "patches" };
@@ -170,19 +156,6 @@ impl Conv2d {
         height * self.padded_width() * self.d.c
     }
 
-    pub(super) fn pixel_of(&self) -> &[u32] {
-        &self.pixel_of
-    }
-
-    pub(super) fn place_of(&self) -> &[u32] {
-        &self.place_of
-    }
-
-    /// Whether neither pass needs patches.
-    fn is_all_direct(&self) -> bool {
-        self.direct.is_some() && self.pooled.is_some()
-    }
-
     /// Packs a filter `[KH, KW, C, O]`.
     pub fn pack(&self, w: &[f32], packed: &mut Packed) {
         if let Some(block) = self.direct {
@@ -191,8 +164,7 @@ impl Conv2d {
         }
         if self.pooled.is_some() && self.needs_dx {
             packed.backward.grow(w.len());
-            let block = conv2d_pooled::block(self.d.c, lanes());
-            conv2d_pooled::pack(self.d.c, self.d.o, block, w, &mut packed.backward);
+            conv2d_pooled::pack(self.d.c, self.d.o, lanes(), w, &mut packed.backward);
         }
     }
 
@@ -200,34 +172,23 @@ impl Conv2d {
     ///
     /// Shapes: x `[N, H, W, C]`, w `[KH, KW, C, O]`, b `[O]`; y and argmax (empty without a pooling) `[N, HO, WO, O]`
     /// of the pooling or the convolution.
-    #[allow(clippy::too_many_arguments, reason = "one argument per tensor, named as in the formula")]
     pub fn forward(
         &self,
-        x: &[f32],
-        w: &[f32],
+        [x, w, b]: [&[f32]; 3],
         packed: &Packed,
-        b: &[f32],
         y: &mut [f32],
         argmax: &mut [u32],
         scratch: &mut Scratch,
     ) {
         let d = &self.d;
         let argmax_len = if self.pool.is_some() { self.y_len() } else { 0 };
-        let mut argmax = argmax;
-        for (x, y) in x.chunks_exact(d.x_len()).zip(y.chunks_exact_mut(self.y_len())) {
-            let (of_image, rest) = argmax.split_at_mut(argmax_len);
-            argmax = rest;
+        for (i, (x, y)) in x.chunks_exact(d.x_len()).zip(y.chunks_exact_mut(self.y_len())).enumerate() {
+            let argmax = &mut argmax[i * argmax_len..][..argmax_len];
             if self.direct.is_some() {
-                self.pad(x, &mut scratch.padded);
-                vectorized(Forward {
-                    conv: self,
-                    padded: &scratch.padded[..self.padded_len()],
-                    packed: &packed.forward,
-                    b,
-                    y,
-                    argmax: of_image,
-                    rows: &mut scratch.rows,
-                });
+                let padded = &mut scratch.padded[..self.padded_len()];
+                self.pad(x, padded);
+                let (packed, rows) = (&packed.forward[..], &mut scratch.rows[..]);
+                vectorized(Forward { conv: self, padded, packed, b, y, argmax, rows });
                 continue;
             }
             let (convolved, pooled) = match &self.pool {
@@ -248,7 +209,7 @@ impl Conv2d {
                 }
             }
             if let Some((pool, y)) = pooled {
-                pool2d_max_forward(pool, convolved, y, of_image);
+                pool2d_max_forward(pool, convolved, y, argmax);
             }
         }
     }
@@ -261,10 +222,8 @@ impl Conv2d {
     pub fn backward(
         &self,
         masked: bool,
-        x: &[f32],
-        w: &[f32],
+        [x, w, dy]: [&[f32]; 3],
         packed: &Packed,
-        dy: &[f32],
         argmax: &[u32],
         sums: &mut [f32],
         dx: Option<&mut [f32]>,
@@ -272,28 +231,67 @@ impl Conv2d {
     ) {
         let d = &self.d;
         let (dw, db) = sums.split_at_mut(d.w_len());
+        let argmax_len = if self.pool.is_some() { self.y_len() } else { 0 };
         let mut dx = dx.map(|dx| dx.chunks_exact_mut(d.x_len()));
         for (i, (x, dy)) in x.chunks_exact(d.x_len()).zip(dy.chunks_exact(self.y_len())).enumerate() {
-            let dx = dx.as_mut().and_then(Iterator::next);
-            let argmax = if self.pool.is_some() { &argmax[i * self.y_len()..][..self.y_len()] } else { &[] };
-            match self.pooled {
-                Some(sums) => {
-                    self.pad(x, &mut scratch.padded);
-                    let (padded, entries) = (&scratch.padded[..self.padded_len()], &mut scratch.entries[..]);
-                    vectorized(BackwardW { conv: self, sums, padded, dy, argmax, dw, db, entries });
-                    if let Some(dx) = dx {
-                        self.backward_x_pooled(masked.then_some(x), packed, dy, argmax, dx, scratch);
-                    }
+            let mut dx = dx.as_mut().and_then(Iterator::next);
+            let argmax = &argmax[i * argmax_len..][..argmax_len];
+            let Some(sums) = self.pooled else {
+                self.backward_by_patches([x, w, dy], argmax, [&mut *dw, &mut *db], dx.as_deref_mut(), scratch);
+                if let (Some(dx), true) = (dx, masked) {
+                    super::mask(x, dx);
                 }
-                None => {
-                    let dy = self.unpool(dy, argmax, &mut scratch.rows);
-                    let (patches, patches_dx) = (&mut scratch.patches, &mut scratch.patches_dx);
-                    self.backward_w_by_patches(x, dy, dw, db, patches);
-                    if let Some(dx) = dx {
-                        self.backward_x_by_patches(masked.then_some(x), w, dy, dx, patches_dx);
-                    }
-                }
+                continue;
+            };
+            let Scratch { padded, entries, counts, .. } = &mut *scratch;
+            let padded = &mut padded[..self.padded_len()];
+            self.pad(x, padded);
+            vectorized(BackwardW { conv: self, sums, padded, dy, argmax, dw, db, entries });
+            if let Some(dx) = dx {
+                let (packed, padded_dx) = (&packed.backward[..], &mut *padded);
+                vectorized(BackwardX { conv: self, packed, dy, argmax, padded_dx, entries, counts });
+                self.take_out(padded, masked.then_some(x), dx);
             }
+        }
+    }
+
+    /// As [`Conv2d::backward`], for one image; dx is not masked.
+    fn backward_by_patches(
+        &self,
+        [x, w, dy]: [&[f32]; 3],
+        argmax: &[u32],
+        [dw, db]: [&mut [f32]; 2],
+        mut dx: Option<&mut [f32]>,
+        scratch: &mut Scratch,
+    ) {
+        let d = &self.d;
+        // The gradient of the convolution's output: dy, placed at the positions that the pooling chose.
+        let dy: &[f32] = match &self.pool {
+            Some(pool) => {
+                let rows = &mut scratch.rows[..d.y_len()];
+                pool2d_max_backward_x(pool, argmax, dy, rows);
+                rows
+            }
+            None => dy,
+        };
+        if let Some(dx) = &mut dx {
+            dx.fill(0.0);
+        }
+        for band in self.bands() {
+            let dy = &dy[band.start * d.wo * d.o..band.end * d.wo * d.o];
+            let dy = Matrix::new(dy, band.len() * d.wo, d.o);
+            let patches = self.gather_patches(x, band.clone(), &mut scratch.patches);
+            matmul(patches.transposed(), dy, true, dw);
+            if let Some(dx) = &mut dx {
+                let patches = &mut scratch.patches[..band.len() * d.wo * d.terms()];
+                matmul(dy, Matrix::new(w, d.terms(), d.o).transposed(), false, patches);
+                self.for_each_patch_row(band, |patch_at, x_at, len| {
+                    add(&patches[patch_at..][..len], &mut dx[x_at..][..len])
+                });
+            }
+        }
+        for dy in dy.chunks_exact(d.o) {
+            add(dy, db);
         }
     }
 
@@ -337,7 +335,7 @@ impl Conv2d {
         let (width, row) = (self.padded_width() * d.c, d.w * d.c);
         let left = d.pad_left * d.c;
         let copied = row.min(width - left);
-        for (i, padded) in padded[..self.padded_len()].chunks_exact_mut(width).enumerate() {
+        for (i, padded) in padded.chunks_exact_mut(width).enumerate() {
             match i.checked_sub(d.pad_top).filter(|&i| i < d.h) {
                 Some(i) => {
                     padded[..left].fill(0.0);
@@ -349,26 +347,14 @@ impl Conv2d {
         }
     }
 
-    fn backward_x_pooled(
-        &self,
-        mask: Option<&[f32]>,
-        packed: &Packed,
-        dy: &[f32],
-        argmax: &[u32],
-        dx: &mut [f32],
-        scratch: &mut Scratch,
-    ) {
+    /// Copies the gradient of an image out of its frame, masked by `mask`.
+    fn take_out(&self, padded: &[f32], mask: Option<&[f32]>, dx: &mut [f32]) {
         let d = &self.d;
-        let Scratch { padded_dx, entries, counts, .. } = scratch;
-        let padded_dx = &mut padded_dx[..self.padded_len()];
-        let places = self.pool.map_or(0, |pool| pool.kh * pool.kw);
-        let counts = &mut counts[..places];
-        vectorized(BackwardX { conv: self, packed: &packed.backward, dy, argmax, padded_dx, entries, counts });
         let (width, row) = (self.padded_width() * d.c, d.w * d.c);
         let left = d.pad_left * d.c;
         // An image may extend past the last window.
         let copied = row.min(width - left);
-        let rows = padded_dx.chunks_exact(width).skip(d.pad_top).map(Some).chain(std::iter::repeat(None));
+        let rows = padded.chunks_exact(width).skip(d.pad_top).map(Some).chain(std::iter::repeat(None));
         for (i, (dx, padded)) in dx.chunks_exact_mut(row).zip(rows).enumerate() {
             let Some(padded) = padded else {
                 dx.fill(0.0);
@@ -379,45 +365,6 @@ impl Conv2d {
             if let Some(x) = mask {
                 super::mask(&x[i * row..][..row], dx);
             }
-        }
-    }
-
-    /// Returns the gradient of the convolution's output: `dy` itself, or `dy` placed at the positions that the pooling
-    /// chose.
-    fn unpool<'a>(&self, dy: &'a [f32], argmax: &[u32], rows: &'a mut [f32]) -> &'a [f32] {
-        let Some(pool) = &self.pool else { return dy };
-        let rows = &mut rows[..self.d.y_len()];
-        pool2d_max_backward_x(pool, argmax, dy, rows);
-        rows
-    }
-
-    fn backward_w_by_patches(&self, x: &[f32], dy: &[f32], dw: &mut [f32], db: &mut [f32], patches: &mut [f32]) {
-        let d = &self.d;
-        for band in self.bands() {
-            let dy = &dy[band.start * d.wo * d.o..band.end * d.wo * d.o];
-            let n = dy.len() / d.o;
-            let patches = self.gather_patches(x, band, patches);
-            matmul(patches.transposed(), Matrix::new(dy, n, d.o), true, dw);
-        }
-        for dy in dy.chunks_exact(d.o) {
-            add(dy, db);
-        }
-    }
-
-    fn backward_x_by_patches(&self, mask: Option<&[f32]>, w: &[f32], dy: &[f32], dx: &mut [f32], patches: &mut [f32]) {
-        let d = &self.d;
-        dx.fill(0.0);
-        for band in self.bands() {
-            let dy = &dy[band.start * d.wo * d.o..band.end * d.wo * d.o];
-            let n = dy.len() / d.o;
-            let patches = &mut patches[..n * d.terms()];
-            matmul(Matrix::new(dy, n, d.o), Matrix::new(w, d.terms(), d.o).transposed(), false, patches);
-            self.for_each_patch_row(band, |patch_at, x_at, len| {
-                add(&patches[patch_at..][..len], &mut dx[x_at..][..len])
-            });
-        }
-        if let Some(x) = mask {
-            super::mask(x, dx);
         }
     }
 

@@ -34,7 +34,7 @@ const fn tile(lanes: usize) -> Option<[usize; 2]> {
 /// Returns the number of output channels that are computed together, which are side by side in packed filters; `None`
 /// if the convolution's shape does not allow it.
 pub(super) fn block(conv: &Conv2d, lanes: usize) -> Option<usize> {
-    let d = conv.dims();
+    let d = &conv.d;
     let [positions, vectors] = tile(lanes)?;
     let block = lanes * vectors;
     let suits =
@@ -83,7 +83,7 @@ impl WithSimd for Forward<'_> {
 
 #[inline(always)]
 fn by_channels<S: Simd, const R: usize, const V: usize>(simd: S, image: Forward<'_>) {
-    match image.conv.dims().c {
+    match image.conv.d.c {
         1 => forward::<S, R, V, 1>(simd, image),
         3 => forward::<S, R, V, 3>(simd, image),
         8 => forward::<S, R, V, 8>(simd, image),
@@ -97,7 +97,7 @@ fn by_channels<S: Simd, const R: usize, const V: usize>(simd: S, image: Forward<
 #[inline(always)]
 fn forward<S: Simd, const R: usize, const V: usize, const C: usize>(simd: S, image: Forward<'_>) {
     let Forward { conv, padded, packed, b, y, argmax, rows } = image;
-    let d = conv.dims();
+    let d = &conv.d;
     let block = S::F32_LANES * V;
     let pixels = padded.as_chunks::<C>().0;
     for (i_block, packed) in packed.chunks_exact(d.terms() * block).enumerate() {
@@ -105,7 +105,7 @@ fn forward<S: Simd, const R: usize, const V: usize, const C: usize>(simd: S, ima
         let filter = S::as_simd_f32s(packed).0.as_chunks::<V>().0;
         let bias: [S::f32s; V] = vectors::<S, V>(&b[first..first + block]);
         let tiles = Tiles { conv, pixels, filter, bias };
-        let Some(pool) = conv.pool() else {
+        let Some(pool) = &conv.pool else {
             for i in 0..d.ho {
                 convolve_row::<S, R, V, C>(simd, &tiles, i, &mut y[i * d.wo * d.o + first..], d.o);
             }
@@ -142,7 +142,7 @@ fn convolve_row<S: Simd, const R: usize, const V: usize, const C: usize>(
     out: &mut [f32],
     stride: usize,
 ) {
-    let width = tiles.conv.dims().wo;
+    let width = tiles.conv.d.wo;
     let mut j = 0;
     while j < width {
         // The last tile starts where it just fits, and sums some positions again.
@@ -198,7 +198,7 @@ fn tile_of_sums<S: Simd, const R: usize, const V: usize, const C: usize>(
     j: usize,
 ) -> [[S::f32s; V]; R] {
     let Tiles { conv, pixels, filter, bias } = tiles;
-    let d = conv.dims();
+    let d = &conv.d;
     let mut sums = [*bias; R];
     for p in 0..d.kh {
         for q in 0..d.kw {
@@ -207,7 +207,7 @@ fn tile_of_sums<S: Simd, const R: usize, const V: usize, const C: usize>(
             sums = add_products::<S, R, V, C>(simd, x, w, sums);
         }
     }
-    if conv.relu() {
+    if conv.relu {
         for r in 0..R {
             for v in 0..V {
                 sums[r][v] = relu(simd, sums[r][v]);

@@ -31,8 +31,8 @@ pub(super) enum FilterSums {
 
 /// Returns how the gradient of the filter is summed; `None` if this module cannot compute what is needed.
 pub(super) fn plan(conv: &Conv2d, needs_dx: bool, lanes: usize) -> Option<FilterSums> {
-    let d = conv.dims();
-    if conv.pool().is_none() || lanes < 4 || [d.kh, d.kw, d.stride_h, d.stride_w] != [3, 3, 1, 1] {
+    let d = &conv.d;
+    if conv.pool.is_none() || lanes < 4 || [d.kh, d.kw, d.stride_h, d.stride_w] != [3, 3, 1, 1] {
         return None;
     }
     match d.c {
@@ -71,7 +71,7 @@ impl WithSimd for BackwardW<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        match (self.sums, self.conv.dims().c) {
+        match (self.sums, self.conv.d.c) {
             (FilterSums::ByInputs, 16) => by_inputs::<S, 16>(simd, self),
             (FilterSums::ByInputs, 32) => by_inputs::<S, 32>(simd, self),
             (FilterSums::ByInputs, 64) => by_inputs::<S, 64>(simd, self),
@@ -94,9 +94,9 @@ fn by_inputs<S: Simd, const C: usize>(simd: S, image: BackwardW<'_>) {
 #[inline(always)]
 fn by_inputs_of<S: Simd, const C: usize, const V: usize>(simd: S, image: BackwardW<'_>) {
     let BackwardW { conv, padded, dy, argmax, dw, db, entries, .. } = image;
-    let o = conv.dims().o;
+    let o = conv.d.o;
     let (pixels, width) = (padded.as_chunks::<C>().0, conv.padded_width());
-    let pixel_of = conv.pixel_of();
+    let pixel_of = &conv.pixel_of[..];
     let block = S::F32_LANES * V;
     for (channel, (dw, db)) in dw.chunks_exact_mut(TAPS * C).zip(db).enumerate() {
         let mut n_entries = 0;
@@ -131,7 +131,7 @@ fn by_inputs_of<S: Simd, const C: usize, const V: usize>(simd: S, image: Backwar
 
 #[inline(always)]
 fn by_outputs<S: Simd>(simd: S, image: BackwardW<'_>) {
-    if S::REGISTER_COUNT >= 32 && image.conv.dims().o.is_multiple_of(2 * S::F32_LANES) {
+    if S::REGISTER_COUNT >= 32 && image.conv.d.o.is_multiple_of(2 * S::F32_LANES) {
         by_outputs_of::<S, 2>(simd, image);
     } else {
         by_outputs_of::<S, 1>(simd, image);
@@ -141,8 +141,8 @@ fn by_outputs<S: Simd>(simd: S, image: BackwardW<'_>) {
 #[inline(always)]
 fn by_outputs_of<S: Simd, const V: usize>(simd: S, image: BackwardW<'_>) {
     let BackwardW { conv, padded, dy, argmax, dw, db, .. } = image;
-    let (d, width) = (conv.dims(), conv.padded_width());
-    let pool = conv.pool().expect("`plan` requires a pooling");
+    let (d, width) = (&conv.d, conv.padded_width());
+    let pool = conv.pool.as_ref().expect("`plan` requires a pooling");
     let block = S::F32_LANES * V;
     let zero = simd.splat_f32s(0.0);
     for first in (0..d.o).step_by(block) {
@@ -197,7 +197,8 @@ fn add_to<S: Simd, const V: usize>(simd: S, to: &mut [f32], values: &[S::f32s; V
 }
 
 /// Packs the filter `[9, C, O]` as `[C / block, O, 9, block]`, for [`BackwardX`].
-pub(super) fn pack(c: usize, o: usize, block: usize, w: &[f32], packed: &mut [f32]) {
+pub(super) fn pack(c: usize, o: usize, lanes: usize, w: &[f32], packed: &mut [f32]) {
+    let block = block(c, lanes);
     for (i_block, packed) in packed.chunks_exact_mut(o * TAPS * block).enumerate() {
         for (channel, packed) in packed.chunks_exact_mut(TAPS * block).enumerate() {
             for (tap, packed) in packed.chunks_exact_mut(block).enumerate() {
@@ -210,7 +211,7 @@ pub(super) fn pack(c: usize, o: usize, block: usize, w: &[f32], packed: &mut [f3
 }
 
 /// Returns how many of `c` input channels [`BackwardX`] sums at once.
-pub(super) fn block(c: usize, lanes: usize) -> usize {
+fn block(c: usize, lanes: usize) -> usize {
     // Two vectors if the registers suffice, which they do on everything but AVX2.
     if lanes != 8 && c.is_multiple_of(2 * lanes) { 2 * lanes } else { lanes }
 }
@@ -236,8 +237,7 @@ impl WithSimd for BackwardX<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let d = self.conv.dims();
-        if block(d.c, S::F32_LANES) == 2 * S::F32_LANES {
+        if block(self.conv.d.c, S::F32_LANES) == 2 * S::F32_LANES {
             backward_x::<S, 2, { 2 * TAPS }>(simd, self);
         } else {
             backward_x::<S, 1, TAPS>(simd, self);
@@ -249,9 +249,10 @@ impl WithSimd for BackwardX<'_> {
 #[inline(always)]
 fn backward_x<S: Simd, const V: usize, const T: usize>(simd: S, image: BackwardX<'_>) {
     let BackwardX { conv, packed, dy, argmax, padded_dx, entries, counts } = image;
-    let (d, width) = (conv.dims(), conv.padded_width());
-    let pool = conv.pool().expect("`plan` requires a pooling");
-    let place_of = conv.place_of();
+    let (d, width) = (&conv.d, conv.padded_width());
+    let pool = conv.pool.as_ref().expect("`plan` requires a pooling");
+    let place_of = &conv.place_of[..];
+    let counts = &mut counts[..pool.kh * pool.kw];
     let block = S::F32_LANES * V;
     padded_dx.fill(0.0);
     for (i_block, packed) in packed.chunks_exact(d.o * TAPS * block).enumerate() {

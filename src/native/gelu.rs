@@ -38,19 +38,13 @@ fn exponential(z: f32) -> f32 {
     exp(-(TWICE_ROOT as f32 * z * (1.0 + CUBIC as f32 * (z * z))))
 }
 
-/// Returns x, or the end of -FAR..FAR beyond which it is.
-#[inline(always)]
-fn near(x: f32) -> f32 {
-    x.clamp(-FAR as f32, FAR as f32)
-}
-
 /// Computes `y = 0.5 x (1 + tanh(u))`, for any shape.
 pub fn gelu_forward(x: &[f32], y: &mut [f32]) {
     vectorized(
         #[inline(always)]
         || {
             for (y, &x) in y.iter_mut().zip(x) {
-                let s = 1.0 / (1.0 + exponential(near(x)));
+                let s = 1.0 / (1.0 + exponential(x.clamp(-FAR as f32, FAR as f32)));
                 *y = if x < -FAR as f32 { 0.0 } else { x * s };
             }
         },
@@ -63,7 +57,7 @@ pub fn gelu_backward_x(x: &[f32], dy: &[f32], dx: &mut [f32]) {
         #[inline(always)]
         || {
             for ((dx, &dy), &x) in dx.iter_mut().zip(dy).zip(x) {
-                let z = near(x);
+                let z = x.clamp(-FAR as f32, FAR as f32);
                 let e = exponential(z);
                 let s = 1.0 / (1.0 + e);
                 let slope = TWICE_ROOT as f32 * (1.0 + (3.0 * CUBIC) as f32 * (z * z));

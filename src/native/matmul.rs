@@ -23,13 +23,9 @@ impl<'a> Matrix<'a> {
 
     /// Returns the same matrix with rows and columns swapped.
     pub fn transposed(self) -> Self {
-        Matrix {
-            rows: self.columns,
-            columns: self.rows,
-            row_stride: self.column_stride,
-            column_stride: self.row_stride,
-            ..self
-        }
+        let (rows, columns) = (self.columns, self.rows);
+        let (row_stride, column_stride) = (self.column_stride, self.row_stride);
+        Matrix { values: self.values, rows, columns, row_stride, column_stride }
     }
 
     /// Returns `n` columns starting at `first`.
@@ -42,8 +38,10 @@ impl<'a> Matrix<'a> {
     }
 
     fn is_whole(&self) -> bool {
-        let last = (self.rows - 1) * self.row_stride + (self.columns - 1) * self.column_stride;
-        last < self.values.len()
+        // Of an empty matrix nothing is read.
+        self.rows == 0
+            || self.columns == 0
+            || (self.rows - 1) * self.row_stride + (self.columns - 1) * self.column_stride < self.values.len()
     }
 }
 
@@ -57,15 +55,6 @@ impl<'a> Matrix<'a> {
 pub fn matmul(a: Matrix<'_>, b: Matrix<'_>, add: bool, y: &mut [f32]) {
     assert_eq!(a.columns, b.rows, "inner dimensions of a matrix product");
     assert_eq!(y.len(), a.rows * b.columns, "elements of a matrix product");
-    if y.is_empty() {
-        return;
-    }
-    if a.columns == 0 {
-        if !add {
-            y.fill(0.0);
-        }
-        return;
-    }
     assert!(a.is_whole() && b.is_whole(), "a matrix is longer than its slice");
     let stride = |stride: usize| isize::try_from(stride).expect("a slice has at most isize::MAX bytes");
     // SAFETY: the assertions above check that every element that is read or written lies in its slice; `y` is borrowed

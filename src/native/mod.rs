@@ -44,17 +44,13 @@ const VECTORS_VARIABLE: &str = "FMNIST_NATIVE_VECTORS";
 /// The values of [`VECTORS_VARIABLE`] that this target has.
 const VECTORS_VALUES: &[&str] = if cfg!(target_arch = "x86_64") { &["avx2", "none"] } else { &["none"] };
 
-/// An environment variable with an invalid value.
+/// `FMNIST_NATIVE_VECTORS` has an invalid value: this one, shortened.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{variable} is `{value}`, which is not a valid value; use {valid}, or unset it")]
-pub struct EnvironmentError {
-    /// The name of the variable.
-    pub variable: &'static str,
-    /// The value found, shortened.
-    pub value: String,
-    /// The valid values.
-    pub valid: String,
-}
+#[error(
+    "{VECTORS_VARIABLE} is `{0}`, which is not a valid value; use `{valid}`, or unset it",
+    valid = VECTORS_VALUES.join("` or `")
+)]
+pub struct EnvironmentError(pub String);
 
 /// Checks the environment variables that this module reads: `FMNIST_NATIVE_VECTORS`.
 ///
@@ -78,8 +74,7 @@ fn check_vectors(value: Option<&OsStr>) -> Result<(), EnvironmentError> {
     if shown.len() < text.len() {
         shown.push('…');
     }
-    let valid: Vec<String> = VECTORS_VALUES.iter().map(|valid| format!("`{valid}`")).collect();
-    Err(EnvironmentError { variable: VECTORS_VARIABLE, value: shown, valid: valid.join(" or ") })
+    Err(EnvironmentError(shown))
 }
 
 /// The instruction set to use, detected once: the widest of this CPU, or a narrower one that `FMNIST_NATIVE_VECTORS`
@@ -171,6 +166,6 @@ mod tests {
             assert!(error.contains("FMNIST_NATIVE_VECTORS") && error.contains(&format!("`{invalid}`")), "{error}");
             assert!(VECTORS_VALUES.iter().all(|valid| error.contains(&format!("`{valid}`"))), "{error}");
         }
-        assert_eq!(check(&"x".repeat(500)).unwrap_err().value.chars().count(), 41);
+        assert_eq!(check(&"x".repeat(500)).unwrap_err().0.chars().count(), 41);
     }
 }

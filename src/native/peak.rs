@@ -13,36 +13,27 @@ use rayon::prelude::*;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-/// The two limits that every loop has on a CPU.
-#[derive(Clone, Copy, Debug)]
-pub struct Peak {
-    /// Multiply-adds without memory access on all threads, in 10^9 floating-point operations per second.
-    pub gflops: f64,
-    /// Copying on all threads, bytes read plus bytes written, in 10^9 per second.
-    pub gb_per_second: f64,
-}
-
 /// Numbers copied: more than the caches hold.
 const COPIED: usize = 16 << 20;
 /// How long each limit is measured.
 const WINDOW: Duration = Duration::from_millis(300);
 
-impl Peak {
-    /// Measures both limits on the threads of the calling pool, in about a second: the best of several rounds.
-    pub fn measure() -> Peak {
-        let threads = rayon::current_num_threads();
-        let flop = (threads * Chains::FLOP_PER_LANE * super::lanes()) as f64;
-        let seconds = fastest(|| (0..threads).into_par_iter().with_max_len(1).for_each(|_| vectorized(Chains)));
-        let from = vec![1.0f32; COPIED];
-        let mut to = vec![0.0f32; COPIED];
-        let part = COPIED.div_ceil(threads);
-        let bytes = (2 * COPIED * size_of::<f32>()) as f64;
-        let copying = fastest(|| {
-            to.par_chunks_mut(part).zip(from.par_chunks(part)).for_each(|(to, from)| to.copy_from_slice(from));
-        });
-        black_box(&to);
-        Peak { gflops: flop / seconds / 1e9, gb_per_second: bytes / copying / 1e9 }
-    }
+/// Measures the two limits that every loop has on the threads of the calling pool, in about a second, the best of several
+/// rounds: multiply-adds without memory access, in 10^9 floating-point operations per second, and copying, bytes read plus
+/// bytes written, in 10^9 per second.
+pub fn measure() -> [f64; 2] {
+    let threads = rayon::current_num_threads();
+    let flop = (threads * Chains::FLOP_PER_LANE * super::lanes()) as f64;
+    let seconds = fastest(|| (0..threads).into_par_iter().with_max_len(1).for_each(|_| vectorized(Chains)));
+    let from = vec![1.0f32; COPIED];
+    let mut to = vec![0.0f32; COPIED];
+    let part = COPIED.div_ceil(threads);
+    let bytes = (2 * COPIED * size_of::<f32>()) as f64;
+    let copying = fastest(|| {
+        to.par_chunks_mut(part).zip(from.par_chunks(part)).for_each(|(to, from)| to.copy_from_slice(from));
+    });
+    black_box(&to);
+    [flop / seconds / 1e9, bytes / copying / 1e9]
 }
 
 /// Returns the time of the fastest call, in seconds, among those that fit into the window.

@@ -164,7 +164,7 @@ impl Filter {
         let (mut packed, mut scratch) = (native::Packed::default(), native::Scratch::new([&conv]));
         conv.pack(&self.weights, &mut packed);
         let mut y = vec![0.0; dims.y_len()];
-        conv.forward(image, &self.weights, &packed, &[0.0], &mut y, &mut [], &mut scratch);
+        conv.forward([image, &self.weights, &[0.0]], &packed, &mut y, &mut [], &mut scratch);
         y
     }
 

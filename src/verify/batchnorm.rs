@@ -240,7 +240,7 @@ pub(super) fn native(check: &mut Check) {
         let (scale, shift, mean) = (check.values(d.c), check.values(d.c), check.values(d.c));
         let var: Vec<f32> = check.values(d.c).into_iter().map(f32::abs).collect();
         let (mut moments, mut mean_after, mut var_after) = (vec![f32::NAN; 3 * d.c], mean.clone(), var.clone());
-        fast::batchnorm_statistics(&d, MOMENTUM, &x, &mut moments, &mut mean_after, &mut var_after);
+        fast::batchnorm_statistics(&d, MOMENTUM, &x, [&mut moments, &mut mean_after, &mut var_after]);
         let expected = statistics(&d, d.n, &x, &mean, &var, ADDITIONS);
         for (actual, expected) in [&moments, &mean_after, &var_after].into_iter().zip(&expected) {
             check.bounded("native batchnorm_statistics", &case, actual, expected);
@@ -252,12 +252,12 @@ pub(super) fn native(check: &mut Check) {
         let split = first.n * image;
         let mut y = vec![f32::NAN; d.x_len()];
         let (y_first, y_last) = y.split_at_mut(split);
-        fast::batchnorm_forward(&first, EPSILON, &x[..split], &moments, &scale, &shift, y_first);
-        fast::batchnorm_forward(&last, EPSILON, &x[split..], &moments, &scale, &shift, y_last);
+        fast::batchnorm_forward(&first, EPSILON, [&x[..split], &moments, &scale, &shift], y_first);
+        fast::batchnorm_forward(&last, EPSILON, [&x[split..], &moments, &scale, &shift], y_last);
         check.bounded("native batchnorm_forward", &case, &y, &forward(&d, &x, &moments, &scale, &shift));
 
         let (mut dscale, mut dshift) = (vec![f32::NAN; d.c], vec![f32::NAN; d.c]);
-        fast::batchnorm_backward_w(&d, EPSILON, &x, &moments, &dy, &mut dscale, &mut dshift);
+        fast::batchnorm_backward_w(&d, EPSILON, [&x, &moments, &dy], [&mut dscale, &mut dshift]);
         let expected = backward_w(&d, &x, &moments, &dy, ADDITIONS);
         for (actual, expected) in [&dscale, &dshift].into_iter().zip(&expected) {
             check.bounded("native batchnorm_backward_w", &case, actual, expected);
@@ -267,7 +267,7 @@ pub(super) fn native(check: &mut Check) {
         let (dx_first, dx_last) = dx.split_at_mut(split);
         for (part, rows, dx) in [(first, 0..split, dx_first), (last, split..d.x_len(), dx_last)] {
             let (x, dy) = (&x[rows.clone()], &dy[rows]);
-            fast::batchnorm_backward_x(&part, EPSILON, x, &moments, &scale, &dscale, &dshift, dy, dx);
+            fast::batchnorm_backward_x(&part, EPSILON, [x, &moments, &scale, &dscale, &dshift, dy], dx);
         }
         let expected = backward_x(&d, &x, &moments, &scale, &dscale, &dshift, &dy);
         check.bounded("native batchnorm_backward_x", &case, &dx, &expected);

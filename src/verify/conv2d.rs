@@ -240,14 +240,14 @@ fn native_forward(check: &mut Check, case: &str, conv: &Conv2d, d: &Conv2dDims, 
     let (mut packed, mut scratch) = (Packed::default(), Scratch::new([conv]));
     conv.pack(w, &mut packed);
     let mut y = vec![f32::NAN; d.n * conv.y_len()];
-    let mut argmax = vec![u32::MAX; if conv.pool().is_some() { y.len() } else { 0 }];
-    conv.forward(x, w, &packed, b, &mut y, &mut argmax, &mut scratch);
+    let mut argmax = vec![u32::MAX; if conv.pool.is_some() { y.len() } else { 0 }];
+    conv.forward([x, w, b], &packed, &mut y, &mut argmax, &mut scratch);
 
-    let mut sums = forward(d, x, w, b).then_relu(conv.relu());
+    let mut sums = forward(d, x, w, b).then_relu(conv.relu);
     if exact {
         sums.bound.fill(0.0);
     }
-    let Some(pool) = conv.pool().map(|pool| pool.for_images(d.n)) else {
+    let Some(pool) = conv.pool.map(|pool| pool.for_images(d.n)) else {
         return check.bounded(NAME, case, &y, &sums);
     };
     let (mut expected, mut expected_at) = (vec![0.0; y.len()], vec![0; y.len()]);
@@ -283,8 +283,8 @@ fn native_backward(check: &mut Check, case: &str, conv: &Conv2d, d: &Conv2dDims,
     dy.iter_mut().step_by(3).for_each(|dy| *dy = 0.0);
     let (mut packed, mut scratch) = (Packed::default(), Scratch::new([conv]));
     conv.pack(&w, &mut packed);
-    let (mut y, mut argmax) = (vec![0.0; y_len], vec![0; if conv.pool().is_some() { y_len } else { 0 }]);
-    conv.forward(&x, &w, &packed, &b, &mut y, &mut argmax, &mut scratch);
+    let (mut y, mut argmax) = (vec![0.0; y_len], vec![0; if conv.pool.is_some() { y_len } else { 0 }]);
+    conv.forward([&x, &w, &b], &packed, &mut y, &mut argmax, &mut scratch);
 
     // In two parts, the last image separately.
     let mut parts = vec![0.0; 2 * conv.sums_len()];
@@ -296,13 +296,13 @@ fn native_backward(check: &mut Check, case: &str, conv: &Conv2d, d: &Conv2dDims,
         let (x_len, y_len) = (d.x_len() / d.n, conv.y_len());
         let argmax = if argmax.is_empty() { &argmax[..] } else { &argmax[of(y_len)] };
         let dx = needs_dx.then(|| &mut dx[of(x_len)]);
-        conv.backward(true, &x[of(x_len)], &w, &packed, &dy[of(y_len)], argmax, sums, dx, &mut scratch);
+        conv.backward(true, [&x[of(x_len)], &w, &dy[of(y_len)]], &packed, argmax, sums, dx, &mut scratch);
     }
     let (mut dw, mut db) = (vec![f32::NAN; d.w_len()], vec![f32::NAN; d.o]);
     conv.gather_dw(&parts, &mut dw);
     conv.gather_db(&parts, &mut db);
 
-    let dy = match conv.pool() {
+    let dy = match conv.pool {
         Some(pool) => {
             let mut unpooled = vec![0.0; d.y_len()];
             pool2d_max_backward_x(&pool.for_images(d.n), &argmax, &dy, &mut unpooled);

@@ -31,7 +31,7 @@ mod table;
 pub use compare::{Bounded, Comparison, compare, compare_exact};
 pub use table::{Entry, OPS, Op};
 
-use crate::gpu::{Element, Gpu, GpuError, Guard, PlanBuilder, Tensor};
+use crate::gpu::{Element, GUARD, Gpu, GpuError, PlanBuilder, Tensor, UNWRITTEN};
 use crate::ops::{Form, SharedTiles};
 use crate::text::count;
 use rand_chacha::ChaCha8Rng;
@@ -195,12 +195,7 @@ impl<'g> Verifier<'g> {
 
     /// Starts a new run: tensors, a plan, and the comparison of its outputs.
     pub fn run(&mut self) -> Run<'_, 'g> {
-        Run {
-            plan: PlanBuilder::guarded(self.gpu, GUARD),
-            verifier: self,
-            guarded: Vec::new(),
-            started: Instant::now(),
-        }
+        Run { plan: PlanBuilder::guarded(self.gpu), verifier: self, started: Instant::now() }
     }
 
     /// Records that `kernel` was tested by the comparisons listed under `compared`.
@@ -218,17 +213,12 @@ impl<'g> Verifier<'g> {
     }
 }
 
-/// Surrounds outputs and scratch tensors: guard cells with a pattern that no kernel computes, and a quiet NaN for cells
-/// that are not written.
-const GUARD: Guard = Guard { cells: 64, pattern: 0x7fa5_c3e1, unwritten: 0x7fc0_dead };
-
 /// A run of a plan with guarded tensors.
 #[derive(Debug)]
 pub struct Run<'v, 'g> {
     /// The plan to record into.
     pub plan: PlanBuilder<'g>,
     verifier: &'v mut Verifier<'g>,
-    guarded: Vec<(Tensor, usize)>,
     started: Instant,
 }
 
@@ -254,7 +244,7 @@ impl<'g> Run<'_, 'g> {
     /// # Errors
     /// The device failed.
     pub fn output(&mut self, len: usize) -> Result<Tensor, GpuError> {
-        self.guarded(&vec![GUARD.unwritten; len], Element::F32)
+        self.guarded(&vec![UNWRITTEN; len], Element::F32)
     }
 
     /// As [`Run::output`], for integers.
@@ -262,7 +252,7 @@ impl<'g> Run<'_, 'g> {
     /// # Errors
     /// The device failed.
     pub fn output_u32(&mut self, len: usize) -> Result<Tensor, GpuError> {
-        self.guarded(&vec![GUARD.unwritten; len], Element::U32)
+        self.guarded(&vec![UNWRITTEN; len], Element::U32)
     }
 
     /// Creates a tensor that is read and written, followed by guard cells.
@@ -284,15 +274,14 @@ impl<'g> Run<'_, 'g> {
 
     /// Returns `output` with the first `cells` of its guard cells, for testing that a write into them is detected.
     pub fn with_guard_cells(&self, output: &Tensor, cells: usize) -> Tensor {
-        let whole = self.guarded.iter().find(|(whole, len)| *len == output.len() && whole.shares_buffer(output));
+        let mut watched = self.plan.all_watched().iter();
+        let whole = watched.find(|(whole, len)| *len == output.len() && whole.shares_buffer(output));
         let (whole, len) = whole.expect("`output` was created by this run");
         whole.slice("guarded", 0, &[len + cells])
     }
 
     fn guarded(&mut self, words: &[u32], element: Element) -> Result<Tensor, GpuError> {
-        let [whole, view] = GUARD.around(self.verifier.gpu, "guarded", words, &[words.len()], element)?;
-        self.guarded.push((whole, words.len()));
-        Ok(view)
+        self.plan.watched("guarded", words, element)
     }
 
     /// Runs the plan and compares floating-point outputs under their bounds, and integers exactly.
@@ -307,7 +296,7 @@ impl<'g> Run<'_, 'g> {
         exact: &[(&Tensor, &[u32])],
     ) -> Result<(), GpuError> {
         let gpu = self.verifier.gpu;
-        let watched = [&self.guarded[..], self.plan.watched_scratch()].concat();
+        let watched = self.plan.all_watched().to_vec();
         gpu.run(&self.plan.finish()?)?;
         log::debug!("{kernel}, {case}: {:.2} s to compile and run", self.started.elapsed().as_secs_f64());
         for (tensor, Bounded { values, bound }) in outputs {
@@ -315,12 +304,12 @@ impl<'g> Run<'_, 'g> {
             Verdict::of(kernel, case, values.len(), &result).add_to(&mut self.verifier.verdicts);
         }
         for (tensor, expected) in exact {
-            let result = compare_exact(&gpu.read_u32(tensor)?, expected);
+            let result = compare_exact(&gpu.read_words(tensor)?, expected);
             Verdict::of(kernel, case, expected.len(), &result).add_to(&mut self.verifier.verdicts);
         }
         for (whole, len) in &watched {
             let words = gpu.read_words(whole)?;
-            if let Some(at) = words[*len..].iter().position(|&word| word != GUARD.pattern) {
+            if let Some(at) = words[*len..].iter().position(|&word| word != GUARD) {
                 let name = whole.name();
                 let failure =
                     format!("{case}: wrote past the end of `{name}` of {}, at {}", count(*len, "element"), len + at);

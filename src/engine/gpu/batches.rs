@@ -149,7 +149,7 @@ impl<'g> Batches<'g> {
                 let mut encoder = gpu.encoder("steps");
                 if self.in_pieces {
                     // `steps` is 1 here. The last dispatch is submitted with the read-back.
-                    encoder = gpu.submit_all_but_last(encoder, &self.plan)?;
+                    gpu.submit_all_but_last(&mut encoder, &self.plan)?;
                 } else {
                     gpu.encode(&mut encoder, "steps", &self.plan, steps);
                 }
@@ -238,8 +238,8 @@ impl<'g> Batches<'g> {
         for step in epoch.done.batches + 1..=last {
             let mut encoder = gpu.encoder("searched step");
             if self.in_pieces {
-                encoder = gpu.submit_all_but_last(encoder, plan)?;
-                encoder = gpu.submit_all_but_last(encoder, &search)?;
+                gpu.submit_all_but_last(&mut encoder, plan)?;
+                gpu.submit_all_but_last(&mut encoder, &search)?;
             } else {
                 gpu.encode(&mut encoder, "step", plan, 1);
                 gpu.encode(&mut encoder, "search", &search, 1);

@@ -88,7 +88,8 @@ impl<'g> GpuEngine<'g> {
         let step_sizes = gpu.tensor("step_sizes", &[train.len().div_ceil(batch_size)], Element::F32)?;
         let update = Update { optimizer: *optimizer, step_sizes, gradients, slots };
         let plan = self.step(&feed, &program, &tensors, &update)?;
-        log::debug!("a training step has {} dispatches: {}", plan.len(), plan.entries().collect::<Vec<_>>().join(", "));
+        let entries: Vec<&str> = plan.dispatches().map(|dispatch| dispatch.entry).collect();
+        log::debug!("a training step has {} dispatches: {}", entries.len(), entries.join(", "));
         let batches = Batches::new(gpu, feed, plan)?;
         Ok(GpuEngine { training: Some(Training { batches, update, logits }), ..self })
     }
@@ -231,8 +232,9 @@ impl Engine for GpuEngine<'_> {
         let mut result = Vec::with_capacity(n_images * classes);
         while result.len() < n_images * classes {
             // Dispatch by dispatch, because it is not known how long one takes here.
-            let last = self.gpu.submit_all_but_last(self.gpu.encoder("prediction"), &batches.plan)?;
-            self.gpu.submit(last.finish())?;
+            let mut encoder = self.gpu.encoder("prediction");
+            self.gpu.submit_all_but_last(&mut encoder, &batches.plan)?;
+            self.gpu.submit(encoder.finish())?;
             result.extend(self.gpu.read(&probabilities)?);
             // The last batch may have rows beyond the last image.
             result.truncate(n_images * classes);

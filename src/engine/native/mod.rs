@@ -14,11 +14,11 @@ use super::{
     for_all, only_trained, pixels,
 };
 use crate::data::Split;
+use crate::gpu::peak::Peak;
 use crate::lower::Mode;
 use crate::model::{Model, Parameter};
-use crate::native::Aligned;
 use crate::native::conv2d::{Form, Scratch};
-use crate::native::peak::Peak;
+use crate::native::{Aligned, peak};
 use batch::{Batch, Share, totals};
 use program::{Prepared, zeros};
 use rayon::prelude::*;
@@ -129,7 +129,8 @@ impl<'d> NativeEngine<'d> {
 
     /// Measures the peak performance of the engine's threads.
     pub fn peak(&self) -> Peak {
-        self.threads.install(Peak::measure)
+        let [gflops, gb_per_second] = self.threads.install(peak::measure);
+        Peak { gflops, gb_per_second }
     }
 
     /// Describes how each convolution is computed forward and backward.
