@@ -147,7 +147,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("export", &["cpu", "data", "model"]),
     ("import", &["text", "model", "export"]),
     ("photo", &["files", "cpu", "gpu", "native", "ops"]),
-    ("report", &["text", "data", "model", "photo", "engine", "train", "run"]),
+    ("report", &["data", "model", "photo", "engine", "train", "run"]),
     ("tensorboard", &["files", "run", "train"]),
 ];
 

@@ -83,6 +83,9 @@ pub enum ReportError {
         /// Why.
         reason: String,
     },
+    /// A page could not be written.
+    #[error("the page could not be written")]
+    Page(#[from] askama::Error),
     /// The encoder failed.
     #[error("the image of {width} x {height} pixels could not be encoded as PNG")]
     Encode {

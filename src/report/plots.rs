@@ -285,6 +285,11 @@ pub fn escape(text: &str) -> String {
     escaped
 }
 
-fn printable(text: &str) -> String {
-    text.replace(|c: char| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}'), " ")
+/// Returns whether XML does not allow a character, or it is a control character.
+pub(super) fn is_forbidden(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}')
+}
+
+pub(super) fn printable(text: &str) -> String {
+    text.replace(is_forbidden, " ")
 }
