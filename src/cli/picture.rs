@@ -41,7 +41,7 @@ pub fn predictions_png(
 }
 
 fn png(items: &[GridItem<'_>], description: &Description) -> Result<Vec<u8>> {
-    let picture = draw_grid(items, columns_for(items.len()), None, description).context("drawing the grid")?;
+    let picture = draw_grid(items, columns_for(items.len()), description).context("drawing the grid")?;
     picture.encode_png().context("encoding the image")
 }
 

@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use fmnist_gpu::data::Description;
 use fmnist_gpu::files::{ShownPath, check_target};
 use fmnist_gpu::photo::{Doubt, Garment, Invert, Photo, prepare};
-use fmnist_gpu::report::{GridItem, Sheet, Tile, Tone, columns_for, draw_grid, draw_tiles};
+use fmnist_gpu::report::{GridItem, Tile, Tone, columns_for, draw_grid, draw_tiles};
 use fmnist_gpu::run::Run;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -268,7 +268,7 @@ fn photos(args: &PredictArgs, run: &Run, global: &Global) -> Result<ExitCode> {
                 tone: if prediction.warning.is_some() { Tone::Wrong } else { Tone::Neutral },
             })
             .collect();
-        let drawn = draw_grid(&items, columns_for(items.len()), None, description).context("drawing the grid")?;
+        let drawn = draw_grid(&items, columns_for(items.len()), description).context("drawing the grid")?;
         picture::write_png(path, &drawn.encode_png()?, args.force)?;
         global.say(format!("Image: {}", path.shown()));
     }
@@ -416,7 +416,7 @@ fn inputs_png(
         })
         .collect();
     let columns = 2 * columns_for(prepared.len()).min(3);
-    let drawn = draw_tiles(&tiles, Sheet { columns, tile: [225, 225], title: "" }).context("drawing the inputs")?;
+    let drawn = draw_tiles(&tiles, columns, [225, 225]).context("drawing the inputs")?;
     drawn.encode_png().context("encoding the image")
 }
 

@@ -4,7 +4,7 @@ use super::ReportError;
 use super::canvas::{Picture, Rect, Rgb};
 use super::maps::diverging;
 use super::text::Typesetter;
-use super::tiles::{Sheet, Tile, draw_tiles};
+use super::tiles::{Tile, draw_tiles};
 use crate::photo::Filter;
 
 /// Side of a box in pixels.
@@ -21,7 +21,7 @@ pub fn draw_filter(before: Tile, filter: &Filter, after: Tile) -> Result<Picture
     let largest = filter.weights.iter().fold(0.0f32, |most, weight| most.max(weight.abs()));
     let caption = format!("{}, {rows} x {columns}", filter.name);
     let middle = Tile { caption, ..cells(filter, largest) };
-    draw_tiles(&[before, middle, after], Sheet { columns: 3, tile: [BOX, BOX], title: "" })
+    draw_tiles(&[before, middle, after], 3, [BOX, BOX])
 }
 
 /// Draws one square per weight, blue for positive and red for negative, with its number if there is room.

@@ -2,7 +2,7 @@
 
 use super::ReportError;
 use super::canvas::Picture;
-use super::tiles::{Sheet, Tile, draw_tiles};
+use super::tiles::{Tile, draw_tiles};
 use crate::data::Description;
 use crate::engine::{EngineError, ReferenceEngine};
 use crate::model::{Layer, LayerShape, Model, ModelError, Source};
@@ -69,7 +69,7 @@ pub fn filters(model: &Model, parameters: &[Vec<f32>]) -> Result<Option<LayerPic
         format!("{n} filters")
     };
     let title = format!("{}: {kind}, {} x {}", shape.name, size[0], size[1]);
-    let picture = draw_tiles(&tiles, Sheet { columns: 16, tile: [side, side], title: "" })?;
+    let picture = draw_tiles(&tiles, 16, [side, side])?;
     let description = format!(
         "{title}. Blue is positive, red negative, white zero; the strongest colour is {largest:.3}. \
          The largest weight is {:.3}, the smallest {:.3}.",
@@ -105,7 +105,7 @@ pub fn feature_maps(
         layer: "input".to_string(),
         title: format!("input: {height} x {width} pixels"),
         description: "The input of the network.".to_string(),
-        picture: draw_tiles(&[input], Sheet { columns: 1, tile: [169, 169], title: "" })?,
+        picture: draw_tiles(&[input], 1, [169, 169])?,
     }];
     for (i, (shape, output)) in shapes.iter().zip(&outputs).enumerate() {
         let is_last = i + 1 == shapes.len();
@@ -117,10 +117,7 @@ pub fn feature_maps(
                     diverging(&values, width, largest)
                 };
                 let side = (2 * width as u32).max(56) + 1;
-                draw_tiles(
-                    &(0..channels).map(map).collect::<Vec<_>>(),
-                    Sheet { columns: 16, tile: [side, side], title: "" },
-                )?
+                draw_tiles(&(0..channels).map(map).collect::<Vec<_>>(), 16, [side, side])?
             }
             // A flattened tensor shows nothing new.
             _ if matches!(shape.layer, Layer::Flatten) => continue,
@@ -136,7 +133,7 @@ pub fn feature_maps(
                 };
                 let columns = if is_last { 5 } else { 32 };
                 let side = if is_last { [121, 41] } else { [25, 25] };
-                draw_tiles(&(0..n).map(tile).collect::<Vec<_>>(), Sheet { columns, tile: side, title: "" })?
+                draw_tiles(&(0..n).map(tile).collect::<Vec<_>>(), columns, side)?
             }
             _ => continue,
         };

@@ -21,7 +21,7 @@ pub use canvas::Picture;
 pub use filter::{draw_filter, short};
 pub use grid::{GridItem, PIXEL_SCALE, Tone, columns_for, draw_grid, prediction_caption};
 pub use roofline::{Roofline, RooflinePoint, draw_roofline};
-pub use tiles::{Sheet, Tile, draw_tiles};
+pub use tiles::{Tile, draw_tiles};
 
 use thiserror::Error;
 

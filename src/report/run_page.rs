@@ -192,7 +192,7 @@ fn mistakes(report: &Report<'_>) -> Result<Figure, ReportError> {
         items.push(GridItem { image: report.test.image(mistake.index), caption, tone: Tone::Wrong });
         listed.push(format!("image {}: {class} {:.1} %, original {label}", mistake.index, 100.0 * probability));
     }
-    Figure::new(&draw_grid(&items, 5, None, report.description)?, "Worst mistakes", &listed.join("; "))
+    Figure::new(&draw_grid(&items, 5, report.description)?, "Worst mistakes", &listed.join("; "))
 }
 
 /// Draws the article's grid: the first 25 test images.
@@ -207,7 +207,7 @@ fn predictions(report: &Report<'_>) -> Result<Figure, ReportError> {
         items.push(GridItem { image: report.test.image(i), caption, tone });
         listed.push(format!("{predicted} {:.0} % ({original}), {verdict}", 100.0 * row[class]));
     }
-    let grid = draw_grid(&items, columns_for(items.len()), None, report.description)?;
+    let grid = draw_grid(&items, columns_for(items.len()), report.description)?;
     Figure::new(&grid, "Test images with predicted and original classes", &listed.join("; "))
 }
 

@@ -89,6 +89,21 @@ impl Typesetter {
         });
     }
 
+    /// Draws lines below each other, each centred between `left` and `left + width`.
+    pub(super) fn draw_centred(
+        &self,
+        picture: &mut Picture,
+        lines: &[String],
+        [left, top]: [u32; 2],
+        width: u32,
+        colour: Rgb,
+    ) {
+        for (i, line) in (0..).zip(lines) {
+            let left = left as f32 + (width as f32 - self.width(line)) / 2.0;
+            self.draw(picture, line, left, top + i * self.line_height(), colour);
+        }
+    }
+
     /// Calls `each` with every glyph of a line, its offset from the start of the line and its advance, in pixels.
     fn place(&self, line: &str, mut each: impl FnMut(GlyphId, f32, f32)) {
         let mut x = 0.0;
