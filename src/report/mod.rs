@@ -23,9 +23,11 @@ pub use grid::{GridItem, PIXEL_SCALE, Tone, columns_for, draw_grid, prediction_c
 pub use roofline::{Roofline, RooflinePoint, draw_roofline};
 pub use tiles::{Tile, draw_tiles};
 
+use crate::engine::EngineError;
+use crate::model::ModelError;
 use thiserror::Error;
 
-/// Why an image could not be drawn or encoded.
+/// Why a report, or an image of it, could not be made.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ReportError {
@@ -83,6 +85,12 @@ pub enum ReportError {
         /// Why.
         reason: String,
     },
+    /// The model cannot be built.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The model cannot be evaluated.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     /// A page could not be written.
     #[error("the page could not be written")]
     Page(#[from] askama::Error),
