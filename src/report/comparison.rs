@@ -38,14 +38,12 @@ pub fn comparison_rows(runs: &[Compared]) -> Vec<Vec<String>> {
         row("batch size", &|r| r.summary.batch_size.to_string()),
         row("test loss", &|r| or_none(r.summary.test_loss.or(r.metrics.as_ref().map(|m| m.loss)), 4)),
         row("test accuracy", &|r| or_none(test_accuracy(r), 4)),
-        row("95 % confidence", &|r| match test_accuracy(r) {
+        row("95 % confidence", &|r| {
+            let Some(accuracy) = test_accuracy(r) else { return "–".to_string() };
             // The test set has 10,000 images, genuine or synthetic.
-            Some(accuracy) => {
-                let n = r.metrics.as_ref().map_or(10_000, |m| m.images as u64);
-                let [low, high] = wilson_95((accuracy * n as f64).round() as u64, n);
-                format!("{low:.4} to {high:.4}")
-            }
-            None => "–".to_string(),
+            let n = r.metrics.as_ref().map_or(10_000, |m| m.images as u64);
+            let [low, high] = wilson_95((accuracy * n as f64).round() as u64, n);
+            format!("{low:.4} to {high:.4}")
         }),
         row("training, s", &|r| format!("{:.1}", r.summary.train_seconds)),
         row("images/s", &|r| grouped(r.summary.images_per_second.round() as u64)),
@@ -133,16 +131,18 @@ pub fn comparison_page(runs: &[Compared]) -> Result<String, ReportError> {
 /// Returns the curves of all runs: training solid, validation dashed, one colour per run.
 pub fn comparison_curves(runs: &[Compared], loss: bool) -> Vec<Curve> {
     let mut curves = Vec::new();
-    for (colour, run) in runs.iter().enumerate() {
-        let value = |r: &EpochRecord| if loss { r.loss } else { r.accuracy };
-        let validation = |r: &EpochRecord| if loss { r.val_loss } else { r.val_accuracy };
-        let points = run.history.iter().map(|r| (r.epoch as f64, value(r))).collect();
-        curves.push(Curve { name: run.name.clone(), colour, dashed: false, points });
-        let points: Vec<(f64, f64)> =
-            run.history.iter().filter_map(|r| validation(r).map(|v| (r.epoch as f64, v))).collect();
+    for (colour, Compared { name, history, .. }) in runs.iter().enumerate() {
+        let points = over_epochs(history, |r| Some(if loss { r.loss } else { r.accuracy }));
+        curves.push(Curve { name: name.clone(), colour, dashed: false, points });
+        let points = over_epochs(history, |r| if loss { r.val_loss } else { r.val_accuracy });
         if !points.is_empty() {
-            curves.push(Curve { name: format!("{}, validation", run.name), colour, dashed: true, points });
+            curves.push(Curve { name: format!("{name}, validation"), colour, dashed: true, points });
         }
     }
     curves
+}
+
+/// Returns the epochs that have a value, with this value.
+pub(super) fn over_epochs(history: &[EpochRecord], value: impl Fn(&EpochRecord) -> Option<f64>) -> Vec<(f64, f64)> {
+    history.iter().filter_map(|record| Some((record.epoch as f64, value(record)?))).collect()
 }

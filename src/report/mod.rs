@@ -79,12 +79,9 @@ pub enum ReportError {
         /// Bytes in `rgb`.
         found: usize,
     },
-    /// A plot could not be drawn.
-    #[error("the plot could not be drawn: {reason}")]
-    Plot {
-        /// Why.
-        reason: String,
-    },
+    /// A plot could not be drawn, for this reason.
+    #[error("the plot could not be drawn: {0}")]
+    Plot(String),
     /// The model cannot be built.
     #[error(transparent)]
     Model(#[from] ModelError),

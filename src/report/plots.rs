@@ -238,7 +238,7 @@ pub(super) fn svg(
     labels: &str,
     draw: impl FnOnce(&Canvas<'_>) -> Result<(), Failure>,
 ) -> Result<String, ReportError> {
-    let failed = |error: Failure| ReportError::Plot { reason: error.to_string() };
+    let failed = |error: Failure| ReportError::Plot(error.to_string());
     let mut svg = String::new();
     let drawn = (|| {
         let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();

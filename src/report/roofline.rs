@@ -78,7 +78,7 @@ pub fn draw_roofline(roofline: &Roofline) -> Result<String, ReportError> {
     let (peak, bandwidth) = (roofline.peak_gflops, roofline.peak_gb_per_second);
     if !(peak > 0.0 && peak.is_finite() && bandwidth > 0.0 && bandwidth.is_finite()) {
         let reason = format!("the limits are {peak} GFLOP/s and {bandwidth} GB/s; both must be above 0");
-        return Err(ReportError::Plot { reason });
+        return Err(ReportError::Plot(reason));
     }
     // For screen readers and for the standalone file.
     let labels = format!(

@@ -1,5 +1,6 @@
 //! `report.html`: the metrics and plots of a run, its mistakes, and how to reproduce it.
 
+use super::comparison::over_epochs;
 use super::maps::LayerPicture;
 use super::metrics::{ClassMetrics, Metrics, argmax};
 use super::page::{Figure, grouped, rendered};
@@ -120,18 +121,16 @@ pub fn report_files(report: &Report<'_>) -> Result<Vec<File>, ReportError> {
 
 /// Draws training and validation loss and accuracy, with the final test value.
 fn learning_curves(report: &Report<'_>) -> Result<[String; 2], ReportError> {
-    let last = report.history.last().map_or(1.0, |record| record.epoch as f64);
+    let Report { history, metrics, .. } = *report;
+    let last = history.last().map_or(1.0, |record| record.epoch as f64);
     let curves = |training: fn(&EpochRecord) -> f64, validation: fn(&EpochRecord) -> Option<f64>, test: f64| {
-        let epoch = |record: &EpochRecord| record.epoch as f64;
-        let of_training = report.history.iter().map(|r| (epoch(r), training(r))).collect();
-        let of_validation = report.history.iter().filter_map(|r| validation(r).map(|v| (epoch(r), v))).collect();
-        vec![
-            Curve { name: "training".into(), colour: 0, dashed: false, points: of_training },
-            Curve { name: "validation".into(), colour: 1, dashed: true, points: of_validation },
-            Curve { name: "test, at the end".into(), colour: 2, dashed: false, points: vec![(last, test)] },
+        let curve = |name: &str, colour, dashed, points| Curve { name: name.to_string(), colour, dashed, points };
+        [
+            curve("training", 0, false, over_epochs(history, |record| Some(training(record)))),
+            curve("validation", 1, true, over_epochs(history, validation)),
+            curve("test, at the end", 2, false, vec![(last, test)]),
         ]
     };
-    let metrics = report.metrics;
     Ok([
         draw_curves("Loss", "mean cross-entropy", &curves(|r| r.loss, |r| r.val_loss, metrics.loss))?,
         draw_curves("Accuracy", "accuracy", &curves(|r| r.accuracy, |r| r.val_accuracy, metrics.accuracy))?,
