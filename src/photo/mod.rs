@@ -366,7 +366,7 @@ impl Photo {
 }
 
 /// Returns the pixels out of `length` that pixel `i` of an image reduced to `n` covers; at least one.
-fn covered(i: usize, n: usize, length: usize) -> Range<usize> {
+pub(crate) fn covered(i: usize, n: usize, length: usize) -> Range<usize> {
     let first = i * length / n;
     first..((i + 1) * length / n).max(first + 1)
 }

@@ -66,10 +66,11 @@ impl Cells {
         Ok(Picture::white(width as u32, height as u32))
     }
 
-    /// Returns the top left corner of cell `i`.
-    pub(super) fn corner(&self, i: usize) -> [u32; 2] {
+    /// Returns the position of cell `i`.
+    pub(super) fn cell(&self, i: usize) -> Rect {
         let at = |n: usize, axis: usize| self.margin + n as u32 * (self.size[axis] + self.gaps[axis]);
-        [at(i % self.columns, 0), at(i / self.columns, 1)]
+        let [width, height] = self.size;
+        Rect { left: at(i % self.columns, 0), top: at(i / self.columns, 1), width, height }
     }
 }
 

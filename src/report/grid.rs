@@ -45,18 +45,12 @@ pub enum Tone {
 }
 
 impl Tone {
-    fn text(self) -> Rgb {
+    /// Returns the colour of the caption, and the width and the colour of the frame.
+    fn style(self) -> (Rgb, u32, Rgb) {
         match self {
-            Tone::Neutral => TEXT,
-            Tone::Right => BLUE,
-            Tone::Wrong => RED,
-        }
-    }
-
-    fn frame(self) -> (u32, Rgb) {
-        match self {
-            Tone::Neutral | Tone::Right => (FRAME, FRAME_GREY),
-            Tone::Wrong => (FRAME_WRONG, RED),
+            Tone::Neutral => (TEXT, FRAME, FRAME_GREY),
+            Tone::Right => (BLUE, FRAME, FRAME_GREY),
+            Tone::Wrong => (RED, FRAME_WRONG, RED),
         }
     }
 }
@@ -102,17 +96,16 @@ pub fn draw_grid(items: &[GridItem<'_>], columns: usize, description: &Descripti
     let caption_width = widest.ceil() as u32 + 2;
     let [height, width] = [height, width].map(|side| side as u32 * PIXEL_SCALE);
     let below = height + 2 * FRAME_WRONG + CAPTION_GAP;
-    let cell_width = caption_width.max(width + 2 * FRAME_WRONG);
-    let size = [cell_width, below + n_lines * typesetter.line_height()];
+    let size = [caption_width.max(width + 2 * FRAME_WRONG), below + n_lines * typesetter.line_height()];
     let cells = Cells { columns, size, gaps: GAPS, margin: MARGIN };
     let mut picture = cells.white(items.len())?;
     for (i, (item, caption)) in items.iter().zip(&captions).enumerate() {
-        let [left, top] = cells.corner(i);
-        let image = Rect { left: left + (cell_width - width) / 2, top: top + FRAME_WRONG, width, height };
-        let (frame, colour) = item.tone.frame();
-        picture.fill(image.grown(frame), colour);
+        let cell = cells.cell(i);
+        let image = Rect { left: cell.left + (cell.width - width) / 2, top: cell.top + FRAME_WRONG, width, height };
+        let (text, frame_width, frame) = item.tone.style();
+        picture.fill(image.grown(frame_width), frame);
         draw_image(&mut picture, item.image, image);
-        typesetter.draw_centred(&mut picture, caption, [left, top + below], cell_width, item.tone.text());
+        typesetter.draw_centred(&mut picture, caption, Rect { top: cell.top + below, ..cell }, text);
     }
     Ok(picture)
 }

@@ -1,6 +1,6 @@
 //! The plots of a report as SVG: curves, the confusion matrix, the reliability diagram, bar charts.
 //!
-//! They use few colours, each for one purpose, so that a page can replace them on a dark background (see `page`).
+//! They use few colours, each for one purpose, so that a page can replace them on a dark background (see `templates/page.css`).
 
 use super::ReportError;
 use super::metrics::Bin;

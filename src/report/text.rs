@@ -1,6 +1,6 @@
 //! Text in the embedded typeface: measured, wrapped and drawn with antialiasing.
 
-use super::canvas::{Picture, Rgb};
+use super::canvas::{Picture, Rect, Rgb};
 use ab_glyph::{Font, FontRef, GlyphId, PxScale, PxScaleFont, ScaleFont, point};
 
 /// DejaVu Sans, Latin-1 and a few symbols; for origin and licence see `assets/README.md`.
@@ -89,18 +89,11 @@ impl Typesetter {
         });
     }
 
-    /// Draws lines below each other, each centred between `left` and `left + width`.
-    pub(super) fn draw_centred(
-        &self,
-        picture: &mut Picture,
-        lines: &[String],
-        [left, top]: [u32; 2],
-        width: u32,
-        colour: Rgb,
-    ) {
+    /// Draws lines centred horizontally in `area`, from its top down.
+    pub(super) fn draw_centred(&self, picture: &mut Picture, lines: &[String], area: Rect, colour: Rgb) {
         for (i, line) in (0..).zip(lines) {
-            let left = left as f32 + (width as f32 - self.width(line)) / 2.0;
-            self.draw(picture, line, left, top + i * self.line_height(), colour);
+            let left = area.left as f32 + (area.width as f32 - self.width(line)) / 2.0;
+            self.draw(picture, line, left, area.top + i * self.line_height(), colour);
         }
     }
 

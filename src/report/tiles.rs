@@ -3,6 +3,7 @@
 use super::ReportError;
 use super::canvas::{Cells, Picture, Rect, Rgb};
 use super::text::Typesetter;
+use crate::photo::covered;
 
 const MARGIN: u32 = 16;
 const GUTTER: u32 = 10;
@@ -59,9 +60,9 @@ pub fn draw_tiles(tiles: &[Tile], columns: usize, size: [u32; 2]) -> Result<Pict
     let cells = Cells { columns, size: [width, height + caption_height], gaps: [GUTTER; 2], margin: MARGIN };
     let mut picture = cells.white(tiles.len())?;
     for (i, (tile, caption)) in tiles.iter().zip(&captions).enumerate() {
-        let [left, top] = cells.corner(i);
-        draw_tile(&mut picture, tile, Rect { left, top, width, height });
-        typesetter.draw_centred(&mut picture, caption, [left, top + height + CAPTION_GAP], width, TEXT);
+        let cell = cells.cell(i);
+        draw_tile(&mut picture, tile, Rect { height, ..cell });
+        typesetter.draw_centred(&mut picture, caption, Rect { top: cell.top + height + CAPTION_GAP, ..cell }, TEXT);
     }
     Ok(picture)
 }
@@ -109,11 +110,8 @@ fn frame(picture: &mut Picture, rect: Rect, width: u32, colour: Rgb) {
 
 /// Returns the mean colour of the tile's pixels that map to one pixel of the image; of an enlarged tile, that is one pixel.
 fn averaged(tile: &Tile, [x, y]: [u32; 2], [width, height]: [u32; 2]) -> Rgb {
-    let range = |i: u32, size: u32, source: usize| {
-        let first = i as usize * source / size as usize;
-        first..((i as usize + 1) * source / size as usize).max(first + 1)
-    };
-    let (columns, rows) = (range(x, width, tile.width), range(y, height, tile.height));
+    let columns = covered(x as usize, width as usize, tile.width);
+    let rows = covered(y as usize, height as usize, tile.height);
     let count = (columns.len() * rows.len()) as u64;
     let mut sum = [0u64; 3];
     for row in rows {
