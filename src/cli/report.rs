@@ -5,18 +5,14 @@ use super::source::SourceArgs;
 use super::{Global, Interrupted, evaluate, interrupt_flag, output_path, print_json, terminal};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use fmnist_gpu::data::{DatasetKind, Description, Split};
+use fmnist_gpu::data::Split;
 use fmnist_gpu::engine::{Engine, KernelTimes, Optimizer};
 use fmnist_gpu::files::{ShownPath, check_target, write_whole};
-use fmnist_gpu::model::{Model, summary};
 use fmnist_gpu::ops::SharedTiles;
 use fmnist_gpu::ops::adam::AdamConfig;
-use fmnist_gpu::report::maps::{feature_maps, filters};
 use fmnist_gpu::report::metrics::Metrics;
 use fmnist_gpu::report::run_page::{Report, report_files};
-use fmnist_gpu::run::{Run, RunConfig, Summary};
-use fmnist_gpu::train::EpochRecord;
-use sha2::{Digest, Sha256};
+use fmnist_gpu::run::Run;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,80 +41,31 @@ pub struct ReportArgs {
     json: bool,
 }
 
-/// The ingredients of a report.
-pub struct Material<'a> {
-    /// Name of the run, for people.
-    pub name: String,
-    /// The model.
-    pub model: &'a Model,
-    /// Its weights.
-    pub parameters: &'a [Vec<f32>],
-    /// The run's configuration, if there is one.
-    pub config: Option<&'a RunConfig>,
-    /// The run's summary, if there is one.
-    pub summary: Option<&'a Summary>,
-    /// The run's epochs.
-    pub history: &'a [EpochRecord],
-    /// The data set.
-    pub dataset: DatasetKind,
-    /// What its images look like, and what they show.
-    pub description: &'a Description,
-    /// Its test images.
-    pub test: &'a Split,
-    /// Their probabilities.
-    pub probabilities: &'a [f32],
-    /// The test image whose feature maps are drawn.
-    pub image: usize,
-    /// The bytes of the weight file.
-    pub model_file: &'a [u8],
-}
-
 /// Writes `report.html`, `report.json` and the images; returns their paths and the figures.
 pub fn write(
-    material: &Material<'_>,
+    report: &Report<'_>,
     device: &Device,
     tiles: SharedTiles,
     folder: &Path,
     force: bool,
     interrupt: &AtomicBool,
 ) -> Result<(Vec<PathBuf>, Metrics)> {
-    let Material { model, parameters, .. } = *material;
     let go_on = || if interrupt.load(Ordering::Relaxed) { Err(Interrupted) } else { Ok(()) };
-    let metrics = Metrics::new(material.test, material.probabilities, material.description);
     go_on()?;
+    let Report { model, parameters, test, .. } = *report;
     let adam = Optimizer::Adam(AdamConfig::default());
-    let (batch_size, optimizer) = material.config.map_or((32, adam), |c| (c.batch_size, c.optimizer));
+    let (batch_size, optimizer) = report.config.map_or((32, adam), |c| (c.batch_size, c.optimizer));
     let kernel_times = match device {
         Device::Gpu(gpu) => Some(KernelTimes::measure(gpu, model, batch_size, &optimizer, tiles)),
         Device::Native(_) => {
             let [name, ..] = device.describe();
-            Some(KernelTimes::measure_native(&name, model, parameters, material.test, batch_size, &optimizer))
+            Some(KernelTimes::measure_native(&name, model, parameters, test, batch_size, &optimizer))
         }
         Device::Reference => None,
     };
     let kernel_times = kernel_times.transpose().context("timing the kernels")?;
     go_on()?;
-    let sha256: String = Sha256::digest(material.model_file).iter().map(|byte| format!("{byte:02x}")).collect();
-    let first_filters = filters(model, parameters)?;
-    let report = Report {
-        name: &material.name,
-        config: material.config,
-        summary: material.summary,
-        history: material.history,
-        model: &model.name,
-        layers: &summary(model)?,
-        dataset: material.dataset,
-        description: material.description,
-        test: material.test,
-        probabilities: material.probabilities,
-        metrics: &metrics,
-        filters: first_filters.as_ref(),
-        maps: &feature_maps(model, parameters, material.test.image(material.image), material.description)?,
-        map_index: material.image,
-        kernel_times: kernel_times.as_ref(),
-        model_sha256: &sha256,
-    };
-    let files = report_files(&report).context("drawing the report")?;
+    let (metrics, files) = report_files(report, kernel_times.as_ref()).context("drawing the report")?;
     go_on()?;
     // All or none: a report of which half is old would mislead.
     for file in &files {
@@ -160,7 +107,7 @@ pub fn run(args: ReportArgs, global: &Global) -> Result<ExitCode> {
         std::fs::create_dir_all(&folder).with_context(|| format!("creating the folder {}", folder.shown()))?;
     }
     let probabilities = probabilities(&mut *evaluate::engine(&run, &device)?, &dataset.test, &interrupt)?;
-    let material = Material {
+    let report = Report {
         name: run_name(&run.path),
         model: &run.model,
         parameters: &run.parameters,
@@ -175,7 +122,7 @@ pub fn run(args: ReportArgs, global: &Global) -> Result<ExitCode> {
         model_file: &run.model_file,
     };
     let tiles = run.config.as_ref().and_then(|config| config.tiles).unwrap_or_default();
-    let (paths, metrics) = write(&material, &device, tiles, &folder, args.force, &interrupt)?;
+    let (paths, metrics) = write(&report, &device, tiles, &folder, args.force, &interrupt)?;
     if args.json {
         print_json(&metrics)?;
     } else {

@@ -1,32 +1,34 @@
 //! `report.html`: the metrics and plots of a run, its mistakes, and how to reproduce it.
 
 use super::comparison::over_epochs;
-use super::maps::LayerPicture;
+use super::maps::{LayerPicture, feature_maps, filters};
 use super::metrics::{ClassMetrics, Metrics, argmax};
 use super::page::{Figure, grouped, rendered};
 use super::plots::{Curve, draw_bars, draw_calibration, draw_confusion, draw_curves};
 use super::{GridItem, ReportError, Tone, columns_for, draw_grid, prediction_caption};
 use crate::data::{DatasetKind, Description, Split};
 use crate::engine::{KernelTimes, Optimizer};
+use crate::model::{Model, summary};
 use crate::run::{RunConfig, Summary};
 use crate::train::EpochRecord;
 use askama::Template;
+use sha2::{Digest, Sha256};
 
 /// The data of a report.
 #[derive(Clone, Debug)]
 pub struct Report<'a> {
-    /// Name of the run.
-    pub name: &'a str,
-    /// Its configuration, if available.
+    /// Name of the run, for people.
+    pub name: String,
+    /// The model.
+    pub model: &'a Model,
+    /// Its weights.
+    pub parameters: &'a [Vec<f32>],
+    /// The run's configuration, if available.
     pub config: Option<&'a RunConfig>,
     /// Its summary, if available.
     pub summary: Option<&'a Summary>,
     /// Its epochs.
     pub history: &'a [EpochRecord],
-    /// Name of the model.
-    pub model: &'a str,
-    /// The layers as text, as `fmnist-gpu summary` prints them.
-    pub layers: &'a str,
     /// The data set that was evaluated.
     pub dataset: DatasetKind,
     /// What its images look like, and what they show.
@@ -35,18 +37,10 @@ pub struct Report<'a> {
     pub test: &'a Split,
     /// Their probabilities, `[n, classes]`.
     pub probabilities: &'a [f32],
-    /// The metrics of these probabilities.
-    pub metrics: &'a Metrics,
-    /// The filters of the first layer.
-    pub filters: Option<&'a LayerPicture>,
-    /// The output of each layer for one test image.
-    pub maps: &'a [LayerPicture],
-    /// Index of that test image.
-    pub map_index: usize,
-    /// Time of each kernel; `None` if it was not measured.
-    pub kernel_times: Option<&'a KernelTimes>,
-    /// SHA-256 of `model.safetensors`, in hexadecimal.
-    pub model_sha256: &'a str,
+    /// Index of the test image whose feature maps are drawn.
+    pub image: usize,
+    /// The bytes of `model.safetensors`.
+    pub model_file: &'a [u8],
 }
 
 /// A file of a report.
@@ -63,6 +57,7 @@ pub struct File {
 #[template(path = "report.html")]
 struct ReportPage<'a> {
     report: &'a Report<'a>,
+    metrics: Metrics,
     loss: String,
     accuracy: String,
     confusion: String,
@@ -73,29 +68,40 @@ struct ReportPage<'a> {
     predictions: Figure,
     filters: Option<Figure>,
     maps: Vec<Figure>,
+    /// The layers as text, as `fmnist-gpu summary` prints them.
+    layers: String,
+    /// SHA-256 of `model.safetensors`, in hexadecimal.
+    model_sha256: String,
 }
 
-/// Returns the files of a report: `report.html`, `report.json` with the [`Metrics`], and every figure as a separate file.
+/// Returns the metrics and the files of a report: `report.html`, `report.json` with the metrics, and every figure as a separate file.
+/// `times` is `None` if the kernels were not measured.
 ///
 /// # Errors
-/// A figure could not be drawn.
-pub fn report_files(report: &Report<'_>) -> Result<Vec<File>, ReportError> {
-    let [loss, accuracy] = learning_curves(report)?;
+/// The model cannot be evaluated, or a figure could not be drawn.
+pub fn report_files(report: &Report<'_>, times: Option<&KernelTimes>) -> Result<(Metrics, Vec<File>), ReportError> {
+    let Report { model, parameters, description, .. } = *report;
+    let metrics = Metrics::new(report.test, report.probabilities, description);
+    let [loss, accuracy] = learning_curves(report, &metrics)?;
     let figure = |layer: &LayerPicture| Figure::new(&layer.picture, &layer.title, &layer.description);
+    let layers = feature_maps(model, parameters, report.test.image(report.image), description)?;
     let page = ReportPage {
         report,
         loss,
         accuracy,
-        confusion: draw_confusion(&report.metrics.confusion, report.description)?,
-        calibration: draw_calibration(&report.metrics.bins, report.metrics.ece)?,
-        times: report.kernel_times.map(|times| kernel_bars(times).map(|svg| (times, svg))).transpose()?,
-        mistakes: (!report.metrics.mistakes.is_empty()).then(|| mistakes(report)).transpose()?,
+        confusion: draw_confusion(&metrics.confusion, description)?,
+        calibration: draw_calibration(&metrics.bins, metrics.ece)?,
+        times: times.map(|times| kernel_bars(times).map(|svg| (times, svg))).transpose()?,
+        mistakes: (!metrics.mistakes.is_empty()).then(|| mistakes(report, &metrics)).transpose()?,
         predictions: predictions(report)?,
-        filters: report.filters.map(figure).transpose()?,
-        maps: report.maps.iter().map(figure).collect::<Result<_, _>>()?,
+        filters: filters(model, parameters)?.as_ref().map(figure).transpose()?,
+        maps: layers.iter().map(figure).collect::<Result<_, _>>()?,
+        layers: summary(model)?,
+        model_sha256: Sha256::digest(report.model_file).iter().map(|byte| format!("{byte:02x}")).collect(),
+        metrics,
     };
     let html = rendered(&page)?;
-    let json = serde_json::to_string_pretty(report.metrics).unwrap_or_default() + "\n";
+    let json = serde_json::to_string_pretty(&page.metrics).unwrap_or_default() + "\n";
     let mut files = Vec::new();
     let mut keep = |name: &str, bytes: Vec<u8>| files.push(File { name: name.to_string(), bytes });
     keep("loss.svg", page.loss.into_bytes());
@@ -111,17 +117,17 @@ pub fn report_files(report: &Report<'_>) -> Result<Vec<File>, ReportError> {
     if let Some(filters) = page.filters {
         keep("filters.png", filters.png);
     }
-    for (layer, map) in report.maps.iter().zip(page.maps) {
+    for (layer, map) in layers.iter().zip(page.maps) {
         keep(&format!("feature_maps_{}.png", layer.layer), map.png);
     }
     keep("report.html", html.into_bytes());
     keep("report.json", json.into_bytes());
-    Ok(files)
+    Ok((page.metrics, files))
 }
 
 /// Draws training and validation loss and accuracy, with the final test value.
-fn learning_curves(report: &Report<'_>) -> Result<[String; 2], ReportError> {
-    let Report { history, metrics, .. } = *report;
+fn learning_curves(report: &Report<'_>, metrics: &Metrics) -> Result<[String; 2], ReportError> {
+    let history = report.history;
     let last = history.last().map_or(1.0, |record| record.epoch as f64);
     let curves = |training: fn(&EpochRecord) -> f64, validation: fn(&EpochRecord) -> Option<f64>, test: f64| {
         let curve = |name: &str, colour, dashed, points| Curve { name: name.to_string(), colour, dashed, points };
@@ -150,7 +156,7 @@ impl ReportPage<'_> {
 
     /// Returns the results of the TensorFlow 2 article on CNNs for its two models.
     fn article(&self) -> Option<&'static str> {
-        match (self.report.model, self.report.dataset) {
+        match (self.report.model.name.as_str(), self.report.dataset) {
             ("mlp", DatasetKind::FashionMnist) => Some("loss 0.3522, accuracy 0.8756"),
             ("cnn", DatasetKind::FashionMnist) => Some("loss 0.2410, accuracy 0.9162"),
             _ => None,
@@ -159,7 +165,7 @@ impl ReportPage<'_> {
 
     /// Names the two classes that are most often confused.
     fn worst_pair(&self) -> String {
-        let Report { metrics, description, .. } = self.report;
+        let (metrics, description) = (&self.metrics, self.report.description);
         let both = |a: usize, b: usize| metrics.confusion[a][b] + metrics.confusion[b][a];
         let pairs = (0..description.classes()).flat_map(|a| (0..a).map(move |b| (b, a)));
         match pairs.max_by_key(|&(a, b)| both(a, b)).filter(|&(a, b)| both(a, b) > 0) {
@@ -176,15 +182,15 @@ impl ReportPage<'_> {
 
     /// Returns the means of the classes' precision, recall and F1.
     fn means(&self) -> [f64; 3] {
-        let classes = &self.report.metrics.classes;
+        let classes = &self.metrics.classes;
         let mean = |of: fn(&ClassMetrics) -> f64| classes.iter().map(of).sum::<f64>() / classes.len() as f64;
         [mean(|class| class.precision), mean(|class| class.recall), mean(|class| class.f1)]
     }
 }
 
-fn mistakes(report: &Report<'_>) -> Result<Figure, ReportError> {
+fn mistakes(report: &Report<'_>, metrics: &Metrics) -> Result<Figure, ReportError> {
     let (mut items, mut listed) = (Vec::new(), Vec::new());
-    for mistake in &report.metrics.mistakes {
+    for mistake in &metrics.mistakes {
         let [class, label] = [mistake.predicted, mistake.label].map(|class| report.description.class_name(class));
         let probability = mistake.probabilities[mistake.predicted];
         let caption = prediction_caption(class, probability, label);

@@ -9,7 +9,7 @@ use self::keeper::Keeper;
 use self::settings::{Settings, check_resumed, prepare};
 use super::device::{Device, DeviceArgs, TuneArgs};
 use super::progress::Display;
-use super::report::{self, Material};
+use super::report;
 use super::source::SourceArgs;
 use super::{
     Global, Interrupted, counted, interrupt_flag, output_path, picture, shell_quoted, signals, terminal, with_causes,
@@ -21,6 +21,7 @@ use fmnist_gpu::engine::{Engine, EngineError, GpuEngine, NativeEngine, Reference
 use fmnist_gpu::files::ShownPath;
 use fmnist_gpu::gpu::{GpuError, Tiling};
 use fmnist_gpu::model::{initial_parameters, summary};
+use fmnist_gpu::report::run_page::Report;
 use fmnist_gpu::run::folder::RunFolder;
 use fmnist_gpu::run::{MAX_BATCH_SIZE, MAX_EPOCHS, RunConfig, Summary};
 use fmnist_gpu::train::{Event, Outcome, Position, TrainOptions, Trained, train};
@@ -355,7 +356,7 @@ fn run_once(
     }
     conclude(args, global, &dataset, &mut *engine, &summary, &pictures, &folder)?;
     if test.is_some() && !args.no_report {
-        let material = Material {
+        let report = Report {
             name: report::run_name(&out),
             model,
             parameters: &weights,
@@ -370,7 +371,7 @@ fn run_once(
             model_file: &fmnist_gpu::model::weights::to_bytes(model, &weights)?,
         };
         keeper.attempt("report", |_| {
-            report::write(&material, &device, tiles, &out, folder.replaces(), interrupt)?;
+            report::write(&report, &device, tiles, &out, folder.replaces(), interrupt)?;
             global.say(format!("Report: {}", out.join("report.html").shown()));
             Ok(())
         });
