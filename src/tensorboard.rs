@@ -51,25 +51,18 @@ impl EventWriter {
     /// # Errors
     /// The operating system reported an error.
     pub fn create(folder: &Path) -> Result<Self, EventError> {
-        let fail = |path: &Path| {
-            let path = path.to_path_buf();
-            move |source| EventError::Io { path, source }
-        };
-        create_folder(folder).map_err(fail(folder))?;
+        create_folder(folder).map_err(failed(folder))?;
         // TensorBoard recognizes event files by `tfevents` in their names and reads them in the order of their names.
         // If there is already a file for this second, a later one is used.
         let seconds = now() as u64;
         let name = |n: u64| folder.join(format!("events.out.tfevents.{:010}.fmnist-gpu", seconds + n));
         let path =
             (0..).map(name).find(|path| path.symlink_metadata().is_err()).expect("there is a second without a file");
-        let file = File::create_new(&path).map_err(fail(&path))?;
-        sync_folder(folder).map_err(fail(folder))?;
+        let file = File::create_new(&path).map_err(failed(&path))?;
+        sync_folder(folder).map_err(failed(folder))?;
         let mut writer = EventWriter { path, file };
-        writer.write(Event {
-            wall_time: now(),
-            file_version: Some("brain.Event:2".to_string()),
-            ..Event::default()
-        })?;
+        let file_version = Some("brain.Event:2".to_string());
+        writer.write(Event { wall_time: now(), file_version, ..Event::default() })?;
         Ok(writer)
     }
 
@@ -110,7 +103,7 @@ impl EventWriter {
     /// # Errors
     /// The operating system reported an error.
     pub fn flush(&mut self) -> Result<(), EventError> {
-        self.file.sync_data().map_err(|source| EventError::Io { path: self.path.clone(), source })
+        self.file.sync_data().map_err(failed(&self.path))
     }
 
     fn value(&mut self, step: u64, value: Value) -> Result<(), EventError> {
@@ -120,9 +113,12 @@ impl EventWriter {
 
     fn write(&mut self, event: Event) -> Result<(), EventError> {
         // One call per record, so that a concurrent reader hardly ever sees half of one.
-        let written = self.file.write_all(&framed(&event.encode_to_vec()));
-        written.map_err(|source| EventError::Io { path: self.path.clone(), source })
+        self.file.write_all(&framed(&event.encode_to_vec())).map_err(failed(&self.path))
     }
+}
+
+fn failed(path: &Path) -> impl FnOnce(std::io::Error) -> EventError {
+    |source| EventError::Io { path: path.to_path_buf(), source }
 }
 
 /// The event files of a training run: `train` and, if there is a validation set, `validation`, laid out as by Keras's
@@ -265,26 +261,11 @@ pub fn read_events(bytes: &[u8]) -> Result<Vec<ReadEvent>, EventError> {
 
 /// Adds the events of a file up to the first record that is cut off or damaged.
 fn read_into(bytes: &[u8], events: &mut Vec<ReadEvent>) -> Result<(), EventError> {
-    let (mut offset, mut number) = (0, 1);
-    while offset < bytes.len() {
+    let (mut rest, mut number) = (bytes, 1);
+    while !rest.is_empty() {
+        let offset = bytes.len() - rest.len();
         let fail = |reason: &str| EventError::Record { number, offset, reason: reason.to_string() };
-        let part = |from: usize, len: usize| {
-            let first = offset.checked_add(from);
-            let range = first.and_then(|first| Some(first..first.checked_add(len)?));
-            range.and_then(|range| bytes.get(range)).ok_or_else(|| fail("it is cut off"))
-        };
-        let word = |from: usize| part(from, 4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-        let length = part(0, 8)?;
-        if word(8)? != masked(length) {
-            return Err(fail("the checksum of its length is wrong"));
-        }
-        let length = length.iter().rev().fold(0u64, |value, &byte| value << 8 | u64::from(byte));
-        let length = usize::try_from(length).map_err(|_| fail("it is cut off"))?;
-        let data = part(12, length)?;
-        let end = length.checked_add(12).ok_or_else(|| fail("it is cut off"))?;
-        if word(end)? != masked(data) {
-            return Err(fail("the checksum of its data is wrong"));
-        }
+        let (data, behind) = unframed(rest).map_err(fail)?;
         let event = Event::decode(data).map_err(|error| fail(&error.to_string()))?;
         let step = event.step.max(0) as u64;
         if let Some(version) = event.file_version {
@@ -301,8 +282,7 @@ fn read_into(bytes: &[u8], events: &mut Vec<ReadEvent>) -> Result<(), EventError
             };
             events.push(ReadEvent { step, tag: value.tag, content });
         }
-        offset += end + 4;
-        number += 1;
+        (rest, number) = (behind, number + 1);
     }
     Ok(())
 }
@@ -313,12 +293,24 @@ fn now() -> f64 {
 
 fn framed(data: &[u8]) -> Vec<u8> {
     let length = (data.len() as u64).to_le_bytes();
-    let mut record = Vec::with_capacity(data.len() + 16);
-    record.extend(length);
-    record.extend(masked(&length).to_le_bytes());
-    record.extend(data);
-    record.extend(masked(data).to_le_bytes());
-    record
+    [&length[..], &masked(&length).to_le_bytes(), data, &masked(data).to_le_bytes()].concat()
+}
+
+/// Returns the data of the first record, and what is behind it.
+fn unframed(bytes: &[u8]) -> Result<(&[u8], &[u8]), &'static str> {
+    const CUT_OFF: &str = "it is cut off";
+    let (length, bytes) = bytes.split_first_chunk::<8>().ok_or(CUT_OFF)?;
+    let (checksum, bytes) = bytes.split_first_chunk::<4>().ok_or(CUT_OFF)?;
+    if u32::from_le_bytes(*checksum) != masked(length) {
+        return Err("the checksum of its length is wrong");
+    }
+    let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| CUT_OFF)?;
+    let (data, bytes) = bytes.split_at_checked(length).ok_or(CUT_OFF)?;
+    let (checksum, bytes) = bytes.split_first_chunk::<4>().ok_or(CUT_OFF)?;
+    if u32::from_le_bytes(*checksum) != masked(data) {
+        return Err("the checksum of its data is wrong");
+    }
+    Ok((data, bytes))
 }
 
 /// Returns a checksum, rotated and offset so that a checksum of data that contains checksums is not weak.

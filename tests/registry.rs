@@ -146,8 +146,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("run", &["files", "ops", "data", "model", "engine", "train"]),
     ("export", &["cpu", "data", "model"]),
     ("import", &["text", "model", "export"]),
-    ("photo", &["files", "cpu", "gpu", "native", "ops"]),
-    ("report", &["text", "data", "model", "photo", "engine", "train", "run"]),
+    ("photo", &["text", "files", "cpu", "gpu", "native", "ops"]),
+    ("report", &["data", "model", "photo", "engine", "train", "run"]),
     ("tensorboard", &["files", "run", "train"]),
 ];
 

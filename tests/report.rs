@@ -20,7 +20,7 @@ fn item<'a>(image: &'a [u8], caption: &str, tone: Tone) -> GridItem<'a> {
 }
 
 fn grid(items: &[GridItem<'_>], columns: usize) -> Picture {
-    let picture = draw_grid(items, columns, None, &FASHION_MNIST).unwrap();
+    let picture = draw_grid(items, columns, &FASHION_MNIST).unwrap();
     assert_eq!(picture.rgb.len(), 3 * picture.width as usize * picture.height as usize);
     picture
 }
@@ -239,54 +239,11 @@ fn every_letter_has_a_shape_of_its_own() {
 }
 
 #[test]
-fn a_title_does_not_move_the_grid() {
-    let items = vec![item(INK, "Dress 88% (Dress)", Tone::Right); 6];
-    let plain = grid(&items, 3);
-    let titled = draw_grid(&items, 3, Some("Test set, first images"), &FASHION_MNIST).unwrap();
-    assert_eq!(titled.width, plain.width);
-    assert!(titled.height > plain.height);
-    // Below the margin, the grid is identical pixel by pixel.
-    let grid_only = (plain.height as usize - 20) * plain.width as usize * 3;
-    assert_eq!(titled.rgb[titled.rgb.len() - grid_only..], plain.rgb[plain.rgb.len() - grid_only..]);
-    assert_eq!(draw_grid(&items, 3, Some(""), &FASHION_MNIST).unwrap(), plain);
-    let long = draw_grid(&items, 3, Some("A title that needs most of the width of this grid"), &FASHION_MNIST).unwrap();
-    assert_eq!(
-        (long.width, long.height),
-        (titled.width, titled.height),
-        "a title wraps although the grid is wide enough"
-    );
-
-    let ink = where_pixels(&titled, |rgb| rgb != WHITE);
-    let first_image = where_pixels(&titled, |rgb| rgb == [0; 3])[0].1;
-    let title: Vec<_> = ink.iter().filter(|p| p.1 + 10 < first_image).collect();
-    let (left, right) = (title.iter().map(|p| p.0).min().unwrap(), title.iter().map(|p| p.0).max().unwrap());
-    assert!(
-        (left + right).abs_diff(titled.width as usize) <= 4,
-        "{left} to {right} of {} is not centred",
-        titled.width
-    );
-}
-
-#[test]
-fn a_title_wider_than_the_grid_has_room() {
-    let items = [item(INK, "Bag", Tone::Neutral)];
-    for title in ["Test set, the first image and no other", &"words of a title ".repeat(40), &"W".repeat(500)] {
-        let picture = draw_grid(&items, 1, Some(title), &FASHION_MNIST).unwrap();
-        assert_white_edge(&picture, 16);
-        assert!(picture.width > grid(&items, 1).width && picture.width < 500, "{} wide", picture.width);
-        let image = where_pixels(&picture, |rgb| rgb == [0; 3]);
-        assert_eq!(image.len(), IMAGE * IMAGE, "the title covers the image");
-        let centre = image[0].0 + image[image.len() - 1].0;
-        assert!(centre.abs_diff(picture.width as usize) <= 2, "the image is not centred below the title");
-    }
-}
-
-#[test]
 fn png_contains_the_same_pixels() {
     let noise: Vec<u8> = (0..784u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let items: Vec<_> =
         [Tone::Neutral, Tone::Right, Tone::Wrong].iter().map(|&tone| item(&noise, "T-shirt/top", tone)).collect();
-    let picture = draw_grid(&items, 2, Some("Title"), &FASHION_MNIST).unwrap();
+    let picture = draw_grid(&items, 2, &FASHION_MNIST).unwrap();
     let file = picture.encode_png().unwrap();
     let mut reader = png::Decoder::new(std::io::Cursor::new(&file)).read_info().unwrap();
     let info = reader.info();
@@ -311,7 +268,7 @@ fn images_of_another_size_are_drawn_at_their_own() {
     let wide = Description { name: "wide", shape: [2, 40, 1], class_names: &["yes", "no"] };
     let image = [[255; 40], [0; 40]].concat();
     let items = [item(&image, "", Tone::Neutral)];
-    let picture = draw_grid(&items, 1, None, &wide).unwrap();
+    let picture = draw_grid(&items, 1, &wide).unwrap();
     let black = where_pixels(&picture, |rgb| rgb == [0; 3]);
     let (left, top) = black[0];
     let (width, height) = (40 * PIXEL_SCALE as usize, PIXEL_SCALE as usize);
@@ -320,23 +277,23 @@ fn images_of_another_size_are_drawn_at_their_own() {
     // The second row, which is white, and the frame below it.
     assert_eq!(pixel(&picture, left, top + 2 * height - 1), WHITE);
     assert_ne!(pixel(&picture, left, top + 2 * height), WHITE);
-    let error = draw_grid(&items, 1, None, &FASHION_MNIST).unwrap_err();
+    let error = draw_grid(&items, 1, &FASHION_MNIST).unwrap_err();
     assert!(error.to_string().contains("has 80 bytes; expected 784 (28 x 28"), "{error}");
 }
 
 #[test]
 fn wrong_input_is_refused_with_numbers() {
-    assert!(matches!(draw_grid(&[], 5, None, &FASHION_MNIST), Err(ReportError::NoImages)));
+    assert!(matches!(draw_grid(&[], 5, &FASHION_MNIST), Err(ReportError::NoImages)));
     let one = item(PAPER, "", Tone::Neutral);
-    let error = draw_grid(&[one.clone(), one.clone()], 0, None, &FASHION_MNIST).unwrap_err();
+    let error = draw_grid(&[one.clone(), one.clone()], 0, &FASHION_MNIST).unwrap_err();
     assert!(matches!(error, ReportError::NoColumns { n_items: 2 }), "{error}");
     for found in [0, 783, 785] {
         let bytes = vec![0; found];
-        let error = draw_grid(&[one.clone(), item(&bytes, "", Tone::Right)], 1, None, &FASHION_MNIST).unwrap_err();
+        let error = draw_grid(&[one.clone(), item(&bytes, "", Tone::Right)], 1, &FASHION_MNIST).unwrap_err();
         assert!(matches!(error, ReportError::ImageLength { index: 1, found: n, .. } if n == found), "{error}");
         assert!(error.to_string().contains("784"), "{error}");
     }
-    let error = draw_grid(&vec![one; 10_000], 100, None, &FASHION_MNIST).unwrap_err();
+    let error = draw_grid(&vec![one; 10_000], 100, &FASHION_MNIST).unwrap_err();
     let ReportError::TooLarge { n_items: 10_000, width, height, limit } = error else { panic!("{error}") };
     assert!(width * height > limit);
 }

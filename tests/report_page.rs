@@ -5,7 +5,7 @@ use fmnist_gpu::model::{Layer, Model, initial_parameters};
 use fmnist_gpu::report::maps::{feature_maps, filters};
 use fmnist_gpu::report::metrics::{Metrics, N_BINS, mcnemar, wilson_95};
 use fmnist_gpu::report::plots::{Curve, draw_bars, draw_calibration, draw_confusion, draw_curves, escape};
-use fmnist_gpu::report::{Sheet, Tile, draw_tiles};
+use fmnist_gpu::report::{Tile, draw_tiles};
 use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
@@ -221,15 +221,14 @@ fn graphs_have_filters_and_feature_maps() {
 
 #[test]
 fn sheets_refuse_what_they_cannot_draw() {
-    let sheet = Sheet { columns: 2, tile: [20, 20], title: "" };
-    assert!(draw_tiles(&[], sheet).is_err());
-    assert!(draw_tiles(&[Tile::ink(&[0; 4], 2, "")], Sheet { columns: 0, ..sheet }).is_err());
+    assert!(draw_tiles(&[], 2, [20, 20]).is_err());
+    assert!(draw_tiles(&[Tile::ink(&[0; 4], 2, "")], 0, [20, 20]).is_err());
     let bad = Tile { width: 3, height: 1, rgb: vec![0; 4], caption: String::new(), outline: None };
-    assert!(draw_tiles(&[bad], sheet).is_err());
-    // Large tiles are averaged, small ones enlarged; a title and a caption take space.
+    assert!(draw_tiles(&[bad], 2, [20, 20]).is_err());
+    // Large tiles are averaged, small ones enlarged; a caption takes space.
     let half =
         Tile { width: 2, height: 1000, rgb: [0, 0, 0, 200, 200, 200].repeat(1000), caption: "a".into(), outline: None };
-    let picture = draw_tiles(&[half], Sheet { title: "t", ..sheet }).unwrap();
+    let picture = draw_tiles(&[half], 2, [20, 20]).unwrap();
     assert!(picture.rgb.chunks(3).any(|c| c == [100; 3]));
 }
 

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use fmnist_gpu::data::{Description, Split};
 use fmnist_gpu::files::write_whole;
+pub use fmnist_gpu::report::metrics::argmax;
 use fmnist_gpu::report::{GridItem, Tone, columns_for, draw_grid, prediction_caption};
 use std::path::Path;
 
@@ -31,18 +32,13 @@ pub fn predictions_png(
     grid_png(&items, description)
 }
 
-/// A grid without a title, as PNG.
+/// A grid of images with captions, as PNG.
 pub fn grid_png(items: &[GridItem<'_>], description: &Description) -> Result<Vec<u8>> {
-    let picture = draw_grid(items, columns_for(items.len()), None, description).context("drawing the grid")?;
+    let picture = draw_grid(items, columns_for(items.len()), description).context("drawing the grid")?;
     picture.encode_png().context("encoding the image")
 }
 
 /// Writes an image to the file that the user named.
 pub fn write_png(path: &Path, png: &[u8], force: bool) -> Result<()> {
     write_whole(path, png, force).context("writing the image")
-}
-
-/// The position of the largest value, the first on ties.
-pub fn argmax(row: &[f32]) -> usize {
-    (1..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best })
 }

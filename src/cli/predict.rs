@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use fmnist_gpu::data::Description;
 use fmnist_gpu::files::{ShownPath, check_target};
 use fmnist_gpu::photo::{Doubt, Garment, Invert, Photo, prepare};
-use fmnist_gpu::report::{GridItem, Sheet, Tile, Tone, columns_for, draw_tiles};
+use fmnist_gpu::report::{GridItem, Tile, Tone, columns_for, draw_tiles};
 use fmnist_gpu::run::Run;
 use serde::Serialize;
 use std::ffi::OsStr;
@@ -375,6 +375,6 @@ fn inputs_png(
         tiles.extend(photo.shown);
         tiles.push(Tile::ink(&photo.garment.image, description.width(), prediction.guess.caption()));
     }
-    let drawn = draw_tiles(&tiles, Sheet { columns, tile: [225, 225], title: "" }).context("drawing the inputs")?;
+    let drawn = draw_tiles(&tiles, columns, [225, 225]).context("drawing the inputs")?;
     drawn.encode_png().context("encoding the image")
 }

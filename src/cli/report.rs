@@ -5,17 +5,12 @@ use super::source::SourceArgs;
 use super::{Global, Interrupted, evaluate, interrupt_flag, output_path, print_result};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use fmnist_gpu::data::Dataset;
 use fmnist_gpu::engine::{KernelTimes, Optimizer};
 use fmnist_gpu::files::{ShownPath, check_target, write_whole};
-use fmnist_gpu::model::summary;
 use fmnist_gpu::ops::adam::AdamConfig;
-use fmnist_gpu::report::maps::{feature_maps, filters};
 use fmnist_gpu::report::metrics::Metrics;
 use fmnist_gpu::report::run_page::{Report, report_files};
-use fmnist_gpu::run::{Run, Summary};
-use fmnist_gpu::train::EpochRecord;
-use sha2::{Digest, Sha256};
+use fmnist_gpu::run::Run;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -43,39 +38,20 @@ pub struct ReportArgs {
     json: bool,
 }
 
-/// What a report is about.
-pub struct Material<'a> {
-    /// The run; its folder names it.
-    pub run: &'a Run,
-    /// Its summary, if there is one.
-    pub summary: Option<&'a Summary>,
-    /// Its epochs.
-    pub history: &'a [EpochRecord],
-    /// The data set with the test images.
-    pub dataset: &'a Dataset,
-    /// Their probabilities.
-    pub probabilities: &'a [f32],
-    /// The test image whose feature maps are drawn.
-    pub image: usize,
-}
-
 /// Writes `report.html`, `report.json` and the images; returns the number of files and the figures.
 pub fn write(
-    material: &Material<'_>,
+    report: &Report<'_>,
     device: &Device,
     folder: &Path,
     force: bool,
     interrupt: &AtomicBool,
 ) -> Result<(usize, Metrics)> {
-    let Material { run, dataset, probabilities, .. } = *material;
-    let (model, parameters, config) = (&run.model, &run.parameters, run.config.as_ref());
-    let (test, description) = (&dataset.test, &dataset.description);
     let go_on = || if interrupt.load(Ordering::Relaxed) { Err(Interrupted) } else { Ok(()) };
-    let metrics = Metrics::new(test, probabilities, description);
     go_on()?;
+    let Report { model, parameters, test, .. } = *report;
     let adam = Optimizer::Adam(AdamConfig::default());
-    let (batch_size, optimizer) = config.map_or((32, adam), |c| (c.batch_size, c.optimizer));
-    let tiles = config.and_then(|config| config.tiles).unwrap_or_default();
+    let (batch_size, optimizer) = report.config.map_or((32, adam), |c| (c.batch_size, c.optimizer));
+    let tiles = report.config.and_then(|config| config.tiles).unwrap_or_default();
     let kernel_times = match device {
         Device::Gpu(gpu) => Some(KernelTimes::measure(gpu, model, batch_size, &optimizer, tiles)),
         Device::Native(_) => {
@@ -86,27 +62,7 @@ pub fn write(
     };
     let kernel_times = kernel_times.transpose().context("timing the kernels")?;
     go_on()?;
-    let sha256: String = Sha256::digest(&run.model_file).iter().map(|byte| format!("{byte:02x}")).collect();
-    let first_filters = filters(model, parameters)?;
-    let report = Report {
-        name: &run_name(&run.path),
-        config,
-        summary: material.summary,
-        history: material.history,
-        model: &model.name,
-        layers: &summary(model)?,
-        dataset: dataset.kind,
-        description,
-        test,
-        probabilities,
-        metrics: &metrics,
-        filters: first_filters.as_ref(),
-        maps: &feature_maps(model, parameters, test.image(material.image), description)?,
-        map_index: material.image,
-        kernel_times: kernel_times.as_ref(),
-        model_sha256: &sha256,
-    };
-    let files = report_files(&report).context("drawing the report")?;
+    let (metrics, files) = report_files(report, kernel_times.as_ref()).context("drawing the report")?;
     go_on()?;
     // All or none: a report of which half is old would mislead.
     for file in &files {
@@ -140,15 +96,22 @@ pub fn run(args: ReportArgs, global: &Global) -> Result<()> {
         std::fs::create_dir_all(folder).with_context(|| format!("creating the folder {}", folder.shown()))?;
     }
     let engine = &mut *evaluate::engine(&run, &device)?;
-    let material = Material {
-        run: &run,
+    let probabilities = evaluate::predict(engine, &dataset.test.images, &interrupt)?;
+    let report = Report {
+        name: run_name(&run.path),
+        model: &run.model,
+        parameters: &run.parameters,
+        config: run.config.as_ref(),
         summary: summary.as_ref(),
         history: &history,
-        dataset: &dataset,
-        probabilities: &evaluate::predict(engine, &dataset.test.images, &interrupt)?,
+        dataset: dataset.kind,
+        description: &dataset.description,
+        test: &dataset.test,
+        probabilities: &probabilities,
         image: args.image,
+        model_file: &run.model_file,
     };
-    let (files, metrics) = write(&material, &device, folder, args.force, &interrupt)?;
+    let (files, metrics) = write(&report, &device, folder, args.force, &interrupt)?;
     print_result(args.json, &metrics, |_| {
         let [low, high] = metrics.accuracy_95;
         format!(

@@ -5,10 +5,14 @@ use crate::cpu::conv2d::{self as cpu, Conv2dDims, Padding};
 use crate::gpu::{Element, Gpu, GpuError, PlanBuilder};
 use crate::native::conv2d as native;
 use crate::ops::{Form, SharedTiles, conv2d};
+use crate::text::shortened;
 use thiserror::Error;
 
 /// Maximum number of rows and columns of a filter.
 pub const MAX_FILTER_SIDE: usize = 31;
+
+/// Maximum number of characters of a word of a file that a message repeats.
+const MAX_WORD: usize = 40;
 
 /// A filter that cannot be used.
 #[derive(Debug, Error)]
@@ -105,7 +109,8 @@ impl Filter {
             let before = weights.len();
             for (column, word) in (1..).zip(words) {
                 let value = word.parse::<f32>().ok().filter(|value| value.is_finite());
-                weights.push(value.ok_or_else(|| FilterError::Number { line, column, word: shortened(word) })?);
+                let escaped = || shortened(word, MAX_WORD).chars().flat_map(char::escape_debug).collect();
+                weights.push(value.ok_or_else(|| FilterError::Number { line, column, word: escaped() })?);
                 if column > MAX_FILTER_SIDE || size[0] > MAX_FILTER_SIDE {
                     return Err(FilterError::Size { rows: size[0], columns: column });
                 }
@@ -176,16 +181,6 @@ impl Filter {
     }
 }
 
-/// Returns the start of a word of a file for a message, with control characters escaped.
-fn shortened(word: &str) -> String {
-    const MAX_CHARS: usize = 40;
-    let mut start: String = word.chars().take(MAX_CHARS).flat_map(char::escape_debug).collect();
-    if word.chars().nth(MAX_CHARS).is_some() {
-        start.push('…');
-    }
-    start
-}
-
 impl Shown {
     /// Converts the results `[HO, WO]` of a convolution with these dimensions to grey values.
     pub fn grey(self, d: &Conv2dDims, results: &[f32]) -> Vec<u8> {
@@ -196,13 +191,10 @@ impl Shown {
             is_inside(i / d.wo, d.stride_h, d.pad_top, d.kh, d.h)
                 && is_inside(i % d.wo, d.stride_w, d.pad_left, d.kw, d.w)
         };
-        let largest = |counts: &dyn Fn(usize) -> bool| {
-            let sizes = results.iter().enumerate().filter(|(i, _)| counts(*i)).map(|(_, v)| v.abs());
-            sizes.fold(f32::MIN_POSITIVE, f32::max)
-        };
+        let inside: Vec<f32> = (0..results.len()).filter(|&i| saw_no_padding(i)).map(|i| results[i]).collect();
         // A filter larger than the image overlaps padding everywhere.
-        let inside = largest(&saw_no_padding);
-        let largest = if (0..results.len()).any(saw_no_padding) { inside } else { largest(&|_| true) };
+        let counted = if inside.is_empty() { results } else { &inside };
+        let largest = counted.iter().map(|v| v.abs()).fold(f32::MIN_POSITIVE, f32::max);
         let value = |&v: &f32| match self {
             Shown::Clamped => v.clamp(0.0, 255.0),
             Shown::Magnitude => 255.0 * (v.abs() / largest).min(1.0),

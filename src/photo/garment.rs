@@ -3,11 +3,9 @@
 //! The training images were made from catalogue photos on a light, plain background: trimmed, resized so that the longer side has 28
 //! pixels, centred, negated, converted to grey (Xiao, Rasul, Vollgraf: Fashion-MNIST, 2017, section 2). [`prepare`] does the same
 //! with any photo of a garment on a plain background, light or dark, and flags results that are doubtful.
-//!
-//! Above 500 lines: the steps share the measures of one image, and are read in order.
 
-use super::Photo;
-use std::fmt;
+use super::{Photo, covered};
+use thiserror::Error;
 
 /// Rows and columns of a prepared image: those of the training images, on which everything here was measured.
 const IMAGE_SIDE: usize = 28;
@@ -27,41 +25,29 @@ pub enum Invert {
 }
 
 /// Why a prediction is flagged as doubtful.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Error)]
 pub enum Doubt {
     /// Nothing stands out from the background.
+    #[error("nothing stands out from the background; the prediction is meaningless")]
     Empty,
     /// The background is not plain, so it cannot be separated from the garment.
+    #[error("the background is not plain; place the garment on a plain background that is lighter or darker")]
     BusyGround,
     /// The input of the network is unlike any training image.
+    #[error(
+        "unlike the training images (distance {distance:.1}; 99 % of them are below {MAX_DISTANCE}); the prediction may be \
+         meaningless"
+    )]
     Unlike {
         /// See [`distance`].
         distance: f64,
     },
     /// No class has a probability of at least one half.
+    #[error("no class is likely: the best has a probability of {:.0} %", probability * 100.0)]
     Unsure {
         /// Probability of the best class, 0 to 1.
         probability: f32,
     },
-}
-
-impl fmt::Display for Doubt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Doubt::Empty => f.write_str("nothing stands out from the background; the prediction is meaningless"),
-            Doubt::BusyGround => f.write_str(
-                "the background is not plain; place the garment on a plain background that is lighter or darker",
-            ),
-            Doubt::Unlike { distance } => write!(
-                f,
-                "unlike the training images (distance {distance:.1}; 99 % of them are below {MAX_DISTANCE}); the prediction \
-                 may be meaningless"
-            ),
-            Doubt::Unsure { probability } => {
-                write!(f, "no class is likely: the best has a probability of {:.0} %", probability * 100.0)
-            }
-        }
-    }
 }
 
 /// A photo prepared as input for the network.
@@ -169,13 +155,12 @@ impl Work {
         let mut colour = Vec::with_capacity(width * height);
         let mut opacity = Vec::with_capacity(width * height);
         // Each pixel is the mean of the photo's pixels that it covers, weighted by their opacity.
-        let edges = |i: usize, n: usize, source: usize| i * source / n..((i + 1) * source / n).max(i * source / n + 1);
         for y in 0..height {
             for x in 0..width {
                 let mut sum = [0.0f64; 4];
                 let mut count = 0.0;
-                for row in edges(y, height, photo.height) {
-                    for column in edges(x, width, photo.width) {
+                for row in covered(y, height, photo.height) {
+                    for column in covered(x, width, photo.width) {
                         let at = 4 * (row * photo.width + column);
                         let [r, g, b, a] = [0, 1, 2, 3].map(|c| f64::from(photo.rgba[at + c]) / 255.0);
                         sum = [sum[0] + r * a, sum[1] + g * a, sum[2] + b * a, sum[3] + a];
@@ -218,12 +203,7 @@ impl Work {
         if self.is_cut_out {
             return self.opacity.clone();
         }
-        let one = |i: usize| {
-            let under = background.colour(self.position(i));
-            let squares = self.colour[i].iter().zip(under).map(|(c, g)| (c - g) * (c - g));
-            (squares.sum::<f32>() / 3.0).sqrt()
-        };
-        (0..self.colour.len()).map(one).collect()
+        (0..self.colour.len()).map(|i| background.difference(self, i)).collect()
     }
 
     /// Returns the ink, 0 to 255: the difference in luma from the background, relative to the maximum on this background.
@@ -273,12 +253,8 @@ impl Background {
         let mut background = Background { planes: [0, 1, 2].map(|c| [median(c), 0.0, 0.0]), deviation: 0.0 };
         let mut limit = f32::INFINITY;
         for _ in 0..3 {
-            let off = |i: usize| {
-                let under = background.colour(work.position(i));
-                let squares = work.colour[i].iter().zip(under).map(|(c, g)| (c - g) * (c - g));
-                (squares.sum::<f32>() / 3.0).sqrt()
-            };
-            let mut residuals: Vec<(f32, usize)> = border.iter().map(|&i| (off(i), i)).collect();
+            let mut residuals: Vec<(f32, usize)> =
+                border.iter().map(|&i| (background.difference(work, i), i)).collect();
             residuals.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
             // At least half of the border counts as background; of the rest, what is within three deviations.
             let half = residuals.len().div_ceil(2);
@@ -300,6 +276,13 @@ impl Background {
 
     fn colour(&self, [x, y]: [f64; 2]) -> [f32; 3] {
         self.planes.map(|[value, across, down]| (value + across * x + down * y).clamp(0.0, 1.0) as f32)
+    }
+
+    /// Returns the difference of a pixel's colour from the background, 0 to 1.
+    fn difference(&self, work: &Work, i: usize) -> f32 {
+        let under = self.colour(work.position(i));
+        let squares = work.colour[i].iter().zip(under).map(|(c, g)| (c - g) * (c - g));
+        (squares.sum::<f32>() / 3.0).sqrt()
     }
 }
 

@@ -9,10 +9,12 @@ pub use garment::{Doubt, Garment, Invert, MAX_DISTANCE, distance, features, prep
 
 use crate::files::ShownPath;
 use image::metadata::Orientation;
-use image::{ColorType, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbaImage, imageops};
+use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use std::any::Any;
 use std::cell::Cell;
+use std::fmt::Display;
 use std::io::{Cursor, Read};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use thiserror::Error;
@@ -36,30 +38,22 @@ pub enum PhotoError {
         /// The cause.
         source: std::io::Error,
     },
-    /// The path is a folder.
-    #[error("{name} is a folder, not an image file")]
-    Folder {
-        /// The folder.
-        name: String,
-    },
-    /// The file has no bytes.
-    #[error("{name} is empty (0 bytes)")]
-    Empty {
-        /// The file.
-        name: String,
-    },
-    /// The file is larger than the limit.
-    #[error("{name}: the file exceeds {} MiB; make the image smaller, as the network sees only 28 x 28 pixels of it", MAX_FILE_BYTES >> 20)]
-    TooLarge {
-        /// The file.
-        name: String,
-    },
-    /// The bytes are in none of the supported formats.
-    #[error("{name}: not a PNG, JPEG, WebP or BMP image")]
-    Format {
-        /// The file.
-        name: String,
-    },
+    /// This path is a folder.
+    #[error("{0} is a folder, not an image file")]
+    Folder(String),
+    /// This file has no bytes.
+    #[error("{0} is empty (0 bytes)")]
+    Empty(String),
+    /// This file is larger than the limit.
+    #[error(
+        "{name}: the file exceeds {} MiB; make the image smaller, as the network sees only 28 x 28 pixels of it",
+        MAX_FILE_BYTES >> 20,
+        name = .0
+    )]
+    TooLarge(String),
+    /// The bytes of this file are in none of the supported formats.
+    #[error("{0}: not a PNG, JPEG, WebP or BMP image")]
+    Format(String),
     /// The image has a well-known format that is not supported.
     #[error("{name}: {format} images cannot be read; {advice}")]
     Unsupported {
@@ -68,7 +62,7 @@ pub enum PhotoError {
         /// Name of the format.
         format: &'static str,
         /// How to convert it.
-        advice: &'static str,
+        advice: String,
     },
     /// The image is damaged or exceeds the limits.
     #[error("{name}: the image cannot be decoded: {reason}")]
@@ -86,6 +80,14 @@ pub enum PhotoError {
         /// Bytes that were needed.
         bytes: u64,
     },
+}
+
+impl PhotoError {
+    /// Returns a [`PhotoError::Decode`], without control characters: a decoder's message may quote the file.
+    fn decode(name: &str, reason: impl Display) -> Self {
+        let reason = reason.to_string().replace(char::is_control, " ");
+        PhotoError::Decode { name: name.to_string(), reason }
+    }
 }
 
 /// An RGBA image, upright.
@@ -107,7 +109,7 @@ impl Photo {
     pub fn open(path: &Path) -> Result<Self, PhotoError> {
         let name = path.shown();
         if path.is_dir() {
-            return Err(PhotoError::Folder { name });
+            return Err(PhotoError::Folder(name));
         }
         match std::fs::File::open(path) {
             Ok(file) => Self::read(file, &name),
@@ -129,7 +131,7 @@ impl Photo {
             _ => PhotoError::Read { name: name.to_string(), source },
         })?;
         if bytes.len() as u64 > MAX_FILE_BYTES {
-            return Err(PhotoError::TooLarge { name: name.to_string() });
+            return Err(PhotoError::TooLarge(name.to_string()));
         }
         Self::decode(&bytes, name)
     }
@@ -139,20 +141,18 @@ impl Photo {
     /// # Errors
     /// The bytes are not such an image, or it exceeds [`MAX_SIDE`] or [`MAX_BYTES`].
     pub fn decode(bytes: &[u8], name: &str) -> Result<Self, PhotoError> {
-        let fail = |reason: String| PhotoError::Decode { name: name.to_string(), reason: printable(&reason) };
         if bytes.is_empty() {
-            return Err(PhotoError::Empty { name: name.to_string() });
+            return Err(PhotoError::Empty(name.to_string()));
         }
         if let Some((format, advice)) = unsupported_format(bytes) {
             return Err(PhotoError::Unsupported { name: name.to_string(), format, advice });
         }
         if !webp_chunks_fit(bytes) {
-            return Err(fail(
-                "a chunk would extend past the end of the file; the file is truncated or malformed".to_string(),
-            ));
+            let reason = "a chunk would extend past the end of the file; the file is truncated or malformed";
+            return Err(PhotoError::decode(name, reason));
         }
         if !png_palette_fits(bytes) {
-            return Err(fail("its palette does not have at most 256 colours of three bytes each".to_string()));
+            return Err(PhotoError::decode(name, "its palette does not have at most 256 colours of three bytes each"));
         }
         let mut reader = ImageReader::new(Cursor::new(bytes))
             .with_guessed_format()
@@ -164,62 +164,55 @@ impl Photo {
         reader.limits(limits);
         match reader.format() {
             Some(ImageFormat::Jpeg) if is_cut_off(bytes) => {
-                Err(fail(format!("the file ends after {} bytes, before the image does", bytes.len())))
+                let reason = format!("the file ends after {} bytes, before the image does", bytes.len());
+                Err(PhotoError::decode(name, reason))
             }
             Some(ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP | ImageFormat::Bmp) => {
-                catching(name, || Self::from_reader(reader).map_err(|error| error.of(name)))
+                catching(name, || Self::from_reader(reader, name))
             }
-            _ => Err(PhotoError::Format { name: name.to_string() }),
+            _ => Err(PhotoError::Format(name.to_string())),
         }
     }
 
-    fn from_reader(reader: ImageReader<Cursor<&[u8]>>) -> Result<Self, Failure> {
-        let mut decoder = reader.into_decoder()?;
+    fn from_reader(reader: ImageReader<Cursor<&[u8]>>, name: &str) -> Result<Self, PhotoError> {
+        let fail = |error| PhotoError::decode(name, error);
+        let mut decoder = reader.into_decoder().map_err(fail)?;
         let (width, height) = decoder.dimensions();
         if width == 0 || height == 0 {
-            return Err(Failure::Decode(format!("it has {width} x {height} pixels")));
+            return Err(PhotoError::decode(name, format!("it has {width} x {height} pixels")));
         }
         // The crate applies the limits only to a decoder's working memory: a header of 60 bytes can request 8 GiB of pixels.
-        let pixels = u64::from(width) * u64::from(height);
-        let bytes = decoder.total_bytes().max(4 * pixels);
+        let rgba_bytes = 4 * u64::from(width) * u64::from(height);
+        let bytes = decoder.total_bytes().max(rgba_bytes);
         if bytes > MAX_BYTES {
             let reason =
                 format!("{width} x {height} pixels would take {bytes} bytes, and the limit is {MAX_BYTES} bytes");
-            return Err(Failure::Decode(reason));
+            return Err(PhotoError::decode(name, reason));
         }
         // A damaged EXIF block is no reason to refuse the image: it is then used as stored.
         let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-        let color = decoder.color_type();
-        let mut rgba = zeroed(bytes)?;
-        let decoded = decoder.total_bytes() as usize;
-        decoder.read_image(&mut rgba[..decoded])?;
-        to_rgba(&mut rgba, pixels as usize, color)?;
-        let upright = upright(rgba, [width, height], orientation)?;
-        let (width, height) = (upright.width() as usize, upright.height() as usize);
-        Ok(Photo { width, height, rgba: upright.into_raw() })
-    }
-}
-
-/// Why an image could not be decoded, without the name of its file.
-enum Failure {
-    Decode(String),
-    OutOfMemory(u64),
-}
-
-impl Failure {
-    fn of(self, name: &str) -> PhotoError {
-        let name = name.to_string();
-        match self {
-            Failure::Decode(reason) => PhotoError::Decode { name, reason: printable(&reason) },
-            Failure::OutOfMemory(bytes) => PhotoError::OutOfMemory { name, bytes },
+        let is_rgba = decoder.color_type() == ColorType::Rgba8;
+        check_memory(name, bytes)?;
+        let decoded = DynamicImage::from_decoder(decoder).map_err(fail)?;
+        if !is_rgba {
+            check_memory(name, rgba_bytes)?;
         }
+        let mut image = DynamicImage::from(decoded.into_rgba8());
+        if orientation != Orientation::NoTransforms {
+            check_memory(name, rgba_bytes)?;
+            image.apply_orientation(orientation);
+        }
+        Ok(Photo { width: image.width() as usize, height: image.height() as usize, rgba: image.into_bytes() })
     }
 }
 
-impl From<ImageError> for Failure {
-    fn from(error: ImageError) -> Self {
-        Failure::Decode(error.to_string())
-    }
+/// Checks whether memory for so many bytes is available; the `image` crate would end the program if it were not.
+fn check_memory(name: &str, bytes: u64) -> Result<(), PhotoError> {
+    let mut probe = Vec::<u8>::new();
+    let reserved = probe.try_reserve_exact(bytes as usize);
+    // The compiler may remove an allocation that nothing uses.
+    std::hint::black_box(&mut probe);
+    reserved.map_err(|_| PhotoError::OutOfMemory { name: name.to_string(), bytes })
 }
 
 thread_local! {
@@ -244,106 +237,22 @@ pub fn catching<T>(name: &str, decode: impl FnOnce() -> Result<T, PhotoError>) -
     result.unwrap_or_else(|panic: Box<dyn Any + Send>| {
         let message = panic.downcast_ref::<String>().map(String::as_str);
         let message = message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
-        Err(Failure::Decode(format!("internal error of the decoder: {message}")).of(name))
+        Err(PhotoError::decode(name, format!("internal error of the decoder: {message}")))
     })
 }
 
-/// Removes control characters from a decoder's message, which may quote the file.
-fn printable(text: &str) -> String {
-    text.replace(char::is_control, " ")
-}
-
-fn zeroed(bytes: u64) -> Result<Vec<u8>, Failure> {
-    let mut buffer = Vec::new();
-    buffer.try_reserve_exact(bytes as usize).map_err(|_| Failure::OutOfMemory(bytes))?;
-    buffer.resize(bytes as usize, 0);
-    Ok(buffer)
-}
-
-/// Converts the decoded pixels at the start of `buffer` to RGBA in place, so that a large photo is in memory only once.
-fn to_rgba(buffer: &mut Vec<u8>, pixels: usize, color: ColorType) -> Result<(), Failure> {
-    // From 16 to 8 bits, rounded; decoders store 16 bits in native byte order.
-    let narrow = |high_and_low: [u8; 2]| ((u32::from(u16::from_ne_bytes(high_and_low)) + 128) / 257) as u8;
-    match color {
-        ColorType::L8 => convert(buffer, pixels, |[v]| [v, v, v, 255]),
-        ColorType::La8 => convert(buffer, pixels, |[v, a]| [v, v, v, a]),
-        ColorType::Rgb8 => convert(buffer, pixels, |[r, g, b]| [r, g, b, 255]),
-        ColorType::Rgba8 => {}
-        ColorType::L16 => convert(buffer, pixels, |v: [u8; 2]| {
-            let v = narrow(v);
-            [v, v, v, 255]
-        }),
-        ColorType::La16 => convert(buffer, pixels, |[v, w, a, b]| {
-            let v = narrow([v, w]);
-            [v, v, v, narrow([a, b])]
-        }),
-        ColorType::Rgb16 => {
-            convert(buffer, pixels, |[r, s, g, h, b, c]| [narrow([r, s]), narrow([g, h]), narrow([b, c]), 255]);
-        }
-        ColorType::Rgba16 => convert(buffer, pixels, |[r, s, g, h, b, c, a, z]| {
-            [narrow([r, s]), narrow([g, h]), narrow([b, c]), narrow([a, z])]
-        }),
-        other => return Err(Failure::Decode(format!("its pixel format {other:?} is not supported"))),
-    }
-    buffer.truncate(4 * pixels);
-    buffer.shrink_to_fit();
-    Ok(())
-}
-
-fn convert<const BYTES: usize>(buffer: &mut [u8], pixels: usize, to_rgba: impl Fn([u8; BYTES]) -> [u8; 4]) {
-    let mut one = |i: usize| {
-        let mut pixel = [0; BYTES];
-        pixel.copy_from_slice(&buffer[BYTES * i..BYTES * (i + 1)]);
-        buffer[4 * i..4 * (i + 1)].copy_from_slice(&to_rgba(pixel));
-    };
-    // In the direction in which no pixel is overwritten before it is read.
-    if BYTES <= 4 { (0..pixels).rev().for_each(&mut one) } else { (0..pixels).for_each(&mut one) }
-}
-
-/// Turns an image upright that was stored with this EXIF orientation.
-fn upright(rgba: Vec<u8>, [width, height]: [u32; 2], orientation: Orientation) -> Result<RgbaImage, Failure> {
-    let image = |width: u32, height: u32, pixels: Vec<u8>| {
-        let reason = || Failure::Decode(format!("its pixels are not {width} x {height}"));
-        RgbaImage::from_raw(width, height, pixels).ok_or_else(reason)
-    };
-    let bytes = rgba.len() as u64;
-    let mut stored = image(width, height, rgba)?;
-    let turned = || image(height, width, zeroed(bytes)?);
-    match orientation {
-        Orientation::NoTransforms => {}
-        Orientation::Rotate180 => imageops::rotate180_in_place(&mut stored),
-        Orientation::FlipHorizontal => imageops::flip_horizontal_in_place(&mut stored),
-        Orientation::FlipVertical => imageops::flip_vertical_in_place(&mut stored),
-        Orientation::Rotate90 | Orientation::Rotate90FlipH => {
-            let mut turned = turned()?;
-            imageops::rotate90_in(&stored, &mut turned)?;
-            stored = turned;
-        }
-        Orientation::Rotate270 | Orientation::Rotate270FlipH => {
-            let mut turned = turned()?;
-            imageops::rotate270_in(&stored, &mut turned)?;
-            stored = turned;
-        }
-    }
-    if matches!(orientation, Orientation::Rotate90FlipH | Orientation::Rotate270FlipH) {
-        imageops::flip_horizontal_in_place(&mut stored);
-    }
-    Ok(stored)
-}
-
 /// Returns the name of a well-known unsupported image format and how to convert from it; `None` for all other content.
-fn unsupported_format(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
-    const HEIC_ADVICE: &str = "convert it to JPEG, for example with `heif-convert IN.heic OUT.jpg`, or set the iPhone camera to \
-                               Most Compatible";
+fn unsupported_format(bytes: &[u8]) -> Option<(&'static str, String)> {
+    let to_png = |command: &str| format!("convert it to PNG, for example with `{command}`");
+    let to_jpeg = || {
+        "convert it to JPEG, for example with `heif-convert IN.heic OUT.jpg`, or set the iPhone camera to Most Compatible"
+            .to_string()
+    };
     match bytes {
-        [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => {
-            Some(("GIF", "convert it to PNG, for example with `magick IN.gif OUT.png`"))
-        }
-        [b'I', b'I', 42, 0, ..] | [b'M', b'M', 0, 42, ..] => {
-            Some(("TIFF", "convert it to PNG, for example with `magick IN.tif OUT.png`"))
-        }
+        [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Some(("GIF", to_png("magick IN.gif OUT.png"))),
+        [b'I', b'I', 42, 0, ..] | [b'M', b'M', 0, 42, ..] => Some(("TIFF", to_png("magick IN.tif OUT.png"))),
         [0xff, 0x0a, ..] | [0, 0, 0, 12, b'J', b'X', b'L', b' ', ..] => {
-            Some(("JPEG XL", "convert it to PNG, for example with `djxl IN.jxl OUT.png`"))
+            Some(("JPEG XL", to_png("djxl IN.jxl OUT.png")))
         }
         [a, b, c, d, b'f', b't', b'y', b'p', rest @ ..] => {
             // The major brand, a version, and the compatible brands.
@@ -351,11 +260,11 @@ fn unsupported_format(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
             let brands = rest[..rest.len().min(size.saturating_sub(8))].as_chunks::<4>().0;
             let has = |names: &[&[u8; 4]]| brands.iter().any(|brand| names.contains(&brand));
             if has(&[b"avif", b"avis"]) {
-                Some(("AVIF", "convert it to PNG, for example with `avifdec IN.avif OUT.png`"))
+                Some(("AVIF", to_png("avifdec IN.avif OUT.png")))
             } else if has(&[b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"]) {
-                Some(("HEIC", HEIC_ADVICE))
+                Some(("HEIC", to_jpeg()))
             } else if has(&[b"mif1", b"mif2", b"msf1"]) {
-                Some(("HEIF", HEIC_ADVICE))
+                Some(("HEIF", to_jpeg()))
             } else {
                 None
             }
@@ -438,16 +347,14 @@ impl Photo {
         let (rows, columns) = (side(self.height), side(self.width));
         let mut grey = Vec::with_capacity(rows * columns);
         for row in 0..rows {
-            let ys = row * self.height / rows..((row + 1) * self.height / rows).max(row * self.height / rows + 1);
+            let ys = covered(row, rows, self.height);
             for column in 0..columns {
-                let first = column * self.width / columns;
-                let xs = first..((column + 1) * self.width / columns).max(first + 1);
+                let xs = covered(column, columns, self.width);
                 let mut sum = 0.0f64;
                 for y in ys.clone() {
-                    for pixel in
-                        self.rgba[4 * (y * self.width + xs.start)..4 * (y * self.width + xs.end)].chunks_exact(4)
-                    {
-                        let [r, g, b, a] = [0, 1, 2, 3].map(|c| f64::from(pixel[c]));
+                    let pixels = &self.rgba[4 * (y * self.width + xs.start)..4 * (y * self.width + xs.end)];
+                    for pixel in pixels.as_chunks::<4>().0 {
+                        let [r, g, b, a] = pixel.map(f64::from);
                         sum += (0.299 * r + 0.587 * g + 0.114 * b) * a / 255.0 + 255.0 - a;
                     }
                 }
@@ -456,4 +363,10 @@ impl Photo {
         }
         (grey, [rows, columns])
     }
+}
+
+/// Returns the pixels out of `length` that pixel `i` of an image reduced to `n` covers; at least one.
+pub(crate) fn covered(i: usize, n: usize, length: usize) -> Range<usize> {
+    let first = i * length / n;
+    first..((i + 1) * length / n).max(first + 1)
 }

@@ -1,4 +1,4 @@
-//! An image in memory, and the two ways to paint on it.
+//! An image in memory, the two ways to paint on it, and its division into cells.
 
 use super::ReportError;
 
@@ -32,6 +32,45 @@ impl Rect {
     /// Returns the rectangle grown by `by` pixels on each side; the result must lie inside the image.
     pub(super) fn grown(self, by: u32) -> Self {
         Self { left: self.left - by, top: self.top - by, width: self.width + 2 * by, height: self.height + 2 * by }
+    }
+}
+
+/// Cells of the same size, row by row, with white gaps between them and a white margin around them.
+pub(super) struct Cells {
+    pub columns: usize,
+    /// Width and height of a cell in pixels.
+    pub size: [u32; 2],
+    /// Width of the gaps between columns, and height of those between rows.
+    pub gaps: [u32; 2],
+    pub margin: u32,
+}
+
+impl Cells {
+    /// Returns a white image with `n_items` cells, which may be fewer than the columns.
+    pub(super) fn white(&self, n_items: usize) -> Result<Picture, ReportError> {
+        if n_items == 0 {
+            return Err(ReportError::NoImages);
+        }
+        if self.columns == 0 {
+            return Err(ReportError::NoColumns { n_items });
+        }
+        let length = |n: usize, axis: usize| {
+            let gap = u64::from(self.gaps[axis]);
+            n as u64 * (u64::from(self.size[axis]) + gap) - gap + 2 * u64::from(self.margin)
+        };
+        let (width, height) = (length(self.columns.min(n_items), 0), length(n_items.div_ceil(self.columns), 1));
+        if width.saturating_mul(height) > MAX_PIXELS {
+            return Err(ReportError::TooLarge { n_items, width, height, limit: MAX_PIXELS });
+        }
+        // The limit guarantees that both sides fit in 32 bits.
+        Ok(Picture::white(width as u32, height as u32))
+    }
+
+    /// Returns the position of cell `i`.
+    pub(super) fn cell(&self, i: usize) -> Rect {
+        let at = |n: usize, axis: usize| self.margin + n as u32 * (self.size[axis] + self.gaps[axis]);
+        let [width, height] = self.size;
+        Rect { left: at(i % self.columns, 0), top: at(i / self.columns, 1), width, height }
     }
 }
 

@@ -2,11 +2,12 @@
 
 use super::ReportError;
 use super::metrics::{Metrics, mcnemar, wilson_95};
-use super::page::{Page, grouped};
-use super::plots::{Curve, draw_curves, escape};
+use super::page::{grouped, rendered};
+use super::plots::{Curve, draw_curves};
 use crate::data::Description;
 use crate::run::Summary;
 use crate::train::EpochRecord;
+use askama::Template;
 
 /// One run of a comparison.
 #[derive(Clone, Debug)]
@@ -37,14 +38,12 @@ pub fn comparison_rows(runs: &[Compared]) -> Vec<Vec<String>> {
         row("batch size", &|r| r.summary.batch_size.to_string()),
         row("test loss", &|r| or_none(r.summary.test_loss.or(r.metrics.as_ref().map(|m| m.loss)), 4)),
         row("test accuracy", &|r| or_none(test_accuracy(r), 4)),
-        row("95 % confidence", &|r| match test_accuracy(r) {
+        row("95 % confidence", &|r| {
+            let Some(accuracy) = test_accuracy(r) else { return "–".to_string() };
             // The test set has 10,000 images, genuine or synthetic.
-            Some(accuracy) => {
-                let n = r.metrics.as_ref().map_or(10_000, |m| m.images as u64);
-                let [low, high] = wilson_95((accuracy * n as f64).round() as u64, n);
-                format!("{low:.4} to {high:.4}")
-            }
-            None => "–".to_string(),
+            let n = r.metrics.as_ref().map_or(10_000, |m| m.images as u64);
+            let [low, high] = wilson_95((accuracy * n as f64).round() as u64, n);
+            format!("{low:.4} to {high:.4}")
         }),
         row("training, s", &|r| format!("{:.1}", r.summary.train_seconds)),
         row("images/s", &|r| grouped(r.summary.images_per_second.round() as u64)),
@@ -97,59 +96,53 @@ pub fn comparison_verdicts(runs: &[Compared]) -> Vec<String> {
     others.iter().filter_map(verdict).collect()
 }
 
+/// The page of a comparison.
+#[derive(Template)]
+#[template(path = "comparison.html")]
+struct Comparison<'a> {
+    runs: &'a [Compared],
+    names: Vec<&'a str>,
+    loss: String,
+    accuracy: String,
+    /// The runs with metrics.
+    measured: Vec<(&'a Compared, &'a Metrics)>,
+}
+
+impl Comparison<'_> {
+    fn measured_names(&self) -> impl Iterator<Item = &str> {
+        self.measured.iter().map(|(run, _)| run.name.as_str())
+    }
+}
+
 /// Returns the HTML page of a comparison.
 ///
 /// # Errors
 /// A plot could not be drawn.
 pub fn comparison_page(runs: &[Compared]) -> Result<String, ReportError> {
-    let names: Vec<&str> = runs.iter().map(|run| run.name.as_str()).collect();
-    let mut page = Page::new(&format!("Comparison of {}", names.join(", ")));
-    page.title(&format!("Comparison of {}", names.join(", ")));
-    page.section("table", "Overview");
-    for warning in comparison_warnings(runs) {
-        page.html(&format!("<p class=\"warning\">{}</p>", escape(&warning)));
-    }
-    let head: Vec<&str> = std::iter::once("").chain(names.iter().copied()).collect();
-    page.table("Runs", &head, &comparison_rows(runs));
-    for verdict in comparison_verdicts(runs) {
-        page.text(&verdict);
-    }
-    page.section("curves", "Learning curves");
-    page.text("Solid: training. Dashed: validation, if images were held out.");
-    page.html("<div class=\"pair\">");
-    page.svg(&draw_curves("Loss", "mean cross-entropy", &comparison_curves(runs, true))?, "Loss per epoch");
-    let accuracy = comparison_curves(runs, false);
-    page.svg(&draw_curves("Accuracy", "accuracy", &accuracy)?, "Accuracy per epoch");
-    page.html("</div>");
-    let with_metrics: Vec<&Compared> = runs.iter().filter(|run| run.metrics.is_some()).collect();
-    if let [first, _, ..] = with_metrics[..] {
-        page.section("classes", "Classes");
-        page.text("Recall: the fraction of the images of a class that are classified correctly.");
-        let head: Vec<&str> = std::iter::once("Class").chain(with_metrics.iter().map(|r| r.name.as_str())).collect();
-        let recall = |run: &Compared, class: usize| run.metrics.as_ref().map_or(0.0, |m| m.classes[class].recall);
-        let row = |class: usize| {
-            let values = with_metrics.iter().map(|run| format!("{:.3}", recall(run, class)));
-            std::iter::once(first.description.class_name(class).to_string()).chain(values).collect()
-        };
-        let rows: Vec<Vec<String>> = (0..first.description.classes()).map(row).collect();
-        page.table("Recall per class", &head, &rows);
-    }
-    Ok(page.finish())
+    rendered(&Comparison {
+        runs,
+        names: runs.iter().map(|run| run.name.as_str()).collect(),
+        loss: draw_curves("Loss", "mean cross-entropy", &comparison_curves(runs, true))?,
+        accuracy: draw_curves("Accuracy", "accuracy", &comparison_curves(runs, false))?,
+        measured: runs.iter().filter_map(|run| Some((run, run.metrics.as_ref()?))).collect(),
+    })
 }
 
 /// Returns the curves of all runs: training solid, validation dashed, one colour per run.
 pub fn comparison_curves(runs: &[Compared], loss: bool) -> Vec<Curve> {
     let mut curves = Vec::new();
-    for (colour, run) in runs.iter().enumerate() {
-        let value = |r: &EpochRecord| if loss { r.loss } else { r.accuracy };
-        let validation = |r: &EpochRecord| if loss { r.val_loss } else { r.val_accuracy };
-        let points = run.history.iter().map(|r| (r.epoch as f64, value(r))).collect();
-        curves.push(Curve { name: run.name.clone(), colour, dashed: false, points });
-        let points: Vec<(f64, f64)> =
-            run.history.iter().filter_map(|r| validation(r).map(|v| (r.epoch as f64, v))).collect();
+    for (colour, Compared { name, history, .. }) in runs.iter().enumerate() {
+        let points = over_epochs(history, |r| Some(if loss { r.loss } else { r.accuracy }));
+        curves.push(Curve { name: name.clone(), colour, dashed: false, points });
+        let points = over_epochs(history, |r| if loss { r.val_loss } else { r.val_accuracy });
         if !points.is_empty() {
-            curves.push(Curve { name: format!("{}, validation", run.name), colour, dashed: true, points });
+            curves.push(Curve { name: format!("{name}, validation"), colour, dashed: true, points });
         }
     }
     curves
+}
+
+/// Returns the epochs that have a value, with this value.
+pub(super) fn over_epochs(history: &[EpochRecord], value: impl Fn(&EpochRecord) -> Option<f64>) -> Vec<(f64, f64)> {
+    history.iter().filter_map(|record| Some((record.epoch as f64, value(record)?))).collect()
 }

@@ -2,9 +2,9 @@
 
 use super::ReportError;
 use super::canvas::{Picture, Rect, Rgb};
-use super::maps::diverging;
+use super::maps::{diverging, largest};
 use super::text::Typesetter;
-use super::tiles::{Sheet, Tile, draw_tiles};
+use super::tiles::{Tile, draw_tiles};
 use crate::photo::Filter;
 
 /// Side of a box in pixels.
@@ -18,15 +18,15 @@ const LIGHT: Rgb = [0xff, 0xff, 0xff];
 /// A tile is empty, or there are too many pixels.
 pub fn draw_filter(before: Tile, filter: &Filter, after: Tile) -> Result<Picture, ReportError> {
     let [rows, columns] = filter.size;
-    let largest = filter.weights.iter().fold(0.0f32, |most, weight| most.max(weight.abs()));
     let caption = format!("{}, {rows} x {columns}", filter.name);
-    let middle = Tile { caption, ..cells(filter, largest) };
-    draw_tiles(&[before, middle, after], Sheet { columns: 3, tile: [BOX, BOX], title: "" })
+    let middle = Tile { caption, ..cells(filter) };
+    draw_tiles(&[before, middle, after], 3, [BOX, BOX])
 }
 
 /// Draws one square per weight, blue for positive and red for negative, with its number if there is room.
-fn cells(filter: &Filter, largest: f32) -> Tile {
+fn cells(filter: &Filter) -> Tile {
     let [rows, columns] = filter.size;
+    let largest = largest(&filter.weights);
     // The tile is drawn at its final size, so that its numbers stay sharp.
     let side = (BOX - 1) / rows.max(columns) as u32;
     let colours = diverging(&filter.weights, columns, largest).rgb;

@@ -2,11 +2,10 @@
 
 use super::ReportError;
 use super::canvas::Picture;
-use super::tiles::{Sheet, Tile, draw_tiles};
+use super::tiles::{Tile, draw_tiles};
 use crate::data::Description;
-use crate::engine::{EngineError, ReferenceEngine};
-use crate::model::{Layer, LayerShape, Model, ModelError, Source};
-use thiserror::Error;
+use crate::engine::ReferenceEngine;
+use crate::model::{Layer, LayerShape, Model, Source};
 
 /// A visualisation of a layer.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,26 +20,12 @@ pub struct LayerPicture {
     pub picture: Picture,
 }
 
-/// Why a layer could not be drawn.
-#[derive(Debug, Error)]
-pub enum MapsError {
-    /// The model cannot be built.
-    #[error(transparent)]
-    Model(#[from] ModelError),
-    /// The model cannot be evaluated.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// The image could not be drawn.
-    #[error(transparent)]
-    Picture(#[from] ReportError),
-}
-
 /// Draws the weights that are applied to the pixels: those of the first convolution or dense layer that reads the image. Each filter,
 /// or the weights of each unit, is an image. Returns `None` if only other layers read the image, or it has several channels.
 ///
 /// # Errors
 /// The model cannot be built, or the image cannot be drawn.
-pub fn filters(model: &Model, parameters: &[Vec<f32>]) -> Result<Option<LayerPicture>, MapsError> {
+pub fn filters(model: &Model, parameters: &[Vec<f32>]) -> Result<Option<LayerPicture>, ReportError> {
     let shapes = model.shapes()?;
     let reads_pixels = |shape: &LayerShape| {
         matches!(shape.layer, Layer::Conv2d { .. } | Layer::Dense { .. }) && is_image(&shapes, shape.sources[0])
@@ -51,25 +36,17 @@ pub fn filters(model: &Model, parameters: &[Vec<f32>]) -> Result<Option<LayerPic
     let before: usize = shapes[..first].iter().map(|shape| shape.parameters().len()).sum();
     let Some(weights) = parameters.get(before) else { return Ok(None) };
     let [height, width, 1] = model.input else { return Ok(None) };
-    let (size, n) = match &shape.layer {
-        Layer::Conv2d { kernel_size, filters, .. } => ([kernel_size.0, kernel_size.1], *filters),
-        Layer::Dense { units, .. } => ([height, width], *units),
+    let (size, n, kind) = match &shape.layer {
+        Layer::Conv2d { kernel_size, filters, .. } => {
+            ([kernel_size.0, kernel_size.1], *filters, format!("{filters} filters"))
+        }
+        Layer::Dense { units, .. } => ([height, width], *units, format!("weights of its {units} units")),
         _ => return Ok(None),
     };
     let largest = largest(weights);
-    let tile = |i: usize| {
-        let values: Vec<f32> = (0..size[0] * size[1]).map(|tap| weights[tap * n + i]).collect();
-        diverging(&values, size[1], largest)
-    };
-    let tiles: Vec<Tile> = (0..n).map(tile).collect();
     let side = if size[1] < 12 { 61 } else { 2 * size[1] as u32 + 5 };
-    let kind = if matches!(shape.layer, Layer::Dense { .. }) {
-        format!("weights of its {n} units")
-    } else {
-        format!("{n} filters")
-    };
     let title = format!("{}: {kind}, {} x {}", shape.name, size[0], size[1]);
-    let picture = draw_tiles(&tiles, Sheet { columns: 16, tile: [side, side], title: "" })?;
+    let picture = draw_tiles(&channels(weights, n, size[1], largest), 16, [side, side])?;
     let description = format!(
         "{title}. Blue is positive, red negative, white zero; the strongest colour is {largest:.3}. \
          The largest weight is {:.3}, the smallest {:.3}.",
@@ -96,7 +73,7 @@ pub fn feature_maps(
     parameters: &[Vec<f32>],
     image: &[u8],
     description: &Description,
-) -> Result<Vec<LayerPicture>, MapsError> {
+) -> Result<Vec<LayerPicture>, ReportError> {
     let (outputs, probabilities) = ReferenceEngine::<f32>::layer_outputs(model, parameters, image)?;
     let shapes = model.shapes()?;
     let [height, width] = [description.height(), description.width()];
@@ -105,70 +82,55 @@ pub fn feature_maps(
         layer: "input".to_string(),
         title: format!("input: {height} x {width} pixels"),
         description: "The input of the network.".to_string(),
-        picture: draw_tiles(&[input], Sheet { columns: 1, tile: [169, 169], title: "" })?,
+        picture: draw_tiles(&[input], 1, [169, 169])?,
     }];
     for (i, (shape, output)) in shapes.iter().zip(&outputs).enumerate() {
         let is_last = i + 1 == shapes.len();
-        let picture = match shape.output[..] {
-            [height, width, channels] => {
-                let largest = largest(output);
-                let map = |c: usize| {
-                    let values: Vec<f32> = (0..height * width).map(|cell| output[cell * channels + c]).collect();
-                    diverging(&values, width, largest)
-                };
-                let side = (2 * width as u32).max(56) + 1;
-                draw_tiles(
-                    &(0..channels).map(map).collect::<Vec<_>>(),
-                    Sheet { columns: 16, tile: [side, side], title: "" },
-                )?
-            }
+        let (size, picture) = match shape.output[..] {
             // A flattened tensor shows nothing new.
-            _ if matches!(shape.layer, Layer::Flatten) => continue,
-            [n] => {
-                let (values, largest) = if is_last { (&probabilities, 1.0) } else { (output, largest(output)) };
-                let tile = |i: usize| Tile {
-                    caption: if is_last {
-                        format!("{} {:.0} %", description.class_name(i), 100.0 * values[i])
-                    } else {
-                        String::new()
-                    },
-                    ..diverging(&values[i..=i], 1, largest)
-                };
-                let columns = if is_last { 5 } else { 32 };
-                let side = if is_last { [121, 41] } else { [25, 25] };
-                draw_tiles(&(0..n).map(tile).collect::<Vec<_>>(), Sheet { columns, tile: side, title: "" })?
+            _ if shape.layer == Layer::Flatten => continue,
+            [height, width, n] => {
+                let side = (2 * width as u32).max(56) + 1;
+                let maps = channels(output, n, width, largest(output));
+                (format!("{n} maps of {height} x {width}"), draw_tiles(&maps, 16, [side, side])?)
             }
+            [n] if is_last => {
+                let mut tiles = channels(&probabilities, n, 1, 1.0);
+                for (class, tile) in tiles.iter_mut().enumerate() {
+                    tile.caption = format!("{} {:.0} %", description.class_name(class), 100.0 * probabilities[class]);
+                }
+                (format!("{n} units"), draw_tiles(&tiles, 5, [121, 41])?)
+            }
+            [n] => (format!("{n} units"), draw_tiles(&channels(output, n, 1, largest(output)), 32, [25, 25])?),
             _ => continue,
         };
-        let size = match shape.output[..] {
-            [height, width, channels] => format!("{channels} maps of {height} x {width}"),
-            [n] => format!("{n} units"),
-            _ => continue,
+        let description = if is_last {
+            let classes = probabilities.iter().zip(description.class_names);
+            let listed: Vec<String> = classes.map(|(p, name)| format!("{name} {:.1} %", 100.0 * p)).collect();
+            format!("Probabilities: {}.", listed.join(", "))
+        } else {
+            let n_zero = output.iter().filter(|&&v| v == 0.0).count();
+            format!(
+                "Output of {}, {size}: from {:.3} to {:.3}; {:.0} % are zero. Blue is positive, red negative.",
+                shape.name,
+                extreme(output, f32::min),
+                extreme(output, f32::max),
+                100.0 * n_zero as f64 / output.len() as f64
+            )
         };
-        let n_zero = output.iter().filter(|&&v| v == 0.0).count();
-        pictures.push(LayerPicture {
-            layer: shape.name.clone(),
-            title: format!("{}: {size}", shape.name),
-            description: if is_last {
-                let listed: Vec<String> = probabilities
-                    .iter()
-                    .zip(description.class_names)
-                    .map(|(p, name)| format!("{name} {:.1} %", 100.0 * p))
-                    .collect();
-                format!("Probabilities: {}.", listed.join(", "))
-            } else {
-                format!(
-                    "Output of {}, {size}: from {:.3} to {:.3}; {:.0} % are zero. Blue is positive, red negative.",
-                    shape.name,
-                    extreme(output, f32::min),
-                    extreme(output, f32::max),
-                    100.0 * n_zero as f64 / output.len() as f64
-                )
-            },
-            picture,
-        });
+        let title = format!("{}: {size}", shape.name);
+        pictures.push(LayerPicture { layer: shape.name.clone(), title, description, picture });
     }
     Ok(pictures)
+}
+
+/// Returns a tile for each of `n` channels, which alternate in `values`.
+fn channels(values: &[f32], n: usize, width: usize, largest: f32) -> Vec<Tile> {
+    let tile = |i: usize| {
+        let channel: Vec<f32> = values.iter().copied().skip(i).step_by(n).collect();
+        diverging(&channel, width, largest)
+    };
+    (0..n).map(tile).collect()
 }
 
 /// Returns a tile with colours from red (`-largest`) through white (0) to blue (`largest`); NaN is grey.
@@ -188,10 +150,11 @@ pub(super) fn diverging(values: &[f32], width: usize, largest: f32) -> Tile {
 }
 
 /// Returns the largest finite absolute value.
-fn largest(values: &[f32]) -> f32 {
+pub(super) fn largest(values: &[f32]) -> f32 {
     values.iter().map(|v| v.abs()).filter(|v| v.is_finite()).fold(0.0, f32::max)
 }
 
+/// Returns the largest or the smallest finite value; 0 if there is none.
 fn extreme(values: &[f32], pick: fn(f32, f32) -> f32) -> f32 {
     values.iter().copied().filter(|v| v.is_finite()).reduce(pick).unwrap_or(0.0)
 }

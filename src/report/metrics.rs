@@ -76,6 +76,16 @@ pub struct Mistake {
     pub probabilities: Vec<f32>,
 }
 
+impl Mistake {
+    /// Returns the most probable class beside the predicted and the original one, if there are others.
+    pub(super) fn runner_up(&self) -> Option<usize> {
+        let mut others: Vec<usize> =
+            (0..self.probabilities.len()).filter(|&class| class != self.predicted && class != self.label).collect();
+        others.sort_by(|&a, &b| self.probabilities[b].total_cmp(&self.probabilities[a]));
+        others.first().copied()
+    }
+}
+
 /// Maximum number of mistakes kept.
 const N_MISTAKES: usize = 15;
 

@@ -21,11 +21,13 @@ pub use canvas::Picture;
 pub use filter::{draw_filter, short};
 pub use grid::{GridItem, PIXEL_SCALE, Tone, columns_for, draw_grid, prediction_caption};
 pub use roofline::{Roofline, RooflinePoint, draw_roofline};
-pub use tiles::{Sheet, Tile, draw_tiles};
+pub use tiles::{Tile, draw_tiles};
 
+use crate::engine::EngineError;
+use crate::model::ModelError;
 use thiserror::Error;
 
-/// Why an image could not be drawn or encoded.
+/// Why a report, or an image of it, could not be made.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ReportError {
@@ -77,12 +79,18 @@ pub enum ReportError {
         /// Bytes in `rgb`.
         found: usize,
     },
-    /// A plot could not be drawn.
-    #[error("the plot could not be drawn: {reason}")]
-    Plot {
-        /// Why.
-        reason: String,
-    },
+    /// A plot could not be drawn, for this reason.
+    #[error("the plot could not be drawn: {0}")]
+    Plot(String),
+    /// The model cannot be built.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The model cannot be evaluated.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A page could not be written.
+    #[error("the page could not be written")]
+    Page(#[from] askama::Error),
     /// The encoder failed.
     #[error("the image of {width} x {height} pixels could not be encoded as PNG")]
     Encode {

@@ -1,6 +1,6 @@
 //! The plots of a report as SVG: curves, the confusion matrix, the reliability diagram, bar charts.
 //!
-//! They use few colours, each for one purpose, so that a page can replace them on a dark background (see `page`).
+//! They use few colours, each for one purpose, so that a page can replace them on a dark background (see `templates/page.css`).
 
 use super::ReportError;
 use super::metrics::Bin;
@@ -9,10 +9,10 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-const INK: RGBColor = RGBColor(34, 34, 34);
-const FAINT: RGBColor = RGBColor(224, 224, 224);
+pub(super) const INK: RGBColor = RGBColor(34, 34, 34);
+pub(super) const FAINT: RGBColor = RGBColor(224, 224, 224);
 /// Distinguishable in light and dark mode and with colour blindness (Okabe and Ito, 2008, darkened for thin lines on white).
-const SERIES: [RGBColor; 6] = [
+pub(super) const SERIES: [RGBColor; 6] = [
     RGBColor(31, 101, 176),
     RGBColor(200, 80, 0),
     RGBColor(0, 125, 90),
@@ -29,7 +29,10 @@ pub(super) const NARROW: u32 = 460;
 const MAX_EPOCH: f64 = 1e9;
 const MAX_VALUE: f64 = 1e100;
 
-type Failure = Box<dyn std::error::Error>;
+/// Any error of the plot library.
+pub(super) type Failure = Box<dyn std::error::Error>;
+/// What a plot, or a part of it, is drawn on.
+pub(super) type Canvas<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// One line of a plot over epochs.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,8 +59,12 @@ pub fn draw_curves(title: &str, quantity: &str, curves: &[Curve]) -> Result<Stri
         Curve { points, ..curve.clone() }
     };
     let curves: Vec<Curve> = curves.iter().map(drawable).filter(|curve| !curve.points.is_empty()).collect();
-    let rows = curves.len() as u32;
-    let svg = with_svg((NARROW, 330 + 20 * rows), |root| {
+    let line = |curve: &Curve| {
+        let points: Vec<String> = curve.points.iter().map(|(x, y)| format!("epoch {x:.0}: {y:.4}")).collect();
+        format!("{}: {}", curve.name, points.join(", "))
+    };
+    let lines: Vec<String> = curves.iter().map(line).collect();
+    svg((NARROW, 330 + 20 * curves.len() as u32), &labels(title, &lines.join(". ")), |root| {
         root.draw(&Text::new(printable(title), (20, 12), text(TITLE, &INK)))?;
         let points = || curves.iter().flat_map(|curve| &curve.points);
         let last = points().map(|p| p.0).fold(1.0, f64::max);
@@ -110,12 +117,7 @@ pub fn draw_curves(title: &str, quantity: &str, curves: &[Curve]) -> Result<Stri
             legend.draw(&Text::new(format!("{}: {value:.4}", printable(&curve.name)), (110, y), text(TEXT, &INK)))?;
         }
         Ok(())
-    })?;
-    let last = |curve: &Curve| {
-        let points: Vec<String> = curve.points.iter().map(|(x, y)| format!("epoch {x:.0}: {y:.4}")).collect();
-        format!("{}: {}", curve.name, points.join(", "))
-    };
-    Ok(described(&svg, title, &curves.iter().map(last).collect::<Vec<_>>().join(". ")))
+    })
 }
 
 /// Draws the confusion matrix, `[original][predicted]`; the darker a cell, the larger its fraction of the row.
@@ -127,7 +129,13 @@ pub fn draw_confusion(confusion: &[Vec<u64>], description: &Description) -> Resu
     const LEFT: i32 = 108;
     const TOP: i32 = 124;
     let side = CELL * description.classes() as i32;
-    let svg = with_svg(((LEFT + side + 20) as u32, (TOP + side + 20) as u32), |root| {
+    let row = |(i, row): (usize, &Vec<u64>)| {
+        let cells = row.iter().enumerate().filter(|(_, count)| **count > 0);
+        let cells: Vec<String> = cells.map(|(j, count)| format!("{count} as {}", description.class_name(j))).collect();
+        format!("{}: {}", description.class_name(i), cells.join(", "))
+    };
+    let labels = labels("Confusion matrix", &confusion.iter().enumerate().map(row).collect::<Vec<_>>().join(". "));
+    svg(((LEFT + side + 20) as u32, (TOP + side + 20) as u32), &labels, |root| {
         root.draw(&Text::new("Confusion matrix: rows are original, columns predicted", (20, 12), text(TITLE, &INK)))?;
         for (i, row) in (0..).zip(confusion) {
             let total: u64 = row.iter().sum();
@@ -151,14 +159,7 @@ pub fn draw_confusion(confusion: &[Vec<u64>], description: &Description) -> Resu
             }
         }
         Ok(())
-    })?;
-    let row = |(i, row): (usize, &Vec<u64>)| {
-        let cells = row.iter().enumerate().filter(|(_, count)| **count > 0);
-        let cells: Vec<String> = cells.map(|(j, count)| format!("{count} as {}", description.class_name(j))).collect();
-        format!("{}: {}", description.class_name(i), cells.join(", "))
-    };
-    let text: Vec<String> = confusion.iter().enumerate().map(row).collect();
-    Ok(described(&svg, "Confusion matrix", &text.join(". ")))
+    })
 }
 
 /// Draws the accuracy of predictions per confidence bin, compared with the ideal.
@@ -166,7 +167,13 @@ pub fn draw_confusion(confusion: &[Vec<u64>], description: &Description) -> Resu
 /// # Errors
 /// The plot library reports an error.
 pub fn draw_calibration(bins: &[Bin], ece: f64) -> Result<String, ReportError> {
-    let svg = with_svg((NARROW, 380), |root| {
+    let bin = |bin: &Bin| {
+        let (confidence, accuracy) = (100.0 * bin.confidence, 100.0 * bin.accuracy);
+        format!("{} images with a mean confidence of {confidence:.1} %: {accuracy:.1} % correct", bin.images)
+    };
+    let filled = bins.iter().filter(|bin| bin.images > 0);
+    let labels = labels("Reliability diagram", &filled.clone().map(bin).collect::<Vec<_>>().join(". "));
+    svg((NARROW, 380), &labels, |root| {
         let title = format!("Calibration: expected error {:.1} %", 100.0 * ece);
         root.draw(&Text::new(title, (20, 12), text(TITLE, &INK)))?;
         let mut chart = ChartBuilder::on(root)
@@ -191,20 +198,13 @@ pub fn draw_calibration(bins: &[Bin], ece: f64) -> Result<String, ReportError> {
             .x_desc("confidence: probability of the predicted class")
             .y_desc("accuracy")
             .draw()?;
-        let filled = bins.iter().filter(|bin| bin.images > 0);
         chart.draw_series(filled.clone().map(|bin| {
             Rectangle::new([(bin.above + 0.004, 0.0), (bin.to - 0.004, bin.accuracy)], SERIES[0].mix(0.35).filled())
         }))?;
         chart.draw_series(DashedLineSeries::new([(0.0, 0.0), (1.0, 1.0)], 6, 4, INK.stroke_width(1)))?;
         chart.draw_series(filled.map(|bin| Circle::new((bin.confidence, bin.accuracy), 4, SERIES[0].filled())))?;
         Ok(())
-    })?;
-    let bin = |bin: &Bin| {
-        let (confidence, accuracy) = (100.0 * bin.confidence, 100.0 * bin.accuracy);
-        format!("{} images with a mean confidence of {confidence:.1} %: {accuracy:.1} % correct", bin.images)
-    };
-    let text: Vec<String> = bins.iter().filter(|b| b.images > 0).map(bin).collect();
-    Ok(described(&svg, "Reliability diagram", &text.join(". ")))
+    })
 }
 
 /// Draws horizontal bars with names and values, the first one at the top.
@@ -215,7 +215,8 @@ pub fn draw_bars(title: &str, unit: &str, bars: &[(String, f64)]) -> Result<Stri
     const LINE: i32 = 24;
     const LEFT: i32 = 290;
     const WIDTH: i32 = 330;
-    let svg = with_svg((740, (60 + LINE * bars.len() as i32) as u32), |root| {
+    let lines: Vec<String> = bars.iter().map(|(name, value)| format!("{name}: {value:.0} {unit}")).collect();
+    svg((740, (60 + LINE * bars.len() as i32) as u32), &labels(title, &lines.join(". ")), |root| {
         root.draw(&Text::new(printable(title), (20, 12), text(TITLE, &INK)))?;
         let most = bars.iter().map(|bar| bar.1).fold(f64::MIN_POSITIVE, f64::max);
         for (i, (name, value)) in (0..).zip(bars) {
@@ -228,40 +229,38 @@ pub fn draw_bars(title: &str, unit: &str, bars: &[(String, f64)]) -> Result<Stri
             root.draw(&Text::new(value, (end + 6, middle), anchored(&INK, HPos::Left, VPos::Center)))?;
         }
         Ok(())
-    })?;
-    let text: Vec<String> = bars.iter().map(|(name, value)| format!("{name}: {value:.0} {unit}")).collect();
-    Ok(described(&svg, title, &text.join(". ")))
+    })
 }
 
-fn with_svg(
+/// Returns a drawing as SVG. `labels` replaces the end of the opening tag.
+pub(super) fn svg(
     size: (u32, u32),
-    draw: impl FnOnce(&DrawingArea<SVGBackend<'_>, Shift>) -> Result<(), Failure>,
+    labels: &str,
+    draw: impl FnOnce(&Canvas<'_>) -> Result<(), Failure>,
 ) -> Result<String, ReportError> {
+    let failed = |error: Failure| ReportError::Plot(error.to_string());
     let mut svg = String::new();
     let drawn = (|| {
         let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
         root.fill(&WHITE)?;
         draw(&root)?;
         root.present()?;
-        Ok::<(), Failure>(())
+        Ok(())
     })();
-    drawn.map_err(|error| ReportError::Plot { reason: error.to_string() })?;
-    Ok(svg)
+    drawn.map_err(failed)?;
+    // The element has a view box, so a page can scale the plot.
+    let whole = svg.split_once('>').ok_or_else(|| failed("the plot library did not write an <svg> element".into()));
+    whole.map(|(tag, content)| format!("{tag}{labels}{content}"))
 }
 
-/// Adds a title and a description for screen readers and for the standalone file.
-pub(super) fn described(svg: &str, title: &str, description: &str) -> String {
+/// Returns a title and a description for screen readers and for the standalone file.
+fn labels(title: &str, description: &str) -> String {
     let (title, description) = (escape(title), escape(description));
-    // The root element already has a view box, so a page can scale the plot.
-    let inner = format!("<title>{title}</title><desc>{description}</desc>");
-    match svg.find("<svg ").and_then(|at| svg[at..].find('>').map(|end| at + end)) {
-        Some(end) => format!("{} role=\"img\" aria-label=\"{title}\">{inner}{}", &svg[..end], &svg[end + 1..]),
-        None => svg.to_string(),
-    }
+    format!(" role=\"img\" aria-label=\"{title}\"><title>{title}</title><desc>{description}</desc>")
 }
 
 /// Returns a text style with an em size of `em` pixels; the library's unit is a height of 1.24 em.
-fn text<'a>(em: f64, colour: &'a RGBColor) -> TextStyle<'a> {
+pub(super) fn text<'a>(em: f64, colour: &'a RGBColor) -> TextStyle<'a> {
     ("sans-serif", 1.24 * em).into_font().color(colour)
 }
 
@@ -271,20 +270,16 @@ fn anchored(colour: &RGBColor, h: HPos, v: VPos) -> TextStyle<'_> {
 
 /// Escapes text for HTML and XML, also for quoted attributes; characters that XML does not allow become spaces.
 pub fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in printable(text).chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            c => escaped.push(c),
-        }
-    }
-    escaped
+    let text = printable(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    text.replace('"', "&quot;").replace('\'', "&#39;")
 }
 
-fn printable(text: &str) -> String {
-    text.replace(|c: char| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}'), " ")
+/// Returns whether XML does not allow a character, or it is a control character.
+pub(super) fn is_forbidden(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}')
+}
+
+/// Returns the text with spaces instead of such characters.
+pub(super) fn printable(text: &str) -> String {
+    text.replace(is_forbidden, " ")
 }

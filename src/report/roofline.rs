@@ -5,7 +5,7 @@
 //! exceed them, and the closer it is, the better. Source: Williams, Waterman, Patterson, Roofline, 2009.
 
 use super::ReportError;
-use plotters::coord::Shift;
+use super::plots::{Canvas, FAINT, Failure, INK, SERIES, escape, printable, svg, text};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
@@ -68,10 +68,7 @@ const NOTES: [&str; 5] = [
 const TITLE: f64 = 18.0;
 const TEXT: f64 = 13.0;
 
-const INK: RGBColor = RGBColor(34, 34, 34);
-const FAINT: RGBColor = RGBColor(224, 224, 224);
 const ROOF: RGBColor = RGBColor(178, 34, 34);
-const POINT: RGBColor = RGBColor(31, 101, 176);
 
 /// Draws the plot.
 ///
@@ -81,42 +78,30 @@ pub fn draw_roofline(roofline: &Roofline) -> Result<String, ReportError> {
     let (peak, bandwidth) = (roofline.peak_gflops, roofline.peak_gb_per_second);
     if !(peak > 0.0 && peak.is_finite() && bandwidth > 0.0 && bandwidth.is_finite()) {
         let reason = format!("the limits are {peak} GFLOP/s and {bandwidth} GB/s; both must be above 0");
-        return Err(ReportError::Plot { reason });
+        return Err(ReportError::Plot(reason));
     }
-    let roofline = &printable(roofline);
-    let mut svg = String::new();
-    draw(roofline, &mut svg).map_err(|error| ReportError::Plot { reason: error.to_string() })?;
     // For screen readers and for the standalone file.
-    let described = format!(
-        "<svg role=\"img\" aria-labelledby=\"roofline-title roofline-desc\"><title id=\"roofline-title\">{}</title><desc id=\"roofline-desc\">{}</desc>",
-        escaped(&roofline.title),
-        escaped(&description(roofline))
+    let labels = format!(
+        " role=\"img\" aria-labelledby=\"roofline-title roofline-desc\"><title id=\"roofline-title\">{}</title><desc id=\"roofline-desc\">{}</desc>",
+        escape(&roofline.title),
+        escape(&description(roofline))
     );
-    let (opening, inner) = described.split_once('>').unwrap_or_default();
-    let Some(end) = svg.find("<svg ").and_then(|at| svg[at..].find('>').map(|end| at + end)) else {
-        return Err(ReportError::Plot { reason: "the plot library did not write an <svg> element".to_string() });
-    };
-    let attributes = opening.trim_start_matches("<svg");
-    Ok(format!("{}{attributes}>{inner}{}", &svg[..end], &svg[end + 1..]))
+    let height = TOP + LINE * (roofline.points.len() + 2 + NOTES.len()) as i32;
+    svg((SIZE.0, SIZE.1.max(height as u32)), &labels, |root| draw(roofline, root))
 }
 
-fn draw(roofline: &Roofline, svg: &mut String) -> Result<(), Box<dyn std::error::Error>> {
+fn draw(roofline: &Roofline, root: &Canvas<'_>) -> Result<(), Failure> {
     let (peak, bandwidth) = (roofline.peak_gflops, roofline.peak_gb_per_second);
-    let rows = roofline.points.len() as i32;
-    let height = TOP + LINE * (rows + 2 + NOTES.len() as i32);
-    let root = SVGBackend::with_string(svg, (SIZE.0, SIZE.1.max(height as u32))).into_drawing_area();
-    root.fill(&WHITE)?;
-    root.draw(&Text::new(roofline.title.clone(), (24, 14), text(TITLE, &INK)))?;
-    root.draw(&Text::new(roofline.subtitle.clone(), (24, 42), text(TEXT, &INK)))?;
+    root.draw(&Text::new(printable(&roofline.title), (24, 14), text(TITLE, &INK)))?;
+    root.draw(&Text::new(printable(&roofline.subtitle), (24, 42), text(TEXT, &INK)))?;
     let (plot, list) = root.split_horizontally(PLOT_WIDTH);
     let (plot, _) = plot.split_vertically(SIZE.1);
 
     let placed: Vec<&RooflinePoint> = roofline.points.iter().filter(|point| point.has_place()).collect();
     let ridge = peak / bandwidth;
-    let least = |values: &mut dyn Iterator<Item = f64>, start: f64| values.fold(start, f64::min);
-    let lowest_x = least(&mut placed.iter().map(|p| p.intensity()), ridge / 10.0) / 2.0;
+    let lowest_x = placed.iter().map(|p| p.intensity()).fold(ridge / 10.0, f64::min) / 2.0;
     let highest_x = placed.iter().map(|p| p.intensity()).fold(ridge * 10.0, f64::max) * 2.0;
-    let lowest_y = least(&mut placed.iter().map(|p| p.gflops), peak / 10.0) / 2.5;
+    let lowest_y = placed.iter().map(|p| p.gflops).fold(peak / 10.0, f64::min) / 2.5;
     let mut chart = ChartBuilder::on(&plot)
         .margin_top(TOP)
         .margin_left(16)
@@ -160,26 +145,24 @@ fn draw(roofline: &Roofline, svg: &mut String) -> Result<(), Box<dyn std::error:
     for (i, point) in roofline.points.iter().enumerate().filter(|(_, point)| point.has_place()) {
         let at = (point.intensity(), point.gflops);
         let radius = 3 + (point.percent_of_step.clamp(0.0, 100.0).sqrt() * 1.4) as i32;
-        chart.draw_series([Circle::new(at, radius, POINT.mix(0.55).filled())])?;
+        chart.draw_series([Circle::new(at, radius, SERIES[0].mix(0.55).filled())])?;
         let centre = chart.backend_coord(&at);
         taken.push(Area::around(centre, 2 * radius, 2 * radius));
         circles.push((i + 1, centre, radius));
     }
     let (across, down) = chart.plotting_area().get_pixel_range();
     let inside = Area { left: across.start, top: down.start, right: across.end, bottom: down.end };
-    draw_numbers(&root, circles, &inside, taken)?;
-    draw_list(roofline, &list)?;
-    root.present()?;
-    Ok(())
+    draw_numbers(root, circles, &inside, taken)?;
+    draw_list(roofline, &list)
 }
 
 /// Draws the number of each circle (number, centre, radius) where there is room: not over what is `taken`, nor outside of `inside`.
 fn draw_numbers(
-    root: &DrawingArea<SVGBackend<'_>, Shift>,
+    root: &Canvas<'_>,
     circles: Vec<(usize, (i32, i32), i32)>,
     inside: &Area,
     mut taken: Vec<Area>,
-) -> Result<(), Box<dyn std::error::Error>> {
+) -> Result<(), Failure> {
     for (number, centre, radius) in circles {
         let number = number.to_string();
         let size = (9 * number.len() as i32, 15);
@@ -197,7 +180,7 @@ fn draw_numbers(
 }
 
 /// Draws the list of kernels below the plot, with the numbers that the circles have, and the notes.
-fn draw_list(roofline: &Roofline, list: &DrawingArea<SVGBackend<'_>, Shift>) -> Result<(), Box<dyn std::error::Error>> {
+fn draw_list(roofline: &Roofline, list: &Canvas<'_>) -> Result<(), Failure> {
     let right = || aligned(&INK, HPos::Right, VPos::Top);
     list.draw(&Text::new("kernel", (34, TOP), text(TEXT, &INK)))?;
     for (column, x) in COLUMNS {
@@ -206,7 +189,7 @@ fn draw_list(roofline: &Roofline, list: &DrawingArea<SVGBackend<'_>, Shift>) -> 
     for (i, point) in roofline.points.iter().enumerate() {
         let y = TOP + LINE * (i as i32 + 1);
         list.draw(&Text::new((i + 1).to_string(), (24, y), right()))?;
-        list.draw(&Text::new(point.name.clone(), (34, y), text(TEXT, &INK)))?;
+        list.draw(&Text::new(printable(&point.name), (34, y), text(TEXT, &INK)))?;
         let values = [
             speed(point),
             format!("{:.0}", percent_of_limit(roofline, point)),
@@ -220,11 +203,6 @@ fn draw_list(roofline: &Roofline, list: &DrawingArea<SVGBackend<'_>, Shift>) -> 
         list.draw(&Text::new(line, (34, TOP + 10 + LINE * (roofline.points.len() as i32 + 1 + i)), text(TEXT, &INK)))?;
     }
     Ok(())
-}
-
-/// Returns a text style with an em size of `em` pixels; the library's unit is a height of 1.24 em.
-fn text<'a>(em: f64, colour: &'a RGBColor) -> TextStyle<'a> {
-    ("sans-serif", 1.24 * em).into_font().color(colour)
 }
 
 fn aligned(colour: &RGBColor, h: HPos, v: VPos) -> TextStyle<'_> {
@@ -318,20 +296,4 @@ fn description(roofline: &Roofline) -> String {
         roofline.peak_gb_per_second,
         points.collect::<Vec<_>>().join("; ")
     )
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
-}
-
-/// Replaces characters that XML does not allow with spaces; a model file may contain any name.
-fn printable(roofline: &Roofline) -> Roofline {
-    let clean = |text: &str| text.replace(|c: char| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}'), " ");
-    let mut printable = roofline.clone();
-    printable.title = clean(&roofline.title);
-    printable.subtitle = clean(&roofline.subtitle);
-    for point in &mut printable.points {
-        point.name = clean(&point.name);
-    }
-    printable
 }

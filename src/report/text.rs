@@ -1,6 +1,6 @@
 //! Text in the embedded typeface: measured, wrapped and drawn with antialiasing.
 
-use super::canvas::{Picture, Rgb};
+use super::canvas::{Picture, Rect, Rgb};
 use ab_glyph::{Font, FontRef, GlyphId, PxScale, PxScaleFont, ScaleFont, point};
 
 /// DejaVu Sans, Latin-1 and a few symbols; for origin and licence see `assets/README.md`.
@@ -87,6 +87,14 @@ impl Typesetter {
             let (x0, y0) = (corner.x as i32, corner.y as i32);
             outline.draw(|dx, dy, coverage| picture.blend(x0 + dx as i32, y0 + dy as i32, colour, coverage));
         });
+    }
+
+    /// Draws lines centred horizontally in `area`, from its top down.
+    pub(super) fn draw_centred(&self, picture: &mut Picture, lines: &[String], area: Rect, colour: Rgb) {
+        for (i, line) in (0..).zip(lines) {
+            let left = area.left as f32 + (area.width as f32 - self.width(line)) / 2.0;
+            self.draw(picture, line, left, area.top + i * self.line_height(), colour);
+        }
     }
 
     /// Calls `each` with every glyph of a line, its offset from the start of the line and its advance, in pixels.

@@ -1,18 +1,15 @@
 //! Grids of small colour images of any size, each fitted into a box of the same size, with a caption below it.
 
 use super::ReportError;
-use super::canvas::{MAX_PIXELS, Picture, Rect, Rgb};
+use super::canvas::{Cells, Picture, Rect, Rgb};
 use super::text::Typesetter;
+use crate::photo::covered;
 
 const MARGIN: u32 = 16;
 const GUTTER: u32 = 10;
 const CAPTION_GAP: u32 = 4;
 const CAPTION_EM: f32 = 12.8;
-const TITLE_EM: f32 = 16.0;
 const MAX_CAPTION_LINES: usize = 2;
-const MAX_TITLE_LINES: usize = 3;
-/// Minimum width of the title above narrower tiles.
-const MIN_TITLE_WIDTH: u32 = 300;
 const TEXT: Rgb = [0x22, 0x22, 0x22];
 const FRAME: Rgb = [0xb0, 0xb0, 0xb0];
 /// Orange: visible on white and on black, also with colour blindness.
@@ -42,73 +39,30 @@ impl Tile {
     }
 }
 
-/// The layout of a sheet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sheet<'a> {
-    /// Tiles per row.
-    pub columns: usize,
-    /// Width and height in pixels of the box for each tile.
-    pub tile: [u32; 2],
-    /// The title above the tiles; may be empty.
-    pub title: &'a str,
-}
-
-/// Draws tiles row by row. Small tiles are enlarged without smoothing, large ones reduced by area averaging; the aspect ratio is
-/// preserved.
+/// Draws tiles row by row, `columns` per row, each in a box of this width and height in pixels. Small tiles are enlarged without
+/// smoothing, large ones reduced by area averaging; the aspect ratio is preserved.
 ///
 /// # Errors
 /// No tiles, no columns, a tile whose bytes do not match its size, or more than 2^28 pixels in total.
-pub fn draw_tiles(tiles: &[Tile], sheet: Sheet<'_>) -> Result<Picture, ReportError> {
-    if tiles.is_empty() {
-        return Err(ReportError::NoImages);
-    }
-    if sheet.columns == 0 {
-        return Err(ReportError::NoColumns { n_items: tiles.len() });
-    }
+pub fn draw_tiles(tiles: &[Tile], columns: usize, size: [u32; 2]) -> Result<Picture, ReportError> {
     for tile in tiles {
         if tile.rgb.len() != 3 * tile.width * tile.height || tile.rgb.is_empty() {
             let (width, height) = (tile.width as u32, tile.height as u32);
             return Err(ReportError::PictureLength { width, height, found: tile.rgb.len() });
         }
     }
-    let columns = sheet.columns.min(tiles.len()) as u32;
-    let rows = (tiles.len() as u32).div_ceil(columns);
-    let [box_width, box_height] = sheet.tile.map(|side| side.max(1));
-    let small = Typesetter::new(CAPTION_EM);
-    let large = Typesetter::new(TITLE_EM);
-    let captions: Vec<Vec<String>> =
-        tiles.iter().map(|tile| small.lines(&tile.caption, box_width as f32, MAX_CAPTION_LINES)).collect();
-    let caption_lines = captions.iter().map(Vec::len).max().unwrap_or(0) as u32;
-    let caption_height = if caption_lines == 0 { 0 } else { CAPTION_GAP + caption_lines * small.line_height() };
-    let (cell_width, cell_height) = (u64::from(box_width + GUTTER), u64::from(box_height + caption_height + GUTTER));
-    let grid_width = u64::from(columns) * cell_width - u64::from(GUTTER);
-    let title_width = grid_width.max(u64::from(MIN_TITLE_WIDTH)) as f32;
-    let title = large.lines(sheet.title, title_width, MAX_TITLE_LINES);
-    let title_height = if title.is_empty() { 0 } else { title.len() as u32 * large.line_height() + GUTTER };
-    let widest_title = title.iter().map(|line| large.width(line).ceil() as u64).max().unwrap_or(0);
-    let width = grid_width.max(widest_title) + 2 * u64::from(MARGIN);
-    let height = u64::from(rows) * cell_height - u64::from(GUTTER) + u64::from(title_height) + 2 * u64::from(MARGIN);
-    if width.saturating_mul(height) > MAX_PIXELS {
-        return Err(ReportError::TooLarge { n_items: tiles.len(), width, height, limit: MAX_PIXELS });
-    }
-    let mut picture = Picture::white(width as u32, height as u32);
-    for (i, line) in title.iter().enumerate() {
-        large.draw(&mut picture, line, MARGIN as f32, MARGIN + i as u32 * large.line_height(), TEXT);
-    }
+    let [width, height] = size.map(|side| side.max(1));
+    let typesetter = Typesetter::new(CAPTION_EM);
+    let wrapped = |tile: &Tile| typesetter.lines(&tile.caption, width as f32, MAX_CAPTION_LINES);
+    let captions: Vec<Vec<String>> = tiles.iter().map(wrapped).collect();
+    let n_lines = captions.iter().map(Vec::len).max().unwrap_or(0) as u32;
+    let caption_height = if n_lines == 0 { 0 } else { CAPTION_GAP + n_lines * typesetter.line_height() };
+    let cells = Cells { columns, size: [width, height + caption_height], gaps: [GUTTER; 2], margin: MARGIN };
+    let mut picture = cells.white(tiles.len())?;
     for (i, (tile, caption)) in tiles.iter().zip(&captions).enumerate() {
-        let (row, column) = (i as u32 / columns, i as u32 % columns);
-        let area = Rect {
-            left: MARGIN + column * cell_width as u32,
-            top: MARGIN + title_height + row * cell_height as u32,
-            width: box_width,
-            height: box_height,
-        };
-        draw_tile(&mut picture, tile, area);
-        for (j, line) in caption.iter().enumerate() {
-            let left = area.left as f32 + (area.width as f32 - small.width(line)) / 2.0;
-            let top = area.top + area.height + CAPTION_GAP + j as u32 * small.line_height();
-            small.draw(&mut picture, line, left, top, TEXT);
-        }
+        let cell = cells.cell(i);
+        draw_tile(&mut picture, tile, Rect { height, ..cell });
+        typesetter.draw_centred(&mut picture, caption, Rect { top: cell.top + height + CAPTION_GAP, ..cell }, TEXT);
     }
     Ok(picture)
 }
@@ -156,11 +110,8 @@ fn frame(picture: &mut Picture, rect: Rect, width: u32, colour: Rgb) {
 
 /// Returns the mean colour of the tile's pixels that map to one pixel of the image; of an enlarged tile, that is one pixel.
 fn averaged(tile: &Tile, [x, y]: [u32; 2], [width, height]: [u32; 2]) -> Rgb {
-    let range = |i: u32, size: u32, source: usize| {
-        let first = i as usize * source / size as usize;
-        first..((i as usize + 1) * source / size as usize).max(first + 1)
-    };
-    let (columns, rows) = (range(x, width, tile.width), range(y, height, tile.height));
+    let columns = covered(x as usize, width as usize, tile.width);
+    let rows = covered(y as usize, height as usize, tile.height);
     let count = (columns.len() * rows.len()) as u64;
     let mut sum = [0u64; 3];
     for row in rows {

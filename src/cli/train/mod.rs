@@ -10,7 +10,7 @@ use self::settings::{Settings, check_resumed, prepare};
 use super::device::{Device, DeviceArgs, TuneArgs};
 use super::evaluate::{predict, unless};
 use super::progress::Display;
-use super::report::{self, Material};
+use super::report;
 use super::source::SourceArgs;
 use super::{
     Global, Interrupted, counted, interrupt_flag, output_path, picture, shell_quoted, signals, terminal, with_causes,
@@ -22,8 +22,9 @@ use fmnist_gpu::engine::{Engine, EngineError, GpuEngine, NativeEngine, Reference
 use fmnist_gpu::files::ShownPath;
 use fmnist_gpu::gpu::{GpuError, Tiling};
 use fmnist_gpu::model::{initial_parameters, summary};
+use fmnist_gpu::report::run_page::Report;
 use fmnist_gpu::run::folder::RunFolder;
-use fmnist_gpu::run::{MAX_BATCH_SIZE, MAX_EPOCHS, Run, RunConfig, Summary};
+use fmnist_gpu::run::{MAX_BATCH_SIZE, MAX_EPOCHS, RunConfig, Summary};
 use fmnist_gpu::train::{Event, Outcome, Position, TrainOptions, Trained, train};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -352,19 +353,22 @@ fn run_once(
     }
     conclude(args, global, &dataset, &mut *engine, &summary, &pictures, &folder)?;
     if test.is_some() && !args.no_report {
-        let model_file = fmnist_gpu::model::weights::to_bytes(model, &weights)?;
-        let config = Some(config.clone());
-        let run = Run { path: out.clone(), model: model.clone(), parameters: weights, config, model_file };
-        let material = Material {
-            run: &run,
+        let report = Report {
+            name: report::run_name(&out),
+            model,
+            parameters: &weights,
+            config: Some(&config),
             summary: Some(&summary),
             history: &trained.position.history,
-            dataset: &dataset,
+            dataset: dataset.kind,
+            description: &dataset.description,
+            test: &dataset.test,
             probabilities: &predict(&mut *engine, &dataset.test.images, interrupt)?,
             image: 0,
+            model_file: &fmnist_gpu::model::weights::to_bytes(model, &weights)?,
         };
         keeper.attempt("report", |_| {
-            report::write(&material, &device, &out, folder.replaces(), interrupt)?;
+            report::write(&report, &device, &out, folder.replaces(), interrupt)?;
             global.say(format!("Report: {}", out.join("report.html").shown()));
             Ok(())
         });
