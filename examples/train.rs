@@ -4,33 +4,33 @@
 //! cargo run --release --example train
 //! ```
 
-use fmnist_gpu::data::{self, LoadOptions, Split};
-use fmnist_gpu::engine::{Engine, GpuEngine, Optimizer};
+use fmnist_gpu::data::{self, LoadOptions};
 use fmnist_gpu::gpu::{Gpu, GpuOptions};
-use fmnist_gpu::model::{Model, initial_parameters};
-use fmnist_gpu::ops::adam::AdamConfig;
-use fmnist_gpu::train::{Event, Position, TrainOptions, train};
-use std::ops::ControlFlow;
+use fmnist_gpu::model::ModelFile;
+use fmnist_gpu::ops::SharedTiles;
+use fmnist_gpu::session::{Device, Plan, Training};
+use fmnist_gpu::train::Event;
 use std::sync::atomic::AtomicBool;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Fashion-MNIST if it is found or can be downloaded, otherwise the synthetic dataset.
-    let dataset = data::load(&LoadOptions::default(), &mut |_| {})?;
-    let gpu = Gpu::open(&GpuOptions::default())?;
-    println!("{} on {}", dataset.kind, gpu.info().name);
+    let mut dataset = data::load(&LoadOptions::default(), &mut |_| {})?;
+    let device = Device::Gpu(Box::new(Gpu::open(&GpuOptions::default())?));
+    println!("{} on {}", dataset.kind, device.describe()[0]);
 
-    let model = Model::mlp();
-    let weights = initial_parameters(&model.parameters()?, 0);
-    let optimizer = Optimizer::Adam(AdamConfig::default());
-    let mut engine = GpuEngine::new(&gpu, &model, &weights)?.and_training(&dataset.train, 32, &optimizer)?;
-
-    let options = TrainOptions::new(2, dataset.train.len(), 32, optimizer);
-    train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |event| {
-        if let Event::EpochFinished { record, .. } = event {
+    let mut plan = Plan::new(ModelFile::load("mlp")?, &[])?;
+    plan.recipe.epochs = 2;
+    let validation = plan.hold_out(&mut dataset.train)?;
+    let interrupt = AtomicBool::new(false);
+    let tiles = SharedTiles::default();
+    let mut training = Training::new(&plan, &device, tiles, &dataset.train, &validation, &interrupt)?;
+    training.run(None, &mut |event, _| {
+        if let Event::EpochFinished(record) = event {
             println!("epoch {}: loss {:.4}, accuracy {:.4}", record.epoch, record.loss, record.accuracy);
         }
     })?;
-    let totals = engine.evaluate(&dataset.test, &mut |_| ControlFlow::Continue(()))?;
-    println!("test: loss {:.4}, accuracy {:.4}", totals.mean_loss(), totals.accuracy());
+    if let Some(test) = training.evaluate(&dataset.test)? {
+        println!("test: loss {:.4}, accuracy {:.4}", test.totals.mean_loss(), test.totals.accuracy());
+    }
     Ok(())
 }

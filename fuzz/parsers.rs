@@ -11,16 +11,16 @@ use fmnist_gpu::data::{FASHION_MNIST, Split};
 use fmnist_gpu::engine::{Engine, Optimizer, ReferenceEngine, TileChoices};
 use fmnist_gpu::export::{Facts, keras, onnx, torch};
 use fmnist_gpu::import::{self, Layout};
-use fmnist_gpu::model::{Model, initial_parameters, permutation, summary, weights};
+use fmnist_gpu::model::{Model, ModelFile, initial_parameters, permutation, summary, weights};
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::photo::{Filter, Invert, Photo, prepare};
 use fmnist_gpu::report::comparison::{
     Compared, comparison_page, comparison_rows, comparison_verdicts, comparison_warnings,
 };
 use fmnist_gpu::report::metrics::Metrics;
-use fmnist_gpu::report::run_page::command;
 use fmnist_gpu::run::checkpoint::Checkpoint;
 use fmnist_gpu::run::{RunConfig, Summary, history_csv, parse_history};
+use fmnist_gpu::train::settings::Recipe;
 use safetensors::SafeTensors;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -61,7 +61,11 @@ pub fn idx(bytes: &[u8]) {
 /// Model files; a small accepted model is also applied to an image.
 pub fn model_file(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    let Ok(model) = Model::parse(Path::new("fuzz.toml"), text) else { return };
+    let Ok(ModelFile { model, train, .. }) = ModelFile::parse(Path::new("fuzz.toml"), text) else { return };
+    let mut recipe = Recipe::default();
+    if recipe.read(&train).is_ok() {
+        let _ = recipe.optimizer();
+    }
     use_model(&model, None);
 }
 
@@ -113,7 +117,7 @@ pub fn checkpoint(bytes: &[u8]) {
             let _ = permutation(config.train_images, config.seed, position.epoch());
         }
         let _ = config.optimizer.step_size(position.steps(batches) + 1);
-        let _ = command(config);
+        let _ = (config.recipe().optimizer(), config.hold_out());
         use_model(&config.model, Some(&state.parameters));
     }
 }
@@ -143,7 +147,7 @@ fn sealed(bytes: &[u8]) -> Option<Vec<u8>> {
 
 /// Weights from other tools, with and without a given model.
 pub fn import(bytes: &[u8]) {
-    let small = Model::parse(Path::new("small.toml"), SMALL).expect("the small model is valid");
+    let small = ModelFile::parse(Path::new("small.toml"), SMALL).expect("the small model is valid").model;
     for model in [None, Some(&small)] {
         for layout in [None, Some(Layout::Torch), Some(Layout::Keras)] {
             let Ok(imported) = import::from_bytes(bytes, model, layout) else { continue };
@@ -174,7 +178,7 @@ pub fn run_folder(bytes: &[u8]) {
     match which {
         b'c' => {
             let Ok(config) = RunConfig::parse(bytes) else { return };
-            let _ = command(&config);
+            let _ = (config.recipe().optimizer(), config.hold_out());
             return use_model(&config.model, None);
         }
         b's' => match Summary::parse(bytes) {

@@ -57,6 +57,7 @@
 //! - [`engine`]: GPU, CPU and plain loops, which run programs and know no layers.
 //! - [`train`]: the loop over epochs.
 //! - [`run`]: the run folder, with checkpoints.
+//! - [`session`]: training and evaluation as a user means them.
 //! - [`export`], [`import`]: models to and from the formats of other tools.
 //! - [`photo`]: turns the user's photos into network inputs.
 //! - [`report`]: charts and pages for people.
@@ -92,6 +93,7 @@ pub mod ops;
 pub mod photo;
 pub mod report;
 pub mod run;
+pub mod session;
 pub mod tensorboard;
 mod text;
 pub mod train;

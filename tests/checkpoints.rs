@@ -32,10 +32,12 @@ fn checkpoint(optimizer: Optimizer, epochs: usize) -> Checkpoint {
         config: RunConfig {
             version: "0".into(),
             model,
+            model_file: None,
             dataset: DatasetKind::Synthetic,
             data_source: "test".into(),
             train_images: 100,
             validation_images: 0,
+            validation_split: None,
             seed: u64::MAX,
             epochs: 9,
             batch_size: 10,

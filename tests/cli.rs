@@ -177,7 +177,7 @@ fn bad_values_are_refused_before_anything_is_touched() {
         ("--epochs 100001", vec!["--epochs", "100001", "0..=100000"]),
         ("--epochs 5000000000", vec!["--epochs", "0..=100000"]),
         ("--learning-rate -1", vec!["--learning-rate is -1", "above 0"]),
-        ("--learning-rate 1e-300", vec!["--learning-rate 1e-300 is 0 in single precision"]),
+        ("--learning-rate 1e-300", vec!["--learning-rate is 1e-300", "0 in single precision"]),
         ("--learning-rate inf", vec!["--learning-rate is inf"]),
         ("--momentum -0.5 --optimizer sgd", vec!["--momentum is -0.5"]),
         ("--checkpoint-minutes -1", vec!["--checkpoint-minutes is -1"]),

@@ -528,7 +528,7 @@ fn a_specified_folder_is_used_or_refused_but_never_skipped() {
         assert_error!(
             load_with_events(&options).0,
             DataError::NamedFolder { .. },
-            "absent (--data-dir) cannot be used",
+            "absent cannot be used",
             "is not a folder"
         );
 

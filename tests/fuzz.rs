@@ -59,7 +59,7 @@ fn seeds_that_are_right_are_taken() {
     use fmnist_gpu::run::{RunConfig, Summary, parse_history};
     for name in ["every-layer.toml", "graph.toml"] {
         let text = String::from_utf8(read("model_file", name)).unwrap();
-        fmnist_gpu::model::Model::parse(Path::new(name), &text).unwrap();
+        fmnist_gpu::model::ModelFile::parse(Path::new(name), &text).unwrap();
     }
     fmnist_gpu::model::weights::from_bytes(&read("weights", "tiny.safetensors")).unwrap();
     for name in ["adam.safetensors", "sgd.safetensors"] {
@@ -69,7 +69,7 @@ fn seeds_that_are_right_are_taken() {
     for name in ["described.safetensors", "normalized.safetensors"] {
         fmnist_gpu::import::from_bytes(&read("import", name), None, None).unwrap();
     }
-    let small = fmnist_gpu::model::Model::parse(Path::new("small.toml"), parsers::SMALL).unwrap();
+    let small = fmnist_gpu::model::ModelFile::parse(Path::new("small.toml"), parsers::SMALL).unwrap().model;
     fmnist_gpu::import::from_bytes(&read("import", "torch.safetensors"), Some(&small), None).unwrap();
     RunConfig::parse(&read("run_folder", "config")[1..]).unwrap();
     Summary::parse(&read("run_folder", "summary")[1..]).unwrap();
@@ -117,7 +117,7 @@ fn seeds_that_are_wrong_are_refused_with_a_reason() {
         ("model_file/path.toml", "its name is a path"),
     ] {
         let text = String::from_utf8(read(path)).unwrap();
-        let said = fmnist_gpu::model::Model::parse(Path::new(path), &text).unwrap_err().to_string();
+        let said = fmnist_gpu::model::ModelFile::parse(Path::new(path), &text).unwrap_err().to_string();
         assert!(said.contains(part), "{path}: {said}");
     }
     let said = Metrics::parse(&read("run_folder/metrics-of-no-class")[1..], &FASHION_MNIST).unwrap_err();

@@ -57,6 +57,10 @@ mod pipeline_cache;
 #[cfg(unix)]
 mod power_loss;
 mod programs;
+/// Training and evaluation as library calls.
+mod session;
+/// The table of settings, and all that is made of it.
+mod settings;
 /// Training as a whole: compared with Keras and with the mirrors, the same seed twice, overfitting a single batch.
 mod training;
 

@@ -237,7 +237,7 @@ fn what_went_bad_is_found() {
     let mut engine = NativeEngine::new(&model, &initial(&model, 1), 2).unwrap().and_training(&split, 8, &huge).unwrap();
     let options = TrainOptions::new(3, 32, 8, huge);
     let never = AtomicBool::new(false);
-    let trained = train(&mut engine, &options, Position::default(), &Split::default(), &never, &mut |_| {}).unwrap();
+    let trained = train(&mut engine, &options, Position::default(), &Split::default(), &never, &mut |_, _| {}).unwrap();
     let fmnist_gpu::train::Outcome::NonFinite { epoch: 1, cause: Some(cause), .. } = trained.outcome else {
         panic!("{:?}", trained.outcome)
     };

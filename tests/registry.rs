@@ -3,7 +3,7 @@ use fmnist_gpu::verify::{OPS, Op};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-fn root() -> PathBuf {
+pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
@@ -142,12 +142,13 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("model", &["text", "files", "cpu", "data"]),
     ("lower", &["cpu", "model"]),
     ("engine", &["files", "cpu", "gpu", "native", "ops", "data", "model", "lower"]),
-    ("train", &["data", "model", "engine"]),
+    ("train", &["ops", "data", "model", "engine"]),
     ("run", &["files", "ops", "data", "model", "engine", "train"]),
+    ("session", &["gpu", "native", "ops", "data", "model", "engine", "train", "run"]),
     ("export", &["cpu", "data", "model"]),
     ("import", &["text", "model", "export"]),
     ("photo", &["text", "files", "cpu", "gpu", "native", "ops"]),
-    ("report", &["data", "model", "photo", "engine", "train", "run"]),
+    ("report", &["ops", "data", "model", "photo", "engine", "train", "run"]),
     ("tensorboard", &["files", "run", "train"]),
 ];
 
@@ -250,6 +251,23 @@ fn one_file_writes_to_the_terminal() {
     let progress = text("src/cli/progress.rs");
     assert_eq!(progress.matches("io::stderr()").count(), progress.matches("io::stderr().is_terminal()").count());
     assert!(lines_with(&words, &[]).len() >= 4, "the search finds nothing");
+}
+
+/// The library speaks of things; the command line adds the flags and commands that change them.
+#[test]
+fn the_library_names_no_flags() {
+    let is_flag = |line: &str| {
+        let mut words = line.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+        words.any(|word| word.strip_prefix("--").is_some_and(|name| name.starts_with(|c: char| c.is_ascii_lowercase())))
+    };
+    let is_command = |line: &str| line.contains("`fmnist-gpu ");
+    let lines = lines_with(&[""], &[]);
+    let (cli, library): (Vec<_>, Vec<_>) = lines
+        .into_iter()
+        .filter(|line| is_flag(line) || is_command(line))
+        .partition(|line| line.starts_with("src/cli/"));
+    assert!(library.is_empty(), "{library:#?}");
+    assert!(cli.len() >= 20, "the search finds nothing");
 }
 
 /// A file of a run or of a cache may have been replaced by a pipe or by one without an end: `files::read_bounded` reads them all.

@@ -8,7 +8,7 @@ use fmnist_gpu::report::plots::{Curve, draw_bars, draw_calibration, draw_confusi
 use fmnist_gpu::report::{Tile, draw_tiles};
 use std::collections::HashSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn row(class: usize, probability: f32) -> Vec<f32> {
@@ -253,8 +253,8 @@ fn the_report_stands_alone_and_is_accessible() {
     // Both curves and the calibration shrink to fit a phone; the confusion matrix and the times scroll horizontally.
     assert_eq!(page.matches("<div class=\"plot fits\">").count(), 3);
     assert_eq!(page.matches("<div class=\"scroll plot\"").count(), 2);
-    let command = "fmnist-gpu train --model mlp --dataset synthetic --epochs 2 --batch-size 32 --seed 0 --learning-rate 0.001 \
-                   --train-limit 640 --validation-split 0.25";
+    let command = "fmnist-gpu train --model mlp --dataset synthetic --epochs 2 --batch-size 32 --optimizer adam \
+                   --learning-rate 0.001 --seed 0 --train-limit 640 --validation-split 0.25";
     assert!(page.contains(command), "the command that reproduces the run is not `{command}`");
     // That command produces the same weights.
     let repeated = format!("{} --quiet --no-report --out again", command.trim_start_matches("fmnist-gpu "));
@@ -360,7 +360,7 @@ fn in_chromium(pages: &[&Path]) {
         command.args([
             "--host-resolver-rules=MAP * ~NOTFOUND",
             "--enable-logging=stderr",
-            "--virtual-time-budget=3000",
+            "--virtual-time-budget=10000",
         ]);
         command.arg(format!("--user-data-dir={}", folder.path().join("profile").display())).args(arguments);
         command.output()
@@ -370,27 +370,47 @@ fn in_chromium(pages: &[&Path]) {
         Ok(output) => return not_run("chromium", &String::from_utf8_lossy(&output.stderr), "FMNIST_EXPECT_CHROMIUM"),
         Err(error) => return not_run("chromium", &format!("{chromium}: {error}"), "FMNIST_EXPECT_CHROMIUM"),
     }
+    let axe = axe();
     for page in pages {
-        for width in [390, 1280] {
-            // The page is in a frame of that width, because headless windows have a minimum width; the title reports the measurement.
+        for (width, theme) in [(390, 0), (390, 1), (1280, 0), (1280, 1)] {
+            // The page is in a frame of that width, because headless windows have a minimum width; it posts its results to the frame.
             let text = fs::read_to_string(page).unwrap();
-            let probe = "<script>addEventListener('load', () => { const d = document.documentElement; \
-                         document.title = 'MEASURED ' + d.scrollWidth + ' of ' + innerWidth; \
-                         parent.postMessage(document.title, '*'); });</script></body>";
-            let probed = folder.path().join("probed.html");
-            fs::write(&probed, text.replace("</body>", probe)).unwrap();
+            let mut probe = "<script>addEventListener('load', () => parent.postMessage('MEASURED ' + \
+                             document.documentElement.scrollWidth + ' of ' + innerWidth + ' ', '*'));</script>"
+                .to_string();
+            if let Some(axe) = &axe {
+                fs::copy(axe, folder.path().join("axe.min.js")).unwrap();
+                probe.push_str(
+                    "<script src=\"axe.min.js\"></script><script>addEventListener('load', () => axe.run().then(\
+                     found => parent.postMessage('AXE ' + JSON.stringify(found.violations.map(rule => \
+                     [rule.id, rule.nodes.map(node => node.target)])) + ' by ' + found.passes.length + ' rules ', '*')));</script>",
+                );
+            }
+            fs::write(folder.path().join("probed.html"), text.replace("</body>", &(probe + "</body>"))).unwrap();
             let frame = folder.path().join("frame.html");
             let html = format!(
                 "<body><script>addEventListener('message', e => document.body.append(e.data))</script>\
                  <iframe src=\"probed.html\" style=\"width:{width}px;height:900px;border:0\"></iframe></body>"
             );
             fs::write(&frame, html).unwrap();
-            let output = run(&["--dump-dom".to_string(), format!("file://{}", frame.display())]).unwrap();
+            let output = run(&[
+                "--dump-dom".to_string(),
+                format!("--blink-settings=preferredColorScheme={theme}"),
+                format!("file://{}", frame.display()),
+            ])
+            .unwrap();
             let (dom, log) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
             let measured = dom.split("MEASURED ").nth(1).unwrap_or_else(|| panic!("not measured:\n{dom}\n{log}"));
             let numbers: Vec<u32> = measured.split([' ', '<']).filter_map(|word| word.parse().ok()).take(2).collect();
             assert_eq!(numbers[1], width, "the frame's width");
             assert!(numbers[0] <= numbers[1], "{}: {} pixels wide at {width}", page.display(), numbers[0]);
+            if axe.is_some() {
+                let found = dom.split("AXE ").nth(1).unwrap_or_else(|| panic!("axe did not end:\n{log}"));
+                let (violations, rest) = found.split_once(" by ").unwrap();
+                assert_eq!(violations, "[]", "{} at {width}, theme {theme}", page.display());
+                let passed: usize = rest.split(' ').next().unwrap().parse().unwrap();
+                assert!(passed > 10, "axe checked {passed} rules");
+            }
         }
         let mut shots = Vec::new();
         for theme in [0, 1] {
@@ -411,4 +431,14 @@ fn in_chromium(pages: &[&Path]) {
         assert!(shots[0] < 60 && shots[1] > 200, "dark and light backgrounds are {shots:?}");
     }
     eprintln!("chromium: {} pages, two widths, two themes", pages.len());
+}
+
+/// The accessibility checker, fetched by `tests/axe.sh`; reports if it is missing.
+fn axe() -> Option<PathBuf> {
+    let path = PathBuf::from(std::env::var_os("FMNIST_TEST_AXE").unwrap_or_else(|| "target/axe/axe.min.js".into()));
+    if !path.exists() {
+        not_run("axe", &format!("{} does not exist; see tests/axe.sh", path.display()), "FMNIST_EXPECT_AXE");
+        return None;
+    }
+    Some(path)
 }

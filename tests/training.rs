@@ -276,7 +276,7 @@ fn the_same_seed_gives_the_same_bits() {
             GpuEngine::new(gpu(), &model, &initial(&model, seed)).unwrap().and_training(&split, 32, &ADAM).unwrap();
         let options =
             TrainOptions { epochs: 2, samples: 200, batch_size: 32, seed, optimizer: ADAM, pause_after: None };
-        train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |_| {})
+        train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |_, _| {})
             .unwrap();
         let bits = |values: &Vec<f32>| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
         runs.push(engine.parameters().unwrap().iter().map(bits).collect::<Vec<_>>());
@@ -300,17 +300,24 @@ fn validation_follows_each_epoch_and_changes_nothing() {
         let mut engine =
             GpuEngine::new(gpu(), &model, &initial(&model, 1)).unwrap().and_training(&split, 32, &ADAM).unwrap();
         assert!(engine.last_gradients().unwrap().is_empty(), "no step was made yet");
-        let trained =
-            train(&mut engine, &options, Position::default(), &validation, &AtomicBool::new(false), &mut |event| {
-                if let Event::EpochFinished { record, engine, .. } = event {
+        let trained = train(
+            &mut engine,
+            &options,
+            Position::default(),
+            &validation,
+            &AtomicBool::new(false),
+            &mut |event, trainer| {
+                if let Event::EpochFinished(record) = event {
+                    let engine = trainer.engine();
                     let totals = engine.evaluate(&validation, &mut go).unwrap();
                     let expected = (!validation.is_empty()).then(|| (totals.mean_loss(), totals.accuracy()));
                     assert_eq!(record.val_loss.zip(record.val_accuracy), expected);
                     let gradients = engine.last_gradients().unwrap();
                     assert!(gradients[0].iter().any(|&g| g != 0.0), "the last step has no gradient");
                 }
-            })
-            .unwrap();
+            },
+        )
+        .unwrap();
         assert_eq!(trained.position.history.len(), 2);
         weights.push(engine.parameters().unwrap());
     }
@@ -325,7 +332,7 @@ fn one_batch_is_overfitted() {
         GpuEngine::new(gpu(), &model, &initial(&model, 1)).unwrap().and_training(&split, 32, &ADAM).unwrap();
     let options = TrainOptions { epochs: 60, samples: 32, batch_size: 32, seed: 1, optimizer: ADAM, pause_after: None };
     let trained =
-        train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |_| {})
+        train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |_, _| {})
             .unwrap();
     let last = trained.position.history.last().unwrap();
     assert_eq!(last.accuracy, 1.0, "{last:?}");
@@ -400,7 +407,7 @@ fn an_interrupt_ends_after_the_work_in_flight() {
     let interrupt = AtomicBool::new(false);
     let options =
         TrainOptions { epochs: 1000, samples: 320, batch_size: 1, seed: 1, optimizer: ADAM, pause_after: None };
-    let trained = train(&mut engine, &options, Position::default(), &Split::default(), &interrupt, &mut |event| {
+    let trained = train(&mut engine, &options, Position::default(), &Split::default(), &interrupt, &mut |event, _| {
         if let Event::Progress { .. } = event {
             interrupt.store(true, std::sync::atomic::Ordering::Relaxed);
         }
@@ -491,7 +498,7 @@ fn a_loss_that_is_not_finite_stops_training() {
         GpuEngine::new(gpu(), &model, &initial(&model, 1)).unwrap().and_training(&split, 8, &optimizer).unwrap();
     let options = TrainOptions { epochs: 5, samples: 64, batch_size: 8, seed: 1, optimizer, pause_after: None };
     let trained =
-        train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |_| {})
+        train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |_, _| {})
             .unwrap();
     assert!(matches!(trained.outcome, Outcome::NonFinite { .. }), "{:?}", trained.outcome);
 }
@@ -510,7 +517,7 @@ fn genuine_fashion_mnist_is_learnt() {
         let mut engine =
             GpuEngine::new(gpu, &model, &initial(&model, 1)).unwrap().and_training(&split, 32, &ADAM).unwrap();
         let options = TrainOptions { epochs, samples, batch_size: 32, seed: 1, optimizer: ADAM, pause_after: None };
-        train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |_| {})
+        train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |_, _| {})
             .unwrap();
         let totals = engine.evaluate(&test, &mut go).unwrap();
         assert_eq!(totals.samples, 10_000);

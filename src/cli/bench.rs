@@ -1,6 +1,6 @@
 //! `fmnist-gpu bench`
 
-use super::device::{Device, DeviceArgs, TuneArgs};
+use super::device::{DeviceArgs, TuneArgs};
 use super::terminal::print_result;
 use super::{Global, counted};
 use anyhow::{Result, bail};
@@ -11,6 +11,7 @@ use fmnist_gpu::gpu::Gpu;
 use fmnist_gpu::gpu::peak::Peak;
 use fmnist_gpu::model::{Model, initial_parameters, training_mflop};
 use fmnist_gpu::ops::adam::AdamConfig;
+use fmnist_gpu::session::Device;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::Serialize;

@@ -7,9 +7,9 @@ use fmnist_gpu::data::Places;
 use fmnist_gpu::engine::{NativeEngine, Optimizer, autotune};
 use fmnist_gpu::gpu::{DeviceChoice, Gpu, GpuError, GpuOptions};
 use fmnist_gpu::model::Model;
-use fmnist_gpu::native::instruction_set;
 use fmnist_gpu::ops::SharedTiles;
 use fmnist_gpu::run::RunConfig;
+use fmnist_gpu::session::Device;
 use std::path::PathBuf;
 
 /// Flags of all commands that compute.
@@ -51,16 +51,6 @@ impl TuneArgs {
             SharedTiles::default()
         })
     }
-}
-
-/// What was chosen.
-pub enum Device {
-    /// An adapter.
-    Gpu(Box<Gpu>),
-    /// The native engine, with this number of threads.
-    Native(usize),
-    /// The plain loops.
-    Reference,
 }
 
 impl DeviceArgs {
@@ -218,30 +208,4 @@ fn pipelines() -> Option<PathBuf> {
 fn announce(gpu: &Gpu, global: &Global) {
     let info = gpu.info();
     global.say(format!("Device: {} ({}, {}, {})", info.name, info.backend, info.device_type, info.driver));
-}
-
-/// The CPU's name if the system reports it, else its architecture.
-fn processor() -> String {
-    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let line = text.lines().find(|line| line.starts_with("model name"));
-    let name = line.and_then(|line| line.split_once(':')).map(|(_, name)| name.trim().to_string());
-    name.filter(|name| !name.is_empty()).unwrap_or_else(|| std::env::consts::ARCH.to_string())
-}
-
-impl Device {
-    /// Name, driver and backend, as the run's files have them.
-    pub fn describe(&self) -> [String; 3] {
-        match self {
-            Device::Gpu(gpu) => [gpu.info().name.clone(), gpu.info().driver.clone(), gpu.info().backend.clone()],
-            // Without the number of threads, which changes no result.
-            Device::Native(_) => {
-                let driver = format!("fmnist-gpu {}, {}", env!("CARGO_PKG_VERSION"), instruction_set());
-                [processor(), driver, "cpu".to_string()]
-            }
-            Device::Reference => {
-                ["reference (plain loops)", concat!("fmnist-gpu ", env!("CARGO_PKG_VERSION")), "reference"]
-                    .map(String::from)
-            }
-        }
-    }
 }

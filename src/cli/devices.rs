@@ -1,11 +1,11 @@
 //! `fmnist-gpu devices`
 
-use super::device::Device;
 use super::terminal::print_result;
 use anyhow::Result;
 use clap::Args;
 use fmnist_gpu::engine::NativeEngine;
 use fmnist_gpu::gpu::adapter::{self, AdapterInfo};
+use fmnist_gpu::session::Device;
 use serde::Serialize;
 use std::process::ExitCode;
 

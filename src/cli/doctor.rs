@@ -1,6 +1,6 @@
 //! `fmnist-gpu doctor`
 
-use super::device::{Device, DeviceArgs};
+use super::device::DeviceArgs;
 use super::selftest::compare_all;
 use super::terminal::print_result;
 use super::{Global, counted, with_causes};
@@ -13,6 +13,7 @@ use fmnist_gpu::gpu::adapter::{self, AdapterInfo};
 use fmnist_gpu::gpu::peak::Peak;
 use fmnist_gpu::model::{Model, initial_parameters};
 use fmnist_gpu::native::instruction_set;
+use fmnist_gpu::session::Device;
 use fmnist_gpu::verify::{self, Breadth, Verdict};
 use serde::Serialize;
 use std::path::{Path, PathBuf};

@@ -1,16 +1,15 @@
 //! `fmnist-gpu evaluate`
 
-use super::device::{Device, DeviceArgs};
+use super::device::DeviceArgs;
 use super::source::SourceArgs;
 use super::{Global, Interrupted, interrupt_flag, print_result, signals};
 use anyhow::Result;
 use clap::Args;
-use fmnist_gpu::data::{Dataset, DatasetKind, Description, FASHION_MNIST, Split};
-use fmnist_gpu::engine::{Engine, GpuEngine, NativeEngine, Optimizer, ReferenceEngine};
-use fmnist_gpu::ops::adam::AdamConfig;
+use fmnist_gpu::data::{Dataset, DatasetKind, Description, FASHION_MNIST};
+use fmnist_gpu::engine::Engine;
 use fmnist_gpu::run::Run;
+use fmnist_gpu::train::unless;
 use serde::Serialize;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -46,23 +45,6 @@ struct Evaluation {
     version: &'static str,
 }
 
-/// The engine that evaluates a run's model.
-pub fn engine<'g>(run: &Run, device: &'g Device) -> Result<Box<dyn Engine + 'g>> {
-    Ok(match device {
-        Device::Gpu(gpu) => Box::new(GpuEngine::new(gpu, &run.model, &run.parameters)?),
-        Device::Native(threads) => Box::new(NativeEngine::new(&run.model, &run.parameters, *threads)?),
-        Device::Reference => {
-            let optimizer = Optimizer::Adam(AdamConfig::default());
-            Box::new(ReferenceEngine::<f32>::new(&run.model, &run.parameters, &Split::default(), 100, &optimizer)?)
-        }
-    })
-}
-
-/// Whether an engine goes on: not once the user interrupted.
-pub fn unless(interrupt: &AtomicBool) -> ControlFlow<()> {
-    if interrupt.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-}
-
 /// Probabilities `[n, classes]` of `n` images, of as many bytes each as the model reads.
 ///
 /// # Errors
@@ -95,7 +77,7 @@ pub fn run(args: EvaluateArgs, global: &Global) -> Result<ExitCode> {
     let interrupt = interrupt_flag();
     let device = args.device.open(global)?;
     let dataset = load_data(&run, &args.source, global, &interrupt)?;
-    let mut engine = engine(&run, &device)?;
+    let mut engine = device.evaluator(&run.model, &run.parameters)?;
     let start = Instant::now();
     let totals = engine.evaluate(&dataset.test, &mut |_| unless(&interrupt))?;
     if (totals.samples as usize) < dataset.test.len() {

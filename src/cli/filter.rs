@@ -1,6 +1,6 @@
 //! `fmnist-gpu filter`
 
-use super::device::{Device, DeviceArgs};
+use super::device::DeviceArgs;
 use super::source::SourceArgs;
 use super::{Global, counted, interrupt_flag, picture, print, print_result};
 use anyhow::{Context, Result, bail};
@@ -12,6 +12,7 @@ use fmnist_gpu::gpu::{Element, Gpu, PlanBuilder};
 use fmnist_gpu::ops::pool2d::{Reduction, record_max_forward, record_mean_forward};
 use fmnist_gpu::photo::{Filter, Photo, Shown};
 use fmnist_gpu::report::{Tile, draw_filter, short};
+use fmnist_gpu::session::Device;
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

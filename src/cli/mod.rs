@@ -32,6 +32,7 @@ use fmnist_gpu::data::DataError;
 use fmnist_gpu::files::{FileError, ShownPath};
 use fmnist_gpu::gpu::GpuError;
 use fmnist_gpu::import::ImportError;
+use fmnist_gpu::model::weights::WeightsError;
 use fmnist_gpu::run::RunError;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -218,11 +219,14 @@ fn advice(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
     match cause.downcast_ref() {
         Some(RunError::Exists(_)) => return Some("; choose another --out, or replace the run in it with --force"),
         Some(RunError::Folder { .. }) => return Some("; choose another folder with --out"),
+        Some(RunError::Weights { source: WeightsError::Metadata(_), .. }) => {
+            return Some(" (command: fmnist-gpu import)");
+        }
         _ => {}
     }
     match cause.downcast_ref() {
         Some(GpuError::TensorTooLarge { .. } | GpuError::OutOfMemory { .. }) => return Some(" (flag: --batch-size N)"),
-        Some(GpuError::Limit { .. }) => return Some(" (flag: --device NAME)"),
+        Some(GpuError::Limit { .. }) => return Some(" (flag: --device NAME; `fmnist-gpu devices` lists them)"),
         Some(GpuError::DeviceLost { .. }) => return Some(" (flags: --batch-size N, --device NAME)"),
         _ => {}
     }
@@ -230,6 +234,9 @@ fn advice(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
         cause.downcast_ref()
     {
         return Some(" (flags: --data-dir DIR, --dataset synthetic)");
+    }
+    if let Some(DataError::NamedFolder { variable: None, .. }) = cause.downcast_ref() {
+        return Some(" (flag: --data-dir DIR)");
     }
     match cause.downcast_ref()? {
         ImportError::Metadata(_) | ImportError::NoModel(_) => Some(" (flag: --model FILE.toml)"),
@@ -245,12 +252,6 @@ fn output_path() -> impl TypedValueParser<Value = PathBuf> {
         Some("") => Err("the name is empty"),
         _ => Ok(PathBuf::from(text)),
     })
-}
-
-/// A number as people write it: one with many digits by its exponent.
-fn number(value: f64) -> String {
-    let is_short = value == 0.0 || (1e-4..1e7).contains(&value.abs());
-    if is_short || !value.is_finite() { value.to_string() } else { format!("{value:e}") }
 }
 
 /// A path as an argument for a shell.

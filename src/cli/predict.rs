@@ -158,7 +158,7 @@ fn test_images(args: &PredictArgs, run: &Run, global: &Global) -> Result<ExitCod
     }
     let indices: Vec<usize> = args.test_index.iter().cloned().flatten().collect();
     let images: Vec<u8> = indices.iter().flat_map(|&i| dataset.test.image(i)).copied().collect();
-    let probabilities = evaluate::predict(&mut *evaluate::engine(run, &device)?, &images, &interrupt)?;
+    let probabilities = evaluate::predict(&mut *device.evaluator(&run.model, &run.parameters)?, &images, &interrupt)?;
     if let Some(path) = &args.grid {
         let png = picture::predictions_png(&dataset.test, &indices, &probabilities, description)?;
         picture::write_png(path, &png, args.force)?;
@@ -244,7 +244,7 @@ fn photos(args: &PredictArgs, run: &Run, global: &Global) -> Result<ExitCode> {
     }
     let device = args.device.open(global)?;
     let images: Vec<u8> = prepared.iter().flat_map(|p| &p.garment.image).copied().collect();
-    let probabilities = evaluate::predict(&mut *evaluate::engine(run, &device)?, &images, &interrupt)?;
+    let probabilities = evaluate::predict(&mut *device.evaluator(&run.model, &run.parameters)?, &images, &interrupt)?;
     let description = evaluate::description(run);
     let rows = probabilities.chunks(description.classes());
     let predictions: Vec<PhotoPrediction<'_>> =

@@ -46,13 +46,13 @@ impl Display {
     }
 
     /// Shows an event.
-    pub fn show(&mut self, event: &Event<'_>) {
+    pub fn show(&mut self, event: &Event) {
         match event {
             _ if self.style == Style::Nothing => {}
             Event::EpochStarted { epoch, batches } => self.start(*epoch, *batches),
             Event::Progress { epoch, totals, seconds } => self.progress(*epoch, totals, *seconds),
-            Event::Paused { .. } => {}
-            Event::EpochFinished { record, .. } => {
+            Event::Paused | Event::Ended(_) => {}
+            Event::EpochFinished(record) => {
                 self.clear();
                 terminal::say(epoch_line(record, self.epochs));
             }

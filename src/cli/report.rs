@@ -1,7 +1,8 @@
 //! `fmnist-gpu report`
 
-use super::device::{Device, DeviceArgs};
+use super::device::DeviceArgs;
 use super::source::SourceArgs;
+use super::train::repeat_command;
 use super::{Global, Interrupted, evaluate, interrupt_flag, output_path, print_result};
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -11,6 +12,7 @@ use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::report::metrics::Metrics;
 use fmnist_gpu::report::run_page::{Report, report_files};
 use fmnist_gpu::run::Run;
+use fmnist_gpu::session::Device;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -95,13 +97,14 @@ pub fn run(args: ReportArgs, global: &Global) -> Result<()> {
     if args.out.is_some() {
         std::fs::create_dir_all(folder).with_context(|| format!("creating the folder {}", folder.shown()))?;
     }
-    let engine = &mut *evaluate::engine(&run, &device)?;
+    let engine = &mut *device.evaluator(&run.model, &run.parameters)?;
     let probabilities = evaluate::predict(engine, &dataset.test.images, &interrupt)?;
     let report = Report {
         name: run_name(&run.path),
         model: &run.model,
         parameters: &run.parameters,
         config: run.config.as_ref(),
+        repeat: run.config.as_ref().map(repeat_command),
         summary: summary.as_ref(),
         history: &history,
         dataset: dataset.kind,

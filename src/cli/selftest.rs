@@ -1,11 +1,12 @@
 //! `fmnist-gpu selftest`
 
 use super::Global;
-use super::device::{Device, DeviceArgs};
+use super::device::DeviceArgs;
 use super::terminal::print_result;
 use anyhow::{Context, Result};
 use clap::Args;
 use fmnist_gpu::gpu::Gpu;
+use fmnist_gpu::session::Device;
 use fmnist_gpu::verify::{Breadth, OPS, Op, Verdict, Verifier, gradients, native};
 use serde::Serialize;
 use std::process::ExitCode;

@@ -249,13 +249,14 @@ pub enum DataError {
     NotAFolder(PathBuf),
     /// The data folder that the user specified cannot be used.
     #[error(
-        "the data folder {} ({origin}) cannot be used; fix the problem below, or omit {origin} to search the usual \
-         folders and download",
-        dir.shown()
+        "the data folder {}{} cannot be used; fix the problem below, or name no folder to search the usual ones and \
+         download",
+        dir.shown(),
+        variable.map_or(String::new(), |name| format!(" (${name})"))
     )]
     NamedFolder {
-        /// Where the folder was specified: `--data-dir` or `$FMNIST_DATA_DIR`.
-        origin: &'static str,
+        /// The environment variable that specified it; `None` if the caller did.
+        variable: Option<&'static str>,
         /// The folder.
         dir: PathBuf,
         /// Why it cannot be used.

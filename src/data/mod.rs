@@ -363,9 +363,9 @@ pub fn load(options: &LoadOptions, events: &mut dyn FnMut(DataEvent)) -> Result<
 
 /// Loads the data set from the folder that the user specified, if any.
 fn named(options: &LoadOptions, events: &mut dyn FnMut(DataEvent)) -> Result<Option<Dataset>, DataError> {
-    let (origin, dir) = match (&options.data_dir, &options.places.env_dir) {
-        (Some(dir), _) => ("--data-dir", dir),
-        (None, Some(dir)) => ("$FMNIST_DATA_DIR", dir),
+    let (variable, dir) = match (&options.data_dir, &options.places.env_dir) {
+        (Some(dir), _) => (None, dir),
+        (None, Some(dir)) => (Some("FMNIST_DATA_DIR"), dir),
         (None, None) => return Ok(None),
     };
     events(DataEvent::Searching(dir.clone()));
@@ -373,7 +373,7 @@ fn named(options: &LoadOptions, events: &mut dyn FnMut(DataEvent)) -> Result<Opt
         Ok(dataset) => Ok(Some(dataset)),
         // The folder is not at fault, and another one would not help.
         Err(error @ DataError::OutOfMemory { .. }) => Err(error),
-        Err(error) => Err(DataError::NamedFolder { origin, dir: dir.clone(), source: Box::new(error) }),
+        Err(error) => Err(DataError::NamedFolder { variable, dir: dir.clone(), source: Box::new(error) }),
     }
 }
 

@@ -65,6 +65,16 @@ pub enum EngineError {
         /// The adapter.
         adapter: String,
     },
+    /// A batch does not fit the adapter.
+    #[error("batch size {batch_size} does not fit this adapter; the largest that does is {largest}")]
+    TooLarge {
+        /// The requested batch size.
+        batch_size: usize,
+        /// The largest batch size that fits.
+        largest: usize,
+        /// What does not fit.
+        source: GpuError,
+    },
     /// A batch would keep the adapter busy for so long that its driver would consider it hung and reset it.
     #[error(
         "at batch size {batch_size}, a single dispatch would take more than a second on `{adapter}`, and drivers reset a device that is busy \
@@ -109,7 +119,7 @@ impl Optimizer {
 }
 
 /// One epoch of training.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Epoch {
     /// The order of the samples.
     pub order: Vec<u32>,
@@ -257,28 +267,83 @@ pub type OnProgress<'a> = &'a mut dyn FnMut(&Totals) -> ControlFlow<()>;
 /// Called several times per second with the number of images done so far; `Break` stops after those.
 pub type OnImages<'a> = &'a mut dyn FnMut(usize) -> ControlFlow<()>;
 
+/// What a model says about images.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Inference {
+    /// Loss and accuracy of the images that were done, by their labels.
+    pub totals: Totals,
+    /// The probabilities of these images, `[n, classes]`.
+    pub probabilities: Vec<f32>,
+}
+
 /// An engine that trains and evaluates one model: on the GPU, on the CPU, or by the plain loops.
 pub trait Engine: std::fmt::Debug {
+    /// Starts an epoch: from now on, [`Engine::advance`] trains on the samples of `epoch.order`, starting after the batches of `epoch.done`.
+    ///
+    /// # Errors
+    /// The engine was not created for training, the order does not fit the training set, or the device failed.
+    fn begin_epoch(&mut self, epoch: &Epoch) -> Result<(), EngineError>;
+
+    /// Trains on the next batches of the epoch for a fraction of a second, and returns the sums over the epoch so far. Does nothing if the
+    /// epoch is over: if the sums are over all of its samples.
+    ///
+    /// # Errors
+    /// The device failed.
+    fn advance(&mut self) -> Result<Totals, EngineError>;
+
+    /// Waits for the work that is in flight, starts no more, and returns the sums over the epoch. Until then, parameters and state must not
+    /// be read or written.
+    ///
+    /// # Errors
+    /// The device failed.
+    fn settle(&mut self) -> Result<Totals, EngineError>;
+
     /// Trains once on every sample of `epoch.order`, starting after the batches of `epoch.done`. Returns the sums over the epoch,
     /// including those of `epoch.done`.
     ///
     /// # Errors
     /// The engine was not created for training, the order does not fit the training set, or the device failed.
-    fn train_epoch(&mut self, epoch: &Epoch, on_progress: OnProgress<'_>) -> Result<Totals, EngineError>;
+    fn train_epoch(&mut self, epoch: &Epoch, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
+        self.begin_epoch(epoch)?;
+        let mut totals = epoch.done;
+        while (totals.samples as usize) < epoch.order.len() {
+            totals = self.advance()?;
+            if on_progress(&totals).is_break() {
+                break;
+            }
+        }
+        self.settle()
+    }
 
-    /// Computes loss and accuracy on a split, without training.
+    /// Computes loss, accuracy and probabilities of a split in one pass, without training.
     ///
     /// # Errors
     /// The split is invalid, or the device failed.
-    fn evaluate(&mut self, split: &Split, on_progress: OnProgress<'_>) -> Result<Totals, EngineError>;
+    fn infer(&mut self, split: &Split, on_progress: OnProgress<'_>) -> Result<Inference, EngineError>;
+
+    /// Computes loss and accuracy of a split, without training.
+    ///
+    /// # Errors
+    /// The split is invalid, or the device failed.
+    fn evaluate(&mut self, split: &Split, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
+        Ok(self.infer(split, on_progress)?.totals)
+    }
 
     /// Returns the probabilities `[n, classes]` of `n` images, one byte for each value.
     ///
     /// The last call of `on_progress` is with all of them; on `Break` it returns the probabilities of those done only.
     ///
     /// # Errors
-    /// The device failed.
-    fn predict(&mut self, images: &[u8], on_progress: OnImages<'_>) -> Result<Vec<f32>, EngineError>;
+    /// The images have another size than the model reads, or the device failed.
+    fn predict(&mut self, images: &[u8], on_progress: OnImages<'_>) -> Result<Vec<f32>, EngineError> {
+        // Nobody reads the loss that follows from these labels.
+        let labels = vec![0; images.len() / pixels(self.model())];
+        let split = Split { images: images.to_vec(), labels };
+        Ok(self.infer(&split, &mut |totals| on_progress(totals.samples as usize))?.probabilities)
+    }
+
+    /// The model.
+    fn model(&self) -> &Model;
 
     /// Returns the parameters in the order of [`crate::model::Model::parameters`].
     ///

@@ -4,7 +4,7 @@
 
 use super::steps::{Answers, compute, found, found_in};
 use super::{
-    Engine, EngineError, Epoch, NonFinite, OnImages, OnProgress, Optimizer, State, Totals, check_order, check_split,
+    Engine, EngineError, Epoch, Inference, NonFinite, OnProgress, Optimizer, State, Totals, check_order, check_split,
     for_all, only_trained, pixels,
 };
 use crate::cpu::real::Real;
@@ -15,7 +15,7 @@ use crate::lower::{Buffer, Id, Mode, Place, Program, Tensor, lower};
 use crate::model::{Model, Parameter};
 
 /// Multiply-adds of the images that are predicted between two reports of progress: a small fraction of a second.
-const PREDICTED_WORK: usize = 100_000_000;
+const INFERRED_WORK: usize = 100_000_000;
 
 /// A model computed by the plain loops.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub struct ReferenceEngine<T> {
     described: Vec<Parameter>,
     parameters: Vec<Vec<T>>,
     train: Split,
+    /// The epoch that is trained, and how much of it is done.
+    epoch: Epoch,
     batch_size: usize,
     optimizer: Optimizer,
     /// What the optimizer keeps for each parameter, in the order of [`Optimizer::slots`]; nothing for statistics.
@@ -125,6 +127,12 @@ impl<T: Real> Pass<T> {
         pass
     }
 
+    /// Adds loss and accuracy of the first `n_valid` rows to some sums.
+    fn add_to(&self, totals: &mut Totals, n_valid: usize) {
+        let (loss, correct) = softmax_xent_totals(n_valid, &self.loss, &self.correct);
+        totals.add(loss.to_f64(), u64::from(correct), n_valid);
+    }
+
     /// Returns the content of a tensor that a step wrote, if it is a tensor of numbers.
     fn values(&self, id: Id) -> Option<&[T]> {
         match *self.program.tensor(id) {
@@ -163,6 +171,7 @@ impl<T: Real> ReferenceEngine<T> {
             gradients: Vec::new(),
             parameters,
             train: train.clone(),
+            epoch: Epoch::default(),
             batch_size,
             optimizer: *optimizer,
         })
@@ -242,27 +251,6 @@ impl<T: Real> ReferenceEngine<T> {
         self.gradients = gradients;
     }
 
-    /// Calls `compute` for each batch of `samples` with its number and its first sample, starting after those of `done`, and adds up the
-    /// results.
-    fn through(
-        &mut self,
-        samples: usize,
-        done: Totals,
-        on_progress: OnProgress<'_>,
-        mut compute: impl FnMut(&mut Self, usize, usize) -> Result<Pass<T>, EngineError>,
-    ) -> Result<Totals, EngineError> {
-        let mut totals = done;
-        for (index, first) in (0..samples).step_by(self.batch_size).enumerate().skip(done.batches) {
-            let (pass, n_valid) = (compute(self, index, first)?, self.batch_size.min(samples - first));
-            let (loss, correct) = softmax_xent_totals(n_valid, &pass.loss, &pass.correct);
-            totals.add(loss.to_f64(), u64::from(correct), n_valid);
-            if on_progress(&totals).is_break() {
-                break;
-            }
-        }
-        Ok(totals)
-    }
-
     /// Checks that there is a training set, and that `epoch` names only samples of it.
     fn check_training(&self, epoch: &Epoch) -> Result<(), EngineError> {
         if self.train.is_empty() {
@@ -291,42 +279,51 @@ impl<T: Real> ReferenceEngine<T> {
 }
 
 impl<T: Real> Engine for ReferenceEngine<T> {
-    fn train_epoch(&mut self, epoch: &Epoch, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
+    fn begin_epoch(&mut self, epoch: &Epoch) -> Result<(), EngineError> {
         self.check_training(epoch)?;
-        self.through(epoch.order.len(), epoch.done, on_progress, |engine, index, first| {
-            let batch = Self::batch(&engine.train, &epoch.order, first, engine.batch_size);
-            let mut pass = engine.gradients(&batch)?;
-            engine.follow(&mut pass, epoch.step_sizes[index]);
-            Ok(pass)
-        })
+        self.epoch = epoch.clone();
+        Ok(())
     }
 
-    fn evaluate(&mut self, split: &Split, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
+    /// Makes one step.
+    fn advance(&mut self) -> Result<Totals, EngineError> {
+        let Epoch { order, step_sizes, mut done } = self.epoch.clone();
+        let first = done.batches * self.batch_size;
+        if first < order.len() {
+            let batch = Self::batch(&self.train, &order, first, self.batch_size);
+            let mut pass = self.gradients(&batch)?;
+            self.follow(&mut pass, step_sizes[done.batches]);
+            pass.add_to(&mut done, batch.n_valid);
+            self.epoch.done = done;
+        }
+        Ok(done)
+    }
+
+    fn settle(&mut self) -> Result<Totals, EngineError> {
+        Ok(self.epoch.done)
+    }
+
+    fn infer(&mut self, split: &Split, on_progress: OnProgress<'_>) -> Result<Inference, EngineError> {
         check_split(split, &self.model)?;
         let order: Vec<u32> = (0..split.len() as u32).collect();
-        self.through(split.len(), Totals::default(), on_progress, |engine, _, first| {
-            engine.forward(&Self::batch(split, &order, first, engine.batch_size))
-        })
-    }
-
-    fn predict(&mut self, images: &[u8], on_progress: OnImages<'_>) -> Result<Vec<f32>, EngineError> {
-        let (pixels, classes) = (pixels(&self.model), self.model.classes());
-        let n = images.len() / pixels;
-        let split = Split { images: images.to_vec(), labels: vec![0; n] };
-        let order: Vec<u32> = (0..n as u32).collect();
         // Each row is computed independently, so smaller batches give the same bits.
         let work: usize = self.model.graph()?.iter().map(|shape| shape.multiply_adds).sum();
-        let batch_size = (PREDICTED_WORK / work.max(1)).clamp(1, self.batch_size.max(1));
-        let mut probabilities = Vec::with_capacity(n * classes);
-        for first in (0..n).step_by(batch_size) {
-            let rows = batch_size.min(n - first);
-            let pass = self.forward(&Self::batch(&split, &order, first, rows))?;
-            probabilities.extend(pass.probabilities.iter().map(|p| p.to_f64() as f32));
-            if on_progress(first + rows).is_break() {
+        let batch_size = (INFERRED_WORK / work.max(1)).clamp(1, self.batch_size.max(1));
+        let mut inference = Inference::default();
+        for first in (0..split.len()).step_by(batch_size) {
+            let batch = Self::batch(split, &order, first, batch_size.min(split.len() - first));
+            let pass = self.forward(&batch)?;
+            pass.add_to(&mut inference.totals, batch.n_valid);
+            inference.probabilities.extend(pass.probabilities.iter().map(|p| p.to_f64() as f32));
+            if on_progress(&inference.totals).is_break() {
                 break;
             }
         }
-        Ok(probabilities)
+        Ok(inference)
+    }
+
+    fn model(&self) -> &Model {
+        &self.model
     }
 
     fn parameters(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {

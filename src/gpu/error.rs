@@ -44,9 +44,7 @@ pub enum GpuError {
         value: String,
     },
     /// The adapter offers less than the kernels need.
-    #[error(
-        "adapter `{adapter}` offers {limit} = {found}, but {needed} is needed; choose another adapter (`fmnist-gpu devices` lists them)"
-    )]
+    #[error("adapter `{adapter}` offers {limit} = {found}, but {needed} is needed; choose another adapter")]
     Limit {
         /// The adapter's name.
         adapter: String,

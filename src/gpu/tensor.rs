@@ -58,6 +58,11 @@ impl Tensor {
         self.buffer == other.buffer
     }
 
+    /// Records a copy of the first elements of another tensor, as many as this one has.
+    pub(crate) fn copy_from(&self, encoder: &mut wgpu::CommandEncoder, from: &Tensor) {
+        encoder.copy_buffer_to_buffer(&from.buffer, from.offset, &self.buffer, self.offset, self.size_bytes());
+    }
+
     /// Returns a range of this tensor under another name: `first` is an offset in elements.
     ///
     /// # Panics

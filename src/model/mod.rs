@@ -130,34 +130,12 @@ impl Model {
     /// # Errors
     /// There is neither, or the file is not a model that can be built.
     pub fn load(name: &str) -> Result<Self, ModelError> {
-        match name {
-            "mlp" => Ok(Model::mlp()),
-            "cnn" => Ok(Model::cnn()),
-            _ if Path::new(name).exists() || name.ends_with(".toml") => Model::from_file(Path::new(name)),
-            _ => Err(ModelError::Unknown(name.to_string())),
-        }
+        Ok(ModelFile::load(name)?.model)
     }
 
-    fn from_file(path: &Path) -> Result<Self, ModelError> {
-        let read = |source| ModelError::Read { path: path.to_path_buf(), source };
-        let bytes = read_bounded(path, MAX_DESCRIPTION_BYTES as u64).map_err(read)?;
-        let text = String::from_utf8(bytes)
-            .map_err(|error| read(std::io::Error::new(std::io::ErrorKind::InvalidData, error.utf8_error())))?;
-        Model::parse(path, &text)
-    }
-
-    /// Parses the text of a model file; errors name the file `path`.
-    ///
-    /// # Errors
-    /// The text is not a model that can be built.
-    pub fn parse(path: &Path, text: &str) -> Result<Self, ModelError> {
-        let fail = |reason| ModelError::Parse { path: path.to_path_buf(), reason };
-        if text.len() > MAX_DESCRIPTION_BYTES {
-            return Err(fail(format!("it has {} bytes, but at most {MAX_DESCRIPTION_BYTES} are allowed", text.len())));
-        }
-        let model: Model = toml::from_str(text).map_err(|error| fail(parse_error(&error, text)))?;
-        model.shapes()?;
-        Ok(model)
+    /// Returns the built-in models.
+    pub fn built_in() -> [Model; 2] {
+        [Model::mlp(), Model::cnn()]
     }
 
     /// Returns what is wrong with the name. It comes from an untrusted file, and is used in file names and printed to terminals.
@@ -197,6 +175,67 @@ impl Model {
 
     fn fault(&self, reason: String) -> ModelError {
         ModelError::Shape { model: shortened(&self.name, MAX_NAME).escape_debug().to_string(), reason }
+    }
+}
+
+/// A model file: a model, and how it is trained.
+#[derive(Clone, Debug)]
+pub struct ModelFile {
+    /// The model.
+    pub model: Model,
+    /// Its `[train]`, as written; empty if it has none.
+    pub train: toml::Table,
+    /// The file; `None` for a built-in model.
+    pub path: Option<PathBuf>,
+}
+
+/// The fields of a model file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    name: String,
+    #[serde(default = "fashion_mnist_input")]
+    input: [usize; 3],
+    #[serde(rename = "layer", alias = "layers")]
+    layers: Vec<Node>,
+    #[serde(default)]
+    train: toml::Table,
+}
+
+impl ModelFile {
+    /// Returns the built-in model of this name, or the file at this path.
+    ///
+    /// # Errors
+    /// There is neither, or the file has no model that can be built.
+    pub fn load(name: &str) -> Result<Self, ModelError> {
+        if let Some(model) = Model::built_in().into_iter().find(|model| model.name == name) {
+            return Ok(ModelFile { model, train: toml::Table::new(), path: None });
+        }
+        let path = Path::new(name);
+        if !path.exists() && !name.ends_with(".toml") {
+            return Err(ModelError::Unknown(name.to_string()));
+        }
+        let read = |source| ModelError::Read { path: path.to_path_buf(), source };
+        let bytes = read_bounded(path, MAX_DESCRIPTION_BYTES as u64).map_err(read)?;
+        let text = String::from_utf8(bytes)
+            .map_err(|error| read(std::io::Error::new(std::io::ErrorKind::InvalidData, error.utf8_error())))?;
+        ModelFile::parse(path, &text)
+    }
+
+    /// Parses the text of a model file; errors name the file `path`.
+    ///
+    /// # Errors
+    /// The text has no model that can be built.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ModelError> {
+        let fail = |reason| ModelError::Parse { path: path.to_path_buf(), reason };
+        if text.len() > MAX_DESCRIPTION_BYTES {
+            return Err(fail(format!("it has {} bytes, but at most {MAX_DESCRIPTION_BYTES} are allowed", text.len())));
+        }
+        let fields: Fields = toml::from_str(text).map_err(|error| fail(parse_error(&error, text)))?;
+        let Fields { name, input, layers, train } = fields;
+        let model = Model { name, input, layers };
+        model.shapes()?;
+        Ok(ModelFile { model, train, path: Some(path.to_path_buf()) })
     }
 }
 

@@ -22,8 +22,8 @@ pub enum WeightsError {
     Format(String),
     /// The metadata does not describe the model: this key is missing.
     #[error(
-        "the file has no `{0}` in its metadata, so it is not the model of a run; convert weights in PyTorch's or Keras's \
-         layout to a run with `fmnist-gpu import`"
+        "the file has no `{0}` in its metadata, so it is not the model of a run; weights in PyTorch's or Keras's layout \
+         must be imported first"
     )]
     Metadata(&'static str),
     /// The model in the metadata cannot be read.

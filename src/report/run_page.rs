@@ -9,8 +9,10 @@ use super::{GridItem, ReportError, Tone, columns_for, draw_grid, prediction_capt
 use crate::data::{DatasetKind, Description, Split};
 use crate::engine::{KernelTimes, Optimizer};
 use crate::model::{Model, summary};
+use crate::ops::SharedTiles;
 use crate::run::{RunConfig, Summary};
 use crate::train::EpochRecord;
+use crate::train::validation::HoldOut;
 use askama::Template;
 use sha2::{Digest, Sha256};
 
@@ -25,6 +27,8 @@ pub struct Report<'a> {
     pub parameters: &'a [Vec<f32>],
     /// The run's configuration, if available.
     pub config: Option<&'a RunConfig>,
+    /// The command that repeats the run, if known.
+    pub repeat: Option<String>,
     /// Its summary, if available.
     pub summary: Option<&'a Summary>,
     /// Its epochs.
@@ -216,33 +220,17 @@ fn predictions(report: &Report<'_>) -> Result<Figure, ReportError> {
     Figure::new(&grid, "Test images with predicted and original classes", &listed.join("; "))
 }
 
-/// Returns the command line that reproduces a run with this configuration.
-pub fn command(config: &RunConfig) -> String {
-    let built_in = ["mlp", "cnn"].contains(&config.model.name.as_str());
-    let model = if built_in { config.model.name.clone() } else { format!("{}.toml", config.model.name) };
-    let mut command = format!(
-        "fmnist-gpu train --model {model} --dataset {} --epochs {} --batch-size {} --seed {}",
-        config.dataset, config.epochs, config.batch_size, config.seed
-    );
-    let mut add = |flag: String| {
-        command.push(' ');
-        command.push_str(&flag);
-    };
-    match config.optimizer {
-        Optimizer::Adam(adam) => add(format!("--learning-rate {}", adam.learning_rate)),
-        Optimizer::Sgd(sgd) => {
-            add(format!("--optimizer sgd --momentum {} --learning-rate {}", sgd.momentum, sgd.learning_rate));
+/// Returns whether the command that repeats a run makes the same bits.
+fn repeatability(config: &RunConfig) -> &'static str {
+    if config.hold_out() == HoldOut::Last {
+        return "Version 0.1 held out the last training images for validation. The command holds out the same share of each class, so the \
+                weights will differ.";
+    }
+    match config.tiles {
+        Some(tiles) if tiles != SharedTiles::default() => {
+            "The tile sizes in workgroup memory were chosen by timing this adapter. The same command with the same device, driver and \
+             version produces bit-identical weights if it chooses the same sizes, as it does while the choice is kept in the cache folder."
         }
+        _ => "The same command with the same device, driver and version produces bit-identical weights.",
     }
-    let all = config.train_images + config.validation_images;
-    if all != 60_000 {
-        add(format!("--train-limit {all}"));
-    }
-    if config.validation_images > 0 {
-        add(format!("--validation-split {}", config.validation_images as f64 / all as f64));
-    }
-    if config.safe {
-        add("--safe".to_string());
-    }
-    command
 }

@@ -10,6 +10,8 @@ use crate::model::Model;
 use crate::model::weights::{self, WeightsError};
 use crate::ops::SharedTiles;
 use crate::train::EpochRecord;
+use crate::train::settings::{MAX_BATCH_SIZE, MAX_EPOCHS, Method, Recipe};
+use crate::train::validation::HoldOut;
 use folder::finish_replacement;
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -66,10 +68,6 @@ pub const MAX_WEIGHT_BYTES: u64 = 1 << 30;
 pub const MAX_JSON_BYTES: u64 = 64 << 20;
 /// Most images that a run can have been trained on, far above any real run and far below where sums could overflow.
 const MAX_IMAGES: u64 = 1 << 32;
-/// Most epochs of a run: every checkpoint holds the history, some 200 bytes per epoch, in a header that may have 100 MB.
-pub const MAX_EPOCHS: u64 = 100_000;
-/// Largest batch that a run can have been trained with.
-pub const MAX_BATCH_SIZE: usize = 32_768;
 
 /// A run folder that cannot be used.
 #[derive(Debug, Error)]
@@ -94,7 +92,7 @@ pub enum RunError {
         source: io::Error,
     },
     /// There is no run.
-    #[error("{} is not a run: {reason}. A run is a folder made by `fmnist-gpu train`, or the {MODEL_FILE} in it", path.shown())]
+    #[error("{} is not a run: {reason}. A run is a folder that a training wrote, or the {MODEL_FILE} in it", path.shown())]
     NoRun {
         /// What was named.
         path: PathBuf,
@@ -126,15 +124,21 @@ pub struct RunConfig {
     pub version: String,
     /// The model, layer by layer.
     pub model: Model,
+    /// The file that the model came from; `None` for a built-in model, and in runs of version 0.1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_file: Option<PathBuf>,
     /// The data set that was used.
     pub dataset: DatasetKind,
     /// Where it was found.
     pub data_source: String,
     /// Training images used.
     pub train_images: usize,
-    /// Images held out of the training set for validation; they follow the training images.
+    /// Images held out of the training set for validation.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub validation_images: usize,
+    /// The share that was to be held out of each class; `None` if nothing was, and in runs of version 0.1, which held out the last images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_split: Option<f64>,
     /// Seed of the weights and the permutations.
     pub seed: u64,
     /// Epochs requested.
@@ -157,6 +161,33 @@ pub struct RunConfig {
 }
 
 impl RunConfig {
+    /// The settings of the training.
+    pub fn recipe(&self) -> Recipe {
+        let all = self.train_images + self.validation_images;
+        let (learning_rate, momentum) = match self.optimizer {
+            Optimizer::Adam(adam) => (adam.learning_rate, None),
+            Optimizer::Sgd(sgd) => (sgd.learning_rate, Some(sgd.momentum)),
+        };
+        Recipe {
+            epochs: self.epochs,
+            batch_size: self.batch_size,
+            optimizer: Method::from(&self.optimizer),
+            learning_rate,
+            momentum,
+            seed: self.seed,
+            train_limit: Some(all as u64),
+            validation_split: self.validation_split.unwrap_or(self.validation_images as f64 / all as f64),
+        }
+    }
+
+    /// Which images were held out.
+    pub fn hold_out(&self) -> HoldOut {
+        match self.validation_split {
+            None if self.validation_images > 0 => HoldOut::Last,
+            _ => HoldOut::Stratified(self.seed),
+        }
+    }
+
     /// Parses the bytes of a `config.json`.
     ///
     /// # Errors

@@ -1,7 +1,10 @@
 //! The loop over epochs: permutations, step sizes, history, when to stop.
 
+pub mod settings;
+pub mod validation;
+
 use crate::data::Split;
-use crate::engine::{Engine, EngineError, Epoch, NonFinite, Optimizer, Totals};
+use crate::engine::{Engine, EngineError, Epoch, NonFinite, Optimizer, State, Totals};
 use crate::model::permutation;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
@@ -91,9 +94,9 @@ pub struct EpochRecord {
     pub images_per_second: f64,
 }
 
-/// What the trainer reports while it runs.
-#[derive(Debug)]
-pub enum Event<'a> {
+/// What happened while training.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
     /// An epoch starts, or is resumed.
     EpochStarted {
         /// Counted from 1.
@@ -106,26 +109,16 @@ pub enum Event<'a> {
         /// Counted from 1.
         epoch: u64,
         /// Sums of the epoch so far.
-        totals: &'a Totals,
+        totals: Totals,
         /// Seconds spent in the epoch so far.
         seconds: f64,
     },
     /// The epoch is paused, because [`TrainOptions::pause_after`] has passed or the user interrupted: the time to save a checkpoint.
-    Paused {
-        /// How far training has come.
-        position: &'a Position,
-        /// The engine in its current state.
-        engine: &'a mut dyn Engine,
-    },
-    /// An epoch and its validation are done, and every parameter is finite.
-    EpochFinished {
-        /// The record of the epoch; also the last one of the position's history.
-        record: &'a EpochRecord,
-        /// How far training has come.
-        position: &'a Position,
-        /// The engine in its current state, to inspect weights and gradients.
-        engine: &'a mut dyn Engine,
-    },
+    Paused,
+    /// An epoch and its validation are done, and every parameter is finite. Its record is also the last one of the history.
+    EpochFinished(EpochRecord),
+    /// Training is over.
+    Ended(Outcome),
 }
 
 /// How training ended.
@@ -152,101 +145,210 @@ pub enum Outcome {
 pub struct Trained {
     /// How far training came.
     pub position: Position,
+    /// Parameters and optimizer as of the last epoch or pause; every value is finite.
+    pub state: State,
     /// How it ended.
     pub outcome: Outcome,
 }
 
-/// Trains `engine` from `position`; the engine must be in the corresponding state. Each epoch uses a new permutation, drawn
-/// from the seed and the number of the epoch, and is followed by an evaluation on `validation`, which may be empty.
+/// Trains `engine` from `position`, by a [`Trainer`], and passes each event to `on_event` with it.
 ///
 /// # Errors
 /// The engine failed.
 pub fn train(
     engine: &mut dyn Engine,
     options: &TrainOptions,
-    mut position: Position,
+    position: Position,
     validation: &Split,
     interrupt: &AtomicBool,
-    on_event: &mut dyn FnMut(Event<'_>),
+    on_event: &mut dyn FnMut(&Event, &mut Trainer<'_>),
 ) -> Result<Trained, EngineError> {
-    let batches = options.batches();
-    let interrupted = || interrupt.load(Ordering::Relaxed);
-    while position.epoch() <= options.epochs {
-        let epoch = position.epoch();
-        on_event(Event::EpochStarted { epoch, batches });
-        let first_step = (epoch - 1) * batches as u64 + 1;
-        let mut work = Epoch {
-            order: permutation(options.samples, options.seed, epoch),
-            step_sizes: (0..batches as u64).map(|i| options.optimizer.step_size(first_step + i)).collect(),
-            done: position.done,
-        };
-        let mut good = engine.state()?;
-        loop {
-            let begin = Instant::now();
-            let before = position.seconds;
-            let totals = engine.train_epoch(&work, &mut |totals| {
-                let elapsed = begin.elapsed();
-                on_event(Event::Progress { epoch, totals, seconds: before + elapsed.as_secs_f64() });
-                let is_over = options.pause_after.is_some_and(|limit| elapsed >= limit);
-                let stops = is_over || interrupted() || !totals.loss.is_finite();
-                if stops { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            })?;
-            let state = engine.state()?;
-            if !totals.loss.is_finite() || !state.is_finite() {
-                engine.restore(&good)?;
-                let cause = engine.find_non_finite(&work, totals.batches)?;
-                engine.restore(&good)?;
-                let step = cause.as_ref().map_or(totals.batches, |cause| cause.step);
-                return Ok(Trained { position, outcome: Outcome::NonFinite { epoch, step, cause } });
-            }
-            good = state;
-            position.seconds += begin.elapsed().as_secs_f64();
-            position.done = totals;
-            work.done = totals;
-            if totals.batches == batches {
-                break;
-            }
-            on_event(Event::Paused { position: &position, engine });
-            if interrupted() {
-                return Ok(Trained { position, outcome: Outcome::Interrupted });
-            }
-        }
-        let val = validate(engine, validation, interrupt)?;
-        if val.is_none() && !validation.is_empty() {
-            on_event(Event::Paused { position: &position, engine });
-            return Ok(Trained { position, outcome: Outcome::Interrupted });
-        }
-        let record = EpochRecord {
-            epoch,
-            loss: position.done.mean_loss(),
-            accuracy: position.done.accuracy(),
-            val_loss: val.map(|val| val.mean_loss()),
-            val_accuracy: val.map(|val| val.accuracy()),
-            seconds: position.seconds,
-            images_per_second: position.done.samples as f64 / position.seconds,
-        };
-        position.history.push(record.clone());
-        position.done = Totals::default();
-        position.seconds = 0.0;
-        on_event(Event::EpochFinished { record: &record, position: &position, engine });
-        if interrupted() && epoch < options.epochs {
-            return Ok(Trained { position, outcome: Outcome::Interrupted });
+    let mut trainer = Trainer::new(engine, options, position, validation, interrupt)?;
+    loop {
+        let event = trainer.advance()?;
+        on_event(&event, &mut trainer);
+        if let Event::Ended(outcome) = event {
+            let Trainer { position, state, .. } = trainer;
+            return Ok(Trained { position, state, outcome });
         }
     }
-    Ok(Trained { position, outcome: Outcome::Complete })
 }
 
-/// Computes loss and accuracy on the validation images; `None` if there are none, or if the user interrupted.
-fn validate(
-    engine: &mut dyn Engine,
-    validation: &Split,
-    interrupt: &AtomicBool,
-) -> Result<Option<Totals>, EngineError> {
-    if validation.is_empty() {
-        return Ok(None);
+/// Trains an engine, a fraction of a second at a time.
+///
+/// Each epoch uses a new permutation, drawn from the seed and the number of the epoch, and is followed by an evaluation on the validation
+/// images. After an epoch and at a pause, everything that training changes is read once, and is here for all who want it.
+#[derive(Debug)]
+pub struct Trainer<'a> {
+    engine: &'a mut (dyn Engine + 'a),
+    options: &'a TrainOptions,
+    validation: &'a Split,
+    interrupt: &'a AtomicBool,
+    position: Position,
+    /// As of the last epoch or pause; every value is finite.
+    state: State,
+    running: Option<Running>,
+    /// Whether an epoch or a part of it was just done: only then an interruption ends the training.
+    may_end: bool,
+    outcome: Option<Outcome>,
+}
+
+/// The epoch that is trained.
+#[derive(Debug)]
+struct Running {
+    /// What is left of it since it was started or paused.
+    work: Epoch,
+    totals: Totals,
+    /// `None` until the engine starts.
+    begin: Option<Instant>,
+}
+
+impl<'a> Trainer<'a> {
+    /// A trainer at `position`; the engine must be in the corresponding state. `validation` may be empty.
+    ///
+    /// # Errors
+    /// The engine failed.
+    pub fn new(
+        engine: &'a mut (dyn Engine + 'a),
+        options: &'a TrainOptions,
+        position: Position,
+        validation: &'a Split,
+        interrupt: &'a AtomicBool,
+    ) -> Result<Self, EngineError> {
+        let state = engine.state()?;
+        Ok(Trainer {
+            engine,
+            options,
+            validation,
+            interrupt,
+            position,
+            state,
+            running: None,
+            may_end: false,
+            outcome: None,
+        })
     }
-    let totals = engine.evaluate(validation, &mut |_| {
-        if interrupt.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
-    Ok((totals.samples as usize == validation.len()).then_some(totals))
+
+    /// How far training has come.
+    pub fn position(&self) -> &Position {
+        &self.position
+    }
+
+    /// Parameters and optimizer as of the last epoch or pause.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The engine, to inspect it.
+    pub fn engine(&mut self) -> &mut (dyn Engine + 'a) {
+        self.engine
+    }
+
+    /// Trains until the next event. Once training is over, returns [`Event::Ended`] again and again.
+    ///
+    /// # Errors
+    /// The engine failed.
+    pub fn advance(&mut self) -> Result<Event, EngineError> {
+        if let Some(outcome) = &self.outcome {
+            return Ok(Event::Ended(outcome.clone()));
+        }
+        let epoch = self.position.epoch();
+        let interrupted = self.interrupt.load(Ordering::Relaxed);
+        if std::mem::take(&mut self.may_end) && interrupted && epoch <= self.options.epochs {
+            return Ok(self.end(Outcome::Interrupted));
+        }
+        let Some(running) = &mut self.running else { return Ok(self.start_epoch()) };
+        let begin = match running.begin {
+            Some(begin) => begin,
+            None => {
+                self.engine.begin_epoch(&running.work)?;
+                *running.begin.insert(Instant::now())
+            }
+        };
+        let elapsed = begin.elapsed();
+        let is_over = running.totals.samples as usize >= running.work.order.len();
+        // A pause comes after some progress.
+        let stops = running.totals.batches > running.work.done.batches
+            && (self.options.pause_after.is_some_and(|limit| elapsed >= limit)
+                || interrupted
+                || !running.totals.loss.is_finite());
+        if is_over || stops {
+            return self.conclude();
+        }
+        running.totals = self.engine.advance()?;
+        let seconds = self.position.seconds + begin.elapsed().as_secs_f64();
+        Ok(Event::Progress { epoch, totals: running.totals, seconds })
+    }
+
+    fn start_epoch(&mut self) -> Event {
+        let (epoch, batches) = (self.position.epoch(), self.options.batches());
+        if epoch > self.options.epochs {
+            return self.end(Outcome::Complete);
+        }
+        let first_step = (epoch - 1) * batches as u64 + 1;
+        let work = Epoch {
+            order: permutation(self.options.samples, self.options.seed, epoch),
+            step_sizes: (0..batches as u64).map(|i| self.options.optimizer.step_size(first_step + i)).collect(),
+            done: self.position.done,
+        };
+        self.running = Some(Running { totals: work.done, work, begin: None });
+        Event::EpochStarted { epoch, batches }
+    }
+
+    /// Ends the epoch, or what was done of it before a pause.
+    fn conclude(&mut self) -> Result<Event, EngineError> {
+        let Some(Running { mut work, begin, .. }) = self.running.take() else { return Ok(self.start_epoch()) };
+        let totals = self.engine.settle()?;
+        let state = self.engine.state()?;
+        if !totals.loss.is_finite() || !state.is_finite() {
+            self.engine.restore(&self.state)?;
+            let cause = self.engine.find_non_finite(&work, totals.batches)?;
+            self.engine.restore(&self.state)?;
+            let step = cause.as_ref().map_or(totals.batches, |cause| cause.step);
+            return Ok(self.end(Outcome::NonFinite { epoch: self.position.epoch(), step, cause }));
+        }
+        self.state = state;
+        self.position.seconds += begin.map_or(0.0, |begin| begin.elapsed().as_secs_f64());
+        self.position.done = totals;
+        self.may_end = true;
+        let is_complete = totals.batches == self.options.batches();
+        let validated = if is_complete { self.validate()? } else { None };
+        if !is_complete || (validated.is_none() && !self.validation.is_empty()) {
+            work.done = totals;
+            self.running = Some(Running { work, totals, begin: None });
+            return Ok(Event::Paused);
+        }
+        let record = EpochRecord {
+            epoch: self.position.epoch(),
+            loss: totals.mean_loss(),
+            accuracy: totals.accuracy(),
+            val_loss: validated.map(|totals| totals.mean_loss()),
+            val_accuracy: validated.map(|totals| totals.accuracy()),
+            seconds: self.position.seconds,
+            images_per_second: totals.samples as f64 / self.position.seconds,
+        };
+        self.position.history.push(record.clone());
+        self.position.done = Totals::default();
+        self.position.seconds = 0.0;
+        Ok(Event::EpochFinished(record))
+    }
+
+    /// Computes loss and accuracy on the validation images; `None` if there are none, or if the user interrupted.
+    fn validate(&mut self) -> Result<Option<Totals>, EngineError> {
+        if self.validation.is_empty() {
+            return Ok(None);
+        }
+        let totals = self.engine.evaluate(self.validation, &mut |_| unless(self.interrupt))?;
+        Ok((totals.samples as usize == self.validation.len()).then_some(totals))
+    }
+
+    fn end(&mut self, outcome: Outcome) -> Event {
+        self.outcome = Some(outcome.clone());
+        Event::Ended(outcome)
+    }
+}
+
+/// Whether an engine goes on: not once the user has interrupted.
+pub fn unless(interrupt: &AtomicBool) -> ControlFlow<()> {
+    if interrupt.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }

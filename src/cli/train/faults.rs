@@ -1,29 +1,18 @@
 //! What is reported when training cannot continue.
 
-use crate::cli::{number, shell_quoted};
-use fmnist_gpu::engine::{EngineError, GpuEngine, NonFinite, Optimizer};
+use crate::cli::shell_quoted;
+use fmnist_gpu::engine::{EngineError, NonFinite, Optimizer};
 use fmnist_gpu::files::ShownPath;
-use fmnist_gpu::gpu::{Gpu, GpuError};
-use fmnist_gpu::model::Model;
+use fmnist_gpu::gpu::GpuError;
 use fmnist_gpu::run::folder::RunFolder;
+use fmnist_gpu::train::settings::Value;
 
 /// The error of the device in an error, or in what caused it.
 pub(super) fn gpu_error(error: &anyhow::Error) -> Option<&GpuError> {
     error.chain().find_map(|cause| match cause.downcast_ref() {
-        Some(EngineError::Gpu(error)) => Some(error),
+        Some(EngineError::Gpu(error) | EngineError::TooLarge { source: error, .. }) => Some(error),
         _ => cause.downcast_ref(),
     })
-}
-
-/// A batch that does not fit the adapter, with the largest that does.
-pub(super) fn too_large(error: EngineError, gpu: &Gpu, model: &Model, batch_size: usize) -> anyhow::Error {
-    let is_size = matches!(&error, EngineError::Gpu(GpuError::TensorTooLarge { .. }));
-    match GpuEngine::largest_batch(gpu, model) {
-        Ok(largest) if is_size && largest < batch_size => anyhow::Error::from(error).context(format!(
-            "--batch-size {batch_size} does not fit this adapter; the largest that does is {largest}"
-        )),
-        _ => error.into(),
-    }
 }
 
 /// The command that resumes a run.
@@ -84,6 +73,6 @@ pub(super) fn non_finite(
     format!(
         "the training loss or a parameter became infinite or NaN (it is not finite) in epoch {epoch}, step {step}. {first} A smaller \
          --learning-rate usually helps (it was {}). {kept}",
-        number(rate)
+        Value::Real(rate)
     )
 }

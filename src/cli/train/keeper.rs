@@ -3,14 +3,14 @@
 use super::TrainArgs;
 use crate::cli::{terminal, with_causes};
 use anyhow::{Context, Result, bail};
-use fmnist_gpu::engine::Engine;
+use fmnist_gpu::engine::State;
 use fmnist_gpu::files::{ShownPath, write_whole};
 use fmnist_gpu::model::weights;
 use fmnist_gpu::run::checkpoint::Checkpoint;
 use fmnist_gpu::run::folder::RunFolder;
 use fmnist_gpu::run::{BEST_FILE, MODEL_FILE, RunConfig, TENSORBOARD_FOLDER};
 use fmnist_gpu::tensorboard::TrainingEvents;
-use fmnist_gpu::train::{EpochRecord, Position};
+use fmnist_gpu::train::{EpochRecord, Event, Position, Trained, Trainer};
 use std::collections::BTreeMap;
 
 /// Writes what must not be lost while training runs: weights and checkpoints first, then what is only told. Each thing fails by itself. A
@@ -61,42 +61,44 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    /// Keeps an epoch.
-    pub(super) fn epoch(&mut self, record: &EpochRecord, position: &Position, engine: &mut dyn Engine) {
-        let weights = match engine.parameters() {
-            Ok(weights) => weights,
-            // A lost device, which ends the training.
-            Err(error) => return self.attempt("weights", |_| Err(error.into())),
-        };
+    /// Keeps what an event is about.
+    pub(super) fn event(&mut self, event: &Event, trainer: &mut Trainer<'_>) {
+        match event {
+            Event::Paused => self.checkpoint(trainer.position(), trainer.state()),
+            Event::EpochFinished(record) => self.epoch(record, trainer),
+            _ => {}
+        }
+    }
+
+    fn epoch(&mut self, record: &EpochRecord, trainer: &mut Trainer<'_>) {
+        let weights = &trainer.state().parameters;
         if let Some(loss) = record.val_loss.filter(|&loss| loss < self.best.0) {
             self.best = (loss, Some(weights.clone()));
         }
         // Before the checkpoint: a run that is resumed after this epoch does not see its weights again.
         self.keep_best();
-        self.attempt("weights", |keeper| {
-            Ok(keeper.folder.write_weights(MODEL_FILE, &keeper.config.model, &weights)?)
-        });
+        self.attempt("weights", |keeper| Ok(keeper.folder.write_weights(MODEL_FILE, &keeper.config.model, weights)?));
         let every = self.args.checkpoint_every;
         if every > 0 && (record.epoch.is_multiple_of(every) || record.epoch == self.config.epochs) {
-            self.checkpoint(position, engine);
+            self.checkpoint(trainer.position(), trainer.state());
         }
         self.attempt("run", |keeper| Ok(keeper.folder.commit()?));
-        self.history(&position.history);
+        self.history(&trainer.position().history);
         if self.args.json {
             // Numbers and strings always have a JSON form.
             terminal::print(&serde_json::to_string(record).unwrap_or_default());
         }
         if self.args.tensorboard {
-            self.attempt("events", |keeper| keeper.event(&position.history, &weights, engine));
+            self.attempt("events", |keeper| keeper.write_event(trainer));
         }
     }
 
     /// Keeps the state in the middle of an epoch, or at its end.
-    pub(super) fn checkpoint(&mut self, position: &Position, engine: &mut dyn Engine) {
+    fn checkpoint(&mut self, position: &Position, state: &State) {
         self.attempt("checkpoint", |keeper| {
-            let (config, position) = (keeper.config.clone(), position.clone());
+            let (config, position, state) = (keeper.config.clone(), position.clone(), state.clone());
             let batches = config.train_images.div_ceil(config.batch_size);
-            let checkpoint = Checkpoint { config, position, state: engine.state()? };
+            let checkpoint = Checkpoint { config, position, state };
             let path = keeper.folder.checkpoints(keeper.args.keep as usize).write(&checkpoint, batches)?;
             log::debug!("checkpoint {}", path.shown());
             keeper.folder.commit()?;
@@ -107,11 +109,12 @@ impl<'a> Keeper<'a> {
 
     /// Writes once more what must be there at the end: the weights, in the run folder or, where that is gone, in another place; the history; and
     /// what could not be written before.
-    pub(super) fn finish(&mut self, position: &Position, engine: &mut dyn Engine, weights: &[Vec<f32>]) {
+    pub(super) fn finish(&mut self, trained: &Trained) {
+        let Trained { position, state, .. } = trained;
         self.keep_best();
-        self.attempt("weights", |keeper| keeper.model(weights));
+        self.attempt("weights", |keeper| keeper.model(&state.parameters));
         if self.failures.contains_key("checkpoint") {
-            self.checkpoint(position, engine);
+            self.checkpoint(position, state);
         }
         // A run that was stopped before it had anything to resume from does not replace another one.
         if self.has_checkpoint || !position.history.is_empty() || self.config.epochs == 0 {
@@ -156,8 +159,9 @@ impl<'a> Keeper<'a> {
         self.attempt("history table", |keeper| Ok(keeper.folder.write_history_csv(history)?));
     }
 
-    fn event(&mut self, history: &[EpochRecord], weights: &[Vec<f32>], engine: &mut dyn Engine) -> Result<()> {
-        let gradients = engine.last_gradients()?;
+    fn write_event(&mut self, trainer: &mut Trainer<'_>) -> Result<()> {
+        let gradients = trainer.engine().last_gradients()?;
+        let (history, weights) = (&trainer.position().history, &trainer.state().parameters);
         let names = std::mem::take(&mut self.names);
         let written = self.events().and_then(|events| Ok(events.epoch(history, &names, weights, &gradients)?));
         self.names = names;

@@ -10,7 +10,6 @@ use crate::ops::batch_gather::{self, BatchGatherDims, pack_bytes};
 use crate::ops::non_finite::{self, NOTHING_FOUND};
 use crate::ops::softmax_xent::BatchTotals;
 use std::collections::VecDeque;
-use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 /// Target duration of a submission: long enough for the host's cost to be negligible, far below the two seconds after which
@@ -30,6 +29,9 @@ pub struct Batches<'g> {
     pub(super) plan: Plan,
     pub(super) feed: Feed,
     readbacks: Vec<Readback>,
+    running: Running,
+    /// The probabilities of a batch, and those of the whole split, into which they are copied.
+    pub(super) outputs: Option<[Tensor; 2]>,
     /// Steps in the next submission, from the duration of the previous ones.
     steps: usize,
     /// Host time spent so far on recording (on hardware also on submitting), and the number of steps.
@@ -39,6 +41,20 @@ pub struct Batches<'g> {
     /// Whether a step is submitted dispatch by dispatch: the first step, whose duration is not known yet, and every step on an adapter
     /// that takes longer than [`LONG_STEP`] for one.
     in_pieces: bool,
+}
+
+/// Where a run over the split is.
+#[derive(Debug)]
+struct Running {
+    /// Samples of the order.
+    samples: usize,
+    /// Batches that were done before.
+    first: usize,
+    submitted: usize,
+    totals: Totals,
+    /// Each with its read-back and its number of steps.
+    in_flight: VecDeque<(Submission, Readback, usize)>,
+    last: Instant,
 }
 
 /// The tensors of a split on the GPU, and of the batch that is taken from it.
@@ -106,7 +122,10 @@ impl<'g> Batches<'g> {
         let room = 2 * MAX_STEPS.min(feed.batch_loss.len());
         let readbacks = (0..IN_FLIGHT).map(|_| Readback::new(gpu, "metrics", room)).collect::<Result<Vec<_>, _>>()?;
         let host = (Duration::ZERO, 0);
-        Ok(Batches { gpu, plan, feed, readbacks, steps: 1, host, has_run: false, in_pieces: true })
+        let (totals, in_flight, last) = (Totals::default(), VecDeque::new(), Instant::now());
+        let running = Running { samples: 0, first: 0, submitted: 0, totals, in_flight, last };
+        let (outputs, has_run) = (None, false);
+        Ok(Batches { gpu, plan, feed, readbacks, running, outputs, steps: 1, host, has_run, in_pieces: true })
     }
 
     /// Processes the whole split once; stops early, after the work in flight, if `on_progress` breaks.
@@ -114,18 +133,20 @@ impl<'g> Batches<'g> {
     /// # Errors
     /// The device failed.
     pub fn run_all(&mut self, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
-        let order: Vec<u32> = (0..self.feed.dims.samples as u32).collect();
-        self.run(&order, Totals::default(), on_progress)
+        let samples = self.feed.dims.samples;
+        let order: Vec<u32> = (0..samples as u32).collect();
+        self.begin(&order, Totals::default())?;
+        while (self.running.totals.samples as usize) < samples {
+            if on_progress(&self.advance()?).is_break() {
+                break;
+            }
+        }
+        self.settle()
     }
 
-    /// Does the same for the samples of `order`, starting after the batches of `done`.
-    pub(super) fn run(
-        &mut self,
-        order: &[u32],
-        done: Totals,
-        on_progress: OnProgress<'_>,
-    ) -> Result<Totals, EngineError> {
-        let gpu = self.gpu;
+    /// Starts a run over the samples of `order`, after the batches of `done`.
+    pub(super) fn begin(&mut self, order: &[u32], done: Totals) -> Result<(), EngineError> {
+        self.settle()?;
         // The kernels index by the order without checks.
         check_order(order, self.feed.dims.samples)?;
         if order.len() > self.feed.order.len() {
@@ -133,65 +154,93 @@ impl<'g> Batches<'g> {
                 format!("the order has {} samples, but there is only room for {}", order.len(), self.feed.order.len());
             return Err(EngineError::Samples(reason));
         }
-        gpu.write_u32(&self.feed.order, order);
-        gpu.write_u32(&self.feed.progress, &[done.batches as u32, order.len() as u32]);
-        let n_batches = order.len().div_ceil(self.feed.dims.n);
-        let mut totals = done;
-        let mut submitted = done.batches;
-        let mut in_flight: VecDeque<(Submission, Readback, usize)> = VecDeque::new();
-        let mut going = true;
-        let mut last = Instant::now();
-        loop {
-            while going && submitted < n_batches {
-                let Some(mut readback) = self.readbacks.pop() else { break };
-                let steps = self.steps.min(n_batches - submitted);
-                let begin = Instant::now();
-                let mut encoder = gpu.encoder("steps");
-                if self.in_pieces {
-                    // `steps` is 1 here. The last dispatch is submitted with the read-back.
-                    gpu.submit_all_but_last(&mut encoder, &self.plan)?;
-                } else {
-                    gpu.encode(&mut encoder, "steps", &self.plan, steps);
-                }
-                let loss = self.feed.batch_loss.slice("batch_loss", submitted, &[steps]);
-                let correct = self.feed.batch_correct.slice("batch_correct", submitted, &[steps]);
-                readback.record(&mut encoder, &[&loss, &correct]);
-                let commands = encoder.finish();
-                let recorded = begin.elapsed();
-                let submission = gpu.submit(commands)?;
-                self.has_run = true;
-                // A software adapter does the work inside the call; that does not count as host time.
-                let host = if gpu.is_software() { recorded } else { begin.elapsed() };
-                self.host = (self.host.0 + host, self.host.1 + steps);
-                readback.begin();
-                submitted += steps;
-                in_flight.push_back((submission, readback, steps));
-            }
-            let Some((submission, mut readback, steps)) = in_flight.pop_front() else { break };
-            let words = readback.wait(gpu, submission)?;
-            self.readbacks.push(readback);
-            let (loss, correct) = words.split_at(steps);
-            for (loss, correct) in loss.iter().zip(correct) {
-                let done = totals.batches * self.feed.dims.n;
-                let samples = self.feed.dims.n.min(order.len() - done);
-                totals.add(f64::from(f32::from_bits(*loss)), u64::from(*correct), samples);
-            }
-            let elapsed = last.elapsed();
-            self.in_pieces = elapsed / steps as u32 > LONG_STEP;
-            if self.in_pieces && totals.batches == done.batches + steps {
-                log::debug!(
-                    "a step took {:.0} ms: steps are submitted dispatch by dispatch",
-                    1e3 * elapsed.as_secs_f64()
-                );
-            }
-            self.steps = if self.in_pieces { 1 } else { next_steps(self.steps, steps, elapsed) };
-            last = Instant::now();
-            // After a break, the work in flight finishes without further calls.
-            if going && on_progress(&totals) == ControlFlow::Break(()) {
-                going = false;
-            }
+        self.gpu.write_u32(&self.feed.order, order);
+        self.gpu.write_u32(&self.feed.progress, &[done.batches as u32, order.len() as u32]);
+        let (samples, first, submitted) = (order.len(), done.batches, done.batches);
+        self.running =
+            Running { samples, first, submitted, totals: done, in_flight: VecDeque::new(), last: Instant::now() };
+        Ok(())
+    }
+
+    /// Submits more batches, so that the adapter is never idle, and waits for the oldest submission. Returns the sums so far.
+    pub(super) fn advance(&mut self) -> Result<Totals, EngineError> {
+        let batches = self.running.samples.div_ceil(self.feed.dims.n);
+        while self.running.submitted < batches
+            && let Some(readback) = self.readbacks.pop()
+        {
+            let steps = self.steps.min(batches - self.running.submitted);
+            self.submit(readback, steps)?;
         }
-        Ok(totals)
+        self.receive()
+    }
+
+    /// Waits for the submissions in flight. Returns the sums so far.
+    pub(super) fn settle(&mut self) -> Result<Totals, EngineError> {
+        while !self.running.in_flight.is_empty() {
+            self.receive()?;
+        }
+        Ok(self.running.totals)
+    }
+
+    /// Submits the next `steps` batches.
+    fn submit(&mut self, mut readback: Readback, steps: usize) -> Result<(), EngineError> {
+        let (gpu, first) = (self.gpu, self.running.submitted);
+        let begin = Instant::now();
+        let mut encoder = gpu.encoder("steps");
+        if self.in_pieces {
+            // `steps` is 1 here. The last dispatch is submitted with the read-back.
+            gpu.submit_all_but_last(&mut encoder, &self.plan)?;
+        }
+        if let Some([of_batch, all]) = &self.outputs {
+            let n = self.feed.dims.n;
+            for batch in first..first + steps {
+                if !self.in_pieces {
+                    gpu.encode(&mut encoder, "step", &self.plan, 1);
+                }
+                // The last batch may have rows beyond the last image.
+                let rows = n.min(self.running.samples - batch * n);
+                let row = of_batch.len() / n;
+                all.slice("probabilities", batch * n * row, &[rows * row]).copy_from(&mut encoder, of_batch);
+            }
+        } else if !self.in_pieces {
+            gpu.encode(&mut encoder, "steps", &self.plan, steps);
+        }
+        let loss = self.feed.batch_loss.slice("batch_loss", first, &[steps]);
+        let correct = self.feed.batch_correct.slice("batch_correct", first, &[steps]);
+        readback.record(&mut encoder, &[&loss, &correct]);
+        let commands = encoder.finish();
+        let recorded = begin.elapsed();
+        let submission = gpu.submit(commands)?;
+        self.has_run = true;
+        // A software adapter does the work inside the call; that does not count as host time.
+        let host = if gpu.is_software() { recorded } else { begin.elapsed() };
+        self.host = (self.host.0 + host, self.host.1 + steps);
+        readback.begin();
+        self.running.submitted += steps;
+        self.running.in_flight.push_back((submission, readback, steps));
+        Ok(())
+    }
+
+    /// Waits for the oldest submission, adds up its results, and sizes the next one by its duration.
+    fn receive(&mut self) -> Result<Totals, EngineError> {
+        let Running { samples, first, totals, in_flight, last, .. } = &mut self.running;
+        let Some((submission, mut readback, steps)) = in_flight.pop_front() else { return Ok(*totals) };
+        let words = readback.wait(self.gpu, submission)?;
+        self.readbacks.push(readback);
+        let (loss, correct) = words.split_at(steps);
+        for (loss, correct) in loss.iter().zip(correct) {
+            let of_batch = self.feed.dims.n.min(*samples - totals.batches * self.feed.dims.n);
+            totals.add(f64::from(f32::from_bits(*loss)), u64::from(*correct), of_batch);
+        }
+        let elapsed = last.elapsed();
+        self.in_pieces = elapsed / steps as u32 > LONG_STEP;
+        if self.in_pieces && totals.batches == *first + steps {
+            let ms = 1e3 * elapsed.as_secs_f64();
+            log::debug!("a step took {ms:.0} ms: steps are submitted dispatch by dispatch");
+        }
+        self.steps = if self.in_pieces { 1 } else { next_steps(self.steps, steps, elapsed) };
+        *last = Instant::now();
+        Ok(*totals)
     }
 
     /// The dispatches of a batch.
@@ -275,7 +324,7 @@ fn next_steps(current: usize, steps: usize, elapsed: Duration) -> usize {
 mod tests {
     use super::*;
 
-    /// Submits like [`Batches::run`] on a simulated adapter that takes `step` per step, and returns the longest submission.
+    /// Submits like [`Batches::advance`] on a simulated adapter that takes `step` per step, and returns the longest submission.
     fn longest_submission(step: Duration) -> Duration {
         let (mut steps, mut longest) = (1, Duration::ZERO);
         for _ in 0..100 {

@@ -10,9 +10,7 @@ pub use batches::Batches;
 
 use crate::data::Split;
 use crate::engine::steps::{OnGpu, record};
-use crate::engine::{
-    Engine, EngineError, Epoch, NonFinite, OnImages, OnProgress, Optimizer, State, Totals, blank, pixels,
-};
+use crate::engine::{Engine, EngineError, Epoch, Inference, NonFinite, OnProgress, Optimizer, State, Totals, blank};
 use crate::gpu::{Element, Gpu, Plan, PlanBuilder, Tensor};
 use crate::lower::{Mode, Program, lower};
 use crate::model::{Model, Parameter};
@@ -204,45 +202,36 @@ impl<'g> GpuEngine<'g> {
 }
 
 impl Engine for GpuEngine<'_> {
-    fn train_epoch(&mut self, epoch: &Epoch, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
+    fn begin_epoch(&mut self, epoch: &Epoch) -> Result<(), EngineError> {
         let training = self.training.as_mut().ok_or(EngineError::NoTraining)?;
         self.gpu.write(&training.update.step_sizes, &epoch.step_sizes);
-        training.batches.run(&epoch.order, epoch.done, on_progress)
+        training.batches.begin(&epoch.order, epoch.done)
     }
 
-    fn evaluate(&mut self, split: &Split, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
+    fn advance(&mut self) -> Result<Totals, EngineError> {
+        self.training.as_mut().ok_or(EngineError::NoTraining)?.batches.advance()
+    }
+
+    fn settle(&mut self) -> Result<Totals, EngineError> {
+        self.training.as_mut().ok_or(EngineError::NoTraining)?.batches.settle()
+    }
+
+    fn infer(&mut self, split: &Split, on_progress: OnProgress<'_>) -> Result<Inference, EngineError> {
         if split.is_empty() {
-            return Ok(Totals::default());
+            return Ok(Inference::default());
         }
-        self.evaluator(split, self.inference_batch(split.len())?)?.run_all(on_progress)
+        let (mut batches, of_batch) = self.inference(split, self.inference_batch(split.len())?)?;
+        let classes = self.model.classes();
+        let all = self.gpu.tensor("probabilities", &[split.len(), classes], Element::F32)?;
+        batches.outputs = Some([of_batch, all.clone()]);
+        let totals = batches.run_all(on_progress)?;
+        let mut probabilities = self.gpu.read(&all)?;
+        probabilities.truncate(totals.samples as usize * classes);
+        Ok(Inference { totals, probabilities })
     }
 
-    fn predict(&mut self, images: &[u8], on_progress: OnImages<'_>) -> Result<Vec<f32>, EngineError> {
-        let classes = self.model.classes();
-        let n_images = images.len() / pixels(&self.model);
-        if n_images == 0 {
-            return Ok(Vec::new());
-        }
-        // The labels are unknown, and the loss that the plan computes from these is not read.
-        let split = Split { images: images.to_vec(), labels: vec![0; n_images] };
-        let (batches, probabilities) = self.inference(&split, self.inference_batch(n_images)?)?;
-        let order: Vec<u32> = (0..n_images as u32).collect();
-        self.gpu.write_u32(&batches.feed.order, &order);
-        self.gpu.write_u32(&batches.feed.progress, &[0, n_images as u32]);
-        let mut result = Vec::with_capacity(n_images * classes);
-        while result.len() < n_images * classes {
-            // Dispatch by dispatch, because it is not known how long one takes here.
-            let mut encoder = self.gpu.encoder("prediction");
-            self.gpu.submit_all_but_last(&mut encoder, &batches.plan)?;
-            self.gpu.submit(encoder.finish())?;
-            result.extend(self.gpu.read(&probabilities)?);
-            // The last batch may have rows beyond the last image.
-            result.truncate(n_images * classes);
-            if on_progress(result.len() / classes).is_break() {
-                break;
-            }
-        }
-        Ok(result)
+    fn model(&self) -> &Model {
+        &self.model
     }
 
     fn parameters(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {

@@ -10,8 +10,8 @@ mod program;
 mod training;
 
 use super::{
-    Engine, EngineError, Epoch, NonFinite, OnImages, OnProgress, Optimizer, State, Totals, check_order, check_split,
-    for_all, only_trained, pixels,
+    Engine, EngineError, Epoch, Inference, NonFinite, OnProgress, Optimizer, State, Totals, check_order, check_split,
+    for_all, only_trained,
 };
 use crate::data::Split;
 use crate::gpu::peak::Peak;
@@ -93,8 +93,10 @@ impl<'d> NativeEngine<'d> {
         };
         let slots = optimizer.slots().iter().map(|_| zeros_alike()).collect::<Result<_, _>>()?;
         let gradients = zeros_alike()?;
-        let (optimizer, described, has_run) = (*optimizer, engine.described.clone(), false);
-        let training = Training { split, optimizer, described, prepared, slots, gradients, batch, batch_size, has_run };
+        let (optimizer, described) = (*optimizer, engine.described.clone());
+        let (epoch, has_run) = (Epoch::default(), false);
+        let training =
+            Training { split, optimizer, described, prepared, slots, gradients, batch, batch_size, epoch, has_run };
         Ok(NativeEngine { training: Some(training), ..engine })
     }
 
@@ -197,58 +199,61 @@ fn plain(tensors: &[Aligned<f32>]) -> Vec<Vec<f32>> {
 }
 
 impl Engine for NativeEngine<'_> {
-    fn train_epoch(&mut self, epoch: &Epoch, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
+    fn begin_epoch(&mut self, epoch: &Epoch) -> Result<(), EngineError> {
+        let training = self.training.as_mut().ok_or(EngineError::NoTraining)?;
+        check_order(&epoch.order, training.split.len())?;
+        training.epoch = epoch.clone();
+        Ok(())
+    }
+
+    fn advance(&mut self) -> Result<Totals, EngineError> {
         let NativeEngine { threads, parameters, scratch, training, .. } = self;
         let training = training.as_mut().ok_or(EngineError::NoTraining)?;
-        check_order(&epoch.order, training.split.len())?;
-        let mut sums = epoch.done;
-        let mut batches = epoch.order.chunks(training.batch_size).enumerate().skip(sums.batches).peekable();
-        while batches.peek().is_some() {
-            // From a thread of the pool, so that the others are awake.
-            threads.install(|| {
-                let begin = Instant::now();
-                for (index, order) in batches.by_ref() {
-                    training.forward_backward(parameters, scratch, order);
-                    training.update(parameters, order.len(), epoch.step_sizes[index]);
-                    training.has_run = true;
-                    let Batch { loss, correct, .. } = &training.batch;
-                    let (loss, correct) = totals(&loss[..order.len()], &correct[..order.len()]);
-                    sums.add(loss, correct, order.len());
-                    // Report a loss that is not finite at once.
-                    if begin.elapsed() >= SILENCE || !loss.is_finite() {
-                        break;
-                    }
+        // Taken out while the batches borrow it.
+        let Epoch { order, step_sizes, mut done } = std::mem::take(&mut training.epoch);
+        // From a thread of the pool, so that the others are awake.
+        threads.install(|| {
+            let begin = Instant::now();
+            for (index, order) in order.chunks(training.batch_size).enumerate().skip(done.batches) {
+                training.forward_backward(parameters, scratch, order);
+                training.update(parameters, order.len(), step_sizes[index]);
+                training.has_run = true;
+                let Batch { loss, correct, .. } = &training.batch;
+                let (loss, correct) = totals(&loss[..order.len()], &correct[..order.len()]);
+                done.add(loss, correct, order.len());
+                // Report a loss that is not finite at once.
+                if begin.elapsed() >= SILENCE || !loss.is_finite() {
+                    break;
                 }
-            });
-            if on_progress(&sums).is_break() {
-                break;
             }
-        }
-        Ok(sums)
+        });
+        training.epoch = Epoch { order, step_sizes, done };
+        Ok(done)
     }
 
-    fn evaluate(&mut self, split: &Split, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
+    fn settle(&mut self) -> Result<Totals, EngineError> {
+        Ok(self.training.as_ref().ok_or(EngineError::NoTraining)?.epoch.done)
+    }
+
+    fn infer(&mut self, split: &Split, on_progress: OnProgress<'_>) -> Result<Inference, EngineError> {
         check_split(split, &self.model)?;
-        let mut sums = Totals::default();
-        let count = |share: &mut Share<'_>| (totals(share.loss, share.correct), share.loss.len());
-        self.for_each_share(split, count, |shares| {
-            shares.into_iter().for_each(|((loss, correct), samples)| sums.add(loss, correct, samples));
-            on_progress(&sums)
+        let mut inference = Inference::default();
+        let results = |share: &mut Share<'_>| {
+            let (loss, correct) = totals(share.loss, share.correct);
+            (loss, correct, share.loss.len(), share.probabilities.to_vec())
+        };
+        self.for_each_share(split, results, |shares| {
+            for (loss, correct, samples, probabilities) in shares {
+                inference.totals.add(loss, correct, samples);
+                inference.probabilities.extend(probabilities);
+            }
+            on_progress(&inference.totals)
         })?;
-        Ok(sums)
+        Ok(inference)
     }
 
-    fn predict(&mut self, images: &[u8], on_progress: OnImages<'_>) -> Result<Vec<f32>, EngineError> {
-        let (pixels, classes) = (pixels(&self.model), self.model.classes());
-        let n = images.len() / pixels;
-        let split = Split { images: images[..n * pixels].to_vec(), labels: vec![0; n] };
-        let mut probabilities = Vec::with_capacity(n * classes);
-        let rows = |share: &mut Share<'_>| share.probabilities.to_vec();
-        self.for_each_share(&split, rows, |shares| {
-            shares.iter().for_each(|rows| probabilities.extend_from_slice(rows));
-            on_progress(probabilities.len() / classes)
-        })?;
-        Ok(probabilities)
+    fn model(&self) -> &Model {
+        &self.model
     }
 
     fn parameters(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {

@@ -4,7 +4,7 @@ use super::batch::{Batch, slices};
 use super::program::{Phase, Prepared, Shared};
 use crate::data::Split;
 use crate::engine::steps::{found, found_in};
-use crate::engine::{EngineError, NonFinite, Optimizer};
+use crate::engine::{EngineError, Epoch, NonFinite, Optimizer};
 use crate::lower::Place;
 use crate::model::Parameter;
 use crate::native::Aligned;
@@ -34,6 +34,8 @@ pub(super) struct Training<'d> {
     pub(super) gradients: Vec<Aligned<f32>>,
     pub(super) batch: Batch,
     pub(super) batch_size: usize,
+    /// The epoch that is trained, and how much of it is done.
+    pub(super) epoch: Epoch,
     pub(super) has_run: bool,
 }
 

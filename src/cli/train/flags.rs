@@ -1,0 +1,125 @@
+//! The flags of the settings of a training: one per row of [`SETTINGS`].
+
+use crate::cli::shell_quoted;
+use anyhow::anyhow;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
+use fmnist_gpu::model::Model;
+use fmnist_gpu::ops::SharedTiles;
+use fmnist_gpu::run::RunConfig;
+use fmnist_gpu::session::{Given, PlanError};
+use fmnist_gpu::train::settings::{Kind, Method, Recipe, SETTINGS, Setting, SettingError, Value};
+
+use std::path::Path;
+
+/// Training images of Fashion-MNIST, and of the generated set unless limited.
+const TRAIN_IMAGES: u64 = 60_000;
+
+/// The settings that were given, in the order of the table.
+#[derive(Clone, Debug, Default)]
+pub struct SettingFlags(Vec<(&'static Setting, Value)>);
+
+impl SettingFlags {
+    /// The settings that were given, with their values.
+    pub fn given(&self) -> Given<'_> {
+        &self.0
+    }
+
+    /// The number of epochs, if it was given.
+    pub fn epochs(&self) -> Option<u64> {
+        self.0.iter().find_map(|(setting, value)| match value {
+            Value::Count(epochs) if setting.name == "epochs" => Some(*epochs),
+            _ => None,
+        })
+    }
+}
+
+/// An error of a plan, by the flags that help.
+pub fn explained(error: PlanError) -> anyhow::Error {
+    const RESUME: &str = "omit the flag to resume, or start over with --out";
+    match error {
+        PlanError::Setting(SettingError { setting, value, reason }) => {
+            anyhow!("{} is {value}; {reason}", flag(setting))
+        }
+        PlanError::Changed { setting, given, was } => {
+            anyhow!("{} is {given}, but the run was started with {was}; {RESUME}", flag(setting))
+        }
+        PlanError::OtherModel { given, was } => {
+            anyhow!("--model is {given}, but the run was started with another model, `{was}`; {RESUME}")
+        }
+        PlanError::Done { .. } => anyhow!("{}", error.to_string().replace("`epochs`", "--epochs")),
+        PlanError::OtherData { .. } => anyhow!("{error}; name that one with --dataset or --data-dir"),
+        PlanError::Model(_) | PlanError::OtherImages { .. } => error.into(),
+    }
+}
+
+/// The flag of a setting.
+pub fn flag(setting: &Setting) -> String {
+    format!("--{}", setting.name.replace('_', "-"))
+}
+
+fn argument(setting: &'static Setting) -> Arg {
+    let default = (setting.get)(&Recipe::default()).map_or(String::new(), |value| format!(" [default: {value}]"));
+    let argument = Arg::new(setting.name)
+        .long(setting.name.replace('_', "-"))
+        .value_name(setting.placeholder)
+        .help(format!("{}{default}", setting.help));
+    match &setting.kind {
+        Kind::Count(range) => argument.value_parser(value_parser!(u64).range(range.clone()).map(Value::Count)),
+        Kind::Real(_) => argument.value_parser(|text: &str| text.parse().map(Value::Real)),
+        Kind::Method => {
+            let names = Method::all().map(|(name, about, _)| PossibleValue::new(name).help(about));
+            argument.value_parser(PossibleValuesParser::new(names).map(|name| {
+                let method = Method::all().into_iter().find(|(known, ..)| *known == name);
+                Value::Method(method.map_or(Method::Adam, |(.., method)| method))
+            }))
+        }
+    }
+}
+
+impl Args for SettingFlags {
+    fn augment_args(command: Command) -> Command {
+        command.args(SETTINGS.iter().map(argument))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for SettingFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = |setting: &'static Setting| Some((setting, *matches.get_one::<Value>(setting.name)?));
+        Ok(SettingFlags(SETTINGS.iter().filter_map(given).collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// The command that repeats a run.
+pub fn repeat_command(config: &RunConfig) -> String {
+    let model = match &config.model_file {
+        _ if Model::built_in().contains(&config.model) => config.model.name.clone(),
+        Some(path) => shell_quoted(path),
+        // Version 0.1 did not record the path.
+        None => shell_quoted(Path::new(&format!("{}.toml", config.model.name))),
+    };
+    let mut command = format!("fmnist-gpu train --model {model} --dataset {}", config.dataset);
+    let mut recipe = config.recipe();
+    recipe.train_limit = recipe.train_limit.filter(|&limit| limit != TRAIN_IMAGES);
+    for setting in &SETTINGS {
+        if let Some(value) = (setting.get)(&recipe) {
+            command.push_str(&format!(" {} {value}", flag(setting)));
+        }
+    }
+    if config.safe {
+        command.push_str(" --safe");
+    }
+    if config.tiles == Some(SharedTiles::default()) {
+        command.push_str(" --no-autotune");
+    }
+    command
+}

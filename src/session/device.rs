@@ -1,0 +1,118 @@
+//! What computes: the one place that knows which engine belongs to which device.
+
+use crate::data::Split;
+use crate::engine::{Engine, EngineError, GpuEngine, NativeEngine, Optimizer, ReferenceEngine};
+use crate::gpu::{Gpu, GpuError, Tiling};
+use crate::model::Model;
+use crate::native::instruction_set;
+use crate::ops::SharedTiles;
+use crate::ops::adam::AdamConfig;
+
+/// What computes.
+#[derive(Debug)]
+pub enum Device {
+    /// An adapter.
+    Gpu(Box<Gpu>),
+    /// The native engine, with this number of threads.
+    Native(usize),
+    /// The plain loops.
+    Reference,
+}
+
+impl Device {
+    /// Name, driver and backend, as the files of a run have them.
+    pub fn describe(&self) -> [String; 3] {
+        match self {
+            Device::Gpu(gpu) => [gpu.info().name.clone(), gpu.info().driver.clone(), gpu.info().backend.clone()],
+            // Without the number of threads, which changes no result.
+            Device::Native(_) => {
+                let driver = format!("fmnist-gpu {}, {}", env!("CARGO_PKG_VERSION"), instruction_set());
+                [processor(), driver, "cpu".to_string()]
+            }
+            Device::Reference => {
+                let version = format!("fmnist-gpu {}", env!("CARGO_PKG_VERSION"));
+                ["reference (plain loops)".to_string(), version, "reference".to_string()]
+            }
+        }
+    }
+
+    /// The adapter, if it is one.
+    pub fn gpu(&self) -> Option<&Gpu> {
+        match self {
+            Device::Gpu(gpu) => Some(gpu),
+            Device::Native(_) | Device::Reference => None,
+        }
+    }
+
+    /// Whether results depend on the tile sizes in workgroup memory.
+    pub fn has_tiles(&self) -> bool {
+        self.gpu().is_some_and(|gpu| gpu.tiling() == Tiling::Shared)
+    }
+
+    /// An engine that evaluates a model.
+    ///
+    /// # Errors
+    /// The model cannot be built, or the device failed.
+    pub fn evaluator<'d>(
+        &'d self,
+        model: &Model,
+        parameters: &[Vec<f32>],
+    ) -> Result<Box<dyn Engine + 'd>, EngineError> {
+        Ok(match self {
+            Device::Gpu(gpu) => Box::new(GpuEngine::new(gpu, model, parameters)?),
+            Device::Native(threads) => Box::new(NativeEngine::new(model, parameters, *threads)?),
+            Device::Reference => {
+                let optimizer = Optimizer::Adam(AdamConfig::default());
+                Box::new(ReferenceEngine::<f32>::new(model, parameters, &Split::default(), 100, &optimizer)?)
+            }
+        })
+    }
+
+    /// An engine that trains a model. Devices without [tiles](Device::has_tiles) ignore `tiles`.
+    ///
+    /// # Errors
+    /// The model cannot be built, the samples cannot be used, the batch does not fit, or the device failed.
+    pub fn trainer<'d>(
+        &'d self,
+        model: &Model,
+        parameters: &[Vec<f32>],
+        train: &'d Split,
+        batch_size: usize,
+        optimizer: &Optimizer,
+        tiles: SharedTiles,
+    ) -> Result<Box<dyn Engine + 'd>, EngineError> {
+        Ok(match self {
+            Device::Gpu(gpu) => {
+                let engine = GpuEngine::new(gpu, model, parameters)?.with_tiles(tiles);
+                let engine = engine.and_training(train, batch_size, optimizer);
+                Box::new(engine.map_err(|error| too_large(error, gpu, model, batch_size))?)
+            }
+            Device::Native(threads) => {
+                let engine = NativeEngine::new(model, parameters, *threads)?;
+                Box::new(engine.and_training(train, batch_size, optimizer)?)
+            }
+            Device::Reference => {
+                Box::new(ReferenceEngine::<f32>::new(model, parameters, train, batch_size, optimizer)?)
+            }
+        })
+    }
+}
+
+/// Adds the largest batch size that fits to the error of one that does not.
+fn too_large(error: EngineError, gpu: &Gpu, model: &Model, batch_size: usize) -> EngineError {
+    match error {
+        EngineError::Gpu(source @ GpuError::TensorTooLarge { .. }) => match GpuEngine::largest_batch(gpu, model) {
+            Ok(largest) if largest < batch_size => EngineError::TooLarge { batch_size, largest, source },
+            _ => EngineError::Gpu(source),
+        },
+        error => error,
+    }
+}
+
+/// The CPU's name if the system reports it, else its architecture.
+fn processor() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = text.lines().find(|line| line.starts_with("model name"));
+    let name = line.and_then(|line| line.split_once(':')).map(|(_, name)| name.trim().to_string());
+    name.filter(|name| !name.is_empty()).unwrap_or_else(|| std::env::consts::ARCH.to_string())
+}

@@ -1,0 +1,234 @@
+//! Training and evaluation as library calls, and what they cost.
+
+use crate::support::gpu;
+use fmnist_gpu::data::{Split, synthetic};
+use fmnist_gpu::engine::{
+    Engine, EngineError, Epoch, GpuEngine, Inference, NativeEngine, NonFinite, OnProgress, Optimizer, ReferenceEngine,
+    State, Totals,
+};
+use fmnist_gpu::model::{Model, ModelFile, initial_parameters, permutation};
+use fmnist_gpu::ops::SharedTiles;
+use fmnist_gpu::ops::adam::AdamConfig;
+use fmnist_gpu::session::{Device, Plan, Training};
+use fmnist_gpu::train::validation::{HoldOut, hold_out};
+use fmnist_gpu::train::{Event, Outcome, Position, TrainOptions, train};
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+fn optimizer() -> Optimizer {
+    Optimizer::Adam(AdamConfig::default())
+}
+
+/// An engine that notes what is asked of it.
+#[derive(Debug)]
+struct Watched<'a> {
+    engine: NativeEngine<'a>,
+    orders: Vec<Vec<u32>>,
+    states: usize,
+    parameters: usize,
+    images: usize,
+}
+
+impl Engine for Watched<'_> {
+    fn begin_epoch(&mut self, epoch: &Epoch) -> Result<(), EngineError> {
+        self.orders.push(epoch.order.clone());
+        self.engine.begin_epoch(epoch)
+    }
+
+    fn advance(&mut self) -> Result<Totals, EngineError> {
+        self.engine.advance()
+    }
+
+    fn settle(&mut self) -> Result<Totals, EngineError> {
+        self.engine.settle()
+    }
+
+    fn infer(&mut self, split: &Split, on_progress: OnProgress<'_>) -> Result<Inference, EngineError> {
+        self.images += split.len();
+        self.engine.infer(split, on_progress)
+    }
+
+    fn model(&self) -> &Model {
+        self.engine.model()
+    }
+
+    fn parameters(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {
+        self.parameters += 1;
+        self.engine.parameters()
+    }
+
+    fn state(&mut self) -> Result<State, EngineError> {
+        self.states += 1;
+        self.engine.state()
+    }
+
+    fn restore(&mut self, state: &State) -> Result<(), EngineError> {
+        self.engine.restore(state)
+    }
+
+    fn find_non_finite(&mut self, epoch: &Epoch, last: usize) -> Result<Option<NonFinite>, EngineError> {
+        self.engine.find_non_finite(epoch, last)
+    }
+
+    fn last_gradients(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {
+        self.engine.last_gradients()
+    }
+}
+
+fn watched(split: &Split) -> Watched<'_> {
+    let model = Model::mlp();
+    let parameters = initial_parameters(&model.parameters().unwrap(), 1);
+    let engine = NativeEngine::new(&model, &parameters, 1).unwrap().and_training(split, 16, &optimizer()).unwrap();
+    Watched { engine, orders: Vec::new(), states: 0, parameters: 0, images: 0 }
+}
+
+/// The weights are read once at the start and once per epoch, for all who want them; validation images are evaluated once.
+#[test]
+fn weights_are_read_once_per_epoch() {
+    let (mut split, _) = synthetic::generate(96, 1, 3);
+    let validation = hold_out(&mut split, 32, HoldOut::Stratified(1));
+    let mut engine = watched(&split);
+    let options = TrainOptions::new(3, split.len(), 16, optimizer());
+    let never = AtomicBool::new(false);
+    let mut seen = Vec::new();
+    let trained = train(&mut engine, &options, Position::default(), &validation, &never, &mut |event, trainer| {
+        if let Event::EpochFinished(record) = event {
+            assert_eq!(trainer.position().history.last(), Some(record));
+            seen.push(trainer.state().clone());
+        }
+    })
+    .unwrap();
+    assert_eq!((trained.outcome, engine.states, engine.parameters, engine.images), (Outcome::Complete, 4, 0, 3 * 32));
+    assert_eq!(seen.len(), 3);
+    assert!(seen[0] != seen[1] && seen[1] != seen[2] && seen[2] == trained.state);
+    assert!(trained.state == engine.engine.state().unwrap());
+}
+
+/// Each epoch has another order: a trainer that repeats the first one loses a point of accuracy, as Keras does.
+#[test]
+fn every_epoch_has_its_own_order() {
+    let (split, _) = synthetic::generate(64, 1, 3);
+    let mut engine = watched(&split);
+    let options = TrainOptions { seed: 7, ..TrainOptions::new(4, split.len(), 16, optimizer()) };
+    let never = AtomicBool::new(false);
+    train(&mut engine, &options, Position::default(), &Split::default(), &never, &mut |_, _| {}).unwrap();
+    let orders = engine.orders;
+    assert_eq!(orders.len(), 4);
+    for (i, order) in orders.iter().enumerate() {
+        let mut sorted = order.clone();
+        sorted.sort_unstable();
+        assert!(sorted == (0..64).collect::<Vec<u32>>(), "epoch {} is not a permutation", i + 1);
+        assert!(orders[..i].iter().all(|earlier| earlier != order), "epoch {} repeats an earlier order", i + 1);
+        assert!(*order == permutation(64, 7, i as u64 + 1));
+    }
+}
+
+/// One pass gives loss, accuracy and probabilities, on every engine: those of separate passes.
+#[test]
+fn one_pass_gives_loss_accuracy_and_probabilities() {
+    let (_, test) = synthetic::generate(1, 300, 3);
+    for model in [Model::mlp(), Model::cnn()] {
+        let parameters = initial_parameters(&model.parameters().unwrap(), 5);
+        let mut engines: Vec<Box<dyn Engine + '_>> = vec![
+            Box::new(GpuEngine::new(gpu(), &model, &parameters).unwrap()),
+            Box::new(NativeEngine::new(&model, &parameters, 2).unwrap()),
+            Box::new(ReferenceEngine::<f32>::new(&model, &parameters, &Split::default(), 100, &optimizer()).unwrap()),
+        ];
+        for engine in &mut engines {
+            let mut done = Vec::new();
+            let inference = engine
+                .infer(&test, &mut |totals| {
+                    done.push(totals.samples);
+                    ControlFlow::Continue(())
+                })
+                .unwrap();
+            assert_eq!(done.last(), Some(&300));
+            let Inference { totals, probabilities } = inference;
+            assert_eq!((totals.samples, probabilities.len()), (300, 3000));
+            let mut loss = 0.0;
+            let mut correct = 0;
+            for (row, &label) in probabilities.chunks(10).zip(&test.labels) {
+                let sum: f32 = row.iter().sum();
+                assert!((sum - 1.0).abs() < 1e-5, "probabilities add up to {sum}");
+                loss -= f64::from(row[usize::from(label)]).ln();
+                correct += u64::from(row.iter().all(|&p| p <= row[usize::from(label)]));
+            }
+            assert_eq!(totals.correct, correct, "{engine:?}");
+            assert!((totals.loss - loss).abs() < 1e-5 * loss, "{} and {loss}", totals.loss);
+            let alone = engine.predict(&test.images[..7 * 784], &mut |_| ControlFlow::Continue(())).unwrap();
+            assert!(alone == probabilities[..70], "an image alone has other probabilities");
+            // What was done before a break counts.
+            let some = engine.infer(&test, &mut |_| ControlFlow::Break(())).unwrap();
+            let n = some.totals.samples as usize;
+            assert!(n > 0 && some.probabilities == probabilities[..10 * n]);
+        }
+    }
+}
+
+/// Whatever the order of the data, each class has its share; both parts keep the order, and the seed decides.
+#[test]
+fn images_for_validation_are_drawn_from_every_class() {
+    let (mut sorted, _) = synthetic::generate(500, 1, 3);
+    let mut order: Vec<usize> = (0..500).collect();
+    order.sort_by_key(|&i| sorted.labels[i]);
+    let images = order.iter().flat_map(|&i| sorted.image(i).to_vec()).collect();
+    sorted = Split { images, labels: order.iter().map(|&i| sorted.labels[i]).collect() };
+    let part = |count, which| {
+        let mut train = sorted.clone();
+        let validation = hold_out(&mut train, count, which);
+        assert_eq!((train.len(), validation.len()), (500 - count, count));
+        (train, validation)
+    };
+    let of_class = |split: &Split, class| split.labels.iter().filter(|&&label| label == class).count();
+    for count in [0, 1, 50, 77, 499, 500] {
+        let (train, validation) = part(count, HoldOut::Stratified(1));
+        for class in 0..10 {
+            let (all, held_out) = (of_class(&sorted, class), of_class(&validation, class));
+            let share = all as f64 * count as f64 / 500.0;
+            assert!((held_out as f64 - share).abs() < 1.0, "{held_out} of class {class}, whose share is {share}");
+            assert_eq!(of_class(&train, class) + held_out, all);
+        }
+        // Sorted before, sorted after.
+        assert!(train.labels.is_sorted() && validation.labels.is_sorted());
+    }
+    let (train, validation) = part(77, HoldOut::Stratified(1));
+    let mut all: Vec<&[u8]> = (0..423).map(|i| train.image(i)).chain((0..77).map(|i| validation.image(i))).collect();
+    let mut expected: Vec<&[u8]> = (0..500).map(|i| sorted.image(i)).collect();
+    all.sort_unstable();
+    expected.sort_unstable();
+    assert!(all == expected, "an image was lost or doubled");
+    assert!(part(77, HoldOut::Stratified(1)).1 == validation && part(77, HoldOut::Stratified(2)).1 != validation);
+    // As in version 0.1: of sorted data, the last class alone.
+    assert!(part(20, HoldOut::Last).1.labels.iter().all(|&label| label == 9));
+}
+
+/// The library trains without a command line: the same weights on the native engine as the program, and an interruption that is resumed.
+#[test]
+fn a_training_is_a_library_call() {
+    let (train, test) = synthetic::generate(200, 50, 0);
+    let device = Device::Native(2);
+    let text =
+        "name = \"tiny\"\nlayers = [{ type = \"flatten\" }, { type = \"dense\", units = 10 }]\n[train]\nepochs = 3\n";
+    let plan = Plan::new(ModelFile::parse("tiny.toml".as_ref(), text).unwrap(), &[]).unwrap();
+    let none = Split::default();
+    let never = AtomicBool::new(false);
+    let mut training = Training::new(&plan, &device, SharedTiles::default(), &train, &none, &never).unwrap();
+    let mut epochs = 0;
+    let whole =
+        training.run(None, &mut |event, _| epochs += u64::from(matches!(event, Event::EpochFinished(_)))).unwrap();
+    assert_eq!((epochs, &whole.outcome), (3, &Outcome::Complete));
+    let result = training.evaluate(&test).unwrap().unwrap();
+    assert_eq!((result.totals.samples, result.probabilities.len()), (50, 500));
+
+    let stop = AtomicBool::new(false);
+    let mut first = Training::new(&plan, &device, SharedTiles::default(), &train, &none, &stop).unwrap();
+    let half = first
+        .run(None, &mut |event, _| {
+            if matches!(event, Event::EpochFinished(_)) {
+                stop.store(true, Ordering::Relaxed);
+            }
+        })
+        .unwrap();
+    assert_eq!((half.position.history.len(), half.outcome), (1, Outcome::Interrupted));
+    assert!(first.evaluate(&test).unwrap().is_none(), "an interrupted training is not evaluated");
+}

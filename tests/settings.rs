@@ -1,0 +1,182 @@
+//! The settings of a training: one table, from which the flags, a model file, the rules for resuming, the command that repeats a run and
+//! the documentation follow.
+
+use crate::output::place;
+use crate::registry::root;
+use crate::support::program::{Place, json_file};
+use fmnist_gpu::model::{Model, ModelFile};
+use fmnist_gpu::run::RunConfig;
+use fmnist_gpu::session::{Plan, PlanError};
+use fmnist_gpu::train::settings::{Kind, Method, Recipe, SETTINGS, Setting, Value};
+use fmnist_gpu::train::validation::HoldOut;
+use std::fs;
+use std::path::Path;
+
+const TINY: &str = "name = \"tiny\"\nlayers = [{ type = \"flatten\" }, { type = \"dense\", units = 10 }]\n";
+
+/// A value that is not the default, and possible for SGD.
+fn another(setting: &Setting) -> Value {
+    match (&setting.kind, setting.name) {
+        (Kind::Method, _) => Value::Method(Method::Sgd),
+        (Kind::Real(_), "validation_split") => Value::Real(0.25),
+        (Kind::Real(_), _) => Value::Real(0.5),
+        (Kind::Count(_), "train_limit") => Value::Count(80),
+        (Kind::Count(_), _) => Value::Count(2),
+    }
+}
+
+fn row(name: &str) -> &'static Setting {
+    SETTINGS.iter().find(|setting| setting.name == name).unwrap()
+}
+
+fn flag(setting: &Setting) -> String {
+    format!("--{}", setting.name.replace('_', "-"))
+}
+
+/// Flags for every setting, with these values.
+fn flags() -> String {
+    SETTINGS.iter().map(|setting| format!("{} {} ", flag(setting), another(setting))).collect()
+}
+
+fn parse(text: &str) -> ModelFile {
+    ModelFile::parse(Path::new("m.toml"), text).unwrap()
+}
+
+/// What is set by a flag is recorded, resumed, refused if it may not change, and repeated.
+#[test]
+fn every_setting_is_a_flag_recorded_resumed_and_repeated() {
+    let place = place();
+    let help = place.run("train --help").exits(0).out;
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    for setting in &SETTINGS {
+        assert!(help.contains(&flag(setting)) && help.contains(setting.help), "{}", setting.name);
+    }
+    let fixed = "--model tiny.toml --dataset synthetic --device cpu --quiet";
+    place.run(&format!("train {fixed} {} --out run", flags())).exits(0);
+    let config = RunConfig::read(&place.path("run")).unwrap().unwrap();
+    let recipe = config.recipe();
+    for setting in &SETTINGS {
+        assert_eq!((setting.get)(&recipe), Some(another(setting)), "{}", setting.name);
+    }
+    let page = fs::read_to_string(place.path("run/report.html")).unwrap();
+    for setting in &SETTINGS {
+        assert!(page.contains(&format!(" {} {}", flag(setting), another(setting))), "{} is not repeated", setting.name);
+    }
+    // The command names the file of the model wherever it is run, and gives the same bits.
+    let command = page.split("<code>fmnist-gpu ").nth(1).unwrap().split("</code>").next().unwrap();
+    let file = place.path("tiny.toml").canonicalize().unwrap();
+    assert!(command.contains(&format!("--model {}", file.display())), "{command}");
+    fs::create_dir(place.path("elsewhere")).unwrap();
+    let mut repeated = place.command(&format!("{command} --device cpu --quiet --no-report --out again"));
+    assert!(repeated.current_dir(place.path("elsewhere")).status().unwrap().success());
+    let weights = |run: &str| fs::read(place.path(run).join("model.safetensors")).unwrap();
+    assert!(weights("run") == weights("elsewhere/again"), "the command that repeats the run made other weights");
+    // The same values again are no change; others are refused, by name.
+    place.run(&format!("train --resume run {} --quiet --no-report", flags())).exits(0);
+    for setting in SETTINGS.iter().filter(|setting| !setting.may_change) {
+        let other = match another(setting) {
+            Value::Count(count) => format!("{}", count + 1),
+            Value::Real(value) => format!("{}", value / 4.0),
+            Value::Method(_) => "adam".to_string(),
+        };
+        let given = format!("{} is {other}", flag(setting));
+        place
+            .run(&format!("train --resume run {} {other}", flag(setting)))
+            .exits(2)
+            .says(&[&given, "was started with"]);
+    }
+}
+
+/// A model file sets what belongs to a model; a flag takes precedence, and what cannot be is refused by its key.
+#[test]
+fn a_model_file_sets_its_recipe() {
+    let mut text = format!("{TINY}[train]\n");
+    for setting in SETTINGS.iter().filter(|setting| setting.in_model_file) {
+        let value = another(setting);
+        let quote = if matches!(value, Value::Method(_)) { "\"" } else { "" };
+        text.push_str(&format!("{} = {quote}{value}{quote}\n", setting.name));
+    }
+    let plan = Plan::new(parse(&text), &[]).unwrap();
+    for setting in SETTINGS.iter().filter(|setting| setting.in_model_file) {
+        assert_eq!((setting.get)(&plan.recipe), Some(another(setting)), "{}", setting.name);
+    }
+    assert_eq!(plan.model, parse(TINY).model, "how it is trained is no part of the model");
+    let plan = Plan::new(parse(&text), &[(row("batch_size"), Value::Count(7))]).unwrap();
+    assert_eq!((plan.recipe.batch_size, plan.recipe.epochs), (7, 2));
+    // The file's momentum is for the file's optimizer.
+    let plan = Plan::new(parse(&text), &[(row("optimizer"), Value::Method(Method::Adam))]).unwrap();
+    assert_eq!(plan.recipe.momentum, None);
+    for (line, parts) in [
+        ("seed = 3", ["`seed`", "its keys are `epochs`"]),
+        ("epoch = 3", ["`epoch`", "`batch_size`"]),
+        ("epochs = -1", ["`epochs` is -1", "from 0 to 100000"]),
+        ("epochs = 2.5", ["`epochs` is 2.5", "a whole number"]),
+        ("batch_size = 0", ["`batch_size` is 0", "from 1 to 32768"]),
+        ("learning_rate = \"fast\"", ["`learning_rate` is \"fast\"", "a number"]),
+        ("learning_rate = 0", ["`learning_rate` is 0", "above 0"]),
+        ("optimizer = \"adamax\"", ["`optimizer` is \"adamax\"", "adam, sgd"]),
+        ("optimizer = \"sgd\"\nmomentum = 1.5", ["`momentum` is 1.5", "less than 1"]),
+        ("momentum = 0.5", ["`momentum` is 0.5", "the optimizer sgd"]),
+    ] {
+        let error = Plan::new(parse(&format!("{TINY}[train]\n{line}\n")), &[]).unwrap_err();
+        let said = error.to_string();
+        assert!(parts.iter().all(|part| said.contains(part)), "{line}: {said}");
+        assert!(
+            line.starts_with("momentum") || matches!(error, PlanError::Model(_)),
+            "{line}: the file is not named: {said}"
+        );
+    }
+}
+
+/// The documentation has the table as it is.
+#[test]
+fn the_documentation_has_every_key() {
+    let docs = fs::read_to_string(root().join("docs/model-files.md")).unwrap();
+    for setting in SETTINGS.iter().filter(|setting| setting.in_model_file) {
+        let default = (setting.get)(&Recipe::default()).map_or("-".to_string(), |value| format!("`{value}`"));
+        let help = setting.help.split(" [default").next().unwrap();
+        let line = format!("| `{}` | {help} | {default} |", setting.name);
+        assert!(docs.contains(&line), "docs/model-files.md has no line\n{line}");
+    }
+}
+
+/// An edited copy of a built-in model is not the built-in model, whatever its name.
+#[test]
+fn an_edited_copy_is_repeated_from_its_file() {
+    let place = Place::new();
+    let docs = fs::read_to_string(root().join("docs/model-files.md")).unwrap();
+    let cnn = docs.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    assert_eq!(parse(cnn).model, Model::cnn());
+    let edited = cnn.replacen("units = 128", "units = 12", 1);
+    assert!(edited.contains("name = \"cnn\"") && edited != cnn);
+    fs::write(place.path("mine.toml"), edited).unwrap();
+    fs::write(place.path("same.toml"), cnn).unwrap();
+    for (file, expected) in [("mine", "mine.toml"), ("same", "--model cnn --dataset")] {
+        place.run(&format!(
+            "train --model {file}.toml --dataset synthetic --train-limit 32 --epochs 0 --device cpu --quiet --out {file}"
+        ));
+        let page = fs::read_to_string(place.path(file).join("report.html")).unwrap();
+        let command = page.split("<code>fmnist-gpu train ").nth(1).unwrap().split("</code>").next().unwrap();
+        assert!(command.contains(expected), "{command}");
+    }
+}
+
+/// Runs of version 0.1 held out the last images, and are resumed that way.
+#[test]
+fn old_runs_keep_their_validation_images() {
+    let place = place();
+    place
+        .run("train --model tiny.toml --dataset synthetic --train-limit 60 --validation-split 0.5 --epochs 0 --device cpu --quiet --no-report --out run")
+        .exits(0);
+    let file = place.path("run/config.json");
+    assert_eq!(json_file(&file)["validation_split"], 0.5);
+    let config = RunConfig::read(&place.path("run")).unwrap().unwrap();
+    assert_eq!(config.hold_out(), HoldOut::Stratified(0));
+    let mut old = json_file(&file);
+    for key in ["validation_split", "model_file"] {
+        old.as_object_mut().unwrap().remove(key).unwrap();
+    }
+    let old = RunConfig::parse(old.to_string().as_bytes()).unwrap();
+    assert_eq!((old.hold_out(), old.validation_images), (HoldOut::Last, 30));
+    assert_eq!(old.recipe().validation_split, 0.5);
+}
