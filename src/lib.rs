@@ -79,6 +79,7 @@
 
 #![deny(missing_docs)]
 
+mod clock;
 pub mod cpu;
 pub mod data;
 pub mod engine;
@@ -96,5 +97,6 @@ pub mod run;
 pub mod session;
 pub mod tensorboard;
 mod text;
+mod threads;
 pub mod train;
 pub mod verify;

@@ -2,7 +2,7 @@
 
 use crate::files::ShownPath;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// One failed attempt to fetch a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -304,12 +304,6 @@ impl DataError {
             cause = error.source();
         }
         text
-    }
-
-    /// Returns a closure for `map_err` on I/O results.
-    pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let path = path.to_path_buf();
-        move |source| Self::Io { action, path, source }
     }
 }
 

@@ -13,9 +13,9 @@ use sha2::{Digest, Sha256};
 
 use super::error::DataError;
 use super::idx::{self, IMAGES_RANK, Idx, LABELS_RANK};
-use super::threads::{beside, in_parallel};
 use super::{IMAGE_SIDE, N_CLASSES, Split};
 use crate::files::{ShownPath, read_bounded};
+use crate::threads::{beside, in_parallel};
 
 /// The expected name, sizes and hashes of one file of a data set.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,10 +1,8 @@
 //! Kernels as plain data, and their pipelines.
 
 use super::{Gpu, GpuError};
+use crate::threads::in_any_order;
 use std::borrow::Cow;
-use std::num::NonZero;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 /// How a kernel uses one of its bindings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,38 +128,9 @@ pub(super) fn compile(gpu: &Gpu, wanted: &[Specialized]) -> Vec<Result<Kernel, G
     // One kernel of each file before all others, so that threads parse files in parallel instead of waiting for one.
     let mut order: Vec<usize> = (0..wanted.len()).collect();
     order.sort_by_key(|&i| !is_first_of_file(i));
-    let mut done = in_parallel(&order, &|| thread::Builder::new().name("compile".into()), &|i| {
-        Kernel::new(gpu, wanted[i].0, &wanted[i].1)
-    });
+    let mut done = in_any_order("compile", &order, &|i| Kernel::new(gpu, wanted[i].0, &wanted[i].1));
     done.sort_by_key(|(i, _)| *i);
     done.into_iter().map(|(_, result)| result).collect()
-}
-
-/// Calls `work` with each of `items` on as many threads as the CPU has, and returns the results in any order.
-///
-/// The calling thread works too, so a thread that cannot be started only costs time.
-fn in_parallel<T: Send>(
-    items: &[usize],
-    builder: &dyn Fn() -> thread::Builder,
-    work: &(dyn Fn(usize) -> T + Sync),
-) -> Vec<(usize, T)> {
-    let next = AtomicUsize::new(0);
-    let take_items = || {
-        let mut done = Vec::new();
-        while let Some(&i) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
-            done.push((i, work(i)));
-        }
-        done
-    };
-    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(items.len());
-    thread::scope(|scope| {
-        let helpers: Vec<_> = (1..threads).filter_map(|_| builder().spawn_scoped(scope, take_items).ok()).collect();
-        let mut done = take_items();
-        for helper in helpers {
-            done.extend(helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        }
-        done
-    })
 }
 
 /// Catches the errors that wgpu reports in this thread, where it would panic otherwise: wgpu has error scopes per thread.
@@ -208,32 +177,5 @@ impl ShaderFile {
             unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
         };
         ShaderFile { module, error: scopes.pop() }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::in_parallel;
-    use std::thread;
-
-    /// A stack that no machine has: the thread cannot be started.
-    #[cfg(target_pointer_width = "64")]
-    #[test]
-    fn without_threads_the_calling_thread_does_everything() {
-        let builder = || thread::Builder::new().stack_size(1 << 62);
-        assert!(builder().spawn(|| ()).is_err());
-        let caller = thread::current().id();
-        let mut done = in_parallel(&[3, 1, 2], &builder, &|i| (10 * i, thread::current().id()));
-        done.sort_by_key(|(i, _)| *i);
-        assert_eq!(done, [(1, (10, caller)), (2, (20, caller)), (3, (30, caller))]);
-    }
-
-    #[test]
-    fn each_item_is_done_once() {
-        let items: Vec<usize> = (0..100).collect();
-        let mut done = in_parallel(&items, &thread::Builder::new, &|i| i + 1);
-        done.sort_by_key(|(i, _)| *i);
-        assert_eq!(done, items.iter().map(|&i| (i, i + 1)).collect::<Vec<_>>());
-        assert!(in_parallel(&[], &thread::Builder::new, &|i| i).is_empty());
     }
 }

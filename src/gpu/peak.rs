@@ -3,7 +3,8 @@
 
 use super::plan::workgroups_linear;
 use super::{Constant, Element, Gpu, GpuError, KernelSpec, Plan, PlanBuilder, bind, read, write};
-use std::time::{Duration, Instant};
+use crate::clock::Instant;
+use std::time::Duration;
 
 const SOURCE: &str = include_str!("../../shaders/measure/peak.wgsl");
 const BINDINGS: &[super::Binding] = &[read(0, "x"), write(1, "y")];

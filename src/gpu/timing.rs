@@ -1,7 +1,7 @@
 //! Measures how long each dispatch of a plan takes.
 
 use super::{Element, Gpu, GpuError, Plan, Readback, Tensor};
-use std::time::Instant;
+use crate::clock::Instant;
 
 /// How durations were measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,8 @@
 //! Models as data: a graph of layers with their shapes and parameters, the built-in models, initial weights, and weight
 //! files.
 
+#[cfg(feature = "disk")]
+mod disk;
 mod graph;
 mod init;
 mod layer;
@@ -17,7 +19,7 @@ pub use summary::{summary, training_mflop};
 
 use crate::cpu::conv2d::Padding;
 use crate::data::{Description, FASHION_MNIST};
-use crate::files::{ShownPath, read_bounded};
+use crate::files::ShownPath;
 use crate::text::{shortened, shortened_words};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -211,15 +213,13 @@ impl ModelFile {
         if let Some(model) = Model::built_in().into_iter().find(|model| model.name == name) {
             return Ok(ModelFile { model, train: toml::Table::new(), path: None });
         }
-        let path = Path::new(name);
-        if !path.exists() && !name.ends_with(".toml") {
-            return Err(ModelError::Unknown(name.to_string()));
-        }
-        let read = |source| ModelError::Read { path: path.to_path_buf(), source };
-        let bytes = read_bounded(path, MAX_DESCRIPTION_BYTES as u64).map_err(read)?;
-        let text = String::from_utf8(bytes)
-            .map_err(|error| read(std::io::Error::new(std::io::ErrorKind::InvalidData, error.utf8_error())))?;
-        ModelFile::parse(path, &text)
+        ModelFile::open(name)
+    }
+
+    /// There are no files.
+    #[cfg(not(feature = "disk"))]
+    fn open(name: &str) -> Result<Self, ModelError> {
+        Err(ModelError::Unknown(name.to_string()))
     }
 
     /// Parses the text of a model file; errors name the file `path`.

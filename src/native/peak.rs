@@ -8,10 +8,11 @@
 )]
 
 use super::vectorized;
+use crate::clock::Instant;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Numbers copied: more than the caches hold.
 const COPIED: usize = 16 << 20;

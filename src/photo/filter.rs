@@ -3,7 +3,6 @@
 use crate::cpu::DimsError;
 use crate::cpu::conv2d::{self as cpu, Conv2dDims, Padding};
 use crate::gpu::{Element, Gpu, GpuError, PlanBuilder};
-use crate::native::conv2d as native;
 use crate::ops::{Form, SharedTiles, conv2d};
 use crate::text::shortened;
 use thiserror::Error;
@@ -161,16 +160,6 @@ impl Filter {
         conv2d::record_forward(&mut plan, form, dims, false, [&x, &w, &b, &y], None)?;
         gpu.run(&plan.finish()?)?;
         Ok(gpu.read(&y)?)
-    }
-
-    /// Like [`Filter::apply`], computed by the native engine.
-    pub fn apply_natively(&self, dims: &Conv2dDims, image: &[f32]) -> Vec<f32> {
-        let conv = native::Conv2d::new(dims, false, None, false, native::Form::Fastest);
-        let (mut packed, mut scratch) = (native::Packed::default(), native::Scratch::new([&conv]));
-        conv.pack(&self.weights, &mut packed);
-        let mut y = vec![0.0; dims.y_len()];
-        conv.forward([image, &self.weights, &[0.0]], &packed, &mut y, &mut [], &mut scratch);
-        y
     }
 
     /// Like [`Filter::apply`], computed by the plain loops.

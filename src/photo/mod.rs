@@ -1,13 +1,16 @@
 //! The user's own images: PNG, JPEG, WebP and BMP files, decoded and turned upright ([`Photo`]), and converted to the format of the
 //! training images ([`prepare`]). Also filters that can be applied to such an image ([`Filter`]).
 
+#[cfg(feature = "disk")]
+mod disk;
 mod filter;
 mod garment;
+#[cfg(feature = "native")]
+mod native;
 
 pub use filter::{Filter, FilterError, MAX_FILTER_SIDE, Shown};
 pub use garment::{Doubt, Garment, Invert, MAX_DISTANCE, distance, features, prepare};
 
-use crate::files::ShownPath;
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use std::any::Any;
@@ -16,7 +19,6 @@ use std::fmt::Display;
 use std::io::{Cursor, Read};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use thiserror::Error;
 
 /// Largest width and height of an image, pixels.
@@ -102,25 +104,11 @@ pub struct Photo {
 }
 
 impl Photo {
-    /// Reads a PNG, JPEG, WebP or BMP file. The format is detected from the content, not from the name. A named pipe is read to its end.
+    /// Reads a PNG, JPEG, WebP or BMP image from a reader such as standard input. The format is detected from the content; `name` stands for
+    /// the file in errors.
     ///
     /// # Errors
-    /// The file cannot be read, is not such an image, or exceeds [`MAX_FILE_BYTES`], [`MAX_SIDE`] or [`MAX_BYTES`].
-    pub fn open(path: &Path) -> Result<Self, PhotoError> {
-        let name = path.shown();
-        if path.is_dir() {
-            return Err(PhotoError::Folder(name));
-        }
-        match std::fs::File::open(path) {
-            Ok(file) => Self::read(file, &name),
-            Err(source) => Err(PhotoError::Read { name, source }),
-        }
-    }
-
-    /// Like [`Photo::open`], from a reader such as standard input; `name` stands for the file in errors.
-    ///
-    /// # Errors
-    /// As for [`Photo::open`].
+    /// The content cannot be read, is not such an image, or exceeds [`MAX_FILE_BYTES`], [`MAX_SIDE`] or [`MAX_BYTES`].
     pub fn read(reader: impl Read, name: &str) -> Result<Self, PhotoError> {
         let mut bytes = Vec::new();
         let result = reader.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes);

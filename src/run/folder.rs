@@ -7,10 +7,12 @@
 //! remove the files of the old run, rename `.replacement` to `.arriving` (so that nobody removes what has arrived), move its files up.
 
 use super::checkpoint::{self, Checkpoints};
+use super::disk::{entries, file_name};
 use super::{
     CONFIG_FILE, HISTORY_CSV_FILE, HISTORY_FILE, RUN_FILES, RunConfig, RunError, SUMMARY_FILE, Summary,
-    TENSORBOARD_FOLDER, entries, file_name, history_csv, is_feature_map, to_json,
+    TENSORBOARD_FOLDER, history_csv, is_feature_map,
 };
+use crate::clock::Instant;
 use crate::files::{PART_PREFIX, PART_SUFFIX, Unfinished, create_folder, sync_folder, write_whole};
 use crate::model::Model;
 use crate::model::weights;
@@ -21,7 +23,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Name of the file that is locked while a run is written.
 const LOCK_FILE: &str = ".lock";
@@ -371,4 +373,10 @@ fn is_at(file: &File, path: &Path) -> io::Result<bool> {
 #[cfg(not(unix))]
 fn is_at(_: &File, _: &Path) -> io::Result<bool> {
     Ok(true)
+}
+
+/// JSON text of a file of the run.
+fn to_json(value: &impl Serialize, pretty: bool) -> String {
+    let text = if pretty { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) };
+    text.expect("structs of numbers, strings and lists always have a JSON form")
 }

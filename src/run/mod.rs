@@ -1,22 +1,26 @@
 //! The files of a run, and how a finished run is read: configuration, weights, history, summary, images.
 
 pub mod checkpoint;
+#[cfg(feature = "disk")]
+mod disk;
+#[cfg(feature = "disk")]
 pub mod folder;
+
+#[cfg(feature = "disk")]
+pub use disk::Run;
 
 use crate::data::DatasetKind;
 use crate::engine::Optimizer;
-use crate::files::{FileError, ShownPath, read_bounded};
+use crate::files::{FileError, ShownPath};
 use crate::model::Model;
-use crate::model::weights::{self, WeightsError};
+use crate::model::weights::WeightsError;
 use crate::ops::SharedTiles;
 use crate::train::EpochRecord;
 use crate::train::settings::{MAX_BATCH_SIZE, MAX_EPOCHS, Method, Recipe};
 use crate::train::validation::HoldOut;
-use folder::finish_replacement;
 use serde::{Deserialize, Serialize};
-use std::fs;
-use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use thiserror::Error;
 
 /// Name of the weight file.
@@ -198,14 +202,6 @@ impl RunConfig {
         config.check().map(|()| config)
     }
 
-    /// The configuration of the run in the folder `run`; `None` if there is no such file.
-    ///
-    /// # Errors
-    /// The file cannot be read.
-    pub fn read(run: &Path) -> Result<Option<Self>, RunError> {
-        read_parsed(&run.join(CONFIG_FILE), RunConfig::parse)
-    }
-
     /// Checks whether a run can have it: sizes are divided by and multiplied, tiles compiled into shaders.
     ///
     /// # Errors
@@ -302,84 +298,4 @@ pub fn history_csv(history: &[EpochRecord]) -> String {
         text += &format!("{},{},{},{val_loss},{val_accuracy},{},{speed}\n", r.epoch, r.loss, r.accuracy, r.seconds);
     }
     text
-}
-
-/// JSON text of one of the structs above.
-pub(super) fn to_json(value: &impl Serialize, pretty: bool) -> String {
-    let text = if pretty { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) };
-    text.expect("structs of numbers, strings and lists always have a JSON form")
-}
-
-/// A finished run: its folder, its model and its parameters.
-#[derive(Debug)]
-pub struct Run {
-    /// The folder.
-    pub path: PathBuf,
-    /// The model.
-    pub model: Model,
-    /// Its parameters in the order of [`Model::parameters`].
-    pub parameters: Vec<Vec<f32>>,
-    /// The configuration; a weight file alone has none.
-    pub config: Option<RunConfig>,
-    /// The bytes of the weight file.
-    pub model_file: Vec<u8>,
-}
-
-impl Run {
-    /// Opens a run by its folder or by its model file.
-    ///
-    /// # Errors
-    /// There is no such run, or its files are damaged.
-    pub fn open(path: &Path) -> Result<Self, RunError> {
-        let no_run = |reason: String| RunError::NoRun { path: path.to_path_buf(), reason };
-        let metadata = path.metadata().map_err(|error| no_run(error.to_string()))?;
-        let is_folder = metadata.is_dir();
-        let file = if is_folder { path.join(MODEL_FILE) } else { path.to_path_buf() };
-        let folder = file.parent().map(Path::to_path_buf).unwrap_or_default();
-        finish_replacement(&folder)?;
-        let what = if is_folder { format!("{MODEL_FILE}: ") } else { String::new() };
-        let model_file = read_bounded(&file, MAX_WEIGHT_BYTES).map_err(|error| no_run(format!("{what}{error}")))?;
-        let (model, parameters) =
-            weights::from_bytes(&model_file).map_err(|source| RunError::Weights { path: file, source })?;
-        let config = RunConfig::read(&folder)?;
-        Ok(Run { path: folder, model, parameters, config, model_file })
-    }
-
-    /// The summary; `None` if there is no such file, as beside a weight file alone.
-    ///
-    /// # Errors
-    /// The file cannot be read.
-    pub fn summary(&self) -> Result<Option<Summary>, RunError> {
-        read_parsed(&self.path.join(SUMMARY_FILE), Summary::parse)
-    }
-
-    /// The epochs of `history.jsonl`; none if there is no such file.
-    ///
-    /// # Errors
-    /// The file cannot be read.
-    pub fn history(&self) -> Result<Vec<EpochRecord>, RunError> {
-        Ok(read_parsed(&self.path.join(HISTORY_FILE), parse_history)?.unwrap_or_default())
-    }
-}
-
-/// What `parse` makes of a file of a run; `None` if there is no such file.
-fn read_parsed<T>(path: &Path, parse: impl FnOnce(&[u8]) -> Result<T, String>) -> Result<Option<T>, RunError> {
-    let damaged = |reason| RunError::Damaged { path: path.to_path_buf(), reason };
-    match read_bounded(path, MAX_JSON_BYTES) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(damaged(error.to_string())),
-        Ok(bytes) => parse(&bytes).map(Some).map_err(damaged),
-    }
-}
-
-/// The paths in a folder; none if there is no such folder.
-fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    match fs::read_dir(folder) {
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(Vec::new()),
-        entries => entries?.map(|entry| Ok(entry?.path())).collect(),
-    }
-}
-
-fn file_name(path: &Path) -> String {
-    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }

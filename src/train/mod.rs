@@ -3,13 +3,14 @@
 pub mod settings;
 pub mod validation;
 
+use crate::clock::Instant;
 use crate::data::Split;
 use crate::engine::{Engine, EngineError, Epoch, NonFinite, Optimizer, State, Totals};
 use crate::model::permutation;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What to train and how.
 #[derive(Clone, Debug)]

@@ -31,6 +31,7 @@ mod table;
 pub use compare::{Bounded, Comparison, compare, compare_exact};
 pub use table::{Entry, OPS, Op};
 
+use crate::clock::Instant;
 use crate::gpu::{Element, GUARD, Gpu, GpuError, PlanBuilder, Tensor, UNWRITTEN};
 use crate::ops::{Form, SharedTiles};
 use crate::text::count;
@@ -38,7 +39,6 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::Serialize;
 use std::array;
-use std::time::Instant;
 
 /// Half the distance from 1 to the next single-precision number: the relative error of one rounding.
 pub const UNIT_ROUNDOFF: f64 = f32::EPSILON as f64 / 2.0;

@@ -23,13 +23,10 @@ mod garments;
 mod raster;
 mod tops;
 
-use std::num::NonZero;
-use std::thread;
-
 use self::dice::{Dice, Purpose};
 use self::raster::{Easel, Frame};
-use super::threads::in_parallel;
 use super::{IMAGE_SIDE, N_CLASSES, PIXELS, Split};
+use crate::threads::{available, in_parallel};
 
 /// Generates a training and a test split from `seed`.
 ///
@@ -58,8 +55,7 @@ enum Half {
 fn split(n: usize, seed: u64, half: Half, is_over: &(dyn Fn() -> bool + Sync)) -> Split {
     let mut images = vec![0; n * PIXELS];
     let mut labels = vec![0; n];
-    let n_threads = thread::available_parallelism().map_or(1, NonZero::get);
-    let per_thread = n.div_ceil(n_threads).max(1);
+    let per_thread = n.div_ceil(available()).max(1);
     let ranges = images.chunks_mut(per_thread * PIXELS).zip(labels.chunks_mut(per_thread));
     in_parallel(ranges.enumerate().map(|(i_thread, (images, labels))| {
         move || {

@@ -6,6 +6,7 @@
 //! Software (CPU) adapters have only one tiling and are not tuned.
 
 use super::GpuEngine;
+use crate::clock::Instant;
 use crate::engine::{Engine, EngineError, Epoch, Optimizer, Totals, blank};
 use crate::files::{ShownPath, read_bounded, write_whole};
 use crate::gpu::{Gpu, Tiling};
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Steps of the synthetic epoch that is timed.
 const STEPS: usize = 8;

@@ -1,5 +1,6 @@
 //! A split on the GPU, and the submission of its batches: many steps per submission, two submissions in flight, none too long.
 
+use crate::clock::Instant;
 use crate::data::Split;
 use crate::engine::steps::{OnGpu, record};
 use crate::engine::{EngineError, Epoch, NonFinite, OnProgress, Totals, check_order, check_split, pixels};
@@ -10,7 +11,7 @@ use crate::ops::batch_gather::{self, BatchGatherDims, pack_bytes};
 use crate::ops::non_finite::{self, NOTHING_FOUND};
 use crate::ops::softmax_xent::BatchTotals;
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Target duration of a submission: long enough for the host's cost to be negligible, far below the two seconds after which
 /// Windows resets a driver, and short enough for a smooth progress bar.

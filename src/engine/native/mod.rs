@@ -13,6 +13,7 @@ use super::{
     Engine, EngineError, Epoch, Inference, NonFinite, OnProgress, Optimizer, State, Totals, check_order, check_split,
     for_all, only_trained,
 };
+use crate::clock::Instant;
 use crate::data::Split;
 use crate::gpu::peak::Peak;
 use crate::lower::Mode;
@@ -24,7 +25,7 @@ use program::{Prepared, zeros};
 use rayon::prelude::*;
 use std::ops::ControlFlow;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use training::{ROWS, Training, group_of, of_this_thread};
 
 /// How long the engine works between two reports of progress.

@@ -2,6 +2,7 @@
 
 use super::batch::{Batch, slices};
 use super::program::{Phase, Prepared, Shared};
+use crate::clock::Instant;
 use crate::data::Split;
 use crate::engine::steps::{found, found_in};
 use crate::engine::{EngineError, Epoch, NonFinite, Optimizer};
@@ -11,7 +12,6 @@ use crate::native::Aligned;
 use crate::native::conv2d::Scratch;
 use rayon::prelude::*;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 /// Minimum number of groups into which the rows of a batch are divided, if it has that many rows. Each group has its own sums of the
 /// convolutions' gradients, so this is also the number of threads that a small batch can keep busy.

@@ -1,47 +1,15 @@
-//! Files that appear whole: written under another name, synced, renamed. And untrusted files, read with a bound.
+//! Files on a disk: written under another name, synced, renamed. And untrusted ones, read with a bound.
 
+use super::{FileError, read_to_limit, too_large};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use thiserror::Error;
-
-/// A file that could not be written.
-#[derive(Debug, Error)]
-pub enum FileError {
-    /// Something of that name is there.
-    #[error("{} exists, and nothing is overwritten unless asked for", .0.shown())]
-    Exists(PathBuf),
-    /// What is there is a folder, a pipe, a device or a dangling link, which a file must not replace.
-    #[error("{} is not a regular file, and only files are overwritten; choose another name", .0.shown())]
-    NotAFile(PathBuf),
-    /// The system refused.
-    #[error("{} could not be written: {source}", path.shown())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-}
 
 /// How the name of a file starts that is still being written.
 pub const PART_PREFIX: &str = ".fmnist-gpu-";
 /// How it ends.
 pub const PART_SUFFIX: &str = ".part";
-
-/// Paths for messages.
-pub trait ShownPath {
-    /// The path with its control characters as escapes: a file's name may hold line feeds and terminal sequences.
-    fn shown(&self) -> String;
-}
-
-impl ShownPath for Path {
-    fn shown(&self) -> String {
-        let plain = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-        self.to_string_lossy().chars().map(plain).collect()
-    }
-}
 
 /// Writes `bytes` to `path`, which then holds all of them or is as it was before. A link is followed.
 ///
@@ -111,26 +79,6 @@ pub fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     }
     // It may grow while it is read.
     read_to_limit(file, limit, metadata.len() as usize)
-}
-
-/// What a reader that the user named holds, at most `limit` bytes: a file, or a pipe such as standard input or `<(command)`.
-///
-/// # Errors
-/// The system refuses, there is more, or memory runs out.
-pub fn read_stream(reader: impl Read, limit: u64) -> io::Result<Vec<u8>> {
-    read_to_limit(reader, limit, 0)
-}
-
-fn read_to_limit(reader: impl Read, limit: u64, expected: usize) -> io::Result<Vec<u8>> {
-    let mut content = Vec::new();
-    content.try_reserve_exact(expected)?;
-    reader.take(limit + 1).read_to_end(&mut content)?;
-    let bytes = content.len() as u64;
-    if bytes > limit { Err(too_large(bytes, limit)) } else { Ok(content) }
-}
-
-fn too_large(bytes: u64, limit: u64) -> io::Error {
-    io::Error::new(io::ErrorKind::FileTooLarge, format!("it has {bytes} bytes or more, and at most {limit} are read"))
 }
 
 /// Opens a file for reading without waiting: to open a pipe waits for its writer. On Windows, pipes have no names in the file system, and

@@ -6,13 +6,19 @@
 //!
 //! Format: <http://yann.lecun.com/exdb/mnist/>, section "File formats".
 
-use crate::files::ShownPath;
+#[cfg(feature = "disk")]
+mod disk;
+
+#[cfg(feature = "disk")]
+pub use disk::read;
+#[cfg(feature = "disk")]
+pub(super) use disk::regular_file_size;
+
 use std::io::{self, Read};
-use std::path::Path;
 
 use flate2::bufread::MultiGzDecoder;
 
-use super::error::DataError;
+use crate::data::DataError;
 
 /// The type code of unsigned bytes.
 const UNSIGNED_BYTE: u8 = 0x08;
@@ -38,38 +44,14 @@ pub struct Idx {
     pub payload: Vec<u8>,
 }
 
-impl Idx {
-    /// Returns the header of this content; followed by the payload, it is the uncompressed file.
-    pub(super) fn header(&self) -> Vec<u8> {
-        let mut header = vec![0, 0, UNSIGNED_BYTE, self.shape.len() as u8];
-        for &dimension in &self.shape {
-            header.extend_from_slice(&(dimension as u32).to_be_bytes());
-        }
-        header
-    }
-}
-
-/// Reads a file that must have `rank` dimensions, plain or gzip; the values of labels are not checked.
-///
-/// Errors name the file, what was found and what was expected.
-pub fn read(path: &Path, rank: usize) -> Result<Idx, DataError> {
-    regular_file_size(path)?;
-    let bytes = std::fs::read(path).map_err(DataError::io("read", path))?;
-    parse(&path.shown(), &bytes, rank)
-}
-
 /// Returns whether a file that starts with these bytes is a gzip stream.
 pub(super) fn is_gzip(bytes: &[u8]) -> bool {
     bytes.starts_with(&GZIP_MAGIC)
 }
 
-/// Returns the size of a regular file; opening anything else could block forever (a named pipe, a terminal).
-pub(super) fn regular_file_size(path: &Path) -> Result<u64, DataError> {
-    let metadata = std::fs::metadata(path).map_err(DataError::io("read", path))?;
-    if metadata.is_file() { Ok(metadata.len()) } else { Err(DataError::NotAFile(path.shown())) }
-}
-
-/// Parses the bytes of a file like [`read`]; errors call it `name`.
+/// Parses the bytes of a file that must have `rank` dimensions, plain or gzip; the values of labels are not checked.
+///
+/// Errors call the file `name`, and say what was found and what was expected.
 pub fn parse(name: &str, bytes: &[u8], rank: usize) -> Result<Idx, DataError> {
     if bytes.is_empty() {
         return Err(DataError::EmptyFile(name.into()));
