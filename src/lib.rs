@@ -89,12 +89,14 @@ pub mod gpu;
 pub mod import;
 pub mod lower;
 pub mod model;
+#[cfg(feature = "native")]
 pub mod native;
 pub mod ops;
 pub mod photo;
 pub mod report;
 pub mod run;
 pub mod session;
+#[cfg(feature = "disk")]
 pub mod tensorboard;
 mod text;
 mod threads;

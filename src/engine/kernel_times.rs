@@ -1,7 +1,6 @@
 //! The duration of each kernel of a training step, for reports.
 
-use super::{EngineError, GpuEngine, NativeEngine, Optimizer, blank};
-use crate::data::Split;
+use super::{EngineError, GpuEngine, Optimizer, blank};
 use crate::gpu::Gpu;
 use crate::gpu::timing::Clock;
 use crate::model::{Model, initial_parameters};
@@ -9,7 +8,7 @@ use crate::ops::SharedTiles;
 use serde::{Deserialize, Serialize};
 
 /// Timed steps, after one to warm up.
-const STEPS: usize = 5;
+pub(super) const STEPS: usize = 5;
 
 /// The kernels of a training step and their durations.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -62,37 +61,10 @@ impl KernelTimes {
         let (device, clock, kernels) = (gpu.info().name.clone(), clock.to_string(), kernels(times));
         Ok(KernelTimes { device, batch_size, clock, kernels })
     }
-
-    /// The same for the native engine on `device`, in one thread, with the given parameters and the images of `split`, repeated to fill a
-    /// batch: the duration of its gradients depends on how many are zero.
-    ///
-    /// # Errors
-    /// The model cannot be built, there are no samples, or there is not enough memory.
-    pub fn measure_native(
-        device: &str,
-        model: &Model,
-        parameters: &[Vec<f32>],
-        split: &Split,
-        batch_size: usize,
-        optimizer: &Optimizer,
-    ) -> Result<KernelTimes, EngineError> {
-        let samples = (0..split.len()).cycle().take(if split.is_empty() { 0 } else { batch_size });
-        let mut batch =
-            Split { images: samples.clone().flat_map(|i| split.image(i)).copied().collect(), labels: Vec::new() };
-        batch.labels = samples.map(|i| split.labels[i]).collect();
-        if batch.is_empty() {
-            return Err(EngineError::Samples("there are none to time a step with".to_string()));
-        }
-        let mut engine = NativeEngine::new(model, parameters, 1)?.and_training(&batch, batch_size, optimizer)?;
-        let times = engine.time_step(STEPS)?;
-        let times = times.iter().map(|(name, seconds)| (name.as_str(), seconds.as_slice()));
-        let (device, clock, kernels) = (device.to_string(), "one thread".to_string(), kernels(times));
-        Ok(KernelTimes { device, batch_size, clock, kernels })
-    }
 }
 
 /// Sums up the seconds of each call in some rounds.
-fn kernels<'a>(times: impl Iterator<Item = (&'a str, &'a [f64])>) -> Vec<KernelTime> {
+pub(super) fn kernels<'a>(times: impl Iterator<Item = (&'a str, &'a [f64])>) -> Vec<KernelTime> {
     let mut kernels: Vec<KernelTime> = Vec::new();
     for (name, rounds) in times {
         let at = kernels.iter().position(|k| k.kernel == name).unwrap_or_else(|| {

@@ -2,12 +2,16 @@
 
 mod gpu;
 mod kernel_times;
+#[cfg(feature = "native")]
 mod native;
 mod reference;
 mod steps;
 
-pub use gpu::{Batches, GpuEngine, TileChoices, autotune};
+#[cfg(feature = "disk")]
+pub use gpu::autotune;
+pub use gpu::{Batches, GpuEngine, TileChoices};
 pub use kernel_times::{KernelTime, KernelTimes};
+#[cfg(feature = "native")]
 pub use native::NativeEngine;
 pub use reference::{Batch, Pass, ReferenceEngine};
 

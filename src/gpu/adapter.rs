@@ -1,6 +1,6 @@
 //! Finds and chooses an adapter: strongest hardware first, one entry per card, software last.
 
-use super::GpuError;
+use super::{GpuError, environment};
 use serde::Serialize;
 use std::collections::{HashMap, HashSet};
 
@@ -112,13 +112,13 @@ fn position(candidates: &[Candidate], choice: &DeviceChoice) -> Result<usize, Gp
 
 /// Returns the adapter that `WGPU_ADAPTER_NAME` names. An empty value would match every name, so it counts as not set.
 fn named_by_environment() -> Option<String> {
-    std::env::var("WGPU_ADAPTER_NAME").ok().filter(|name| !name.is_empty())
+    environment::variable("WGPU_ADAPTER_NAME").filter(|name| !name.is_empty())
 }
 
 const COMPILED_IN: wgpu::Backends = wgpu::Backends::VULKAN.union(wgpu::Backends::METAL).union(wgpu::Backends::DX12);
 
 fn backends_from_env() -> Result<wgpu::Backends, GpuError> {
-    let value = std::env::var("WGPU_BACKEND").unwrap_or_default();
+    let value = environment::variable("WGPU_BACKEND").unwrap_or_default();
     if value.trim().is_empty() {
         return Ok(COMPILED_IN);
     }
@@ -149,7 +149,7 @@ fn backend_names(backends: wgpu::Backends) -> String {
 }
 
 fn enumerate(backends: wgpu::Backends) -> Vec<Candidate> {
-    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+    let mut descriptor = environment::instance_descriptor();
     descriptor.backends = backends;
     let instance = wgpu::Instance::new(descriptor);
     let adapters = pollster::block_on(instance.enumerate_adapters(backends));

@@ -1,5 +1,6 @@
 //! Kernels as plain data, and their pipelines.
 
+use super::pipeline_cache::Store;
 use super::{Gpu, GpuError};
 use crate::threads::in_any_order;
 use std::borrow::Cow;
@@ -113,7 +114,7 @@ impl Kernel {
             module: &file.module,
             entry_point: label,
             compilation_options: wgpu::PipelineCompilationOptions { constants, zero_initialize_workgroup_memory },
-            cache: gpu.pipelines.as_ref().map(|store| &store.cache),
+            cache: gpu.pipelines.as_ref().map(Store::cache),
         });
         match scopes.pop() {
             None => Ok(Kernel { pipeline, layout }),

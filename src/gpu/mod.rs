@@ -10,10 +10,19 @@
 
 pub mod adapter;
 mod device;
+#[cfg(feature = "disk")]
+mod environment;
+#[cfg(not(feature = "disk"))]
+#[path = "no_environment.rs"]
+mod environment;
 mod error;
 mod kernel;
 pub mod peak;
+#[cfg(feature = "disk")]
 pub mod pipeline_cache;
+#[cfg(not(feature = "disk"))]
+#[path = "no_pipeline_cache.rs"]
+mod pipeline_cache;
 mod plan;
 mod readback;
 mod tensor;

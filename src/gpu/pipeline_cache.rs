@@ -86,7 +86,7 @@ fn take_length(rest: &mut &[u8]) -> Result<u64, Unusable> {
 pub(super) struct Store {
     path: PathBuf,
     adapter: String,
-    pub(super) cache: wgpu::PipelineCache,
+    cache: wgpu::PipelineCache,
     /// The data found in the file; empty if it was not used.
     loaded: Vec<u8>,
     /// Whether pipelines were compiled since.
@@ -142,6 +142,11 @@ impl Store {
         })?;
         log::debug!("{} bytes of pipelines read from {}", loaded.len(), path.shown());
         Some(Store { path, adapter, cache, loaded, compiled: AtomicBool::new(false) })
+    }
+
+    /// Returns what the driver compiles with.
+    pub(super) fn cache(&self) -> &wgpu::PipelineCache {
+        &self.cache
     }
 
     /// Notes that pipelines were compiled.

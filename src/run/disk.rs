@@ -2,8 +2,8 @@
 
 use super::folder::finish_replacement;
 use super::{
-    CONFIG_FILE, HISTORY_FILE, MAX_JSON_BYTES, MAX_WEIGHT_BYTES, MODEL_FILE, RunConfig, RunError, SUMMARY_FILE, Summary,
-    parse_history,
+    CONFIG_FILE, HISTORY_FILE, MAX_JSON_BYTES, MAX_WEIGHT_BYTES, MODEL_FILE, RunConfig, RunError, SUMMARY_FILE,
+    Summary, parse_history,
 };
 use crate::files::read_bounded;
 use crate::model::{Model, weights};

@@ -1,10 +1,13 @@
 //! What computes: the one place that knows which engine belongs to which device.
 
+#[cfg(feature = "native")]
+use super::processor;
 use crate::data::Split;
-use crate::engine::{Engine, EngineError, GpuEngine, NativeEngine, Optimizer, ReferenceEngine};
+#[cfg(feature = "native")]
+use crate::engine::NativeEngine;
+use crate::engine::{Engine, EngineError, GpuEngine, Optimizer, ReferenceEngine};
 use crate::gpu::{Gpu, GpuError, Tiling};
 use crate::model::Model;
-use crate::native::instruction_set;
 use crate::ops::SharedTiles;
 use crate::ops::adam::AdamConfig;
 
@@ -14,6 +17,7 @@ pub enum Device {
     /// An adapter.
     Gpu(Box<Gpu>),
     /// The native engine, with this number of threads.
+    #[cfg(feature = "native")]
     Native(usize),
     /// The plain loops.
     Reference,
@@ -25,10 +29,8 @@ impl Device {
         match self {
             Device::Gpu(gpu) => [gpu.info().name.clone(), gpu.info().driver.clone(), gpu.info().backend.clone()],
             // Without the number of threads, which changes no result.
-            Device::Native(_) => {
-                let driver = format!("fmnist-gpu {}, {}", env!("CARGO_PKG_VERSION"), instruction_set());
-                [processor(), driver, "cpu".to_string()]
-            }
+            #[cfg(feature = "native")]
+            Device::Native(_) => processor::describe(),
             Device::Reference => {
                 let version = format!("fmnist-gpu {}", env!("CARGO_PKG_VERSION"));
                 ["reference (plain loops)".to_string(), version, "reference".to_string()]
@@ -40,7 +42,7 @@ impl Device {
     pub fn gpu(&self) -> Option<&Gpu> {
         match self {
             Device::Gpu(gpu) => Some(gpu),
-            Device::Native(_) | Device::Reference => None,
+            _ => None,
         }
     }
 
@@ -60,6 +62,7 @@ impl Device {
     ) -> Result<Box<dyn Engine + 'd>, EngineError> {
         Ok(match self {
             Device::Gpu(gpu) => Box::new(GpuEngine::new(gpu, model, parameters)?),
+            #[cfg(feature = "native")]
             Device::Native(threads) => Box::new(NativeEngine::new(model, parameters, *threads)?),
             Device::Reference => {
                 let optimizer = Optimizer::Adam(AdamConfig::default());
@@ -87,6 +90,7 @@ impl Device {
                 let engine = engine.and_training(train, batch_size, optimizer);
                 Box::new(engine.map_err(|error| too_large(error, gpu, model, batch_size))?)
             }
+            #[cfg(feature = "native")]
             Device::Native(threads) => {
                 let engine = NativeEngine::new(model, parameters, *threads)?;
                 Box::new(engine.and_training(train, batch_size, optimizer)?)
@@ -107,12 +111,4 @@ fn too_large(error: EngineError, gpu: &Gpu, model: &Model, batch_size: usize) ->
         },
         error => error,
     }
-}
-
-/// The CPU's name if the system reports it, else its architecture.
-fn processor() -> String {
-    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let line = text.lines().find(|line| line.starts_with("model name"));
-    let name = line.and_then(|line| line.split_once(':')).map(|(_, name)| name.trim().to_string());
-    name.filter(|name| !name.is_empty()).unwrap_or_else(|| std::env::consts::ARCH.to_string())
 }

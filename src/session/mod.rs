@@ -5,6 +5,8 @@
 
 mod device;
 mod plan;
+#[cfg(feature = "native")]
+mod processor;
 mod training;
 
 pub use device::Device;

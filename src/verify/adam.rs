@@ -1,10 +1,8 @@
 //! Proof of Adam: one step of the kernel is one step of [`crate::cpu::adam`].
 
-use super::native::{Check, LENGTHS};
 use super::{Bounded, UNIT_ROUNDOFF, Verifier, widen};
 use crate::cpu::adam as cpu;
 use crate::gpu::GpuError;
-use crate::native::adam as fast;
 use crate::ops::adam::{AdamConfig, STEP, record};
 
 /// Compares three steps on `len` parameters with the mirror.
@@ -52,20 +50,4 @@ pub fn verify(verifier: &mut Verifier<'_>, len: usize) -> Result<(), GpuError> {
 /// Checks the sizes of `fmnist-gpu selftest`.
 pub(super) fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
     [4, 64, 10_004].into_iter().try_for_each(|len| verify(v, len))
-}
-
-/// The results must have the same bits as those of the plain loop.
-pub(super) fn native(check: &mut Check) {
-    let config = AdamConfig::default();
-    for len in LENGTHS {
-        let g = check.values(len);
-        let v = check.values(len).into_iter().map(f32::abs).collect();
-        let mut actual = [check.values(len), check.values(len), v];
-        let mut expected = actual.clone();
-        let [w, m, v] = &mut actual;
-        fast::adam_step(&config, 0.01, &g, w, m, v);
-        let [w, m, v] = &mut expected;
-        cpu::adam_step(&config, 0.01, &g, w, m, v);
-        check.same("native adam_step", len, &actual.concat(), &expected.concat());
-    }
 }

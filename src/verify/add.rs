@@ -1,10 +1,8 @@
-//! Proof of the sum of two tensors: its kernel and native loops agree with [`crate::cpu::add`].
+//! Proof of the sum of two tensors: its kernel agrees with [`crate::cpu::add`].
 
-use super::native::{Check, LENGTHS};
 use super::{Bounded, Verifier, absolute, widen};
 use crate::cpu::add as cpu;
 use crate::gpu::GpuError;
-use crate::native::add as fast;
 use crate::ops::add::{FORWARD, record_forward};
 
 /// Compares the kernel with the mirror, on two tensors and on the same one twice.
@@ -30,14 +28,4 @@ pub fn verify(v: &mut Verifier<'_>, len: usize) -> Result<(), GpuError> {
 /// Checks the sizes of `fmnist-gpu selftest`.
 pub(super) fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
     [1, 63, 64, 65, 10_007].into_iter().try_for_each(|len| verify(v, len))
-}
-
-pub(super) fn native(check: &mut Check) {
-    for len in LENGTHS {
-        let (x1, x2) = (check.values(len), check.values(len));
-        let (mut y, mut expected) = (vec![f32::NAN; len], vec![0.0; len]);
-        fast::add_forward(&x1, &x2, &mut y);
-        cpu::add_forward(&x1, &x2, &mut expected);
-        check.same("native add_forward", len, &y, &expected);
-    }
 }

@@ -1,12 +1,9 @@
 //! Proof of the gather: the kernel picks the rows that [`crate::cpu::batch_gather`] picks.
 
-use super::native::Check;
-use super::{Bounded, UNIT_ROUNDOFF, Verifier, compare_exact};
+use super::{Bounded, UNIT_ROUNDOFF, Verifier};
 use crate::cpu::batch_gather as cpu;
 use crate::gpu::GpuError;
-use crate::native::batch_gather as fast;
 use crate::ops::batch_gather::{BatchGatherDims, GATHER, pack_bytes, record};
-use rand_chacha::rand_core::Rng;
 
 /// Compares the kernel with the mirror: batch number `batch` of an epoch of `epoch` samples in scrambled order.
 ///
@@ -37,20 +34,4 @@ pub(super) fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
     verify(v, &BatchGatherDims { n: 32, pixels: 784, samples: 101 }, 1, 101)?;
     verify(v, &BatchGatherDims { n: 32, pixels: 784, samples: 101 }, 3, 101)?;
     verify(v, &BatchGatherDims { n: 5, pixels: 12, samples: 7 }, 0, 3)
-}
-
-pub(super) fn native(check: &mut Check) {
-    for (samples, pixels) in [(5, 28 * 28), (3, 17)] {
-        let mut images = vec![0; samples * pixels];
-        check.random.fill_bytes(&mut images);
-        let labels: Vec<u8> = (0..samples).map(|i| (i % 10) as u8).collect();
-        let order: Vec<u32> = (0..samples as u32).rev().collect();
-        let n = order.len();
-        let (mut x, mut found) = (vec![f32::NAN; n * pixels], vec![u32::MAX; n]);
-        fast::batch_gather(pixels, &images, &labels, &order, &mut x, &mut found);
-        let (mut expected, mut expected_labels) = (vec![0.0f32; n * pixels], vec![0; n]);
-        cpu::batch_gather(pixels, &images, &labels, &order, 0, &mut expected, &mut expected_labels);
-        check.same("native batch_gather", pixels, &x, &expected);
-        check.note("native batch_gather", "labels", n, &compare_exact(&found, &expected_labels));
-    }
 }

@@ -1,14 +1,12 @@
-//! Proof of the batch normalization: its kernels and native loops agree with [`crate::cpu::batchnorm`].
+//! Proof of the batch normalization: its kernels agree with [`crate::cpu::batchnorm`].
 //!
 //! Errors are derived from what the WGSL specification guarantees: 2.5 units in the last place for a division, 2 for
-//! `inverseSqrt`, two roundoffs each, and half a unit for the rest. The loops of the native engine round less often.
+//! `inverseSqrt`, two roundoffs each, and half a unit for the rest.
 
 use super::gradients::Gradients;
-use super::native::Check;
-use super::{Bounded, Breadth, UNIT_ROUNDOFF, Verifier, sum_bound, widen};
+use super::{Bounded, UNIT_ROUNDOFF, Verifier, sum_bound, widen};
 use crate::cpu::batchnorm::{self as cpu, BatchNormDims};
 use crate::gpu::GpuError;
-use crate::native::batchnorm as fast;
 use crate::ops::batchnorm::{
     BACKWARD_W, BACKWARD_X, FOLD, FORWARD, MOMENTS, STATISTICS, additions, record_backward_w, record_backward_x,
     record_fold, record_forward, record_moments, record_statistics,
@@ -73,7 +71,7 @@ fn inverse(variance: f64) -> f64 {
 }
 
 /// Returns y.
-fn forward(d: &BatchNormDims, x: &[f32], moments: &[f32], scale: &[f32], shift: &[f32]) -> Bounded {
+pub(super) fn forward(d: &BatchNormDims, x: &[f32], moments: &[f32], scale: &[f32], shift: &[f32]) -> Bounded {
     let (x, moments, scale, shift) = (widen(x), widen(moments), widen(scale), widen(shift));
     let mut values = vec![0.0; d.x_len()];
     cpu::batchnorm_forward(d, EPSILON, &x, &moments, &scale, &shift, &mut values);
@@ -223,55 +221,6 @@ fn verify_fold(v: &mut Verifier<'_>, k: usize, vectors: [&[f32]; 4]) -> Result<(
 pub(super) fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
     let cases = [(4, 196, 32, 4), (32, 1, 128, 7), (3, 7, 5, 2), (1, 1, 1, 1), (5, 784, 3, 4)];
     cases.into_iter().try_for_each(|(n, positions, c, n_valid)| verify(v, &BatchNormDims { n, positions, c }, n_valid))
-}
-
-pub(super) fn native(check: &mut Check) {
-    // A sum of four, and the rounding of the total: everything else is in double precision.
-    const ADDITIONS: usize = 3;
-    let mut normalized = vec![(4, 196, 32), (32, 1, 128), (3, 7, 5)];
-    if check.breadth == Breadth::Everything {
-        normalized.extend([(1, 1, 1), (5, 1, 3), (3, 1023, 2), (7, 49, 17), (6, 784, 4), (2050, 1, 9)]);
-    }
-    for (n, positions, c) in normalized {
-        let d = BatchNormDims { n, positions, c };
-        let case = format!("{d:?}");
-        let x = inputs(&d, d.n, check.values(d.x_len()));
-        let dy = check.values(d.x_len());
-        let (scale, shift, mean) = (check.values(d.c), check.values(d.c), check.values(d.c));
-        let var: Vec<f32> = check.values(d.c).into_iter().map(f32::abs).collect();
-        let (mut moments, mut mean_after, mut var_after) = (vec![f32::NAN; 3 * d.c], mean.clone(), var.clone());
-        fast::batchnorm_statistics(&d, MOMENTUM, &x, [&mut moments, &mut mean_after, &mut var_after]);
-        let expected = statistics(&d, d.n, &x, &mean, &var, ADDITIONS);
-        for (actual, expected) in [&moments, &mean_after, &var_after].into_iter().zip(&expected) {
-            check.bounded("native batchnorm_statistics", &case, actual, expected);
-        }
-
-        // In two parts, the last image separately.
-        let image = d.positions * d.c;
-        let (first, last) = (BatchNormDims { n: d.n - 1, ..d }, BatchNormDims { n: 1, ..d });
-        let split = first.n * image;
-        let mut y = vec![f32::NAN; d.x_len()];
-        let (y_first, y_last) = y.split_at_mut(split);
-        fast::batchnorm_forward(&first, EPSILON, [&x[..split], &moments, &scale, &shift], y_first);
-        fast::batchnorm_forward(&last, EPSILON, [&x[split..], &moments, &scale, &shift], y_last);
-        check.bounded("native batchnorm_forward", &case, &y, &forward(&d, &x, &moments, &scale, &shift));
-
-        let (mut dscale, mut dshift) = (vec![f32::NAN; d.c], vec![f32::NAN; d.c]);
-        fast::batchnorm_backward_w(&d, EPSILON, [&x, &moments, &dy], [&mut dscale, &mut dshift]);
-        let expected = backward_w(&d, &x, &moments, &dy, ADDITIONS);
-        for (actual, expected) in [&dscale, &dshift].into_iter().zip(&expected) {
-            check.bounded("native batchnorm_backward_w", &case, actual, expected);
-        }
-
-        let mut dx = vec![f32::NAN; d.x_len()];
-        let (dx_first, dx_last) = dx.split_at_mut(split);
-        for (part, rows, dx) in [(first, 0..split, dx_first), (last, split..d.x_len(), dx_last)] {
-            let (x, dy) = (&x[rows.clone()], &dy[rows]);
-            fast::batchnorm_backward_x(&part, EPSILON, [x, &moments, &scale, &dscale, &dshift, dy], dx);
-        }
-        let expected = backward_x(&d, &x, &moments, &scale, &dscale, &dshift, &dy);
-        check.bounded("native batchnorm_backward_x", &case, &dx, &expected);
-    }
 }
 
 /// The gradients through the statistics of the batch itself, of which the first `n_valid` images are part; as in training,

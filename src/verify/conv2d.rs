@@ -1,13 +1,11 @@
 //! Proof of the convolution: its kernels, in every form, agree with [`crate::cpu::conv2d`].
 
 use super::gradients::Gradients;
-use super::native::Check;
-use super::{Bounded, Breadth, Verifier, bias, compare, compare_exact, widen};
+use super::{Bounded, Breadth, Verifier, bias, widen};
 use crate::cpu::bias::{BiasDims, bias_backward_b};
 use crate::cpu::conv2d as cpu;
 use crate::cpu::pool2d::{Pool2dDims, pool2d_max_backward_x, pool2d_max_forward};
 use crate::gpu::GpuError;
-use crate::native::conv2d::{self as fast, Conv2d, Packed, Scratch};
 use crate::ops::Form;
 use crate::ops::conv2d::{
     BACKWARD_W, BACKWARD_W_SUM, BACKWARD_X_AND_W_SHARED, Conv2dDims, Padding, backward_w_kernel, backward_x_kernel,
@@ -20,17 +18,17 @@ fn bias_dims(d: &Conv2dDims) -> BiasDims {
 }
 
 /// Returns y.
-fn forward(d: &Conv2dDims, x: &[f32], w: &[f32], b: &[f32]) -> Bounded {
+pub(super) fn forward(d: &Conv2dDims, x: &[f32], w: &[f32], b: &[f32]) -> Bounded {
     Bounded::mirrored([x, w, b], d.y_len(), d.terms() + 1, |[x, w, b], y| cpu::conv2d_forward(d, x, w, b, y))
 }
 
 /// Returns dx.
-fn backward_x(d: &Conv2dDims, w: &[f32], dy: &[f32]) -> Bounded {
+pub(super) fn backward_x(d: &Conv2dDims, w: &[f32], dy: &[f32]) -> Bounded {
     Bounded::mirrored([w, dy], d.x_len(), d.kh * d.kw * d.o, |[w, dy], dx| cpu::conv2d_backward_x(d, w, dy, dx))
 }
 
 /// Returns dw and db.
-fn backward_w(d: &Conv2dDims, x: &[f32], dy: &[f32]) -> [Bounded; 2] {
+pub(super) fn backward_w(d: &Conv2dDims, x: &[f32], dy: &[f32]) -> [Bounded; 2] {
     let positions = d.n * d.ho * d.wo;
     let dw = Bounded::mirrored([x, dy], d.w_len(), positions, |[x, dy], dw| cpu::conv2d_backward_w(d, x, dy, dw));
     [dw, bias::backward_b(&bias_dims(d), dy)]
@@ -171,151 +169,6 @@ pub(super) fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
         verify(v, &d, breadth)?;
     }
     Ok(())
-}
-
-pub(super) fn native(check: &mut Check) {
-    let everything = check.breadth == Breadth::Everything;
-    let pools = [None, Some([2, 2])];
-    // n, [H, W, C], [KH, KW], O, [SH, SW], padding
-    let mut convolutions = vec![
-        (2, [28, 28, 1], [3, 3], 32, [1, 1], Padding::Same),
-        (2, [14, 14, 32], [3, 3], 64, [1, 1], Padding::Same),
-        (1, [9, 17, 16], [3, 3], 32, [1, 1], Padding::Same),
-        (2, [11, 6, 5], [2, 3], 7, [2, 1], Padding::Valid),
-    ];
-    if everything {
-        convolutions.extend([
-            (1, [1, 1, 1], [1, 1], 1, [1, 1], Padding::Valid),
-            (3, [5, 5, 2], [3, 3], 16, [1, 1], Padding::Same),
-            (2, [7, 15, 3], [3, 3], 32, [1, 1], Padding::Valid),
-            (1, [8, 13, 32], [3, 3], 64, [1, 1], Padding::Same),
-            (1, [16, 16, 64], [3, 3], 32, [1, 1], Padding::Same),
-            (1, [16, 16, 16], [3, 3], 48, [1, 1], Padding::Same),
-            (1, [15, 31, 8], [3, 3], 64, [1, 1], Padding::Same),
-            (2, [17, 19, 1], [5, 5], 32, [1, 1], Padding::Same),
-            (1, [20, 18, 32], [5, 3], 32, [1, 1], Padding::Valid),
-            (2, [13, 11, 4], [4, 4], 12, [3, 2], Padding::Same),
-            (1, [3, 4, 7], [5, 5], 3, [1, 1], Padding::Same),
-            (1, [40, 300, 33], [3, 3], 17, [1, 1], Padding::Same),
-        ]);
-    }
-    for (n, input, window, o, stride, padding) in convolutions {
-        let d = Conv2dDims::new(n, input, window, o, stride, padding).expect("the shapes above are valid");
-        let more = [Some([3, 2]), Some([4, 4])];
-        for pool in pools.iter().chain(more.iter().filter(|_| everything)) {
-            let pool =
-                pool.and_then(|window| Pool2dDims::new(d.n, [d.ho, d.wo, d.o], window, window, Padding::Valid).ok());
-            for form in [fast::Form::Fastest, fast::Form::Patches] {
-                native_case(check, &d, pool.as_ref(), form);
-            }
-        }
-    }
-    if everything {
-        // A window with more positions than fit into a byte.
-        let d = Conv2dDims::new(1, [18, 18, 16], [3, 3], 32, [1, 1], Padding::Same).expect("the shape is valid");
-        let pool = Pool2dDims::new(1, [18, 18, 32], [18, 17], [18, 17], Padding::Valid).expect("the window fits");
-        native_case(check, &d, Some(&pool), fast::Form::Fastest);
-    }
-}
-
-/// Compares the forward pass and all gradients of a convolution, including what follows it.
-fn native_case(check: &mut Check, d: &Conv2dDims, pool: Option<&Pool2dDims>, form: fast::Form) {
-    let case = format!("{d:?}, {pool:?}, {form:?}");
-    for relu in [false, true] {
-        let conv = Conv2d::new(d, relu, pool.copied(), true, form);
-        let (w, b) = (check.whole_numbers(d.w_len()), check.whole_numbers(d.o));
-        let x = check.whole_numbers(d.x_len());
-        native_forward(check, &case, &conv, d, [&x, &w, &b], true);
-        let (w, b, x) = (check.values(d.w_len()), check.values(d.o), check.values(d.x_len()));
-        native_forward(check, &case, &conv, d, [&x, &w, &b], false);
-    }
-    for needs_dx in [false, true] {
-        native_backward(check, &case, &Conv2d::new(d, true, pool.copied(), needs_dx, form), d, needs_dx);
-    }
-}
-
-/// Compares the forward pass; with `exact`, all sums are whole numbers.
-fn native_forward(check: &mut Check, case: &str, conv: &Conv2d, d: &Conv2dDims, [x, w, b]: [&[f32]; 3], exact: bool) {
-    const NAME: &str = "native conv2d_forward";
-    let (mut packed, mut scratch) = (Packed::default(), Scratch::new([conv]));
-    conv.pack(w, &mut packed);
-    let mut y = vec![f32::NAN; d.n * conv.y_len()];
-    let mut argmax = vec![u32::MAX; if conv.pool.is_some() { y.len() } else { 0 }];
-    conv.forward([x, w, b], &packed, &mut y, &mut argmax, &mut scratch);
-
-    let mut sums = forward(d, x, w, b).then_relu(conv.relu);
-    if exact {
-        sums.bound.fill(0.0);
-    }
-    let Some(pool) = conv.pool.map(|pool| pool.for_images(d.n)) else {
-        return check.bounded(NAME, case, &y, &sums);
-    };
-    let (mut expected, mut expected_at) = (vec![0.0; y.len()], vec![0; y.len()]);
-    pool2d_max_forward(&pool, &sums.values, &mut expected, &mut expected_at);
-    // The error of a maximum is at most the largest error in its window.
-    let (mut allowed, mut unused) = (vec![0.0; y.len()], vec![0; y.len()]);
-    pool2d_max_forward(&pool, &sums.bound, &mut allowed, &mut unused);
-    check.note(NAME, case, y.len(), &compare(&y, &expected, &allowed));
-    if exact {
-        check.note("native conv2d_forward, argmax", case, y.len(), &compare_exact(&argmax, &expected_at));
-        return;
-    }
-    // The chosen value is a maximum within the accuracy of single precision.
-    let image = d.ho * d.wo;
-    let chosen: Vec<f32> = argmax
-        .iter()
-        .enumerate()
-        .map(|(i, &at)| {
-            let (n, o) = (i / conv.y_len(), i % d.o);
-            if (at as usize) < image { sums.values[(n * image + at as usize) * d.o + o] as f32 } else { f32::NAN }
-        })
-        .collect();
-    let allowed: Vec<f64> = allowed.iter().zip(&expected).map(|(a, e)| 2.0 * a + e.abs() * 1e-7).collect();
-    check.note("native conv2d_forward, argmax", case, y.len(), &compare(&chosen, &expected, &allowed));
-}
-
-fn native_backward(check: &mut Check, case: &str, conv: &Conv2d, d: &Conv2dDims, needs_dx: bool) {
-    // The input is the output of a ReLU, and a ReLU follows: some values and gradients are zero.
-    let x: Vec<f32> = check.values(d.x_len()).into_iter().map(|x| x.max(0.0)).collect();
-    let (w, b) = (check.values(d.w_len()), check.values(d.o));
-    let y_len = d.n * conv.y_len();
-    let mut dy = check.values(y_len);
-    dy.iter_mut().step_by(3).for_each(|dy| *dy = 0.0);
-    let (mut packed, mut scratch) = (Packed::default(), Scratch::new([conv]));
-    conv.pack(&w, &mut packed);
-    let (mut y, mut argmax) = (vec![0.0; y_len], vec![0; if conv.pool.is_some() { y_len } else { 0 }]);
-    conv.forward([&x, &w, &b], &packed, &mut y, &mut argmax, &mut scratch);
-
-    // In two parts, the last image separately.
-    let mut parts = vec![0.0; 2 * conv.sums_len()];
-    let mut dx = vec![f32::NAN; d.x_len()];
-    let first = d.n - 1;
-    let (of_first, of_last) = parts.split_at_mut(conv.sums_len());
-    for (sums, images) in [(of_first, 0..first), (of_last, first..d.n)] {
-        let of = |len: usize| images.start * len..images.end * len;
-        let (x_len, y_len) = (d.x_len() / d.n, conv.y_len());
-        let argmax = if argmax.is_empty() { &argmax[..] } else { &argmax[of(y_len)] };
-        let dx = needs_dx.then(|| &mut dx[of(x_len)]);
-        conv.backward(true, [&x[of(x_len)], &w, &dy[of(y_len)]], &packed, argmax, sums, dx, &mut scratch);
-    }
-    let (mut dw, mut db) = (vec![f32::NAN; d.w_len()], vec![f32::NAN; d.o]);
-    conv.gather_dw(&parts, &mut dw);
-    conv.gather_db(&parts, &mut db);
-
-    let dy = match conv.pool {
-        Some(pool) => {
-            let mut unpooled = vec![0.0; d.y_len()];
-            pool2d_max_backward_x(&pool.for_images(d.n), &argmax, &dy, &mut unpooled);
-            unpooled
-        }
-        None => dy,
-    };
-    let [expected_dw, expected_db] = backward_w(d, &x, &dy);
-    check.bounded("native conv2d_backward_w", case, &dw, &expected_dw);
-    check.bounded("native conv2d_backward_b", case, &db, &expected_db);
-    if needs_dx {
-        check.bounded("native conv2d_backward_x", case, &dx, &backward_x(d, &w, &dy).masked(true, &x));
-    }
 }
 
 pub(super) fn gradients(g: &mut Gradients) {

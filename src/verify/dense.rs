@@ -1,11 +1,9 @@
 //! Proof of the fully connected layer: its kernels, in every form, agree with [`crate::cpu::dense`].
 
 use super::gradients::Gradients;
-use super::native::Check;
 use super::{Bounded, Breadth, Verifier, bias};
 use crate::cpu::{bias::BiasDims, dense as cpu};
 use crate::gpu::GpuError;
-use crate::native::dense as fast;
 use crate::ops::Form;
 use crate::ops::dense::{
     BACKWARD_X_AND_W_SHARED, DenseDims, FORWARD_SHARED_PARTS, FORWARD_SUM, backward_w_kernel, backward_x_kernel,
@@ -13,17 +11,17 @@ use crate::ops::dense::{
 };
 
 /// Returns y.
-fn forward(d: &DenseDims, x: &[f32], w: &[f32], b: &[f32]) -> Bounded {
+pub(super) fn forward(d: &DenseDims, x: &[f32], w: &[f32], b: &[f32]) -> Bounded {
     Bounded::mirrored([x, w, b], d.n * d.o, d.i + 1, |[x, w, b], y| cpu::dense_forward(d, x, w, b, y))
 }
 
 /// Returns dx.
-fn backward_x(d: &DenseDims, w: &[f32], dy: &[f32]) -> Bounded {
+pub(super) fn backward_x(d: &DenseDims, w: &[f32], dy: &[f32]) -> Bounded {
     Bounded::mirrored([w, dy], d.n * d.i, d.o, |[w, dy], dx| cpu::dense_backward_x(d, w, dy, dx))
 }
 
 /// Returns dw.
-fn backward_w(d: &DenseDims, x: &[f32], dy: &[f32]) -> Bounded {
+pub(super) fn backward_w(d: &DenseDims, x: &[f32], dy: &[f32]) -> Bounded {
     Bounded::mirrored([x, dy], d.i * d.o, d.n, |[x, dy], dw| cpu::dense_backward_w(d, x, dy, dw))
 }
 
@@ -84,36 +82,6 @@ pub(super) fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
         (33, 260, 36, Breadth::Forms),
     ];
     cases.into_iter().try_for_each(|(n, i, o, breadth)| verify(v, &DenseDims { n, i, o }, breadth))
-}
-
-pub(super) fn native(check: &mut Check) {
-    let mut sizes = vec![(32, 784, 128), (16, 3136, 128), (32, 128, 10), (3, 5, 7)];
-    if check.breadth == Breadth::Everything {
-        sizes.extend([(1, 1, 1), (1, 65, 1), (7, 64, 17), (33, 63, 31), (13, 257, 64), (5, 2, 100)]);
-    }
-    for (n, i, o) in sizes {
-        let d = DenseDims { n, i, o };
-        let case = format!("{d:?}");
-        let (w, b, dy) = (check.values(d.i * d.o), check.values(d.o), check.values(d.n * d.o));
-        let x: Vec<f32> = check.values(d.n * d.i).into_iter().map(|x| x.max(0.0)).collect();
-        for relu in [false, true] {
-            let mut y = vec![f32::NAN; d.n * d.o];
-            fast::dense_forward(&d, relu, &x, &w, &b, &mut y);
-            check.bounded("native dense_forward", &case, &y, &forward(&d, &x, &w, &b).then_relu(relu));
-        }
-        for masked in [false, true] {
-            let mut dx = vec![f32::NAN; d.n * d.i];
-            fast::dense_backward_x(&d, masked, &x, &w, &dy, &mut dx);
-            check.bounded("native dense_backward_x", &case, &dx, &backward_x(&d, &w, &dy).masked(masked, &x));
-        }
-        let mut dw = vec![f32::NAN; d.i * d.o];
-        // In slices of rows, as threads share the work.
-        let rows = d.i.div_ceil(3);
-        for (i, dw) in dw.chunks_mut(rows * d.o).enumerate() {
-            fast::dense_backward_w(&d, &x, &dy, i * rows, dw);
-        }
-        check.bounded("native dense_backward_w", &case, &dw, &backward_w(&d, &x, &dy));
-    }
 }
 
 pub(super) fn gradients(g: &mut Gradients) {

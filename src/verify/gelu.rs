@@ -1,11 +1,9 @@
-//! Proof of the GELU: its kernels and native loops agree with [`crate::cpu::gelu`].
+//! Proof of the GELU: its kernels agree with [`crate::cpu::gelu`].
 
 use super::gradients::Gradients;
-use super::native::{Check, LENGTHS};
 use super::{Bounded, UNIT_ROUNDOFF, Verifier, widen};
 use crate::cpu::gelu::{self as cpu, CUBIC, FAR, TWICE_ROOT};
 use crate::gpu::GpuError;
-use crate::native::gelu as fast;
 use crate::ops::gelu::{BACKWARD_X, FORWARD, record_backward_x, record_forward};
 
 /// The parts of y and of its derivative at one x, and the errors of those that are inexact, in roundoffs and relative.
@@ -32,14 +30,14 @@ fn parts(x: f64) -> Parts {
 }
 
 /// Returns y of x.
-fn forward(x: &[f32]) -> Bounded {
+pub(super) fn forward(x: &[f32]) -> Bounded {
     let (x, mut values) = (widen(x), vec![0.0; x.len()]);
     cpu::gelu_forward(&x, &mut values);
     Bounded { values, bound: x.iter().map(|&x| forward_bound(x)).collect() }
 }
 
 /// Returns dx of x and dy.
-fn backward_x(x: &[f32], dy: &[f32]) -> Bounded {
+pub(super) fn backward_x(x: &[f32], dy: &[f32]) -> Bounded {
     let (x, dy, mut values) = (widen(x), widen(dy), vec![0.0; x.len()]);
     cpu::gelu_backward_x(&x, &dy, &mut values);
     Bounded { values, bound: x.iter().zip(&dy).map(|(&x, &dy)| backward_x_bound(x, dy)).collect() }
@@ -72,7 +70,7 @@ fn backward_x_bound(x: f64, dy: f64) -> f64 {
 }
 
 /// Returns inputs of every kind: near zero, where the derivative changes its sign, far out, and the largest numbers.
-fn inputs(mut random: impl FnMut(usize) -> Vec<f32>, len: usize) -> Vec<f32> {
+pub(super) fn inputs(mut random: impl FnMut(usize) -> Vec<f32>, len: usize) -> Vec<f32> {
     const NEAR: [f32; 7] = [0.0, -0.0, 1e-30, -1e-30, -0.75, 1.0, -1.0];
     const FAR_OUT: [f32; 9] = [9.999, -9.999, 10.0, -10.0, -10.001, 1e4, -1e4, f32::MAX, f32::MIN];
     let special = [&NEAR[..], &FAR_OUT].concat();
@@ -97,18 +95,6 @@ pub fn verify(v: &mut Verifier<'_>, len: usize) -> Result<(), GpuError> {
 /// Checks the sizes of `fmnist-gpu selftest`.
 pub(super) fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
     [1, 63, 64, 65, 10_007].into_iter().try_for_each(|len| verify(v, len))
-}
-
-pub(super) fn native(check: &mut Check) {
-    for len in LENGTHS {
-        let case = format!("{len} elements");
-        let (x, dy) = (inputs(|len| check.values(len), len), check.values(len));
-        let (mut y, mut dx) = (vec![f32::NAN; len], vec![f32::NAN; len]);
-        fast::gelu_forward(&x, &mut y);
-        check.bounded("native gelu_forward", &case, &y, &forward(&x));
-        fast::gelu_backward_x(&x, &dy, &mut dx);
-        check.bounded("native gelu_backward_x", &case, &dx, &backward_x(&x, &dy));
-    }
 }
 
 pub(super) fn gradients(g: &mut Gradients) {

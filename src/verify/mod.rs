@@ -1,7 +1,6 @@
 //! Compares kernels with their CPU mirrors; used by `fmnist-gpu selftest` and the tests. Each operation has a row in
-//! [`OPS`] and a file with its proofs: that of the kernels (`verify`, `selftest`), that of the loops of the native engine
-//! (`native`) and that of the mirrors' gradients (`gradients`). [`native`] and [`gradients`] have what the latter two
-//! share.
+//! [`OPS`] and a file with its proofs: that of the kernels (`verify`, `selftest`) and that of the mirrors' gradients
+//! (`gradients`), which share what is in [`gradients`]. The proofs of the loops of the native engine are in `native`.
 //!
 //! - Outputs are filled with NaN before each dispatch, so that a cell that is not written is detected.
 //! - Each output is followed by guard cells, which must keep their pattern.
@@ -20,6 +19,7 @@ pub mod conv2d;
 pub mod dense;
 pub mod gelu;
 pub mod gradients;
+#[cfg(feature = "native")]
 pub mod native;
 pub mod non_finite;
 pub mod pool2d;

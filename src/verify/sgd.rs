@@ -1,10 +1,8 @@
 //! Proof of gradient descent: one step of the kernel is one step of [`crate::cpu::sgd`].
 
-use super::native::{Check, LENGTHS};
 use super::{Bounded, UNIT_ROUNDOFF, Verifier, widen};
 use crate::cpu::sgd as cpu;
 use crate::gpu::GpuError;
-use crate::native::sgd as fast;
 use crate::ops::sgd::{STEP, SgdConfig, record};
 
 /// Compares one step with the mirror on `len` parameters.
@@ -39,18 +37,4 @@ pub(super) fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
     verify(v, 1, 0.0)?;
     verify(v, 64, 0.9)?;
     verify(v, 10_007, 0.5)
-}
-
-/// The results must have the same bits as those of the plain loop.
-pub(super) fn native(check: &mut Check) {
-    for len in LENGTHS {
-        let g = check.values(len);
-        let mut actual = [check.values(len), check.values(len)];
-        let mut expected = actual.clone();
-        let [w, m] = &mut actual;
-        fast::sgd_step(0.9, 0.01, &g, w, m);
-        let [w, m] = &mut expected;
-        cpu::sgd_step(0.9, 0.01, &g, w, m);
-        check.same("native sgd_step", len, &actual.concat(), &expected.concat());
-    }
 }

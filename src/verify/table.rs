@@ -1,6 +1,6 @@
 //! What is proved: every operation with its kernels, the mirror of each, and the proofs.
 
-use super::{Verifier, gradients::Gradients, native::Check};
+use super::{Verifier, gradients::Gradients};
 use crate::gpu::{GpuError, KernelSpec};
 use crate::ops::{
     adam, add, batch_gather, batchnorm, bias, conv2d, dense, gelu, non_finite, pool2d, relu, sgd, softmax_xent,
@@ -16,8 +16,6 @@ pub struct Op {
     pub kernels: &'static [Entry],
     /// Compares every kernel with its mirror for the shapes that `fmnist-gpu selftest` uses.
     pub proof: fn(&mut Verifier<'_>) -> Result<(), GpuError>,
-    /// Compares the loops of `src/native/<name>.rs` with the mirrors; `None` if the plain loops are used.
-    pub native: Option<fn(&mut Check)>,
     /// Compares the gradients of the mirrors with central differences; `None` if no gradient passes through.
     pub gradients: Option<fn(&mut Gradients)>,
 }
@@ -66,7 +64,6 @@ pub static OPS: &[Op] = &[
             Entry { spec: &conv2d::BACKWARD_W_SUM, mirror: mirror!(conv2d::conv2d_backward_w) },
         ],
         proof: super::conv2d::selftest,
-        native: Some(super::conv2d::native),
         gradients: Some(super::conv2d::gradients),
     },
     Op {
@@ -82,7 +79,6 @@ pub static OPS: &[Op] = &[
             Entry { spec: &pool2d::SUM_BACKWARD_X, mirror: mirror!(pool2d::pool2d_sum_backward_x) },
         ],
         proof: super::pool2d::selftest,
-        native: None,
         gradients: Some(super::pool2d::gradients),
     },
     Op {
@@ -102,7 +98,6 @@ pub static OPS: &[Op] = &[
             Entry { spec: &dense::BACKWARD_X_AND_W_SHARED, mirror: mirror!(dense::dense_backward_x) },
         ],
         proof: super::dense::selftest,
-        native: Some(super::dense::native),
         gradients: Some(super::dense::gradients),
     },
     Op {
@@ -112,7 +107,6 @@ pub static OPS: &[Op] = &[
             Entry { spec: &bias::BACKWARD_B, mirror: mirror!(bias::bias_backward_b) },
         ],
         proof: super::bias::selftest,
-        native: None,
         gradients: Some(super::bias::gradients),
     },
     Op {
@@ -122,7 +116,6 @@ pub static OPS: &[Op] = &[
             Entry { spec: &relu::BACKWARD_X, mirror: mirror!(relu::relu_backward_x) },
         ],
         proof: super::relu::selftest,
-        native: None,
         gradients: Some(super::relu::gradients),
     },
     Op {
@@ -132,14 +125,12 @@ pub static OPS: &[Op] = &[
             Entry { spec: &gelu::BACKWARD_X, mirror: mirror!(gelu::gelu_backward_x) },
         ],
         proof: super::gelu::selftest,
-        native: Some(super::gelu::native),
         gradients: Some(super::gelu::gradients),
     },
     Op {
         name: "add",
         kernels: &[Entry { spec: &add::FORWARD, mirror: mirror!(add::add_forward) }],
         proof: super::add::selftest,
-        native: Some(super::add::native),
         gradients: None,
     },
     Op {
@@ -153,7 +144,6 @@ pub static OPS: &[Op] = &[
             Entry { spec: &batchnorm::FOLD, mirror: mirror!(batchnorm::batchnorm_fold) },
         ],
         proof: super::batchnorm::selftest,
-        native: Some(super::batchnorm::native),
         gradients: Some(super::batchnorm::gradients),
     },
     Op {
@@ -163,35 +153,30 @@ pub static OPS: &[Op] = &[
             Entry { spec: &softmax_xent::BACKWARD_X, mirror: mirror!(softmax_xent::softmax_xent_backward_x) },
         ],
         proof: super::softmax_xent::selftest,
-        native: None,
         gradients: Some(super::softmax_xent::gradients),
     },
     Op {
         name: "batch_gather",
         kernels: &[Entry { spec: &batch_gather::GATHER, mirror: mirror!(batch_gather::batch_gather) }],
         proof: super::batch_gather::selftest,
-        native: Some(super::batch_gather::native),
         gradients: None,
     },
     Op {
         name: "adam",
         kernels: &[Entry { spec: &adam::STEP, mirror: mirror!(adam::adam_step) }],
         proof: super::adam::selftest,
-        native: Some(super::adam::native),
         gradients: None,
     },
     Op {
         name: "sgd",
         kernels: &[Entry { spec: &sgd::STEP, mirror: mirror!(sgd::sgd_step) }],
         proof: super::sgd::selftest,
-        native: Some(super::sgd::native),
         gradients: None,
     },
     Op {
         name: "non_finite",
         kernels: &[Entry { spec: &non_finite::NON_FINITE, mirror: mirror!(non_finite::non_finite) }],
         proof: super::non_finite::selftest,
-        native: None,
         gradients: None,
     },
 ];

@@ -5,7 +5,9 @@ mod batches;
 mod limits;
 mod program;
 
-pub use autotune::{TileChoices, autotune};
+pub use autotune::TileChoices;
+#[cfg(feature = "disk")]
+pub use autotune::autotune;
 pub use batches::Batches;
 
 use crate::data::Split;

@@ -7,6 +7,7 @@
 
 mod batch;
 mod program;
+mod times;
 mod training;
 
 use super::{

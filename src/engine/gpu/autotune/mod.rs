@@ -5,17 +5,21 @@
 //! version, model and batch size: until one of these changes, the choice stays the same, and so do the bits of the results.
 //! Software (CPU) adapters have only one tiling and are not tuned.
 
+#[cfg(feature = "disk")]
+mod disk;
+
+#[cfg(feature = "disk")]
+pub use disk::autotune;
+
 use super::GpuEngine;
 use crate::clock::Instant;
 use crate::engine::{Engine, EngineError, Epoch, Optimizer, Totals, blank};
-use crate::files::{ShownPath, read_bounded, write_whole};
 use crate::gpu::{Gpu, Tiling};
 use crate::model::{Model, initial_parameters};
 use crate::ops::SharedTiles;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::time::Duration;
 
 /// Steps of the synthetic epoch that is timed.
@@ -26,38 +30,6 @@ const WINDOW: Duration = Duration::from_millis(40);
 const SLOW_STEP: Duration = Duration::from_millis(100);
 /// A candidate must take less than this fraction of the best time so far: smaller differences are noise, and the choice should be stable.
 const MARGIN: f64 = 0.97;
-/// Maximum number of choices in the file; the oldest are removed.
-const KEPT: usize = 64;
-
-/// Returns the tiles with which `model` trains fastest on this GPU.
-///
-/// Looks in the file `kept` first, and adds the choice to it. If the file cannot be read or written, only time is lost.
-///
-/// # Errors
-/// The model cannot be built at that batch size, or the device failed.
-pub fn autotune(
-    gpu: &Gpu,
-    model: &Model,
-    batch_size: usize,
-    optimizer: &Optimizer,
-    kept: Option<&Path>,
-) -> Result<SharedTiles, EngineError> {
-    if gpu.tiling() != Tiling::Shared {
-        return Ok(SharedTiles::default());
-    }
-    let key = key(gpu, model, batch_size);
-    let mut choices = kept.map(TileChoices::read).unwrap_or_default();
-    if let Some(choice) = choices.choices.iter().find(|choice| choice.key == key) {
-        log::debug!("tiles from an earlier choice: {:?}", choice.tiles);
-        return Ok(choice.tiles);
-    }
-    let tiles = measure(gpu, model, batch_size, optimizer)?;
-    if let Some(path) = kept {
-        choices.choices.push(Choice { key, tiles });
-        choices.write(path);
-    }
-    Ok(tiles)
-}
 
 /// Times the candidates: first the height of the tiles, then the number of workgroups that long sums are split into.
 fn measure(gpu: &Gpu, model: &Model, batch_size: usize, optimizer: &Optimizer) -> Result<SharedTiles, EngineError> {
@@ -138,9 +110,6 @@ fn key(gpu: &Gpu, model: &Model, batch_size: usize) -> String {
     )
 }
 
-/// The largest file of choices that is read, in bytes.
-const MAX_FILE_BYTES: u64 = 1 << 20;
-
 /// The contents of the file of choices.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct TileChoices {
@@ -154,6 +123,31 @@ struct Choice {
 }
 
 impl TileChoices {
+    /// Returns the tiles with which `model` trains fastest on this GPU: those of an earlier choice, or those that are now measured to, which
+    /// become one.
+    ///
+    /// # Errors
+    /// The model cannot be built at that batch size, or the device failed.
+    pub fn choose(
+        &mut self,
+        gpu: &Gpu,
+        model: &Model,
+        batch_size: usize,
+        optimizer: &Optimizer,
+    ) -> Result<SharedTiles, EngineError> {
+        if gpu.tiling() != Tiling::Shared {
+            return Ok(SharedTiles::default());
+        }
+        let key = key(gpu, model, batch_size);
+        if let Some(choice) = self.choices.iter().find(|choice| choice.key == key) {
+            log::debug!("tiles from an earlier choice: {:?}", choice.tiles);
+            return Ok(choice.tiles);
+        }
+        let tiles = measure(gpu, model, batch_size, optimizer)?;
+        self.choices.push(Choice { key, tiles });
+        Ok(tiles)
+    }
+
     /// Parses the contents of a file, which is untrusted input: choices with impossible tiles are dropped.
     ///
     /// # Errors
@@ -167,31 +161,5 @@ impl TileChoices {
     /// Returns the tiles chosen for each key.
     pub fn tiles(&self) -> impl Iterator<Item = (&str, SharedTiles)> {
         self.choices.iter().map(|choice| (choice.key.as_str(), choice.tiles))
-    }
-
-    fn read(path: &Path) -> TileChoices {
-        let read = || -> Result<TileChoices, String> {
-            match read_bounded(path, MAX_FILE_BYTES) {
-                Ok(bytes) => TileChoices::parse(&bytes),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(TileChoices::default()),
-                Err(error) => Err(error.to_string()),
-            }
-        };
-        read().unwrap_or_else(|reason| {
-            log::info!("{} is ignored: {reason}", path.shown());
-            TileChoices::default()
-        })
-    }
-
-    fn write(mut self, path: &Path) {
-        let excess = self.choices.len().saturating_sub(KEPT);
-        self.choices.drain(..excess);
-        let write = || -> Result<(), Box<dyn std::error::Error>> {
-            path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
-            Ok(write_whole(path, &serde_json::to_vec_pretty(&self)?, true)?)
-        };
-        if let Err(reason) = write() {
-            log::info!("the choice of tiles could not be saved: {reason}");
-        }
     }
 }

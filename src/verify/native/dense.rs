@@ -1,0 +1,37 @@
+//! Proof of the native loops of the fully connected layer.
+
+use super::Check;
+use crate::native::dense as fast;
+use crate::ops::dense::DenseDims;
+use crate::verify::Breadth;
+use crate::verify::dense::{backward_w, backward_x, forward};
+
+pub(super) fn proof(check: &mut Check) {
+    let mut sizes = vec![(32, 784, 128), (16, 3136, 128), (32, 128, 10), (3, 5, 7)];
+    if check.breadth == Breadth::Everything {
+        sizes.extend([(1, 1, 1), (1, 65, 1), (7, 64, 17), (33, 63, 31), (13, 257, 64), (5, 2, 100)]);
+    }
+    for (n, i, o) in sizes {
+        let d = DenseDims { n, i, o };
+        let case = format!("{d:?}");
+        let (w, b, dy) = (check.values(d.i * d.o), check.values(d.o), check.values(d.n * d.o));
+        let x: Vec<f32> = check.values(d.n * d.i).into_iter().map(|x| x.max(0.0)).collect();
+        for relu in [false, true] {
+            let mut y = vec![f32::NAN; d.n * d.o];
+            fast::dense_forward(&d, relu, &x, &w, &b, &mut y);
+            check.bounded("native dense_forward", &case, &y, &forward(&d, &x, &w, &b).then_relu(relu));
+        }
+        for masked in [false, true] {
+            let mut dx = vec![f32::NAN; d.n * d.i];
+            fast::dense_backward_x(&d, masked, &x, &w, &dy, &mut dx);
+            check.bounded("native dense_backward_x", &case, &dx, &backward_x(&d, &w, &dy).masked(masked, &x));
+        }
+        let mut dw = vec![f32::NAN; d.i * d.o];
+        // In slices of rows, as threads share the work.
+        let rows = d.i.div_ceil(3);
+        for (i, dw) in dw.chunks_mut(rows * d.o).enumerate() {
+            fast::dense_backward_w(&d, &x, &dy, i * rows, dw);
+        }
+        check.bounded("native dense_backward_w", &case, &dw, &backward_w(&d, &x, &dy));
+    }
+}
