@@ -65,7 +65,19 @@
 //!
 //! No two modules import each other: a table in `tests/registry.rs` lists what each may import. Each operation has
 //! files of the same name: `shaders/<op>.wgsl`, `src/ops/<op>.rs`, `src/cpu/<op>.rs`,
-//! `src/verify/<op>.rs`, `tests/<op>.rs`.
+//! `src/verify/<op>.rs`, `tests/<op>.rs`; and `src/native/<op>.rs` with its proof `src/verify/native/<op>.rs`, if there are loops of its own.
+//!
+//! # Features
+//!
+//! By default everything is compiled. Without features, the library is its core: models, engines, training, exports and reports, which touch no
+//! file, thread, environment, network or process. The features add:
+//!
+//! - `native`: the engine that computes on the CPU, with threads and vector instructions ([`native`], [`engine::NativeEngine`]).
+//! - `disk`: files and the environment. Data sets, model files, runs, photos by their paths, [`tensorboard`], compiled pipelines and tile sizes
+//!   that are kept between runs, and the variables that choose an adapter.
+//! - `download`: the data set from the network. Implies `disk`.
+//! - `cli`: the program, with all of the above. The default.
+//! - `web`: WebGPU in a browser, with the core alone: `cargo build --lib --target wasm32-unknown-unknown --no-default-features --features web`.
 //!
 //! # What a training step does
 //!

@@ -247,6 +247,58 @@ fn lines_with(words: &[&str], allowed: &[&str]) -> Vec<String> {
     found
 }
 
+/// What is compiled with a feature or for some systems only: a file or a folder with its condition. The rest is the core, which also runs in
+/// a browser.
+const GATED: &[(&str, &str)] = &[
+    ("src/data/disk.rs", r#"feature = "disk""#),
+    ("src/data/download.rs", r#"feature = "download""#),
+    ("src/data/fashion_mnist.rs", r#"feature = "disk""#),
+    ("src/data/idx/disk.rs", r#"feature = "disk""#),
+    ("src/engine/gpu/autotune/disk.rs", r#"feature = "disk""#),
+    ("src/engine/native", r#"feature = "native""#),
+    ("src/engine/steps/native.rs", r#"feature = "native""#),
+    ("src/files/disk.rs", r#"feature = "disk""#),
+    ("src/gpu/environment.rs", r#"feature = "disk""#),
+    ("src/gpu/pipeline_cache.rs", r#"feature = "disk""#),
+    ("src/model/disk.rs", r#"feature = "disk""#),
+    ("src/native", r#"feature = "native""#),
+    ("src/photo/disk.rs", r#"feature = "disk""#),
+    ("src/photo/native.rs", r#"feature = "native""#),
+    ("src/run/checkpoint/disk.rs", r#"feature = "disk""#),
+    ("src/run/disk.rs", r#"feature = "disk""#),
+    ("src/run/folder.rs", r#"feature = "disk""#),
+    ("src/session/processor.rs", r#"feature = "native""#),
+    ("src/tensorboard.rs", r#"feature = "disk""#),
+    ("src/threads/several.rs", r#"not(target_family = "wasm")"#),
+    ("src/verify/native", r#"feature = "native""#),
+];
+
+/// The core touches no file, thread, environment, network or process, and asks only `crate::clock` for the time.
+#[test]
+fn the_core_needs_no_system() {
+    for (path, condition) in GATED {
+        let (folder, file) = path.rsplit_once('/').unwrap();
+        let parent = if folder == "src" { "src/lib.rs".to_string() } else { format!("{folder}/mod.rs") };
+        let name = file.trim_end_matches(".rs");
+        let gated = ["", "pub "].map(|public| format!("#[cfg({condition})]\n{public}mod {name};\n"));
+        assert!(gated.iter().any(|gated| text(&parent).contains(gated)), "{path} is not gated in {parent}");
+    }
+    let modules = ["fs", "thread", "env", "net", "process", "os"].map(|module| format!("std::{module}"));
+    let words: Vec<&str> =
+        modules.iter().map(String::as_str).chain(["std::time::", ".exists()", ".is_dir()"]).collect();
+    let is_system =
+        |line: &String| !line.contains("std::time::") || line.contains("Instant") || line.contains("System");
+    let is_core = |line: &String| {
+        let path = line.split(": ").next().unwrap();
+        let is_program = path == "src/main.rs" || path.starts_with("src/cli/");
+        let is_in = |gated: &str| path == gated || path.starts_with(&format!("{gated}/"));
+        !is_program && !GATED.iter().any(|(gated, _)| is_in(gated))
+    };
+    let (core, others): (Vec<_>, Vec<_>) = lines_with(&words, &[]).into_iter().filter(is_system).partition(is_core);
+    assert!(core.is_empty(), "{core:#?}");
+    assert!(others.len() >= 20, "the search finds nothing");
+}
+
 /// Output that fails or blocks must not end or delay the work, so only `terminal.rs` writes to the two streams.
 #[test]
 fn one_file_writes_to_the_terminal() {
@@ -287,7 +339,7 @@ fn one_reader_reads_what_may_be_anything() {
         // Files of the system: /proc and /etc.
         "src/cli/bench.rs",
         "src/cli/doctor.rs",
-        "src/cli/device.rs",
+        "src/session/processor.rs",
         // Files that the user names, which may be pipes; read as streams with a bound.
         "src/photo/mod.rs",
         "src/photo/disk.rs",
@@ -310,7 +362,7 @@ fn few_name_the_one_data_set() {
     let description = ["FASHION_MNIST"];
     let numbers = ["CLASS_NAMES", "PIXELS", "N_CLASSES", "IMAGE_SIDE"];
     // The data set itself, the models that are built in for it, and what the program takes a run's data set for.
-    let may_name = ["src/data/mod.rs", "src/model/mod.rs", "src/cli/evaluate.rs"];
+    let may_name = ["src/data/mod.rs", "src/data/disk.rs", "src/model/mod.rs", "src/cli/evaluate.rs"];
     let may_count = [
         // The data set itself, its reader and its substitute.
         "src/data/mod.rs",
@@ -339,7 +391,7 @@ fn few_name_the_one_data_set() {
 /// Names may hold control characters: paths are shown by `ShownPath::shown`, which escapes them.
 #[test]
 fn paths_are_shown_with_escapes() {
-    let found = lines_with(&[".display()"], &["src/data/mod.rs"]);
+    let found = lines_with(&[".display()"], &["src/data/disk.rs"]);
     assert!(found.is_empty(), "{found:#?}");
 }
 

@@ -3,10 +3,12 @@
 #[cfg(feature = "disk")]
 mod disk;
 
+#[cfg(feature = "download")]
+pub(crate) use disk::temporary_files;
 #[cfg(feature = "disk")]
 pub use disk::{PART_PREFIX, PART_SUFFIX, check_target, discard_unfinished, read_bounded, write_whole};
 #[cfg(feature = "disk")]
-pub(crate) use disk::{Unfinished, create_folder, sync_folder, temporary_files};
+pub(crate) use disk::{Unfinished, create_folder, sync_folder};
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};

@@ -11,7 +11,7 @@ pub struct AdapterInfo {
     pub index: usize,
     /// The name reported by the driver.
     pub name: String,
-    /// `vulkan`, `metal` or `dx12`.
+    /// `vulkan`, `metal`, `dx12` or `webgpu`.
     pub backend: String,
     /// `discrete`, `integrated`, `virtual`, `software` or `other`.
     pub device_type: String,
@@ -115,7 +115,11 @@ fn named_by_environment() -> Option<String> {
     environment::variable("WGPU_ADAPTER_NAME").filter(|name| !name.is_empty())
 }
 
-const COMPILED_IN: wgpu::Backends = wgpu::Backends::VULKAN.union(wgpu::Backends::METAL).union(wgpu::Backends::DX12);
+const COMPILED_IN: wgpu::Backends = if cfg!(target_family = "wasm") {
+    wgpu::Backends::BROWSER_WEBGPU
+} else {
+    wgpu::Backends::VULKAN.union(wgpu::Backends::METAL).union(wgpu::Backends::DX12)
+};
 
 fn backends_from_env() -> Result<wgpu::Backends, GpuError> {
     let value = environment::variable("WGPU_BACKEND").unwrap_or_default();
@@ -135,8 +139,15 @@ fn backends_from_env() -> Result<wgpu::Backends, GpuError> {
 }
 
 fn backend_names(backends: wgpu::Backends) -> String {
-    let names = [(wgpu::Backends::VULKAN, "vulkan"), (wgpu::Backends::METAL, "metal"), (wgpu::Backends::DX12, "dx12")];
-    let built = if cfg!(windows) {
+    let names = [
+        (wgpu::Backends::VULKAN, "vulkan"),
+        (wgpu::Backends::METAL, "metal"),
+        (wgpu::Backends::DX12, "dx12"),
+        (wgpu::Backends::BROWSER_WEBGPU, "webgpu"),
+    ];
+    let built = if cfg!(target_family = "wasm") {
+        wgpu::Backends::BROWSER_WEBGPU
+    } else if cfg!(windows) {
         wgpu::Backends::VULKAN | wgpu::Backends::DX12
     } else if cfg!(target_vendor = "apple") {
         wgpu::Backends::METAL

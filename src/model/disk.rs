@@ -7,7 +7,7 @@ use std::path::Path;
 
 impl ModelFile {
     /// Returns the file at this path.
-    pub(super) fn open(name: &str) -> Result<Self, ModelError> {
+    pub(super) fn read(name: &str) -> Result<Self, ModelError> {
         let path = Path::new(name);
         if !path.exists() && !name.ends_with(".toml") {
             return Err(ModelError::Unknown(name.to_string()));

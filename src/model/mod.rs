@@ -213,12 +213,12 @@ impl ModelFile {
         if let Some(model) = Model::built_in().into_iter().find(|model| model.name == name) {
             return Ok(ModelFile { model, train: toml::Table::new(), path: None });
         }
-        ModelFile::open(name)
+        ModelFile::read(name)
     }
 
     /// There are no files.
     #[cfg(not(feature = "disk"))]
-    fn open(name: &str) -> Result<Self, ModelError> {
+    fn read(name: &str) -> Result<Self, ModelError> {
         Err(ModelError::Unknown(name.to_string()))
     }
 

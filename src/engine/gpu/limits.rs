@@ -12,7 +12,7 @@ use std::time::Duration;
 /// The longest time that a dispatch may take: half of what Windows allows.
 const LONGEST_DISPATCH: Duration = Duration::from_secs(1);
 /// Multiply-adds that every adapter is assumed to manage in that time, at 10 GFLOP/s. Larger dispatches are measured first.
-const TRUSTED_WORK: usize = 5_000_000_000;
+const TRUSTED_WORK: f64 = 5e9;
 
 impl GpuEngine<'_> {
     /// Returns the largest batch size at which a model can be trained on a device: no tensor exceeds the limit of a binding.
@@ -38,7 +38,7 @@ impl GpuEngine<'_> {
         allowed: Duration,
     ) -> Result<usize, EngineError> {
         let work = model.graph()?.iter().map(|shape| shape.multiply_adds).max().unwrap_or(0).max(1);
-        let trusted = (TRUSTED_WORK as f64 * allowed.as_secs_f64() / LONGEST_DISPATCH.as_secs_f64()) as usize / work;
+        let trusted = (TRUSTED_WORK * allowed.as_secs_f64() / LONGEST_DISPATCH.as_secs_f64() / work as f64) as usize;
         if batch_size <= trusted {
             return Ok(batch_size);
         }

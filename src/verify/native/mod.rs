@@ -13,8 +13,11 @@ use super::{Bounded, Breadth, Comparison, Verdict, compare, compare_exact};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
+/// Compares the native loops of an operation with the mirrors.
+pub type Proof = fn(&mut Check);
+
 /// The proof of the loops of each `src/native/<op>.rs`; the other operations use the plain loops.
-pub static PROOFS: &[(&str, fn(&mut Check))] = &[
+pub static PROOFS: &[(&str, Proof)] = &[
     ("conv2d", conv2d::proof),
     ("dense", dense::proof),
     ("gelu", gelu::proof),
