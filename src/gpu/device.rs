@@ -24,7 +24,7 @@ pub struct GpuOptions {
     /// The folder that keeps compiled pipelines between runs, if the backend supports it (Vulkan); `None` keeps none.
     ///
     /// It is read when the device is opened and written when the device is dropped. Only this program may write to it.
-    /// Failing to read or write it is not an error.
+    /// Failing to read or write it is not an error. Without the feature `disk`, nothing is kept.
     pub pipeline_cache: Option<PathBuf>,
 }
 
