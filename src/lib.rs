@@ -20,7 +20,7 @@
 //! let mut engine = NativeEngine::new(&model, &weights, 2)?.and_training(&training, 32, &optimizer)?;
 //!
 //! let options = TrainOptions::new(2, training.len(), 32, optimizer);
-//! let trained = train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |_| {})?;
+//! let trained = train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |_, _| {})?;
 //! let history = &trained.position.history;
 //! assert!(history[1].loss < history[0].loss);
 //!

@@ -219,6 +219,9 @@ fn advice(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
     match cause.downcast_ref() {
         Some(RunError::Exists(_)) => return Some("; choose another --out, or replace the run in it with --force"),
         Some(RunError::Folder { .. }) => return Some("; choose another folder with --out"),
+        Some(RunError::NoRun { .. }) => {
+            return Some(" (a run is a folder that `fmnist-gpu train` wrote, or the model.safetensors in it)");
+        }
         Some(RunError::Weights { source: WeightsError::Metadata(_), .. }) => {
             return Some(" (command: fmnist-gpu import)");
         }

@@ -96,7 +96,7 @@ pub enum RunError {
         source: io::Error,
     },
     /// There is no run.
-    #[error("{} is not a run: {reason}. A run is a folder that a training wrote, or the {MODEL_FILE} in it", path.shown())]
+    #[error("{} is not a run: {reason}", path.shown())]
     NoRun {
         /// What was named.
         path: PathBuf,

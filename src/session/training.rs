@@ -132,6 +132,9 @@ impl<'a> Training<'a> {
     /// # Errors
     /// The device failed.
     pub fn evaluate(&mut self, test: &Split) -> Result<Option<Inference>, EngineError> {
+        if unless(self.interrupt).is_break() {
+            return Ok(None);
+        }
         let inference = self.engine.infer(test, &mut |_| unless(self.interrupt))?;
         Ok((inference.totals.samples as usize == test.len()).then_some(inference))
     }

@@ -41,7 +41,7 @@ impl TrainOptions {
     }
 }
 
-/// How far training has come: together with an engine's [`State`](crate::engine::State), all that is needed to resume it.
+/// How far training has come: together with an engine's [`State`], all that is needed to resume it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Position {
     /// The completed epochs.

@@ -102,7 +102,7 @@ pub enum Kind {
 pub struct Setting {
     /// Its name, as in a model file; the flag is the same with hyphens.
     pub name: &'static str,
-    /// What stands for the value in the help; empty for names, which the help lists.
+    /// What stands for the value in the help.
     pub placeholder: &'static str,
     /// One sentence without a full stop.
     pub help: &'static str,
@@ -153,7 +153,7 @@ pub static SETTINGS: [Setting; 8] = [
     },
     Setting {
         name: "optimizer",
-        placeholder: "",
+        placeholder: "OPTIMIZER",
         help: "Optimizer",
         kind: Kind::Method,
         in_model_file: true,

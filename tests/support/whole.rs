@@ -56,6 +56,8 @@ impl Whole {
         let (mut fixed, again) = (files(&place.path("whole/run")), files(&place.path("again/run")));
         let names = fixed.keys().filter(|name| !name.contains('/')).cloned().collect();
         fixed.retain(|name, bytes| again.get(name) == Some(bytes));
+        let fixed: BTreeMap<_, _> =
+            fixed.into_iter().map(|(name, bytes)| (name.clone(), anywhere(&name, bytes))).collect();
         let models: Vec<_> = checkpoints.iter().map(bytes).collect();
         assert_eq!(models.len() as u64, epochs);
         assert!(fixed.contains_key("report.json") && fixed.contains_key("predictions.png"), "{:?}", fixed.keys());
@@ -94,7 +96,7 @@ impl Whole {
             .iter()
             .filter(|(name, _)| ![MODEL_FILE, BEST_FILE, HISTORY_FILE].contains(&name.as_str()) && !name.contains('/'))
         {
-            let is_same = fs::read(run.join(name)).map_or(true, |found| found == *bytes);
+            let is_same = fs::read(run.join(name)).map_or(true, |found| anywhere(name, found) == *bytes);
             is_same.then_some(()).ok_or_else(|| format!("{name} is not that of the seed {}", self.config.seed))?;
         }
         Ok(())
@@ -105,7 +107,8 @@ impl Whole {
     /// # Errors
     /// A file is missing or differs.
     pub fn is_at(&self, place: &Place, run: &str) -> Result<(), String> {
-        let found = files(&place.path(run));
+        let found: BTreeMap<_, _> =
+            files(&place.path(run)).into_iter().map(|(name, bytes)| (name.clone(), anywhere(&name, bytes))).collect();
         if let Some(name) = self.names.iter().find(|name| !found.contains_key(*name)) {
             return Err(format!("{name} is missing"));
         }
@@ -150,6 +153,16 @@ impl Whole {
             }
         }
         Ok(())
+    }
+}
+
+/// Returns a file as it is in every place: a configuration has the path of the model's file.
+fn anywhere(name: &str, bytes: Vec<u8>) -> Vec<u8> {
+    match RunConfig::parse(&bytes) {
+        Ok(config) if name == CONFIG_FILE => {
+            serde_json::to_vec(&RunConfig { model_file: Some(MODEL.0.into()), ..config }).unwrap()
+        }
+        _ => bytes,
     }
 }
 
