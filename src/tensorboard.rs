@@ -246,8 +246,8 @@ pub enum Content {
     Scalar(f32),
     /// An image: width, height, PNG.
     Image(i32, i32, Vec<u8>),
-    /// A distribution: count, minimum, maximum, and for each bucket its right edge and its count.
-    Histogram(f64, f64, f64, Vec<(f64, f64)>),
+    /// A distribution: count, minimum, maximum, sum and sum of squares, and for each bucket its right edge and its count.
+    Histogram(f64, [f64; 2], [f64; 2], Vec<(f64, f64)>),
 }
 
 /// Reads the bytes of an event file, verifying every checksum.
@@ -276,7 +276,8 @@ fn read_into(bytes: &[u8], events: &mut Vec<ReadEvent>) -> Result<(), EventError
                 (Some(scalar), None, None) => Content::Scalar(scalar),
                 (None, Some(i), None) => Content::Image(i.width, i.height, i.encoded_image_string),
                 (None, None, Some(h)) => {
-                    Content::Histogram(h.num, h.min, h.max, h.bucket_limit.into_iter().zip(h.bucket).collect())
+                    let buckets = h.bucket_limit.into_iter().zip(h.bucket).collect();
+                    Content::Histogram(h.num, [h.min, h.max], [h.sum, h.sum_squares], buckets)
                 }
                 _ => return Err(fail("it contains no scalar, image or histogram")),
             };

@@ -35,11 +35,11 @@ fn what_is_written_is_read() {
     assert_eq!(events[1].content, Content::Scalar(0.25));
     assert!(matches!(events[2].content, Content::Scalar(value) if value.is_nan()));
     assert_eq!(events[3].content, Content::Image(5, 3, png));
-    let Content::Histogram(count, least, largest, buckets) = &events[4].content else { panic!("{:?}", events[4]) };
-    assert_eq!((*count, *least, *largest, buckets.len()), (3.0, 0.0, 1.0, 30));
+    let Content::Histogram(count, range, sums, buckets) = &events[4].content else { panic!("{:?}", events[4]) };
+    assert_eq!((*count, *range, *sums, buckets.len()), (3.0, [0.0, 1.0], [1.5, 1.25], 30));
     assert_eq!(buckets.iter().map(|b| b.1).sum::<f64>(), 3.0);
     assert_eq!((buckets[0].1, buckets[15].1, buckets[29], buckets[29].0), (1.0, 1.0, (1.0, 1.0), 1.0));
-    assert!(matches!(&events[5].content, Content::Histogram(n, 2.0, 2.0, b) if *n == 7.0 && b == &[(2.0, 7.0)]));
+    assert!(matches!(&events[5].content, Content::Histogram(7.0, [2.0, 2.0], [14.0, 28.0], b) if b == &[(2.0, 7.0)]));
     assert!(matches!(&events[6].content, Content::Histogram(n, ..) if *n == 0.0));
     // Every flipped bit is detected, and so is every truncation except between two records.
     for at in (0..bytes.len()).step_by(7) {
