@@ -483,7 +483,10 @@ fn an_interrupted_prediction_returns_the_images_done_so_far() {
                 ControlFlow::Break(())
             })
             .unwrap();
-        assert_eq!((calls, part.len()), (1, reports[0] * 10), "{name}");
+        // Work in flight is finished: an adapter may have begun the next batches.
+        let done = part.len() / 10;
+        assert!(calls == 1 && reports[0] <= done && done <= 2_801 && part.len() == 10 * done, "{name}: {done}");
+        assert!(name == "GPU" || done == reports[0], "{name}: {done} of {reports:?}");
         assert!(part.iter().zip(&whole).all(|(a, b)| a.to_bits() == b.to_bits()), "{name}: other bits");
         assert!(engine.predict(&[], &mut |_| panic!("{name}: nothing to report")).unwrap().is_empty(), "{name}");
     }

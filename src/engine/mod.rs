@@ -335,7 +335,7 @@ pub trait Engine: std::fmt::Debug {
 
     /// Returns the probabilities `[n, classes]` of `n` images, one byte for each value.
     ///
-    /// The last call of `on_progress` is with all of them; on `Break` it returns the probabilities of those done only.
+    /// The last call of `on_progress` is with all of them; on `Break` it returns the probabilities of those done, with those in flight.
     ///
     /// # Errors
     /// The images have another size than the model reads, or the device failed.
