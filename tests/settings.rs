@@ -178,6 +178,13 @@ fn old_runs_keep_their_validation_images() {
     assert_eq!(json_file(&file)["validation_split"], 0.5);
     let config = RunConfig::read(&place.path("run")).unwrap().unwrap();
     assert_eq!(config.hold_out(), HoldOut::Stratified(0));
+    for share in ["-1.0", "1.0", "5.0", "1e300"] {
+        let text = fs::read_to_string(&file)
+            .unwrap()
+            .replace("\"validation_split\": 0.5", &format!("\"validation_split\": {share}"));
+        let error = RunConfig::parse(text.as_bytes()).unwrap_err();
+        assert!(error.contains("validation_split is "), "{share}: {error}");
+    }
     let mut old = json_file(&file);
     for key in ["validation_split", "model_file"] {
         old.as_object_mut().unwrap().remove(key).unwrap();

@@ -287,16 +287,17 @@ impl<T: Real> Engine for ReferenceEngine<T> {
 
     /// Makes one step.
     fn advance(&mut self) -> Result<Totals, EngineError> {
-        let Epoch { order, step_sizes, mut done } = self.epoch.clone();
+        let Epoch { order, step_sizes, done } = &self.epoch;
         let first = done.batches * self.batch_size;
-        if first < order.len() {
-            let batch = Self::batch(&self.train, &order, first, self.batch_size);
-            let mut pass = self.gradients(&batch)?;
-            self.follow(&mut pass, step_sizes[done.batches]);
-            pass.add_to(&mut done, batch.n_valid);
-            self.epoch.done = done;
+        if first >= order.len() {
+            return Ok(*done);
         }
-        Ok(done)
+        let step_size = step_sizes[done.batches];
+        let batch = Self::batch(&self.train, order, first, self.batch_size);
+        let mut pass = self.gradients(&batch)?;
+        self.follow(&mut pass, step_size);
+        pass.add_to(&mut self.epoch.done, batch.n_valid);
+        Ok(self.epoch.done)
     }
 
     fn settle(&mut self) -> Result<Totals, EngineError> {

@@ -212,6 +212,9 @@ impl RunConfig {
         if let Some((name, count)) = images.into_iter().find(|&(_, count)| count as u64 > MAX_IMAGES) {
             return Err(format!("{name} is {count}, and no run has more than {MAX_IMAGES}"));
         }
+        if let Some(share) = self.validation_split.filter(|share| !(0.0..1.0).contains(share)) {
+            return Err(format!("validation_split is {share}; it must be at least 0 and less than 1"));
+        }
         if self.train_images == 0 {
             return Err("train_images is 0".into());
         }

@@ -87,12 +87,13 @@ fn stopped_early(folder: &RunFolder, args: &TrainArgs) -> Result<RunConfig> {
 fn check_config_file(folder: &RunFolder, begun: &RunConfig) -> Result<()> {
     let Some(file) = RunConfig::read(folder.path())? else { return Ok(()) };
     // The number of epochs and the device may differ: a run may be resumed for longer, or elsewhere.
-    let fields = |config: &RunConfig| -> Result<[(&str, String); 7]> {
+    let fields = |config: &RunConfig| -> Result<[(&str, String); 8]> {
         Ok([
             ("model", serde_json::to_string(&config.model)?),
             ("dataset", config.dataset.to_string()),
             ("train_images", config.train_images.to_string()),
             ("validation_images", config.validation_images.to_string()),
+            ("validation_split", serde_json::to_string(&config.validation_split)?),
             ("seed", config.seed.to_string()),
             ("batch_size", config.batch_size.to_string()),
             ("optimizer", serde_json::to_string(&config.optimizer)?),

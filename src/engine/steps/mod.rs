@@ -184,9 +184,7 @@ pub(super) fn compute<T: Real>(
         Op::Gelu => cpu::gelu::gelu_forward(x[0], y[0]),
         Op::GeluBackward => cpu::gelu::gelu_backward_x(x[0], x[1], y[0]),
         Op::Add => cpu::add::add_forward(x[0], x[1], y[0]),
-        Op::BatchNorm(d, epsilon) => {
-            cpu::batchnorm::batchnorm_forward(&d, epsilon, x[0], x[1], x[2], x[3], y[0]);
-        }
+        Op::BatchNorm(d, epsilon) => cpu::batchnorm::batchnorm_forward(&d, epsilon, x[0], x[1], x[2], x[3], y[0]),
         Op::BatchNormStatistics(d, momentum) => {
             let [moments, mean, variance] = y else { unreachable!("{op:?} writes three tensors") };
             cpu::batchnorm::batchnorm_statistics(&d, momentum, answers.n_valid, x[0], moments, mean, variance);
