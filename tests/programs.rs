@@ -8,7 +8,7 @@ use fmnist_gpu::data::Split;
 use fmnist_gpu::engine::{
     Batch, Engine, Epoch, GpuEngine, NativeEngine, Optimizer, Pass, ReferenceEngine, State, Totals,
 };
-use fmnist_gpu::lower::{Fusion, Mode, Op, Place, Program, lower};
+use fmnist_gpu::lower::{Conv2d, Dense, Fusion, Gelu, Mode, Op, Place, Program, Relu, lower};
 use fmnist_gpu::model::{Activation, Layer, Model, Node, Pair, Pooling, Role, initial_parameters};
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
@@ -459,8 +459,8 @@ fn found(of: impl Fn(&mut Program) -> bool) -> (usize, usize) {
 #[test]
 fn a_wrong_gradient_rule_is_found() {
     let (caught, broken) = found(|program| {
-        let step = program.steps.iter_mut().find(|step| step.op == Op::GeluBackward);
-        step.map(|step| step.op = Op::ReluBackward).is_some()
+        let step = program.steps.iter_mut().find(|step| step.op == Op::Gelu(Gelu::Backward));
+        step.map(|step| step.op = Op::Relu(Relu::Backward)).is_some()
     });
     assert!(broken >= 5 && caught == broken, "{caught} of {broken}");
 }
@@ -469,7 +469,9 @@ fn a_wrong_gradient_rule_is_found() {
 fn a_forgotten_addition_of_gradients_is_found() {
     let (caught, broken) = found(|program| {
         let loss = program.loss();
-        let Some(i) = program.steps.iter().skip(loss).position(|step| step.op == Op::Add) else { return false };
+        let Some(i) = program.steps.iter().skip(loss).position(|step| matches!(step.op, Op::Add(_))) else {
+            return false;
+        };
         let sum = program.steps.remove(loss + i);
         for step in &mut program.steps {
             for id in step.reads.iter_mut().filter(|id| **id == sum.writes[0]) {
@@ -496,7 +498,9 @@ fn a_forgotten_addition_of_gradients_is_found() {
 fn a_wrong_mask_is_found() {
     let (caught, broken) = found(|program| {
         let masked = program.steps.iter_mut().find_map(|step| match &mut step.op {
-            Op::Conv2dBackward { masked, .. } | Op::DenseBackward { masked, .. } if step.writes.len() > 2 => {
+            Op::Conv2d(Conv2d::Backward { masked, .. }) | Op::Dense(Dense::Backward { masked, .. })
+                if step.writes.len() > 2 =>
+            {
                 Some(masked)
             }
             _ => None,

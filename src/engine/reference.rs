@@ -2,7 +2,7 @@
 //!
 //! Generic over the precision: the GPU is compared with it in single precision, and in double precision it is the ground truth.
 
-use super::steps::{Answers, compute, found, found_in};
+use super::steps::{Answers, Operands, compute, found, found_in};
 use super::{
     Engine, EngineError, Epoch, Inference, NonFinite, OnProgress, Optimizer, State, Totals, check_order, check_split,
     for_all, only_trained, pixels,
@@ -102,7 +102,7 @@ impl<T: Real> Pass<T> {
                 Some(i) => &mut indices[i][..],
                 None => &mut [],
             };
-            let mut answers = Answers {
+            let answers = Answers {
                 labels: &batch.labels,
                 n_valid: batch.n_valid,
                 probabilities: &mut probabilities,
@@ -111,7 +111,7 @@ impl<T: Real> Pass<T> {
             };
             let x: Vec<&[T]> = reads.iter().map(|values| &values[..]).collect();
             let mut y: Vec<&mut [T]> = writes.iter_mut().map(|values| &mut values[..]).collect();
-            compute(&step.op, n, &x, &mut y, argmax, &mut answers);
+            compute(step.op, Operands { n, x: &x, y: &mut y, argmax, answers });
             for (tensor, values) in written.iter().zip(writes) {
                 match tensor.place {
                     Place::Parameter(i) => parameters[i] = values,

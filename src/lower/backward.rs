@@ -1,6 +1,6 @@
 //! The backward steps: the one place that differentiates.
 
-use super::{Id, Lowering, Op, Step};
+use super::{Add, Id, Lowering, Op, Relu, Step};
 
 impl Lowering<'_> {
     /// Goes through the forward steps from the last to the first, and emits the steps that compute the gradients of what they read from
@@ -9,7 +9,7 @@ impl Lowering<'_> {
         for i in (0..self.program.steps.len()).rev() {
             let step = self.program.steps[i].clone();
             let y = step.writes[0];
-            if matches!(step.op, Op::Loss) {
+            if matches!(step.op, Op::SoftmaxXent(_)) {
                 self.reaches(step.reads[0], y);
             } else if self.is_trained[y.0]
                 && let Some(dy) = self.sum(y)
@@ -67,13 +67,13 @@ impl Lowering<'_> {
         for (i, part) in parts {
             let name = self.name_of_gradient(y, &format!("sum{i}"));
             let both = self.rows_like(name, y);
-            self.step(Op::Add, vec![sum, part], vec![both]);
+            self.step(Op::Add(Add::Forward), vec![sum, part], vec![both]);
             sum = both;
         }
         if self.is_relu[y.0] && !self.masks_all(y) {
             let name = self.name_of_gradient(y, "masked");
             let masked = self.rows_like(name, y);
-            self.step(Op::ReluBackward, vec![y, sum], vec![masked]);
+            self.step(Op::Relu(Relu::Backward), vec![y, sum], vec![masked]);
             sum = masked;
         }
         Some(sum)

@@ -1,6 +1,6 @@
 //! The place of each tensor: tensors that are not needed at the same time share a buffer.
 
-use super::{Buffer, Id, Op, Place, Program, Step, Tensor};
+use super::{Buffer, Id, Op, Place, Program, SoftmaxXent, Step, Tensor};
 use std::collections::{BTreeSet, HashMap};
 
 /// Assigns a buffer to each tensor that a step writes: with `reuse` the buffers of others that are no longer needed. With `weights_last`,
@@ -49,7 +49,7 @@ fn last_uses(program: &Program, weights_last: bool) -> Vec<Option<usize>> {
         step.reads.iter().for_each(|id| last[id.0] = None);
     }
     // What is computed once, and the results.
-    let results = program.steps.iter().filter(|step| step.op == Op::Softmax);
+    let results = program.steps.iter().filter(|step| step.op == Op::SoftmaxXent(SoftmaxXent::Forward));
     for id in program.once.iter().chain(results).flat_map(|step| &step.writes).chain([&program.logits()]) {
         last[id.0] = None;
     }

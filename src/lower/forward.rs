@@ -1,6 +1,6 @@
 //! Emits the forward steps layer by layer, and fuses those that an engine computes in one.
 
-use super::{Id, LowerError, Lowering, Mode, Op, Place, Step};
+use super::{Conv2d, Dense, Id, LowerError, Lowering, Mode, Op, Place, Relu, SoftmaxXent};
 use crate::cpu::dense::DenseDims;
 use crate::cpu::pool2d::Pool2dDims;
 use crate::model::{Activation, Layer, LayerShape, Role, Source, conv2d_dims, pool2d_dims};
@@ -27,7 +27,7 @@ impl<'a> At<'a> {
     }
 
     /// Returns the index of the layer that reads this one's output, if there is only one.
-    fn only_reader(self) -> Option<usize> {
+    pub(super) fn only_reader(self) -> Option<usize> {
         let source = Source::Layer(self.index);
         let mut readers = (0..self.layers.len()).filter(|&i| self.layers[i].sources.contains(&source));
         readers.next().filter(|_| readers.next().is_none())
@@ -51,11 +51,11 @@ impl Lowering<'_> {
         }
         self.program.outputs = outputs.into_iter().map(|id| id.expect("each layer was lowered")).collect();
         let (op, name) = match self.mode {
-            Mode::Train | Mode::Search => (Op::Loss, "dlogits"),
-            Mode::Infer => (Op::Softmax, "probabilities"),
+            Mode::Train | Mode::Search => (SoftmaxXent::Loss, "dlogits"),
+            Mode::Infer => (SoftmaxXent::Forward, "probabilities"),
         };
         let y = self.rows(name.to_string(), &[self.program.classes]);
-        self.step(op, vec![self.program.logits()], vec![y]);
+        self.step(Op::SoftmaxXent(op), vec![self.program.logits()], vec![y]);
         Ok(())
     }
 
@@ -72,18 +72,18 @@ impl Lowering<'_> {
         let [mut w, mut b] = [Role::Weight, Role::Bias].map(|role| self.parameter(at, role));
         let mut activation = shape.layer.activation();
         let mut included = Vec::new();
-        // In inference, a normalization can be part of the weights, if nobody else reads the values that it normalizes.
-        let normalized = self.folds(at, activation);
-        if let Some(norm) = normalized {
-            [w, b] = self.folded(at.at(norm), [w, b]);
-            included.push(norm);
+        // In inference, the next layer may be part of the weights, if nobody else reads the values between them.
+        let folded = self.folds(at, activation);
+        if let Some(next) = folded {
+            [w, b] = self.folded(at.at(next), [w, b]);
+            included.push(next);
         }
         // The same for a ReLU that is a layer of its own, and for a max pooling.
         let next = |included: &[usize], of: fn(&Layer) -> bool| {
             let last = at.at(included.last().copied().unwrap_or(at.index));
             last.only_reader().filter(|&i| of(&at.layers[i].layer))
         };
-        if normalized.is_some()
+        if folded.is_some()
             && activation == Activation::None
             && let Some(relu) = next(&included, |layer| *layer == Layer::Relu)
         {
@@ -91,17 +91,14 @@ impl Lowering<'_> {
             included.push(relu);
         }
         let fused_relu = activation == Activation::Relu && self.fusion.is_some();
+        let next_step = Op::of(activation).filter(|_| !fused_relu);
         let last = &at.layers[included.last().copied().unwrap_or(at.index)].name;
-        let name = match activation {
-            Activation::Relu if !fused_relu => format!("{last}.sums"),
-            Activation::Gelu => format!("{last}.sums"),
-            _ => format!("{last}.y"),
-        };
+        let name = format!("{last}.{}", if next_step.is_some() { "sums" } else { "y" });
         let y = match &shape.layer {
             Layer::Conv2d { .. } => {
                 let d = conv2d_dims(&shape.layer, n, &shape.input).map_err(|reason| self.unfit(shape, reason))?;
-                let is_alone = activation == Activation::None || fused_relu;
-                let pooling = next(&included, |layer| matches!(layer, Layer::MaxPool2d(_))).filter(|_| is_alone);
+                let pooling = next(&included, |layer| matches!(layer, Layer::MaxPool2d(_)));
+                let pooling = pooling.filter(|_| next_step.is_none());
                 let pool = pooling.map(|i| self.pooling(&at.layers[i])).transpose()?;
                 let pool = pool.filter(|pool| self.fusion.is_some_and(|fusion| fusion.pool(&d, pool)));
                 let writes = match pooling.filter(|_| pool.is_some()) {
@@ -112,34 +109,28 @@ impl Lowering<'_> {
                     None => vec![self.rows(name, &shape.output)],
                 };
                 let y = writes[0];
-                self.step(Op::Conv2d { d, relu: fused_relu, pool }, vec![x, w, b], writes);
+                self.step(Op::Conv2d(Conv2d::Forward { d, relu: fused_relu, pool }), vec![x, w, b], writes);
                 y
             }
             _ => {
                 let d = DenseDims { n, i: shape.input[0], o: shape.output[0] };
                 let y = self.rows(name, &shape.output);
-                self.step(Op::Dense { d, relu: fused_relu }, vec![x, w, b], vec![y]);
+                self.step(Op::Dense(Dense::Forward { d, relu: fused_relu }), vec![x, w, b], vec![y]);
                 y
             }
         };
         self.is_relu[y.0] = fused_relu;
-        if fused_relu {
-            return Ok((y, included));
+        match next_step {
+            Some(op) => Ok((self.activated(op, y, format!("{}.y", shape.name)), included)),
+            None => Ok((y, included)),
         }
-        Ok((self.activated(activation, y, format!("{}.y", shape.name)), included))
     }
 
     /// Emits an activation as a step of its own.
-    pub(super) fn activated(&mut self, activation: Activation, x: Id, name: String) -> Id {
-        let op = match activation {
-            // The softmax is part of the loss.
-            Activation::None | Activation::Softmax => return x,
-            Activation::Relu => Op::Relu,
-            Activation::Gelu => Op::Gelu,
-        };
+    pub(super) fn activated(&mut self, op: Op, x: Id, name: String) -> Id {
         let y = self.rows_like(name, x);
         self.step(op, vec![x], vec![y]);
-        self.is_relu[y.0] = activation == Activation::Relu;
+        self.is_relu[y.0] = op == Op::Relu(Relu::Forward);
         y
     }
 
@@ -160,8 +151,8 @@ impl Lowering<'_> {
         vec![y, argmax]
     }
 
-    /// Returns the tensor of a layer's parameter; a constant for the factor or the summand that a normalization does not have.
-    fn parameter(&mut self, at: At<'_>, role: Role) -> Id {
+    /// Returns the tensor of a layer's parameter; a constant if the layer has none with this role.
+    pub(super) fn parameter(&mut self, at: At<'_>, role: Role) -> Id {
         let Some((parameter, index)) = self.parameters[at.index].iter().find(|(of, _)| of.role == role).cloned() else {
             let value = role.initial().unwrap_or_default();
             return self.add(format!("{value}"), &[at.channels()], false, Place::Constant(value));
@@ -169,31 +160,5 @@ impl Lowering<'_> {
         let id = self.add(parameter.name, &parameter.shape, false, Place::Parameter(index));
         self.is_trained[id.0] = role.is_trained();
         id
-    }
-
-    /// Returns the tensors of a normalization: scale, shift, running mean, running variance.
-    pub(super) fn normalization(&mut self, at: At<'_>) -> [Id; 4] {
-        [Role::Scale, Role::Shift, Role::Mean, Role::Variance].map(|role| self.parameter(at, role))
-    }
-
-    /// Returns the index of the normalization that can be part of the weights of a layer.
-    fn folds(&self, at: At<'_>, activation: Activation) -> Option<usize> {
-        let wanted = self.mode == Mode::Infer && self.fusion.is_some() && activation == Activation::None;
-        let reader = at.only_reader().filter(|_| wanted)?;
-        matches!(at.layers[reader].layer, Layer::BatchNorm { .. }).then_some(reader)
-    }
-
-    /// Emits the weights of a layer that includes the normalization `norm` after it, computed once.
-    fn folded(&mut self, norm: At<'_>, [w, b]: [Id; 2]) -> [Id; 2] {
-        let shape = norm.shape();
-        let Layer::BatchNorm { epsilon, .. } = shape.layer else { unreachable!("`folds` returns normalizations") };
-        let statistics = self.normalization(norm);
-        let [w_out, b_out] = [(w, "weight"), (b, "bias")].map(|(id, what)| {
-            let of = self.program.tensor(id).shape.clone();
-            self.add(format!("{}.folded_{what}", shape.name), &of, false, Place::UNASSIGNED)
-        });
-        let reads = [&[w, b][..], &statistics].concat();
-        self.program.once.push(Step { op: Op::BatchNormFold(epsilon), reads, writes: vec![w_out, b_out] });
-        [w_out, b_out]
     }
 }

@@ -12,7 +12,7 @@ mod program;
 mod rules;
 
 pub use program::{Buffer, Id, Place, Program, Step, Tensor};
-pub use rules::Op;
+pub use rules::*;
 
 use crate::cpu::conv2d::Conv2dDims;
 use crate::cpu::pool2d::Pool2dDims;

@@ -129,7 +129,7 @@ impl Program {
 
     /// Returns the position of the step that computes the loss; the steps after it compute gradients.
     pub fn loss(&self) -> usize {
-        let loss = self.steps.iter().position(|step| matches!(step.op, Op::Loss | Op::Softmax));
+        let loss = self.steps.iter().position(|step| matches!(step.op, Op::SoftmaxXent(_)));
         loss.expect("every program computes a loss")
     }
 
@@ -140,14 +140,15 @@ impl Program {
     }
 }
 
-/// A step per line: `relu conv2d_1.y -> relu_1.y`.
+/// A step per line: `ReluBackward: relu_1.y relu_1.sum1 -> relu_1.masked`.
 impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = |ids: &[Id]| ids.iter().map(|id| self.tensor(*id).name.as_str()).collect::<Vec<_>>().join(" ");
         for step in self.once.iter().chain(&self.steps) {
+            // The names of the operation and of its step: `Relu(Backward)`.
             let op = format!("{:?}", step.op);
-            let op = op.split([' ', '(', '{']).next().unwrap_or_default();
-            writeln!(f, "{op}: {} -> {}", names(&step.reads), names(&step.writes))?;
+            let words = op.split(|c: char| !c.is_alphanumeric()).take(2).filter(|word| *word != "Forward");
+            writeln!(f, "{}: {} -> {}", words.collect::<String>(), names(&step.reads), names(&step.writes))?;
         }
         Ok(())
     }

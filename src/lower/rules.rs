@@ -6,14 +6,39 @@ use crate::cpu::batchnorm::BatchNormDims;
 use crate::cpu::conv2d::Conv2dDims;
 use crate::cpu::dense::DenseDims;
 use crate::cpu::pool2d::{Pool2dDims, Reduction};
-use crate::model::{Activation, Layer};
+use crate::model::{Activation, Layer, Role};
 
-/// An operation with its dimensions. Each is documented with the tensors that it reads and writes, in this order, in brackets those
-/// that are there only if an attribute says so. The dimensions are those of [`Program::batch`](super::Program::batch) images.
+/// A step of an operation. Each operation has a type of its own, whose variants are its steps.
+///
+/// A step is documented with the tensors that it reads and writes, in this order, in brackets those that are there only if an attribute
+/// says so. Its dimensions are those of [`Program::batch`](super::Program::batch) images.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Op {
+    /// Convolution.
+    Conv2d(Conv2d),
+    /// Dense layer.
+    Dense(Dense),
+    /// Max pooling.
+    MaxPool2d(MaxPool2d),
+    /// Average or sum pooling.
+    MeanPool2d(MeanPool2d),
+    /// Rectified linear unit.
+    Relu(Relu),
+    /// Gaussian error linear unit.
+    Gelu(Gelu),
+    /// Sum of two tensors.
+    Add(Add),
+    /// Batch normalization.
+    BatchNorm(BatchNorm),
+    /// Softmax and cross-entropy.
+    SoftmaxXent(SoftmaxXent),
+}
+
+/// Steps of a convolution.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Conv2d {
     /// x, w, b -> y \[, argmax\]: convolution, then max(y, 0) if `relu`, then max pooling.
-    Conv2d {
+    Forward {
         /// Its dimensions.
         d: Conv2dDims,
         /// Whether a ReLU follows.
@@ -21,8 +46,8 @@ pub enum Op {
         /// The max pooling that follows; y and argmax have its shape.
         pool: Option<Pool2dDims>,
     },
-    /// x, w, dy \[, argmax\] -> dw, db \[, dx\]: the gradients of a convolution.
-    Conv2dBackward {
+    /// x, w, dy \[, argmax\] -> dw, db \[, dx\].
+    Backward {
         /// Its dimensions.
         d: Conv2dDims,
         /// The max pooling that followed: dy is the gradient of its outputs.
@@ -30,97 +55,171 @@ pub enum Op {
         /// Whether dx is 0 wherever x is not positive.
         masked: bool,
     },
+}
+
+/// Steps of a dense layer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Dense {
     /// x, w, b -> y: dense layer, then max(y, 0) if `relu`.
-    Dense {
+    Forward {
         /// Its dimensions.
         d: DenseDims,
         /// Whether a ReLU follows.
         relu: bool,
     },
-    /// x, w, dy -> dw, db \[, dx\]: the gradients of a dense layer.
-    DenseBackward {
+    /// x, w, dy -> dw, db \[, dx\].
+    Backward {
         /// Its dimensions.
         d: DenseDims,
         /// Whether dx is 0 wherever x is not positive.
         masked: bool,
     },
-    /// x -> y, argmax: max pooling.
-    MaxPool2d(Pool2dDims),
-    /// argmax, dy -> dx.
-    MaxPool2dBackward(Pool2dDims),
-    /// x -> y: average or sum pooling.
-    MeanPool2d(Reduction, Pool2dDims),
-    /// dy -> dx.
-    MeanPool2dBackward(Reduction, Pool2dDims),
-    /// x -> y: max(x, 0).
-    Relu,
-    /// y, dy -> dx: dy where y is positive, else 0.
-    ReluBackward,
-    /// x -> y: x times the normal distribution function of x.
-    Gelu,
-    /// x, dy -> dx.
-    GeluBackward,
-    /// x1, x2 -> y: the sum.
-    Add,
-    /// x -> moments, and the parameters running_mean and running_var are moved towards them: the batch's statistics. The number is the
-    /// part of the running statistics that stays.
-    BatchNormStatistics(BatchNormDims, f64),
-    /// running_mean, running_var -> moments.
-    BatchNormMoments,
-    /// x, moments, scale, shift -> y. The number is added to the variance.
-    BatchNorm(BatchNormDims, f64),
-    /// x, moments, dy -> dscale, dshift. The number is added to the variance.
-    BatchNormBackwardW(BatchNormDims, f64),
-    /// x, moments, scale, dscale, dshift, dy -> dx. The number is added to the variance.
-    BatchNormBackwardX(BatchNormDims, f64),
-    /// w, b, scale, shift, running_mean, running_var -> w, b: a convolution or dense layer that includes the normalization after it. The
-    /// number is added to the variance.
-    BatchNormFold(f64),
-    /// logits -> dlogits: the loss, and its gradient.
-    Loss,
-    /// logits -> probabilities; and the loss, where there are labels.
-    Softmax,
 }
 
+/// Steps of a max pooling.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum MaxPool2d {
+    /// x -> y, argmax.
+    Forward(Pool2dDims),
+    /// argmax, dy -> dx.
+    Backward(Pool2dDims),
+}
+
+/// Steps of an average or sum pooling.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum MeanPool2d {
+    /// x -> y.
+    Forward(Reduction, Pool2dDims),
+    /// dy -> dx.
+    Backward(Reduction, Pool2dDims),
+}
+
+/// Steps of a ReLU.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Relu {
+    /// x -> y: max(x, 0).
+    Forward,
+    /// y, dy -> dx: dy where y is positive, else 0.
+    Backward,
+}
+
+/// Steps of a GELU.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Gelu {
+    /// x -> y: x times the normal distribution function of x.
+    Forward,
+    /// x, dy -> dx.
+    Backward,
+}
+
+/// The step of a sum. The gradient of each input is that of the sum.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Add {
+    /// x1, x2 -> y.
+    Forward,
+}
+
+/// Steps of a normalization. The number is added to the variance, unless noted otherwise.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum BatchNorm {
+    /// x -> moments, and the parameters running_mean and running_var are moved towards them: the batch's statistics. The number is the
+    /// part of the running statistics that stays.
+    Statistics(BatchNormDims, f64),
+    /// running_mean, running_var -> moments.
+    Moments,
+    /// x, moments, scale, shift -> y.
+    Forward(BatchNormDims, f64),
+    /// x, moments, dy -> dscale, dshift.
+    BackwardW(BatchNormDims, f64),
+    /// x, moments, scale, dscale, dshift, dy -> dx.
+    BackwardX(BatchNormDims, f64),
+    /// w, b, scale, shift, running_mean, running_var -> w, b: a convolution or dense layer that includes the normalization after it.
+    Fold(f64),
+}
+
+/// Steps at the end of a model.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum SoftmaxXent {
+    /// logits -> probabilities; and the loss, where there are labels.
+    Forward,
+    /// logits -> dlogits: the loss, and its gradient.
+    Loss,
+}
+
+/// Evaluates `$result` with `$step` as the step `$op`, in the type of its operation. This is the only list of operations from which
+/// engines call them: one that lacks what they call does not compile.
+macro_rules! dispatch {
+    ($op:expr, $step:ident => $result:expr) => {
+        match $op {
+            $crate::lower::Op::Conv2d($step) => $result,
+            $crate::lower::Op::Dense($step) => $result,
+            $crate::lower::Op::MaxPool2d($step) => $result,
+            $crate::lower::Op::MeanPool2d($step) => $result,
+            $crate::lower::Op::Relu($step) => $result,
+            $crate::lower::Op::Gelu($step) => $result,
+            $crate::lower::Op::Add($step) => $result,
+            $crate::lower::Op::BatchNorm($step) => $result,
+            $crate::lower::Op::SoftmaxXent($step) => $result,
+        }
+    };
+}
+pub(crate) use dispatch;
+
 impl Op {
+    /// Returns an activation as a step of its own; `None` if it needs none.
+    pub(super) fn of(activation: Activation) -> Option<Op> {
+        match activation {
+            // The softmax is part of the loss.
+            Activation::None | Activation::Softmax => None,
+            Activation::Relu => Some(Op::Relu(Relu::Forward)),
+            Activation::Gelu => Some(Op::Gelu(Gelu::Forward)),
+        }
+    }
+
     /// Whether it needs the whole batch at once: all rows of what it reads must be there before it starts.
     pub fn meets(&self) -> bool {
-        matches!(self, Op::BatchNormStatistics(..) | Op::BatchNormBackwardW(..))
+        match self {
+            Op::BatchNorm(step) => matches!(step, BatchNorm::Statistics(..) | BatchNorm::BackwardW(..)),
+            Op::Conv2d(_) | Op::Dense(_) | Op::MaxPool2d(_) | Op::MeanPool2d(_) => false,
+            Op::Relu(_) | Op::Gelu(_) | Op::Add(_) | Op::SoftmaxXent(_) => false,
+        }
     }
 
     /// Whether it computes gradients of weights, which an engine may put off to the end.
     pub(super) fn has_weights(&self) -> bool {
-        matches!(self, Op::Conv2dBackward { .. } | Op::DenseBackward { .. })
-    }
-
-    /// Whether its gradient is masked at no cost where its input is zero, if that is the output of a ReLU. `fused` says whether the
-    /// engine has such a mask in its products.
-    pub(super) fn masks(&self, fused: bool) -> bool {
         match self {
-            Op::Conv2d { .. } | Op::Dense { .. } => fused,
-            Op::MaxPool2d(_) | Op::Relu => true,
-            _ => false,
+            Op::Conv2d(step) => matches!(step, Conv2d::Backward { .. }),
+            Op::Dense(step) => matches!(step, Dense::Backward { .. }),
+            Op::MaxPool2d(_) | Op::MeanPool2d(_) | Op::Relu(_) | Op::Gelu(_) => false,
+            Op::Add(_) | Op::BatchNorm(_) | Op::SoftmaxXent(_) => false,
         }
     }
 
-    /// The name of the operation, as in the names of its files.
+    /// Whether the gradient of what this forward step reads is masked at no cost where that is zero, if it is the output of a ReLU.
+    /// `fused` says whether the engine has such a mask in its products.
+    pub(super) fn masks(&self, fused: bool) -> bool {
+        match self {
+            Op::Conv2d(_) | Op::Dense(_) => fused,
+            Op::MaxPool2d(_) | Op::Relu(_) => true,
+            Op::MeanPool2d(_) | Op::Gelu(_) | Op::Add(_) | Op::BatchNorm(_) | Op::SoftmaxXent(_) => false,
+        }
+    }
+
+    /// The name of the operation in reports and messages.
     pub fn name(&self) -> &'static str {
         match self {
-            Op::Conv2d { .. } | Op::Conv2dBackward { .. } => "conv2d",
-            Op::Dense { .. } | Op::DenseBackward { .. } => "dense",
-            Op::MaxPool2d(_) | Op::MaxPool2dBackward(_) => "maxpool2d",
-            Op::MeanPool2d(Reduction::Average, _) | Op::MeanPool2dBackward(Reduction::Average, _) => "averagepool2d",
-            Op::MeanPool2d(Reduction::Sum, _) | Op::MeanPool2dBackward(Reduction::Sum, _) => "sumpool2d",
-            Op::Relu | Op::ReluBackward => "relu",
-            Op::Gelu | Op::GeluBackward => "gelu",
-            Op::Add => "add",
-            Op::BatchNormStatistics(..)
-            | Op::BatchNormMoments
-            | Op::BatchNorm(..)
-            | Op::BatchNormBackwardW(..)
-            | Op::BatchNormBackwardX(..)
-            | Op::BatchNormFold(_) => "batchnorm",
-            Op::Loss | Op::Softmax => "softmax_xent",
+            Op::Conv2d(_) => "conv2d",
+            Op::Dense(_) => "dense",
+            Op::MaxPool2d(_) => "maxpool2d",
+            Op::MeanPool2d(MeanPool2d::Forward(reduction, _) | MeanPool2d::Backward(reduction, _)) => match reduction {
+                Reduction::Average => "averagepool2d",
+                Reduction::Sum => "sumpool2d",
+            },
+            Op::Relu(_) => "relu",
+            Op::Gelu(_) => "gelu",
+            Op::Add(_) => "add",
+            Op::BatchNorm(_) => "batchnorm",
+            Op::SoftmaxXent(_) => "softmax_xent",
         }
     }
 }
@@ -136,7 +235,7 @@ impl Lowering<'_> {
                 let d = self.pooling(shape)?;
                 let writes = self.maxima(shape);
                 let y = writes[0];
-                self.step(Op::MaxPool2d(d), vec![x], writes);
+                self.step(Op::MaxPool2d(MaxPool2d::Forward(d)), vec![x], writes);
                 self.is_relu[y.0] = self.is_relu[x.0];
                 y
             }
@@ -145,7 +244,7 @@ impl Lowering<'_> {
                 let is_sum = matches!(shape.layer, Layer::SumPool2d(_));
                 let reduction = if is_sum { Reduction::Sum } else { Reduction::Average };
                 let y = self.rows(name, &shape.output);
-                self.step(Op::MeanPool2d(reduction, d), vec![x], vec![y]);
+                self.step(Op::MeanPool2d(MeanPool2d::Forward(reduction, d)), vec![x], vec![y]);
                 y
             }
             Layer::BatchNorm { momentum, epsilon, .. } => self.batchnorm(at, x, *momentum, *epsilon),
@@ -154,13 +253,13 @@ impl Lowering<'_> {
                 for (i, &other) in inputs.iter().enumerate().skip(1) {
                     let name = if i + 1 == inputs.len() { name.clone() } else { format!("{}.y{i}", shape.name) };
                     let y = self.rows(name, &shape.output);
-                    self.step(Op::Add, vec![sum, other], vec![y]);
+                    self.step(Op::Add(Add::Forward), vec![sum, other], vec![y]);
                     sum = y;
                 }
                 sum
             }
-            Layer::Relu => self.activated(Activation::Relu, x, name),
-            Layer::Gelu => self.activated(Activation::Gelu, x, name),
+            Layer::Relu => self.activated(Op::Relu(Relu::Forward), x, name),
+            Layer::Gelu => self.activated(Op::Gelu(Gelu::Forward), x, name),
             // The same values in the same order.
             Layer::Flatten => x,
         };
@@ -176,23 +275,51 @@ impl Lowering<'_> {
         let moments = self.add(format!("{}.moments", shape.name), &[3, c], false, Place::UNASSIGNED);
         match self.mode {
             Mode::Train | Mode::Search => {
-                self.step(Op::BatchNormStatistics(d, momentum), vec![x], vec![moments, mean, variance]);
+                let op = Op::BatchNorm(BatchNorm::Statistics(d, momentum));
+                self.step(op, vec![x], vec![moments, mean, variance]);
             }
             Mode::Infer => {
-                let step = Step { op: Op::BatchNormMoments, reads: vec![mean, variance], writes: vec![moments] };
-                self.program.once.push(step);
+                let op = Op::BatchNorm(BatchNorm::Moments);
+                self.program.once.push(Step { op, reads: vec![mean, variance], writes: vec![moments] });
             }
         }
         let y = self.rows(format!("{}.y", shape.name), &shape.output);
-        self.step(Op::BatchNorm(d, epsilon), vec![x, moments, scale, shift], vec![y]);
+        self.step(Op::BatchNorm(BatchNorm::Forward(d, epsilon)), vec![x, moments, scale, shift], vec![y]);
         y
+    }
+
+    /// Returns the tensors of a normalization: scale, shift, running mean, running variance.
+    fn normalization(&mut self, at: At<'_>) -> [Id; 4] {
+        [Role::Scale, Role::Shift, Role::Mean, Role::Variance].map(|role| self.parameter(at, role))
+    }
+
+    /// Returns the index of the normalization that can be part of the weights of a layer.
+    pub(super) fn folds(&self, at: At<'_>, activation: Activation) -> Option<usize> {
+        let wanted = self.mode == Mode::Infer && self.fusion.is_some() && activation == Activation::None;
+        let reader = at.only_reader().filter(|_| wanted)?;
+        matches!(at.layers[reader].layer, Layer::BatchNorm { .. }).then_some(reader)
+    }
+
+    /// Emits the weights of a layer that includes the normalization `norm` after it, computed once.
+    pub(super) fn folded(&mut self, norm: At<'_>, [w, b]: [Id; 2]) -> [Id; 2] {
+        let shape = norm.shape();
+        let Layer::BatchNorm { epsilon, .. } = shape.layer else { unreachable!("`folds` returns normalizations") };
+        let statistics = self.normalization(norm);
+        let [w_out, b_out] = [(w, "weight"), (b, "bias")].map(|(id, what)| {
+            let of = self.program.tensor(id).shape.clone();
+            self.add(format!("{}.folded_{what}", shape.name), &of, false, Place::UNASSIGNED)
+        });
+        let reads = [&[w, b][..], &statistics].concat();
+        let op = Op::BatchNorm(BatchNorm::Fold(epsilon));
+        self.program.once.push(Step { op, reads, writes: vec![w_out, b_out] });
+        [w_out, b_out]
     }
 
     /// The rule of each operation: given the gradient `dy` of what a step wrote, emits the steps for the gradients of what it read.
     pub(super) fn rule(&mut self, step: &Step, dy: Id) {
         let x = step.reads[0];
         match step.op {
-            Op::Conv2d { d, pool, .. } => {
+            Op::Conv2d(Conv2d::Forward { d, pool, .. }) => {
                 let masked = self.masks_all(x);
                 let mut reads = vec![x, step.reads[1], dy];
                 let needs_dx = self.is_trained[x.0];
@@ -204,48 +331,52 @@ impl Lowering<'_> {
                         // The gradient before the pooling, which no forward step stored.
                         let name = self.name_of_gradient(step.writes[0], "dx");
                         reads[2] = self.rows(name, &[d.ho, d.wo, d.o]);
-                        self.step(Op::MaxPool2dBackward(pool), vec![step.writes[1], dy], vec![reads[2]]);
+                        let op = Op::MaxPool2d(MaxPool2d::Backward(pool));
+                        self.step(op, vec![step.writes[1], dy], vec![reads[2]]);
                     }
                     (None, _) => {}
                 }
-                self.weights(Op::Conv2dBackward { d, pool: unpool, masked }, reads, step);
+                self.weights(Op::Conv2d(Conv2d::Backward { d, pool: unpool, masked }), reads, step);
             }
-            Op::Dense { d, .. } => {
-                let masked = self.masks_all(x);
-                self.weights(Op::DenseBackward { d, masked }, vec![x, step.reads[1], dy], step);
+            Op::Dense(Dense::Forward { d, .. }) => {
+                let op = Op::Dense(Dense::Backward { d, masked: self.masks_all(x) });
+                self.weights(op, vec![x, step.reads[1], dy], step);
             }
             // The gradient of a maximum is masked already, and goes to an element of the same sign.
-            Op::MaxPool2d(d) => self.input(Op::MaxPool2dBackward(d), vec![step.writes[1], dy], x),
-            Op::MeanPool2d(reduction, d) => self.input(Op::MeanPool2dBackward(reduction, d), vec![dy], x),
+            Op::MaxPool2d(MaxPool2d::Forward(d)) => {
+                self.input(Op::MaxPool2d(MaxPool2d::Backward(d)), vec![step.writes[1], dy], x);
+            }
+            Op::MeanPool2d(MeanPool2d::Forward(reduction, d)) => {
+                self.input(Op::MeanPool2d(MeanPool2d::Backward(reduction, d)), vec![dy], x);
+            }
             // The gradient is masked already by the output, which is all that a ReLU does to it.
-            Op::Relu => self.reaches(x, dy),
-            Op::Gelu => self.input(Op::GeluBackward, vec![x, dy], x),
-            Op::Add => {
+            Op::Relu(Relu::Forward) => self.reaches(x, dy),
+            Op::Gelu(Gelu::Forward) => self.input(Op::Gelu(Gelu::Backward), vec![x, dy], x),
+            Op::Add(Add::Forward) => {
                 for &x in &step.reads {
                     self.reaches(x, dy);
                 }
             }
-            Op::BatchNorm(d, epsilon) => {
+            Op::BatchNorm(BatchNorm::Forward(d, epsilon)) => {
                 let [moments, scale, shift] = [step.reads[1], step.reads[2], step.reads[3]];
                 let [dscale, dshift] = [scale, shift].map(|w| self.gradient_of(w));
-                self.step(Op::BatchNormBackwardW(d, epsilon), vec![x, moments, dy], vec![dscale, dshift]);
+                let op = Op::BatchNorm(BatchNorm::BackwardW(d, epsilon));
+                self.step(op, vec![x, moments, dy], vec![dscale, dshift]);
                 let reads = vec![x, moments, scale, dscale, dshift, dy];
-                self.input(Op::BatchNormBackwardX(d, epsilon), reads, x);
+                self.input(Op::BatchNorm(BatchNorm::BackwardX(d, epsilon)), reads, x);
             }
             // Its gradient is part of that of the normalization.
-            Op::BatchNormStatistics(..) => {}
-            Op::Conv2dBackward { .. }
-            | Op::DenseBackward { .. }
-            | Op::MaxPool2dBackward(_)
-            | Op::MeanPool2dBackward(..)
-            | Op::ReluBackward
-            | Op::GeluBackward
-            | Op::BatchNormMoments
-            | Op::BatchNormBackwardW(..)
-            | Op::BatchNormBackwardX(..)
-            | Op::BatchNormFold(_)
-            | Op::Loss
-            | Op::Softmax => unreachable!("{:?} is not a forward step of training", step.op),
+            Op::BatchNorm(BatchNorm::Statistics(..)) => {}
+            Op::Conv2d(Conv2d::Backward { .. })
+            | Op::Dense(Dense::Backward { .. })
+            | Op::MaxPool2d(MaxPool2d::Backward(_))
+            | Op::MeanPool2d(MeanPool2d::Backward(..))
+            | Op::Relu(Relu::Backward)
+            | Op::Gelu(Gelu::Backward)
+            | Op::BatchNorm(
+                BatchNorm::Moments | BatchNorm::BackwardW(..) | BatchNorm::BackwardX(..) | BatchNorm::Fold(_),
+            )
+            | Op::SoftmaxXent(_) => unreachable!("{:?} is not a forward step of training", step.op),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::program::{NativeProgram, Owned, Rows, Shared, zeros};
 use crate::data::Split;
-use crate::engine::steps::{Answers, Convolving, compute_rows};
+use crate::engine::steps::{Answers, Convolving, Operands, compute_native};
 use crate::engine::{EngineError, Optimizer};
 use crate::lower::{Id, Tensor};
 use crate::model::Parameter;
@@ -106,7 +106,7 @@ impl Share<'_> {
     pub(super) fn run(&mut self, i: usize, shared: Shared<'_>, n_valid: usize, scratch: &mut Scratch) {
         let Share { order, rows, labels, probabilities, loss, correct, group } = self;
         let (native, n, group) = (shared.program, order.len(), *group);
-        let mut answers = Answers { labels, n_valid, probabilities, loss, correct };
+        let answers = Answers { labels, n_valid, probabilities, loss, correct };
         let step = &native.program.steps[i];
         let buffer_of = |wanted: fn(&Tensor) -> bool, ids: &[Id]| {
             ids.iter().map(|id| native.program.tensor(*id)).find(|tensor| wanted(tensor)).and_then(Tensor::buffer)
@@ -129,7 +129,8 @@ impl Share<'_> {
             }
             let convolving =
                 conv.map(|i| Convolving { conv: &native.convs[i], packed: &shared.packed[i], scratch, sums, group });
-            compute_rows(&step.op, n, &x[..count], y.as_mut_slice(), argmax, convolving, &mut answers);
+            let on = Operands { n, x: &x[..count], y: y.as_mut_slice(), argmax: &mut *argmax, answers };
+            compute_native(step.op, on, convolving);
         }
         if let (Some(i), Some(y)) = (written, y) {
             rows.floats[i] = y;

@@ -7,8 +7,8 @@
 use crate::cpu::conv2d::Conv2dDims;
 use crate::cpu::pool2d::Pool2dDims;
 use crate::engine::EngineError;
-use crate::engine::steps::{compute_batch, compute_gradient};
-use crate::lower::{Fusion, Id, Mode, Op, Place, Program, Step, lower};
+use crate::engine::steps::{Answers, Operands, Part, compute_gradient, compute_native};
+use crate::lower::{self, Fusion, Id, Mode, Op, Place, Program, Step, lower};
 use crate::model::Model;
 use crate::native::Aligned;
 use crate::native::conv2d::{Conv2d, Form, Packed};
@@ -114,14 +114,15 @@ impl NativeProgram {
         }
         let (mut convs, mut filters, mut conv_of) = (Vec::new(), Vec::new(), Vec::new());
         for step in &program.steps {
-            if let Op::Conv2d { d, relu, pool } = step.op {
+            if let Op::Conv2d(lower::Conv2d::Forward { d, relu, pool }) = step.op {
                 let w = step.reads[1];
-                let of_filter = |other: &&Step| matches!(other.op, Op::Conv2dBackward { .. }) && other.reads[1] == w;
+                let is_backward = |op: Op| matches!(op, Op::Conv2d(lower::Conv2d::Backward { .. }));
+                let of_filter = |other: &&Step| is_backward(other.op) && other.reads[1] == w;
                 let needs_dx = program.steps.iter().find(of_filter).is_some_and(|backward| backward.writes.len() > 2);
                 convs.push(Conv2d::new(&d, relu, pool, needs_dx, form));
                 filters.push(w);
             }
-            let is_conv = matches!(step.op, Op::Conv2d { .. } | Op::Conv2dBackward { .. });
+            let is_conv = matches!(step.op, Op::Conv2d(_));
             conv_of.push(filters.iter().position(|w| is_conv && *w == step.reads[1]));
         }
         let constants = program.tensors.iter().map(|tensor| match tensor.place {
@@ -200,7 +201,11 @@ impl NativeProgram {
         let shared = Shared { program: self, parameters, gradients, whole, packed: &[] };
         let x: Vec<&[f32]> = step.reads.iter().map(|id| shared.rows(*id, n, floats)).collect();
         let mut writes: Vec<&mut [f32]> = y.iter_mut().map(|values| &mut values[..]).collect();
-        compute_batch(&step.op, n, &x, &mut writes);
+        // The loss is of rows.
+        let (probabilities, loss, correct) = (&mut [][..], &mut [][..], &mut [][..]);
+        let answers = Answers { labels: &[], n_valid: n, probabilities, loss, correct };
+        let on = Operands { n, x: &x, y: &mut writes, argmax: &mut [], answers };
+        compute_native(step.op, on, None);
         for (place, values) in places.into_iter().zip(y) {
             *owner(place, [parameters, gradients, whole]) = values;
         }
@@ -218,7 +223,7 @@ impl NativeProgram {
         let [x, dy] = [0, 2].map(|i| shared.rows(step.reads[i], n, &tensors.floats));
         let conv =
             self.conv_of[i].map(|i| (&self.convs[i], &tensors.sums[i][..n.div_ceil(group) * self.convs[i].sums_len()]));
-        compute_gradient(&step.op, at, n, first, [x, dy], conv, g);
+        compute_gradient(step.op, Part { which: at, n, x, dy, conv, first, g });
     }
 
     /// Returns the name of the operation that computes the gradient of a parameter.
