@@ -18,6 +18,9 @@ pub struct Op {
     pub proof: fn(&mut Verifier<'_>) -> Result<(), GpuError>,
     /// Compares the gradients of the mirrors with central differences; `None` if no gradient passes through.
     pub gradients: Option<fn(&mut Gradients)>,
+    /// Compares the loops of the native engine with the mirrors; `None` if it uses the plain loops.
+    #[cfg(feature = "native")]
+    pub native: Option<fn(&mut super::native::Check)>,
 }
 
 /// A kernel and its mirror.
@@ -65,6 +68,8 @@ pub static OPS: &[Op] = &[
         ],
         proof: super::conv2d::selftest,
         gradients: Some(super::conv2d::gradients),
+        #[cfg(feature = "native")]
+        native: Some(super::native::conv2d::proof),
     },
     Op {
         name: "pool2d",
@@ -80,6 +85,8 @@ pub static OPS: &[Op] = &[
         ],
         proof: super::pool2d::selftest,
         gradients: Some(super::pool2d::gradients),
+        #[cfg(feature = "native")]
+        native: None,
     },
     Op {
         name: "dense",
@@ -99,6 +106,8 @@ pub static OPS: &[Op] = &[
         ],
         proof: super::dense::selftest,
         gradients: Some(super::dense::gradients),
+        #[cfg(feature = "native")]
+        native: Some(super::native::dense::proof),
     },
     Op {
         name: "bias",
@@ -108,6 +117,8 @@ pub static OPS: &[Op] = &[
         ],
         proof: super::bias::selftest,
         gradients: Some(super::bias::gradients),
+        #[cfg(feature = "native")]
+        native: None,
     },
     Op {
         name: "relu",
@@ -117,6 +128,8 @@ pub static OPS: &[Op] = &[
         ],
         proof: super::relu::selftest,
         gradients: Some(super::relu::gradients),
+        #[cfg(feature = "native")]
+        native: None,
     },
     Op {
         name: "gelu",
@@ -126,12 +139,16 @@ pub static OPS: &[Op] = &[
         ],
         proof: super::gelu::selftest,
         gradients: Some(super::gelu::gradients),
+        #[cfg(feature = "native")]
+        native: Some(super::native::gelu::proof),
     },
     Op {
         name: "add",
         kernels: &[Entry { spec: &add::FORWARD, mirror: mirror!(add::add_forward) }],
         proof: super::add::selftest,
         gradients: None,
+        #[cfg(feature = "native")]
+        native: Some(super::native::add::proof),
     },
     Op {
         name: "batchnorm",
@@ -145,6 +162,8 @@ pub static OPS: &[Op] = &[
         ],
         proof: super::batchnorm::selftest,
         gradients: Some(super::batchnorm::gradients),
+        #[cfg(feature = "native")]
+        native: Some(super::native::batchnorm::proof),
     },
     Op {
         name: "softmax_xent",
@@ -154,29 +173,39 @@ pub static OPS: &[Op] = &[
         ],
         proof: super::softmax_xent::selftest,
         gradients: Some(super::softmax_xent::gradients),
+        #[cfg(feature = "native")]
+        native: None,
     },
     Op {
         name: "batch_gather",
         kernels: &[Entry { spec: &batch_gather::GATHER, mirror: mirror!(batch_gather::batch_gather) }],
         proof: super::batch_gather::selftest,
         gradients: None,
+        #[cfg(feature = "native")]
+        native: Some(super::native::batch_gather::proof),
     },
     Op {
         name: "adam",
         kernels: &[Entry { spec: &adam::STEP, mirror: mirror!(adam::adam_step) }],
         proof: super::adam::selftest,
         gradients: None,
+        #[cfg(feature = "native")]
+        native: Some(super::native::adam::proof),
     },
     Op {
         name: "sgd",
         kernels: &[Entry { spec: &sgd::STEP, mirror: mirror!(sgd::sgd_step) }],
         proof: super::sgd::selftest,
         gradients: None,
+        #[cfg(feature = "native")]
+        native: Some(super::native::sgd::proof),
     },
     Op {
         name: "non_finite",
         kernels: &[Entry { spec: &non_finite::NON_FINITE, mirror: mirror!(non_finite::non_finite) }],
         proof: super::non_finite::selftest,
         gradients: None,
+        #[cfg(feature = "native")]
+        native: None,
     },
 ];

@@ -6,7 +6,7 @@ use crate::native::adam as fast;
 use crate::ops::adam::AdamConfig;
 
 /// The results must have the same bits as those of the plain loop.
-pub(super) fn proof(check: &mut Check) {
+pub(in crate::verify) fn proof(check: &mut Check) {
     let config = AdamConfig::default();
     for len in LENGTHS {
         let g = check.values(len);

@@ -4,7 +4,7 @@ use super::{Check, LENGTHS};
 use crate::cpu::add as cpu;
 use crate::native::add as fast;
 
-pub(super) fn proof(check: &mut Check) {
+pub(in crate::verify) fn proof(check: &mut Check) {
     for len in LENGTHS {
         let (x1, x2) = (check.values(len), check.values(len));
         let (mut y, mut expected) = (vec![f32::NAN; len], vec![0.0; len]);

@@ -6,7 +6,7 @@ use crate::native::batch_gather as fast;
 use crate::verify::compare_exact;
 use rand_chacha::rand_core::Rng;
 
-pub(super) fn proof(check: &mut Check) {
+pub(in crate::verify) fn proof(check: &mut Check) {
     for (samples, pixels) in [(5, 28 * 28), (3, 17)] {
         let mut images = vec![0; samples * pixels];
         check.random.fill_bytes(&mut images);

@@ -6,7 +6,7 @@ use crate::native::batchnorm as fast;
 use crate::verify::Breadth;
 use crate::verify::batchnorm::{EPSILON, MOMENTUM, backward_w, backward_x, forward, inputs, statistics};
 
-pub(super) fn proof(check: &mut Check) {
+pub(in crate::verify) fn proof(check: &mut Check) {
     // A sum of four, and the rounding of the total: everything else is in double precision.
     const ADDITIONS: usize = 3;
     let mut normalized = vec![(4, 196, 32), (32, 1, 128), (3, 7, 5)];

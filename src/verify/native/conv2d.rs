@@ -7,7 +7,7 @@ use crate::ops::conv2d::{Conv2dDims, Padding};
 use crate::verify::conv2d::{backward_w, backward_x, forward};
 use crate::verify::{Breadth, compare, compare_exact};
 
-pub(super) fn proof(check: &mut Check) {
+pub(in crate::verify) fn proof(check: &mut Check) {
     let everything = check.breadth == Breadth::Everything;
     let pools = [None, Some([2, 2])];
     // n, [H, W, C], [KH, KW], O, [SH, SW], padding

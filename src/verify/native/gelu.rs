@@ -4,7 +4,7 @@ use super::{Check, LENGTHS};
 use crate::native::gelu as fast;
 use crate::verify::gelu::{backward_x, forward, inputs};
 
-pub(super) fn proof(check: &mut Check) {
+pub(in crate::verify) fn proof(check: &mut Check) {
     for len in LENGTHS {
         let case = format!("{len} elements");
         let (x, dy) = (inputs(|len| check.values(len), len), check.values(len));

@@ -1,32 +1,17 @@
 //! Compares the native engine's loops with the plain ones in double precision, under the same bounds as the shaders.
 
-mod adam;
-mod add;
-mod batch_gather;
-mod batchnorm;
-mod conv2d;
-mod dense;
-mod gelu;
-mod sgd;
+pub(super) mod adam;
+pub(super) mod add;
+pub(super) mod batch_gather;
+pub(super) mod batchnorm;
+pub(super) mod conv2d;
+pub(super) mod dense;
+pub(super) mod gelu;
+pub(super) mod sgd;
 
-use super::{Bounded, Breadth, Comparison, Verdict, compare, compare_exact};
+use super::{Bounded, Breadth, Comparison, OPS, Verdict, compare, compare_exact};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
-
-/// Compares the native loops of an operation with the mirrors.
-pub type Proof = fn(&mut Check);
-
-/// The proof of the loops of each `src/native/<op>.rs`; the other operations use the plain loops.
-pub static PROOFS: &[(&str, Proof)] = &[
-    ("conv2d", conv2d::proof),
-    ("dense", dense::proof),
-    ("gelu", gelu::proof),
-    ("add", add::proof),
-    ("batchnorm", batchnorm::proof),
-    ("batch_gather", batch_gather::proof),
-    ("adam", adam::proof),
-    ("sgd", sgd::proof),
-];
 
 /// Lengths for the operations that compute each element by itself.
 pub(super) const LENGTHS: [usize; 5] = [1, 7, 16, 100, 1031];
@@ -35,7 +20,7 @@ pub(super) const LENGTHS: [usize; 5] = [1, 7, 16, 100, 1031];
 /// [`Breadth::Everything`], ones, primes, tile sizes and their neighbours.
 pub fn check_all(seed: u64, breadth: Breadth) -> Vec<Verdict> {
     let mut check = Check { breadth, random: ChaCha8Rng::seed_from_u64(seed), verdicts: Vec::new() };
-    PROOFS.iter().for_each(|(_, proof)| proof(&mut check));
+    OPS.iter().filter_map(|op| op.native).for_each(|proof| proof(&mut check));
     check.verdicts
 }
 

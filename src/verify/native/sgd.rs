@@ -5,7 +5,7 @@ use crate::cpu::sgd as cpu;
 use crate::native::sgd as fast;
 
 /// The results must have the same bits as those of the plain loop.
-pub(super) fn proof(check: &mut Check) {
+pub(in crate::verify) fn proof(check: &mut Check) {
     for len in LENGTHS {
         let g = check.values(len);
         let mut actual = [check.values(len), check.values(len)];
