@@ -4,10 +4,11 @@ use super::npz::archive;
 use super::python::{self, Variables, unused_layer};
 use super::{ExportError, checked_shapes, layers};
 use crate::model::{LayerShape, Model, Source};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
-/// The names that the code uses.
-const NAMES: [&str; 8] = ["keras", "np", "model", "weights", "layer", "inputs", "outputs", layers::KERAS_GELU];
+/// The names that the code uses, besides those of functions.
+const NAMES: [&str; 7] = ["keras", "np", "model", "weights", "layer", "inputs", "outputs"];
 
 /// Returns the bytes of an npz with the arrays in the order of the layers, and within a layer in that of
 /// `keras.layers.Layer.set_weights`: `conv2d_1/kernel` `[KH, KW, C, O]`, `conv2d_1/bias`, `batchnorm_1/gamma`, `dense_1/kernel`
@@ -35,11 +36,12 @@ pub fn to_bytes(model: &Model, parameters: &[Vec<f32>]) -> Result<Vec<u8>, Expor
 /// The model cannot be built.
 pub fn python(model: &Model, file: &str) -> Result<String, ExportError> {
     let shapes = model.shapes()?;
-    let variables = Variables::new(&shapes, &NAMES);
+    let variables = Variables::new(&shapes, &[&NAMES[..], &layers::KERAS_FUNCTIONS].concat());
     let mut text = String::from("import keras\nimport numpy as np\n\n");
-    if shapes.iter().any(|shape| layers::uses_keras_gelu(&shape.layer)) {
+    let functions: BTreeSet<&str> = shapes.iter().filter_map(|shape| layers::keras_function(&shape.layer)).collect();
+    for function in functions {
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "{}", layers::KERAS_GELU_CODE);
+        let _ = writeln!(text, "{function}");
     }
     if variables.is_chain() {
         sequential(&mut text, model, &shapes);

@@ -296,19 +296,24 @@ fn unevenly_padded(value: &str, window: &Window, fill: Option<&str>) -> String {
 }
 
 /// The name of the function that Keras's layers use for GELU: `gelu` would mean the exact form, without tanh.
-pub(super) const KERAS_GELU: &str = "gelu_tanh";
+const KERAS_GELU: &str = "gelu_tanh";
 
-/// The code of this function, which is registered, so that Keras can save and load the model.
-pub(super) const KERAS_GELU_CODE: &str = "@keras.saving.register_keras_serializable()\n\
+/// The names of all functions that Keras's layers use and Keras does not have.
+pub(super) const KERAS_FUNCTIONS: [&str; 1] = [KERAS_GELU];
+
+/// The code of the function for GELU, which is registered, so that Keras can save and load the model.
+const KERAS_GELU_CODE: &str = "@keras.saving.register_keras_serializable()\n\
                                           def gelu_tanh(x):\n    \
                                               return keras.activations.gelu(x, approximate=True)\n";
 
-/// Whether a layer uses it.
-pub(super) fn uses_keras_gelu(layer: &Layer) -> bool {
+/// Returns the code of the function that a layer uses, if Keras does not have it.
+pub(super) fn keras_function(layer: &Layer) -> Option<&'static str> {
     match layer {
-        Conv2d { activation, .. } | Dense { activation, .. } => *activation == Activation::Gelu,
-        Gelu => true,
-        MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) | BatchNorm { .. } | Add | Relu | Flatten => false,
+        Conv2d { activation: Activation::Gelu, .. } | Dense { activation: Activation::Gelu, .. } | Gelu => {
+            Some(KERAS_GELU_CODE)
+        }
+        Conv2d { .. } | Dense { .. } | MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) => None,
+        BatchNorm { .. } | Add | Relu | Flatten => None,
     }
 }
 
