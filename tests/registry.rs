@@ -32,9 +32,12 @@ fn every_shader_file_has_its_twins() {
     let ops: BTreeSet<String> = OPS.iter().map(|op| op.name.to_string()).collect();
     assert_eq!(ops.len(), OPS.len(), "an operation is registered twice");
     let files = stems(&root().join("shaders"), "wgsl");
+    let steps = stems(&root().join("src/engine/steps"), "rs");
     let stem = |file: &str| file.trim_end_matches("_subgroup").trim_end_matches("_shared").to_string();
     let stems: BTreeSet<String> = files.iter().map(|file| stem(file)).collect();
     assert_eq!(stems, ops, "shaders/ and OPS differ");
+    let is_op = |file: &String| ["mod", "native"].contains(&&file[..]) || ops.contains(file);
+    assert!(steps.iter().all(is_op), "src/engine/steps has a file of no operation: {steps:?}");
     for op in &ops {
         for folder in ["src/ops", "src/cpu", "src/verify", "tests"] {
             let path = format!("{folder}/{op}.rs");
@@ -80,6 +83,19 @@ fn every_native_loop_and_every_gradient_has_a_proof() {
         let is_gradient = |line: &str| line.starts_with("pub fn ") && line.contains("_backward_");
         let has_gradient = text(&mirrors).lines().any(is_gradient);
         assert_eq!(op.gradients.is_some(), has_gradient, "{mirrors} and `gradients` in the row");
+    }
+}
+
+/// A layer with an operation of its own is in four files besides the operation's own and the `mod` lines for these.
+#[test]
+fn a_new_layer_needs_four_files() {
+    for op in ["gelu", "batchnorm"] {
+        let all = lines_with(&[""], &[]).into_iter().filter(|line| line.to_lowercase().contains(op));
+        let others =
+            all.filter(|line| !line.contains(&format!("/{op}.rs: ")) && !line.ends_with(&format!("mod {op};")));
+        let files: BTreeSet<String> = others.map(|line| line.split(": ").next().unwrap().to_string()).collect();
+        let places = ["src/export/layers.rs", "src/lower/rules.rs", "src/model/layer.rs", "src/verify/table.rs"];
+        assert_eq!(files, places.map(str::to_string).into(), "where `{op}` is named");
     }
 }
 

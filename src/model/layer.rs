@@ -176,7 +176,8 @@ impl Layer {
     pub fn activation(&self) -> Activation {
         match self {
             Layer::Conv2d { activation, .. } | Layer::Dense { activation, .. } => *activation,
-            _ => Activation::None,
+            Layer::MaxPool2d(_) | Layer::AveragePool2d(_) | Layer::SumPool2d(_) => Activation::None,
+            Layer::BatchNorm { .. } | Layer::Add | Layer::Relu | Layer::Gelu | Layer::Flatten => Activation::None,
         }
     }
 

@@ -6,12 +6,12 @@ use crate::text::count;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// Half the step of a central difference. Every operation except the softmax, the GELU and the batch normalization is
-/// linear between kinks, where the difference is exact for any step; values are kept farther than this from every kink.
+/// Half the step of a central difference. Most operations are linear between kinks, where the difference is exact for
+/// any step; values are kept farther than this from every kink.
 const H: f64 = 1e-4;
 
-/// Allowed error, absolute and relative: the third derivatives of these three and the rounding of the differences are
-/// far smaller.
+/// Allowed error, absolute and relative: the third derivatives of the smooth operations and the rounding of the
+/// differences are far smaller.
 const TOLERANCE: f64 = 1e-6;
 
 /// Compares `gradient` with the central difference of `loss` for every element of `x`.
