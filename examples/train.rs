@@ -1,4 +1,4 @@
-//! Trains the article's first model and evaluates it: the whole loop with the library.
+//! Trains the article's first model, evaluates it, and writes a run folder: what `fmnist-gpu train` does, with the library.
 //!
 //! ```sh
 //! cargo run --release --example train
@@ -8,29 +8,37 @@ use fmnist_gpu::data::{self, LoadOptions};
 use fmnist_gpu::gpu::{Gpu, GpuOptions};
 use fmnist_gpu::model::ModelFile;
 use fmnist_gpu::ops::SharedTiles;
-use fmnist_gpu::session::{Device, Plan, Training};
+use fmnist_gpu::run::folder::RunFolder;
+use fmnist_gpu::session::{Device, Plan, RunOptions, Session, SessionEvent};
 use fmnist_gpu::train::Event;
 use std::sync::atomic::AtomicBool;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    // What to train and how.
+    let mut plan = Plan::new(ModelFile::load("mlp")?, &[])?;
+    plan.recipe.epochs = 2;
     // Fashion-MNIST if it is found or can be downloaded, otherwise the synthetic dataset.
-    let mut dataset = data::load(&LoadOptions::default(), &mut |_| {})?;
+    let dataset = data::load(&LoadOptions::default(), &mut |_| {})?;
     let device = Device::Gpu(Box::new(Gpu::open(&GpuOptions::default())?));
     println!("{} on {}", dataset.kind, device.describe()[0]);
 
-    let mut plan = Plan::new(ModelFile::load("mlp")?, &[])?;
-    plan.recipe.epochs = 2;
-    let validation = plan.hold_out(&mut dataset.train)?;
+    // Set it from another thread, and training stops with a checkpoint.
     let interrupt = AtomicBool::new(false);
-    let tiles = SharedTiles::default();
-    let mut training = Training::new(&plan, &device, tiles, &dataset.train, &validation, &interrupt)?;
-    training.run(None, &mut |event, _| {
-        if let Event::EpochFinished(record) = event {
-            println!("epoch {}: loss {:.4}, accuracy {:.4}", record.epoch, record.loss, record.accuracy);
-        }
-    })?;
-    if let Some(test) = training.evaluate(&dataset.test)? {
+    let session = Session::new(&plan, &device, SharedTiles::default(), dataset, &interrupt)?;
+    let folder = RunFolder::create_next(&plan.model.name)?;
+    let finished = session.train(
+        &folder,
+        &RunOptions::default(),
+        &mut |event| {
+            if let SessionEvent::Training(Event::EpochFinished(record)) = event {
+                println!("epoch {}: loss {:.4}, accuracy {:.4}", record.epoch, record.loss, record.accuracy);
+            }
+        },
+        &mut |error| eprintln!("{error}; training continues"),
+    )?;
+    if let Some(test) = finished.test {
         println!("test: loss {:.4}, accuracy {:.4}", test.totals.mean_loss(), test.totals.accuracy());
     }
+    println!("weights, history and report are in {}", folder.path().display());
     Ok(())
 }

@@ -97,8 +97,11 @@ fn the_newest_whole_checkpoint_is_found_and_the_oldest_leave() {
     let checkpoints = Checkpoints::new(folder.path(), 2);
     assert!(checkpoints.newest(&mut |_, _| panic!()).unwrap().is_none());
     let optimizer = Optimizer::Adam(AdamConfig::default());
-    let paths: Vec<PathBuf> =
-        (0..4).map(|epochs| checkpoints.write(&checkpoint(optimizer, epochs), 10).unwrap()).collect();
+    let write = |epochs| {
+        let Checkpoint { config, position, state } = checkpoint(optimizer, epochs);
+        checkpoints.write(&config, &position, &state).unwrap()
+    };
+    let paths: Vec<PathBuf> = (0..4).map(write).collect();
     assert_eq!(paths.iter().map(|path| path.exists()).collect::<Vec<_>>(), [false, false, true, true]);
     assert!(paths[3].ends_with("checkpoints/step-000000000032.safetensors"), "{:?}", paths[3]);
     fs::write(folder.path().join("checkpoints/notes.txt"), "kept").unwrap();

@@ -166,12 +166,12 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("engine", &["clock", "files", "cpu", "gpu", "native", "ops", "data", "model", "lower"]),
     ("train", &["clock", "ops", "data", "model", "engine"]),
     ("run", &["clock", "files", "ops", "data", "model", "engine", "train"]),
-    ("session", &["gpu", "native", "ops", "data", "model", "engine", "train", "run"]),
     ("export", &["cpu", "data", "model"]),
     ("import", &["text", "model", "export"]),
     ("photo", &["text", "files", "cpu", "gpu", "native", "ops"]),
     ("report", &["ops", "data", "model", "photo", "engine", "train", "run"]),
     ("tensorboard", &["files", "run", "train"]),
+    ("session", &["files", "gpu", "native", "ops", "data", "model", "engine", "train", "run", "report", "tensorboard"]),
 ];
 
 #[test]
@@ -283,6 +283,7 @@ const GATED: &[(&str, &str)] = &[
     ("src/run/checkpoint/disk.rs", r#"feature = "disk""#),
     ("src/run/disk.rs", r#"feature = "disk""#),
     ("src/run/folder.rs", r#"feature = "disk""#),
+    ("src/session/disk", r#"feature = "disk""#),
     ("src/session/processor.rs", r#"feature = "native""#),
     ("src/tensorboard.rs", r#"feature = "disk""#),
     ("src/threads/several.rs", r#"not(target_family = "wasm")"#),

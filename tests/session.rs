@@ -1,7 +1,7 @@
 //! Training and evaluation as library calls, and what they cost.
 
 use crate::support::gpu;
-use fmnist_gpu::data::{Split, synthetic};
+use fmnist_gpu::data::{Dataset, DatasetKind, FASHION_MNIST, Split, synthetic};
 use fmnist_gpu::engine::{
     Engine, EngineError, Epoch, GpuEngine, Inference, NativeEngine, NonFinite, OnProgress, Optimizer, ReferenceEngine,
     State, Totals,
@@ -9,7 +9,8 @@ use fmnist_gpu::engine::{
 use fmnist_gpu::model::{Model, ModelFile, initial_parameters, permutation};
 use fmnist_gpu::ops::SharedTiles;
 use fmnist_gpu::ops::adam::AdamConfig;
-use fmnist_gpu::session::{Device, Plan, Training};
+use fmnist_gpu::run::folder::RunFolder;
+use fmnist_gpu::session::{Device, Plan, Resumable, ResumeError, RunOptions, Session, SessionEvent, Training};
 use fmnist_gpu::train::validation::{HoldOut, hold_out};
 use fmnist_gpu::train::{Event, Outcome, Position, TrainOptions, train};
 use std::ops::ControlFlow;
@@ -202,33 +203,106 @@ fn images_for_validation_are_drawn_from_every_class() {
     assert!(part(20, HoldOut::Last).1.labels.iter().all(|&label| label == 9));
 }
 
-/// The library trains without a command line: the same weights on the native engine as the program, and an interruption that is resumed.
-#[test]
-fn a_training_is_a_library_call() {
+fn dataset() -> Dataset {
     let (train, test) = synthetic::generate(200, 50, 0);
-    let device = Device::Native(2);
+    let (description, kind) = (FASHION_MNIST, DatasetKind::Synthetic);
+    Dataset { train, test, description, kind, source: "generated".to_string() }
+}
+
+fn plan() -> Plan {
     let text =
         "name = \"tiny\"\nlayers = [{ type = \"flatten\" }, { type = \"dense\", units = 10 }]\n[train]\nepochs = 3\n";
-    let plan = Plan::new(ModelFile::parse("tiny.toml".as_ref(), text).unwrap(), &[]).unwrap();
-    let none = Split::default();
+    Plan::new(ModelFile::parse("tiny.toml".as_ref(), text).unwrap(), &[]).unwrap()
+}
+
+/// The library trains without files, on any device; an interruption ends it after the epoch.
+#[test]
+fn a_training_needs_no_files() {
+    let (plan, device) = (plan(), Device::Native(2));
     let never = AtomicBool::new(false);
-    let mut training = Training::new(&plan, &device, SharedTiles::default(), &train, &none, &never).unwrap();
+    let session = Session::new(&plan, &device, SharedTiles::default(), dataset(), &never).unwrap();
+    let mut training = Training::new(&session).unwrap();
     let mut epochs = 0;
-    let whole =
-        training.run(None, &mut |event, _| epochs += u64::from(matches!(event, Event::EpochFinished(_)))).unwrap();
+    let whole = training.run(&mut |event, _| epochs += u64::from(matches!(event, Event::EpochFinished(_)))).unwrap();
     assert_eq!((epochs, &whole.outcome), (3, &Outcome::Complete));
-    let result = training.evaluate(&test).unwrap().unwrap();
+    let result = training.evaluate().unwrap().unwrap();
     assert_eq!((result.totals.samples, result.probabilities.len()), (50, 500));
 
     let stop = AtomicBool::new(false);
-    let mut first = Training::new(&plan, &device, SharedTiles::default(), &train, &none, &stop).unwrap();
+    let session = Session::new(&plan, &device, SharedTiles::default(), dataset(), &stop).unwrap();
+    let mut first = Training::new(&session).unwrap();
     let half = first
-        .run(None, &mut |event, _| {
+        .run(&mut |event, _| {
             if matches!(event, Event::EpochFinished(_)) {
                 stop.store(true, Ordering::Relaxed);
             }
         })
         .unwrap();
     assert_eq!((half.position.history.len(), half.outcome), (1, Outcome::Interrupted));
-    assert!(first.evaluate(&test).unwrap().is_none(), "an interrupted training is not evaluated");
+    assert!(first.evaluate().unwrap().is_none(), "an interrupted training is not evaluated");
+}
+
+/// One call trains, evaluates and writes the run folder. Interrupted and resumed, it ends with the same weights; what cannot be resumed is an
+/// error that says why.
+#[test]
+fn a_session_writes_a_run_that_is_resumed() {
+    let place = tempfile::tempdir().unwrap();
+    let (device, tiles) = (Device::Native(2), SharedTiles::default());
+    let options = RunOptions { report: false, ..RunOptions::default() };
+    let train = |plan: &Plan, folder: &RunFolder, stop_after: u64| {
+        let interrupt = AtomicBool::new(false);
+        let session = Session::new(plan, &device, tiles, dataset(), &interrupt).unwrap();
+        let mut events = Vec::new();
+        let finished = session.train(
+            folder,
+            &options,
+            &mut |event| match event {
+                SessionEvent::Training(Event::EpochFinished(_)) => events.push("epoch"),
+                SessionEvent::Training(_) => {}
+                SessionEvent::Saved(record) => {
+                    events.push("saved");
+                    assert!(folder.newest_checkpoint().is_some());
+                    interrupt.store(record.epoch >= stop_after, Ordering::Relaxed);
+                }
+                SessionEvent::Evaluating => events.push("evaluating"),
+                SessionEvent::Finished(_) => events.push("finished"),
+                SessionEvent::Reported(_) => events.push("reported"),
+            },
+            &mut |error| panic!("{error}"),
+        );
+        (finished.unwrap(), events)
+    };
+    let folder = RunFolder::create(&place.path().join("whole"), false).unwrap();
+    let (whole, events) = train(&plan(), &folder, u64::MAX);
+    assert_eq!(events, ["epoch", "saved", "epoch", "saved", "epoch", "saved", "evaluating", "finished"]);
+    assert_eq!((whole.summary.status.as_str(), whole.images.len()), ("complete", 2));
+    assert_eq!(whole.test.unwrap().totals.accuracy(), whole.summary.test_accuracy.unwrap());
+
+    let path = place.path().join("half");
+    let folder = RunFolder::create(&path, false).unwrap();
+    let nothing = Resumable::find(&folder, &[], &mut |_, _| panic!());
+    assert!(matches!(nothing, Err(ResumeError::Empty(empty)) if empty == path));
+    let (half, events) = train(&plan(), &folder, 1);
+    assert_eq!((events.as_slice(), half.summary.status.as_str()), (&["epoch", "saved", "finished"][..], "interrupted"));
+    assert!(half.test.is_none() && half.images.is_empty());
+    drop(folder);
+    let folder = RunFolder::reopen(&path).unwrap();
+    let Resumable { config, checkpoint } = Resumable::find(&folder, &[], &mut |_, _| panic!()).unwrap();
+    let start = checkpoint.map(|(_, checkpoint)| checkpoint);
+    let resumed = Plan::resume(config, start, None, &[]).unwrap();
+    let (rest, _) = train(&resumed, &folder, u64::MAX);
+    assert!(rest.trained.state == whole.trained.state);
+
+    let file = path.join("config.json");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("\"seed\": 0", "\"seed\": 1")).unwrap();
+    let changed = Resumable::find(&folder, &[], &mut |_, _| panic!());
+    assert!(matches!(changed, Err(ResumeError::Changed { field: "seed", .. })), "{changed:?}");
+    let checkpoints = path.join("checkpoints");
+    for entry in std::fs::read_dir(&checkpoints).unwrap() {
+        std::fs::write(entry.unwrap().path(), "damaged").unwrap();
+    }
+    let mut damaged = 0;
+    let none = Resumable::find(&folder, &[], &mut |_, _| damaged += 1);
+    assert!(matches!(none, Err(ResumeError::Damaged(_))) && damaged == 2, "{none:?}");
 }

@@ -1,6 +1,5 @@
 //! `fmnist-gpu compare`
 
-use super::report::run_name;
 use super::{Global, evaluate, print, print_json};
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -11,7 +10,7 @@ use fmnist_gpu::report::comparison::{
 };
 use fmnist_gpu::report::metrics::Metrics;
 use fmnist_gpu::report::plots::Curve;
-use fmnist_gpu::run::{MAX_JSON_BYTES, REPORT_FILE, Run, Summary};
+use fmnist_gpu::run::{MAX_JSON_BYTES, REPORT_FILE, Run, Summary, run_name};
 use fmnist_gpu::train::EpochRecord;
 use serde::Serialize;
 use std::path::{Path, PathBuf};

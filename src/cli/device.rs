@@ -1,6 +1,7 @@
 //! `--device`, `--threads` and `--safe`: opening the device that computes.
 
-use super::{Global, counted};
+use super::advice::gpu_error;
+use super::{Global, Interrupted, counted};
 use anyhow::{Result, bail};
 use clap::Args;
 use fmnist_gpu::data::Places;
@@ -11,6 +12,8 @@ use fmnist_gpu::ops::SharedTiles;
 use fmnist_gpu::run::RunConfig;
 use fmnist_gpu::session::Device;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// Flags of all commands that compute.
 #[derive(Clone, Debug, Args)]
@@ -109,11 +112,23 @@ impl DeviceArgs {
         Ok(device)
     }
 
-    /// Where the choice was left to the program, takes the adapter of this name and no other from now on.
-    pub fn insist_on(&mut self, name: &str) {
-        if self.name() == "auto" {
-            self.device = Some(name.to_string());
+    /// Prepares to open the device again after it was lost, or was not available: waits for a driver that is reset.
+    pub fn wait_for(&mut self, error: &anyhow::Error, interrupt: &AtomicBool) -> Result<()> {
+        match gpu_error(error) {
+            // The same adapter, for the same bits: not another one, nor the CPU, that is available while a reset driver is not.
+            Some(GpuError::DeviceLost { adapter, .. }) if self.name() == "auto" => self.device = Some(adapter.clone()),
+            Some(GpuError::DeviceLost { .. }) => {}
+            _ => {
+                let waiting = Instant::now();
+                while waiting.elapsed() < Duration::from_secs(5) {
+                    if interrupt.load(Ordering::Relaxed) {
+                        return Err(Interrupted.into());
+                    }
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+            }
         }
+        Ok(())
     }
 
     /// Whether `--device` names what is no adapter.
@@ -185,6 +200,19 @@ impl DeviceArgs {
         }
         Ok(gpu)
     }
+}
+
+/// Whether an error is that of a device that was lost or is not available, which may come back.
+pub fn is_gone(error: &anyhow::Error) -> bool {
+    matches!(
+        gpu_error(error),
+        Some(
+            GpuError::DeviceLost { .. }
+                | GpuError::NoAdapter { .. }
+                | GpuError::NoSuchAdapter { .. }
+                | GpuError::OpenDevice { .. }
+        )
+    )
 }
 
 fn open_silently(choice: DeviceChoice, checked: bool, pipeline_cache: Option<PathBuf>) -> Result<Gpu, GpuError> {

@@ -113,7 +113,7 @@ pub fn run(args: DoctorArgs, global: &Global) -> Result<ExitCode> {
     };
     let (device, error) = match device(&args, global) {
         Ok(device) => (Some(device), no_list),
-        Err(error) => (None, Some(with_causes(&error))),
+        Err(error) => (None, Some(with_causes(error.as_ref()))),
     };
     let page = Page {
         version: env!("CARGO_PKG_VERSION"),

@@ -2,7 +2,7 @@
 
 use super::device::DeviceArgs;
 use super::source::SourceArgs;
-use super::{Global, counted, interrupt_flag, picture, print, print_result};
+use super::{Global, counted, interrupt_flag, print, print_result, write_png};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use fmnist_gpu::cpu::conv2d::{Conv2dDims, Padding};
@@ -140,7 +140,7 @@ pub fn run(args: FilterArgs, global: &Global) -> Result<()> {
     };
     let caption = format!("{wo} x {ho}, stride {}, {padding} padding; {how}", args.stride);
     let drawn = draw_filter(before, &filter, tile(&after, wo, caption)).context("drawing the result")?;
-    picture::write_png(&out, &drawn.encode_png()?, args.force)?;
+    write_png(&out, &drawn.encode_png()?, args.force)?;
     let (min, max) = results.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(l, h), &v| (l.min(v), h.max(v)));
     let filtered = Filtered {
         kernel: filter.name,

@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand. Arguments as typed become validated values before anything is touched.
 
+mod advice;
 mod bench;
 mod compare;
 mod completions;
@@ -10,32 +11,31 @@ mod evaluate;
 mod export;
 mod filter;
 mod import;
-mod picture;
 mod predict;
 mod profile;
 mod progress;
 mod report;
+mod resources;
 mod samples;
 mod selftest;
+mod settings;
 mod signals;
 mod source;
 mod summary;
 pub mod terminal;
 mod train;
 
+use self::advice::{is_interruption, with_causes};
 use self::signals::interrupt_flag;
 use self::terminal::{print, print_result};
 use anyhow::{Context, Result};
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
-use fmnist_gpu::data::DataError;
-use fmnist_gpu::files::{FileError, ShownPath};
-use fmnist_gpu::gpu::GpuError;
-use fmnist_gpu::import::ImportError;
-use fmnist_gpu::model::weights::WeightsError;
-use fmnist_gpu::run::RunError;
+use fmnist_gpu::files::{ShownPath, write_whole};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::LazyLock;
+use std::time::Instant;
 use thiserror::Error;
 
 /// Train, evaluate and explain Fashion-MNIST classifiers with hand-written WGSL compute shaders, on any GPU.
@@ -104,12 +104,21 @@ enum Command {
     Man(completions::ManArgs),
 }
 
+/// When the program started.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Logs that something is done, and when.
+fn log_time(what: &str) {
+    log::debug!("{what} {:.0} ms after the start", 1e3 * START.elapsed().as_secs_f64());
+}
+
 /// Runs the command that the arguments name, and waits until what it printed is written.
 pub fn main() -> ExitCode {
+    LazyLock::force(&START);
     quiet_drivers();
     report_panics();
     let mut code = run().unwrap_or_else(|error| {
-        terminal::complain(with_causes(&error));
+        terminal::complain(with_causes(error.as_ref()));
         if is_interruption(&error) { signals::exit_code() } else { ExitCode::from(2) }
     });
     if let Err(error) = terminal::finish() {
@@ -183,10 +192,6 @@ fn with_short_arguments(mut text: String) -> String {
 #[error("interrupted")]
 struct Interrupted;
 
-fn is_interruption(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| cause.is::<Interrupted>() || matches!(cause.downcast_ref(), Some(DataError::Interrupted)))
-}
-
 /// Reports a panic like any other error, except one inside an image decoder, which becomes an error of that file.
 fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
@@ -197,55 +202,6 @@ fn report_panics() {
             let _ = terminal::finish();
         }
     }));
-}
-
-/// An error with its causes, each said once as most messages of the library quote their cause themselves, and with the flags that help.
-pub fn with_causes(error: &anyhow::Error) -> String {
-    let mut text = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
-        if !text.contains(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
-        }
-    }
-    text + error.chain().find_map(advice).unwrap_or_default()
-}
-
-/// What to do about an error of the library, which does not know the flags.
-fn advice(cause: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
-    if let Some(FileError::Exists(_)) = cause.downcast_ref() {
-        return Some("; choose another name, or overwrite it with --force");
-    }
-    match cause.downcast_ref() {
-        Some(RunError::Exists(_)) => return Some("; choose another --out, or replace the run in it with --force"),
-        Some(RunError::Folder { .. }) => return Some("; choose another folder with --out"),
-        Some(RunError::NoRun { .. }) => {
-            return Some(" (a run is a folder that `fmnist-gpu train` wrote, or the model.safetensors in it)");
-        }
-        Some(RunError::Weights { source: WeightsError::Metadata(_), .. }) => {
-            return Some(" (command: fmnist-gpu import)");
-        }
-        _ => {}
-    }
-    match cause.downcast_ref() {
-        Some(GpuError::TensorTooLarge { .. } | GpuError::OutOfMemory { .. }) => return Some(" (flag: --batch-size N)"),
-        Some(GpuError::Limit { .. }) => return Some(" (flag: --device NAME; `fmnist-gpu devices` lists them)"),
-        Some(GpuError::DeviceLost { .. }) => return Some(" (flags: --batch-size N, --device NAME)"),
-        _ => {}
-    }
-    if let Some(DataError::NoCacheFolder | DataError::DownloadFailed { .. } | DataError::FolderForSynthetic(_)) =
-        cause.downcast_ref()
-    {
-        return Some(" (flags: --data-dir DIR, --dataset synthetic)");
-    }
-    if let Some(DataError::NamedFolder { variable: None, .. }) = cause.downcast_ref() {
-        return Some(" (flag: --data-dir DIR)");
-    }
-    match cause.downcast_ref()? {
-        ImportError::Metadata(_) | ImportError::NoModel(_) => Some(" (flag: --model FILE.toml)"),
-        ImportError::AmbiguousLayout => Some(" (flag: --layout torch|keras)"),
-        _ => None,
-    }
 }
 
 /// Parses the name of a file or folder to write.
@@ -305,6 +261,16 @@ impl Global {
 fn print_json(value: &impl serde::Serialize) -> Result<()> {
     terminal::print(&serde_json::to_string_pretty(value).context("encoding the result as JSON")?);
     Ok(())
+}
+
+/// As a line of JSON; numbers, strings and lists always have such a form.
+fn to_json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+/// Writes an image to the file that the user named.
+fn write_png(path: &Path, png: &[u8], force: bool) -> Result<()> {
+    write_whole(path, png, force).context("writing the image")
 }
 
 /// `1 image`, `2 images`.

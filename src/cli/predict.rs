@@ -3,14 +3,15 @@
 use super::device::DeviceArgs;
 use super::source::SourceArgs;
 use super::{
-    Global, Interrupted, counted, evaluate, interrupt_flag, output_path, picture, print_result, terminal, with_causes,
+    Global, Interrupted, counted, evaluate, interrupt_flag, output_path, print_result, terminal, with_causes, write_png,
 };
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use fmnist_gpu::data::Description;
 use fmnist_gpu::files::{ShownPath, check_target};
 use fmnist_gpu::photo::{Doubt, Garment, Invert, Photo, prepare};
-use fmnist_gpu::report::{GridItem, Tile, Tone, columns_for, draw_tiles};
+use fmnist_gpu::report::metrics::argmax;
+use fmnist_gpu::report::{GridItem, Tile, Tone, columns_for, draw_tiles, grid_png, predictions_png};
 use fmnist_gpu::run::Run;
 use serde::Serialize;
 use std::ffi::OsStr;
@@ -119,7 +120,7 @@ struct Guess<'a> {
 
 impl<'a> Guess<'a> {
     fn new(row: &[f32], description: &'a Description) -> Self {
-        let predicted = picture::argmax(row);
+        let predicted = argmax(row);
         let class = description.class_name(predicted);
         Guess { predicted, class, probability: row[predicted], probabilities: row.to_vec() }
     }
@@ -160,8 +161,8 @@ fn test_images(args: &PredictArgs, run: &Run, global: &Global) -> Result<ExitCod
     let images: Vec<u8> = indices.iter().flat_map(|&i| dataset.test.image(i)).copied().collect();
     let probabilities = evaluate::predict(&mut *device.evaluator(&run.model, &run.parameters)?, &images, &interrupt)?;
     if let Some(path) = &args.grid {
-        let png = picture::predictions_png(&dataset.test, &indices, &probabilities, description)?;
-        picture::write_png(path, &png, args.force)?;
+        let png = predictions_png(&dataset.test, &indices, &probabilities, description).context("drawing the grid")?;
+        write_png(path, &png, args.force)?;
         global.say(format!("Image: {}", path.shown()));
     }
     let mut predictions = Vec::new();
@@ -233,7 +234,7 @@ fn photos(args: &PredictArgs, run: &Run, global: &Global) -> Result<ExitCode> {
                 prepared.push(Prepared { name, garment, shown });
             }
             Err(error) => {
-                terminal::complain(with_causes(&error));
+                terminal::complain(with_causes(error.as_ref()));
                 failures += 1;
             }
         }
@@ -256,11 +257,12 @@ fn photos(args: &PredictArgs, run: &Run, global: &Global) -> Result<ExitCode> {
             let tone = if prediction.warning.is_some() { Tone::Wrong } else { Tone::Neutral };
             items.push(GridItem { image: &p.garment.image, caption, tone });
         }
-        picture::write_png(path, &picture::grid_png(&items, description)?, args.force)?;
+        let png = grid_png(&items, description).context("drawing the grid")?;
+        write_png(path, &png, args.force)?;
         global.say(format!("Image: {}", path.shown()));
     }
     if let Some(path) = &args.show_input {
-        picture::write_png(path, &inputs_png(prepared, &predictions, description)?, args.force)?;
+        write_png(path, &inputs_png(prepared, &predictions, description)?, args.force)?;
         global.say(format!("Image: {}", path.shown()));
     }
     print_result(args.json, &predictions, |list| photo_table(list, usize::from(args.top), description))?;

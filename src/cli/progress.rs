@@ -1,17 +1,33 @@
-//! The progress of training: a bar in a terminal, plain lines in a pipe or under continuous integration, nothing with `--quiet`.
+//! What a training shows: what it is, its progress (a bar in a terminal, plain lines in a pipe or under continuous integration, nothing with
+//! `--quiet`), its result.
 
-use super::terminal;
-use fmnist_gpu::engine::Totals;
-use fmnist_gpu::train::{EpochRecord, Event};
+use super::advice::{non_finite, resume_command};
+use super::{Global, counted, log_time, terminal, to_json, with_causes};
+use anyhow::Result;
+use fmnist_gpu::engine::{Inference, Totals};
+use fmnist_gpu::files::ShownPath;
+use fmnist_gpu::model::summary;
+use fmnist_gpu::report::metrics::argmax;
+use fmnist_gpu::run::RunConfig;
+use fmnist_gpu::run::checkpoint::CheckpointError;
+use fmnist_gpu::run::folder::RunFolder;
+use fmnist_gpu::session::{Finished, Resumable, Session, SessionEvent, WriteError};
+use fmnist_gpu::train::{EpochRecord, Event, Outcome};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Shows the progress of training on standard error. Without colours, so that there is nothing for `NO_COLOR` to turn off.
-pub struct Display {
+/// Shows a training on standard error, and its results on standard output. Without colours, so that there is nothing for `NO_COLOR` to turn
+/// off.
+pub struct Display<'a> {
+    global: &'a Global,
+    json: bool,
+    session: &'a Session<'a>,
+    folder: &'a RunFolder,
     style: Style,
-    epochs: u64,
     bar: Option<ProgressBar>,
+    has_begun: bool,
     batches: usize,
     last_line: Instant,
 }
@@ -38,35 +54,69 @@ impl Style {
     }
 }
 
-impl Display {
-    /// A display for a number of epochs.
-    pub fn new(quiet: bool, epochs: u64) -> Self {
-        let style = Style::choose(quiet, std::io::stderr().is_terminal(), |name| std::env::var(name).ok());
-        Display { style, epochs, bar: None, batches: 0, last_line: Instant::now() }
+impl<'a> Display<'a> {
+    /// A display for a session whose run is in `folder`; with `json`, results are lines of JSON.
+    pub fn new(global: &'a Global, json: bool, session: &'a Session<'a>, folder: &'a RunFolder) -> Self {
+        let style = Style::choose(global.quiet, std::io::stderr().is_terminal(), |name| std::env::var(name).ok());
+        let (has_begun, batches, last_line) = (false, 0, Instant::now());
+        Display { global, json, session, folder, style, bar: None, has_begun, batches, last_line }
+    }
+
+    /// Shows what will be trained, and whether a run is resumed on another device than the one it was started on.
+    pub fn announce(&self) -> Result<()> {
+        let Session { plan, dataset, validation, config, .. } = self.session;
+        if !validation.is_empty() {
+            let (trained, held_out) = (counted(dataset.train.len(), "image"), validation.len());
+            self.global.say(format!("Training on {trained}, validating on {held_out}"));
+        }
+        let device = |config: &RunConfig| [&config.device, &config.driver, &config.version].map(String::clone);
+        let is_other = |begun: &&RunConfig| device(begun) != device(config) || begun.tiles != config.tiles;
+        if let Some(begun) = plan.begun.as_ref().filter(is_other) {
+            self.global.say(format!(
+                "Note: the run was started on {} ({}, fmnist-gpu {}); here the last bits may come out differently.",
+                begun.device, begun.driver, begun.version
+            ));
+        }
+        self.global.say(format!("\n{}", summary(&plan.model)?));
+        Ok(())
     }
 
     /// Shows an event.
-    pub fn show(&mut self, event: &Event) {
+    pub fn show(&mut self, event: SessionEvent<'_>) {
         match event {
-            _ if self.style == Style::Nothing => {}
+            SessionEvent::Training(event) => self.training(event),
+            SessionEvent::Saved(record) if self.json => terminal::print(&to_json(record)),
+            SessionEvent::Saved(_) => {}
+            SessionEvent::Evaluating => self.global.say("Evaluating on the test set"),
+            SessionEvent::Finished(finished) => self.result(finished),
+            SessionEvent::Reported(page) => self.global.say(format!("Report: {}", page.shown())),
+        }
+    }
+
+    fn training(&mut self, event: &Event) {
+        match event {
             Event::EpochStarted { epoch, batches } => self.start(*epoch, *batches),
             Event::Progress { epoch, totals, seconds } => self.progress(*epoch, totals, *seconds),
-            Event::Paused | Event::Ended(_) => {}
+            Event::Paused => {}
             Event::EpochFinished(record) => {
                 self.clear();
-                terminal::say(epoch_line(record, self.epochs));
+                self.global.say(epoch_line(record, self.session.config.epochs));
             }
+            Event::Ended(_) => self.clear(),
         }
     }
 
     fn start(&mut self, epoch: u64, batches: usize) {
+        if !self.has_begun {
+            log_time("engine ready");
+        }
         self.batches = batches;
         self.last_line = Instant::now();
         if self.style == Style::Bar {
             // With a style from the start: the first step may take seconds, and the crate's own bar is a wall of blocks.
             let bar = ProgressBar::with_draw_target(Some(batches as u64), terminal::bars())
                 .with_style(style("{prefix} {wide_msg}"))
-                .with_prefix(format!("Epoch {epoch}/{}", self.epochs))
+                .with_prefix(format!("Epoch {epoch}/{}", self.session.config.epochs))
                 .with_message("starting");
             bar.tick();
             self.bar = Some(bar);
@@ -74,6 +124,9 @@ impl Display {
     }
 
     fn progress(&mut self, epoch: u64, totals: &Totals, seconds: f64) {
+        if !std::mem::replace(&mut self.has_begun, true) {
+            log_time("first training step done");
+        }
         let left = self.batches.saturating_sub(totals.batches) as f64 * seconds / totals.batches.max(1) as f64;
         match (&self.bar, self.style) {
             (Some(bar), _) => {
@@ -88,7 +141,7 @@ impl Display {
                 let state = state(totals, seconds);
                 terminal::say(format_args!(
                     "Epoch {epoch}/{} {}/{}: {state}, {left:.0} s left",
-                    self.epochs, totals.batches, self.batches
+                    self.session.config.epochs, totals.batches, self.batches
                 ));
             }
             _ => {}
@@ -96,10 +149,84 @@ impl Display {
     }
 
     /// Removes the bar.
-    pub fn clear(&mut self) {
+    fn clear(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
+    }
+
+    /// Shows what came out.
+    fn result(&self, finished: &Finished) {
+        let Finished { trained, summary, test, images } = finished;
+        if self.json {
+            terminal::print(&to_json(summary));
+        }
+        if let Outcome::NonFinite { epoch, step, cause } = &trained.outcome {
+            let rate = self.session.plan.recipe.learning_rate;
+            return terminal::complain(non_finite(*epoch, *step, cause.as_ref(), rate, self.folder));
+        }
+        if !self.json {
+            terminal::print(&match test {
+                Some(test) => self.verdict(test),
+                None => format!(
+                    "Interrupted after {} of {}; resume with: {}",
+                    summary.epochs_completed,
+                    counted(summary.epochs as usize, "epoch"),
+                    resume_command(self.folder)
+                ),
+            });
+        }
+        for path in images {
+            self.global.say(format!("Image: {}", path.shown()));
+        }
+        self.global.say(format!("Run: {}", self.folder.path().shown()));
+    }
+
+    /// The result on the test set, and the article's example.
+    fn verdict(&self, Inference { totals, probabilities }: &Inference) -> String {
+        let dataset = &self.session.dataset;
+        let row = &probabilities[..dataset.description.classes()];
+        let (predicted, original) = (argmax(row), usize::from(dataset.test.labels[0]));
+        let name = |class: usize| dataset.description.class_name(class);
+        format!(
+            "Test loss {:.4}, test accuracy {:.4} (dataset: {})\n\
+             First test image: original class {original} ({}), predicted class {predicted} ({})",
+            totals.mean_loss(),
+            totals.accuracy(),
+            dataset.kind,
+            name(original),
+            name(predicted)
+        )
+    }
+}
+
+/// Says that a checkpoint cannot be used.
+pub fn damaged(checkpoint: &Path, error: &CheckpointError) {
+    terminal::complain(format_args!("{} is not used: {error}", checkpoint.shown()));
+}
+
+/// Where the run in a folder goes on.
+pub fn resuming(run: &Path, found: &Resumable) -> String {
+    let Some((file, checkpoint)) = &found.checkpoint else {
+        return format!("{} has no checkpoint yet: starting at step 0", run.shown());
+    };
+    let position = &checkpoint.position;
+    let steps = match position.done.batches {
+        0 => String::new(),
+        steps => format!(", and {} of the next", counted(steps, "step")),
+    };
+    format!("Resuming from {}: {} done{steps}", file.shown(), counted(position.history.len(), "epoch"))
+}
+
+/// Says that a file could not be written.
+pub fn failed(error: &WriteError) {
+    terminal::complain(format_args!("{}; training continues", with_causes(error)));
+}
+
+/// Whatever is said next, an error too, comes after the bar.
+impl Drop for Display<'_> {
+    fn drop(&mut self) {
+        self.clear();
     }
 }
 

@@ -1,20 +1,16 @@
 //! `fmnist-gpu report`
 
 use super::device::DeviceArgs;
+use super::settings::repeat_command;
 use super::source::SourceArgs;
-use super::train::repeat_command;
-use super::{Global, Interrupted, evaluate, interrupt_flag, output_path, print_result};
+use super::{Global, evaluate, interrupt_flag, output_path, print_result};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use fmnist_gpu::engine::{KernelTimes, Optimizer};
-use fmnist_gpu::files::{ShownPath, check_target, write_whole};
-use fmnist_gpu::ops::adam::AdamConfig;
-use fmnist_gpu::report::metrics::Metrics;
-use fmnist_gpu::report::run_page::{Report, report_files};
-use fmnist_gpu::run::Run;
-use fmnist_gpu::session::Device;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use fmnist_gpu::files::ShownPath;
+use fmnist_gpu::report::run_page::Report;
+use fmnist_gpu::run::{Run, run_name};
+use fmnist_gpu::session::write_report;
+use std::path::PathBuf;
 
 /// Flags of `report`.
 #[derive(Debug, Args)]
@@ -38,48 +34,6 @@ pub struct ReportArgs {
     /// Print the figures of report.json
     #[arg(long)]
     json: bool,
-}
-
-/// Writes `report.html`, `report.json` and the images; returns the number of files and the figures.
-pub fn write(
-    report: &Report<'_>,
-    device: &Device,
-    folder: &Path,
-    force: bool,
-    interrupt: &AtomicBool,
-) -> Result<(usize, Metrics)> {
-    let go_on = || if interrupt.load(Ordering::Relaxed) { Err(Interrupted) } else { Ok(()) };
-    go_on()?;
-    let Report { model, parameters, test, .. } = *report;
-    let adam = Optimizer::Adam(AdamConfig::default());
-    let (batch_size, optimizer) = report.config.map_or((32, adam), |c| (c.batch_size, c.optimizer));
-    let tiles = report.config.and_then(|config| config.tiles).unwrap_or_default();
-    let kernel_times = match device {
-        Device::Gpu(gpu) => Some(KernelTimes::measure(gpu, model, batch_size, &optimizer, tiles)),
-        Device::Native(_) => {
-            let [name, ..] = device.describe();
-            Some(KernelTimes::measure_native(&name, model, parameters, test, batch_size, &optimizer))
-        }
-        Device::Reference => None,
-    };
-    let kernel_times = kernel_times.transpose().context("timing the kernels")?;
-    go_on()?;
-    let (metrics, files) = report_files(report, kernel_times.as_ref()).context("drawing the report")?;
-    go_on()?;
-    // All or none: a report of which half is old would mislead.
-    for file in &files {
-        check_target(&folder.join(&file.name), force)?;
-    }
-    for file in &files {
-        write_whole(&folder.join(&file.name), &file.bytes, force).context("writing the report")?;
-    }
-    Ok((files.len(), metrics))
-}
-
-/// The name of a run for people: that of its folder.
-pub fn run_name(folder: &Path) -> String {
-    let canonical = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
-    canonical.file_name().map_or_else(|| "run".to_string(), |name| name.to_string_lossy().into_owned())
 }
 
 /// Writes the report of a run.
@@ -114,7 +68,7 @@ pub fn run(args: ReportArgs, global: &Global) -> Result<()> {
         image: args.image,
         model_file: &run.model_file,
     };
-    let (files, metrics) = write(&report, &device, folder, args.force, &interrupt)?;
+    let (files, metrics) = write_report(&report, &device, folder, args.force, &interrupt)?;
     print_result(args.json, &metrics, |_| {
         let [low, high] = metrics.accuracy_95;
         format!(

@@ -1,11 +1,12 @@
 //! `fmnist-gpu samples`
 
 use super::source::SourceArgs;
-use super::{Global, counted, interrupt_flag, picture, print_result};
-use anyhow::{Result, bail};
+use super::{Global, counted, interrupt_flag, print_result, write_png};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use fmnist_gpu::data::DatasetKind;
 use fmnist_gpu::files::ShownPath;
+use fmnist_gpu::report::samples_png;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -51,7 +52,8 @@ pub fn run(args: SamplesArgs, global: &Global) -> Result<()> {
     if count > dataset.train.len() {
         bail!("--count is {count}, but the training set has only {}", counted(dataset.train.len(), "image"));
     }
-    picture::write_png(&args.grid, &picture::samples_png(&dataset.train, count, &dataset.description)?, args.force)?;
+    let png = samples_png(&dataset.train, count, &dataset.description).context("drawing the grid")?;
+    write_png(&args.grid, &png, args.force)?;
     let mut samples = Vec::new();
     for (index, &label) in dataset.train.labels[..count].iter().enumerate() {
         samples.push(Sample { index, label, class: dataset.description.class_name(label.into()) });

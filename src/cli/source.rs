@@ -10,8 +10,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::{self, Sender};
-use std::thread::{self, JoinHandle};
 
 /// Flags of all commands that read the data.
 #[derive(Clone, Debug, Args)]
@@ -59,33 +57,8 @@ impl SourceArgs {
         Ok(dataset)
     }
 
-    /// Starts loading the data, with at most `train_limit` training images, in another thread.
-    ///
-    /// The thread prints, downloads and generates nothing before [`Loading::allow`].
-    pub fn start(&self, global: &Global, interrupt: Arc<AtomicBool>, train_limit: Option<usize>) -> Loading {
-        let (source, global) = (self.clone(), global.clone());
-        let work = Arc::new(move |wait: &mut dyn FnMut()| source.read(&global, interrupt.clone(), train_limit, wait));
-        let in_thread = Arc::clone(&work);
-        let (allowed, gate) = mpsc::channel();
-        let mut gate = Some(gate);
-        let mut wait = move || {
-            if gate.take().is_some_and(|gate| gate.recv().is_err()) {
-                // The command failed meanwhile and the program is about to end: nothing that this thread could do matters.
-                loop {
-                    thread::park();
-                }
-            }
-        };
-        let thread = thread::Builder::new().name("data".into()).spawn(move || in_thread(&mut wait));
-        if let Err(error) = &thread {
-            // The data wait for the device.
-            log::debug!("the data are loaded later, as no thread could be started: {error}");
-        }
-        Loading { allowed, thread: thread.ok(), work }
-    }
-
     /// Loads the data, and calls `wait` before anything is said, downloaded or generated.
-    fn read(
+    pub fn read(
         &self,
         global: &Global,
         interrupt: Arc<AtomicBool>,
@@ -119,43 +92,8 @@ impl SourceArgs {
     }
 }
 
-/// Data that another thread loads, started by [`SourceArgs::start`].
-pub struct Loading {
-    /// Lets the thread print, download and generate.
-    allowed: Sender<()>,
-    /// `None` if no thread could be started: the work is then done when the data are needed.
-    thread: Option<JoinHandle<Result<Dataset>>>,
-    work: Arc<Work>,
-}
-
-/// Loads the data, and calls its argument before anything is said, downloaded or generated.
-type Work = dyn Fn(&mut dyn FnMut()) -> Result<Dataset> + Send + Sync;
-
-impl Loading {
-    /// Lets the thread print, download and generate.
-    pub fn allow(&self) {
-        // A thread that has ended needs no permission.
-        let _ = self.allowed.send(());
-    }
-
-    /// Whether the thread has ended, successfully or not.
-    pub fn is_finished(&self) -> bool {
-        self.thread.as_ref().is_some_and(JoinHandle::is_finished)
-    }
-
-    /// Waits for the data.
-    pub fn finish(self, global: &Global) -> Result<Dataset> {
-        self.allow();
-        let dataset = match self.thread {
-            Some(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?,
-            None => (self.work)(&mut || ())?,
-        };
-        announce(global, &dataset);
-        Ok(dataset)
-    }
-}
-
-fn announce(global: &Global, dataset: &Dataset) {
+/// Says what was loaded.
+pub fn announce(global: &Global, dataset: &Dataset) {
     // A command that does not train loads no training images.
     let parts = [(&dataset.train, "training image"), (&dataset.test, "test image")];
     let parts = parts.into_iter().filter(|(split, _)| !split.is_empty());

@@ -14,6 +14,7 @@ mod page;
 pub mod plots;
 mod roofline;
 pub mod run_page;
+mod samples;
 mod text;
 mod tiles;
 
@@ -21,6 +22,7 @@ pub use canvas::Picture;
 pub use filter::{draw_filter, short};
 pub use grid::{GridItem, PIXEL_SCALE, Tone, columns_for, draw_grid, prediction_caption};
 pub use roofline::{Roofline, RooflinePoint, draw_roofline};
+pub use samples::{grid_png, predictions_png, samples_png};
 pub use tiles::{Tile, draw_tiles};
 
 use crate::engine::EngineError;

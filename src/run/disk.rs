@@ -74,6 +74,12 @@ impl Run {
     }
 }
 
+/// The name of a run for people: that of its folder.
+pub fn run_name(folder: &Path) -> String {
+    let canonical = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
+    canonical.file_name().map_or_else(|| "run".to_string(), |name| name.to_string_lossy().into_owned())
+}
+
 /// What `parse` makes of a file of a run; `None` if there is no such file.
 fn read_parsed<T>(path: &Path, parse: impl FnOnce(&[u8]) -> Result<T, String>) -> Result<Option<T>, RunError> {
     let damaged = |reason| RunError::Damaged { path: path.to_path_buf(), reason };

@@ -213,6 +213,12 @@ impl RunFolder {
         Checkpoints::new(&self.root(), keep)
     }
 
+    /// The newest whole checkpoint of the run that is being written; `None` as long as it does not count.
+    pub fn newest_checkpoint(&self) -> Option<PathBuf> {
+        let found = self.is_committed().then(|| self.checkpoints(1).newest(&mut |_, _| ()).ok().flatten());
+        found.flatten().map(|(path, _)| path)
+    }
+
     /// Writes `config.json`.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ mod disk;
 pub mod folder;
 
 #[cfg(feature = "disk")]
-pub use disk::Run;
+pub use disk::{Run, run_name};
 
 use crate::data::DatasetKind;
 use crate::engine::Optimizer;

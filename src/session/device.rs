@@ -1,11 +1,12 @@
 //! What computes: the one place that knows which engine belongs to which device.
 
+use super::Plan;
 #[cfg(feature = "native")]
 use super::processor;
 use crate::data::Split;
 #[cfg(feature = "native")]
 use crate::engine::NativeEngine;
-use crate::engine::{Engine, EngineError, GpuEngine, Optimizer, ReferenceEngine};
+use crate::engine::{Engine, EngineError, GpuEngine, KernelTimes, Optimizer, ReferenceEngine};
 use crate::gpu::{Gpu, GpuError, Tiling};
 use crate::model::Model;
 use crate::ops::SharedTiles;
@@ -99,6 +100,71 @@ impl Device {
                 Box::new(ReferenceEngine::<f32>::new(model, parameters, train, batch_size, optimizer)?)
             }
         })
+    }
+
+    /// Times the kernels of a training step of a model; the samples are for the native engine. `None` for the plain loops.
+    ///
+    /// # Errors
+    /// The model cannot be built, or the device failed.
+    pub fn kernel_times(
+        &self,
+        model: &Model,
+        parameters: &[Vec<f32>],
+        samples: &Split,
+        batch_size: usize,
+        optimizer: &Optimizer,
+        tiles: SharedTiles,
+    ) -> Result<Option<KernelTimes>, EngineError> {
+        match self {
+            Device::Gpu(gpu) => KernelTimes::measure(gpu, model, batch_size, optimizer, tiles).map(Some),
+            #[cfg(feature = "native")]
+            Device::Native(_) => {
+                let [name, ..] = self.describe();
+                KernelTimes::measure_native(&name, model, parameters, samples, batch_size, optimizer).map(Some)
+            }
+            Device::Reference => Ok(None),
+        }
+    }
+}
+
+/// Before training.
+impl Device {
+    /// The adapter, if something will be trained on it.
+    fn trained_on(&self, plan: &Plan) -> Option<&Gpu> {
+        self.gpu().filter(|_| plan.recipe.epochs > 0)
+    }
+
+    /// Checks that no step keeps an adapter busy for so long that its driver resets it, before anything of that size runs. Other errors are
+    /// reported, better explained, when the engine is created.
+    ///
+    /// # Errors
+    /// A step would take too long.
+    pub fn check_time(&self, plan: &Plan) -> Result<(), EngineError> {
+        let Some(gpu) = self.trained_on(plan) else { return Ok(()) };
+        match GpuEngine::check_time(gpu, &plan.model, plan.recipe.batch_size, &plan.optimizer) {
+            Err(error @ EngineError::Slow { .. }) => Err(error),
+            Err(error) => {
+                log::debug!("no step could be timed: {error}");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// The tile sizes to train with: those of the run that is resumed, since others would sum in another order, or those that `choose`
+    /// returns for the adapter.
+    pub fn tiles(&self, plan: &Plan, choose: impl FnOnce(&Gpu) -> SharedTiles) -> SharedTiles {
+        let begun = plan.begun.as_ref().and_then(|config| config.tiles);
+        begun.or_else(|| self.trained_on(plan).map(choose)).unwrap_or_default()
+    }
+
+    /// Compiles the kernels of the training, while something else is waited for, as long as they are `wanted`. Returns whether they are ready.
+    pub fn compile(&self, plan: &Plan, tiles: SharedTiles, wanted: &dyn Fn() -> bool) -> bool {
+        let Some(gpu) = self.trained_on(plan).filter(|_| wanted()) else { return false };
+        let Plan { model, recipe, optimizer, .. } = plan;
+        let compiled = GpuEngine::prepare_training(gpu, model, recipe.batch_size, optimizer, tiles, wanted);
+        // The error is reported when the engine is created.
+        compiled.inspect_err(|error| log::debug!("the kernels could not be prepared: {error}")).is_ok()
     }
 }
 

@@ -1,14 +1,21 @@
-//! Training and evaluation as a user means them: settings, data and device in, events and results out.
+//! Training as a user means it: settings, data and device in, events and results out.
 //!
-//! A [`Plan`] is made from settings and a model file, or from the run that is resumed. [`Training`] carries it out on a [`Device`]. The
-//! command line, the examples and the tests drive these same calls.
+//! A [`Plan`] is made from settings and a model file, or from the run that is resumed ([`Resumable`]). A [`Session`] adds a [`Device`] and a
+//! data set. [`Session::train`] carries it out and writes a run folder; [`Training`] does so without files. The command line, the examples
+//! and the tests drive these same calls.
 
 mod device;
+#[cfg(feature = "disk")]
+mod disk;
 mod plan;
 #[cfg(feature = "native")]
 mod processor;
 mod training;
 
 pub use device::Device;
+#[cfg(feature = "disk")]
+pub use disk::{
+    Finished, Resumable, ResumeError, RunOptions, RunWriter, SessionEvent, TrainError, WriteError, write_report,
+};
 pub use plan::{Given, Plan, PlanError};
-pub use training::Training;
+pub use training::{Session, Training};

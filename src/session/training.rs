@@ -1,4 +1,4 @@
-//! A plan carried out: the engine, the loop, the evaluation.
+//! A plan carried out: the data that it is for, the engine, the loop, the evaluation.
 
 use super::{Device, Plan, PlanError};
 use crate::data::{Dataset, Split};
@@ -11,132 +11,146 @@ use crate::train::{Event, Outcome, Position, TrainOptions, Trained, Trainer, tra
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-impl Plan {
-    /// Takes the images for validation out of the training set.
+/// A plan with the device and the data that it is carried out with.
+#[derive(Debug)]
+pub struct Session<'a> {
+    /// What to train and how.
+    pub plan: &'a Plan,
+    /// What computes.
+    pub device: &'a Device,
+    /// The tile sizes in workgroup memory; devices without [tiles](Device::has_tiles) ignore them.
+    pub tiles: SharedTiles,
+    /// The data, without the images for validation.
+    pub dataset: Dataset,
+    /// The images that were held out of the training set for validation.
+    pub validation: Split,
+    /// All of it, as a run records it.
+    pub config: RunConfig,
+    /// Once it is set, training and evaluation stop soon.
+    pub interrupt: &'a AtomicBool,
+}
+
+impl<'a> Session<'a> {
+    /// Takes the images for validation out of the training set, and checks that the data are those of the run that is resumed.
     ///
     /// # Errors
-    /// Nothing would be left to train on, or nothing to validate on.
-    pub fn hold_out(&self, train: &mut Split) -> Result<Split, PlanError> {
-        let (count, which) = match &self.begun {
-            Some(begun) => (begun.validation_images.min(train.len()), begun.hold_out()),
-            None => (self.recipe.held_out(train.len())?, HoldOut::Stratified(self.recipe.seed)),
+    /// Nothing would be left to train on, or nothing to validate on; or the run was started with another data set, or another number of images.
+    pub fn new(
+        plan: &'a Plan,
+        device: &'a Device,
+        tiles: SharedTiles,
+        mut dataset: Dataset,
+        interrupt: &'a AtomicBool,
+    ) -> Result<Self, PlanError> {
+        let (count, which) = match &plan.begun {
+            Some(begun) => (begun.validation_images.min(dataset.train.len()), begun.hold_out()),
+            None => (plan.recipe.held_out(dataset.train.len())?, HoldOut::Stratified(plan.recipe.seed)),
         };
-        Ok(hold_out(train, count, which))
-    }
-
-    /// The configuration of the run.
-    pub fn config(&self, device: &Device, dataset: &Dataset, validation: &Split, tiles: SharedTiles) -> RunConfig {
-        let [name, driver, backend] = device.describe();
-        RunConfig {
-            version: env!("CARGO_PKG_VERSION").to_string(),
-            model: self.model.clone(),
-            model_file: self.model_file.clone(),
-            dataset: dataset.kind,
-            data_source: dataset.source.clone(),
-            train_images: dataset.train.len(),
-            validation_images: validation.len(),
-            validation_split: match &self.begun {
-                Some(begun) => begun.validation_split,
-                None => Some(self.recipe.validation_split).filter(|&share| share > 0.0),
-            },
-            seed: self.recipe.seed,
-            epochs: self.recipe.epochs,
-            batch_size: self.recipe.batch_size,
-            optimizer: self.optimizer,
-            device: name,
-            driver,
-            backend,
-            safe: device.gpu().is_some_and(|gpu| gpu.checked()),
-            tiles: device.has_tiles().then_some(tiles),
-        }
-    }
-
-    /// Checks that the data are those that the resumed run was started with.
-    ///
-    /// # Errors
-    /// They are another data set, or another number of images.
-    pub fn check_data(&self, config: &RunConfig) -> Result<(), PlanError> {
-        match &self.begun {
-            Some(begun) if begun.dataset != config.dataset => {
-                Err(PlanError::OtherData { now: config.dataset, then: begun.dataset })
+        let validation = hold_out(&mut dataset.train, count, which);
+        match &plan.begun {
+            Some(begun) if begun.dataset != dataset.kind => {
+                return Err(PlanError::OtherData { now: dataset.kind, then: begun.dataset });
             }
-            Some(begun) if begun.train_images != config.train_images => {
-                Err(PlanError::OtherImages { now: config.train_images, then: begun.train_images })
+            Some(begun) if begun.train_images != dataset.train.len() => {
+                return Err(PlanError::OtherImages { now: dataset.train.len(), then: begun.train_images });
             }
-            _ => Ok(()),
+            _ => {}
         }
+        let config = config(plan, device, tiles, &dataset, &validation);
+        Ok(Session { plan, device, tiles, dataset, validation, config, interrupt })
     }
 }
 
-/// A training.
+/// The configuration of a run.
+fn config(plan: &Plan, device: &Device, tiles: SharedTiles, dataset: &Dataset, validation: &Split) -> RunConfig {
+    let [name, driver, backend] = device.describe();
+    RunConfig {
+        version: env!("CARGO_PKG_VERSION").to_string(),
+        model: plan.model.clone(),
+        model_file: plan.model_file.clone(),
+        dataset: dataset.kind,
+        data_source: dataset.source.clone(),
+        train_images: dataset.train.len(),
+        validation_images: validation.len(),
+        validation_split: match &plan.begun {
+            Some(begun) => begun.validation_split,
+            None => Some(plan.recipe.validation_split).filter(|&share| share > 0.0),
+        },
+        seed: plan.recipe.seed,
+        epochs: plan.recipe.epochs,
+        batch_size: plan.recipe.batch_size,
+        optimizer: plan.optimizer,
+        device: name,
+        driver,
+        backend,
+        safe: device.gpu().is_some_and(|gpu| gpu.checked()),
+        tiles: device.has_tiles().then_some(tiles),
+    }
+}
+
+/// A session whose engine is ready.
 #[derive(Debug)]
 pub struct Training<'a> {
+    session: &'a Session<'a>,
     engine: Box<dyn Engine + 'a>,
     options: TrainOptions,
     start: Position,
-    validation: &'a Split,
-    interrupt: &'a AtomicBool,
 }
 
 impl<'a> Training<'a> {
-    /// Creates the engine, in the state from which the plan starts. Once `interrupt` is set, training and evaluation stop soon.
+    /// Creates the engine, in the state from which the plan starts.
     ///
     /// # Errors
     /// The model or the batch does not fit the device, the checkpoint does not fit the model, or the device failed.
-    pub fn new(
-        plan: &Plan,
-        device: &'a Device,
-        tiles: SharedTiles,
-        train: &'a Split,
-        validation: &'a Split,
-        interrupt: &'a AtomicBool,
-    ) -> Result<Self, EngineError> {
-        let Plan { model, recipe, optimizer, start, .. } = plan;
+    pub fn new(session: &'a Session<'a>) -> Result<Self, EngineError> {
+        let Session { device, tiles, dataset, .. } = session;
+        let Plan { model, recipe, optimizer, start, .. } = session.plan;
         if let Some(gpu) = device.gpu() {
             // Before memory is taken for them here.
             GpuEngine::check_parameters(gpu, model)?;
         }
         let initial = initial_parameters(&model.parameters()?, recipe.seed);
-        let mut engine = device.trainer(model, &initial, train, recipe.batch_size, optimizer, tiles)?;
+        let mut engine = device.trainer(model, &initial, &dataset.train, recipe.batch_size, optimizer, *tiles)?;
         if let Some(checkpoint) = start {
             engine.restore(&checkpoint.state)?;
         }
-        let mut options = TrainOptions::new(recipe.epochs, train.len(), recipe.batch_size, *optimizer);
+        let mut options = TrainOptions::new(recipe.epochs, dataset.train.len(), recipe.batch_size, *optimizer);
         options.seed = recipe.seed;
         let start = start.as_ref().map(|checkpoint| checkpoint.position.clone()).unwrap_or_default();
-        Ok(Training { engine, options, start, validation, interrupt })
+        Ok(Training { session, engine, options, start })
     }
 
-    /// Where it starts.
-    pub fn start(&self) -> &Position {
-        &self.start
-    }
-
-    /// Trains to the end of the plan, until an interruption, or until a value is not finite; passes each event to `on_event`. Pauses after
-    /// `pause_after`, if there is such a limit, so that a checkpoint can be saved.
+    /// Trains to the end of the plan, until an interruption, or until a value is not finite; passes each event to `on_event`.
     ///
     /// # Errors
     /// The device failed.
-    pub fn run(
-        &mut self,
-        pause_after: Option<Duration>,
-        on_event: &mut dyn FnMut(&Event, &mut Trainer<'_>),
-    ) -> Result<Trained, EngineError> {
+    pub fn run(&mut self, on_event: &mut dyn FnMut(&Event, &mut Trainer<'_>)) -> Result<Trained, EngineError> {
+        let Training { session, engine, options, start } = self;
+        train(&mut **engine, options, start.clone(), &session.validation, session.interrupt, on_event)
+    }
+
+    /// A trainer at the start of the plan, for those who drive it themselves. It pauses after `pause_after`, if there is such a limit, so that a
+    /// checkpoint can be saved.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn trainer(&mut self, pause_after: Option<Duration>) -> Result<Trainer<'_>, EngineError> {
         self.options.pause_after = pause_after;
-        let Training { engine, options, start, validation, interrupt } = self;
-        train(&mut **engine, options, start.clone(), validation, interrupt, on_event)
+        let Training { session, engine, options, start } = self;
+        Trainer::new(&mut **engine, options, start.clone(), &session.validation, session.interrupt)
     }
 
     /// Computes loss, accuracy and probabilities of the test set, in one pass; `None` if the user interrupted.
     ///
     /// # Errors
     /// The device failed.
-    pub fn evaluate(&mut self, test: &Split) -> Result<Option<Inference>, EngineError> {
-        if unless(self.interrupt).is_break() {
+    pub fn evaluate(&mut self) -> Result<Option<Inference>, EngineError> {
+        let Session { dataset, interrupt, .. } = self.session;
+        if unless(interrupt).is_break() {
             return Ok(None);
         }
-        let inference = self.engine.infer(test, &mut |_| unless(self.interrupt))?;
-        Ok((inference.totals.samples as usize == test.len()).then_some(inference))
+        let inference = self.engine.infer(&dataset.test, &mut |_| unless(interrupt))?;
+        Ok((inference.totals.samples as usize == dataset.test.len()).then_some(inference))
     }
 }
 

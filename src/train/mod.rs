@@ -169,8 +169,7 @@ pub fn train(
         let event = trainer.advance()?;
         on_event(&event, &mut trainer);
         if let Event::Ended(outcome) = event {
-            let Trainer { position, state, .. } = trainer;
-            return Ok(Trained { position, state, outcome });
+            return Ok(trainer.into_trained(outcome));
         }
     }
 }
@@ -238,6 +237,12 @@ impl<'a> Trainer<'a> {
     /// Parameters and optimizer as of the last epoch or pause.
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// The result, once training has ended with this outcome.
+    pub fn into_trained(self, outcome: Outcome) -> Trained {
+        let Trainer { position, state, .. } = self;
+        Trained { position, state, outcome }
     }
 
     /// The engine, to inspect it.

@@ -1,8 +1,11 @@
 //! The checkpoints in a run folder.
 
-use super::{Checkpoint, CheckpointError, FOLDER, MAX_CHECKPOINT_BYTES};
+use super::{Checkpoint, CheckpointError, FOLDER, MAX_CHECKPOINT_BYTES, to_bytes};
+use crate::engine::State;
 use crate::files::{read_bounded, sync_folder, write_whole};
+use crate::run::RunConfig;
 use crate::run::disk::{entries, file_name};
+use crate::train::Position;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -26,7 +29,7 @@ impl Checkpoints {
     ///
     /// # Errors
     /// The file could not be written; earlier ones are as they were.
-    pub fn write(&self, checkpoint: &Checkpoint, batches: usize) -> Result<PathBuf, CheckpointError> {
+    pub fn write(&self, config: &RunConfig, position: &Position, state: &State) -> Result<PathBuf, CheckpointError> {
         let io = |source| CheckpointError::Io { path: self.folder.clone(), source };
         // Without the folders above it: a run folder that was removed must not reappear as half of one.
         match std::fs::create_dir(&self.folder) {
@@ -37,9 +40,9 @@ impl Checkpoints {
                 sync_folder(self.folder.parent().unwrap_or(Path::new("."))).map_err(io)?;
             }
         }
-        let step = checkpoint.position.steps(batches);
+        let step = position.steps(config.train_images.div_ceil(config.batch_size));
         let path = self.folder.join(format!("{PREFIX}{step:012}{SUFFIX}"));
-        write_whole(&path, &checkpoint.to_bytes()?, true)?;
+        write_whole(&path, &to_bytes(config, position, state)?, true)?;
         let paths = self.newest_first()?;
         for old in paths.iter().skip(self.keep).filter(|old| **old != path) {
             // A file that cannot be removed takes up space and does nothing else.

@@ -65,22 +65,12 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// The bytes of a checkpoint file: the same for the same checkpoint.
+    /// As [`to_bytes`].
     ///
     /// # Errors
     /// The state does not fit the configuration's model.
     pub fn to_bytes(&self) -> Result<Vec<u8>, CheckpointError> {
-        let tensors = self.named_tensors()?;
-        let config = serde_json::to_string(&self.config).map_err(damaged)?;
-        let position = serde_json::to_string(&self.position).map_err(damaged)?;
-        let digest = digest(&config, &position, tensors.iter().map(|(name, view)| (name.as_str(), view.data())));
-        let metadata = HashMap::from([
-            ("format".to_string(), FORMAT.to_string()),
-            ("config".to_string(), config),
-            ("position".to_string(), position),
-            ("sha256".to_string(), digest),
-        ]);
-        weights::serialize(tensors, metadata).map_err(damaged)
+        to_bytes(&self.config, &self.position, &self.state)
     }
 
     /// Parses the bytes of a checkpoint file.
@@ -132,24 +122,42 @@ impl Checkpoint {
         }
         Ok(Checkpoint { config, position, state })
     }
+}
 
-    /// Every tensor with its name, in the order of the names.
-    fn named_tensors(&self) -> Result<Vec<(String, TensorView<'_>)>, CheckpointError> {
-        let parameters = self.config.model.parameters().map_err(damaged)?;
-        let slots = self.config.optimizer.slots();
-        self.state.check(&parameters, slots).map_err(damaged)?;
-        let mut named = Vec::new();
-        for (kind, tensors) in slots.iter().zip(&self.state.slots).chain([(&"parameters", &self.state.parameters)]) {
-            let wanted = parameters.iter().filter(|p| *kind == "parameters" || p.role.is_trained());
-            for (parameter, values) in wanted.zip(tensors) {
-                let data = bytemuck::cast_slice(values);
-                let view = TensorView::new(Dtype::F32, parameter.shape.clone(), data).map_err(damaged)?;
-                named.push((format!("{kind}.{}", parameter.name), view));
-            }
+/// The bytes of a checkpoint file: the same for the same checkpoint.
+///
+/// # Errors
+/// The state does not fit the configuration's model.
+pub fn to_bytes(config: &RunConfig, position: &Position, state: &State) -> Result<Vec<u8>, CheckpointError> {
+    let tensors = named_tensors(config, state)?;
+    let config = serde_json::to_string(config).map_err(damaged)?;
+    let position = serde_json::to_string(position).map_err(damaged)?;
+    let digest = digest(&config, &position, tensors.iter().map(|(name, view)| (name.as_str(), view.data())));
+    let metadata = HashMap::from([
+        ("format".to_string(), FORMAT.to_string()),
+        ("config".to_string(), config),
+        ("position".to_string(), position),
+        ("sha256".to_string(), digest),
+    ]);
+    weights::serialize(tensors, metadata).map_err(damaged)
+}
+
+/// Every tensor with its name, in the order of the names.
+fn named_tensors<'a>(config: &RunConfig, state: &'a State) -> Result<Vec<(String, TensorView<'a>)>, CheckpointError> {
+    let parameters = config.model.parameters().map_err(damaged)?;
+    let slots = config.optimizer.slots();
+    state.check(&parameters, slots).map_err(damaged)?;
+    let mut named = Vec::new();
+    for (kind, tensors) in slots.iter().zip(&state.slots).chain([(&"parameters", &state.parameters)]) {
+        let wanted = parameters.iter().filter(|p| *kind == "parameters" || p.role.is_trained());
+        for (parameter, values) in wanted.zip(tensors) {
+            let data = bytemuck::cast_slice(values);
+            let view = TensorView::new(Dtype::F32, parameter.shape.clone(), data).map_err(damaged)?;
+            named.push((format!("{kind}.{}", parameter.name), view));
         }
-        named.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        Ok(named)
     }
+    named.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    Ok(named)
 }
 
 /// Checks whether a run of this configuration can reach this position: a digest only shows that nothing was changed since.

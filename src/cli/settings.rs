@@ -1,15 +1,13 @@
-//! The flags of the settings of a training: one per row of [`SETTINGS`].
+//! The flags of the settings of a training, one per row of [`SETTINGS`], and the command that gives them all.
 
-use crate::cli::shell_quoted;
-use anyhow::anyhow;
+use super::shell_quoted;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
 use fmnist_gpu::model::Model;
 use fmnist_gpu::ops::SharedTiles;
 use fmnist_gpu::run::RunConfig;
-use fmnist_gpu::session::{Given, PlanError};
-use fmnist_gpu::train::settings::{Kind, Method, Recipe, SETTINGS, Setting, SettingError, Value};
-
+use fmnist_gpu::session::Given;
+use fmnist_gpu::train::settings::{Kind, Method, Recipe, SETTINGS, Setting, Value};
 use std::path::Path;
 
 /// Training images of Fashion-MNIST, and of the generated set unless limited.
@@ -23,33 +21,6 @@ impl SettingFlags {
     /// The settings that were given, with their values.
     pub fn given(&self) -> Given<'_> {
         &self.0
-    }
-
-    /// The number of epochs, if it was given.
-    pub fn epochs(&self) -> Option<u64> {
-        self.0.iter().find_map(|(setting, value)| match value {
-            Value::Count(epochs) if setting.name == "epochs" => Some(*epochs),
-            _ => None,
-        })
-    }
-}
-
-/// An error of a plan, by the flags that help.
-pub fn explained(error: PlanError) -> anyhow::Error {
-    const RESUME: &str = "omit the flag to resume, or start over with --out";
-    match error {
-        PlanError::Setting(SettingError { setting, value, reason }) => {
-            anyhow!("{} is {value}; {reason}", flag(setting))
-        }
-        PlanError::Changed { setting, given, was } => {
-            anyhow!("{} is {given}, but the run was started with {was}; {RESUME}", flag(setting))
-        }
-        PlanError::OtherModel { given, was } => {
-            anyhow!("--model is {given}, but the run was started with another model, `{was}`; {RESUME}")
-        }
-        PlanError::Done { .. } => anyhow!("{}", error.to_string().replace("`epochs`", "--epochs")),
-        PlanError::OtherData { .. } => anyhow!("{error}; name that one with --dataset or --data-dir"),
-        PlanError::Model(_) | PlanError::OtherImages { .. } => error.into(),
     }
 }
 

@@ -1,14 +1,14 @@
-//! The article's two images, drawn from data and predictions.
+//! The article's two images: what a data set shows, and what a model says about it.
 
-use anyhow::{Context, Result};
-use fmnist_gpu::data::{Description, Split};
-use fmnist_gpu::files::write_whole;
-pub use fmnist_gpu::report::metrics::argmax;
-use fmnist_gpu::report::{GridItem, Tone, columns_for, draw_grid, prediction_caption};
-use std::path::Path;
+use super::metrics::argmax;
+use super::{GridItem, ReportError, Tone, columns_for, draw_grid, prediction_caption};
+use crate::data::{Description, Split};
 
 /// The first `count` images with their class names, as PNG.
-pub fn samples_png(split: &Split, count: usize, description: &Description) -> Result<Vec<u8>> {
+///
+/// # Errors
+/// The grid cannot be drawn.
+pub fn samples_png(split: &Split, count: usize, description: &Description) -> Result<Vec<u8>, ReportError> {
     let caption = |i: usize| description.class_name(split.labels[i].into()).to_string();
     let item = |i: usize| GridItem { image: split.image(i), caption: caption(i), tone: Tone::Neutral };
     let items: Vec<GridItem<'_>> = (0..count).map(item).collect();
@@ -16,12 +16,15 @@ pub fn samples_png(split: &Split, count: usize, description: &Description) -> Re
 }
 
 /// The images at `indices` with `Predicted 97% (Original)` under each, as PNG; `probabilities` is `[indices, classes]`.
+///
+/// # Errors
+/// The grid cannot be drawn.
 pub fn predictions_png(
     split: &Split,
     indices: &[usize],
     probabilities: &[f32],
     description: &Description,
-) -> Result<Vec<u8>> {
+) -> Result<Vec<u8>, ReportError> {
     let mut items = Vec::new();
     for (&index, row) in indices.iter().zip(probabilities.chunks(description.classes())) {
         let (class, label) = (argmax(row), usize::from(split.labels[index]));
@@ -33,12 +36,9 @@ pub fn predictions_png(
 }
 
 /// A grid of images with captions, as PNG.
-pub fn grid_png(items: &[GridItem<'_>], description: &Description) -> Result<Vec<u8>> {
-    let picture = draw_grid(items, columns_for(items.len()), description).context("drawing the grid")?;
-    picture.encode_png().context("encoding the image")
-}
-
-/// Writes an image to the file that the user named.
-pub fn write_png(path: &Path, png: &[u8], force: bool) -> Result<()> {
-    write_whole(path, png, force).context("writing the image")
+///
+/// # Errors
+/// The grid cannot be drawn.
+pub fn grid_png(items: &[GridItem<'_>], description: &Description) -> Result<Vec<u8>, ReportError> {
+    draw_grid(items, columns_for(items.len()), description)?.encode_png()
 }
