@@ -106,6 +106,10 @@ impl Device {
     ///
     /// # Errors
     /// The model cannot be built, or the device failed.
+    #[cfg_attr(
+        not(feature = "native"),
+        expect(unused_variables, reason = "an adapter takes its time whatever the values")
+    )]
     pub fn kernel_times(
         &self,
         model: &Model,
