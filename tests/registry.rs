@@ -412,6 +412,14 @@ fn paths_are_shown_with_escapes() {
     assert!(found.is_empty(), "{found:#?}");
 }
 
+/// The largest command parses, calls and prints: what it does is in the library.
+#[test]
+fn training_is_no_work_of_the_command_line() {
+    let code = text("src/cli/train.rs");
+    let lines = code.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("//"));
+    assert!(lines.count() < 150, "src/cli/train.rs");
+}
+
 /// A file that is longer than a reader expects says in its first lines why.
 #[test]
 fn long_files_say_why() {

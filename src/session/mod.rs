@@ -14,8 +14,6 @@ mod training;
 
 pub use device::Device;
 #[cfg(feature = "disk")]
-pub use disk::{
-    Finished, Resumable, ResumeError, RunOptions, RunWriter, SessionEvent, TrainError, WriteError, write_report,
-};
+pub use disk::{Finished, Resumable, ResumeError, RunOptions, SessionEvent, TrainError, WriteError, write_report};
 pub use plan::{Given, Plan, PlanError};
 pub use training::{Session, Training};

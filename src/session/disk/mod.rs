@@ -6,8 +6,9 @@ mod writer;
 
 pub use report::write_report;
 pub use resume::{Resumable, ResumeError};
-pub use writer::{RunOptions, RunWriter, WriteError};
+pub use writer::{RunOptions, WriteError};
 
+use self::writer::RunWriter;
 use super::{Session, Training};
 use crate::engine::{EngineError, Inference};
 use crate::files::ShownPath;

@@ -14,7 +14,6 @@ use crate::session::Session;
 use crate::tensorboard::{EventError, TrainingEvents};
 use crate::train::{EpochRecord, Event, Position, Trained, Trainer};
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 use thiserror::Error;
@@ -86,7 +85,7 @@ pub enum WriteError {
 
 /// Writes what must not be lost while training runs: weights and checkpoints first, then what is only told. Each file fails by itself. A
 /// failure is reported at once and training continues, as the weights in memory are worth more than the file; the next attempt may succeed.
-pub struct RunWriter<'a> {
+pub(super) struct RunWriter<'a> {
     session: &'a Session<'a>,
     folder: &'a RunFolder,
     options: &'a RunOptions,
@@ -102,21 +101,9 @@ pub struct RunWriter<'a> {
     has_checkpoint: bool,
 }
 
-impl fmt::Debug for RunWriter<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RunWriter")
-            .field("folder", self.folder)
-            .field("failures", &self.failures)
-            .finish_non_exhaustive()
-    }
-}
-
 impl<'a> RunWriter<'a> {
     /// A writer for a session that has not started yet. Each failure is passed to `on_failure`.
-    ///
-    /// # Errors
-    /// The model cannot be built.
-    pub fn new(
+    pub(super) fn new(
         session: &'a Session<'a>,
         folder: &'a RunFolder,
         options: &'a RunOptions,
@@ -150,7 +137,7 @@ impl<'a> RunWriter<'a> {
     }
 
     /// Writes what belongs to an event.
-    pub fn event(&mut self, event: &Event, trainer: &mut Trainer<'_>) {
+    pub(super) fn event(&mut self, event: &Event, trainer: &mut Trainer<'_>) {
         match event {
             Event::Paused => self.checkpoint(trainer.position(), trainer.state()),
             Event::EpochFinished(record) => self.epoch(record, trainer),
@@ -219,7 +206,7 @@ impl<'a> RunWriter<'a> {
 
     /// Writes once more what must be there at the end of training: the weights, in the run folder or, where that is gone, in another place;
     /// the history; and what could not be written before.
-    pub fn finish(&mut self, trained: &Trained) {
+    pub(super) fn finish(&mut self, trained: &Trained) {
         let Trained { position, state, .. } = trained;
         self.best_weights();
         self.note("weights", self.last_weights(&state.parameters));
@@ -249,16 +236,13 @@ impl<'a> RunWriter<'a> {
     }
 
     /// Writes `summary.json`.
-    pub fn summary(&mut self, summary: &Summary) {
+    pub(super) fn summary(&mut self, summary: &Summary) {
         self.note("summary", self.folder.write_summary(summary));
     }
 
     /// Writes the article's two images, and returns their paths: 25 training images with their classes, 25 test images with predictions, of
     /// which `probabilities` has a row for each test image.
-    ///
-    /// # Errors
-    /// An image cannot be drawn.
-    pub fn images(&mut self, probabilities: &[f32], epoch: u64) -> Result<Vec<PathBuf>, ReportError> {
+    pub(super) fn images(&mut self, probabilities: &[f32], epoch: u64) -> Result<Vec<PathBuf>, ReportError> {
         let Dataset { train, test, description, .. } = &self.session.dataset;
         let indices: Vec<usize> = (0..test.len().min(25)).collect();
         let samples = samples_png(train, train.len().min(25), description)?;
@@ -277,7 +261,7 @@ impl<'a> RunWriter<'a> {
     }
 
     /// Writes the report, if one is wanted and the test set was evaluated, and returns the path of its page.
-    pub fn report(&mut self, finished: &Finished) -> Option<PathBuf> {
+    pub(super) fn report(&mut self, finished: &Finished) -> Option<PathBuf> {
         let test = finished.test.as_ref().filter(|_| self.options.report)?;
         let Session { device, dataset, config, interrupt, .. } = self.session;
         let (folder, parameters) = (self.folder.path(), &finished.trained.state.parameters);
@@ -306,11 +290,8 @@ impl<'a> RunWriter<'a> {
         page
     }
 
-    /// Ends the run.
-    ///
-    /// # Errors
-    /// One of the failures that were not mended: that of the weights, which may lie elsewhere, or the first.
-    pub fn conclude(mut self) -> Result<(), WriteError> {
+    /// Ends the run, with one of the failures that were not mended: that of the weights, which may lie elsewhere, or the first.
+    pub(super) fn conclude(mut self) -> Result<(), WriteError> {
         let worst = self.failures.remove("weights");
         worst.or_else(|| self.failures.into_values().next()).map_or(Ok(()), Err)
     }
