@@ -21,11 +21,11 @@ use thiserror::Error;
 /// What is written while training, and when.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
-    /// A checkpoint is written after every so many epochs, and at the end; 0 writes none.
+    /// Epochs from one checkpoint to the next; there is also one after the last epoch. 0 writes none.
     pub checkpoint_every: u64,
-    /// It is also written when training has run for so long without one, in the middle of an epoch.
+    /// The longest time without a checkpoint, after which one is written in the middle of an epoch.
     pub checkpoint_interval: Option<Duration>,
-    /// So many of the newest checkpoints are kept.
+    /// Number of checkpoints to keep: the newest ones.
     pub keep: usize,
     /// Whether event files for TensorBoard are written.
     pub tensorboard: bool,
@@ -46,10 +46,10 @@ impl Default for RunOptions {
 /// A file of a run that could not be written.
 #[derive(Debug, Error)]
 pub enum WriteError {
-    /// The run folder cannot be written to.
+    /// A file of the run folder cannot be written.
     #[error("{0}")]
     Run(#[from] RunError),
-    /// Neither can it at the end; the weights are elsewhere.
+    /// The weights cannot be written into the run folder at the end, and were written elsewhere.
     #[error("{source}; the trained weights are in {}", path.shown())]
     Rescued {
         /// Where the weights are.
@@ -263,31 +263,34 @@ impl<'a> RunWriter<'a> {
     /// Writes the report, if one is wanted and the test set was evaluated, and returns the path of its page.
     pub(super) fn report(&mut self, finished: &Finished) -> Option<PathBuf> {
         let test = finished.test.as_ref().filter(|_| self.options.report)?;
+        let written = self.write_report(finished, &test.probabilities);
+        let page = written.is_ok().then(|| self.folder.path().join("report.html"));
+        self.note("report", written);
+        page
+    }
+
+    fn write_report(&self, finished: &Finished, probabilities: &[f32]) -> Result<(), WriteError> {
         let Session { device, dataset, config, interrupt, .. } = self.session;
         let (folder, parameters) = (self.folder.path(), &finished.trained.state.parameters);
         let model_file = weights::to_bytes(&config.model, parameters)
-            .map_err(|source| RunError::Weights { path: folder.join(MODEL_FILE), source }.into());
-        let written = model_file.and_then(|model_file| {
-            let report = Report {
-                name: run_name(folder),
-                model: &config.model,
-                parameters,
-                config: Some(config),
-                repeat: self.options.repeat.clone(),
-                summary: Some(&finished.summary),
-                history: &finished.trained.position.history,
-                dataset: dataset.kind,
-                description: &dataset.description,
-                test: &dataset.test,
-                probabilities: &test.probabilities,
-                image: 0,
-                model_file: &model_file,
-            };
-            write_report(&report, device, folder, self.folder.replaces(), interrupt).map(|_| ())
-        });
-        let page = written.is_ok().then(|| folder.join("report.html"));
-        self.note("report", written);
-        page
+            .map_err(|source| RunError::Weights { path: folder.join(MODEL_FILE), source })?;
+        let report = Report {
+            name: run_name(folder),
+            model: &config.model,
+            parameters,
+            config: Some(config),
+            repeat: self.options.repeat.clone(),
+            summary: Some(&finished.summary),
+            history: &finished.trained.position.history,
+            dataset: dataset.kind,
+            description: &dataset.description,
+            test: &dataset.test,
+            probabilities,
+            image: 0,
+            model_file: &model_file,
+        };
+        write_report(&report, device, folder, self.folder.replaces(), interrupt)?;
+        Ok(())
     }
 
     /// Ends the run, with one of the failures that were not mended: that of the weights, which may lie elsewhere, or the first.
