@@ -20,7 +20,7 @@ static LEAKY_RELU: KernelSpec = KernelSpec {
 };
 
 /// Records `y = x` if x is above zero, else `y = slope * x`; both have `len` elements.
-fn record(plan: &mut PlanBuilder<'_>, len: usize, slope: f64, x: &Tensor, y: &Tensor) -> Result<(), GpuError> {
+fn record(plan: &mut PlanBuilder, len: usize, slope: f64, x: &Tensor, y: &Tensor) -> Result<(), GpuError> {
     let constants = [("LEN", len as f64), ("SLOPE", slope)];
     plan.push(&LEAKY_RELU, &constants, workgroups_linear(len, 64), &[bind("x", x, len), bind("y", y, len)])
 }
@@ -31,15 +31,19 @@ fn leaky_relu(slope: f64, x: &[f64]) -> Vec<f64> {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let gpu = Gpu::open(&GpuOptions::default())?;
+    pollster::block_on(use_and_verify())
+}
+
+async fn use_and_verify() -> Result<(), Box<dyn std::error::Error>> {
+    let gpu = Gpu::open(&GpuOptions::default()).await?;
 
     // Use the kernel.
     let x = gpu.tensor_from("x", &[4], &[-2.0, -0.5, 0.0, 3.0])?;
     let y = gpu.tensor_from("y", &[4], &[0.0; 4])?;
     let mut plan = PlanBuilder::new(&gpu);
     record(&mut plan, 4, 0.1, &x, &y)?;
-    gpu.run(&plan.finish()?)?;
-    println!("leaky_relu([-2, -0.5, 0, 3]) = {:?}", gpu.read(&y)?);
+    gpu.run(&plan.finish().await?).await?;
+    println!("leaky_relu([-2, -0.5, 0, 3]) = {:?}", gpu.read(&y).await?);
 
     // Verify it: random inputs, outputs initialized to NaN with guard cells after their ends, and a bound that is derived,
     // not tuned.
@@ -54,7 +58,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             record(plan, len, 0.1, x, y)
         })?;
     }
-    for verdict in verifier.verdicts() {
+    for verdict in verifier.verdicts().await? {
         println!(
             "{}: {} elements, worst error {:.2} of the bound",
             verdict.kernel, verdict.elements, verdict.worst_ratio

@@ -21,6 +21,7 @@ use fmnist_gpu::report::metrics::Metrics;
 use fmnist_gpu::run::checkpoint::Checkpoint;
 use fmnist_gpu::run::{RunConfig, Summary, history_csv, parse_history};
 use fmnist_gpu::train::settings::Recipe;
+use pollster::FutureExt as _;
 use safetensors::SafeTensors;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -84,7 +85,8 @@ fn use_model(model: &Model, parameters: Option<&[Vec<f32>]>) {
     let mut engine = ReferenceEngine::<f32>::new(model, parameters, &Split::default(), 1, &optimizer)
         .expect("an accepted model has an engine");
     let image = vec![7; FASHION_MNIST.pixels()];
-    let row = engine.predict(&image, &mut |_| ControlFlow::Continue(())).expect("the plain loops do not fail");
+    let row =
+        engine.predict(&image, &mut |_| ControlFlow::Continue(())).block_on().expect("the plain loops do not fail");
     assert_eq!(row.len(), FASHION_MNIST.classes());
     onnx::to_bytes(model, parameters, &Facts::new(&FASHION_MNIST)).expect("an accepted model can be exported");
     keras::python(model, "file").expect("an accepted model can be exported");

@@ -16,15 +16,17 @@
 //! let model = Model::mlp();
 //! let weights = initial_parameters(&model.parameters()?, 0);
 //! let optimizer = Optimizer::Adam(AdamConfig::default());
-//! // On the CPU, which works everywhere; on an adapter, use `GpuEngine::new(&Gpu::open(..)?, ..)`.
+//! // On the CPU, which works everywhere; on an adapter, use `GpuEngine::new(&Gpu::open(..).await?, ..)`.
 //! let mut engine = NativeEngine::new(&model, &weights, 2)?.and_training(&training, 32, &optimizer)?;
 //!
 //! let options = TrainOptions::new(2, training.len(), 32, optimizer);
-//! let trained = train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |_, _| {})?;
-//! let history = &trained.position.history;
+//! let never = AtomicBool::new(false);
+//! // What may have to wait for a device is asynchronous, because a page in a browser must not block. A program may.
+//! let trained = pollster::block_on(train(&mut engine, &options, Position::default(), &Split::default(), &never, &mut |_, _| {}))?;
+//! let history = trained.position.history;
 //! assert!(history[1].loss < history[0].loss);
 //!
-//! let totals = engine.evaluate(&test, &mut |_| ControlFlow::Continue(()))?;
+//! let totals = pollster::block_on(engine.evaluate(&test, &mut |_| ControlFlow::Continue(())))?;
 //! println!("accuracy {:.3}", totals.accuracy());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

@@ -10,7 +10,7 @@ fn adam_matches_cpu() {
     for len in [4, 60, 252, 256, 260, 4036] {
         verify(&mut verifier, len).unwrap();
     }
-    assert_all_right(&verifier);
+    assert_all_right(&mut verifier);
 }
 
 /// The first step with Keras's defaults: alpha_1 = lr * sqrt(0.001) / 0.1.

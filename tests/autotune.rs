@@ -5,6 +5,7 @@ use fmnist_gpu::gpu::{Gpu, GpuOptions, Tiling};
 use fmnist_gpu::model::{Model, initial_parameters};
 use fmnist_gpu::ops::SharedTiles;
 use fmnist_gpu::ops::adam::AdamConfig;
+use pollster::FutureExt as _;
 use std::path::Path;
 
 const ADAM: Optimizer = Optimizer::Adam(AdamConfig { learning_rate: 0.001, beta_1: 0.9, beta_2: 0.999, epsilon: 1e-7 });
@@ -17,11 +18,11 @@ fn small() -> (Model, Gpu) {
     let path = folder.path().join("small.toml");
     std::fs::write(&path, text).unwrap();
     let model = Model::load(path.to_str().unwrap()).unwrap();
-    (model, Gpu::open(&GpuOptions { tiling: Some(Tiling::Shared), ..GpuOptions::default() }).unwrap())
+    (model, Gpu::open(&GpuOptions { tiling: Some(Tiling::Shared), ..GpuOptions::default() }).block_on().unwrap())
 }
 
 fn tune(gpu: &Gpu, model: &Model, batch_size: usize, kept: &Path) -> SharedTiles {
-    autotune(gpu, model, batch_size, &ADAM, Some(kept)).unwrap()
+    autotune(gpu, model, batch_size, &ADAM, Some(kept)).block_on().unwrap()
 }
 
 #[test]
@@ -68,7 +69,7 @@ fn software_tilings_are_not_tuned() {
     let kept = folder.path().join("autotune.json");
     let options = GpuOptions { tiling: Some(Tiling::Plain), ..GpuOptions::default() };
     gpu();
-    assert_eq!(tune(&Gpu::open(&options).unwrap(), &Model::mlp(), 4, &kept), SharedTiles::default());
+    assert_eq!(tune(&Gpu::open(&options).block_on().unwrap(), &Model::mlp(), 4, &kept), SharedTiles::default());
     assert!(!kept.exists());
 }
 
@@ -79,7 +80,7 @@ fn impossible_tiles_are_refused() {
     let initial = initial_parameters(&model.parameters().unwrap(), 1);
     for tiles in [SharedTiles { rows_each: 6, workgroups: 128 }, SharedTiles { rows_each: 4, workgroups: 0 }] {
         let engine = GpuEngine::new(&gpu, &model, &initial).unwrap().with_tiles(tiles);
-        let error = engine.and_training(&split, 4, &ADAM).unwrap_err().to_string();
+        let error = engine.and_training(&split, 4, &ADAM).block_on().unwrap_err().to_string();
         assert!(error.contains("do not support"), "{error}");
     }
 }

@@ -18,7 +18,7 @@ fn batch_gather_matches_cpu() {
     ] {
         verify(&mut verifier, &BatchGatherDims { n, pixels, samples }, batch, epoch).unwrap();
     }
-    assert_all_right(&verifier);
+    assert_all_right(&mut verifier);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use fmnist_gpu::ops::batchnorm::{
 };
 use fmnist_gpu::verify::batchnorm::{self as proof, EPSILON, MOMENTUM, verify};
 use fmnist_gpu::verify::{Verifier, compare, sum_bound};
+use pollster::FutureExt as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn dims([n, positions, c]: [usize; 3]) -> BatchNormDims {
@@ -17,7 +18,7 @@ fn check(cases: &[([usize; 3], usize)]) {
     for &(d, n_valid) in cases {
         verify(&mut verifier, &dims(d), n_valid).unwrap();
     }
-    assert_all_right(&verifier);
+    assert_all_right(&mut verifier);
 }
 
 #[test]
@@ -67,11 +68,11 @@ fn batchnorm_sums_as_many_rows_as_it_accepts() {
     let tprogress = gpu.tensor_from_u32("progress", &[2], &[0, 1]).unwrap();
     let mut plan = PlanBuilder::new(gpu);
     record_statistics(&mut plan, &d, MOMENTUM, [&tx, &tprogress, &tmoments, &tmean, &tvar]).unwrap();
-    gpu.run(&plan.finish().unwrap()).unwrap();
+    gpu.run(&plan.finish().block_on().unwrap()).block_on().unwrap();
     // The sums are of positive numbers, so their bound is relative; a missing step of the last sum is a half.
     let error = sum_bound(additions(MOST_ROWS) + 6, 1.0);
     let bound = [error * mean, error * variance + (error * mean).powi(2), 0.0];
-    let result = compare(&gpu.read(&tmoments).unwrap(), &[mean, variance, 1.0], &bound);
+    let result = compare(&gpu.read(&tmoments).block_on().unwrap(), &[mean, variance, 1.0], &bound);
     assert!(result.passed(), "{result}");
 }
 
@@ -133,7 +134,7 @@ fn passes(right: &'static KernelSpec, from: &str, to: &str) -> bool {
         // All but the count of images, which alone would not pass.
         expected.bound[2 * d.c..].fill(100.0);
         let outputs = [(&tmoments, &expected), (&tmean, &mean_after), (&tvar, &var_after)];
-        run.check(spec.entry, "negative", &outputs, &[]).unwrap();
+        run.check(spec.entry, "negative", &outputs, &[]);
     } else {
         let narrow = |values: &[f64]| values.iter().map(|&value| value as f32).collect::<Vec<_>>();
         let moments = narrow(&expected.values);
@@ -153,9 +154,9 @@ fn passes(right: &'static KernelSpec, from: &str, to: &str) -> bool {
             bind("dx", &tdx, d.x_len()),
         ];
         run.plan.push(spec, &constants, workgroups_linear(d.x_len(), 64), &tensors).unwrap();
-        run.check(spec.entry, "negative", &[(&tdx, &expected)], &[]).unwrap();
+        run.check(spec.entry, "negative", &[(&tdx, &expected)], &[]);
     }
-    v.verdicts().iter().all(|verdict| verdict.passed())
+    v.verdicts().block_on().unwrap().iter().all(|verdict| verdict.passed())
 }
 
 #[test]
@@ -194,8 +195,8 @@ fn batchnorm_keeps_the_digits_of_a_small_variance() {
         (run.input(&x).unwrap(), run.input_u32(&[0, 64]).unwrap(), run.output(3 * d.c).unwrap());
     let (tmean, tvar) = (run.in_place(&zeros).unwrap(), run.in_place(&ones).unwrap());
     record_statistics(&mut run.plan, &d, MOMENTUM, [&tx, &tprogress, &tmoments, &tmean, &tvar]).unwrap();
-    run.check("batchnorm_statistics", "large mean", &[(&tmoments, &expected)], &[]).unwrap();
-    assert_all_right(&v);
+    run.check("batchnorm_statistics", "large mean", &[(&tmoments, &expected)], &[]);
+    assert_all_right(&mut v);
     for c in d.c..2 * d.c {
         assert!(expected.bound[c] < 1e-3 * expected.values[c], "the bound is too wide: {:e}", expected.bound[c]);
     }

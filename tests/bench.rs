@@ -4,6 +4,7 @@ use fmnist_gpu::gpu::timing::Timings;
 use fmnist_gpu::gpu::{Element, PlanBuilder};
 use fmnist_gpu::ops::relu;
 use fmnist_gpu::report::{Roofline, RooflinePoint, draw_roofline};
+use pollster::FutureExt as _;
 use serde_json::Value;
 use std::process::Command;
 
@@ -322,7 +323,7 @@ fn profile_writes_its_roofline_and_overwrites_nothing() {
 /// The copy moves 64 MiB twice, and no adapter is as slow or as fast as these bounds.
 #[test]
 fn peaks_are_plausible() {
-    let peak = Peak::measure(gpu()).unwrap();
+    let peak = Peak::measure(gpu()).block_on().unwrap();
     assert!(peak.gflops > 0.5 && peak.gflops < 1e6, "{peak:?}");
     assert!(peak.gb_per_second > 0.05 && peak.gb_per_second < 1e5, "{peak:?}");
 }
@@ -336,8 +337,8 @@ fn timings_follow_the_work() {
         let (x, y) = (gpu.tensor("x", &[len], Element::F32).unwrap(), gpu.tensor("y", &[len], Element::F32).unwrap());
         relu::record_forward(&mut plan, len, [&x, &y]).unwrap();
     }
-    let plan = plan.finish().unwrap();
-    let timings = Timings::measure(gpu, &plan, 5).unwrap();
+    let plan = plan.finish().block_on().unwrap();
+    let timings = Timings::measure(gpu, &plan, 5).block_on().unwrap();
     assert_eq!(timings.seconds.iter().map(Vec::len).collect::<Vec<_>>(), [5, 5]);
     let fastest = |i: usize| timings.seconds[i].iter().copied().fold(f64::INFINITY, f64::min);
     assert!(fastest(1) > 4.0 * fastest(0), "{timings:?}");

@@ -9,5 +9,5 @@ fn bias_matches_cpu() {
     for (n, o) in [(1, 1), (3, 5), (7, 63), (7, 64), (7, 65), (6272, 64)] {
         verify(&mut verifier, &BiasDims { n, o }).unwrap();
     }
-    assert_all_right(&verifier);
+    assert_all_right(&mut verifier);
 }

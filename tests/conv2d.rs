@@ -11,7 +11,7 @@ fn check(cases: &[Case]) {
         verify(&mut verifier, &Conv2dDims::new(n, input, window, o, stride, padding).unwrap(), Breadth::Everything)
             .unwrap();
     }
-    assert_all_right(&verifier);
+    assert_all_right(&mut verifier);
 }
 
 use Padding::{Same, Valid};

@@ -4,13 +4,14 @@ use fmnist_gpu::ops::dense::{DenseDims, record_forward};
 use fmnist_gpu::ops::{Form, SharedTiles};
 use fmnist_gpu::verify::dense::verify;
 use fmnist_gpu::verify::{Breadth, Verifier};
+use pollster::FutureExt as _;
 
 fn check(cases: &[(usize, usize, usize)]) {
     let mut verifier = Verifier::new(gpu(), 2);
     for &(n, i, o) in cases {
         verify(&mut verifier, &DenseDims { n, i, o }, Breadth::Everything).unwrap();
     }
-    assert_all_right(&verifier);
+    assert_all_right(&mut verifier);
 }
 
 #[test]
@@ -56,9 +57,9 @@ fn dense_in_workgroup_memory_goes_on_where_tiles_are_folded() {
     let y = gpu.tensor("y", &[d.n], Element::F32).unwrap();
     let mut plan = PlanBuilder::new(gpu);
     record_forward(&mut plan, Form::Shared(SharedTiles::default()), &d, false, [&tx, &tw, &tb, &y]).unwrap();
-    let plan = plan.finish().unwrap();
+    let plan = plan.finish().block_on().unwrap();
     assert!(plan.dispatches().all(|dispatch| dispatch.workgroups[1] > 1), "nothing was folded");
-    gpu.run(&plan).unwrap();
-    let wrong = gpu.read(&y).unwrap().iter().zip(&x).position(|(&y, &x)| y != 3.0 * x + 1.0);
+    gpu.run(&plan).block_on().unwrap();
+    let wrong = gpu.read(&y).block_on().unwrap().iter().zip(&x).position(|(&y, &x)| y != 3.0 * x + 1.0);
     assert_eq!(wrong, None);
 }

@@ -15,6 +15,7 @@ use fmnist_gpu::model::{
 };
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
+use pollster::FutureExt as _;
 use safetensors::SafeTensors;
 use std::collections::BTreeMap;
 use std::fs;
@@ -365,7 +366,7 @@ fn images() -> &'static [u8] {
 fn reference(model: &Model, parameters: &[Vec<f32>], images: &[u8]) -> Vec<f32> {
     let sgd = Optimizer::Sgd(SgdConfig { learning_rate: 0.0, momentum: 0.0 });
     let mut engine = ReferenceEngine::<f32>::new(model, parameters, &Split::default(), 100, &sgd).unwrap();
-    engine.predict(images, &mut |_| ControlFlow::Continue(())).unwrap()
+    engine.predict(images, &mut |_| ControlFlow::Continue(())).block_on().unwrap()
 }
 
 /// Returns this program's own predictions for the images, `[N_IMAGES, 10]`: far from uniform, so that swapped classes
@@ -373,7 +374,7 @@ fn reference(model: &Model, parameters: &[Vec<f32>], images: &[u8]) -> Vec<f32> 
 fn predictions(model: &Model, parameters: &[Vec<f32>]) -> Vec<f32> {
     let probabilities = if model.parameters().unwrap().iter().all(|parameter| parameter.role.is_trained()) {
         let mut engine = GpuEngine::new(gpu(), model, parameters).unwrap();
-        engine.predict(images(), &mut |_| ControlFlow::Continue(())).unwrap()
+        engine.predict(images(), &mut |_| ControlFlow::Continue(())).block_on().unwrap()
     } else {
         reference(model, parameters, images())
     };

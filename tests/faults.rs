@@ -5,6 +5,7 @@ use fmnist_gpu::data::{FASHION_MNIST, Split};
 use fmnist_gpu::engine::{GpuEngine, Optimizer};
 use fmnist_gpu::model::{Model, initial_parameters};
 use fmnist_gpu::ops::adam::AdamConfig;
+use pollster::FutureExt as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
@@ -447,7 +448,7 @@ fn the_largest_batch_that_no_watchdog_ends_is_measured() {
     let optimizer = Optimizer::Adam(AdamConfig::default());
     let largest = |model: &Model, batch_size: usize, milliseconds: f64| {
         let allowed = Duration::from_secs_f64(1e-3 * milliseconds);
-        GpuEngine::largest_timely_batch(gpu, model, batch_size, &optimizer, allowed).unwrap()
+        GpuEngine::largest_timely_batch(gpu, model, batch_size, &optimizer, allowed).block_on().unwrap()
     };
     let model = Model::cnn();
     // What any adapter does is not measured.
@@ -461,8 +462,8 @@ fn the_largest_batch_that_no_watchdog_ends_is_measured() {
     let n = found.min(4096);
     let split = Split { images: vec![0; 4 * n * FASHION_MNIST.pixels()], labels: vec![0; 4 * n] };
     let initial = initial_parameters(&model.parameters().unwrap(), 0);
-    let engine = GpuEngine::new(gpu, &model, &initial).unwrap().and_training(&split, n, &optimizer).unwrap();
-    let times = engine.steps().unwrap().time(3).unwrap().seconds;
+    let engine = GpuEngine::new(gpu, &model, &initial).unwrap().and_training(&split, n, &optimizer).block_on().unwrap();
+    let times = engine.steps().unwrap().time(3).block_on().unwrap().seconds;
     let fastest = times.iter().map(|rounds| rounds.iter().copied().fold(f64::INFINITY, f64::min));
     let longest = 1e3 * fastest.fold(0.0, f64::max);
     // The machine may be shared, and a batch a little over is no harm: the bound is half of what a driver allows.

@@ -3,6 +3,7 @@ use crate::support::program::Place;
 use fmnist_gpu::cpu::conv2d::Padding;
 use fmnist_gpu::photo::{Filter, FilterError, MAX_FILTER_SIDE, Photo, Shown};
 use fmnist_gpu::verify::{absolute, compare, sum_bound, widen};
+use pollster::FutureExt as _;
 use std::fs;
 
 fn test_image(height: usize, width: usize) -> Vec<f32> {
@@ -22,7 +23,7 @@ fn filters_on_the_device_match_the_plain_loops() {
         ] {
             let x = test_image(size[0], size[1]);
             let d = filter.dims(size, stride, padding).unwrap();
-            let found = filter.apply(gpu(), &d, &x).unwrap();
+            let found = filter.apply(gpu(), &d, &x).block_on().unwrap();
             let run = |x: &[f64], w: &[f64]| {
                 let mut y = vec![0.0; d.y_len()];
                 fmnist_gpu::cpu::conv2d::conv2d_forward(&d, x, w, &[0.0], &mut y);
@@ -41,7 +42,7 @@ fn filters_on_the_device_match_the_plain_loops() {
 fn known_images_give_known_results() {
     let apply = |filter: &Filter, x: &[f32], size: [usize; 2], padding| {
         let d = filter.dims(size, 1, padding).unwrap();
-        filter.apply(gpu(), &d, x).unwrap()
+        filter.apply(gpu(), &d, x).block_on().unwrap()
     };
     // Only the centre weight: the image is unchanged.
     let identity = Filter::parse("identity", "0 0 0; 0 1 0\n0,0,0".replace("; ", "\n").as_str()).unwrap();

@@ -10,7 +10,7 @@ fn gelu_matches_cpu() {
     for len in [1, 2, 63, 64, 65, 127, 1009, 100_003] {
         verify(&mut verifier, len).unwrap();
     }
-    assert_all_right(&verifier);
+    assert_all_right(&mut verifier);
 }
 
 /// More than 65,535 workgroups: the dispatch is folded into two dimensions, and the shader unfolds it.
@@ -18,7 +18,7 @@ fn gelu_matches_cpu() {
 fn gelu_matches_cpu_beyond_one_dimension_of_workgroups() {
     let mut verifier = Verifier::new(gpu(), 17);
     verify(&mut verifier, 65_535 * 64 + 77).unwrap();
-    assert_all_right(&verifier);
+    assert_all_right(&mut verifier);
 }
 
 /// The mirror computes the tanh form, written without tanh.

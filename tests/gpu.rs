@@ -5,6 +5,7 @@ use fmnist_gpu::gpu::{
     write,
 };
 use fmnist_gpu::ops::relu;
+use pollster::FutureExt as _;
 use std::time::Duration;
 
 fn record(tensors: &[(&'static str, &fmnist_gpu::gpu::Tensor, usize)]) -> Result<(), GpuError> {
@@ -73,7 +74,7 @@ fn a_shader_error_shows_entry_point_and_compiler_text() {
     for (spec, text) in [(&BROKEN, "missing_function"), (&MISDECLARED, "misdeclared_forward")] {
         let mut plan = PlanBuilder::new(gpu);
         plan.push(spec, &[], [1, 1, 1], &[bind("y", &y, 8)]).unwrap();
-        let error = plan.finish().unwrap_err();
+        let error = plan.finish().block_on().unwrap_err();
         assert!(matches!(error, GpuError::Shader { .. }), "{error:?}");
         let shown = error.to_string();
         assert!(shown.contains(spec.entry) && shown.contains(text), "{shown}");
@@ -95,7 +96,7 @@ fn of_several_shader_errors_the_first_recorded_is_reported() {
         for spec in order {
             plan.push(spec, &[], [1, 1, 1], &[bind("y", &y, 8)]).unwrap();
         }
-        match plan.finish().unwrap_err() {
+        match plan.finish().block_on().unwrap_err() {
             GpuError::Shader { file, entry, message, .. } => {
                 assert_eq!((file, entry), (order[0].file(), order[0].entry));
                 // The other kernel has no error: the error is in its file.
@@ -119,7 +120,7 @@ fn a_tensor_beyond_the_adapter_is_refused_before_anything_is_allocated() {
 fn an_adapter_that_does_not_exist_is_named_with_those_that_do() {
     let existing = &gpu().info().name;
     for choice in [DeviceChoice::Index(99), DeviceChoice::Name("no such card".to_string())] {
-        let error = Gpu::open(&GpuOptions { choice, ..GpuOptions::default() }).unwrap_err();
+        let error = Gpu::open(&GpuOptions { choice, ..GpuOptions::default() }).block_on().unwrap_err();
         assert!(matches!(error, GpuError::NoSuchAdapter { .. }), "{error:?}");
         assert!(error.to_string().contains(existing.as_str()), "{error}");
     }
@@ -127,7 +128,7 @@ fn an_adapter_that_does_not_exist_is_named_with_those_that_do() {
 
 #[test]
 fn an_adapter_is_found_by_index_and_by_any_part_of_its_name() {
-    let list = adapter::list().unwrap();
+    let list = adapter::list().block_on().unwrap();
     let info = gpu().info();
     // A software adapter is never the default.
     let defaults: Vec<usize> = list.iter().filter(|a| a.default).map(|a| a.index).collect();
@@ -135,7 +136,7 @@ fn an_adapter_is_found_by_index_and_by_any_part_of_its_name() {
     assert!(list.iter().enumerate().all(|(i, a)| a.index == i));
     let part: String = info.name.to_uppercase().chars().take(5).collect();
     for choice in [DeviceChoice::Name(part), DeviceChoice::Index(info.index)] {
-        let found = Gpu::open(&GpuOptions { choice, ..GpuOptions::default() }).unwrap();
+        let found = Gpu::open(&GpuOptions { choice, ..GpuOptions::default() }).block_on().unwrap();
         assert_eq!(found.info().index, info.index);
     }
     // Software comes after all hardware.
@@ -146,10 +147,10 @@ fn an_adapter_is_found_by_index_and_by_any_part_of_its_name() {
 #[test]
 fn a_lost_device_is_an_error_and_not_a_panic() {
     gpu();
-    let lost = Gpu::open(&GpuOptions::default()).unwrap();
+    let lost = Gpu::open(&GpuOptions::default()).block_on().unwrap();
     let tensor = lost.tensor_from("t", &[4], &[1.0; 4]).unwrap();
     lost.destroy();
-    let error = lost.read(&tensor).unwrap_err();
+    let error = lost.read(&tensor).block_on().unwrap_err();
     assert!(matches!(error, GpuError::DeviceLost { .. }), "{error:?}");
     let shown = error.to_string();
     assert!(shown.contains(&lost.info().name) && shown.contains(&lost.info().driver), "{shown}");
@@ -159,13 +160,13 @@ fn a_lost_device_is_an_error_and_not_a_panic() {
 #[test]
 fn a_device_that_hangs_is_lost() {
     gpu();
-    let open = || Gpu::open(&GpuOptions::default()).unwrap();
+    let open = || Gpu::open(&GpuOptions::default()).block_on().unwrap();
     let hung = open().with_patience(Some(Duration::ZERO));
-    let error = Peak::measure(&hung).unwrap_err();
+    let error = Peak::measure(&hung).block_on().unwrap_err();
     assert!(matches!(&error, GpuError::DeviceLost { reason, .. } if reason.contains("not finished")), "{error:?}");
     // It remains lost.
     assert!(matches!(hung.check(), Err(GpuError::DeviceLost { .. })));
-    Peak::measure(&open().with_patience(Some(Duration::from_secs(600)))).unwrap();
+    Peak::measure(&open().with_patience(Some(Duration::from_secs(600)))).block_on().unwrap();
 }
 
 #[test]
@@ -173,15 +174,15 @@ fn tensors_come_back_as_they_went() {
     let gpu = gpu();
     let values: Vec<f32> = (0..1000).map(|i| i as f32 * 0.1).collect();
     let tensor = gpu.tensor_from("t", &[10, 100], &values).unwrap();
-    assert_eq!(gpu.read(&tensor).unwrap(), values);
-    assert_eq!(gpu.read(&tensor.slice("part", 64, &[7])).unwrap(), values[64..71]);
+    assert_eq!(gpu.read(&tensor).block_on().unwrap(), values);
+    assert_eq!(gpu.read(&tensor.slice("part", 64, &[7])).block_on().unwrap(), values[64..71]);
     let (whole, parts) =
         gpu.arena("arena", Element::F32, &[("a".to_string(), vec![3]), ("b".to_string(), vec![2, 5])]).unwrap();
     gpu.write(&parts[0], &[1.0, 2.0, 3.0]);
     gpu.write(&parts[1], &[4.0; 10]);
-    assert_eq!(gpu.read(&parts[0]).unwrap(), [1.0, 2.0, 3.0]);
+    assert_eq!(gpu.read(&parts[0]).block_on().unwrap(), [1.0, 2.0, 3.0]);
     // The padding between the parts remains zero, so that an optimizer that updates the whole changes nothing there.
-    let sum: f32 = gpu.read(&whole).unwrap().iter().sum();
+    let sum: f32 = gpu.read(&whole).block_on().unwrap().iter().sum();
     assert_eq!(sum, 46.0);
     assert!(whole.len().is_multiple_of(4));
 }

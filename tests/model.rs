@@ -6,6 +6,7 @@ use fmnist_gpu::model::{
     Activation, Layer, Model, ModelError, Pair, Pooling, initial_parameters, summary, training_mflop,
 };
 use fmnist_gpu::ops::adam::AdamConfig;
+use pollster::FutureExt as _;
 use std::ops::ControlFlow;
 
 fn load(text: &str) -> Result<Model, ModelError> {
@@ -315,7 +316,7 @@ fn models_at_random_are_refused_or_fit_together() {
         let parameters = initial_parameters(&model.parameters().unwrap(), 1);
         let adam = Optimizer::Adam(AdamConfig::default());
         let mut engine = ReferenceEngine::<f32>::new(&model, &parameters, &Split::default(), 1, &adam).unwrap();
-        let row = engine.predict(&[100; 784], &mut |_| ControlFlow::Continue(())).unwrap();
+        let row = engine.predict(&[100; 784], &mut |_| ControlFlow::Continue(())).block_on().unwrap();
         assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-4, "{row:?} of {model:?}");
     }
     assert!(accepted > 2000 && applied > 500, "{accepted} accepted, {applied} applied");

@@ -12,6 +12,7 @@ use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
 use fmnist_gpu::train::{Position, TrainOptions, train};
 use fmnist_gpu::verify::{Breadth, native};
+use pollster::FutureExt as _;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -140,10 +141,11 @@ fn trained(model: &Model, split: &Split, batch_size: usize, optimizer: &Optimize
         .and_training(split, batch_size, optimizer)
         .unwrap();
     for number in 1..=2 {
-        let totals = engine.train_epoch(&epoch(split.len(), batch_size, optimizer, number), &mut go).unwrap();
+        let totals =
+            engine.train_epoch(&epoch(split.len(), batch_size, optimizer, number), &mut go).block_on().unwrap();
         assert_eq!(totals.samples as usize, split.len());
     }
-    engine.parameters().unwrap()
+    engine.parameters().block_on().unwrap()
 }
 
 /// One thread, two, three, more than there are rows for: the same bits, including with short last batches.
@@ -173,18 +175,21 @@ fn trains_as_the_plain_loops_do() {
             let mut truth = ReferenceEngine::<f64>::new(&model, &initial, &split, batch_size, &optimizer).unwrap();
             for number in 1..=2 {
                 let work = epoch(split.len(), batch_size, &optimizer, number);
-                let a = engine.train_epoch(&work, &mut go).unwrap();
-                let b = truth.train_epoch(&work, &mut go).unwrap();
+                let a = engine.train_epoch(&work, &mut go).block_on().unwrap();
+                let b = truth.train_epoch(&work, &mut go).block_on().unwrap();
                 let error = (a.loss - b.loss).abs() / b.loss;
                 assert!(error <= 1e-5, "{}, {optimizer:?}: {} and {}", model.name, a.mean_loss(), b.mean_loss());
                 assert_eq!((a.samples, a.batches), (b.samples, b.batches));
             }
-            for (a, b) in engine.parameters().unwrap().iter().zip(&truth.parameters().unwrap()) {
+            for (a, b) in engine.parameters().block_on().unwrap().iter().zip(&truth.parameters().block_on().unwrap()) {
                 let b: Vec<f64> = b.iter().map(|&b| f64::from(b)).collect();
                 assert!(worst_error(a, &b) <= 2e-4, "{}, {optimizer:?}: {:e}", model.name, worst_error(a, &b));
             }
             let test = synthetic::generate(77, 1, 6).0;
-            let (a, b) = (engine.evaluate(&test, &mut go).unwrap(), truth.evaluate(&test, &mut go).unwrap());
+            let (a, b) = (
+                engine.evaluate(&test, &mut go).block_on().unwrap(),
+                truth.evaluate(&test, &mut go).block_on().unwrap(),
+            );
             assert!((a.loss - b.loss).abs() / b.loss <= 1e-4 && a.samples == b.samples);
         }
     }
@@ -199,14 +204,15 @@ fn a_restored_state_goes_on_exactly() {
             || NativeEngine::new(&model, &initial(&model, 3), 2).unwrap().and_training(&split, 16, &optimizer).unwrap();
         let (mut through, mut first, mut second) = (engine(), engine(), engine());
         for number in 1..=2 {
-            through.train_epoch(&epoch(60, 16, &optimizer, number), &mut go).unwrap();
+            through.train_epoch(&epoch(60, 16, &optimizer, number), &mut go).block_on().unwrap();
         }
-        first.train_epoch(&epoch(60, 16, &optimizer, 1), &mut go).unwrap();
-        second.restore(&first.state().unwrap()).unwrap();
-        second.train_epoch(&epoch(60, 16, &optimizer, 2), &mut go).unwrap();
-        assert!(second.state().unwrap() == through.state().unwrap(), "{}", model.name);
-        let wrong =
-            NativeEngine::new(&Model::mlp(), &initial(&Model::mlp(), 0), 1).unwrap().restore(&first.state().unwrap());
+        first.train_epoch(&epoch(60, 16, &optimizer, 1), &mut go).block_on().unwrap();
+        second.restore(&first.state().block_on().unwrap()).unwrap();
+        second.train_epoch(&epoch(60, 16, &optimizer, 2), &mut go).block_on().unwrap();
+        assert!(second.state().block_on().unwrap() == through.state().block_on().unwrap(), "{}", model.name);
+        let wrong = NativeEngine::new(&Model::mlp(), &initial(&Model::mlp(), 0), 1)
+            .unwrap()
+            .restore(&first.state().block_on().unwrap());
         assert!(matches!(wrong, Err(EngineError::State { .. })));
     }
 }
@@ -221,7 +227,7 @@ fn samples_are_checked() {
         let mut engine = NativeEngine::new(&model, &weights, 1).unwrap().and_training(&split, 4, &ADAM).unwrap();
         let mut wrong = epoch(8, 4, &ADAM, 1);
         wrong.order[5] = 8;
-        assert!(matches!(engine.train_epoch(&wrong, &mut go), Err(EngineError::Samples { .. })));
+        assert!(matches!(engine.train_epoch(&wrong, &mut go).block_on(), Err(EngineError::Samples { .. })));
     }
     split.labels[3] = 10;
     let refused = NativeEngine::new(&model, &weights, 1).and_then(|engine| engine.and_training(&split, 4, &ADAM));
@@ -237,12 +243,14 @@ fn what_went_bad_is_found() {
     let mut engine = NativeEngine::new(&model, &initial(&model, 1), 2).unwrap().and_training(&split, 8, &huge).unwrap();
     let options = TrainOptions::new(3, 32, 8, huge);
     let never = AtomicBool::new(false);
-    let trained = train(&mut engine, &options, Position::default(), &Split::default(), &never, &mut |_, _| {}).unwrap();
+    let trained = train(&mut engine, &options, Position::default(), &Split::default(), &never, &mut |_, _| {})
+        .block_on()
+        .unwrap();
     let fmnist_gpu::train::Outcome::NonFinite { epoch: 1, cause: Some(cause), .. } = trained.outcome else {
         panic!("{:?}", trained.outcome)
     };
     assert!(cause.count > 0 && cause.step <= 4, "{cause:?}");
-    assert!(engine.parameters().unwrap().iter().flatten().all(|value| value.is_finite()));
+    assert!(engine.parameters().block_on().unwrap().iter().flatten().all(|value| value.is_finite()));
 }
 
 /// One epoch on the genuine data reaches the expected accuracy.
@@ -254,8 +262,8 @@ fn learns_the_genuine_data() {
     let threads = NativeEngine::default_threads();
     let mut engine =
         NativeEngine::new(&model, &initial(&model, 0), threads).unwrap().and_training(&training, 32, &ADAM).unwrap();
-    engine.train_epoch(&epoch(training.len(), 32, &ADAM, 1), &mut go).unwrap();
-    let totals = engine.evaluate(&test, &mut go).unwrap();
+    engine.train_epoch(&epoch(training.len(), 32, &ADAM, 1), &mut go).block_on().unwrap();
+    let totals = engine.evaluate(&test, &mut go).block_on().unwrap();
     assert!(totals.accuracy() >= 0.865, "{}", totals.accuracy());
 }
 

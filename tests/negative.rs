@@ -1,6 +1,7 @@
 use crate::support::gpu;
 use fmnist_gpu::gpu::{KernelSpec, bind, read, workgroups_linear, write};
 use fmnist_gpu::verify::{Bounded, Verifier, compare, compare_exact, sum_bound};
+use pollster::FutureExt as _;
 
 fn within(values: &[f64]) -> (Vec<f32>, Vec<f64>) {
     (values.iter().map(|&v| v as f32).collect(), values.iter().map(|v| sum_bound(3, v.abs())).collect())
@@ -95,8 +96,8 @@ fn passes(kernel: &'static KernelSpec, bound_len: usize) -> bool {
     let (tx, ty) = (run.input(&x).unwrap(), run.output(bound_len).unwrap());
     let tensors = [bind("x", &tx, 100), bind("y", &ty, bound_len)];
     run.plan.push(kernel, &[("LEN", 100.0)], workgroups_linear(100, 64), &tensors).unwrap();
-    run.check(kernel.entry, "negative", &[(&ty, &Bounded::sums(expected, &scale, 1))], &[]).unwrap();
-    verifier.verdicts().iter().all(|verdict| verdict.passed())
+    run.check(kernel.entry, "negative", &[(&ty, &Bounded::sums(expected, &scale, 1))], &[]);
+    verifier.verdicts().block_on().unwrap().iter().all(|verdict| verdict.passed())
 }
 
 #[test]
@@ -119,8 +120,8 @@ fn a_write_past_the_end_of_an_output_fails() {
     let past = run.with_guard_cells(&ty, 10);
     let tensors = [bind("x", &tx, 100), bind("y", &past, 100)];
     run.plan.push(&RIGHT, &[("LEN", 100.0)], workgroups_linear(100, 64), &tensors).unwrap();
-    run.check("right", "guard", &[(&ty, &Bounded::sums(vec![2.0; 90], &[2.0; 90], 1))], &[]).unwrap();
-    let verdict = &verifier.verdicts()[0];
+    run.check("right", "guard", &[(&ty, &Bounded::sums(vec![2.0; 90], &[2.0; 90], 1))], &[]);
+    let verdict = &verifier.verdicts().block_on().unwrap()[0];
     assert!(!verdict.passed());
     assert!(verdict.failures[0].contains("past the end"), "{:?}", verdict.failures);
 }

@@ -8,7 +8,7 @@ fn non_finite_matches_cpu() {
     for len in [1, 2, 63, 64, 65, 127, 1009] {
         verify(&mut verifier, len).unwrap();
     }
-    assert_all_right(&verifier);
+    assert_all_right(&mut verifier);
 }
 
 /// More than 65,535 workgroups: the dispatch is folded into two dimensions, and the shader unfolds it.
@@ -16,5 +16,5 @@ fn non_finite_matches_cpu() {
 fn non_finite_matches_cpu_beyond_one_dimension_of_workgroups() {
     let mut verifier = Verifier::new(gpu(), 8);
     verify(&mut verifier, 65_535 * 64 + 77).unwrap();
-    assert_all_right(&verifier);
+    assert_all_right(&mut verifier);
 }

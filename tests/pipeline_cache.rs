@@ -2,6 +2,7 @@ use crate::support::gpu;
 use fmnist_gpu::gpu::pipeline_cache::{MAX_FILE_BYTES, Unusable, pack, unpack};
 use fmnist_gpu::gpu::{Gpu, GpuOptions, PlanBuilder};
 use fmnist_gpu::ops::relu;
+use pollster::FutureExt as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -45,13 +46,13 @@ fn every_missing_added_or_altered_byte_is_noticed() {
 /// Opens a device that keeps its pipelines in `folder`, runs a computation, and closes it.
 fn use_device(folder: &Path) {
     let options = GpuOptions { pipeline_cache: Some(folder.to_path_buf()), ..GpuOptions::default() };
-    let device = Gpu::open(&options).unwrap();
+    let device = Gpu::open(&options).block_on().unwrap();
     let x = device.tensor_from("x", &[4], &[-1.0, 2.0, -3.0, 4.0]).unwrap();
     let y = device.tensor_from("y", &[4], &[9.0; 4]).unwrap();
     let mut plan = PlanBuilder::new(&device);
     relu::record_forward(&mut plan, 4, [&x, &y]).unwrap();
-    device.run(&plan.finish().unwrap()).unwrap();
-    assert_eq!(device.read(&y).unwrap(), [0.0, 2.0, 0.0, 4.0]);
+    device.run(&plan.finish().block_on().unwrap()).block_on().unwrap();
+    assert_eq!(device.read(&y).block_on().unwrap(), [0.0, 2.0, 0.0, 4.0]);
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {

@@ -13,7 +13,7 @@ fn check(cases: &[Case]) {
     for &(n, input, window, stride, padding) in cases {
         verify(&mut verifier, &Pool2dDims::new(n, input, window, stride, padding).unwrap()).unwrap();
     }
-    assert_all_right(&verifier);
+    assert_all_right(&mut verifier);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use fmnist_gpu::lower::{Conv2d, Dense, Fusion, Gelu, Mode, Op, Place, Program, R
 use fmnist_gpu::model::{Activation, Layer, Model, Node, Pair, Pooling, Role, initial_parameters};
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
+use pollster::FutureExt as _;
 use std::collections::BTreeSet;
 use std::ops::{ControlFlow, RangeInclusive};
 
@@ -252,10 +253,15 @@ fn train(engine: &mut dyn Engine, split: &Split, optimizer: &Optimizer) -> Train
         let steps = SAMPLES.div_ceil(BATCH) as u64;
         let step_sizes = (1..=steps).map(|step| optimizer.step_size(u64::from(round) * steps + step)).collect();
         let epoch = Epoch { order, step_sizes, done: Totals::default() };
-        losses.push(engine.train_epoch(&epoch, &mut |_| ControlFlow::Continue(())).unwrap().mean_loss());
+        losses.push(engine.train_epoch(&epoch, &mut |_| ControlFlow::Continue(())).block_on().unwrap().mean_loss());
     }
-    let probabilities = engine.predict(&split.images, &mut |_| ControlFlow::Continue(())).unwrap();
-    Trained { losses, gradients: engine.last_gradients().unwrap(), state: engine.state().unwrap(), probabilities }
+    let probabilities = engine.predict(&split.images, &mut |_| ControlFlow::Continue(())).block_on().unwrap();
+    Trained {
+        losses,
+        gradients: engine.last_gradients().block_on().unwrap(),
+        state: engine.state().block_on().unwrap(),
+        probabilities,
+    }
 }
 
 /// Compares with the truth in double precision, relative to the largest value of each tensor.
@@ -317,7 +323,7 @@ fn all_engines_agree_on_graphs_at_random() {
         });
         assert_eq!(threads[0].state, threads[1].state, "seed {seed}: one thread and three");
         let engine = GpuEngine::new(gpu(), &model, &parameters)
-            .and_then(|engine| engine.and_training(&split, BATCH, &optimizer));
+            .and_then(|engine| engine.and_training(&split, BATCH, &optimizer).block_on());
         compare("gpu", &mut engine.unwrap());
     }
     assert!(failures.is_empty(), "{} of {}:\n{}", failures.len(), seeds.len(), failures.join("\n"));

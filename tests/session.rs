@@ -3,8 +3,8 @@
 use crate::support::gpu;
 use fmnist_gpu::data::{Dataset, DatasetKind, FASHION_MNIST, Split, synthetic};
 use fmnist_gpu::engine::{
-    Engine, EngineError, Epoch, GpuEngine, Inference, NativeEngine, NonFinite, OnProgress, Optimizer, ReferenceEngine,
-    State, Totals,
+    Engine, EngineError, Epoch, GpuEngine, Inference, NativeEngine, NonFinite, OnProgress, Optimizer, Pending,
+    ReferenceEngine, State, Totals,
 };
 use fmnist_gpu::model::{Model, ModelFile, initial_parameters, permutation};
 use fmnist_gpu::ops::SharedTiles;
@@ -13,6 +13,7 @@ use fmnist_gpu::run::folder::RunFolder;
 use fmnist_gpu::session::{Device, Plan, Resumable, ResumeError, RunOptions, Session, SessionEvent, Training};
 use fmnist_gpu::train::validation::{HoldOut, hold_out};
 use fmnist_gpu::train::{Event, Outcome, Position, TrainOptions, train};
+use pollster::FutureExt as _;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -31,20 +32,20 @@ struct Watched<'a> {
 }
 
 impl Engine for Watched<'_> {
-    fn begin_epoch(&mut self, epoch: &Epoch) -> Result<(), EngineError> {
+    fn begin_epoch<'a>(&'a mut self, epoch: &'a Epoch) -> Pending<'a, ()> {
         self.orders.push(epoch.order.clone());
         self.engine.begin_epoch(epoch)
     }
 
-    fn advance(&mut self) -> Result<Totals, EngineError> {
+    fn advance(&mut self) -> Pending<'_, Totals> {
         self.engine.advance()
     }
 
-    fn settle(&mut self) -> Result<Totals, EngineError> {
+    fn settle(&mut self) -> Pending<'_, Totals> {
         self.engine.settle()
     }
 
-    fn infer(&mut self, split: &Split, on_progress: OnProgress<'_>) -> Result<Inference, EngineError> {
+    fn infer<'a>(&'a mut self, split: &'a Split, on_progress: OnProgress<'a>) -> Pending<'a, Inference> {
         self.images += split.len();
         self.engine.infer(split, on_progress)
     }
@@ -53,12 +54,12 @@ impl Engine for Watched<'_> {
         self.engine.model()
     }
 
-    fn parameters(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {
+    fn parameters(&mut self) -> Pending<'_, Vec<Vec<f32>>> {
         self.parameters += 1;
         self.engine.parameters()
     }
 
-    fn state(&mut self) -> Result<State, EngineError> {
+    fn state(&mut self) -> Pending<'_, State> {
         self.states += 1;
         self.engine.state()
     }
@@ -67,11 +68,11 @@ impl Engine for Watched<'_> {
         self.engine.restore(state)
     }
 
-    fn find_non_finite(&mut self, epoch: &Epoch, last: usize) -> Result<Option<NonFinite>, EngineError> {
+    fn find_non_finite<'a>(&'a mut self, epoch: &'a Epoch, last: usize) -> Pending<'a, Option<NonFinite>> {
         self.engine.find_non_finite(epoch, last)
     }
 
-    fn last_gradients(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {
+    fn last_gradients(&mut self) -> Pending<'_, Vec<Vec<f32>>> {
         self.engine.last_gradients()
     }
 }
@@ -98,11 +99,12 @@ fn weights_are_read_once_per_epoch() {
             seen.push(trainer.state().clone());
         }
     })
+    .block_on()
     .unwrap();
     assert_eq!((trained.outcome, engine.states, engine.parameters, engine.images), (Outcome::Complete, 4, 0, 3 * 32));
     assert_eq!(seen.len(), 3);
     assert!(seen[0] != seen[1] && seen[1] != seen[2] && seen[2] == trained.state);
-    assert!(trained.state == engine.engine.state().unwrap());
+    assert!(trained.state == engine.engine.state().block_on().unwrap());
 }
 
 /// Each epoch has another order: a trainer that repeats the first one loses a point of accuracy, as Keras does.
@@ -112,7 +114,7 @@ fn every_epoch_has_its_own_order() {
     let mut engine = watched(&split);
     let options = TrainOptions { seed: 7, ..TrainOptions::new(4, split.len(), 16, optimizer()) };
     let never = AtomicBool::new(false);
-    train(&mut engine, &options, Position::default(), &Split::default(), &never, &mut |_, _| {}).unwrap();
+    train(&mut engine, &options, Position::default(), &Split::default(), &never, &mut |_, _| {}).block_on().unwrap();
     let orders = engine.orders;
     assert_eq!(orders.len(), 4);
     for (i, order) in orders.iter().enumerate() {
@@ -142,6 +144,7 @@ fn one_pass_gives_loss_accuracy_and_probabilities() {
                     done.push(totals.samples);
                     ControlFlow::Continue(())
                 })
+                .block_on()
                 .unwrap();
             assert_eq!(done.last(), Some(&300));
             let Inference { totals, probabilities } = inference;
@@ -156,10 +159,10 @@ fn one_pass_gives_loss_accuracy_and_probabilities() {
             }
             assert_eq!(totals.correct, correct, "{engine:?}");
             assert!((totals.loss - loss).abs() < 1e-5 * loss, "{} and {loss}", totals.loss);
-            let alone = engine.predict(&test.images[..7 * 784], &mut |_| ControlFlow::Continue(())).unwrap();
+            let alone = engine.predict(&test.images[..7 * 784], &mut |_| ControlFlow::Continue(())).block_on().unwrap();
             assert!(alone == probabilities[..70], "an image alone has other probabilities");
             // What was done before a break counts.
-            let some = engine.infer(&test, &mut |_| ControlFlow::Break(())).unwrap();
+            let some = engine.infer(&test, &mut |_| ControlFlow::Break(())).block_on().unwrap();
             let n = some.totals.samples as usize;
             assert!(n > 0 && some.probabilities == probabilities[..10 * n]);
         }
@@ -221,25 +224,27 @@ fn a_training_needs_no_files() {
     let (plan, device) = (plan(), Device::Native(2));
     let never = AtomicBool::new(false);
     let session = Session::new(&plan, &device, SharedTiles::default(), dataset(), &never).unwrap();
-    let mut training = Training::new(&session).unwrap();
+    let mut training = Training::new(&session).block_on().unwrap();
     let mut epochs = 0;
-    let whole = training.run(&mut |event, _| epochs += u64::from(matches!(event, Event::EpochFinished(_)))).unwrap();
+    let whole =
+        training.run(&mut |event, _| epochs += u64::from(matches!(event, Event::EpochFinished(_)))).block_on().unwrap();
     assert_eq!((epochs, &whole.outcome), (3, &Outcome::Complete));
-    let result = training.evaluate().unwrap().unwrap();
+    let result = training.evaluate().block_on().unwrap().unwrap();
     assert_eq!((result.totals.samples, result.probabilities.len()), (50, 500));
 
     let stop = AtomicBool::new(false);
     let session = Session::new(&plan, &device, SharedTiles::default(), dataset(), &stop).unwrap();
-    let mut first = Training::new(&session).unwrap();
+    let mut first = Training::new(&session).block_on().unwrap();
     let half = first
         .run(&mut |event, _| {
             if matches!(event, Event::EpochFinished(_)) {
                 stop.store(true, Ordering::Relaxed);
             }
         })
+        .block_on()
         .unwrap();
     assert_eq!((half.position.history.len(), half.outcome), (1, Outcome::Interrupted));
-    assert!(first.evaluate().unwrap().is_none(), "an interrupted training is not evaluated");
+    assert!(first.evaluate().block_on().unwrap().is_none(), "an interrupted training is not evaluated");
 }
 
 /// One call trains, evaluates and writes the run folder. Interrupted and resumed, it ends with the same weights; what cannot be resumed is an
@@ -253,23 +258,19 @@ fn a_session_writes_a_run_that_is_resumed() {
         let interrupt = AtomicBool::new(false);
         let session = Session::new(plan, &device, tiles, dataset(), &interrupt).unwrap();
         let mut events = Vec::new();
-        let finished = session.train(
-            folder,
-            &options,
-            &mut |event| match event {
-                SessionEvent::Training(Event::EpochFinished(_)) => events.push("epoch"),
-                SessionEvent::Training(_) => {}
-                SessionEvent::Saved(record) => {
-                    events.push("saved");
-                    assert!(folder.newest_checkpoint().is_some());
-                    interrupt.store(record.epoch >= stop_after, Ordering::Relaxed);
-                }
-                SessionEvent::Evaluating => events.push("evaluating"),
-                SessionEvent::Finished(_) => events.push("finished"),
-                SessionEvent::Reported(_) => events.push("reported"),
-            },
-            &mut |error| panic!("{error}"),
-        );
+        let on_event = &mut |event: SessionEvent<'_>| match event {
+            SessionEvent::Training(Event::EpochFinished(_)) => events.push("epoch"),
+            SessionEvent::Training(_) => {}
+            SessionEvent::Saved(record) => {
+                events.push("saved");
+                assert!(folder.newest_checkpoint().is_some());
+                interrupt.store(record.epoch >= stop_after, Ordering::Relaxed);
+            }
+            SessionEvent::Evaluating => events.push("evaluating"),
+            SessionEvent::Finished(_) => events.push("finished"),
+            SessionEvent::Reported(_) => events.push("reported"),
+        };
+        let finished = session.train(folder, &options, on_event, &mut |error| panic!("{error}")).block_on();
         (finished.unwrap(), events)
     };
     let folder = RunFolder::create(&place.path().join("whole"), false).unwrap();

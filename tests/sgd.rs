@@ -8,5 +8,5 @@ fn sgd_matches_cpu() {
     for (len, momentum) in [(1, 0.0), (63, 0.9), (64, 0.5), (65, 0.99), (1009, 0.0)] {
         verify(&mut verifier, len, momentum).unwrap();
     }
-    assert_all_right(&verifier);
+    assert_all_right(&mut verifier);
 }

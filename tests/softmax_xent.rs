@@ -8,7 +8,7 @@ fn check(cases: &[(usize, usize, usize, f32)]) {
     for &(n, c, n_valid, scale) in cases {
         verify(&mut verifier, &SoftmaxXentDims { n, c }, n_valid, scale).unwrap();
     }
-    assert_all_right(&verifier);
+    assert_all_right(&mut verifier);
 }
 
 #[test]

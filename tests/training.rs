@@ -10,6 +10,7 @@ use fmnist_gpu::ops::SharedTiles;
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
 use fmnist_gpu::train::{Event, Outcome, Position, TrainOptions, train};
+use pollster::FutureExt as _;
 use std::ops::ControlFlow;
 use std::sync::atomic::AtomicBool;
 
@@ -62,27 +63,27 @@ pub fn walks_with_keras<E: Engine>(truth: &Fixture, engine: &mut E, logits: impl
     let name = &truth.model;
     let model = Model::load(name).unwrap();
     for step in 1..=10u64 {
-        let totals = engine.train_epoch(&epoch(32, 32, &ADAM, step), &mut go).unwrap();
+        let totals = engine.train_epoch(&epoch(32, 32, &ADAM, step), &mut go).block_on().unwrap();
         let expected = truth.step_losses[step as usize - 1];
         let error = (totals.mean_loss() - expected).abs() / expected;
         assert!(error <= 2e-5, "{name}: loss of step {step}: {}, Keras {expected}", totals.mean_loss());
         if step == 1 {
             let error = worst_error(&logits(engine), &truth.logits);
             assert!(error <= 5e-6, "{name}: logits off by {error:e}");
-            let gradients = engine.last_gradients().unwrap();
+            let gradients = engine.last_gradients().block_on().unwrap();
             for (parameter, gradient) in model.parameters().unwrap().iter().zip(&gradients) {
                 let difference = truth.gradient(&parameter.name).compare(gradient);
                 assert!(difference.worst() <= 1e-5, "{name}: gradient of {}: {difference}", parameter.name);
             }
         }
     }
-    let trained = engine.parameters().unwrap();
+    let trained = engine.parameters().block_on().unwrap();
     for (parameter, values) in model.parameters().unwrap().iter().zip(&trained) {
         let difference = truth.trained_weight(&parameter.name).compare(values);
         assert!(difference.worst() <= 5e-5, "{name}: {} after ten steps: {difference}", parameter.name);
     }
     // Predictions of the trained model, which use the plan for evaluation.
-    let probabilities = engine.predict(&fixture_split().images, &mut |_| ControlFlow::Continue(())).unwrap();
+    let probabilities = engine.predict(&fixture_split().images, &mut |_| ControlFlow::Continue(())).block_on().unwrap();
     for (row, logits) in probabilities.chunks(10).zip(truth.trained_logits.chunks(10)) {
         let sum: f64 = logits.iter().map(|x| x.exp()).sum();
         let expected: Vec<f64> = logits.iter().map(|x| x.exp() / sum).collect();
@@ -94,8 +95,9 @@ fn agrees_with_keras(name: &str, gpu: &Gpu) {
     let truth = Fixture::load(name);
     let (parameters, split) = keras_start(&truth);
     let model = Model::load(name).unwrap();
-    let mut engine = GpuEngine::new(gpu, &model, &parameters).unwrap().and_training(&split, 32, &ADAM).unwrap();
-    walks_with_keras(&truth, &mut engine, |engine| engine.last_logits().unwrap());
+    let mut engine =
+        GpuEngine::new(gpu, &model, &parameters).unwrap().and_training(&split, 32, &ADAM).block_on().unwrap();
+    walks_with_keras(&truth, &mut engine, |engine| engine.last_logits().block_on().unwrap());
 }
 
 #[test]
@@ -117,19 +119,22 @@ fn a_prepared_device_compiles_nothing_more_and_trains_to_the_same_bits() {
     for (name, optimizer) in [("mlp", ADAM), ("cnn", ADAM), ("mlp", momentum)] {
         let model = Model::load(name).unwrap();
         let trained = |prepare: bool, wanted: bool| {
-            let gpu = Gpu::open(&GpuOptions::default()).unwrap();
+            let gpu = Gpu::open(&GpuOptions::default()).block_on().unwrap();
             if prepare {
-                GpuEngine::prepare_training(&gpu, &model, 32, &optimizer, SharedTiles::default(), &|| wanted).unwrap();
+                GpuEngine::prepare_training(&gpu, &model, 32, &optimizer, SharedTiles::default(), &|| wanted)
+                    .block_on()
+                    .unwrap();
             }
             let before = gpu.compiled_kernels();
             let mut engine = GpuEngine::new(&gpu, &model, &initial(&model, 1))
                 .unwrap()
                 .and_training(&split, 32, &optimizer)
+                .block_on()
                 .unwrap();
             let more = gpu.compiled_kernels() - before;
             assert_eq!(more == 0, prepare, "{name}: {more} kernels compiled, {before} before");
-            engine.train_epoch(&epoch(70, 32, &optimizer, 1), &mut go).unwrap();
-            engine.parameters().unwrap()
+            engine.train_epoch(&epoch(70, 32, &optimizer, 1), &mut go).block_on().unwrap();
+            engine.parameters().block_on().unwrap()
         };
         let plain = trained(false, false);
         assert!(trained(true, true) == plain && trained(true, false) == plain, "{name}");
@@ -141,7 +146,7 @@ fn a_prepared_device_compiles_nothing_more_and_trains_to_the_same_bits() {
 fn cnn_agrees_with_keras_in_shared_memory_tiles() {
     gpu();
     let options = GpuOptions { checked: true, tiling: Some(Tiling::Shared), ..GpuOptions::default() };
-    agrees_with_keras("cnn", &Gpu::open(&options).unwrap());
+    agrees_with_keras("cnn", &Gpu::open(&options).block_on().unwrap());
 }
 
 /// The kernels for adapters without subgroup operations, on whatever adapter is available.
@@ -149,13 +154,13 @@ fn cnn_agrees_with_keras_in_shared_memory_tiles() {
 fn cnn_agrees_with_keras_in_plain_kernels() {
     gpu();
     let options = GpuOptions { checked: true, tiling: Some(Tiling::Plain), ..GpuOptions::default() };
-    agrees_with_keras("cnn", &Gpu::open(&options).unwrap());
+    agrees_with_keras("cnn", &Gpu::open(&options).block_on().unwrap());
 }
 
 #[test]
 fn cnn_agrees_with_keras_without_run_time_checks() {
     gpu();
-    agrees_with_keras("cnn", &Gpu::open(&GpuOptions::default()).unwrap());
+    agrees_with_keras("cnn", &Gpu::open(&GpuOptions::default()).block_on().unwrap());
 }
 
 /// The mirrors in double precision against the same reference, almost to the last digit.
@@ -186,19 +191,24 @@ fn reference_agrees_with_keras() {
 fn curves_agree(model: &Model, samples: usize, batch_size: usize, epochs: u64, optimizer: &Optimizer, tolerance: f64) {
     let split = made_data(samples);
     let parameters = initial(model, 5);
-    let mut on_gpu =
-        GpuEngine::new(gpu(), model, &parameters).unwrap().and_training(&split, batch_size, optimizer).unwrap();
+    let mut on_gpu = GpuEngine::new(gpu(), model, &parameters)
+        .unwrap()
+        .and_training(&split, batch_size, optimizer)
+        .block_on()
+        .unwrap();
     let mut on_cpu = ReferenceEngine::<f64>::new(model, &parameters, &split, batch_size, optimizer).unwrap();
     let batches = samples.div_ceil(batch_size) as u64;
     for number in 0..epochs {
         let work = epoch(samples, batch_size, optimizer, number * batches + 1);
-        let a = on_gpu.train_epoch(&work, &mut go).unwrap();
-        let b = on_cpu.train_epoch(&work, &mut go).unwrap();
+        let a = on_gpu.train_epoch(&work, &mut go).block_on().unwrap();
+        let b = on_cpu.train_epoch(&work, &mut go).block_on().unwrap();
         let error = (a.loss - b.loss).abs() / b.loss;
         assert!(error <= tolerance, "{}, epoch {number}: {} and {}", model.name, a.mean_loss(), b.mean_loss());
         assert_eq!((a.samples, a.batches), (b.samples, b.batches));
     }
-    for (i, (a, b)) in on_gpu.parameters().unwrap().iter().zip(&on_cpu.parameters().unwrap()).enumerate() {
+    for (i, (a, b)) in
+        on_gpu.parameters().block_on().unwrap().iter().zip(&on_cpu.parameters().block_on().unwrap()).enumerate()
+    {
         assert!(distance(a, b) <= 20.0 * tolerance, "{}: parameter {i} off by {:e}", model.name, distance(a, b));
     }
 }
@@ -272,14 +282,18 @@ fn the_same_seed_gives_the_same_bits() {
     let model = Model::cnn();
     let mut runs = Vec::new();
     for seed in [1, 1, 2] {
-        let mut engine =
-            GpuEngine::new(gpu(), &model, &initial(&model, seed)).unwrap().and_training(&split, 32, &ADAM).unwrap();
+        let mut engine = GpuEngine::new(gpu(), &model, &initial(&model, seed))
+            .unwrap()
+            .and_training(&split, 32, &ADAM)
+            .block_on()
+            .unwrap();
         let options =
             TrainOptions { epochs: 2, samples: 200, batch_size: 32, seed, optimizer: ADAM, pause_after: None };
         train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |_, _| {})
+            .block_on()
             .unwrap();
         let bits = |values: &Vec<f32>| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-        runs.push(engine.parameters().unwrap().iter().map(bits).collect::<Vec<_>>());
+        runs.push(engine.parameters().block_on().unwrap().iter().map(bits).collect::<Vec<_>>());
     }
     assert!(runs[0] == runs[1], "the same seed gave different weights");
     assert!(runs[0] != runs[2], "another seed gave the same weights");
@@ -297,9 +311,12 @@ fn validation_follows_each_epoch_and_changes_nothing() {
     let options = TrainOptions { epochs: 2, samples: 64, batch_size: 32, seed: 1, optimizer: ADAM, pause_after: None };
     let mut weights = Vec::new();
     for validation in [Split::default(), validation] {
-        let mut engine =
-            GpuEngine::new(gpu(), &model, &initial(&model, 1)).unwrap().and_training(&split, 32, &ADAM).unwrap();
-        assert!(engine.last_gradients().unwrap().is_empty(), "no step was made yet");
+        let mut engine = GpuEngine::new(gpu(), &model, &initial(&model, 1))
+            .unwrap()
+            .and_training(&split, 32, &ADAM)
+            .block_on()
+            .unwrap();
+        assert!(engine.last_gradients().block_on().unwrap().is_empty(), "no step was made yet");
         let trained = train(
             &mut engine,
             &options,
@@ -309,17 +326,18 @@ fn validation_follows_each_epoch_and_changes_nothing() {
             &mut |event, trainer| {
                 if let Event::EpochFinished(record) = event {
                     let engine = trainer.engine();
-                    let totals = engine.evaluate(&validation, &mut go).unwrap();
+                    let totals = engine.evaluate(&validation, &mut go).block_on().unwrap();
                     let expected = (!validation.is_empty()).then(|| (totals.mean_loss(), totals.accuracy()));
                     assert_eq!(record.val_loss.zip(record.val_accuracy), expected);
-                    let gradients = engine.last_gradients().unwrap();
+                    let gradients = engine.last_gradients().block_on().unwrap();
                     assert!(gradients[0].iter().any(|&g| g != 0.0), "the last step has no gradient");
                 }
             },
         )
+        .block_on()
         .unwrap();
         assert_eq!(trained.position.history.len(), 2);
-        weights.push(engine.parameters().unwrap());
+        weights.push(engine.parameters().block_on().unwrap());
     }
     assert!(weights[0] == weights[1], "validation changed the training");
 }
@@ -329,15 +347,16 @@ fn one_batch_is_overfitted() {
     let split = made_data(32);
     let model = Model::cnn();
     let mut engine =
-        GpuEngine::new(gpu(), &model, &initial(&model, 1)).unwrap().and_training(&split, 32, &ADAM).unwrap();
+        GpuEngine::new(gpu(), &model, &initial(&model, 1)).unwrap().and_training(&split, 32, &ADAM).block_on().unwrap();
     let options = TrainOptions { epochs: 60, samples: 32, batch_size: 32, seed: 1, optimizer: ADAM, pause_after: None };
     let trained =
         train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |_, _| {})
+            .block_on()
             .unwrap();
     let last = trained.position.history.last().unwrap();
     assert_eq!(last.accuracy, 1.0, "{last:?}");
     assert!(last.loss < 0.05, "{last:?}");
-    let evaluated = engine.evaluate(&split, &mut go).unwrap();
+    let evaluated = engine.evaluate(&split, &mut go).block_on().unwrap();
     assert_eq!((evaluated.correct, evaluated.samples), (32, 32));
 }
 
@@ -345,10 +364,13 @@ fn one_batch_is_overfitted() {
 #[test]
 fn a_step_of_the_cnn_is_few_dispatches() {
     let model = Model::cnn();
-    let shared = Gpu::open(&GpuOptions { tiling: Some(Tiling::Shared), ..GpuOptions::default() }).unwrap();
+    let shared = Gpu::open(&GpuOptions { tiling: Some(Tiling::Shared), ..GpuOptions::default() }).block_on().unwrap();
     for (gpu, most) in [(gpu(), 18), (&shared, 14)] {
-        let engine =
-            GpuEngine::new(gpu, &model, &initial(&model, 1)).unwrap().and_training(&made_data(32), 32, &ADAM).unwrap();
+        let engine = GpuEngine::new(gpu, &model, &initial(&model, 1))
+            .unwrap()
+            .and_training(&made_data(32), 32, &ADAM)
+            .block_on()
+            .unwrap();
         let entries: Vec<_> = engine.steps().unwrap().dispatches().iter().map(|dispatch| dispatch.entry).collect();
         assert!(entries.len() <= most, "{}: {entries:?}", entries.len());
         assert_eq!(entries.last(), Some(&"adam_step"));
@@ -403,7 +425,7 @@ fn an_interrupt_ends_after_the_work_in_flight() {
     let split = made_data(320);
     let model = Model::mlp();
     let mut engine =
-        GpuEngine::new(gpu(), &model, &initial(&model, 1)).unwrap().and_training(&split, 1, &ADAM).unwrap();
+        GpuEngine::new(gpu(), &model, &initial(&model, 1)).unwrap().and_training(&split, 1, &ADAM).block_on().unwrap();
     let interrupt = AtomicBool::new(false);
     let options =
         TrainOptions { epochs: 1000, samples: 320, batch_size: 1, seed: 1, optimizer: ADAM, pause_after: None };
@@ -412,10 +434,11 @@ fn an_interrupt_ends_after_the_work_in_flight() {
             interrupt.store(true, std::sync::atomic::Ordering::Relaxed);
         }
     })
+    .block_on()
     .unwrap();
     assert_eq!(trained.outcome, Outcome::Interrupted);
     assert!(trained.position.history.len() <= 1);
-    assert!(engine.parameters().unwrap().iter().flatten().all(|w| w.is_finite()));
+    assert!(engine.parameters().block_on().unwrap().iter().flatten().all(|w| w.is_finite()));
 }
 
 #[test]
@@ -430,10 +453,10 @@ fn an_engine_without_a_training_set_refuses_to_train() {
     let engines: [&mut dyn Engine; 3] = [&mut on_gpu, &mut native, &mut reference];
     for engine in engines {
         let work = epoch(8, 8, &ADAM, 1);
-        assert!(matches!(engine.train_epoch(&work, &mut go), Err(EngineError::NoTraining)), "{engine:?}");
-        assert!(matches!(engine.find_non_finite(&work, 1), Err(EngineError::NoTraining)), "{engine:?}");
-        assert!(engine.last_gradients().unwrap().is_empty());
-        assert_eq!(engine.state().unwrap().slots.len(), 0);
+        assert!(matches!(engine.train_epoch(&work, &mut go).block_on(), Err(EngineError::NoTraining)), "{engine:?}");
+        assert!(matches!(engine.find_non_finite(&work, 1).block_on(), Err(EngineError::NoTraining)), "{engine:?}");
+        assert!(engine.last_gradients().block_on().unwrap().is_empty());
+        assert_eq!(engine.state().block_on().unwrap().slots.len(), 0);
     }
 }
 
@@ -442,9 +465,9 @@ fn an_engine_without_a_training_set_refuses_to_train() {
 fn timing_refuses_a_training_set_that_is_too_small() {
     let (model, split) = (Model::mlp(), made_data(20));
     let parameters = initial(&model, 1);
-    let on_gpu = GpuEngine::new(gpu(), &model, &parameters).unwrap().and_training(&split, 8, &ADAM).unwrap();
-    assert_eq!(on_gpu.steps().unwrap().time(2).unwrap().seconds[0].len(), 2);
-    assert!(matches!(on_gpu.steps().unwrap().time(3), Err(EngineError::Samples { .. })));
+    let on_gpu = GpuEngine::new(gpu(), &model, &parameters).unwrap().and_training(&split, 8, &ADAM).block_on().unwrap();
+    assert_eq!(on_gpu.steps().unwrap().time(2).block_on().unwrap().seconds[0].len(), 2);
+    assert!(matches!(on_gpu.steps().unwrap().time(3).block_on(), Err(EngineError::Samples { .. })));
     let mut native = NativeEngine::new(&model, &parameters, 1).unwrap().and_training(&split, 21, &ADAM).unwrap();
     assert!(matches!(native.time_step(1), Err(EngineError::Samples { .. })));
 }
@@ -471,6 +494,7 @@ fn an_interrupted_prediction_returns_the_images_done_so_far() {
                 reports.push(done);
                 ControlFlow::Continue(())
             })
+            .block_on()
             .unwrap();
         assert_eq!(whole.len(), 2_801 * 10, "{name}");
         assert!(reports.len() > 1 && reports.is_sorted_by(|a, b| a < b), "{name}: {reports:?}");
@@ -482,13 +506,17 @@ fn an_interrupted_prediction_returns_the_images_done_so_far() {
                 assert_eq!(done, reports[0], "{name}");
                 ControlFlow::Break(())
             })
+            .block_on()
             .unwrap();
         // Work in flight is finished: an adapter may have begun the next batches.
         let done = part.len() / 10;
         assert!(calls == 1 && reports[0] <= done && done <= 2_801 && part.len() == 10 * done, "{name}: {done}");
         assert!(name == "GPU" || done == reports[0], "{name}: {done} of {reports:?}");
         assert!(part.iter().zip(&whole).all(|(a, b)| a.to_bits() == b.to_bits()), "{name}: other bits");
-        assert!(engine.predict(&[], &mut |_| panic!("{name}: nothing to report")).unwrap().is_empty(), "{name}");
+        assert!(
+            engine.predict(&[], &mut |_| panic!("{name}: nothing to report")).block_on().unwrap().is_empty(),
+            "{name}"
+        );
     }
 }
 
@@ -497,11 +525,15 @@ fn a_loss_that_is_not_finite_stops_training() {
     let split = made_data(64);
     let model = Model::mlp();
     let optimizer = Optimizer::Sgd(SgdConfig { learning_rate: 1e20, momentum: 0.0 });
-    let mut engine =
-        GpuEngine::new(gpu(), &model, &initial(&model, 1)).unwrap().and_training(&split, 8, &optimizer).unwrap();
+    let mut engine = GpuEngine::new(gpu(), &model, &initial(&model, 1))
+        .unwrap()
+        .and_training(&split, 8, &optimizer)
+        .block_on()
+        .unwrap();
     let options = TrainOptions { epochs: 5, samples: 64, batch_size: 8, seed: 1, optimizer, pause_after: None };
     let trained =
         train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |_, _| {})
+            .block_on()
             .unwrap();
     assert!(matches!(trained.outcome, Outcome::NonFinite { .. }), "{:?}", trained.outcome);
 }
@@ -517,12 +549,16 @@ fn genuine_fashion_mnist_is_learnt() {
             images: train_split.images[..samples * 784].to_vec(),
             labels: train_split.labels[..samples].to_vec(),
         };
-        let mut engine =
-            GpuEngine::new(gpu, &model, &initial(&model, 1)).unwrap().and_training(&split, 32, &ADAM).unwrap();
+        let mut engine = GpuEngine::new(gpu, &model, &initial(&model, 1))
+            .unwrap()
+            .and_training(&split, 32, &ADAM)
+            .block_on()
+            .unwrap();
         let options = TrainOptions { epochs, samples, batch_size: 32, seed: 1, optimizer: ADAM, pause_after: None };
         train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |_, _| {})
+            .block_on()
             .unwrap();
-        let totals = engine.evaluate(&test, &mut go).unwrap();
+        let totals = engine.evaluate(&test, &mut go).block_on().unwrap();
         assert_eq!(totals.samples, 10_000);
         assert!(totals.accuracy() >= wanted, "{}: {:.4}, wanted {wanted}", model.name, totals.accuracy());
     }

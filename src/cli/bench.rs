@@ -111,13 +111,13 @@ const IMAGES: usize = 60_000;
 const WINDOWS: usize = 5;
 
 /// Runs the command.
-pub fn run(args: BenchArgs, global: &Global) -> Result<ExitCode> {
+pub async fn run(args: BenchArgs, global: &Global) -> Result<ExitCode> {
     if !(args.seconds > 0.0 && args.seconds <= 3600.0) {
         bail!("--seconds is {}; it must be above 0 and at most 3600", args.seconds);
     }
     let model = Model::load(&args.model)?;
     let begin = Instant::now();
-    let device = args.device.open(global)?;
+    let device = args.device.open(global).await?;
     let target = match &device {
         Device::Gpu(gpu) => Target::Gpu(gpu),
         Device::Native(_) if args.ab_checks => {
@@ -129,7 +129,7 @@ pub fn run(args: BenchArgs, global: &Global) -> Result<ExitCode> {
     let startup = Startup { device_ms: milliseconds(begin), ..Startup::default() };
     let split = noise(&model, IMAGES)?;
     let window = Duration::from_secs_f64(args.seconds / WINDOWS as f64);
-    let checked = if args.ab_checks { Some(args.device.open_again(true)?) } else { None };
+    let checked = if args.ab_checks { Some(args.device.open_again(true).await?) } else { None };
     let mut bench = Bench { tune: &args.tune, model: &model, split: &split, window, startup, results: Vec::new() };
     for &batch_size in &args.batch_size {
         for mode in [Mode::Train, Mode::Inference] {
@@ -138,9 +138,9 @@ pub fn run(args: BenchArgs, global: &Global) -> Result<ExitCode> {
             }
             let what = if mode == Mode::Train { "Training" } else { "Inference" };
             global.say(format!("{what} at batch size {batch_size}"));
-            bench.measure(target, checked.as_ref().map(|_| false), mode, batch_size as usize)?;
+            bench.measure(target, checked.as_ref().map(|_| false), mode, batch_size as usize).await?;
             if let Some(checked) = &checked {
-                bench.measure(Target::Gpu(checked), Some(true), mode, batch_size as usize)?;
+                bench.measure(Target::Gpu(checked), Some(true), mode, batch_size as usize).await?;
             }
         }
     }
@@ -148,7 +148,7 @@ pub fn run(args: BenchArgs, global: &Global) -> Result<ExitCode> {
     // Before the peaks are measured, whose buffers are larger than those of training.
     let peak_memory_mb = peak_memory_mb();
     let peak = match target {
-        Target::Gpu(gpu) => Peak::measure(gpu)?,
+        Target::Gpu(gpu) => Peak::measure(gpu).await?,
         Target::Native(threads) => {
             NativeEngine::new(&model, &initial_parameters(&model.parameters()?, 0), threads)?.peak()
         }
@@ -194,7 +194,7 @@ type Speeds = (Vec<f64>, usize, f64);
 
 impl Bench<'_> {
     /// Adds a result.
-    fn measure(
+    async fn measure(
         &mut self,
         target: Target<'_>,
         runtime_checks: Option<bool>,
@@ -203,10 +203,10 @@ impl Bench<'_> {
     ) -> Result<()> {
         let shapes = self.model.shapes()?;
         let (name, mflop, (speeds, dispatches, host_seconds)) = match mode {
-            Mode::Train => ("train", training_mflop(&shapes), self.train(target, batch_size)?),
+            Mode::Train => ("train", training_mflop(&shapes), self.train(target, batch_size).await?),
             _ => {
                 let multiply_adds: usize = shapes.iter().map(|shape| shape.multiply_adds).sum();
-                ("inference", 2e-6 * multiply_adds as f64, self.infer(target, batch_size)?)
+                ("inference", 2e-6 * multiply_adds as f64, self.infer(target, batch_size).await?)
             }
         };
         let median = speeds[speeds.len() / 2];
@@ -227,7 +227,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn train(&mut self, target: Target<'_>, batch_size: usize) -> Result<Speeds> {
+    async fn train(&mut self, target: Target<'_>, batch_size: usize) -> Result<Speeds> {
         let optimizer = Optimizer::Adam(AdamConfig::default());
         let (model, split) = (self.model, self.split);
         let parameters = initial_parameters(&model.parameters()?, 0);
@@ -237,11 +237,13 @@ impl Bench<'_> {
         match target {
             Target::Gpu(gpu) => {
                 // Done once and saved, so it does not count as start-up.
-                let tiles = self.tune.tiles(gpu, model, batch_size, &optimizer);
+                let tiles = self.tune.tiles(gpu, model, batch_size, &optimizer).await;
                 let begin = Instant::now();
                 let engine = GpuEngine::new(gpu, model, &parameters)?.with_tiles(tiles);
-                let mut engine = engine.and_training(split, batch_size, &optimizer)?;
-                let speeds = self.speeds(begin, |is_first, stop| Ok(engine.train_epoch(epoch(is_first), stop)?))?;
+                let mut engine = engine.and_training(split, batch_size, &optimizer).await?;
+                let speeds = self
+                    .speeds(begin, async |is_first, stop| Ok(engine.train_epoch(epoch(is_first), stop).await?))
+                    .await?;
                 let steps = engine.steps()?;
                 Ok((speeds, steps.dispatches().len(), steps.host_seconds_per_step()))
             }
@@ -249,39 +251,44 @@ impl Bench<'_> {
                 let begin = Instant::now();
                 let engine = NativeEngine::new(model, &parameters, threads)?;
                 let mut engine = engine.and_training(split, batch_size, &optimizer)?;
-                Ok((self.speeds(begin, |is_first, stop| Ok(engine.train_epoch(epoch(is_first), stop)?))?, 0, 0.0))
+                Ok((
+                    self.speeds(begin, async |is_first, stop| Ok(engine.train_epoch(epoch(is_first), stop).await?))
+                        .await?,
+                    0,
+                    0.0,
+                ))
             }
         }
     }
 
-    fn infer(&mut self, target: Target<'_>, batch_size: usize) -> Result<Speeds> {
+    async fn infer(&mut self, target: Target<'_>, batch_size: usize) -> Result<Speeds> {
         let begin = Instant::now();
         let (model, split) = (self.model, self.split);
         let parameters = initial_parameters(&model.parameters()?, 0);
         match target {
             Target::Gpu(gpu) => {
                 let engine = GpuEngine::new(gpu, model, &parameters)?;
-                let mut evaluator = engine.evaluator(split, batch_size)?;
-                let speeds = self.speeds(begin, |_, stop| Ok(evaluator.run_all(stop)?))?;
+                let mut evaluator = engine.evaluator(split, batch_size).await?;
+                let speeds = self.speeds(begin, async |_, stop| Ok(evaluator.run_all(stop).await?)).await?;
                 Ok((speeds, evaluator.dispatches().len(), evaluator.host_seconds_per_step()))
             }
             Target::Native(threads) => {
                 let mut engine = NativeEngine::new(model, &parameters, threads)?;
-                Ok((self.speeds(begin, |_, stop| Ok(engine.evaluate(split, stop)?))?, 0, 0.0))
+                Ok((self.speeds(begin, async |_, stop| Ok(engine.evaluate(split, stop).await?)).await?, 0, 0.0))
             }
         }
     }
 
     /// Measures the images per second in each window, after one to warm up; sorted. `run` makes steps until its argument
     /// breaks, at first only one. `begin` is when the engine began to be made.
-    fn speeds(
+    async fn speeds(
         &mut self,
         begin: Instant,
-        mut run: impl FnMut(bool, OnProgress<'_>) -> Result<Totals>,
+        mut run: impl AsyncFnMut(bool, OnProgress<'_>) -> Result<Totals>,
     ) -> Result<Vec<f64>> {
         let made_ms = milliseconds(begin);
         let first = Instant::now();
-        run(true, &mut |_| ControlFlow::Break(()))?;
+        run(true, &mut |_| ControlFlow::Break(())).await?;
         // For later settings, the kernels are already compiled.
         if self.results.is_empty() {
             self.startup.upload_and_pipelines_ms = made_ms;
@@ -293,7 +300,8 @@ impl Bench<'_> {
             while start.elapsed() < self.window {
                 let totals = run(false, &mut |_| {
                     if start.elapsed() < self.window { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-                })?;
+                })
+                .await?;
                 images += totals.samples;
             }
             speeds.push(images as f64 / start.elapsed().as_secs_f64());

@@ -43,12 +43,12 @@ pub struct TuneArgs {
 
 impl TuneArgs {
     /// The tiles to train with: chosen earlier, or timed now and kept; nothing is timed on software adapters.
-    pub fn tiles(&self, gpu: &Gpu, model: &Model, batch_size: usize, optimizer: &Optimizer) -> SharedTiles {
+    pub async fn tiles(&self, gpu: &Gpu, model: &Model, batch_size: usize, optimizer: &Optimizer) -> SharedTiles {
         if self.no_autotune {
             return SharedTiles::default();
         }
         let kept = Places::from_environment().cache_dir.map(|folder| folder.join("autotune.json"));
-        autotune(gpu, model, batch_size, optimizer, kept.as_deref()).unwrap_or_else(|error| {
+        autotune(gpu, model, batch_size, optimizer, kept.as_deref()).await.unwrap_or_else(|error| {
             // The same error is reported when the engine is created.
             log::debug!("the tiles could not be chosen: {error}");
             SharedTiles::default()
@@ -84,20 +84,20 @@ impl DeviceArgs {
     }
 
     /// Opens the device, and prints what it is.
-    pub fn open(&self, global: &Global) -> Result<Device> {
+    pub async fn open(&self, global: &Global) -> Result<Device> {
         match self.name() {
             "reference" => Ok(Device::Reference),
             "cpu" => Ok(self.native(global)),
-            "auto" => self.open_auto(global),
-            _ => Ok(Device::Gpu(Box::new(self.open_gpu(global)?))),
+            "auto" => self.open_auto(global).await,
+            _ => Ok(Device::Gpu(self.open_gpu(global).await?)),
         }
     }
 
-    fn open_auto(&self, global: &Global) -> Result<Device> {
-        let how = match open_silently(DeviceChoice::Hardware, self.safe, pipelines()) {
+    async fn open_auto(&self, global: &Global) -> Result<Device> {
+        let how = match open_silently(DeviceChoice::Hardware, self.safe, pipelines()).await {
             Ok(gpu) => {
                 announce(&gpu, global);
-                return Ok(Device::Gpu(Box::new(gpu)));
+                return Ok(Device::Gpu(gpu));
             }
             Err(GpuError::NoHardware { software, index }) => {
                 format!("`--device {index}` runs the shaders on {software} instead")
@@ -154,23 +154,23 @@ impl DeviceArgs {
     }
 
     /// Opens an adapter, a software one too, for commands that are about shaders.
-    pub fn open_gpu(&self, global: &Global) -> Result<Gpu> {
+    pub async fn open_gpu(&self, global: &Global) -> Result<Gpu> {
         // The program's own folder, beside the data that it downloaded.
-        self.open_keeping(global, pipelines())
+        self.open_keeping(global, pipelines()).await
     }
 
     /// As [`DeviceArgs::open_gpu`], with every pipeline compiled afresh and none kept: for a self-test, which is about the
     /// compiler too, and whose many sizes no later run needs.
-    pub fn open_fresh(&self, global: &Global) -> Result<Gpu> {
-        self.open_keeping(global, None)
+    pub async fn open_fresh(&self, global: &Global) -> Result<Gpu> {
+        self.open_keeping(global, None).await
     }
 
     /// As [`DeviceArgs::open_fresh`]; `None` if `--device cpu` asks for no shaders, or if `--device auto` finds no adapter, which is reported.
-    pub fn open_shaders(&self, global: &Global) -> Result<Option<Gpu>> {
+    pub async fn open_shaders(&self, global: &Global) -> Result<Option<Gpu>> {
         if self.name() == "cpu" {
             return Ok(None);
         }
-        match self.open_fresh(global) {
+        match self.open_fresh(global).await {
             Err(error) if self.name() == "auto" && error.downcast_ref().is_some_and(is_without_adapter) => {
                 global.say(format!("No shaders are tested: {error}"));
                 Ok(None)
@@ -180,20 +180,21 @@ impl DeviceArgs {
     }
 
     /// The same device once more, silently, with wgpu's run-time checks or without.
-    pub fn open_again(&self, checked: bool) -> Result<Gpu> {
-        Ok(open_silently(self.choice(), checked, None)?)
+    pub async fn open_again(&self, checked: bool) -> Result<Gpu> {
+        Ok(open_silently(self.choice(), checked, None).await?)
     }
 
     fn choice(&self) -> DeviceChoice {
         self.name().into()
     }
 
-    fn open_keeping(&self, global: &Global, pipeline_cache: Option<PathBuf>) -> Result<Gpu> {
+    async fn open_keeping(&self, global: &Global, pipeline_cache: Option<PathBuf>) -> Result<Gpu> {
         let name = self.name();
         if self.names_no_adapter() {
             bail!("this command is about shaders, and --device {name} runs none; name an adapter, or omit the flag");
         }
-        let gpu = open_silently(self.choice(), self.safe, pipeline_cache).map_err(|error| self.explained(error))?;
+        let opened = open_silently(self.choice(), self.safe, pipeline_cache).await;
+        let gpu = opened.map_err(|error| self.explained(error))?;
         announce(&gpu, global);
         if gpu.is_software() && name == "auto" {
             global.say("No hardware GPU was found: the shaders run on a software (CPU) adapter.");
@@ -215,8 +216,8 @@ pub fn is_gone(error: &anyhow::Error) -> bool {
     )
 }
 
-fn open_silently(choice: DeviceChoice, checked: bool, pipeline_cache: Option<PathBuf>) -> Result<Gpu, GpuError> {
-    Gpu::open(&GpuOptions { choice, checked, tiling: None, pipeline_cache })
+async fn open_silently(choice: DeviceChoice, checked: bool, pipeline_cache: Option<PathBuf>) -> Result<Gpu, GpuError> {
+    Gpu::open(&GpuOptions { choice, checked, tiling: None, pipeline_cache }).await
 }
 
 fn is_named_by_environment() -> bool {

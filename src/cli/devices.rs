@@ -33,8 +33,8 @@ struct Listed {
 }
 
 /// Runs the command: lists the adapters, the native engine and the plain loops, and marks the default.
-pub fn run(args: DevicesArgs) -> Result<ExitCode> {
-    let adapters = adapter::list()?;
+pub async fn run(args: DevicesArgs) -> Result<ExitCode> {
+    let adapters = adapter::list().await?;
     let has_default = adapters.iter().any(|adapter| adapter.default);
     let mut listed = Vec::new();
     for AdapterInfo { index, name, backend, device_type, driver, default } in adapters {

@@ -106,12 +106,12 @@ const VARIABLES: &str = "FMNIST_ WGPU_ VK_ MESA_ LP_ GALLIUM_ LIBGL_ DISPLAY WAY
 
 /// Runs the command, also if there is no adapter. The exit code is 1 if a self-test fails, and 2 if a device that the user named could not
 /// be opened.
-pub fn run(args: DoctorArgs, global: &Global) -> Result<ExitCode> {
-    let (adapters, no_list) = match adapter::list() {
+pub async fn run(args: DoctorArgs, global: &Global) -> Result<ExitCode> {
+    let (adapters, no_list) = match adapter::list().await {
         Ok(adapters) => (adapters, None),
         Err(error) => (Vec::new(), Some(error.to_string())),
     };
-    let (device, error) = match device(&args, global) {
+    let (device, error) = match device(&args, global).await {
         Ok(device) => (Some(device), no_list),
         Err(error) => (None, Some(with_causes(error.as_ref()))),
     };
@@ -145,10 +145,10 @@ fn native(args: &DoctorArgs, global: &Global) -> Result<NativePage> {
     let parameters = initial_parameters(&model.parameters()?, 0);
     let engine = NativeEngine::new(&model, &parameters, args.device.threads())?;
     let peak = engine.peak();
-    let selftest = Selftest::new(args, || {
+    let verdicts = (!args.no_selftest).then(|| {
         global.say("Testing the native engine");
-        Ok(verify::native::check_all(0, Breadth::Forms))
-    })?;
+        verify::native::check_all(0, Breadth::Forms)
+    });
     let [processor, ..] = Device::Native(args.device.threads()).describe();
     Ok(NativePage {
         processor,
@@ -157,21 +157,19 @@ fn native(args: &DoctorArgs, global: &Global) -> Result<NativePage> {
         convolutions: engine.describe(),
         peak_gflops: peak.gflops,
         peak_gb_per_second: peak.gb_per_second,
-        selftest,
+        selftest: Selftest::new(verdicts),
     })
 }
 
 impl Selftest {
-    fn new(args: &DoctorArgs, run: impl FnOnce() -> Result<Vec<Verdict>>) -> Result<Self> {
-        if args.no_selftest {
-            return Ok(Selftest::NotRun);
-        }
-        let verdicts = run()?;
+    /// The result, if it was run.
+    fn new(verdicts: Option<Vec<Verdict>>) -> Self {
+        let Some(verdicts) = verdicts else { return Selftest::NotRun };
         let failed: Vec<String> = verdicts.iter().filter(|v| !v.passed()).map(|v| v.kernel.to_string()).collect();
-        Ok(match failed.is_empty() {
+        match failed.is_empty() {
             true => Selftest::Passed { kernels: verdicts.len() },
             false => Selftest::Failed { kernels: failed },
-        })
+        }
     }
 
     fn text(&self) -> String {
@@ -183,10 +181,13 @@ impl Selftest {
     }
 }
 
-fn device(args: &DoctorArgs, global: &Global) -> Result<DevicePage> {
-    let gpu = args.device.open_fresh(global)?;
-    let peak = Peak::measure(&gpu)?;
-    let selftest = Selftest::new(args, || compare_all(&gpu, &args.device, 0, global))?;
+async fn device(args: &DoctorArgs, global: &Global) -> Result<DevicePage> {
+    let gpu = args.device.open_fresh(global).await?;
+    let peak = Peak::measure(&gpu).await?;
+    let verdicts = match args.no_selftest {
+        true => None,
+        false => Some(compare_all(&gpu, &args.device, 0, global).await?),
+    };
     let (info, limits) = (gpu.info(), gpu.limits());
     Ok(DevicePage {
         name: info.name.clone(),
@@ -202,7 +203,7 @@ fn device(args: &DoctorArgs, global: &Global) -> Result<DevicePage> {
         max_invocations_per_workgroup: limits.max_compute_invocations_per_workgroup,
         peak_gflops: peak.gflops,
         peak_gb_per_second: peak.gb_per_second,
-        selftest,
+        selftest: Selftest::new(verdicts),
     })
 }
 

@@ -49,8 +49,8 @@ struct Evaluation {
 ///
 /// # Errors
 /// The engine failed, or the user interrupted.
-pub fn predict(engine: &mut dyn Engine, images: &[u8], interrupt: &AtomicBool) -> Result<Vec<f32>> {
-    let probabilities = engine.predict(images, &mut |_| unless(interrupt))?;
+pub async fn predict(engine: &mut dyn Engine, images: &[u8], interrupt: &AtomicBool) -> Result<Vec<f32>> {
+    let probabilities = engine.predict(images, &mut |_| unless(interrupt)).await?;
     if interrupt.load(Ordering::Relaxed) { Err(Interrupted.into()) } else { Ok(probabilities) }
 }
 
@@ -72,14 +72,14 @@ pub fn load_data(run: &Run, source: &SourceArgs, global: &Global, interrupt: &Ar
 }
 
 /// Evaluates a trained model on the test set.
-pub fn run(args: EvaluateArgs, global: &Global) -> Result<ExitCode> {
+pub async fn run(args: EvaluateArgs, global: &Global) -> Result<ExitCode> {
     let run = Run::open(&args.run)?;
     let interrupt = interrupt_flag();
-    let device = args.device.open(global)?;
+    let device = args.device.open(global).await?;
     let dataset = load_data(&run, &args.source, global, &interrupt)?;
     let mut engine = device.evaluator(&run.model, &run.parameters)?;
     let start = Instant::now();
-    let totals = engine.evaluate(&dataset.test, &mut |_| unless(&interrupt))?;
+    let totals = engine.evaluate(&dataset.test, &mut |_| unless(&interrupt)).await?;
     if (totals.samples as usize) < dataset.test.len() {
         global.say(format!("Interrupted after {} of {} images", totals.samples, dataset.test.len()));
         return Ok(signals::exit_code());

@@ -96,15 +96,15 @@ struct Source {
 }
 
 /// Runs the command: filters an image, or prints the example.
-pub fn run(args: FilterArgs, global: &Global) -> Result<()> {
+pub async fn run(args: FilterArgs, global: &Global) -> Result<()> {
     let filter = filter(args.kernel.as_deref().unwrap_or(if args.show_steps { "sobel-x" } else { "edge" }))?;
     let padding = match args.padding {
         PaddingChoice::Same => Padding::Same,
         PaddingChoice::Valid => Padding::Valid,
     };
     if args.show_steps {
-        let device = args.device.open(global)?;
-        print(&steps(&filter, args.stride as usize, padding, &device)?);
+        let device = args.device.open(global).await?;
+        print(&steps(&filter, args.stride as usize, padding, &device).await?);
         return Ok(());
     }
     if args.image.is_none() && args.test_index.is_none() {
@@ -117,9 +117,9 @@ pub fn run(args: FilterArgs, global: &Global) -> Result<()> {
     let source = source(&args, global)?;
     let dims = filter.dims(source.size, args.stride as usize, padding)?;
     let Conv2dDims { h, w, ho, wo, .. } = dims;
-    let device = args.device.open(global)?;
+    let device = args.device.open(global).await?;
     let results = match &device {
-        Device::Gpu(gpu) => filter.apply(gpu, &dims, &source.values)?,
+        Device::Gpu(gpu) => filter.apply(gpu, &dims, &source.values).await?,
         Device::Native(_) => filter.apply_natively(&dims, &source.values),
         Device::Reference => filter.apply_by_loops(&dims, &source.values),
     };
@@ -210,7 +210,7 @@ const EXAMPLE: [f32; 16] = [1.0, 3.0, 2.0, 1.0, 4.0, 6.0, 5.0, 2.0, 3.0, 1.0, 8.
 const SIDE: usize = 4;
 
 /// Shows convolution and pooling of a 4 x 4 image, number by number, and checks them on the device.
-fn steps(filter: &Filter, stride: usize, padding: Padding, device: &Device) -> Result<String> {
+async fn steps(filter: &Filter, stride: usize, padding: Padding, device: &Device) -> Result<String> {
     let d = filter.dims([SIDE, SIDE], stride, padding).context("--show-steps uses an image of 4 x 4")?;
     let results = filter.apply_by_loops(&d, &EXAMPLE);
     let mut text = format!("Input, {SIDE} x {SIDE}:\n{}\n", matrix(&EXAMPLE, SIDE));
@@ -231,7 +231,7 @@ fn steps(filter: &Filter, stride: usize, padding: Padding, device: &Device) -> R
     let (pool, max, average) = pooled(&mut text)?;
     match device {
         Device::Gpu(gpu) => {
-            agree_on_device(gpu, filter, &d, &pool, [&results, &max, &average])?;
+            agree_on_device(gpu, filter, &d, &pool, [&results, &max, &average]).await?;
             let _ = write!(text, "The kernels on {} give the same numbers.", gpu.info().name);
         }
         Device::Native(_) => {
@@ -297,7 +297,13 @@ fn column_width<'a>(values: impl IntoIterator<Item = &'a f32>, least: usize) -> 
 }
 
 /// Repeats the example on the device, and checks its results.
-fn agree_on_device(gpu: &Gpu, filter: &Filter, d: &Conv2dDims, pool: &Pool2dDims, expected: [&[f32]; 3]) -> Result<()> {
+async fn agree_on_device(
+    gpu: &Gpu,
+    filter: &Filter,
+    d: &Conv2dDims,
+    pool: &Pool2dDims,
+    expected: [&[f32]; 3],
+) -> Result<()> {
     let x = gpu.tensor_from("image", &[SIDE * SIDE], &EXAMPLE)?;
     let y = gpu.tensor("max", &[4], Element::F32)?;
     let mean = gpu.tensor("average", &[4], Element::F32)?;
@@ -305,8 +311,8 @@ fn agree_on_device(gpu: &Gpu, filter: &Filter, d: &Conv2dDims, pool: &Pool2dDims
     let mut plan = PlanBuilder::new(gpu);
     record_max_forward(&mut plan, pool, [&x, &y, &argmax])?;
     record_mean_forward(&mut plan, Reduction::Average, pool, [&x, &mean])?;
-    gpu.run(&plan.finish()?)?;
-    let found = [filter.apply(gpu, d, &EXAMPLE)?, gpu.read(&y)?, gpu.read(&mean)?];
+    gpu.run(&plan.finish().await?).await?;
+    let found = [filter.apply(gpu, d, &EXAMPLE).await?, gpu.read(&y).await?, gpu.read(&mean).await?];
     for (found, expected) in found.iter().zip(expected) {
         agree(&format!("the device {}", gpu.info().name), found, expected)?;
     }

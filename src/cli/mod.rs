@@ -141,24 +141,29 @@ fn run() -> Result<ExitCode> {
     };
     init_log(&global);
     fmnist_gpu::native::check_environment()?;
+    // The one place that waits: commands are asynchronous as far as they may wait for a device.
+    pollster::block_on(carry_out(command, &global))
+}
+
+async fn carry_out(command: Command, global: &Global) -> Result<ExitCode> {
     match command {
-        Command::Train(args) => return train::run(args, &global),
-        Command::Evaluate(args) => return evaluate::run(args, &global),
-        Command::Predict(args) => return predict::run(args, &global),
-        Command::Report(args) => report::run(args, &global)?,
-        Command::Compare(args) => compare::run(args, &global)?,
-        Command::Export(args) => export::run(args, &global)?,
-        Command::Import(args) => import::run(args, &global)?,
-        Command::Filter(args) => filter::run(args, &global)?,
-        Command::Samples(args) => samples::run(args, &global)?,
-        Command::Devices(args) => return devices::run(args),
-        Command::Doctor(args) => return doctor::run(args, &global),
-        Command::Selftest(args) => return selftest::run(args, &global),
-        Command::Bench(args) => return bench::run(args, &global),
-        Command::Profile(args) => return profile::run(args, &global),
+        Command::Train(args) => return train::run(args, global).await,
+        Command::Evaluate(args) => return evaluate::run(args, global).await,
+        Command::Predict(args) => return predict::run(args, global).await,
+        Command::Report(args) => report::run(args, global).await?,
+        Command::Compare(args) => compare::run(args, global)?,
+        Command::Export(args) => export::run(args, global)?,
+        Command::Import(args) => import::run(args, global)?,
+        Command::Filter(args) => filter::run(args, global).await?,
+        Command::Samples(args) => samples::run(args, global)?,
+        Command::Devices(args) => return devices::run(args).await,
+        Command::Doctor(args) => return doctor::run(args, global).await,
+        Command::Selftest(args) => return selftest::run(args, global).await,
+        Command::Bench(args) => return bench::run(args, global).await,
+        Command::Profile(args) => return profile::run(args, global).await,
         Command::Summary(args) => summary::run(args)?,
         Command::Completions(args) => completions::run(args)?,
-        Command::Man(args) => completions::run_man(args, &global)?,
+        Command::Man(args) => completions::run_man(args, global)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -94,7 +94,7 @@ fn index_list(text: &str) -> Result<IndexList, String> {
 }
 
 /// Predicts photos or test images.
-pub fn run(args: PredictArgs, global: &Global) -> Result<ExitCode> {
+pub async fn run(args: PredictArgs, global: &Global) -> Result<ExitCode> {
     let run = match Run::open(&args.run) {
         // `predict photo.jpg RUN`: the arguments were swapped.
         Err(_) if args.files.iter().any(|file| Run::open(file).is_ok()) && !args.run.is_dir() => {
@@ -106,7 +106,10 @@ pub fn run(args: PredictArgs, global: &Global) -> Result<ExitCode> {
     for path in [&args.grid, &args.show_input].into_iter().flatten() {
         check_target(path, args.force)?;
     }
-    if args.files.is_empty() { test_images(&args, &run, global) } else { photos(&args, &run, global) }
+    match args.files.is_empty() {
+        true => test_images(&args, &run, global).await,
+        false => photos(&args, &run, global).await,
+    }
 }
 
 /// What the model makes of an image.
@@ -143,9 +146,9 @@ struct Prediction<'a> {
     guess: Guess<'a>,
 }
 
-fn test_images(args: &PredictArgs, run: &Run, global: &Global) -> Result<ExitCode> {
+async fn test_images(args: &PredictArgs, run: &Run, global: &Global) -> Result<ExitCode> {
     let interrupt = interrupt_flag();
-    let device = args.device.open(global)?;
+    let device = args.device.open(global).await?;
     let dataset = evaluate::load_data(run, &args.source, global, &interrupt)?;
     let (available, description) = (dataset.test.len(), &dataset.description);
     // Checked before the list is spelled out: 0..18446744073709551615 is a short text.
@@ -159,7 +162,8 @@ fn test_images(args: &PredictArgs, run: &Run, global: &Global) -> Result<ExitCod
     }
     let indices: Vec<usize> = args.test_index.iter().cloned().flatten().collect();
     let images: Vec<u8> = indices.iter().flat_map(|&i| dataset.test.image(i)).copied().collect();
-    let probabilities = evaluate::predict(&mut *device.evaluator(&run.model, &run.parameters)?, &images, &interrupt)?;
+    let mut engine = device.evaluator(&run.model, &run.parameters)?;
+    let probabilities = evaluate::predict(&mut *engine, &images, &interrupt).await?;
     if let Some(path) = &args.grid {
         let png = predictions_png(&dataset.test, &indices, &probabilities, description).context("drawing the grid")?;
         write_png(path, &png, args.force)?;
@@ -213,7 +217,7 @@ struct PhotoPrediction<'a> {
 }
 
 /// Predicts every photo that can be read. One that cannot be read is named, and the exit code is 2.
-fn photos(args: &PredictArgs, run: &Run, global: &Global) -> Result<ExitCode> {
+async fn photos(args: &PredictArgs, run: &Run, global: &Global) -> Result<ExitCode> {
     let interrupt = interrupt_flag();
     let invert = match args.invert {
         InvertChoice::Auto => Invert::Auto,
@@ -243,9 +247,10 @@ fn photos(args: &PredictArgs, run: &Run, global: &Global) -> Result<ExitCode> {
         let images = if failures == 1 { "the image could not" } else { "none of the images could" };
         bail!("{images} be read; nothing was predicted");
     }
-    let device = args.device.open(global)?;
+    let device = args.device.open(global).await?;
     let images: Vec<u8> = prepared.iter().flat_map(|p| &p.garment.image).copied().collect();
-    let probabilities = evaluate::predict(&mut *device.evaluator(&run.model, &run.parameters)?, &images, &interrupt)?;
+    let mut engine = device.evaluator(&run.model, &run.parameters)?;
+    let probabilities = evaluate::predict(&mut *engine, &images, &interrupt).await?;
     let description = evaluate::description(run);
     let rows = probabilities.chunks(description.classes());
     let predictions: Vec<PhotoPrediction<'_>> =

@@ -127,7 +127,7 @@ fn rows(dispatches: &[DispatchInfo], medians: &[f64], peak: &Peak) -> Vec<Row> {
 }
 
 /// Runs the command.
-pub fn run(args: ProfileArgs, global: &Global) -> Result<ExitCode> {
+pub async fn run(args: ProfileArgs, global: &Global) -> Result<ExitCode> {
     if let Some(path) = &args.roofline {
         if !path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("svg")) {
             bail!("--roofline {}: the plot is an SVG file; choose a name that ends in .svg", path.shown());
@@ -137,31 +137,32 @@ pub fn run(args: ProfileArgs, global: &Global) -> Result<ExitCode> {
         }
     }
     let model = Model::load(&args.model)?;
-    let gpu = args.device.open_gpu(global)?;
+    let gpu = args.device.open_gpu(global).await?;
     let (batch_size, steps) = (args.batch_size as usize, args.steps as usize);
     let split = noise(&model, batch_size * (steps + 1).max(200))?;
     let parameters = initial_parameters(&model.parameters()?, 0);
     let optimizer = Optimizer::Adam(AdamConfig::default());
     let (timings, dispatches, step_us, host_us_per_step) = match args.mode {
         Mode::Train => {
-            let tiles = args.tune.tiles(&gpu, &model, batch_size, &optimizer);
+            let tiles = args.tune.tiles(&gpu, &model, batch_size, &optimizer).await;
             let engine = GpuEngine::new(&gpu, &model, &parameters)?.with_tiles(tiles);
-            let mut engine = engine.and_training(&split, batch_size, &optimizer)?;
+            let mut engine = engine.and_training(&split, batch_size, &optimizer).await?;
             let epoch = in_order(split.len(), batch_size, &optimizer);
-            let timings = engine.steps()?.time(steps)?;
-            let step_us = whole_step(|| Ok(engine.train_epoch(&epoch, &mut |_| ControlFlow::Continue(()))?))?;
+            let timings = engine.steps()?.time(steps).await?;
+            let step_us =
+                whole_step(async || Ok(engine.train_epoch(&epoch, &mut |_| ControlFlow::Continue(())).await?)).await?;
             let steps = engine.steps()?;
             (timings, steps.dispatches(), step_us, 1e6 * steps.host_seconds_per_step())
         }
         Mode::Inference => {
             let engine = GpuEngine::new(&gpu, &model, &parameters)?;
-            let mut evaluator = engine.evaluator(&split, batch_size)?;
-            let timings = evaluator.time(steps)?;
-            let step_us = whole_step(|| Ok(evaluator.run_all(&mut |_| ControlFlow::Continue(()))?))?;
+            let mut evaluator = engine.evaluator(&split, batch_size).await?;
+            let timings = evaluator.time(steps).await?;
+            let step_us = whole_step(async || Ok(evaluator.run_all(&mut |_| ControlFlow::Continue(())).await?)).await?;
             (timings, evaluator.dispatches(), step_us, 1e6 * evaluator.host_seconds_per_step())
         }
     };
-    let peak = Peak::measure(&gpu)?;
+    let peak = Peak::measure(&gpu).await?;
 
     let medians: Vec<f64> = timings.seconds.iter().map(|rounds| median(rounds)).collect();
     let total: f64 = medians.iter().sum();
@@ -225,10 +226,10 @@ fn name(report: &Report, row: &Row) -> String {
 }
 
 /// Measures the microseconds per step over the epochs of about one second.
-fn whole_step(mut epoch: impl FnMut() -> Result<Totals>) -> Result<f64> {
+async fn whole_step(mut epoch: impl AsyncFnMut() -> Result<Totals>) -> Result<f64> {
     let (start, mut batches) = (Instant::now(), 0);
     while start.elapsed() < Duration::from_secs(1) {
-        batches += epoch()?.batches;
+        batches += epoch().await?.batches;
     }
     Ok(1e6 * start.elapsed().as_secs_f64() / batches as f64)
 }

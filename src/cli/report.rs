@@ -37,12 +37,12 @@ pub struct ReportArgs {
 }
 
 /// Writes the report of a run.
-pub fn run(args: ReportArgs, global: &Global) -> Result<()> {
+pub async fn run(args: ReportArgs, global: &Global) -> Result<()> {
     let run = Run::open(&args.run)?;
     let (summary, history) = (run.summary()?, run.history()?);
     let folder = args.out.as_deref().unwrap_or(&run.path);
     let interrupt = interrupt_flag();
-    let device = args.device.open(global)?;
+    let device = args.device.open(global).await?;
     let dataset = evaluate::load_data(&run, &args.source, global, &interrupt)?;
     let available = dataset.test.len();
     if args.image >= available {
@@ -52,7 +52,7 @@ pub fn run(args: ReportArgs, global: &Global) -> Result<()> {
         std::fs::create_dir_all(folder).with_context(|| format!("creating the folder {}", folder.shown()))?;
     }
     let engine = &mut *device.evaluator(&run.model, &run.parameters)?;
-    let probabilities = evaluate::predict(engine, &dataset.test.images, &interrupt)?;
+    let probabilities = evaluate::predict(engine, &dataset.test.images, &interrupt).await?;
     let report = Report {
         name: run_name(&run.path),
         model: &run.model,
@@ -68,7 +68,7 @@ pub fn run(args: ReportArgs, global: &Global) -> Result<()> {
         image: args.image,
         model_file: &run.model_file,
     };
-    let (files, metrics) = write_report(&report, &device, folder, args.force, &interrupt)?;
+    let (files, metrics) = write_report(&report, &device, folder, args.force, &interrupt).await?;
     print_result(args.json, &metrics, |_| {
         let [low, high] = metrics.accuracy_95;
         format!(

@@ -28,7 +28,7 @@ pub struct ResourceArgs {
 impl ResourceArgs {
     /// Opens the device while the data are read and unpacked, and chooses the tiles. A run that is resumed, in the folder `run`, gets its own
     /// data and device unless others were named.
-    pub fn open(
+    pub async fn open(
         &self,
         plan: &Plan,
         run: &Path,
@@ -42,14 +42,15 @@ impl ResourceArgs {
         }
         let limit = plan.recipe.train_limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
         let loading = Loading::start(source, global, interrupt.clone(), limit);
-        let device = device.open(global)?;
+        let device = device.open(global).await?;
         log_time("device opened");
-        device.check_time(plan)?;
+        device.check_time(plan).await?;
         loading.allow();
         let Plan { model, recipe, optimizer, .. } = plan;
-        let tiles = device.tiles(plan, |gpu| tune.tiles(gpu, model, recipe.batch_size, optimizer));
+        let tiles = device.tiles(plan, async |gpu| tune.tiles(gpu, model, recipe.batch_size, optimizer).await).await;
         // Missing data are mostly known by now, and without data no pipelines are needed.
-        if device.compile(plan, tiles, &|| !loading.is_finished() && !interrupt.load(Ordering::Relaxed)) {
+        let wanted = || !loading.is_finished() && !interrupt.load(Ordering::Relaxed);
+        if device.compile(plan, tiles, &wanted).await {
             log_time("kernels ready");
         }
         let dataset = loading.finish(global)?;

@@ -8,6 +8,7 @@ use clap::Args;
 use fmnist_gpu::gpu::Gpu;
 use fmnist_gpu::session::Device;
 use fmnist_gpu::verify::{Breadth, OPS, Op, Verdict, Verifier, gradients, native};
+use pollster::block_on;
 use serde::Serialize;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -39,11 +40,11 @@ struct Report {
 
 /// Runs the command: compares every kernel and every loop of the native engine with its mirror, and the gradient of every mirror with
 /// finite differences.
-pub fn run(args: SelftestArgs, global: &Global) -> Result<ExitCode> {
+pub async fn run(args: SelftestArgs, global: &Global) -> Result<ExitCode> {
     let start = Instant::now();
-    let gpu = args.device.open_shaders(global)?;
+    let gpu = args.device.open_shaders(global).await?;
     let mut kernels = match &gpu {
-        Some(gpu) => compare_all(gpu, &args.device, args.seed, global)?,
+        Some(gpu) => compare_all(gpu, &args.device, args.seed, global).await?,
         None => Vec::new(),
     };
     global.say("Testing the native engine");
@@ -52,7 +53,7 @@ pub fn run(args: SelftestArgs, global: &Global) -> Result<ExitCode> {
     let gradients = gradients::check_all(args.seed);
     let passed = kernels.iter().chain(&gradients).all(Verdict::passed);
     let [device, driver, _] = match gpu {
-        Some(gpu) => Device::Gpu(Box::new(gpu)),
+        Some(gpu) => Device::Gpu(gpu),
         None => Device::Native(args.device.threads()),
     }
     .describe();
@@ -62,30 +63,31 @@ pub fn run(args: SelftestArgs, global: &Global) -> Result<ExitCode> {
 }
 
 /// Compares every kernel with its mirror on `gpu`, which was opened by `device`.
-pub fn compare_all(gpu: &Gpu, device: &DeviceArgs, seed: u64, global: &Global) -> Result<Vec<Verdict>> {
+pub async fn compare_all(gpu: &Gpu, device: &DeviceArgs, seed: u64, global: &Global) -> Result<Vec<Verdict>> {
     if !gpu.is_software() {
-        return compare(gpu, OPS, seed, global);
+        return compare(gpu, OPS, seed, global).await;
     }
     // Nearly all the time is spent on compilation, for which a software adapter uses one thread per device: two devices take half
     // the time. The first operation, the convolution, has as many kernels as all the others together.
-    let other = device.open_again(device.safe)?;
+    let other = device.open_again(device.safe).await?;
     let (first, rest) = OPS.split_at(1);
     let (first, rest) = std::thread::scope(|scope| -> Result<_> {
-        let rest = std::thread::Builder::new().spawn_scoped(scope, || compare(&other, rest, seed, global));
+        let rest = std::thread::Builder::new().spawn_scoped(scope, || block_on(compare(&other, rest, seed, global)));
         let rest = rest.context("starting a thread of the self-test")?;
-        Ok((compare(gpu, first, seed, global), rest.join()))
+        Ok((block_on(compare(gpu, first, seed, global)), rest.join()))
     })?;
     let rest = rest.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     Ok([first?, rest?].concat())
 }
 
-fn compare(gpu: &Gpu, ops: &[Op], seed: u64, global: &Global) -> Result<Vec<Verdict>> {
+async fn compare(gpu: &Gpu, ops: &[Op], seed: u64, global: &Global) -> Result<Vec<Verdict>> {
     let mut verifier = Verifier::new(gpu, seed);
     for op in ops {
         global.say(format!("Testing {}", op.name));
         (op.proof)(&mut verifier)?;
+        verifier.verdicts().await?;
     }
-    Ok(verifier.verdicts().to_vec())
+    Ok(verifier.verdicts().await?.to_vec())
 }
 
 fn table(report: &Report) -> String {

@@ -86,13 +86,13 @@ impl TrainArgs {
 }
 
 /// Trains, evaluates, and writes the run folder; once more if the device was lost and `--retry-device` was given.
-pub fn run(mut args: TrainArgs, global: &Global) -> Result<ExitCode> {
+pub async fn run(mut args: TrainArgs, global: &Global) -> Result<ExitCode> {
     let interrupt = interrupt_flag();
     let allowed = if args.retry_device { 3 } else { 0 };
     let mut retries = 0;
     let mut begun: Option<Begun> = None;
     loop {
-        let error = match attempt(&args, global, &interrupt, &mut begun) {
+        let error = match attempt(&args, global, &interrupt, &mut begun).await {
             Err(error) => error,
             code => return code,
         };
@@ -112,7 +112,7 @@ pub fn run(mut args: TrainArgs, global: &Global) -> Result<ExitCode> {
 /// The folder of a run that has begun, and whether there is a checkpoint in it.
 type Begun = (PathBuf, bool);
 
-fn attempt(
+async fn attempt(
     args: &TrainArgs,
     global: &Global,
     interrupt: &Arc<AtomicBool>,
@@ -120,7 +120,7 @@ fn attempt(
 ) -> Result<ExitCode> {
     let mut options = args.options()?;
     let (folder, plan) = prepare(args, global)?;
-    let (device, tiles, dataset) = args.resources.open(&plan, folder.path(), global, interrupt)?;
+    let (device, tiles, dataset) = args.resources.open(&plan, folder.path(), global, interrupt).await?;
     let session = Session::new(&plan, &device, tiles, dataset, interrupt).map_err(of_plan)?;
     options.repeat = Some(repeat_command(&session.config));
     let mut display = Display::new(global, args.json, &session, &folder);
@@ -133,7 +133,8 @@ fn attempt(
             device.gpu().inspect(|gpu| gpu.destroy());
         }
     };
-    let finished = session.train(&folder, &options, on_event, &mut progress::failed).map_err(|error| {
+    let finished = session.train(&folder, &options, on_event, &mut progress::failed).await;
+    let finished = finished.map_err(|error| {
         if !matches!(error, TrainError::Engine(_) | TrainError::Run(_)) {
             *begun = Some((folder.path().to_path_buf(), folder.newest_checkpoint().is_some()));
         }

@@ -42,7 +42,7 @@ impl KernelTimes {
     ///
     /// # Errors
     /// The model cannot be built, or the device failed.
-    pub fn measure(
+    pub async fn measure(
         gpu: &Gpu,
         model: &Model,
         batch_size: usize,
@@ -50,8 +50,8 @@ impl KernelTimes {
         tiles: SharedTiles,
     ) -> Result<KernelTimes, EngineError> {
         let engine = GpuEngine::new(gpu, model, &initial_parameters(&model.parameters()?, 0))?.with_tiles(tiles);
-        let engine = engine.and_training(&blank(model, (STEPS + 2) * batch_size), batch_size, optimizer)?;
-        let timings = engine.steps()?.time(STEPS)?;
+        let engine = engine.and_training(&blank(model, (STEPS + 2) * batch_size), batch_size, optimizer).await?;
+        let timings = engine.steps()?.time(STEPS).await?;
         let dispatches = engine.steps()?.dispatches();
         let clock = match timings.clock {
             Clock::Timestamps => "timestamps",

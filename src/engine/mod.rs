@@ -23,6 +23,7 @@ use crate::ops::adam::AdamConfig;
 use crate::ops::sgd::SgdConfig;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
+use std::pin::Pin;
 use thiserror::Error;
 
 /// Errors of the engines.
@@ -280,57 +281,65 @@ pub struct Inference {
     pub probabilities: Vec<f32>,
 }
 
+/// What an engine will answer. Awaiting it does the work; outside of a browser, that blocks until the work is done. One that is dropped before
+/// it has answered leaves the work half done: the engine is of no further use.
+pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, EngineError>> + 'a>>;
+
 /// An engine that trains and evaluates one model: on the GPU, on the CPU, or by the plain loops.
+///
+/// What may have to wait for a device is [`Pending`]. [`Engine::advance`] does many steps at a time and waits once.
 pub trait Engine: std::fmt::Debug {
     /// Starts an epoch: from now on, [`Engine::advance`] trains on the samples of `epoch.order`, starting after the batches of `epoch.done`.
     ///
     /// # Errors
     /// The engine was not created for training, the order does not fit the training set, or the device failed.
-    fn begin_epoch(&mut self, epoch: &Epoch) -> Result<(), EngineError>;
+    fn begin_epoch<'a>(&'a mut self, epoch: &'a Epoch) -> Pending<'a, ()>;
 
     /// Trains on the next batches of the epoch for a fraction of a second, and returns the sums over the epoch so far. Does nothing if the
     /// epoch is over: if the sums are over all of its samples.
     ///
     /// # Errors
     /// The device failed.
-    fn advance(&mut self) -> Result<Totals, EngineError>;
+    fn advance(&mut self) -> Pending<'_, Totals>;
 
     /// Waits for the work that is in flight, starts no more, and returns the sums over the epoch. Until then, parameters and state must not
     /// be read or written.
     ///
     /// # Errors
     /// The device failed.
-    fn settle(&mut self) -> Result<Totals, EngineError>;
+    fn settle(&mut self) -> Pending<'_, Totals>;
 
     /// Trains once on every sample of `epoch.order`, starting after the batches of `epoch.done`. Returns the sums over the epoch,
     /// including those of `epoch.done`.
     ///
     /// # Errors
     /// The engine was not created for training, the order does not fit the training set, or the device failed.
-    fn train_epoch(&mut self, epoch: &Epoch, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
-        self.begin_epoch(epoch)?;
-        let mut totals = epoch.done;
-        while (totals.samples as usize) < epoch.order.len() {
-            totals = self.advance()?;
-            if on_progress(&totals).is_break() {
-                break;
+    fn train_epoch<'a>(&'a mut self, epoch: &'a Epoch, on_progress: OnProgress<'a>) -> Pending<'a, Totals> {
+        Box::pin(async move {
+            self.begin_epoch(epoch).await?;
+            let mut totals = epoch.done;
+            while (totals.samples as usize) < epoch.order.len() {
+                totals = self.advance().await?;
+                if on_progress(&totals).is_break() {
+                    break;
+                }
             }
-        }
-        self.settle()
+            self.settle().await
+        })
     }
 
     /// Computes loss, accuracy and probabilities of a split in one pass, without training.
     ///
     /// # Errors
     /// The split is invalid, or the device failed.
-    fn infer(&mut self, split: &Split, on_progress: OnProgress<'_>) -> Result<Inference, EngineError>;
+    fn infer<'a>(&'a mut self, split: &'a Split, on_progress: OnProgress<'a>) -> Pending<'a, Inference>;
 
     /// Computes loss and accuracy of a split, without training.
     ///
     /// # Errors
     /// The split is invalid, or the device failed.
-    fn evaluate(&mut self, split: &Split, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
-        Ok(self.infer(split, on_progress)?.totals)
+    fn evaluate<'a>(&'a mut self, split: &'a Split, on_progress: OnProgress<'a>) -> Pending<'a, Totals> {
+        Box::pin(async move { Ok(self.infer(split, on_progress).await?.totals) })
     }
 
     /// Returns the probabilities `[n, classes]` of `n` images, one byte for each value.
@@ -339,11 +348,13 @@ pub trait Engine: std::fmt::Debug {
     ///
     /// # Errors
     /// The images have another size than the model reads, or the device failed.
-    fn predict(&mut self, images: &[u8], on_progress: OnImages<'_>) -> Result<Vec<f32>, EngineError> {
-        // Nobody reads the loss that follows from these labels.
-        let labels = vec![0; images.len() / pixels(self.model())];
-        let split = Split { images: images.to_vec(), labels };
-        Ok(self.infer(&split, &mut |totals| on_progress(totals.samples as usize))?.probabilities)
+    fn predict<'a>(&'a mut self, images: &'a [u8], on_progress: OnImages<'a>) -> Pending<'a, Vec<f32>> {
+        Box::pin(async move {
+            // Nobody reads the loss that follows from these labels.
+            let labels = vec![0; images.len() / pixels(self.model())];
+            let split = Split { images: images.to_vec(), labels };
+            Ok(self.infer(&split, &mut |totals| on_progress(totals.samples as usize)).await?.probabilities)
+        })
     }
 
     /// The model.
@@ -353,14 +364,14 @@ pub trait Engine: std::fmt::Debug {
     ///
     /// # Errors
     /// The device failed.
-    fn parameters(&mut self) -> Result<Vec<Vec<f32>>, EngineError>;
+    fn parameters(&mut self) -> Pending<'_, Vec<Vec<f32>>>;
 
     /// Returns everything that training changes, so that it can be resumed; the optimizer's part is empty if the engine was not
     /// created for training.
     ///
     /// # Errors
     /// The device failed.
-    fn state(&mut self) -> Result<State, EngineError>;
+    fn state(&mut self) -> Pending<'_, State>;
 
     /// Restores what [`Engine::state`] returned, from this or another engine of the same model and optimizer.
     ///
@@ -373,11 +384,11 @@ pub trait Engine: std::fmt::Debug {
     ///
     /// # Errors
     /// The engine was not created for training, the order does not fit the training set, or the device failed.
-    fn find_non_finite(&mut self, epoch: &Epoch, last: usize) -> Result<Option<NonFinite>, EngineError>;
+    fn find_non_finite<'a>(&'a mut self, epoch: &'a Epoch, last: usize) -> Pending<'a, Option<NonFinite>>;
 
     /// Returns the gradients of the last training step in the order of the parameters; empty before the first step.
     ///
     /// # Errors
     /// The device failed.
-    fn last_gradients(&mut self) -> Result<Vec<Vec<f32>>, EngineError>;
+    fn last_gradients(&mut self) -> Pending<'_, Vec<Vec<f32>>>;
 }

@@ -4,8 +4,8 @@
 
 use super::steps::{Answers, Operands, compute, found, found_in};
 use super::{
-    Engine, EngineError, Epoch, Inference, NonFinite, OnProgress, Optimizer, State, Totals, check_order, check_split,
-    for_all, only_trained, pixels,
+    Engine, EngineError, Epoch, Inference, NonFinite, OnProgress, Optimizer, Pending, State, Totals, check_order,
+    check_split, for_all, only_trained, pixels,
 };
 use crate::cpu::real::Real;
 use crate::cpu::softmax_xent::softmax_xent_totals;
@@ -279,62 +279,70 @@ impl<T: Real> ReferenceEngine<T> {
 }
 
 impl<T: Real> Engine for ReferenceEngine<T> {
-    fn begin_epoch(&mut self, epoch: &Epoch) -> Result<(), EngineError> {
-        self.check_training(epoch)?;
-        self.epoch = epoch.clone();
-        Ok(())
+    fn begin_epoch<'a>(&'a mut self, epoch: &'a Epoch) -> Pending<'a, ()> {
+        Box::pin(async move {
+            self.check_training(epoch)?;
+            self.epoch = epoch.clone();
+            Ok(())
+        })
     }
 
     /// Makes one step.
-    fn advance(&mut self) -> Result<Totals, EngineError> {
-        let Epoch { order, step_sizes, done } = &self.epoch;
-        let first = done.batches * self.batch_size;
-        if first >= order.len() {
-            return Ok(*done);
-        }
-        let step_size = step_sizes[done.batches];
-        let batch = Self::batch(&self.train, order, first, self.batch_size);
-        let mut pass = self.gradients(&batch)?;
-        self.follow(&mut pass, step_size);
-        pass.add_to(&mut self.epoch.done, batch.n_valid);
-        Ok(self.epoch.done)
-    }
-
-    fn settle(&mut self) -> Result<Totals, EngineError> {
-        Ok(self.epoch.done)
-    }
-
-    fn infer(&mut self, split: &Split, on_progress: OnProgress<'_>) -> Result<Inference, EngineError> {
-        check_split(split, &self.model)?;
-        let order: Vec<u32> = (0..split.len() as u32).collect();
-        // Each row is computed independently, so smaller batches give the same bits.
-        let work: usize = self.model.graph()?.iter().map(|shape| shape.multiply_adds).sum();
-        let batch_size = (INFERRED_WORK / work.max(1)).clamp(1, self.batch_size.max(1));
-        let mut inference = Inference::default();
-        for first in (0..split.len()).step_by(batch_size) {
-            let batch = Self::batch(split, &order, first, batch_size.min(split.len() - first));
-            let pass = self.forward(&batch)?;
-            pass.add_to(&mut inference.totals, batch.n_valid);
-            inference.probabilities.extend(pass.probabilities.iter().map(|p| p.to_f64() as f32));
-            if on_progress(&inference.totals).is_break() {
-                break;
+    fn advance(&mut self) -> Pending<'_, Totals> {
+        Box::pin(async move {
+            let Epoch { order, step_sizes, done } = &self.epoch;
+            let first = done.batches * self.batch_size;
+            if first >= order.len() {
+                return Ok(*done);
             }
-        }
-        Ok(inference)
+            let step_size = step_sizes[done.batches];
+            let batch = Self::batch(&self.train, order, first, self.batch_size);
+            let mut pass = self.gradients(&batch)?;
+            self.follow(&mut pass, step_size);
+            pass.add_to(&mut self.epoch.done, batch.n_valid);
+            Ok(self.epoch.done)
+        })
+    }
+
+    fn settle(&mut self) -> Pending<'_, Totals> {
+        Box::pin(async move { Ok(self.epoch.done) })
+    }
+
+    fn infer<'a>(&'a mut self, split: &'a Split, on_progress: OnProgress<'a>) -> Pending<'a, Inference> {
+        Box::pin(async move {
+            check_split(split, &self.model)?;
+            let order: Vec<u32> = (0..split.len() as u32).collect();
+            // Each row is computed independently, so smaller batches give the same bits.
+            let work: usize = self.model.graph()?.iter().map(|shape| shape.multiply_adds).sum();
+            let batch_size = (INFERRED_WORK / work.max(1)).clamp(1, self.batch_size.max(1));
+            let mut inference = Inference::default();
+            for first in (0..split.len()).step_by(batch_size) {
+                let batch = Self::batch(split, &order, first, batch_size.min(split.len() - first));
+                let pass = self.forward(&batch)?;
+                pass.add_to(&mut inference.totals, batch.n_valid);
+                inference.probabilities.extend(pass.probabilities.iter().map(|p| p.to_f64() as f32));
+                if on_progress(&inference.totals).is_break() {
+                    break;
+                }
+            }
+            Ok(inference)
+        })
     }
 
     fn model(&self) -> &Model {
         &self.model
     }
 
-    fn parameters(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {
-        Ok(to_single(&self.parameters))
+    fn parameters(&mut self) -> Pending<'_, Vec<Vec<f32>>> {
+        Box::pin(async move { Ok(to_single(&self.parameters)) })
     }
 
-    fn state(&mut self) -> Result<State, EngineError> {
-        let trained = |slot: &Vec<Vec<T>>| to_single(&only_trained(&self.described, slot));
-        let slots = if self.train.is_empty() { Vec::new() } else { self.slots.iter().map(trained).collect() };
-        Ok(State { parameters: to_single(&self.parameters), slots })
+    fn state(&mut self) -> Pending<'_, State> {
+        Box::pin(async move {
+            let trained = |slot: &Vec<Vec<T>>| to_single(&only_trained(&self.described, slot));
+            let slots = if self.train.is_empty() { Vec::new() } else { self.slots.iter().map(trained).collect() };
+            Ok(State { parameters: to_single(&self.parameters), slots })
+        })
     }
 
     fn restore(&mut self, state: &State) -> Result<(), EngineError> {
@@ -347,14 +355,16 @@ impl<T: Real> Engine for ReferenceEngine<T> {
         Ok(())
     }
 
-    fn find_non_finite(&mut self, epoch: &Epoch, last: usize) -> Result<Option<NonFinite>, EngineError> {
-        self.check_training(epoch)?;
-        let mut steps = epoch.done.batches + 1..=last;
-        steps.find_map(|step| self.searched_step(epoch, step).transpose()).transpose()
+    fn find_non_finite<'a>(&'a mut self, epoch: &'a Epoch, last: usize) -> Pending<'a, Option<NonFinite>> {
+        Box::pin(async move {
+            self.check_training(epoch)?;
+            let mut steps = epoch.done.batches + 1..=last;
+            steps.find_map(|step| self.searched_step(epoch, step).transpose()).transpose()
+        })
     }
 
-    fn last_gradients(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {
-        Ok(to_single(&only_trained(&self.described, &self.gradients)))
+    fn last_gradients(&mut self) -> Pending<'_, Vec<Vec<f32>>> {
+        Box::pin(async move { Ok(to_single(&only_trained(&self.described, &self.gradients))) })
     }
 }
 

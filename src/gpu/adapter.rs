@@ -64,8 +64,8 @@ impl AdapterInfo {
 ///
 /// # Errors
 /// `WGPU_BACKEND` or `WGPU_ADAPTER_NAME` names something that does not exist. An empty list is not an error here.
-pub fn list() -> Result<Vec<AdapterInfo>, GpuError> {
-    let candidates = enumerate(backends_from_env()?);
+pub async fn list() -> Result<Vec<AdapterInfo>, GpuError> {
+    let candidates = enumerate(backends_from_env()?).await;
     if !candidates.is_empty() {
         position(&candidates, &DeviceChoice::Auto)?;
     }
@@ -73,9 +73,9 @@ pub fn list() -> Result<Vec<AdapterInfo>, GpuError> {
 }
 
 /// Returns the adapter that `choice` refers to.
-pub(super) fn choose(choice: &DeviceChoice) -> Result<Candidate, GpuError> {
+pub(super) async fn choose(choice: &DeviceChoice) -> Result<Candidate, GpuError> {
     let backends = backends_from_env()?;
-    let mut candidates = enumerate(backends);
+    let mut candidates = enumerate(backends).await;
     if candidates.is_empty() {
         return Err(GpuError::NoAdapter { backends: backend_names(backends) });
     }
@@ -159,11 +159,11 @@ fn backend_names(backends: wgpu::Backends) -> String {
     if asked.is_empty() { "none available on this system".to_string() } else { asked.join(", ") }
 }
 
-fn enumerate(backends: wgpu::Backends) -> Vec<Candidate> {
+async fn enumerate(backends: wgpu::Backends) -> Vec<Candidate> {
     let mut descriptor = environment::instance_descriptor();
     descriptor.backends = backends;
     let instance = wgpu::Instance::new(descriptor);
-    let adapters = pollster::block_on(instance.enumerate_adapters(backends));
+    let adapters = instance.enumerate_adapters(backends).await;
 
     // A card shows up once per backend. The k-th adapter of a name within one backend is the same card as the k-th of
     // that name within another, so that two identical cards remain two entries.

@@ -1,7 +1,11 @@
 //! An open device: queue, limits, compiled kernels, and the log of errors that no call could return.
+//!
+//! Whatever has to wait for the device is asynchronous, because a page in a browser must not block: there, the device answers only while the
+//! page does nothing. Elsewhere, a device does nothing by itself: the future that waits for it drives it ([`Gpu::drive`]), and is done when
+//! it is polled for the first time.
 
 use super::adapter::{self, AdapterInfo, DeviceChoice};
-use super::kernel::{self, Constant, Kernel, KernelSpec, ShaderFile, Specialized};
+use super::kernel::{self, Constant, Kernel, KernelSpec, Specialized};
 use super::pipeline_cache::Store;
 use super::{GpuError, Plan, Submission, Tiling};
 use std::collections::HashMap;
@@ -23,27 +27,33 @@ pub struct GpuOptions {
     pub tiling: Option<Tiling>,
     /// The folder that keeps compiled pipelines between runs, if the backend supports it (Vulkan); `None` keeps none.
     ///
-    /// It is read when the device is opened and written when the device is dropped. Only this program may write to it.
+    /// It is read when the device is opened and written when the last handle is dropped. Only this program may write to it.
     /// Failing to read or write it is not an error. Without the feature `disk`, nothing is kept.
     pub pipeline_cache: Option<PathBuf>,
 }
 
-/// An open device.
-#[derive(Debug)]
+/// A handle of an open device: cheap to clone, and kept by all that use the device. The last one closes it.
+#[derive(Clone, Debug)]
 pub struct Gpu {
+    shared: Arc<Shared>,
+    pub(super) device: wgpu::Device,
+    pub(super) queue: wgpu::Queue,
+    /// How long a submission may take before the device counts as lost.
+    patience: Option<Duration>,
+}
+
+/// What the handles of a device share.
+#[derive(Debug)]
+struct Shared {
     info: AdapterInfo,
     tiling: Tiling,
     lanes: Option<usize>,
     checked: bool,
-    pub(super) device: wgpu::Device,
-    pub(super) queue: wgpu::Queue,
     limits: wgpu::Limits,
-    /// How long a submission may take before the device counts as lost.
-    patience: Option<Duration>,
     faults: Arc<Mutex<Faults>>,
-    files: Mutex<HashMap<&'static str, Arc<OnceLock<ShaderFile>>>>,
+    files: Mutex<HashMap<&'static str, Arc<OnceLock<wgpu::ShaderModule>>>>,
     kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
-    pub(super) pipelines: Option<Store>,
+    pipelines: Option<Store>,
 }
 
 /// A hardware adapter that has not finished a submission within this time has hung: submissions are sized to take a
@@ -95,8 +105,8 @@ impl Gpu {
     ///
     /// # Errors
     /// There is no adapter, or none that matches; a limit is too low (the error names it); or the driver refuses.
-    pub fn open(options: &GpuOptions) -> Result<Self, GpuError> {
-        let candidate = adapter::choose(&options.choice)?;
+    pub async fn open(options: &GpuOptions) -> Result<Self, GpuError> {
+        let candidate = adapter::choose(&options.choice).await?;
         let info = candidate.info;
         let limits = limits_to_ask(&info.name, &candidate.adapter.limits())?;
         // Used if offered; everything runs without them too.
@@ -108,14 +118,15 @@ impl Gpu {
         let has_subgroups = features.contains(wgpu::Features::SUBGROUP);
         let smallest = candidate.adapter.get_info().subgroup_min_size as usize;
         let lanes = LANES.into_iter().find(|&lanes| has_subgroups && lanes <= smallest);
-        let (device, queue) = pollster::block_on(candidate.adapter.request_device(&wgpu::DeviceDescriptor {
+        let opened = candidate.adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("fmnist-gpu"),
             required_features: features,
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::Performance,
             ..Default::default()
-        }))
-        .map_err(|error| GpuError::OpenDevice { adapter: info.name.clone(), reason: error.to_string() })?;
+        });
+        let fail = |reason: String| GpuError::OpenDevice { adapter: info.name.clone(), reason };
+        let (device, queue) = opened.await.map_err(|error| fail(error.to_string()))?;
 
         let faults = Arc::new(Mutex::new(Faults::default()));
         let log = Arc::clone(&faults);
@@ -129,26 +140,28 @@ impl Gpu {
             // The first error is the cause; later ones are mostly its consequences.
             lock(&log).uncaptured.get_or_insert(error.to_string());
         }));
-        let folder = options.pipeline_cache.as_deref();
-        let pipelines = folder.and_then(|folder| Store::open(&device, &candidate.adapter.get_info(), folder));
-        Ok(Gpu {
-            pipelines,
+        let pipelines = match &options.pipeline_cache {
+            Some(folder) => Store::open(&device, &candidate.adapter.get_info(), folder).await,
+            None => None,
+        };
+        let patience = (!info.is_software()).then_some(PATIENCE);
+        let shared = Arc::new(Shared {
             tiling: options.tiling.unwrap_or(Tiling::for_adapter(&info, lanes)),
-            lanes,
-            patience: (!info.is_software()).then_some(PATIENCE),
             info,
-            checked: options.checked,
-            device,
-            queue,
+            lanes,
+            // A browser always checks.
+            checked: options.checked || cfg!(target_family = "wasm"),
             limits,
             faults,
             files: Mutex::default(),
             kernels: Mutex::default(),
-        })
+            pipelines,
+        });
+        Ok(Gpu { shared, device, queue, patience })
     }
 
-    /// Sets how long a submission may take before the device counts as lost. The default is ten minutes for hardware,
-    /// and no limit for software.
+    /// Sets how long a submission that is awaited through this handle may take before the device counts as lost. The default is ten
+    /// minutes for hardware, and no limit for software and in browsers, which watch over their devices themselves.
     pub fn with_patience(mut self, patience: Option<Duration>) -> Self {
         self.patience = patience;
         self
@@ -156,23 +169,23 @@ impl Gpu {
 
     /// Returns the adapter.
     pub fn info(&self) -> &AdapterInfo {
-        &self.info
+        &self.shared.info
     }
 
     /// Whether the adapter is software running on the CPU.
     pub fn is_software(&self) -> bool {
-        self.info.is_software()
+        self.shared.info.is_software()
     }
 
     /// Returns the tiling of the heavy kernels on this device.
     pub fn tiling(&self) -> Tiling {
-        self.tiling
+        self.shared.tiling
     }
 
     /// Returns the number of invocations per workgroup in subgroup tiles; `None` if the device has no subgroup
     /// operations or its subgroups are too small.
     pub fn lanes(&self) -> Option<usize> {
-        self.lanes
+        self.shared.lanes
     }
 
     /// Whether the adapter's clock can be read between passes.
@@ -182,12 +195,12 @@ impl Gpu {
 
     /// Whether wgpu's run-time checks are compiled into the shaders.
     pub fn checked(&self) -> bool {
-        self.checked
+        self.shared.checked
     }
 
     /// Returns the limits that the device was opened with.
     pub fn limits(&self) -> &wgpu::Limits {
-        &self.limits
+        &self.shared.limits
     }
 
     /// Returns a new command encoder.
@@ -228,33 +241,52 @@ impl Gpu {
     ///
     /// # Errors
     /// The device was lost or reported an error.
-    pub fn run(&self, plan: &Plan) -> Result<(), GpuError> {
+    pub async fn run(&self, plan: &Plan) -> Result<(), GpuError> {
         let mut encoder = self.encoder("run");
         self.encode(&mut encoder, "run", plan, 1);
         let submission = self.submit(encoder.finish())?;
-        self.wait(submission)
+        self.wait(submission).await
     }
 
     /// Runs one workgroup of each kernel of a plan, discarding the results, and waits for it: lavapipe compiles a
     /// kernel only at its first dispatch. Stops between two kernels as soon as it is no longer `wanted`.
-    pub(crate) fn touch(&self, plan: &Plan, wanted: &dyn Fn() -> bool) -> Result<(), GpuError> {
+    pub(crate) async fn touch(&self, plan: &Plan, wanted: &dyn Fn() -> bool) -> Result<(), GpuError> {
         for i in plan.first_of_kernels().take_while(|_| wanted()) {
             let mut encoder = self.encoder("touch");
             let descriptor = wgpu::ComputePassDescriptor { label: Some("touch"), timestamp_writes: None };
             plan.dispatch(&mut encoder.begin_compute_pass(&descriptor), i, [1, 1, 1]);
             let submission = self.submit(encoder.finish())?;
-            self.wait(submission)?;
+            self.wait(submission).await?;
         }
         Ok(())
     }
 
     /// Waits until a submission has finished.
-    pub(super) fn wait(&self, submission: Submission) -> Result<(), GpuError> {
+    pub(super) async fn wait(&self, submission: Submission) -> Result<(), GpuError> {
+        #[cfg(target_family = "wasm")]
+        {
+            let (sender, receiver) = futures_intrusive::channel::shared::oneshot_channel();
+            // The receiver is gone only if nobody waits any more.
+            self.queue.on_submitted_work_done(move || drop(sender.send(())));
+            receiver.receive().await;
+        }
+        self.drive(submission)
+    }
+
+    /// A browser drives its devices itself.
+    #[cfg(target_family = "wasm")]
+    pub(super) fn drive(&self, _: Submission) -> Result<(), GpuError> {
+        self.check()
+    }
+
+    /// Drives the device until a submission has finished: a mapping of its results is then answered at once.
+    #[cfg(not(target_family = "wasm"))]
+    pub(super) fn drive(&self, submission: Submission) -> Result<(), GpuError> {
         let timeout = self.patience;
         let polled = self.device.poll(wgpu::PollType::Wait { submission_index: Some(submission), timeout });
         if let (Err(wgpu::PollError::Timeout), Some(patience)) = (&polled, timeout) {
             let reason = format!("it has not finished a submission in {} s", patience.as_secs_f64());
-            lock(&self.faults).lost.get_or_insert(reason);
+            lock(&self.shared.faults).lost.get_or_insert(reason);
         }
         self.check()?;
         polled.map(drop).map_err(|error| self.uncaptured(error.to_string()))
@@ -265,52 +297,57 @@ impl Gpu {
     /// # Errors
     /// There was one since the device was opened.
     pub fn check(&self) -> Result<(), GpuError> {
-        let faults = lock(&self.faults);
+        let faults = lock(&self.shared.faults);
         if let Some(reason) = faults.lost.clone() {
-            let (adapter, driver) = (self.info.name.clone(), self.info.driver.clone());
+            let (adapter, driver) = (self.info().name.clone(), self.info().driver.clone());
             return Err(GpuError::DeviceLost { adapter, driver, reason });
         }
         faults.uncaptured.clone().map_or(Ok(()), |reason| Err(self.uncaptured(reason)))
     }
 
     fn uncaptured(&self, reason: String) -> GpuError {
-        GpuError::Uncaptured { adapter: self.info.name.clone(), driver: self.info.driver.clone(), reason }
+        GpuError::Uncaptured { adapter: self.info().name.clone(), driver: self.info().driver.clone(), reason }
     }
 
     /// Destroys the device, as a driver reset would: every later call fails. For tests of that case.
     pub fn destroy(&self) {
-        lock(&self.faults).lost.get_or_insert("destroyed on request".to_string());
+        lock(&self.shared.faults).lost.get_or_insert("destroyed on request".to_string());
         self.device.destroy();
     }
 
     /// Returns the compiled kernels for these entry points and constants, in the same order. Kernels that are not yet
     /// compiled are compiled now, in parallel; the error is that of the first in `wanted` that does not compile.
-    pub(super) fn kernels(&self, wanted: &[Specialized]) -> Result<Vec<Arc<Kernel>>, GpuError> {
-        let compiled = |(spec, constants): &Specialized| lock(&self.kernels).get(&key(spec, constants)).cloned();
+    pub(super) async fn kernels(&self, wanted: &[Specialized]) -> Result<Vec<Arc<Kernel>>, GpuError> {
+        let compiled = |(spec, constants): &Specialized| lock(&self.shared.kernels).get(&key(spec, constants)).cloned();
         let missing: Vec<_> = wanted.iter().filter(|kernel| compiled(kernel).is_none()).cloned().collect();
-        if let Some(pipelines) = self.pipelines.as_ref().filter(|_| !missing.is_empty()) {
+        if let Some(pipelines) = self.pipelines().filter(|_| !missing.is_empty()) {
             pipelines.note_compiled();
         }
-        for ((spec, constants), kernel) in missing.iter().zip(kernel::compile(self, &missing)) {
-            lock(&self.kernels).insert(key(spec, constants), Arc::new(kernel?));
+        for ((spec, constants), kernel) in missing.iter().zip(kernel::compile(self, &missing).await) {
+            lock(&self.shared.kernels).insert(key(spec, constants), Arc::new(kernel?));
         }
         Ok(wanted.iter().filter_map(compiled).collect())
     }
 
     /// Returns the number of kernels compiled so far.
     pub fn compiled_kernels(&self) -> usize {
-        lock(&self.kernels).len()
+        lock(&self.shared.kernels).len()
+    }
+
+    /// Returns where pipelines are kept between runs, if they are.
+    pub(super) fn pipelines(&self) -> Option<&Store> {
+        self.shared.pipelines.as_ref()
     }
 
     /// Returns the slot of the parsed file of `spec`, so that each file is parsed once.
-    pub(super) fn shader_file(&self, spec: &KernelSpec) -> Arc<OnceLock<ShaderFile>> {
-        Arc::clone(lock(&self.files).entry(spec.source).or_default())
+    pub(super) fn shader_file(&self, spec: &KernelSpec) -> Arc<OnceLock<wgpu::ShaderModule>> {
+        Arc::clone(lock(&self.shared.files).entry(spec.source).or_default())
     }
 }
 
 /// Saves the compiled pipelines for the next run. This happens here so that it does not delay the first step of this
 /// run.
-impl Drop for Gpu {
+impl Drop for Shared {
     fn drop(&mut self) {
         let lost = lock(&self.faults).lost.is_some();
         if let Some(pipelines) = self.pipelines.as_ref().filter(|_| !lost) {

@@ -72,27 +72,16 @@ pub(super) struct Kernel {
     pub(super) layout: wgpu::BindGroupLayout,
 }
 
-/// A shader file as parsed by wgpu, with its error if there was one: every kernel of a broken file reports the same
-/// cause, whichever thread reached the file first.
-#[derive(Debug)]
-pub(super) struct ShaderFile {
-    module: wgpu::ShaderModule,
-    error: Option<String>,
-}
-
 impl Kernel {
-    /// Compiles `spec` with its constants.
-    fn new(gpu: &Gpu, spec: &'static KernelSpec, constants: &[Constant]) -> Result<Self, GpuError> {
+    /// Compiles `spec` with its constants; the future tells whether it is a kernel.
+    fn new(
+        gpu: &Gpu,
+        spec: &'static KernelSpec,
+        constants: &[Constant],
+    ) -> impl Future<Output = Result<Self, GpuError>> + use<> {
         let device = &gpu.device;
-        let fail = |message: String| {
-            let (file, adapter) = (spec.file(), gpu.info().name.clone());
-            GpuError::Shader { file, entry: spec.entry, adapter, message }
-        };
         let file = gpu.shader_file(spec);
-        let file = file.get_or_init(|| ShaderFile::new(device, spec, gpu.checked()));
-        if let Some(error) = &file.error {
-            return Err(fail(error.clone()));
-        }
+        let module = file.get_or_init(|| parse(device, spec, gpu.checked())).clone();
         let scopes = Scopes::push(device);
         let entry = |binding: &Binding| {
             let ty = wgpu::BufferBindingType::Storage { read_only: binding.access == Access::Read };
@@ -111,27 +100,35 @@ impl Kernel {
         let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label,
             layout: Some(&pipeline_layout),
-            module: &file.module,
+            module: &module,
             entry_point: label,
             compilation_options: wgpu::PipelineCompilationOptions { constants, zero_initialize_workgroup_memory },
-            cache: gpu.pipelines.as_ref().map(Store::cache),
+            cache: gpu.pipelines().map(Store::cache),
         });
-        match scopes.pop() {
-            None => Ok(Kernel { pipeline, layout }),
-            Some(error) => Err(fail(error)),
+        let (error, adapter) = (scopes.pop(), gpu.info().name.clone());
+        async move {
+            let Some(error) = error.await else { return Ok(Kernel { pipeline, layout }) };
+            // Every kernel of a broken file reports the cause, which is there.
+            let message = errors(&module).await.unwrap_or(error);
+            Err(GpuError::Shader { file: spec.file(), entry: spec.entry, adapter, message })
         }
     }
 }
 
 /// Compiles kernels in parallel on as many threads as the CPU has; returns results in the order of `wanted`.
-pub(super) fn compile(gpu: &Gpu, wanted: &[Specialized]) -> Vec<Result<Kernel, GpuError>> {
+pub(super) async fn compile(gpu: &Gpu, wanted: &[Specialized]) -> Vec<Result<Kernel, GpuError>> {
     let is_first_of_file = |i: usize| !wanted[..i].iter().any(|(spec, _)| spec.source == wanted[i].0.source);
     // One kernel of each file before all others, so that threads parse files in parallel instead of waiting for one.
     let mut order: Vec<usize> = (0..wanted.len()).collect();
     order.sort_by_key(|&i| !is_first_of_file(i));
-    let mut done = in_any_order("compile", &order, &|i| Kernel::new(gpu, wanted[i].0, &wanted[i].1));
-    done.sort_by_key(|(i, _)| *i);
-    done.into_iter().map(|(_, result)| result).collect()
+    let mut compiling = in_any_order("compile", &order, &|i| Kernel::new(gpu, wanted[i].0, &wanted[i].1));
+    compiling.sort_by_key(|(i, _)| *i);
+    // A browser compiles aside, all of them at the same time, until the first is awaited.
+    let mut kernels = Vec::with_capacity(wanted.len());
+    for (_, kernel) in compiling {
+        kernels.push(kernel.await);
+    }
+    kernels
 }
 
 /// Catches the errors that wgpu reports in this thread, where it would panic otherwise: wgpu has error scopes per thread.
@@ -151,32 +148,41 @@ impl Scopes {
         }
     }
 
-    /// Returns the text of an error since [`Scopes::push`].
-    pub(super) fn pop(self) -> Option<String> {
+    /// Ends the scopes now. The future is the text of an error since [`Scopes::push`].
+    pub(super) fn pop(self) -> impl Future<Output = Option<String>> + use<> {
         // Scopes end in the reverse order; the compiler's error takes precedence over its consequences.
         let [internal, validation, memory] =
-            [self.internal, self.validation, self.memory].map(|scope| pollster::block_on(scope.pop()));
-        internal.or(validation).or(memory).map(|error| error.to_string())
+            [self.internal, self.validation, self.memory].map(wgpu::ErrorScopeGuard::pop);
+        async move {
+            let (internal, validation, memory) = (internal.await, validation.await, memory.await);
+            internal.or(validation).or(memory).map(|error| error.to_string())
+        }
     }
 }
 
-impl ShaderFile {
-    /// Parses a shader file, with or without wgpu's run-time checks.
-    fn new(device: &wgpu::Device, spec: &KernelSpec, checked: bool) -> Self {
-        let scopes = Scopes::push(device);
-        let (label, source) = (spec.file(), wgpu::ShaderSource::Wgsl(Cow::Borrowed(spec.source)));
-        let descriptor = wgpu::ShaderModuleDescriptor { label: Some(&label), source };
-        let module = if checked {
-            device.create_shader_module(descriptor)
-        } else {
-            // SAFETY: the shaders are the project's own. Each guards or clamps its indices by the constants that the same
-            // code used to size the buffers (`PlanBuilder::push` checks the sizes), every loop has a bound that is a
-            // constant, and divisors are constants above zero. Indices that are data are kept in range by the code that
-            // writes them: the order of the samples and the labels by `GpuEngine`, which checks them, and the batch
-            // number, which counts up to the number of batches in the order. The tests and `--safe` run the same shaders
-            // with the checks on.
-            unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
-        };
-        ShaderFile { module, error: scopes.pop() }
-    }
+/// Parses a shader file, with or without wgpu's run-time checks. If there is an error in it, every kernel that is made of it has one.
+fn parse(device: &wgpu::Device, spec: &KernelSpec, checked: bool) -> wgpu::ShaderModule {
+    let scopes = Scopes::push(device);
+    let (label, source) = (spec.file(), wgpu::ShaderSource::Wgsl(Cow::Borrowed(spec.source)));
+    let descriptor = wgpu::ShaderModuleDescriptor { label: Some(&label), source };
+    let module = if checked {
+        device.create_shader_module(descriptor)
+    } else {
+        // SAFETY: the shaders are the project's own. Each guards or clamps its indices by the constants that the same
+        // code used to size the buffers (`PlanBuilder::push` checks the sizes), every loop has a bound that is a
+        // constant, and divisors are constants above zero. Indices that are data are kept in range by the code that
+        // writes them: the order of the samples and the labels by `GpuEngine`, which checks them, and the batch
+        // number, which counts up to the number of batches in the order. The tests and `--safe` run the same shaders
+        // with the checks on.
+        unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
+    };
+    drop(scopes.pop());
+    module
+}
+
+/// Returns the text of the errors in a shader file, if there are any.
+async fn errors(module: &wgpu::ShaderModule) -> Option<String> {
+    let is_error = |message: &wgpu::CompilationMessage| message.message_type == wgpu::CompilationMessageType::Error;
+    let messages = module.get_compilation_info().await.messages.into_iter().filter(is_error);
+    messages.map(|message| message.message).reduce(|all, next| format!("{all}\n{next}"))
 }

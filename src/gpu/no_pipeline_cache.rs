@@ -7,7 +7,7 @@ use std::path::Path;
 pub(super) enum Store {}
 
 impl Store {
-    pub(super) fn open(_: &wgpu::Device, _: &wgpu::AdapterInfo, _: &Path) -> Option<Self> {
+    pub(super) async fn open(_: &wgpu::Device, _: &wgpu::AdapterInfo, _: &Path) -> Option<Self> {
         None
     }
 

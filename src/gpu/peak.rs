@@ -46,15 +46,15 @@ impl Peak {
     ///
     /// # Errors
     /// The device failed.
-    pub fn measure(gpu: &Gpu) -> Result<Peak, GpuError> {
+    pub async fn measure(gpu: &Gpu) -> Result<Peak, GpuError> {
         let x = gpu.tensor("peak x", &[COPY_BYTES / 4], Element::F32)?;
         let y = gpu.tensor("peak y", &[COPY_BYTES / 4], Element::F32)?;
         // Close to 1 and 0, so that the chains stay finite.
         gpu.write(&x.slice("peak factors", 0, &[8]), &[0.999, 0.001, 0.999, 0.999, 0.001, 0.001, 0.001, 0.001]);
-        let plan = |spec, constants: &[Constant], workgroups| {
+        let plan = async |spec, constants: &[Constant], workgroups| {
             let mut plan = PlanBuilder::new(gpu);
             plan.push(spec, constants, workgroups, &[bind("x", &x, COPY_BYTES / 4), bind("y", &y, COPY_BYTES / 4)])?;
-            plan.finish()
+            plan.finish().await
         };
         let mut gflops: f64 = 0.0;
         for (spec, chains) in [(&SCALARS, 12), (&VECTORS, 24)] {
@@ -62,53 +62,52 @@ impl Peak {
             // would take too long.
             let mut groups = 64;
             let rounds = [("ROUNDS", f64::from(ROUNDS))];
-            let mut dispatch = plan(spec, &rounds, [groups, 1, 1])?;
-            gpu.run(&dispatch)?;
-            while groups < MAX_GROUPS && seconds(gpu, &dispatch, 1)? < LONG_ENOUGH {
+            let mut dispatch = plan(spec, &rounds, [groups, 1, 1]).await?;
+            gpu.run(&dispatch).await?;
+            while groups < MAX_GROUPS && seconds(gpu, &dispatch, 1).await? < LONG_ENOUGH {
                 groups *= 2;
-                dispatch = plan(spec, &rounds, [groups, 1, 1])?;
+                dispatch = plan(spec, &rounds, [groups, 1, 1]).await?;
             }
             let flop = 2.0 * f64::from(groups) * 64.0 * f64::from(ROUNDS) * f64::from(chains);
-            gflops = gflops.max(flop / fastest(|| seconds(gpu, &dispatch, 1))? / 1e9);
+            gflops = gflops.max(flop / fastest(gpu, &dispatch, 1).await? / 1e9);
         }
-        let copy = plan(&COPY, &[], workgroups_linear(COPY_BYTES / 16, 64))?;
-        gpu.run(&copy)?;
+        let copy = plan(&COPY, &[], workgroups_linear(COPY_BYTES / 16, 64)).await?;
+        gpu.run(&copy).await?;
         // One copy takes a fast GPU less time than its submission.
-        let times = enough(|times| seconds(gpu, &copy, times))?;
+        let times = enough(async |times| seconds(gpu, &copy, times).await).await?;
         let copied = f64::from(times) * COPY_BYTES as f64;
-        let gb_per_second = 2.0 * copied / fastest(|| seconds(gpu, &copy, times))? / 1e9;
+        let gb_per_second = 2.0 * copied / fastest(gpu, &copy, times).await? / 1e9;
         Ok(Peak { gflops, gb_per_second })
     }
 }
 
 /// Returns how often something must be done in one submission so that it is [`LONG_ENOUGH`]; `seconds` measures that.
-fn enough(mut seconds: impl FnMut(u32) -> Result<f64, GpuError>) -> Result<u32, GpuError> {
+async fn enough(seconds: impl AsyncFn(u32) -> Result<f64, GpuError>) -> Result<u32, GpuError> {
     let mut times = 1;
-    while times < 1024 && seconds(times)? < LONG_ENOUGH {
+    while times < 1024 && seconds(times).await? < LONG_ENOUGH {
         times *= 2;
     }
     Ok(times)
 }
 
-/// Returns the least number of seconds among those that fit into the window. The first, which may include compiling, does
-/// not count.
-fn fastest(mut seconds: impl FnMut() -> Result<f64, GpuError>) -> Result<f64, GpuError> {
-    seconds()?;
+/// Returns the least number of seconds of the submissions that fit into the window. The first, which may include compiling, does not count.
+async fn fastest(gpu: &Gpu, plan: &Plan, times: u32) -> Result<f64, GpuError> {
+    seconds(gpu, plan, times).await?;
     let begin = Instant::now();
     let mut best = f64::INFINITY;
     while begin.elapsed() < WINDOW {
-        best = best.min(seconds()?);
+        best = best.min(seconds(gpu, plan, times).await?);
     }
     Ok(best)
 }
 
 /// Returns how long a submission of `times` runs takes, by the host's clock.
-fn seconds(gpu: &Gpu, plan: &Plan, times: u32) -> Result<f64, GpuError> {
+async fn seconds(gpu: &Gpu, plan: &Plan, times: u32) -> Result<f64, GpuError> {
     let start = Instant::now();
     let mut encoder = gpu.encoder("peak");
     gpu.encode(&mut encoder, "peak", plan, times as usize);
     let submission = gpu.submit(encoder.finish())?;
-    gpu.wait(submission)?;
+    gpu.wait(submission).await?;
     Ok(start.elapsed().as_secs_f64())
 }
 
@@ -122,7 +121,7 @@ mod tests {
         for gb_per_second in [5.0, 100.0, 1000.0, 4800.0, 20_000.0] {
             let copy = 2.0 * COPY_BYTES as f64 / (gb_per_second * 1e9);
             let seconds = |times| 80e-6 + f64::from(times) * copy;
-            let times = enough(|times| Ok(seconds(times))).unwrap();
+            let times = pollster::block_on(enough(async |times| Ok(seconds(times)))).unwrap();
             let measured = f64::from(times) * copy / seconds(times) * gb_per_second;
             assert!(measured > 0.95 * gb_per_second, "{measured} GB/s of {gb_per_second}");
         }

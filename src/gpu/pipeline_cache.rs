@@ -97,7 +97,7 @@ impl Store {
     /// Opens the pipelines of earlier runs from `folder`; `None` if the backend keeps none.
     ///
     /// No problem with the file or the folder is an error.
-    pub(super) fn open(device: &wgpu::Device, info: &wgpu::AdapterInfo, folder: &Path) -> Option<Self> {
+    pub(super) async fn open(device: &wgpu::Device, info: &wgpu::AdapterInfo, folder: &Path) -> Option<Self> {
         if !device.features().contains(wgpu::Features::PIPELINE_CACHE) {
             return None;
         }
@@ -113,7 +113,7 @@ impl Store {
             },
             Err(error) => log::debug!("no pipelines read from {}: {error}", path.shown()),
         }
-        let from = |data: &[u8]| {
+        let from = async |data: &[u8]| {
             let scopes = Scopes::push(device);
             // SAFETY: the bytes must have been returned by `PipelineCache::get_data` earlier. They come from the
             // program's own cache folder, where only `Store::save` writes such files, with what `get_data` returned;
@@ -127,7 +127,7 @@ impl Store {
                     fallback: true,
                 })
             };
-            match scopes.pop() {
+            match scopes.pop().await {
                 None => Some(cache),
                 Some(error) => {
                     log::debug!("wgpu rejects {} bytes of pipelines: {error}", data.len());
@@ -135,11 +135,12 @@ impl Store {
                 }
             }
         };
-        let cache = from(&loaded).or_else(|| {
-            // Rejected data is replaced when the device is dropped.
-            let refused = !std::mem::take(&mut loaded).is_empty();
-            if refused { from(&[]) } else { None }
-        })?;
+        let mut cache = from(&loaded).await;
+        // Rejected data is replaced when the device is dropped.
+        if cache.is_none() && !std::mem::take(&mut loaded).is_empty() {
+            cache = from(&[]).await;
+        }
+        let cache = cache?;
         log::debug!("{} bytes of pipelines read from {}", loaded.len(), path.shown());
         Some(Store { path, adapter, cache, loaded, compiled: AtomicBool::new(false) })
     }

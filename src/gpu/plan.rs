@@ -102,8 +102,8 @@ struct Recorded {
 
 /// Records a [`Plan`]: every size, name and access is checked here, so that replaying cannot fail.
 #[derive(Debug)]
-pub struct PlanBuilder<'g> {
-    gpu: &'g Gpu,
+pub struct PlanBuilder {
+    gpu: Gpu,
     /// Each kernel with its constants once, in order of first use.
     kernels: Vec<Specialized>,
     dispatches: Vec<Recorded>,
@@ -121,15 +121,16 @@ pub(crate) const GUARD: u32 = 0x7fa5_c3e1;
 /// The initial content of watched cells that a kernel is to write: a quiet NaN.
 pub(crate) const UNWRITTEN: u32 = 0x7fc0_dead;
 
-impl<'g> PlanBuilder<'g> {
+impl PlanBuilder {
     /// Creates an empty plan for `gpu`.
-    pub fn new(gpu: &'g Gpu) -> Self {
+    pub fn new(gpu: &Gpu) -> Self {
         let (kernels, dispatches, watched) = (Vec::new(), Vec::new(), Vec::new());
+        let gpu = gpu.clone();
         PlanBuilder { gpu, kernels, dispatches, last_use: HashMap::new(), is_guarded: false, watched }
     }
 
     /// As [`PlanBuilder::new`], but every scratch tensor is watched.
-    pub(crate) fn guarded(gpu: &'g Gpu) -> Self {
+    pub(crate) fn guarded(gpu: &Gpu) -> Self {
         PlanBuilder { is_guarded: true, ..PlanBuilder::new(gpu) }
     }
 
@@ -159,8 +160,8 @@ impl<'g> PlanBuilder<'g> {
     }
 
     /// Returns the device that the plan is for.
-    pub fn gpu(&self) -> &'g Gpu {
-        self.gpu
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
     }
 
     /// Records a dispatch of `spec`, specialized by `constants`; it is compiled by [`PlanBuilder::finish`].
@@ -215,24 +216,37 @@ impl<'g> PlanBuilder<'g> {
     ///
     /// # Errors
     /// A shader does not compile (the first in order of recording), or a dispatch does not fit its bindings.
-    pub fn finish(self) -> Result<Plan, GpuError> {
-        let kernels = self.gpu.kernels(&self.kernels)?;
-        let dispatches = self.dispatches.into_iter().map(|Recorded { info, spec, kernel, tensors }| {
+    pub async fn finish(self) -> Result<Plan, GpuError> {
+        let kernels = self.gpu.kernels(&self.kernels).await?;
+        let created = self.dispatches.iter();
+        let created = created.map(|of| bind_group(&self.gpu, &kernels[of.kernel], of.spec, &of.tensors));
+        // All are there before the first is asked for errors, which a browser has to be waited for.
+        let created: Vec<_> = created.collect();
+        let mut dispatches = Vec::with_capacity(created.len());
+        for (Recorded { info, spec, kernel, tensors }, (group, error)) in self.dispatches.into_iter().zip(created) {
+            if let Some(error) = error.await {
+                return Err(GpuError::Record { entry: spec.entry, message: error.to_string() });
+            }
             let kernel = Arc::clone(&kernels[kernel]);
-            let group = bind_group(self.gpu, &kernel, spec, &tensors)?;
             let mut writes = Vec::new();
             for (tensor, binding) in tensors.into_iter().zip(spec.bindings) {
                 if binding.access == Access::ReadWrite && tensor.element == Element::F32 {
                     writes.push(tensor);
                 }
             }
-            Ok(Dispatch { info, kernel, group, writes })
-        });
-        Ok(Plan { dispatches: dispatches.collect::<Result<_, GpuError>>()? })
+            dispatches.push(Dispatch { info, kernel, group, writes });
+        }
+        Ok(Plan { dispatches })
     }
 }
 
-fn bind_group(gpu: &Gpu, kernel: &Kernel, spec: &KernelSpec, tensors: &[Tensor]) -> Result<wgpu::BindGroup, GpuError> {
+/// Creates the bind group of a dispatch; the future tells what was wrong with it.
+fn bind_group(
+    gpu: &Gpu,
+    kernel: &Kernel,
+    spec: &KernelSpec,
+    tensors: &[Tensor],
+) -> (wgpu::BindGroup, impl Future<Output = Option<wgpu::Error>> + use<>) {
     let mut entries = Vec::with_capacity(tensors.len());
     for (tensor, binding) in tensors.iter().zip(spec.bindings) {
         let size = wgpu::BufferSize::new(tensor.size_bytes());
@@ -242,11 +256,7 @@ fn bind_group(gpu: &Gpu, kernel: &Kernel, spec: &KernelSpec, tensors: &[Tensor])
     }
     let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
     let descriptor = wgpu::BindGroupDescriptor { label: Some(spec.entry), layout: &kernel.layout, entries: &entries };
-    let group = gpu.device.create_bind_group(&descriptor);
-    match pollster::block_on(scope.pop()) {
-        None => Ok(group),
-        Some(error) => Err(GpuError::Record { entry: spec.entry, message: error.to_string() }),
-    }
+    (gpu.device.create_bind_group(&descriptor), scope.pop())
 }
 
 /// Checks the bound tensors, and returns them in the order of the spec's bindings.

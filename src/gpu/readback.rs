@@ -47,13 +47,13 @@ impl Readback {
         self.pending = Some(receiver);
     }
 
-    /// Waits for `submission` and returns the words in the order of the recorded tensors.
-    pub(crate) fn wait(&mut self, gpu: &Gpu, submission: Submission) -> Result<Vec<u32>, GpuError> {
-        gpu.wait(submission)?;
+    /// Waits for the mapping, which follows `submission`, and returns the words in the order of the recorded tensors.
+    pub(crate) async fn wait(&mut self, gpu: &Gpu, submission: Submission) -> Result<Vec<u32>, GpuError> {
+        gpu.drive(submission)?;
         let fail =
             |reason: String| GpuError::Readback { name: self.name.clone(), adapter: gpu.info().name.clone(), reason };
         let receiver = self.pending.take().ok_or_else(|| fail("no read was started".to_string()))?;
-        let mapped = pollster::block_on(receiver.receive());
+        let mapped = receiver.receive().await;
         gpu.check()?;
         let mapped = mapped.ok_or_else(|| fail("the driver dropped the request".to_string()))?;
         mapped.map_err(|error| fail(error.to_string()))?;

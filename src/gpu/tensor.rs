@@ -2,6 +2,8 @@
 
 use super::{Gpu, GpuError, Readback};
 use bytemuck::Pod;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 
 /// The type of an element; all are four bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,10 +141,14 @@ impl Gpu {
     }
 
     pub(super) fn buffer(&self, name: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer, GpuError> {
-        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        // A scope answers at once, except in a browser: so that nobody has to await a tensor, there is none there. If memory runs out, the
+        // handler of uncaptured errors hears of it, and the next submission or read-back fails.
+        let memory = !cfg!(target_family = "wasm");
+        let memory = memory.then(|| self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory));
         let descriptor = wgpu::BufferDescriptor { label: Some(name), size: bytes, usage, mapped_at_creation: false };
         let buffer = self.device.create_buffer(&descriptor);
-        let Some(error) = pollster::block_on(memory.pop()) else { return Ok(buffer) };
+        let answer = memory.map(|scope| pin!(scope.pop()).poll(&mut Context::from_waker(Waker::noop())));
+        let Some(Poll::Ready(Some(error))) = answer else { return Ok(buffer) };
         let (adapter, name) = (self.info().name.clone(), name.to_string());
         Err(GpuError::OutOfMemory { adapter, name, bytes, reason: error.to_string() })
     }
@@ -181,21 +187,21 @@ impl Gpu {
     ///
     /// # Errors
     /// The device was lost or reported an error.
-    pub fn read_words(&self, tensor: &Tensor) -> Result<Vec<u32>, GpuError> {
+    pub async fn read_words(&self, tensor: &Tensor) -> Result<Vec<u32>, GpuError> {
         let mut readback = Readback::new(self, &tensor.name, tensor.len())?;
         let mut encoder = self.encoder("read back");
         readback.record(&mut encoder, &[tensor]);
         let submission = self.submit(encoder.finish())?;
         readback.begin();
-        readback.wait(self, submission)
+        readback.wait(self, submission).await
     }
 
     /// Reads back a tensor of floats, waiting for it.
     ///
     /// # Errors
     /// The device was lost or reported an error.
-    pub fn read(&self, tensor: &Tensor) -> Result<Vec<f32>, GpuError> {
+    pub async fn read(&self, tensor: &Tensor) -> Result<Vec<f32>, GpuError> {
         debug_assert!(tensor.element == Element::F32);
-        Ok(self.read_words(tensor)?.into_iter().map(f32::from_bits).collect())
+        Ok(self.read_words(tensor).await?.into_iter().map(f32::from_bits).collect())
     }
 }

@@ -26,14 +26,14 @@ impl Timings {
     ///
     /// # Errors
     /// The device failed.
-    pub fn measure(gpu: &Gpu, plan: &Plan, rounds: usize) -> Result<Timings, GpuError> {
-        gpu.run(plan)?;
+    pub async fn measure(gpu: &Gpu, plan: &Plan, rounds: usize) -> Result<Timings, GpuError> {
+        gpu.run(plan).await?;
         let mut seconds = vec![Vec::with_capacity(rounds); plan.len()];
         let clock = if gpu.has_timestamps() { Clock::Timestamps } else { Clock::Submissions };
         for _ in 0..rounds {
             let round = match clock {
-                Clock::Timestamps => by_timestamps(gpu, plan)?,
-                Clock::Submissions => by_submissions(gpu, plan)?,
+                Clock::Timestamps => by_timestamps(gpu, plan).await?,
+                Clock::Submissions => by_submissions(gpu, plan).await?,
             };
             for (all, one) in seconds.iter_mut().zip(round) {
                 all.push(one);
@@ -44,7 +44,7 @@ impl Timings {
 }
 
 /// Runs one pass per dispatch, reading the adapter's clock at its start and end.
-fn by_timestamps(gpu: &Gpu, plan: &Plan) -> Result<Vec<f64>, GpuError> {
+async fn by_timestamps(gpu: &Gpu, plan: &Plan) -> Result<Vec<f64>, GpuError> {
     let count = 2 * plan.len() as u32;
     let ty = wgpu::QueryType::Timestamp;
     let queries = gpu.device.create_query_set(&wgpu::QuerySetDescriptor { label: Some("timestamps"), ty, count });
@@ -68,13 +68,13 @@ fn by_timestamps(gpu: &Gpu, plan: &Plan) -> Result<Vec<f64>, GpuError> {
     readback.record(&mut encoder, &[&words]);
     let submission = gpu.submit(encoder.finish())?;
     readback.begin();
-    let words = readback.wait(gpu, submission)?;
+    let words = readback.wait(gpu, submission).await?;
     let ticks: Vec<u64> = words.chunks_exact(2).map(|w| u64::from(w[0]) | u64::from(w[1]) << 32).collect();
     let period = f64::from(gpu.queue.get_timestamp_period()) * 1e-9;
     Ok(ticks.chunks_exact(2).map(|pair| pair[1].saturating_sub(pair[0]) as f64 * period).collect())
 }
 
-fn by_submissions(gpu: &Gpu, plan: &Plan) -> Result<Vec<f64>, GpuError> {
+async fn by_submissions(gpu: &Gpu, plan: &Plan) -> Result<Vec<f64>, GpuError> {
     let mut seconds = Vec::with_capacity(plan.len());
     for i in 0..plan.len() {
         let mut encoder = gpu.encoder("timed dispatch");
@@ -82,7 +82,7 @@ fn by_submissions(gpu: &Gpu, plan: &Plan) -> Result<Vec<f64>, GpuError> {
         plan.replay_one(&mut encoder.begin_compute_pass(&descriptor), i);
         let start = Instant::now();
         let submission = gpu.submit(encoder.finish())?;
-        gpu.wait(submission)?;
+        gpu.wait(submission).await?;
         seconds.push(start.elapsed().as_secs_f64());
     }
     Ok(seconds)

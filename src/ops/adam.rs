@@ -20,7 +20,7 @@ pub static STEP: KernelSpec = SHADER.kernel(
 /// # Errors
 /// A tensor's size does not fit, or is not a multiple of four.
 pub fn record(
-    plan: &mut PlanBuilder<'_>,
+    plan: &mut PlanBuilder,
     config: &AdamConfig,
     [g, w, m, v, step_sizes, progress]: [&Tensor; 6],
 ) -> Result<(), GpuError> {

@@ -12,6 +12,6 @@ pub static FORWARD: KernelSpec = SHADER.kernel("add_forward", &[read(0, "x1"), r
 ///
 /// # Errors
 /// A tensor's size does not fit.
-pub fn record_forward(plan: &mut PlanBuilder<'_>, len: usize, tensors: [&Tensor; 3]) -> Result<(), GpuError> {
+pub fn record_forward(plan: &mut PlanBuilder, len: usize, tensors: [&Tensor; 3]) -> Result<(), GpuError> {
     push_each(plan, &FORWARD, len, &tensors)
 }

@@ -49,7 +49,7 @@ pub fn pack_bytes(bytes: &[u8]) -> Vec<u32> {
 /// # Errors
 /// A tensor's size does not fit the dimensions.
 pub fn record(
-    plan: &mut PlanBuilder<'_>,
+    plan: &mut PlanBuilder,
     d: &BatchGatherDims,
     [images, labels, order, progress, x, batch_labels]: [&Tensor; 6],
 ) -> Result<(), GpuError> {

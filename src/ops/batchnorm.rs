@@ -108,7 +108,7 @@ fn constants(d: &BatchNormDims, more: &[Constant]) -> Vec<Constant> {
 /// # Errors
 /// A tensor's size does not fit the dimensions, or a channel has more values than the kernel can sum.
 pub fn record_statistics(
-    plan: &mut PlanBuilder<'_>,
+    plan: &mut PlanBuilder,
     d: &BatchNormDims,
     momentum: f64,
     [x, progress, moments, running_mean, running_var]: [&Tensor; 5],
@@ -125,7 +125,7 @@ pub fn record_statistics(
 /// # Errors
 /// A tensor's size does not fit.
 pub fn record_moments(
-    plan: &mut PlanBuilder<'_>,
+    plan: &mut PlanBuilder,
     c: usize,
     [running_mean, running_var, moments]: [&Tensor; 3],
 ) -> Result<(), GpuError> {
@@ -140,7 +140,7 @@ pub fn record_moments(
 /// # Errors
 /// A tensor's size does not fit the dimensions.
 pub fn record_forward(
-    plan: &mut PlanBuilder<'_>,
+    plan: &mut PlanBuilder,
     d: &BatchNormDims,
     epsilon: f64,
     [x, moments, scale, shift, y]: [&Tensor; 5],
@@ -156,7 +156,7 @@ pub fn record_forward(
 /// # Errors
 /// A tensor's size does not fit the dimensions, or a channel has more values than the kernel can sum.
 pub fn record_backward_w(
-    plan: &mut PlanBuilder<'_>,
+    plan: &mut PlanBuilder,
     d: &BatchNormDims,
     epsilon: f64,
     [x, moments, dy, dscale, dshift]: [&Tensor; 5],
@@ -173,7 +173,7 @@ pub fn record_backward_w(
 /// # Errors
 /// A tensor's size does not fit the dimensions.
 pub fn record_backward_x(
-    plan: &mut PlanBuilder<'_>,
+    plan: &mut PlanBuilder,
     d: &BatchNormDims,
     epsilon: f64,
     [x, moments, scale, dscale, dshift, dy, dx]: [&Tensor; 7],
@@ -191,7 +191,7 @@ pub fn record_backward_x(
 /// # Errors
 /// A tensor's size does not fit the dimensions.
 pub fn record_fold(
-    plan: &mut PlanBuilder<'_>,
+    plan: &mut PlanBuilder,
     [k, o]: [usize; 2],
     epsilon: f64,
     [w, b, scale, shift, running_mean, running_var, w_out, b_out]: [&Tensor; 8],

@@ -17,7 +17,7 @@ pub static BACKWARD_B: KernelSpec = SHADER.kernel("bias_backward_b", &[read(3, "
 ///
 /// # Errors
 /// A tensor's size does not fit the dimensions.
-pub fn record_forward(plan: &mut PlanBuilder<'_>, d: &BiasDims, [x, b, y]: [&Tensor; 3]) -> Result<(), GpuError> {
+pub fn record_forward(plan: &mut PlanBuilder, d: &BiasDims, [x, b, y]: [&Tensor; 3]) -> Result<(), GpuError> {
     let len = d.n * d.o;
     let constants = constants(&[("N", d.n), ("O", d.o)], &[]);
     push(plan, &FORWARD, &constants, workgroups_linear(len, 64), &[(x, len), (b, d.o), (y, len)])
@@ -27,7 +27,7 @@ pub fn record_forward(plan: &mut PlanBuilder<'_>, d: &BiasDims, [x, b, y]: [&Ten
 ///
 /// # Errors
 /// A tensor's size does not fit the dimensions.
-pub fn record_backward_b(plan: &mut PlanBuilder<'_>, d: &BiasDims, [dy, db]: [&Tensor; 2]) -> Result<(), GpuError> {
+pub fn record_backward_b(plan: &mut PlanBuilder, d: &BiasDims, [dy, db]: [&Tensor; 2]) -> Result<(), GpuError> {
     let constants = constants(&[("N", d.n), ("O", d.o)], &[]);
     push(plan, &BACKWARD_B, &constants, workgroups_linear(d.o, 64), &[(dy, d.n * d.o), (db, d.o)])
 }

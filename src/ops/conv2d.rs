@@ -115,7 +115,7 @@ pub(crate) fn forward_kernel(form: Form, d: &Conv2dDims, pooled: bool) -> &'stat
 /// # Errors
 /// A tensor's size does not fit the dimensions, or the outputs cannot be pooled.
 pub fn record_forward(
-    plan: &mut PlanBuilder<'_>,
+    plan: &mut PlanBuilder,
     form: Form,
     d: &Conv2dDims,
     relu: bool,
@@ -163,7 +163,7 @@ pub fn unpools(form: Form, d: &Conv2dDims, needs_dx: bool, pool: &Pool2dDims) ->
 
 /// Returns the number of elements of dy, and what `spec` binds as the argmax, with its number of elements.
 fn upstream(
-    plan: &PlanBuilder<'_>,
+    plan: &PlanBuilder,
     spec: &KernelSpec,
     d: &Conv2dDims,
     argmax: Option<&Tensor>,
@@ -201,7 +201,7 @@ pub(crate) fn backward_x_kernel(form: Form) -> &'static KernelSpec {
 /// # Errors
 /// A tensor's size does not fit the dimensions, or the form does not take a pooled gradient.
 pub fn record_backward_x(
-    plan: &mut PlanBuilder<'_>,
+    plan: &mut PlanBuilder,
     form: Form,
     d: &Conv2dDims,
     x_is_relu: bool,
@@ -286,7 +286,7 @@ impl Split {
 /// # Errors
 /// A tensor's size does not fit the dimensions, or the form does not take a pooled gradient.
 pub fn record_backward_w(
-    plan: &mut PlanBuilder<'_>,
+    plan: &mut PlanBuilder,
     form: Form,
     d: &Conv2dDims,
     [x, dy, dw, db]: [&Tensor; 4],
@@ -311,7 +311,7 @@ pub fn record_backward_w(
 
 /// Records the sum over the parts `[parts, KH*KW*C + 1, O]`.
 fn record_backward_w_sum(
-    plan: &mut PlanBuilder<'_>,
+    plan: &mut PlanBuilder,
     d: &Conv2dDims,
     [parts, dw, db]: [&Tensor; 3],
 ) -> Result<(), GpuError> {
@@ -325,7 +325,7 @@ fn record_backward_w_sum(
 /// # Errors
 /// A tensor's size does not fit the dimensions, or the form does not take a pooled gradient.
 pub fn record_backward(
-    plan: &mut PlanBuilder<'_>,
+    plan: &mut PlanBuilder,
     [form_w, form_x]: [Form; 2],
     d: &Conv2dDims,
     x_is_relu: bool,

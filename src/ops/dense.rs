@@ -87,7 +87,7 @@ pub(crate) fn backward_w_kernel(form: Form) -> &'static KernelSpec {
 /// # Errors
 /// A tensor's size does not fit the dimensions.
 pub fn record_forward(
-    plan: &mut PlanBuilder<'_>,
+    plan: &mut PlanBuilder,
     form: Form,
     d: &DenseDims,
     relu: bool,
@@ -114,7 +114,7 @@ fn inputs_per_part(tiles: SharedTiles, d: &DenseDims) -> usize {
 
 /// Records the forward pass in parts, and their sum.
 fn record_forward_parts(
-    plan: &mut PlanBuilder<'_>,
+    plan: &mut PlanBuilder,
     tiles: SharedTiles,
     d: &DenseDims,
     relu: bool,
@@ -141,7 +141,7 @@ fn record_forward_parts(
 /// # Errors
 /// A tensor's size does not fit the dimensions.
 pub fn record_backward_x(
-    plan: &mut PlanBuilder<'_>,
+    plan: &mut PlanBuilder,
     form: Form,
     d: &DenseDims,
     x_is_relu: bool,
@@ -163,7 +163,7 @@ pub fn record_backward_x(
 /// # Errors
 /// A tensor's size does not fit the dimensions.
 pub fn record_backward_w(
-    plan: &mut PlanBuilder<'_>,
+    plan: &mut PlanBuilder,
     form: Form,
     d: &DenseDims,
     [x, dy, dw, db]: [&Tensor; 4],
@@ -184,7 +184,7 @@ pub fn record_backward_w(
 /// # Errors
 /// A tensor's size does not fit the dimensions.
 pub fn record_backward(
-    plan: &mut PlanBuilder<'_>,
+    plan: &mut PlanBuilder,
     form: Form,
     d: &DenseDims,
     x_is_relu: bool,

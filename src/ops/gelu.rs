@@ -15,7 +15,7 @@ pub static BACKWARD_X: KernelSpec = SHADER.kernel("gelu_backward_x", &[read(0, "
 ///
 /// # Errors
 /// A tensor's size does not fit.
-pub fn record_forward(plan: &mut PlanBuilder<'_>, len: usize, tensors: [&Tensor; 2]) -> Result<(), GpuError> {
+pub fn record_forward(plan: &mut PlanBuilder, len: usize, tensors: [&Tensor; 2]) -> Result<(), GpuError> {
     push_each(plan, &FORWARD, len, &tensors)
 }
 
@@ -23,6 +23,6 @@ pub fn record_forward(plan: &mut PlanBuilder<'_>, len: usize, tensors: [&Tensor;
 ///
 /// # Errors
 /// A tensor's size does not fit.
-pub fn record_backward_x(plan: &mut PlanBuilder<'_>, len: usize, tensors: [&Tensor; 3]) -> Result<(), GpuError> {
+pub fn record_backward_x(plan: &mut PlanBuilder, len: usize, tensors: [&Tensor; 3]) -> Result<(), GpuError> {
     push_each(plan, &BACKWARD_X, len, &tensors)
 }

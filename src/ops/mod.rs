@@ -45,7 +45,7 @@ fn constants(sizes: &[(&'static str, usize)], more: &[Constant]) -> Vec<Constant
 
 /// Records a kernel with its tensors in the order of its bindings, each with the number of elements that it expects.
 fn push(
-    plan: &mut PlanBuilder<'_>,
+    plan: &mut PlanBuilder,
     spec: &'static KernelSpec,
     constants: &[Constant],
     workgroups: [u32; 3],
@@ -58,7 +58,7 @@ fn push(
 
 /// Records a kernel that computes each of `len` elements by itself: all tensors have that many.
 fn push_each(
-    plan: &mut PlanBuilder<'_>,
+    plan: &mut PlanBuilder,
     spec: &'static KernelSpec,
     len: usize,
     tensors: &[&Tensor],

@@ -17,6 +17,6 @@ pub const NOTHING_FOUND: [u32; 2] = [0, cpu::NONE];
 ///
 /// # Errors
 /// A tensor's size does not fit.
-pub fn record(plan: &mut PlanBuilder<'_>, x: &Tensor, found: &Tensor) -> Result<(), GpuError> {
+pub fn record(plan: &mut PlanBuilder, x: &Tensor, found: &Tensor) -> Result<(), GpuError> {
     push(plan, &NON_FINITE, &[], workgroups_linear(x.len(), 64), &[(x, x.len()), (found, 2)])
 }

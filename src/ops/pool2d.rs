@@ -66,7 +66,7 @@ fn constants(d: &Pool2dDims, more: &[Constant]) -> Vec<Constant> {
 /// # Errors
 /// A tensor's size does not fit the dimensions.
 pub fn record_max_forward(
-    plan: &mut PlanBuilder<'_>,
+    plan: &mut PlanBuilder,
     d: &Pool2dDims,
     [x, y, argmax]: [&Tensor; 3],
 ) -> Result<(), GpuError> {
@@ -80,7 +80,7 @@ pub fn record_max_forward(
 /// # Errors
 /// A tensor's size does not fit the dimensions.
 pub fn record_max_backward_x(
-    plan: &mut PlanBuilder<'_>,
+    plan: &mut PlanBuilder,
     d: &Pool2dDims,
     [argmax, dy, dx]: [&Tensor; 3],
 ) -> Result<(), GpuError> {
@@ -100,7 +100,7 @@ pub fn record_max_backward_x(
 /// # Errors
 /// A tensor's size does not fit the dimensions.
 pub fn record_mean_forward(
-    plan: &mut PlanBuilder<'_>,
+    plan: &mut PlanBuilder,
     reduction: Reduction,
     d: &Pool2dDims,
     [x, y]: [&Tensor; 2],
@@ -117,7 +117,7 @@ pub fn record_mean_forward(
 /// # Errors
 /// A tensor's size does not fit the dimensions.
 pub fn record_mean_backward_x(
-    plan: &mut PlanBuilder<'_>,
+    plan: &mut PlanBuilder,
     reduction: Reduction,
     d: &Pool2dDims,
     [dy, dx]: [&Tensor; 2],

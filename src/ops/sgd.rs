@@ -20,7 +20,7 @@ pub static STEP: KernelSpec = SHADER.kernel(
 /// # Errors
 /// A tensor's size does not fit.
 pub fn record(
-    plan: &mut PlanBuilder<'_>,
+    plan: &mut PlanBuilder,
     config: &SgdConfig,
     [g, w, velocity, step_sizes, progress]: [&Tensor; 5],
 ) -> Result<(), GpuError> {

@@ -50,7 +50,7 @@ pub struct BatchTotals<'a> {
 /// # Errors
 /// A tensor's size does not fit the dimensions.
 pub fn record_forward(
-    plan: &mut PlanBuilder<'_>,
+    plan: &mut PlanBuilder,
     d: &SoftmaxXentDims,
     [x, labels, probabilities]: [&Tensor; 3],
     totals: &BatchTotals<'_>,
@@ -64,7 +64,7 @@ pub fn record_forward(
 /// # Errors
 /// A tensor's size does not fit the dimensions.
 pub fn record_backward_x(
-    plan: &mut PlanBuilder<'_>,
+    plan: &mut PlanBuilder,
     d: &SoftmaxXentDims,
     [x, labels, dx]: [&Tensor; 3],
     totals: &BatchTotals<'_>,
@@ -73,7 +73,7 @@ pub fn record_backward_x(
 }
 
 fn record(
-    plan: &mut PlanBuilder<'_>,
+    plan: &mut PlanBuilder,
     spec: &'static KernelSpec,
     d: &SoftmaxXentDims,
     [x, labels, output]: [&Tensor; 3],

@@ -150,7 +150,7 @@ impl Filter {
     ///
     /// # Errors
     /// The device failed.
-    pub fn apply(&self, gpu: &Gpu, dims: &Conv2dDims, image: &[f32]) -> Result<Vec<f32>, FilterError> {
+    pub async fn apply(&self, gpu: &Gpu, dims: &Conv2dDims, image: &[f32]) -> Result<Vec<f32>, FilterError> {
         let x = gpu.tensor_from("image", &[dims.x_len()], image)?;
         let w = gpu.tensor_from("filter", &[dims.w_len()], &self.weights)?;
         let b = gpu.tensor_from("bias", &[1], &[0.0])?;
@@ -158,8 +158,8 @@ impl Filter {
         let mut plan = PlanBuilder::new(gpu);
         let form = Form::choose(gpu, SharedTiles::default(), &[1]);
         conv2d::record_forward(&mut plan, form, dims, false, [&x, &w, &b, &y], None)?;
-        gpu.run(&plan.finish()?)?;
-        Ok(gpu.read(&y)?)
+        gpu.run(&plan.finish().await?).await?;
+        Ok(gpu.read(&y).await?)
     }
 
     /// Like [`Filter::apply`], computed by the plain loops.

@@ -16,7 +16,7 @@ use crate::ops::adam::AdamConfig;
 #[derive(Debug)]
 pub enum Device {
     /// An adapter.
-    Gpu(Box<Gpu>),
+    Gpu(Gpu),
     /// The native engine, with this number of threads.
     #[cfg(feature = "native")]
     Native(usize),
@@ -56,11 +56,7 @@ impl Device {
     ///
     /// # Errors
     /// The model cannot be built, or the device failed.
-    pub fn evaluator<'d>(
-        &'d self,
-        model: &Model,
-        parameters: &[Vec<f32>],
-    ) -> Result<Box<dyn Engine + 'd>, EngineError> {
+    pub fn evaluator(&self, model: &Model, parameters: &[Vec<f32>]) -> Result<Box<dyn Engine>, EngineError> {
         Ok(match self {
             Device::Gpu(gpu) => Box::new(GpuEngine::new(gpu, model, parameters)?),
             #[cfg(feature = "native")]
@@ -76,8 +72,8 @@ impl Device {
     ///
     /// # Errors
     /// The model cannot be built, the samples cannot be used, the batch does not fit, or the device failed.
-    pub fn trainer<'d>(
-        &'d self,
+    pub async fn trainer<'d>(
+        &self,
         model: &Model,
         parameters: &[Vec<f32>],
         train: &'d Split,
@@ -88,7 +84,7 @@ impl Device {
         Ok(match self {
             Device::Gpu(gpu) => {
                 let engine = GpuEngine::new(gpu, model, parameters)?.with_tiles(tiles);
-                let engine = engine.and_training(train, batch_size, optimizer);
+                let engine = engine.and_training(train, batch_size, optimizer).await;
                 Box::new(engine.map_err(|error| too_large(error, gpu, model, batch_size))?)
             }
             #[cfg(feature = "native")]
@@ -110,7 +106,7 @@ impl Device {
         not(feature = "native"),
         expect(unused_variables, reason = "an adapter takes its time whatever the values")
     )]
-    pub fn kernel_times(
+    pub async fn kernel_times(
         &self,
         model: &Model,
         parameters: &[Vec<f32>],
@@ -120,7 +116,7 @@ impl Device {
         tiles: SharedTiles,
     ) -> Result<Option<KernelTimes>, EngineError> {
         match self {
-            Device::Gpu(gpu) => KernelTimes::measure(gpu, model, batch_size, optimizer, tiles).map(Some),
+            Device::Gpu(gpu) => KernelTimes::measure(gpu, model, batch_size, optimizer, tiles).await.map(Some),
             #[cfg(feature = "native")]
             Device::Native(_) => {
                 let [name, ..] = self.describe();
@@ -143,9 +139,9 @@ impl Device {
     ///
     /// # Errors
     /// A step would take too long.
-    pub fn check_time(&self, plan: &Plan) -> Result<(), EngineError> {
+    pub async fn check_time(&self, plan: &Plan) -> Result<(), EngineError> {
         let Some(gpu) = self.trained_on(plan) else { return Ok(()) };
-        match GpuEngine::check_time(gpu, &plan.model, plan.recipe.batch_size, &plan.optimizer) {
+        match GpuEngine::check_time(gpu, &plan.model, plan.recipe.batch_size, &plan.optimizer).await {
             Err(error @ EngineError::Slow { .. }) => Err(error),
             Err(error) => {
                 log::debug!("no step could be timed: {error}");
@@ -157,16 +153,19 @@ impl Device {
 
     /// The tile sizes to train with: those of the run that is resumed, since others would sum in another order, or those that `choose`
     /// returns for the adapter.
-    pub fn tiles(&self, plan: &Plan, choose: impl FnOnce(&Gpu) -> SharedTiles) -> SharedTiles {
-        let begun = plan.begun.as_ref().and_then(|config| config.tiles);
-        begun.or_else(|| self.trained_on(plan).map(choose)).unwrap_or_default()
+    pub async fn tiles(&self, plan: &Plan, choose: impl AsyncFnOnce(&Gpu) -> SharedTiles) -> SharedTiles {
+        match (plan.begun.as_ref().and_then(|config| config.tiles), self.trained_on(plan)) {
+            (Some(begun), _) => begun,
+            (None, Some(gpu)) => choose(gpu).await,
+            (None, None) => SharedTiles::default(),
+        }
     }
 
     /// Compiles the kernels of the training, while something else is waited for, as long as they are `wanted`. Returns whether they are ready.
-    pub fn compile(&self, plan: &Plan, tiles: SharedTiles, wanted: &dyn Fn() -> bool) -> bool {
+    pub async fn compile(&self, plan: &Plan, tiles: SharedTiles, wanted: &dyn Fn() -> bool) -> bool {
         let Some(gpu) = self.trained_on(plan).filter(|_| wanted()) else { return false };
         let Plan { model, recipe, optimizer, .. } = plan;
-        let compiled = GpuEngine::prepare_training(gpu, model, recipe.batch_size, optimizer, tiles, wanted);
+        let compiled = GpuEngine::prepare_training(gpu, model, recipe.batch_size, optimizer, tiles, wanted).await;
         // The error is reported when the engine is created.
         compiled.inspect_err(|error| log::debug!("the kernels could not be prepared: {error}")).is_ok()
     }

@@ -102,7 +102,7 @@ impl<'a> Training<'a> {
     ///
     /// # Errors
     /// The model or the batch does not fit the device, the checkpoint does not fit the model, or the device failed.
-    pub fn new(session: &'a Session<'a>) -> Result<Self, EngineError> {
+    pub async fn new(session: &'a Session<'a>) -> Result<Self, EngineError> {
         let Session { device, tiles, dataset, .. } = session;
         let Plan { model, recipe, optimizer, start, .. } = session.plan;
         if let Some(gpu) = device.gpu() {
@@ -110,7 +110,8 @@ impl<'a> Training<'a> {
             GpuEngine::check_parameters(gpu, model)?;
         }
         let initial = initial_parameters(&model.parameters()?, recipe.seed);
-        let mut engine = device.trainer(model, &initial, &dataset.train, recipe.batch_size, optimizer, *tiles)?;
+        let engine = device.trainer(model, &initial, &dataset.train, recipe.batch_size, optimizer, *tiles);
+        let mut engine = engine.await?;
         if let Some(checkpoint) = start {
             engine.restore(&checkpoint.state)?;
         }
@@ -124,9 +125,9 @@ impl<'a> Training<'a> {
     ///
     /// # Errors
     /// The device failed.
-    pub fn run(&mut self, on_event: &mut dyn FnMut(&Event, &mut Trainer<'_>)) -> Result<Trained, EngineError> {
+    pub async fn run(&mut self, on_event: &mut dyn FnMut(&Event, &mut Trainer<'_>)) -> Result<Trained, EngineError> {
         let Training { session, engine, options, start } = self;
-        train(&mut **engine, options, start.clone(), &session.validation, session.interrupt, on_event)
+        train(&mut **engine, options, start.clone(), &session.validation, session.interrupt, on_event).await
     }
 
     /// A trainer at the start of the plan, for those who drive it themselves. It pauses after `pause_after`, if there is such a limit, so that a
@@ -134,22 +135,22 @@ impl<'a> Training<'a> {
     ///
     /// # Errors
     /// The device failed.
-    pub fn trainer(&mut self, pause_after: Option<Duration>) -> Result<Trainer<'_>, EngineError> {
+    pub async fn trainer(&mut self, pause_after: Option<Duration>) -> Result<Trainer<'_>, EngineError> {
         self.options.pause_after = pause_after;
         let Training { session, engine, options, start } = self;
-        Trainer::new(&mut **engine, options, start.clone(), &session.validation, session.interrupt)
+        Trainer::new(&mut **engine, options, start.clone(), &session.validation, session.interrupt).await
     }
 
     /// Computes loss, accuracy and probabilities of the test set, in one pass; `None` if the user interrupted.
     ///
     /// # Errors
     /// The device failed.
-    pub fn evaluate(&mut self) -> Result<Option<Inference>, EngineError> {
+    pub async fn evaluate(&mut self) -> Result<Option<Inference>, EngineError> {
         let Session { dataset, interrupt, .. } = self.session;
         if unless(interrupt).is_break() {
             return Ok(None);
         }
-        let inference = self.engine.infer(&dataset.test, &mut |_| unless(interrupt))?;
+        let inference = self.engine.infer(&dataset.test, &mut |_| unless(interrupt)).await?;
         Ok((inference.totals.samples as usize == dataset.test.len()).then_some(inference))
     }
 }

@@ -156,7 +156,7 @@ pub struct Trained {
 ///
 /// # Errors
 /// The engine failed.
-pub fn train(
+pub async fn train(
     engine: &mut dyn Engine,
     options: &TrainOptions,
     position: Position,
@@ -164,9 +164,9 @@ pub fn train(
     interrupt: &AtomicBool,
     on_event: &mut dyn FnMut(&Event, &mut Trainer<'_>),
 ) -> Result<Trained, EngineError> {
-    let mut trainer = Trainer::new(engine, options, position, validation, interrupt)?;
+    let mut trainer = Trainer::new(engine, options, position, validation, interrupt).await?;
     loop {
-        let event = trainer.advance()?;
+        let event = trainer.advance().await?;
         on_event(&event, &mut trainer);
         if let Event::Ended(outcome) = event {
             return Ok(trainer.into_trained(outcome));
@@ -208,14 +208,14 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     /// The engine failed.
-    pub fn new(
+    pub async fn new(
         engine: &'a mut (dyn Engine + 'a),
         options: &'a TrainOptions,
         position: Position,
         validation: &'a Split,
         interrupt: &'a AtomicBool,
     ) -> Result<Self, EngineError> {
-        let state = engine.state()?;
+        let state = engine.state().await?;
         Ok(Trainer {
             engine,
             options,
@@ -254,7 +254,7 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     /// The engine failed.
-    pub fn advance(&mut self) -> Result<Event, EngineError> {
+    pub async fn advance(&mut self) -> Result<Event, EngineError> {
         if let Some(outcome) = &self.outcome {
             return Ok(Event::Ended(outcome.clone()));
         }
@@ -267,7 +267,7 @@ impl<'a> Trainer<'a> {
         let begin = match running.begin {
             Some(begin) => begin,
             None => {
-                self.engine.begin_epoch(&running.work)?;
+                self.engine.begin_epoch(&running.work).await?;
                 *running.begin.insert(Instant::now())
             }
         };
@@ -279,9 +279,9 @@ impl<'a> Trainer<'a> {
                 || interrupted
                 || !running.totals.loss.is_finite());
         if is_over || stops {
-            return self.conclude();
+            return self.conclude().await;
         }
-        running.totals = self.engine.advance()?;
+        running.totals = self.engine.advance().await?;
         let seconds = self.position.seconds + begin.elapsed().as_secs_f64();
         Ok(Event::Progress { epoch, totals: running.totals, seconds })
     }
@@ -302,13 +302,13 @@ impl<'a> Trainer<'a> {
     }
 
     /// Ends the epoch, or what was done of it before a pause.
-    fn conclude(&mut self) -> Result<Event, EngineError> {
+    async fn conclude(&mut self) -> Result<Event, EngineError> {
         let Some(Running { mut work, begin, .. }) = self.running.take() else { return Ok(self.start_epoch()) };
-        let totals = self.engine.settle()?;
-        let state = self.engine.state()?;
+        let totals = self.engine.settle().await?;
+        let state = self.engine.state().await?;
         if !totals.loss.is_finite() || !state.is_finite() {
             self.engine.restore(&self.state)?;
-            let cause = self.engine.find_non_finite(&work, totals.batches)?;
+            let cause = self.engine.find_non_finite(&work, totals.batches).await?;
             self.engine.restore(&self.state)?;
             let step = cause.as_ref().map_or(totals.batches, |cause| cause.step);
             return Ok(self.end(Outcome::NonFinite { epoch: self.position.epoch(), step, cause }));
@@ -318,7 +318,7 @@ impl<'a> Trainer<'a> {
         self.position.done = totals;
         self.may_end = true;
         let is_complete = totals.batches == self.options.batches();
-        let validated = if is_complete { self.validate()? } else { None };
+        let validated = if is_complete { self.validate().await? } else { None };
         if !is_complete || (validated.is_none() && !self.validation.is_empty()) {
             work.done = totals;
             self.running = Some(Running { work, totals, begin: None });
@@ -340,11 +340,11 @@ impl<'a> Trainer<'a> {
     }
 
     /// Computes loss and accuracy on the validation images; `None` if there are none, or if the user interrupted.
-    fn validate(&mut self) -> Result<Option<Totals>, EngineError> {
+    async fn validate(&mut self) -> Result<Option<Totals>, EngineError> {
         if self.validation.is_empty() {
             return Ok(None);
         }
-        let totals = self.engine.evaluate(self.validation, &mut |_| unless(self.interrupt))?;
+        let totals = self.engine.evaluate(self.validation, &mut |_| unless(self.interrupt)).await?;
         Ok((totals.samples as usize == self.validation.len()).then_some(totals))
     }
 

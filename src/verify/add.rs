@@ -9,7 +9,7 @@ use crate::ops::add::{FORWARD, record_forward};
 ///
 /// # Errors
 /// The device failed; a wrong result is recorded in the verifier instead.
-pub fn verify(v: &mut Verifier<'_>, len: usize) -> Result<(), GpuError> {
+pub fn verify(v: &mut Verifier, len: usize) -> Result<(), GpuError> {
     let (x1, x2) = (v.random(len), v.random(len));
     for same in [false, true] {
         let case = format!("{len}{}", if same { ", the same tensor twice" } else { "" });
@@ -26,6 +26,6 @@ pub fn verify(v: &mut Verifier<'_>, len: usize) -> Result<(), GpuError> {
 }
 
 /// Checks the sizes of `fmnist-gpu selftest`.
-pub(super) fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
+pub(super) fn selftest(v: &mut Verifier) -> Result<(), GpuError> {
     [1, 63, 64, 65, 10_007].into_iter().try_for_each(|len| verify(v, len))
 }

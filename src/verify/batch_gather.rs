@@ -9,7 +9,7 @@ use crate::ops::batch_gather::{BatchGatherDims, GATHER, pack_bytes, record};
 ///
 /// # Errors
 /// The device failed; a wrong result is recorded in the verifier instead.
-pub fn verify(v: &mut Verifier<'_>, d: &BatchGatherDims, batch: usize, epoch: usize) -> Result<(), GpuError> {
+pub fn verify(v: &mut Verifier, d: &BatchGatherDims, batch: usize, epoch: usize) -> Result<(), GpuError> {
     let case = format!("{} of {} samples, batch {batch} of an epoch of {epoch}", d.n, d.samples);
     let images: Vec<u8> = v.random(d.samples * d.pixels).iter().map(|x| (x * 127.0 + 128.0) as u8).collect();
     let labels: Vec<u8> = v.random(d.samples).iter().map(|x| (x.abs() * 10.0) as u8).collect();
@@ -26,11 +26,12 @@ pub fn verify(v: &mut Verifier<'_>, d: &BatchGatherDims, batch: usize, epoch: us
     record(&mut run.plan, d, [&timages, &tlabels, &torder, &tprogress, &tx, &tbatch])?;
     // One division: 2.5 units in the last place.
     let x = Bounded { bound: x64.iter().map(|x| 5.0 * UNIT_ROUNDOFF * x).collect(), values: x64 };
-    run.check(GATHER.entry, &case, &[(&tx, &x)], &[(&tbatch, &batch_labels)])
+    run.check(GATHER.entry, &case, &[(&tx, &x)], &[(&tbatch, &batch_labels)]);
+    Ok(())
 }
 
 /// Checks the shapes of `fmnist-gpu selftest`: a whole batch, a short last batch, an odd number of samples.
-pub(super) fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
+pub(super) fn selftest(v: &mut Verifier) -> Result<(), GpuError> {
     verify(v, &BatchGatherDims { n: 32, pixels: 784, samples: 101 }, 1, 101)?;
     verify(v, &BatchGatherDims { n: 32, pixels: 784, samples: 101 }, 3, 101)?;
     verify(v, &BatchGatherDims { n: 5, pixels: 12, samples: 7 }, 0, 3)

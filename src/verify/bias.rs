@@ -15,7 +15,7 @@ pub(super) fn backward_b(d: &BiasDims, dy: &[f32]) -> Bounded {
 ///
 /// # Errors
 /// The device failed; a wrong result is recorded in the verifier instead.
-pub fn verify(v: &mut Verifier<'_>, d: &BiasDims) -> Result<(), GpuError> {
+pub fn verify(v: &mut Verifier, d: &BiasDims) -> Result<(), GpuError> {
     let case = format!("{}x{}", d.n, d.o);
     let (x, b, dy) = (v.random(d.n * d.o), v.random(d.o), v.random(d.n * d.o));
     let y = Bounded::mirrored([&x, &b], x.len(), 1, |[x, b], y| cpu::bias_forward(d, x, b, y));
@@ -25,7 +25,7 @@ pub fn verify(v: &mut Verifier<'_>, d: &BiasDims) -> Result<(), GpuError> {
 }
 
 /// Checks the shapes of `fmnist-gpu selftest`.
-pub(super) fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
+pub(super) fn selftest(v: &mut Verifier) -> Result<(), GpuError> {
     [(196, 64), (7, 13), (1, 1)].into_iter().try_for_each(|(n, o)| verify(v, &BiasDims { n, o }))
 }
 

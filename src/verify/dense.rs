@@ -29,7 +29,7 @@ pub(super) fn backward_w(d: &DenseDims, x: &[f32], dy: &[f32]) -> Bounded {
 ///
 /// # Errors
 /// The device failed; a wrong result is recorded in the verifier instead.
-pub fn verify(v: &mut Verifier<'_>, d: &DenseDims, breadth: Breadth) -> Result<(), GpuError> {
+pub fn verify(v: &mut Verifier, d: &DenseDims, breadth: Breadth) -> Result<(), GpuError> {
     let case = format!("{}x{} o{}", d.n, d.i, d.o);
     let (x, w) = (v.random(d.n * d.i), v.random(d.i * d.o));
     let (b, dy) = (v.random(d.o), v.random(d.n * d.o));
@@ -74,7 +74,7 @@ pub fn verify(v: &mut Verifier<'_>, d: &DenseDims, breadth: Breadth) -> Result<(
 
 /// Checks the shapes of `fmnist-gpu selftest`: the layers of the article as this device trains them, and odd ones in
 /// every form (above 32, for the reason given in the convolution's self-test).
-pub(super) fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
+pub(super) fn selftest(v: &mut Verifier) -> Result<(), GpuError> {
     let cases = [
         (32, 3136, 128, Breadth::AsTrained),
         (32, 128, 10, Breadth::AsTrained),

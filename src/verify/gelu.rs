@@ -83,7 +83,7 @@ pub(super) fn inputs(mut random: impl FnMut(usize) -> Vec<f32>, len: usize) -> V
 ///
 /// # Errors
 /// The device failed; a wrong result is recorded in the verifier instead.
-pub fn verify(v: &mut Verifier<'_>, len: usize) -> Result<(), GpuError> {
+pub fn verify(v: &mut Verifier, len: usize) -> Result<(), GpuError> {
     let case = format!("{len}");
     let (x, dy) = (inputs(|len| v.random(len), len), v.random(len));
     v.check(FORWARD.entry, &case, [&x], [&forward(&x)], |plan, [x], [y]| record_forward(plan, len, [x, y]))?;
@@ -93,7 +93,7 @@ pub fn verify(v: &mut Verifier<'_>, len: usize) -> Result<(), GpuError> {
 }
 
 /// Checks the sizes of `fmnist-gpu selftest`.
-pub(super) fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
+pub(super) fn selftest(v: &mut Verifier) -> Result<(), GpuError> {
     [1, 63, 64, 65, 10_007].into_iter().try_for_each(|len| verify(v, len))
 }
 

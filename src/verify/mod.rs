@@ -131,18 +131,33 @@ impl Breadth {
     }
 }
 
-/// Runs kernels on generated inputs, compares the outputs, and collects the verdicts.
+/// Runs kernels on generated inputs, compares the outputs, and collects the verdicts. The proofs only record what to run: nothing waits for the
+/// device before [`Verifier::verdicts`].
 #[derive(Debug)]
-pub struct Verifier<'g> {
-    gpu: &'g Gpu,
+pub struct Verifier {
+    gpu: Gpu,
     random: ChaCha8Rng,
+    recorded: Vec<Recorded>,
+    /// Kernels that are tested by the comparisons of another one.
+    covered: Vec<(&'static str, &'static str)>,
     verdicts: Vec<Verdict>,
 }
 
-impl<'g> Verifier<'g> {
+/// A run with the comparisons of its outputs.
+#[derive(Debug)]
+struct Recorded {
+    kernel: &'static str,
+    case: String,
+    plan: PlanBuilder,
+    outputs: Vec<(Tensor, Bounded)>,
+    exact: Vec<(Tensor, Vec<u32>)>,
+}
+
+impl Verifier {
     /// Creates a verifier on `gpu` whose inputs are generated from `seed`.
-    pub fn new(gpu: &'g Gpu, seed: u64) -> Self {
-        Verifier { gpu, random: ChaCha8Rng::seed_from_u64(seed), verdicts: Vec::new() }
+    pub fn new(gpu: &Gpu, seed: u64) -> Self {
+        let (recorded, covered, verdicts) = (Vec::new(), Vec::new(), Vec::new());
+        Verifier { gpu: gpu.clone(), random: ChaCha8Rng::seed_from_u64(seed), recorded, covered, verdicts }
     }
 
     /// Returns `len` values, uniform in -0.6..1.
@@ -154,9 +169,9 @@ impl<'g> Verifier<'g> {
     /// loads four at a time.
     pub fn forms(&self, breadth: Breadth, columns: usize, by_4: &[usize]) -> Vec<Form> {
         match breadth {
-            Breadth::Everything => Form::all(self.gpu, columns, by_4),
+            Breadth::Everything => Form::all(&self.gpu, columns, by_4),
             Breadth::Forms | Breadth::OwnForms => {
-                let own = Form::choose(self.gpu, SharedTiles::default(), by_4);
+                let own = Form::choose(&self.gpu, SharedTiles::default(), by_4);
                 let wanted = |form: &Form| match *form {
                     Form::Plain => true,
                     Form::Shared(tiles) => {
@@ -168,61 +183,100 @@ impl<'g> Verifier<'g> {
                         own == *form || breadth == Breadth::Forms && Some(lanes) == self.gpu.lanes()
                     }
                 };
-                Form::all(self.gpu, columns, by_4).into_iter().filter(wanted).collect()
+                Form::all(&self.gpu, columns, by_4).into_iter().filter(wanted).collect()
             }
-            Breadth::AsTrained => vec![Form::choose(self.gpu, SharedTiles::default(), by_4)],
+            Breadth::AsTrained => vec![Form::choose(&self.gpu, SharedTiles::default(), by_4)],
         }
     }
 
-    /// Compares a kernel whose inputs and outputs are floating-point tensors: `record` is given both.
+    /// Records the comparison of a kernel whose inputs and outputs are floating-point tensors: `record` is given both.
     ///
     /// # Errors
-    /// The device failed; a wrong result is recorded instead.
+    /// The device failed.
     pub fn check<const I: usize, const O: usize>(
         &mut self,
         kernel: &'static str,
         case: &str,
         inputs: [&[f32]; I],
         expected: [&Bounded; O],
-        record: impl FnOnce(&mut PlanBuilder<'g>, [&Tensor; I], [&Tensor; O]) -> Result<(), GpuError>,
+        record: impl FnOnce(&mut PlanBuilder, [&Tensor; I], [&Tensor; O]) -> Result<(), GpuError>,
     ) -> Result<(), GpuError> {
         let mut run = self.run();
         let x: Vec<Tensor> = inputs.iter().map(|data| run.input(data)).collect::<Result<_, _>>()?;
         let y: Vec<Tensor> = expected.iter().map(|y| run.output(y.values.len())).collect::<Result<_, _>>()?;
         record(&mut run.plan, array::from_fn(|i| &x[i]), array::from_fn(|i| &y[i]))?;
-        run.check(kernel, case, &y.iter().zip(expected).collect::<Vec<_>>(), &[])
+        run.check(kernel, case, &y.iter().zip(expected).collect::<Vec<_>>(), &[]);
+        Ok(())
     }
 
     /// Starts a new run: tensors, a plan, and the comparison of its outputs.
-    pub fn run(&mut self) -> Run<'_, 'g> {
-        Run { plan: PlanBuilder::guarded(self.gpu), verifier: self, started: Instant::now() }
+    pub fn run(&mut self) -> Run<'_> {
+        Run { plan: PlanBuilder::guarded(&self.gpu), verifier: self }
     }
 
-    /// Records that `kernel` was tested by the comparisons listed under `compared`.
+    /// Records that `kernel` is tested by the comparisons listed under `compared`.
     pub fn covered(&mut self, kernel: &'static str, compared: &'static str) {
-        if let Some(verdict) = self.verdicts.iter().find(|v| v.kernel == compared) {
-            let same = Verdict { kernel, ..verdict.clone() };
-            self.verdicts.retain(|v| v.kernel != kernel);
-            self.verdicts.push(same);
-        }
+        self.covered.push((kernel, compared));
     }
 
-    /// Returns the verdicts so far, one per kernel, in the order in which kernels were first compared.
-    pub fn verdicts(&self) -> &[Verdict] {
-        &self.verdicts
+    /// Runs and compares what was recorded since the last call. Returns the verdicts so far, one per kernel, in the order in which kernels were
+    /// first compared.
+    ///
+    /// # Errors
+    /// The device failed, or a kernel does not compile; a wrong result is a verdict instead.
+    pub async fn verdicts(&mut self) -> Result<&[Verdict], GpuError> {
+        for recorded in std::mem::take(&mut self.recorded) {
+            recorded.compare(&self.gpu, &mut self.verdicts).await?;
+        }
+        for (kernel, compared) in self.covered.drain(..) {
+            if let Some(verdict) = self.verdicts.iter().find(|v| v.kernel == compared) {
+                let same = Verdict { kernel, ..verdict.clone() };
+                self.verdicts.retain(|v| v.kernel != kernel);
+                self.verdicts.push(same);
+            }
+        }
+        Ok(&self.verdicts)
+    }
+}
+
+impl Recorded {
+    /// Runs the plan and compares floating-point outputs under their bounds, integers and guard cells exactly.
+    async fn compare(self, gpu: &Gpu, verdicts: &mut Vec<Verdict>) -> Result<(), GpuError> {
+        let Recorded { kernel, case, plan, outputs, exact } = self;
+        let (started, watched) = (Instant::now(), plan.all_watched().to_vec());
+        gpu.run(&plan.finish().await?).await?;
+        log::debug!("{kernel}, {case}: {:.2} s to compile and run", started.elapsed().as_secs_f64());
+        for (tensor, Bounded { values, bound }) in &outputs {
+            let result = compare(&gpu.read(tensor).await?, values, bound);
+            Verdict::of(kernel, &case, values.len(), &result).add_to(verdicts);
+        }
+        for (tensor, expected) in &exact {
+            let result = compare_exact(&gpu.read_words(tensor).await?, expected);
+            Verdict::of(kernel, &case, expected.len(), &result).add_to(verdicts);
+        }
+        for (whole, len) in &watched {
+            let words = gpu.read_words(whole).await?;
+            if let Some(at) = words[*len..].iter().position(|&word| word != GUARD) {
+                let name = whole.name();
+                let failure =
+                    format!("{case}: wrote past the end of `{name}` of {}, at {}", count(*len, "element"), len + at);
+                let (worst_ratio, failures) = (f64::INFINITY, vec![failure]);
+                Verdict { kernel, comparisons: 0, elements: 0, worst_ratio, failures }.add_to(verdicts);
+            }
+        }
+        Ok(())
     }
 }
 
 /// A run of a plan with guarded tensors.
 #[derive(Debug)]
-pub struct Run<'v, 'g> {
+pub struct Run<'v> {
     /// The plan to record into.
-    pub plan: PlanBuilder<'g>,
-    verifier: &'v mut Verifier<'g>,
-    started: Instant,
+    pub plan: PlanBuilder,
+    verifier: &'v mut Verifier,
 }
 
-impl<'g> Run<'_, 'g> {
+impl Run<'_> {
     /// Creates a tensor that is only read.
     ///
     /// # Errors
@@ -284,40 +338,11 @@ impl<'g> Run<'_, 'g> {
         self.plan.watched("guarded", words, element)
     }
 
-    /// Runs the plan and compares floating-point outputs under their bounds, and integers exactly.
-    ///
-    /// # Errors
-    /// The device failed; a wrong result is recorded in the verifier instead.
-    pub fn check(
-        self,
-        kernel: &'static str,
-        case: &str,
-        outputs: &[(&Tensor, &Bounded)],
-        exact: &[(&Tensor, &[u32])],
-    ) -> Result<(), GpuError> {
-        let gpu = self.verifier.gpu;
-        let watched = self.plan.all_watched().to_vec();
-        gpu.run(&self.plan.finish()?)?;
-        log::debug!("{kernel}, {case}: {:.2} s to compile and run", self.started.elapsed().as_secs_f64());
-        for (tensor, Bounded { values, bound }) in outputs {
-            let result = compare(&gpu.read(tensor)?, values, bound);
-            Verdict::of(kernel, case, values.len(), &result).add_to(&mut self.verifier.verdicts);
-        }
-        for (tensor, expected) in exact {
-            let result = compare_exact(&gpu.read_words(tensor)?, expected);
-            Verdict::of(kernel, case, expected.len(), &result).add_to(&mut self.verifier.verdicts);
-        }
-        for (whole, len) in &watched {
-            let words = gpu.read_words(whole)?;
-            if let Some(at) = words[*len..].iter().position(|&word| word != GUARD) {
-                let name = whole.name();
-                let failure =
-                    format!("{case}: wrote past the end of `{name}` of {}, at {}", count(*len, "element"), len + at);
-                let (worst_ratio, failures) = (f64::INFINITY, vec![failure]);
-                Verdict { kernel, comparisons: 0, elements: 0, worst_ratio, failures }
-                    .add_to(&mut self.verifier.verdicts);
-            }
-        }
-        Ok(())
+    /// Records the comparison of floating-point outputs under their bounds, and of integers exactly.
+    pub fn check(self, kernel: &'static str, case: &str, outputs: &[(&Tensor, &Bounded)], exact: &[(&Tensor, &[u32])]) {
+        let Run { plan, verifier } = self;
+        let outputs = outputs.iter().map(|&(tensor, expected)| (tensor.clone(), expected.clone())).collect();
+        let exact = exact.iter().map(|&(tensor, expected)| (tensor.clone(), expected.to_vec())).collect();
+        verifier.recorded.push(Recorded { kernel, case: case.to_string(), plan, outputs, exact });
     }
 }

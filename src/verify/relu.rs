@@ -10,7 +10,7 @@ use crate::ops::relu::{BACKWARD_X, FORWARD, record_backward_x, record_forward};
 ///
 /// # Errors
 /// The device failed; a wrong result is recorded in the verifier instead.
-pub fn verify(v: &mut Verifier<'_>, len: usize) -> Result<(), GpuError> {
+pub fn verify(v: &mut Verifier, len: usize) -> Result<(), GpuError> {
     let case = format!("{len}");
     let x: Vec<f32> = v.random(len).into_iter().enumerate().map(|(i, x)| if i % 4 == 3 { 0.0 } else { x }).collect();
     let dy = v.random(len);
@@ -25,7 +25,7 @@ pub fn verify(v: &mut Verifier<'_>, len: usize) -> Result<(), GpuError> {
 }
 
 /// Checks the shapes of `fmnist-gpu selftest`.
-pub(super) fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
+pub(super) fn selftest(v: &mut Verifier) -> Result<(), GpuError> {
     [1, 63, 64, 65, 10_007].into_iter().try_for_each(|len| verify(v, len))
 }
 

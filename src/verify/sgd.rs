@@ -9,7 +9,7 @@ use crate::ops::sgd::{STEP, SgdConfig, record};
 ///
 /// # Errors
 /// The device failed; a wrong result is recorded in the verifier instead.
-pub fn verify(v: &mut Verifier<'_>, len: usize, momentum: f64) -> Result<(), GpuError> {
+pub fn verify(v: &mut Verifier, len: usize, momentum: f64) -> Result<(), GpuError> {
     let case = format!("{len}, momentum {momentum}");
     let config = SgdConfig { momentum, ..SgdConfig::default() };
     let (g, w, velocity) = (v.random(len), v.random(len), v.random(len));
@@ -29,11 +29,12 @@ pub fn verify(v: &mut Verifier<'_>, len: usize, momentum: f64) -> Result<(), Gpu
     let (tw, tvelocity) = (run.in_place(&w)?, run.in_place(&velocity)?);
     let (step_sizes, progress) = (run.input(&[9.0, alpha, 9.0])?, run.input_u32(&[2, 3])?);
     record(&mut run.plan, &config, [&tg, &tw, &tvelocity, &step_sizes, &progress])?;
-    run.check(STEP.entry, &case, &[(&tw, &w_after), (&tvelocity, &velocity_after)], &[])
+    run.check(STEP.entry, &case, &[(&tw, &w_after), (&tvelocity, &velocity_after)], &[]);
+    Ok(())
 }
 
 /// Checks the sizes of `fmnist-gpu selftest`.
-pub(super) fn selftest(v: &mut Verifier<'_>) -> Result<(), GpuError> {
+pub(super) fn selftest(v: &mut Verifier) -> Result<(), GpuError> {
     verify(v, 1, 0.0)?;
     verify(v, 64, 0.9)?;
     verify(v, 10_007, 0.5)

@@ -15,7 +15,7 @@ pub struct Op {
     /// exist.
     pub kernels: &'static [Entry],
     /// Compares every kernel with its mirror for the shapes that `fmnist-gpu selftest` uses.
-    pub proof: fn(&mut Verifier<'_>) -> Result<(), GpuError>,
+    pub proof: fn(&mut Verifier) -> Result<(), GpuError>,
     /// Compares the gradients of the mirrors with central differences; `None` if no gradient passes through.
     pub gradients: Option<fn(&mut Gradients)>,
     /// Compares the loops of the native engine with the mirrors; `None` if it uses the plain loops.

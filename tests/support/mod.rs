@@ -13,6 +13,7 @@ pub mod whole;
 
 use fmnist_gpu::gpu::{Gpu, GpuOptions};
 use fmnist_gpu::verify::Verifier;
+use pollster::FutureExt as _;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -27,7 +28,7 @@ pub fn gpu() -> &'static Gpu {
     static GPU: OnceLock<Gpu> = OnceLock::new();
     let gpu = GPU.get_or_init(|| {
         let options = GpuOptions { checked: true, ..GpuOptions::default() };
-        let gpu = Gpu::open(&options).unwrap_or_else(|error| panic!("the tests need an adapter: {error}"));
+        let gpu = Gpu::open(&options).block_on().unwrap_or_else(|error| panic!("the tests need an adapter: {error}"));
         if let Ok(expected) = std::env::var("FMNIST_EXPECT_ADAPTER") {
             let name = &gpu.info().name;
             assert!(name.contains(&expected), "the adapter is `{name}`, FMNIST_EXPECT_ADAPTER wants `{expected}`");
@@ -43,10 +44,11 @@ pub fn gpu() -> &'static Gpu {
     gpu
 }
 
-/// Fails unless there was at least one comparison and all of them passed.
-pub fn assert_all_right(verifier: &Verifier<'_>) {
-    assert!(!verifier.verdicts().is_empty(), "nothing was compared");
-    for verdict in verifier.verdicts() {
+/// Runs what was recorded, and fails unless there was at least one comparison and all of them passed.
+pub fn assert_all_right(verifier: &mut Verifier) {
+    let verdicts = verifier.verdicts().block_on().unwrap();
+    assert!(!verdicts.is_empty(), "nothing was compared");
+    for verdict in verdicts {
         assert!(verdict.passed(), "{}: {:#?}", verdict.kernel, &verdict.failures[..verdict.failures.len().min(10)]);
     }
 }

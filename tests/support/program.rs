@@ -1,6 +1,7 @@
 //! Runs the program from the outside, in its own folder.
 
 use fmnist_gpu::gpu::adapter;
+use pollster::FutureExt as _;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -68,7 +69,7 @@ impl Place {
 /// Returns the name of the adapter that tests of the shaders run on.
 fn adapter_name() -> Option<&'static str> {
     static NAME: OnceLock<Option<String>> = OnceLock::new();
-    NAME.get_or_init(|| adapter::list().unwrap().first().map(|first| first.name.clone())).as_deref()
+    NAME.get_or_init(|| adapter::list().block_on().unwrap().first().map(|first| first.name.clone())).as_deref()
 }
 
 /// The result of running the program.

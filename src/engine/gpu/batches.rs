@@ -14,8 +14,9 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 /// Target duration of a submission: long enough for the host's cost to be negligible, far below the two seconds after which
-/// Windows resets a driver, and short enough for a smooth progress bar.
-const SUBMISSION: Duration = Duration::from_millis(80);
+/// Windows resets a driver, and short enough for a smooth progress bar. Longer in browsers, one of which (Firefox) looks only every 100 ms
+/// whether something is done: shorter ones could not be told apart.
+const SUBMISSION: Duration = Duration::from_millis(if cfg!(target_family = "wasm") { 250 } else { 80 });
 /// Maximum number of steps in one submission, however fast they are: this bounds the size of the read-back buffers.
 const MAX_STEPS: usize = 512;
 /// Steps that take longer are submitted dispatch by dispatch, so that each stays far below the limit of a watchdog.
@@ -25,8 +26,8 @@ const IN_FLIGHT: usize = 2;
 
 /// A split on the GPU, and the plan that processes it batch by batch.
 #[derive(Debug)]
-pub struct Batches<'g> {
-    gpu: &'g Gpu,
+pub struct Batches {
+    gpu: Gpu,
     pub(super) plan: Plan,
     pub(super) feed: Feed,
     readbacks: Vec<Readback>,
@@ -100,7 +101,7 @@ impl Feed {
     }
 
     /// Records the gathering of a batch, and the steps of a program on it.
-    pub(super) fn record(&self, plan: &mut PlanBuilder<'_>, on: &OnGpu<'_>) -> Result<(), EngineError> {
+    pub(super) fn record(&self, plan: &mut PlanBuilder, on: &OnGpu<'_>) -> Result<(), EngineError> {
         let Feed { images, labels, order, progress, batch_labels, .. } = self;
         let x = &on.tensors[on.program.images.0];
         batch_gather::record(plan, &self.dims, [images, labels, order, progress, x, batch_labels])?;
@@ -118,14 +119,14 @@ impl Feed {
     }
 }
 
-impl<'g> Batches<'g> {
-    pub(super) fn new(gpu: &'g Gpu, feed: Feed, plan: Plan) -> Result<Self, EngineError> {
+impl Batches {
+    pub(super) fn new(gpu: &Gpu, feed: Feed, plan: Plan) -> Result<Self, EngineError> {
         let room = 2 * MAX_STEPS.min(feed.batch_loss.len());
         let readbacks = (0..IN_FLIGHT).map(|_| Readback::new(gpu, "metrics", room)).collect::<Result<Vec<_>, _>>()?;
         let host = (Duration::ZERO, 0);
         let (totals, in_flight, last) = (Totals::default(), VecDeque::new(), Instant::now());
         let running = Running { samples: 0, first: 0, submitted: 0, totals, in_flight, last };
-        let (outputs, has_run) = (None, false);
+        let (gpu, outputs, has_run) = (gpu.clone(), None, false);
         Ok(Batches { gpu, plan, feed, readbacks, running, outputs, steps: 1, host, has_run, in_pieces: true })
     }
 
@@ -133,21 +134,21 @@ impl<'g> Batches<'g> {
     ///
     /// # Errors
     /// The device failed.
-    pub fn run_all(&mut self, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
+    pub async fn run_all(&mut self, on_progress: OnProgress<'_>) -> Result<Totals, EngineError> {
         let samples = self.feed.dims.samples;
         let order: Vec<u32> = (0..samples as u32).collect();
-        self.begin(&order, Totals::default())?;
+        self.begin(&order, Totals::default()).await?;
         while (self.running.totals.samples as usize) < samples {
-            if on_progress(&self.advance()?).is_break() {
+            if on_progress(&self.advance().await?).is_break() {
                 break;
             }
         }
-        self.settle()
+        self.settle().await
     }
 
     /// Starts a run over the samples of `order`, after the batches of `done`.
-    pub(super) fn begin(&mut self, order: &[u32], done: Totals) -> Result<(), EngineError> {
-        self.settle()?;
+    pub(super) async fn begin(&mut self, order: &[u32], done: Totals) -> Result<(), EngineError> {
+        self.settle().await?;
         // The kernels index by the order without checks.
         check_order(order, self.feed.dims.samples)?;
         if order.len() > self.feed.order.len() {
@@ -164,7 +165,7 @@ impl<'g> Batches<'g> {
     }
 
     /// Submits more batches, so that the adapter is never idle, and waits for the oldest submission. Returns the sums so far.
-    pub(super) fn advance(&mut self) -> Result<Totals, EngineError> {
+    pub(super) async fn advance(&mut self) -> Result<Totals, EngineError> {
         let batches = self.running.samples.div_ceil(self.feed.dims.n);
         while self.running.submitted < batches
             && let Some(readback) = self.readbacks.pop()
@@ -172,20 +173,20 @@ impl<'g> Batches<'g> {
             let steps = self.steps.min(batches - self.running.submitted);
             self.submit(readback, steps)?;
         }
-        self.receive()
+        self.receive().await
     }
 
     /// Waits for the submissions in flight. Returns the sums so far.
-    pub(super) fn settle(&mut self) -> Result<Totals, EngineError> {
+    pub(super) async fn settle(&mut self) -> Result<Totals, EngineError> {
         while !self.running.in_flight.is_empty() {
-            self.receive()?;
+            self.receive().await?;
         }
         Ok(self.running.totals)
     }
 
     /// Submits the next `steps` batches.
     fn submit(&mut self, mut readback: Readback, steps: usize) -> Result<(), EngineError> {
-        let (gpu, first) = (self.gpu, self.running.submitted);
+        let (gpu, first) = (&self.gpu, self.running.submitted);
         let begin = Instant::now();
         let mut encoder = gpu.encoder("steps");
         if self.in_pieces {
@@ -223,10 +224,10 @@ impl<'g> Batches<'g> {
     }
 
     /// Waits for the oldest submission, adds up its results, and sizes the next one by its duration.
-    fn receive(&mut self) -> Result<Totals, EngineError> {
+    async fn receive(&mut self) -> Result<Totals, EngineError> {
         let Running { samples, first, totals, in_flight, last, .. } = &mut self.running;
         let Some((submission, mut readback, steps)) = in_flight.pop_front() else { return Ok(*totals) };
-        let words = readback.wait(self.gpu, submission)?;
+        let words = readback.wait(&self.gpu, submission).await?;
         self.readbacks.push(readback);
         let (loss, correct) = words.split_at(steps);
         for (loss, correct) in loss.iter().zip(correct) {
@@ -253,8 +254,8 @@ impl<'g> Batches<'g> {
     ///
     /// # Errors
     /// There are too few batches, or the device failed.
-    pub fn time(&self, rounds: usize) -> Result<Timings, EngineError> {
-        let gpu = self.gpu;
+    pub async fn time(&self, rounds: usize) -> Result<Timings, EngineError> {
+        let gpu = &self.gpu;
         let batches = self.feed.order.len().div_ceil(self.feed.dims.n);
         if rounds >= batches {
             let reason =
@@ -264,13 +265,18 @@ impl<'g> Batches<'g> {
         let samples = self.feed.order.len().min((rounds + 1) * self.feed.dims.n) as u32;
         gpu.write_u32(&self.feed.order.slice("order", 0, &[samples as usize]), &(0..samples).collect::<Vec<_>>());
         gpu.write_u32(&self.feed.progress, &[0, samples]);
-        Ok(Timings::measure(gpu, &self.plan, rounds)?)
+        Ok(Timings::measure(gpu, &self.plan, rounds).await?)
     }
 
     /// Repeats the batches of `epoch` up to `last` (counted from 1), one by one, by a plan that keeps everything that it computes, and
     /// searches all of it.
-    pub(super) fn search(&self, plan: &Plan, epoch: &Epoch, last: usize) -> Result<Option<NonFinite>, EngineError> {
-        let gpu = self.gpu;
+    pub(super) async fn search(
+        &self,
+        plan: &Plan,
+        epoch: &Epoch,
+        last: usize,
+    ) -> Result<Option<NonFinite>, EngineError> {
+        let gpu = &self.gpu;
         let written: Vec<_> = plan.written().collect();
         let parts: Vec<_> = (0..written.len()).map(|i| (format!("{i}"), vec![2])).collect();
         let (_, found) = gpu.arena("found", Element::U32, &parts)?;
@@ -279,7 +285,7 @@ impl<'g> Batches<'g> {
             non_finite::record(&mut search, tensor, found)?;
             gpu.write_u32(found, &NOTHING_FOUND);
         }
-        let search = search.finish()?;
+        let search = search.finish().await?;
         gpu.write_u32(&self.feed.order, &epoch.order);
         gpu.write_u32(&self.feed.progress, &[epoch.done.batches as u32, epoch.order.len() as u32]);
         // The only tensor that a step does not overwrite completely; it still contains the losses of the failed attempt.
@@ -297,7 +303,7 @@ impl<'g> Batches<'g> {
             readback.record(&mut encoder, &found.iter().collect::<Vec<_>>());
             let submission = gpu.submit(encoder.finish())?;
             readback.begin();
-            let words = readback.wait(gpu, submission)?;
+            let words = readback.wait(gpu, submission).await?;
             let first = written.iter().zip(words.chunks_exact(2)).find(|(_, words)| words[0] > 0);
             if let Some(((entry, tensor), words)) = first {
                 let (count, index) = (words[0] as usize, words[1] as usize);

@@ -14,13 +14,14 @@ const LONGEST_DISPATCH: Duration = Duration::from_secs(1);
 /// Multiply-adds that every adapter is assumed to manage in that time, at 10 GFLOP/s. Larger dispatches are measured first.
 const TRUSTED_WORK: f64 = 5e9;
 
-impl GpuEngine<'_> {
+impl GpuEngine {
     /// Returns the largest batch size at which a model can be trained on a device: no tensor exceeds the limit of a binding.
     ///
     /// # Errors
     /// The model cannot be built.
     pub fn largest_batch(gpu: &Gpu, model: &Model) -> Result<usize, EngineError> {
-        let program = lower(model, Mode::Train, 1, Some(&GpuFusion { gpu, tiles: SharedTiles::default() }))?;
+        let program =
+            lower(model, Mode::Train, 1, Some(&GpuFusion { gpu: gpu.clone(), tiles: SharedTiles::default() }))?;
         Ok((largest_tensor(gpu) / 4) as usize / program.widest())
     }
 
@@ -30,7 +31,7 @@ impl GpuEngine<'_> {
     ///
     /// # Errors
     /// The model cannot be built, a tensor exceeds the adapter's limits, or the device failed.
-    pub fn largest_timely_batch(
+    pub async fn largest_timely_batch(
         gpu: &Gpu,
         model: &Model,
         batch_size: usize,
@@ -45,8 +46,8 @@ impl GpuEngine<'_> {
         const ROUNDS: usize = 3;
         let timed = (trusted / 8).clamp(1, batch_size);
         let engine = GpuEngine::new(gpu, model, &initial_parameters(&model.parameters()?, 0))?;
-        let engine = engine.and_training(&blank(model, timed * (ROUNDS + 1)), timed, optimizer)?;
-        let dispatches = engine.steps()?.time(ROUNDS)?.seconds;
+        let engine = engine.and_training(&blank(model, timed * (ROUNDS + 1)), timed, optimizer).await?;
+        let dispatches = engine.steps()?.time(ROUNDS).await?.seconds;
         let fastest = |rounds: &Vec<f64>| rounds.iter().copied().fold(f64::INFINITY, f64::min);
         let longest = dispatches.iter().map(fastest).fold(0.0, f64::max).max(1e-9);
         log::debug!("the longest dispatch takes {:.3} ms at batch size {timed}", 1e3 * longest);
@@ -57,12 +58,17 @@ impl GpuEngine<'_> {
     ///
     /// # Errors
     /// It is too large, or as for [`GpuEngine::largest_timely_batch`].
-    pub fn check_time(gpu: &Gpu, model: &Model, batch_size: usize, optimizer: &Optimizer) -> Result<(), EngineError> {
+    pub async fn check_time(
+        gpu: &Gpu,
+        model: &Model,
+        batch_size: usize,
+        optimizer: &Optimizer,
+    ) -> Result<(), EngineError> {
         // No watchdog resets a software adapter.
         if gpu.is_software() {
             return Ok(());
         }
-        let largest = GpuEngine::largest_timely_batch(gpu, model, batch_size, optimizer, LONGEST_DISPATCH)?;
+        let largest = GpuEngine::largest_timely_batch(gpu, model, batch_size, optimizer, LONGEST_DISPATCH).await?;
         if largest < batch_size {
             return Err(EngineError::Slow { batch_size, largest, adapter: gpu.info().name.clone() });
         }

@@ -12,7 +12,9 @@ pub use batches::Batches;
 
 use crate::data::Split;
 use crate::engine::steps::{OnGpu, record};
-use crate::engine::{Engine, EngineError, Epoch, Inference, NonFinite, OnProgress, Optimizer, State, Totals, blank};
+use crate::engine::{
+    Engine, EngineError, Epoch, Inference, NonFinite, OnProgress, Optimizer, Pending, State, Totals, blank,
+};
 use crate::gpu::{Element, Gpu, Plan, PlanBuilder, Tensor};
 use crate::lower::{Mode, Program, lower};
 use crate::model::{Model, Parameter};
@@ -27,18 +29,18 @@ const TOUCHED_BATCH: usize = 256;
 
 /// A model on a GPU, optionally with a training set.
 #[derive(Debug)]
-pub struct GpuEngine<'g> {
-    gpu: &'g Gpu,
+pub struct GpuEngine {
+    gpu: Gpu,
     tiles: SharedTiles,
     model: Model,
     described: Vec<Parameter>,
     parameters: Arena,
-    training: Option<Training<'g>>,
+    training: Option<Training>,
 }
 
 #[derive(Debug)]
-struct Training<'g> {
-    batches: Batches<'g>,
+struct Training {
+    batches: Batches,
     update: Update,
     logits: Tensor,
 }
@@ -53,16 +55,16 @@ struct Update {
     slots: Vec<Arena>,
 }
 
-impl<'g> GpuEngine<'g> {
+impl GpuEngine {
     /// Creates an engine for evaluation only.
     ///
     /// # Errors
     /// The model cannot be built, or the device failed.
-    pub fn new(gpu: &'g Gpu, model: &Model, parameters: &[Vec<f32>]) -> Result<Self, EngineError> {
+    pub fn new(gpu: &Gpu, model: &Model, parameters: &[Vec<f32>]) -> Result<Self, EngineError> {
         let described = model.parameters()?;
         let arena = Arena::new(gpu, "parameters", &described, true)?;
         arena.write(gpu, parameters);
-        let (model, tiles) = (model.clone(), SharedTiles::default());
+        let (gpu, model, tiles) = (gpu.clone(), model.clone(), SharedTiles::default());
         Ok(GpuEngine { gpu, tiles, model, described, parameters: arena, training: None })
     }
 
@@ -75,8 +77,13 @@ impl<'g> GpuEngine<'g> {
     ///
     /// # Errors
     /// The samples cannot be used, a tensor exceeds the adapter's limits, or the device failed.
-    pub fn and_training(self, train: &Split, batch_size: usize, optimizer: &Optimizer) -> Result<Self, EngineError> {
-        let (gpu, described) = (self.gpu, &self.described);
+    pub async fn and_training(
+        self,
+        train: &Split,
+        batch_size: usize,
+        optimizer: &Optimizer,
+    ) -> Result<Self, EngineError> {
+        let (gpu, described) = (&self.gpu, &self.described);
         let program = lower(&self.model, Mode::Train, batch_size, Some(&self.fusion()))?;
         log::debug!("a training step:\n{program}");
         let feed = Feed::new(gpu, "train", train, &self.model, batch_size)?;
@@ -87,21 +94,27 @@ impl<'g> GpuEngine<'g> {
         let logits = tensors[program.logits().0].clone();
         let step_sizes = gpu.tensor("step_sizes", &[train.len().div_ceil(batch_size)], Element::F32)?;
         let update = Update { optimizer: *optimizer, step_sizes, gradients, slots };
-        let plan = self.step(&feed, &program, &tensors, &update)?;
+        let plan = self.step(&feed, &program, &tensors, &update).await?;
         let entries: Vec<&str> = plan.dispatches().map(|dispatch| dispatch.entry).collect();
         log::debug!("a training step has {} dispatches: {}", entries.len(), entries.join(", "));
         let batches = Batches::new(gpu, feed, plan)?;
         Ok(GpuEngine { training: Some(Training { batches, update, logits }), ..self })
     }
 
-    fn fusion(&self) -> GpuFusion<'g> {
-        GpuFusion { gpu: self.gpu, tiles: self.tiles }
+    fn fusion(&self) -> GpuFusion {
+        GpuFusion { gpu: self.gpu.clone(), tiles: self.tiles }
     }
 
     /// Records a training step: the batch, the program, the optimizer.
-    fn step(&self, feed: &Feed, program: &Program, tensors: &[Tensor], update: &Update) -> Result<Plan, EngineError> {
+    async fn step(
+        &self,
+        feed: &Feed,
+        program: &Program,
+        tensors: &[Tensor],
+        update: &Update,
+    ) -> Result<Plan, EngineError> {
         let Update { optimizer, step_sizes, gradients, slots } = update;
-        let mut plan = PlanBuilder::new(self.gpu);
+        let mut plan = PlanBuilder::new(&self.gpu);
         feed.record(&mut plan, &self.on_gpu(feed, program, tensors))?;
         let (g, w) = (&gradients.whole, &self.parameters.trained(gradients));
         match (optimizer, &slots[..]) {
@@ -114,7 +127,7 @@ impl<'g> GpuEngine<'g> {
             }
             (_, slots) => unreachable!("`Optimizer::slots` names {} slots for {optimizer:?}", slots.len()),
         }
-        Ok(plan.finish()?)
+        Ok(plan.finish().await?)
     }
 
     fn on_gpu<'a>(&self, feed: &'a Feed, program: &'a Program, tensors: &'a [Tensor]) -> OnGpu<'a> {
@@ -128,7 +141,7 @@ impl<'g> GpuEngine<'g> {
     ///
     /// # Errors
     /// The same as for [`GpuEngine::and_training`].
-    pub fn prepare_training(
+    pub async fn prepare_training(
         gpu: &Gpu,
         model: &Model,
         batch_size: usize,
@@ -138,11 +151,11 @@ impl<'g> GpuEngine<'g> {
     ) -> Result<(), EngineError> {
         // No kernel depends on the number of samples: one blank sample needs the same kernels as the whole data set.
         let engine = GpuEngine::new(gpu, model, &[])?.with_tiles(tiles);
-        let engine = engine.and_training(&blank(model, 1), batch_size, optimizer)?;
+        let engine = engine.and_training(&blank(model, 1), batch_size, optimizer).await?;
         // Hardware drivers have compiled by now. Software adapters compile at the first dispatch, but wgpu zeroes the tensors
         // before it, which takes longer than it saves for large batches.
-        if gpu.is_software() && batch_size <= TOUCHED_BATCH {
-            engine.training.iter().try_for_each(|training| gpu.touch(&training.batches.plan, wanted))?;
+        if let Some(training) = engine.training.filter(|_| gpu.is_software() && batch_size <= TOUCHED_BATCH) {
+            gpu.touch(&training.batches.plan, wanted).await?;
         }
         Ok(())
     }
@@ -151,15 +164,16 @@ impl<'g> GpuEngine<'g> {
     ///
     /// # Errors
     /// The device failed.
-    pub fn last_logits(&self) -> Result<Vec<f32>, EngineError> {
-        self.training.as_ref().map_or(Ok(Vec::new()), |training| Ok(self.gpu.read(&training.logits)?))
+    pub async fn last_logits(&self) -> Result<Vec<f32>, EngineError> {
+        let Some(training) = &self.training else { return Ok(Vec::new()) };
+        Ok(self.gpu.read(&training.logits).await?)
     }
 
     /// The training set and the step that trains on a batch of it, for measurements.
     ///
     /// # Errors
     /// The engine was not created for training.
-    pub fn steps(&self) -> Result<&Batches<'g>, EngineError> {
+    pub fn steps(&self) -> Result<&Batches, EngineError> {
         self.training.as_ref().map(|training| &training.batches).ok_or(EngineError::NoTraining)
     }
 
@@ -167,8 +181,8 @@ impl<'g> GpuEngine<'g> {
     ///
     /// # Errors
     /// A tensor exceeds the adapter's limits, or the device failed.
-    pub fn evaluator(&self, split: &Split, batch_size: usize) -> Result<Batches<'g>, EngineError> {
-        Ok(self.inference(split, batch_size)?.0)
+    pub async fn evaluator(&self, split: &Split, batch_size: usize) -> Result<Batches, EngineError> {
+        Ok(self.inference(split, batch_size).await?.0)
     }
 
     /// The batch size of evaluation and prediction: large enough to keep the adapter busy, small enough for a CPU's cache, for the time
@@ -184,8 +198,8 @@ impl<'g> GpuEngine<'g> {
     }
 
     /// Creates the plan that evaluates `split`, and the tensor of its probabilities.
-    fn inference(&self, split: &Split, n: usize) -> Result<(Batches<'g>, Tensor), EngineError> {
-        let gpu = self.gpu;
+    async fn inference(&self, split: &Split, n: usize) -> Result<(Batches, Tensor), EngineError> {
+        let gpu = &self.gpu;
         let program = lower(&self.model, Mode::Infer, n, Some(&self.fusion()))?;
         let feed = Feed::new(gpu, "evaluation", split, &self.model, n)?;
         let tensors = self.tensors(&program, None)?;
@@ -193,90 +207,103 @@ impl<'g> GpuEngine<'g> {
         if !program.once.is_empty() {
             let mut once = PlanBuilder::new(gpu);
             program.once.iter().try_for_each(|step| record(&mut once, step, &on))?;
-            gpu.run(&once.finish()?)?;
+            gpu.run(&once.finish().await?).await?;
         }
         let mut plan = PlanBuilder::new(gpu);
         feed.record(&mut plan, &on)?;
         let probabilities = tensors[program.steps[program.loss()].writes[0].0].clone();
-        let plan = plan.finish()?;
+        let plan = plan.finish().await?;
         Ok((Batches::new(gpu, feed, plan)?, probabilities))
     }
 }
 
-impl Engine for GpuEngine<'_> {
-    fn begin_epoch(&mut self, epoch: &Epoch) -> Result<(), EngineError> {
-        let training = self.training.as_mut().ok_or(EngineError::NoTraining)?;
-        self.gpu.write(&training.update.step_sizes, &epoch.step_sizes);
-        training.batches.begin(&epoch.order, epoch.done)
+impl Engine for GpuEngine {
+    fn begin_epoch<'a>(&'a mut self, epoch: &'a Epoch) -> Pending<'a, ()> {
+        Box::pin(async move {
+            let training = self.training.as_mut().ok_or(EngineError::NoTraining)?;
+            self.gpu.write(&training.update.step_sizes, &epoch.step_sizes);
+            training.batches.begin(&epoch.order, epoch.done).await
+        })
     }
 
-    fn advance(&mut self) -> Result<Totals, EngineError> {
-        self.training.as_mut().ok_or(EngineError::NoTraining)?.batches.advance()
+    fn advance(&mut self) -> Pending<'_, Totals> {
+        Box::pin(async move { self.training.as_mut().ok_or(EngineError::NoTraining)?.batches.advance().await })
     }
 
-    fn settle(&mut self) -> Result<Totals, EngineError> {
-        self.training.as_mut().ok_or(EngineError::NoTraining)?.batches.settle()
+    fn settle(&mut self) -> Pending<'_, Totals> {
+        Box::pin(async move { self.training.as_mut().ok_or(EngineError::NoTraining)?.batches.settle().await })
     }
 
-    fn infer(&mut self, split: &Split, on_progress: OnProgress<'_>) -> Result<Inference, EngineError> {
-        if split.is_empty() {
-            return Ok(Inference::default());
-        }
-        let (mut batches, of_batch) = self.inference(split, self.inference_batch(split.len())?)?;
-        let classes = self.model.classes();
-        let all = self.gpu.tensor("probabilities", &[split.len(), classes], Element::F32)?;
-        batches.outputs = Some([of_batch, all.clone()]);
-        let totals = batches.run_all(on_progress)?;
-        let mut probabilities = self.gpu.read(&all)?;
-        probabilities.truncate(totals.samples as usize * classes);
-        Ok(Inference { totals, probabilities })
+    fn infer<'a>(&'a mut self, split: &'a Split, on_progress: OnProgress<'a>) -> Pending<'a, Inference> {
+        Box::pin(async move {
+            if split.is_empty() {
+                return Ok(Inference::default());
+            }
+            let (mut batches, of_batch) = self.inference(split, self.inference_batch(split.len())?).await?;
+            let classes = self.model.classes();
+            let all = self.gpu.tensor("probabilities", &[split.len(), classes], Element::F32)?;
+            batches.outputs = Some([of_batch, all.clone()]);
+            let totals = batches.run_all(on_progress).await?;
+            let mut probabilities = self.gpu.read(&all).await?;
+            probabilities.truncate(totals.samples as usize * classes);
+            Ok(Inference { totals, probabilities })
+        })
     }
 
     fn model(&self) -> &Model {
         &self.model
     }
 
-    fn parameters(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {
-        self.parameters.read(self.gpu)
+    fn parameters(&mut self) -> Pending<'_, Vec<Vec<f32>>> {
+        Box::pin(async move { self.parameters.read(&self.gpu).await })
     }
 
-    fn state(&mut self) -> Result<State, EngineError> {
-        let slots = self.training.iter().flat_map(|training| &training.update.slots);
-        let slots = slots.map(|slot| slot.read(self.gpu)).collect::<Result<_, _>>()?;
-        Ok(State { parameters: self.parameters.read(self.gpu)?, slots })
+    fn state(&mut self) -> Pending<'_, State> {
+        Box::pin(async move {
+            let mut slots = Vec::new();
+            for slot in self.training.iter().flat_map(|training| &training.update.slots) {
+                slots.push(slot.read(&self.gpu).await?);
+            }
+            Ok(State { parameters: self.parameters.read(&self.gpu).await?, slots })
+        })
     }
 
     fn restore(&mut self, state: &State) -> Result<(), EngineError> {
         let update = self.training.as_ref().map(|training| &training.update);
         state.check(&self.described, update.map_or(&[], |update| update.optimizer.slots()))?;
-        self.parameters.write(self.gpu, &state.parameters);
+        self.parameters.write(&self.gpu, &state.parameters);
         for (slot, values) in update.iter().flat_map(|update| &update.slots).zip(&state.slots) {
-            slot.write(self.gpu, values);
+            slot.write(&self.gpu, values);
         }
         Ok(())
     }
 
-    fn find_non_finite(&mut self, epoch: &Epoch, last: usize) -> Result<Option<NonFinite>, EngineError> {
-        let Training { batches, update, .. } = self.training.as_ref().ok_or(EngineError::NoTraining)?;
-        self.gpu.write(&update.step_sizes, &epoch.step_sizes);
-        // The same steps, but with a buffer for each tensor, so that all are there to be searched after a step.
-        let program = lower(&self.model, Mode::Search, batches.feed.batch_size(), Some(&self.fusion()))?;
-        let tensors = self.tensors(&program, Some(&update.gradients))?;
-        let plan = self.step(&batches.feed, &program, &tensors, update)?;
-        let found = batches.search(&plan, epoch, last)?;
-        // The optimizer writes all parameters in one dispatch; report the parameter that contains the element.
-        let mut arenas = update.slots.iter().chain([&self.parameters, &update.gradients]);
-        Ok(found.map(|found| match arenas.find(|arena| arena.whole.name() == found.tensor) {
-            Some(arena) => {
-                let (tensor, index) = arena.part_at(found.index);
-                NonFinite { tensor, index, ..found }
-            }
-            None => found,
-        }))
+    fn find_non_finite<'a>(&'a mut self, epoch: &'a Epoch, last: usize) -> Pending<'a, Option<NonFinite>> {
+        Box::pin(async move {
+            let Training { batches, update, .. } = self.training.as_ref().ok_or(EngineError::NoTraining)?;
+            self.gpu.write(&update.step_sizes, &epoch.step_sizes);
+            // The same steps, but with a buffer for each tensor, so that all are there to be searched after a step.
+            let program = lower(&self.model, Mode::Search, batches.feed.batch_size(), Some(&self.fusion()))?;
+            let tensors = self.tensors(&program, Some(&update.gradients))?;
+            let plan = self.step(&batches.feed, &program, &tensors, update).await?;
+            let found = batches.search(&plan, epoch, last).await?;
+            // The optimizer writes all parameters in one dispatch; report the parameter that contains the element.
+            let mut arenas = update.slots.iter().chain([&self.parameters, &update.gradients]);
+            Ok(found.map(|found| match arenas.find(|arena| arena.whole.name() == found.tensor) {
+                Some(arena) => {
+                    let (tensor, index) = arena.part_at(found.index);
+                    NonFinite { tensor, index, ..found }
+                }
+                None => found,
+            }))
+        })
     }
 
-    fn last_gradients(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {
-        let training = self.training.as_ref().filter(|training| training.batches.has_run);
-        training.map_or(Ok(Vec::new()), |training| training.update.gradients.read(self.gpu))
+    fn last_gradients(&mut self) -> Pending<'_, Vec<Vec<f32>>> {
+        Box::pin(async move {
+            let training = self.training.as_ref().filter(|training| training.batches.has_run);
+            let Some(training) = training else { return Ok(Vec::new()) };
+            training.update.gradients.read(&self.gpu).await
+        })
     }
 }

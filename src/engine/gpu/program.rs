@@ -12,18 +12,18 @@ use crate::ops::{SharedTiles, conv2d};
 
 /// What the kernels of a device can compute in one dispatch.
 #[derive(Debug)]
-pub(super) struct GpuFusion<'g> {
-    pub(super) gpu: &'g Gpu,
+pub(super) struct GpuFusion {
+    pub(super) gpu: Gpu,
     pub(super) tiles: SharedTiles,
 }
 
-impl Fusion for GpuFusion<'_> {
+impl Fusion for GpuFusion {
     fn pool(&self, conv: &Conv2dDims, pool: &Pool2dDims) -> bool {
-        conv2d::pools(conv2d_form(self.gpu, self.tiles, conv, false), conv, pool)
+        conv2d::pools(conv2d_form(&self.gpu, self.tiles, conv, false), conv, pool)
     }
 
     fn unpool(&self, conv: &Conv2dDims, pool: &Pool2dDims, needs_dx: bool) -> bool {
-        conv2d::unpools(conv2d_form(self.gpu, self.tiles, conv, needs_dx), conv, needs_dx, pool)
+        conv2d::unpools(conv2d_form(&self.gpu, self.tiles, conv, needs_dx), conv, needs_dx, pool)
     }
 }
 
@@ -67,17 +67,23 @@ impl Arena {
         self.order.iter().flatten().map(|at| &self.parts[*at])
     }
 
+    /// Returns where a part starts in the whole.
+    fn first(&self, part: &Tensor) -> usize {
+        part.first_element() - self.whole.first_element()
+    }
+
     /// Returns the name of the part that contains the element `index` of the whole, and the index within it.
     pub(super) fn part_at(&self, index: usize) -> (String, usize) {
         // The parts are in order: the last one that starts at or before the index contains it.
-        let mut parts = self.parts.iter().map(|part| (part, part.first_element() - self.whole.first_element()));
+        let mut parts = self.parts.iter().map(|part| (part, self.first(part)));
         let part = parts.rfind(|(_, first)| *first <= index);
         part.map_or((self.whole.name().to_string(), index), |(part, first)| (part.name().to_string(), index - first))
     }
 
-    /// Reads all parts back.
-    pub(super) fn read(&self, gpu: &Gpu) -> Result<Vec<Vec<f32>>, EngineError> {
-        self.in_order().map(|tensor| Ok(gpu.read(tensor)?)).collect()
+    /// Reads all parts back, together: a wait may take a tenth of a second in a browser.
+    pub(super) async fn read(&self, gpu: &Gpu) -> Result<Vec<Vec<f32>>, EngineError> {
+        let whole = gpu.read(&self.whole).await?;
+        Ok(self.in_order().map(|part| whole[self.first(part)..][..part.len()].to_vec()).collect())
     }
 
     /// Writes `values` into the parts.
@@ -88,10 +94,10 @@ impl Arena {
     }
 }
 
-impl GpuEngine<'_> {
+impl GpuEngine {
     /// Creates the tensors of a program. Those of parameters and gradients are parts of the arenas.
     pub(super) fn tensors(&self, program: &Program, gradients: Option<&Arena>) -> Result<Vec<Tensor>, EngineError> {
-        let gpu = self.gpu;
+        let gpu = &self.gpu;
         let mut buffers: Vec<Option<Tensor>> = vec![None; program.buffers.len()];
         let mut tensors = Vec::with_capacity(program.tensors.len());
         for tensor in &program.tensors {

@@ -11,8 +11,8 @@ mod times;
 mod training;
 
 use super::{
-    Engine, EngineError, Epoch, Inference, NonFinite, OnProgress, Optimizer, State, Totals, check_order, check_split,
-    for_all, only_trained,
+    Engine, EngineError, Epoch, Inference, NonFinite, OnProgress, Optimizer, Pending, State, Totals, check_order,
+    check_split, for_all, only_trained,
 };
 use crate::clock::Instant;
 use crate::data::Split;
@@ -201,71 +201,79 @@ fn plain(tensors: &[Aligned<f32>]) -> Vec<Vec<f32>> {
 }
 
 impl Engine for NativeEngine<'_> {
-    fn begin_epoch(&mut self, epoch: &Epoch) -> Result<(), EngineError> {
-        let training = self.training.as_mut().ok_or(EngineError::NoTraining)?;
-        check_order(&epoch.order, training.split.len())?;
-        training.epoch = epoch.clone();
-        Ok(())
+    fn begin_epoch<'a>(&'a mut self, epoch: &'a Epoch) -> Pending<'a, ()> {
+        Box::pin(async move {
+            let training = self.training.as_mut().ok_or(EngineError::NoTraining)?;
+            check_order(&epoch.order, training.split.len())?;
+            training.epoch = epoch.clone();
+            Ok(())
+        })
     }
 
-    fn advance(&mut self) -> Result<Totals, EngineError> {
-        let NativeEngine { threads, parameters, scratch, training, .. } = self;
-        let training = training.as_mut().ok_or(EngineError::NoTraining)?;
-        // Taken out while the batches borrow it.
-        let Epoch { order, step_sizes, mut done } = std::mem::take(&mut training.epoch);
-        // From a thread of the pool, so that the others are awake.
-        threads.install(|| {
-            let begin = Instant::now();
-            for (index, order) in order.chunks(training.batch_size).enumerate().skip(done.batches) {
-                training.forward_backward(parameters, scratch, order);
-                training.update(parameters, order.len(), step_sizes[index]);
-                training.has_run = true;
-                let Batch { loss, correct, .. } = &training.batch;
-                let (loss, correct) = totals(&loss[..order.len()], &correct[..order.len()]);
-                done.add(loss, correct, order.len());
-                // Report a loss that is not finite at once.
-                if begin.elapsed() >= SILENCE || !loss.is_finite() {
-                    break;
+    fn advance(&mut self) -> Pending<'_, Totals> {
+        Box::pin(async move {
+            let NativeEngine { threads, parameters, scratch, training, .. } = self;
+            let training = training.as_mut().ok_or(EngineError::NoTraining)?;
+            // Taken out while the batches borrow it.
+            let Epoch { order, step_sizes, mut done } = std::mem::take(&mut training.epoch);
+            // From a thread of the pool, so that the others are awake.
+            threads.install(|| {
+                let begin = Instant::now();
+                for (index, order) in order.chunks(training.batch_size).enumerate().skip(done.batches) {
+                    training.forward_backward(parameters, scratch, order);
+                    training.update(parameters, order.len(), step_sizes[index]);
+                    training.has_run = true;
+                    let Batch { loss, correct, .. } = &training.batch;
+                    let (loss, correct) = totals(&loss[..order.len()], &correct[..order.len()]);
+                    done.add(loss, correct, order.len());
+                    // Report a loss that is not finite at once.
+                    if begin.elapsed() >= SILENCE || !loss.is_finite() {
+                        break;
+                    }
                 }
-            }
-        });
-        training.epoch = Epoch { order, step_sizes, done };
-        Ok(done)
+            });
+            training.epoch = Epoch { order, step_sizes, done };
+            Ok(done)
+        })
     }
 
-    fn settle(&mut self) -> Result<Totals, EngineError> {
-        Ok(self.training.as_ref().ok_or(EngineError::NoTraining)?.epoch.done)
+    fn settle(&mut self) -> Pending<'_, Totals> {
+        Box::pin(async move { Ok(self.training.as_ref().ok_or(EngineError::NoTraining)?.epoch.done) })
     }
 
-    fn infer(&mut self, split: &Split, on_progress: OnProgress<'_>) -> Result<Inference, EngineError> {
-        check_split(split, &self.model)?;
-        let mut inference = Inference::default();
-        let results = |share: &mut Share<'_>| {
-            let (loss, correct) = totals(share.loss, share.correct);
-            (loss, correct, share.loss.len(), share.probabilities.to_vec())
-        };
-        self.for_each_share(split, results, |shares| {
-            for (loss, correct, samples, probabilities) in shares {
-                inference.totals.add(loss, correct, samples);
-                inference.probabilities.extend(probabilities);
-            }
-            on_progress(&inference.totals)
-        })?;
-        Ok(inference)
+    fn infer<'a>(&'a mut self, split: &'a Split, on_progress: OnProgress<'a>) -> Pending<'a, Inference> {
+        Box::pin(async move {
+            check_split(split, &self.model)?;
+            let mut inference = Inference::default();
+            let results = |share: &mut Share<'_>| {
+                let (loss, correct) = totals(share.loss, share.correct);
+                (loss, correct, share.loss.len(), share.probabilities.to_vec())
+            };
+            self.for_each_share(split, results, |shares| {
+                for (loss, correct, samples, probabilities) in shares {
+                    inference.totals.add(loss, correct, samples);
+                    inference.probabilities.extend(probabilities);
+                }
+                on_progress(&inference.totals)
+            })?;
+            Ok(inference)
+        })
     }
 
     fn model(&self) -> &Model {
         &self.model
     }
 
-    fn parameters(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {
-        Ok(plain(&self.parameters))
+    fn parameters(&mut self) -> Pending<'_, Vec<Vec<f32>>> {
+        Box::pin(async move { Ok(plain(&self.parameters)) })
     }
 
-    fn state(&mut self) -> Result<State, EngineError> {
-        let slots = self.training.iter().flat_map(|training| &training.slots);
-        let slots = slots.map(|slot| only_trained(&self.described, &plain(slot))).collect();
-        Ok(State { parameters: plain(&self.parameters), slots })
+    fn state(&mut self) -> Pending<'_, State> {
+        Box::pin(async move {
+            let slots = self.training.iter().flat_map(|training| &training.slots);
+            let slots = slots.map(|slot| only_trained(&self.described, &plain(slot))).collect();
+            Ok(State { parameters: plain(&self.parameters), slots })
+        })
     }
 
     fn restore(&mut self, state: &State) -> Result<(), EngineError> {
@@ -279,30 +287,34 @@ impl Engine for NativeEngine<'_> {
         Ok(())
     }
 
-    fn find_non_finite(&mut self, epoch: &Epoch, last: usize) -> Result<Option<NonFinite>, EngineError> {
-        let Training { split, batch_size, .. } = self.training.as_ref().ok_or(EngineError::NoTraining)?;
-        check_order(&epoch.order, split.len())?;
-        // The same steps, but with a buffer for each tensor, so that all are there to be searched after a step.
-        let (prepared, batch) = self.prepared(Mode::Search, *batch_size)?;
-        let NativeEngine { threads, parameters, scratch, training, .. } = self;
-        let training = training.as_mut().ok_or(EngineError::NoTraining)?;
-        (training.prepared, training.batch, training.has_run) = (prepared, batch, false);
-        let mut batches = epoch.order.chunks(training.batch_size).enumerate().take(last).skip(epoch.done.batches);
-        let found = threads.install(|| {
-            batches.find_map(|(index, order)| {
-                training.forward_backward(parameters, scratch, order);
-                training.search_rows(parameters, index + 1, order.len()).or_else(|| {
-                    training.update(parameters, order.len(), epoch.step_sizes[index]);
-                    training.search_parameters(parameters, index + 1)
+    fn find_non_finite<'a>(&'a mut self, epoch: &'a Epoch, last: usize) -> Pending<'a, Option<NonFinite>> {
+        Box::pin(async move {
+            let Training { split, batch_size, .. } = self.training.as_ref().ok_or(EngineError::NoTraining)?;
+            check_order(&epoch.order, split.len())?;
+            // The same steps, but with a buffer for each tensor, so that all are there to be searched after a step.
+            let (prepared, batch) = self.prepared(Mode::Search, *batch_size)?;
+            let NativeEngine { threads, parameters, scratch, training, .. } = self;
+            let training = training.as_mut().ok_or(EngineError::NoTraining)?;
+            (training.prepared, training.batch, training.has_run) = (prepared, batch, false);
+            let mut batches = epoch.order.chunks(training.batch_size).enumerate().take(last).skip(epoch.done.batches);
+            let found = threads.install(|| {
+                batches.find_map(|(index, order)| {
+                    training.forward_backward(parameters, scratch, order);
+                    training.search_rows(parameters, index + 1, order.len()).or_else(|| {
+                        training.update(parameters, order.len(), epoch.step_sizes[index]);
+                        training.search_parameters(parameters, index + 1)
+                    })
                 })
-            })
-        });
-        Ok(found)
+            });
+            Ok(found)
+        })
     }
 
-    fn last_gradients(&mut self) -> Result<Vec<Vec<f32>>, EngineError> {
-        let training = self.training.as_ref().filter(|training| training.has_run);
-        let gradients = training.map(|training| only_trained(&self.described, &plain(&training.gradients)));
-        Ok(gradients.unwrap_or_default())
+    fn last_gradients(&mut self) -> Pending<'_, Vec<Vec<f32>>> {
+        Box::pin(async move {
+            let training = self.training.as_ref().filter(|training| training.has_run);
+            let gradients = training.map(|training| only_trained(&self.described, &plain(&training.gradients)));
+            Ok(gradients.unwrap_or_default())
+        })
     }
 }

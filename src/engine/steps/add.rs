@@ -8,7 +8,7 @@ use crate::lower::Add;
 use crate::ops::add;
 
 impl Operation for Add {
-    fn record(self, plan: &mut PlanBuilder<'_>, x: &[&Tensor], y: &[&Tensor], _: &OnGpu<'_>) -> Result<(), GpuError> {
+    fn record(self, plan: &mut PlanBuilder, x: &[&Tensor], y: &[&Tensor], _: &OnGpu<'_>) -> Result<(), GpuError> {
         add::record_forward(plan, y[0].len(), [x[0], x[1], y[0]])
     }
 

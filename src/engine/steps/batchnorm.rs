@@ -11,7 +11,7 @@ use crate::lower::BatchNorm;
 use crate::ops::batchnorm;
 
 impl Operation for BatchNorm {
-    fn record(self, plan: &mut PlanBuilder<'_>, x: &[&Tensor], y: &[&Tensor], on: &OnGpu<'_>) -> Result<(), GpuError> {
+    fn record(self, plan: &mut PlanBuilder, x: &[&Tensor], y: &[&Tensor], on: &OnGpu<'_>) -> Result<(), GpuError> {
         match self {
             BatchNorm::Statistics(d, momentum) => {
                 let tensors = [x[0], on.totals.progress, y[0], y[1], y[2]];

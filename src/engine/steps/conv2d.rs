@@ -16,7 +16,7 @@ pub(in crate::engine) fn conv2d_form(gpu: &Gpu, tiles: SharedTiles, d: &Conv2dDi
 }
 
 impl Operation for Conv2d {
-    fn record(self, plan: &mut PlanBuilder<'_>, x: &[&Tensor], y: &[&Tensor], on: &OnGpu<'_>) -> Result<(), GpuError> {
+    fn record(self, plan: &mut PlanBuilder, x: &[&Tensor], y: &[&Tensor], on: &OnGpu<'_>) -> Result<(), GpuError> {
         let gpu = plan.gpu();
         match self {
             Conv2d::Forward { d, relu, pool } => {

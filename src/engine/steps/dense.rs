@@ -10,7 +10,7 @@ use crate::lower::Dense;
 use crate::ops::{Form, dense};
 
 impl Operation for Dense {
-    fn record(self, plan: &mut PlanBuilder<'_>, x: &[&Tensor], y: &[&Tensor], on: &OnGpu<'_>) -> Result<(), GpuError> {
+    fn record(self, plan: &mut PlanBuilder, x: &[&Tensor], y: &[&Tensor], on: &OnGpu<'_>) -> Result<(), GpuError> {
         let (Dense::Forward { d, .. } | Dense::Backward { d, .. }) = self;
         let form = Form::choose(plan.gpu(), on.tiles, &[d.i, d.o]);
         match (self, y.get(2)) {

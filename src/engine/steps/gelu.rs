@@ -8,7 +8,7 @@ use crate::lower::Gelu;
 use crate::ops::gelu;
 
 impl Operation for Gelu {
-    fn record(self, plan: &mut PlanBuilder<'_>, x: &[&Tensor], y: &[&Tensor], _: &OnGpu<'_>) -> Result<(), GpuError> {
+    fn record(self, plan: &mut PlanBuilder, x: &[&Tensor], y: &[&Tensor], _: &OnGpu<'_>) -> Result<(), GpuError> {
         match self {
             Gelu::Forward => gelu::record_forward(plan, y[0].len(), [x[0], y[0]]),
             Gelu::Backward => gelu::record_backward_x(plan, y[0].len(), [x[0], x[1], y[0]]),

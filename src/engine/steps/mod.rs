@@ -29,7 +29,7 @@ use std::fmt;
 /// What the engines need of an operation; its values are its steps.
 trait Operation: Copy + fmt::Debug {
     /// Records the step into a plan. `x` and `y` are the tensors that it reads and writes.
-    fn record(self, plan: &mut PlanBuilder<'_>, x: &[&Tensor], y: &[&Tensor], on: &OnGpu<'_>) -> Result<(), GpuError>;
+    fn record(self, plan: &mut PlanBuilder, x: &[&Tensor], y: &[&Tensor], on: &OnGpu<'_>) -> Result<(), GpuError>;
 
     /// Computes the step by the plain loops.
     fn compute<T: Real>(self, on: Operands<'_, '_, T>);
@@ -51,7 +51,7 @@ pub(super) struct OnGpu<'a> {
 }
 
 /// Records a step into a plan.
-pub(super) fn record(plan: &mut PlanBuilder<'_>, step: &Step, on: &OnGpu<'_>) -> Result<(), GpuError> {
+pub(super) fn record(plan: &mut PlanBuilder, step: &Step, on: &OnGpu<'_>) -> Result<(), GpuError> {
     let x: Vec<&Tensor> = step.reads.iter().map(|id| &on.tensors[id.0]).collect();
     let y: Vec<&Tensor> = step.writes.iter().map(|id| &on.tensors[id.0]).collect();
     dispatch!(step.op, step => step.record(plan, &x, &y, on))

@@ -11,7 +11,7 @@ use crate::lower::{MaxPool2d, MeanPool2d};
 use crate::ops::pool2d;
 
 impl Operation for MaxPool2d {
-    fn record(self, plan: &mut PlanBuilder<'_>, x: &[&Tensor], y: &[&Tensor], _: &OnGpu<'_>) -> Result<(), GpuError> {
+    fn record(self, plan: &mut PlanBuilder, x: &[&Tensor], y: &[&Tensor], _: &OnGpu<'_>) -> Result<(), GpuError> {
         match self {
             MaxPool2d::Forward(d) => pool2d::record_max_forward(plan, &d, [x[0], y[0], y[1]]),
             MaxPool2d::Backward(d) => pool2d::record_max_backward_x(plan, &d, [x[0], x[1], y[0]]),
@@ -28,7 +28,7 @@ impl Operation for MaxPool2d {
 }
 
 impl Operation for MeanPool2d {
-    fn record(self, plan: &mut PlanBuilder<'_>, x: &[&Tensor], y: &[&Tensor], _: &OnGpu<'_>) -> Result<(), GpuError> {
+    fn record(self, plan: &mut PlanBuilder, x: &[&Tensor], y: &[&Tensor], _: &OnGpu<'_>) -> Result<(), GpuError> {
         match self {
             MeanPool2d::Forward(reduction, d) => pool2d::record_mean_forward(plan, reduction, &d, [x[0], y[0]]),
             MeanPool2d::Backward(reduction, d) => pool2d::record_mean_backward_x(plan, reduction, &d, [x[0], y[0]]),

@@ -8,7 +8,7 @@ use crate::lower::Relu;
 use crate::ops::relu;
 
 impl Operation for Relu {
-    fn record(self, plan: &mut PlanBuilder<'_>, x: &[&Tensor], y: &[&Tensor], _: &OnGpu<'_>) -> Result<(), GpuError> {
+    fn record(self, plan: &mut PlanBuilder, x: &[&Tensor], y: &[&Tensor], _: &OnGpu<'_>) -> Result<(), GpuError> {
         match self {
             Relu::Forward => relu::record_forward(plan, y[0].len(), [x[0], y[0]]),
             Relu::Backward => relu::record_backward_x(plan, y[0].len(), [x[0], x[1], y[0]]),

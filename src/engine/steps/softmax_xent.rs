@@ -8,7 +8,7 @@ use crate::lower::SoftmaxXent;
 use crate::ops::softmax_xent;
 
 impl Operation for SoftmaxXent {
-    fn record(self, plan: &mut PlanBuilder<'_>, x: &[&Tensor], y: &[&Tensor], on: &OnGpu<'_>) -> Result<(), GpuError> {
+    fn record(self, plan: &mut PlanBuilder, x: &[&Tensor], y: &[&Tensor], on: &OnGpu<'_>) -> Result<(), GpuError> {
         let d = SoftmaxXentDims { n: on.program.batch, c: on.program.classes };
         let tensors = [x[0], on.labels, y[0]];
         match self {

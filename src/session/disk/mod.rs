@@ -99,18 +99,18 @@ impl Session<'_> {
     ///
     /// # Errors
     /// The device failed, or a file could not be written, not even at the end.
-    pub fn train(
+    pub async fn train(
         &self,
         folder: &RunFolder,
         options: &RunOptions,
         on_event: &mut dyn FnMut(SessionEvent<'_>),
         on_failure: &mut dyn FnMut(&WriteError),
     ) -> Result<Finished, TrainError> {
-        let mut training = Training::new(self)?;
+        let mut training = Training::new(self).await?;
         folder.write_config(&self.config)?;
         let mut writer = RunWriter::new(self, folder, options, on_failure)?;
         let mut at = (self.plan.start.as_ref().map_or(1, |start| start.position.epoch()), 0);
-        let trained = run(&mut training, &mut writer, options, &mut at, on_event).map_err(|source| {
+        let trained = run(&mut training, &mut writer, options, &mut at, on_event).await.map_err(|source| {
             let unchanged = (!folder.is_committed()).then(|| folder.path().to_path_buf());
             let (checkpoint, source) = (folder.newest_checkpoint(), Box::new(source));
             TrainError::Stopped { epoch: at.0, steps: at.1, checkpoint, unchanged, source }
@@ -123,7 +123,7 @@ impl Session<'_> {
         let mut test = None;
         if trained.outcome == Outcome::Complete {
             on_event(SessionEvent::Evaluating);
-            test = training.evaluate().map_err(TrainError::Evaluation)?;
+            test = training.evaluate().await.map_err(TrainError::Evaluation)?;
         }
         let summary = Summary::new(&self.config, &trained, test.as_ref().map(|test| &test.totals));
         if counts {
@@ -137,7 +137,7 @@ impl Session<'_> {
         if !is_finite {
             return Ok(finished);
         }
-        if let Some(page) = writer.report(&finished) {
+        if let Some(page) = writer.report(&finished).await {
             on_event(SessionEvent::Reported(&page));
         }
         writer.conclude().map_err(TrainError::Incomplete)?;
@@ -146,23 +146,23 @@ impl Session<'_> {
 }
 
 /// Trains to the end. `at` is the epoch and the steps that are done of it.
-fn run(
+async fn run(
     training: &mut Training<'_>,
     writer: &mut RunWriter<'_>,
     options: &RunOptions,
     at: &mut (u64, usize),
     on_event: &mut dyn FnMut(SessionEvent<'_>),
 ) -> Result<Trained, EngineError> {
-    let mut trainer = training.trainer(options.checkpoint_interval)?;
+    let mut trainer = training.trainer(options.checkpoint_interval).await?;
     loop {
-        let event = trainer.advance()?;
+        let event = trainer.advance().await?;
         match &event {
             Event::EpochStarted { epoch, .. } => *at = (*epoch, 0),
             Event::Progress { epoch, totals, .. } => *at = (*epoch, totals.batches),
             _ => {}
         }
         on_event(SessionEvent::Training(&event));
-        writer.event(&event, &mut trainer);
+        writer.event(&event, &mut trainer).await;
         match event {
             Event::EpochFinished(record) => on_event(SessionEvent::Saved(&record)),
             Event::Ended(outcome) => return Ok(trainer.into_trained(outcome)),

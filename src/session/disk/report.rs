@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 ///
 /// # Errors
 /// The device failed, a file exists and `overwrite` is off, a file cannot be written, or the user interrupted.
-pub fn write_report(
+pub async fn write_report(
     report: &Report<'_>,
     device: &Device,
     folder: &Path,
@@ -29,7 +29,7 @@ pub fn write_report(
     let (batch_size, optimizer) = config.map_or((32, adam), |config| (config.batch_size, config.optimizer));
     let tiles = config.and_then(|config| config.tiles).unwrap_or_default();
     let times = device.kernel_times(model, parameters, test, batch_size, &optimizer, tiles);
-    let times = times.map_err(WriteError::KernelTimes)?;
+    let times = times.await.map_err(WriteError::KernelTimes)?;
     go_on()?;
     let (metrics, files) = report_files(report, times.as_ref()).map_err(WriteError::Report)?;
     go_on()?;

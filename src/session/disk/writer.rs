@@ -137,15 +137,15 @@ impl<'a> RunWriter<'a> {
     }
 
     /// Writes what belongs to an event.
-    pub(super) fn event(&mut self, event: &Event, trainer: &mut Trainer<'_>) {
+    pub(super) async fn event(&mut self, event: &Event, trainer: &mut Trainer<'_>) {
         match event {
             Event::Paused => self.checkpoint(trainer.position(), trainer.state()),
-            Event::EpochFinished(record) => self.epoch(record, trainer),
+            Event::EpochFinished(record) => self.epoch(record, trainer).await,
             _ => {}
         }
     }
 
-    fn epoch(&mut self, record: &EpochRecord, trainer: &mut Trainer<'_>) {
+    async fn epoch(&mut self, record: &EpochRecord, trainer: &mut Trainer<'_>) {
         let weights = &trainer.state().parameters;
         if let Some(loss) = record.val_loss.filter(|&loss| loss < self.best.0) {
             self.best = (loss, Some(weights.clone()));
@@ -160,7 +160,7 @@ impl<'a> RunWriter<'a> {
         self.note("run", self.folder.commit());
         self.history(&trainer.position().history);
         if self.options.tensorboard {
-            let gradients = trainer.engine().last_gradients().map_err(WriteError::Gradients);
+            let gradients = trainer.engine().last_gradients().await.map_err(WriteError::Gradients);
             let written = gradients.and_then(|gradients| self.epoch_events(trainer, &gradients));
             self.note("events", written);
         }
@@ -261,15 +261,15 @@ impl<'a> RunWriter<'a> {
     }
 
     /// Writes the report, if one is wanted and the test set was evaluated, and returns the path of its page.
-    pub(super) fn report(&mut self, finished: &Finished) -> Option<PathBuf> {
+    pub(super) async fn report(&mut self, finished: &Finished) -> Option<PathBuf> {
         let test = finished.test.as_ref().filter(|_| self.options.report)?;
-        let written = self.write_report(finished, &test.probabilities);
+        let written = self.write_report(finished, &test.probabilities).await;
         let page = written.is_ok().then(|| self.folder.path().join("report.html"));
         self.note("report", written);
         page
     }
 
-    fn write_report(&self, finished: &Finished, probabilities: &[f32]) -> Result<(), WriteError> {
+    async fn write_report(&self, finished: &Finished, probabilities: &[f32]) -> Result<(), WriteError> {
         let Session { device, dataset, config, interrupt, .. } = self.session;
         let (folder, parameters) = (self.folder.path(), &finished.trained.state.parameters);
         let model_file = weights::to_bytes(&config.model, parameters)
@@ -289,7 +289,7 @@ impl<'a> RunWriter<'a> {
             image: 0,
             model_file: &model_file,
         };
-        write_report(&report, device, folder, self.folder.replaces(), interrupt)?;
+        write_report(&report, device, folder, self.folder.replaces(), interrupt).await?;
         Ok(())
     }
 

@@ -19,7 +19,7 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 ///
 /// # Errors
 /// The model cannot be built at that batch size, or the device failed.
-pub fn autotune(
+pub async fn autotune(
     gpu: &Gpu,
     model: &Model,
     batch_size: usize,
@@ -30,7 +30,7 @@ pub fn autotune(
     let kept = kept.filter(|_| gpu.tiling() == Tiling::Shared);
     let mut choices = kept.map(TileChoices::read).unwrap_or_default();
     let known = choices.choices.len();
-    let tiles = choices.choose(gpu, model, batch_size, optimizer)?;
+    let tiles = choices.choose(gpu, model, batch_size, optimizer).await?;
     if let Some(path) = kept.filter(|_| choices.choices.len() > known) {
         choices.write(path);
     }

@@ -32,35 +32,40 @@ const SLOW_STEP: Duration = Duration::from_millis(100);
 const MARGIN: f64 = 0.97;
 
 /// Times the candidates: first the height of the tiles, then the number of workgroups that long sums are split into.
-fn measure(gpu: &Gpu, model: &Model, batch_size: usize, optimizer: &Optimizer) -> Result<SharedTiles, EngineError> {
+async fn measure(
+    gpu: &Gpu,
+    model: &Model,
+    batch_size: usize,
+    optimizer: &Optimizer,
+) -> Result<SharedTiles, EngineError> {
     let begin = Instant::now();
     let (initial, split) = (initial_parameters(&model.parameters()?, 0), blank(model, STEPS * batch_size));
-    let seconds_per_step = |tiles| {
+    let seconds_per_step = async |tiles| {
         let engine = GpuEngine::new(gpu, model, &initial)?.with_tiles(tiles);
-        seconds_per_step(engine.and_training(&split, batch_size, optimizer)?, batch_size, optimizer)
+        seconds_per_step(engine.and_training(&split, batch_size, optimizer).await?, batch_size, optimizer).await
     };
     let mut best = SharedTiles::default();
-    let Some(mut best_seconds) = seconds_per_step(best)? else {
+    let Some(mut best_seconds) = seconds_per_step(best).await? else {
         log::debug!("a step takes longer than {} ms: no other tiles are tried", SLOW_STEP.as_millis());
         return Ok(best);
     };
-    let mut consider = |tiles: SharedTiles, best: &mut SharedTiles| -> Result<(), EngineError> {
-        if let Some(seconds) = seconds_per_step(tiles)?.filter(|seconds| *seconds < MARGIN * best_seconds) {
+    let mut consider = async |tiles: SharedTiles, best: &mut SharedTiles| -> Result<(), EngineError> {
+        if let Some(seconds) = seconds_per_step(tiles).await?.filter(|seconds| *seconds < MARGIN * best_seconds) {
             (*best, best_seconds) = (tiles, seconds);
         }
         Ok(())
     };
-    consider(SharedTiles { rows_each: 8, ..best }, &mut best)?;
+    consider(SharedTiles { rows_each: 8, ..best }, &mut best).await?;
     for workgroups in [64, 256, 512] {
-        consider(SharedTiles { workgroups, ..best }, &mut best)?;
+        consider(SharedTiles { workgroups, ..best }, &mut best).await?;
     }
     log::debug!("tiles chosen in {:.2} s: {best:?}", begin.elapsed().as_secs_f64());
     Ok(best)
 }
 
 /// Returns the seconds per step of the fastest of several short epochs on blank images; `None` if a step takes longer than [`SLOW_STEP`].
-fn seconds_per_step(
-    mut engine: GpuEngine<'_>,
+async fn seconds_per_step(
+    mut engine: GpuEngine,
     batch_size: usize,
     optimizer: &Optimizer,
 ) -> Result<Option<f64>, EngineError> {
@@ -70,25 +75,24 @@ fn seconds_per_step(
         step_sizes: (1..=STEPS as u64).map(|step| optimizer.step_size(step)).collect(),
         done: Totals::default(),
     };
-    let mut train = |epoch: &Epoch| engine.train_epoch(epoch, &mut |_| ControlFlow::Continue(()));
+    let mut train = async |epoch: &Epoch| engine.train_epoch(epoch, &mut |_| ControlFlow::Continue(())).await;
     // The first step may compile.
     let one = epoch(1);
-    train(&one)?;
+    train(&one).await?;
     let begin = Instant::now();
-    train(&one)?;
+    train(&one).await?;
     if begin.elapsed() > SLOW_STEP {
         return Ok(None);
     }
     let all = epoch(STEPS);
-    let mut run = || train(&all);
     // Warms up, and lets the engine settle on the number of steps per submission.
     for _ in 0..3 {
-        run()?;
+        train(&all).await?;
     }
     let (begin, mut best) = (Instant::now(), f64::INFINITY);
     while begin.elapsed() < WINDOW {
         let start = Instant::now();
-        run()?;
+        train(&all).await?;
         best = best.min(start.elapsed().as_secs_f64() / STEPS as f64);
     }
     log::debug!("{tiles:?}: {:.0} us per step", 1e6 * best);
@@ -128,7 +132,7 @@ impl TileChoices {
     ///
     /// # Errors
     /// The model cannot be built at that batch size, or the device failed.
-    pub fn choose(
+    pub async fn choose(
         &mut self,
         gpu: &Gpu,
         model: &Model,
@@ -143,7 +147,7 @@ impl TileChoices {
             log::debug!("tiles from an earlier choice: {:?}", choice.tiles);
             return Ok(choice.tiles);
         }
-        let tiles = measure(gpu, model, batch_size, optimizer)?;
+        let tiles = measure(gpu, model, batch_size, optimizer).await?;
         self.choices.push(Choice { key, tiles });
         Ok(tiles)
     }
