@@ -25,6 +25,7 @@ mod softmax_xent;
 
 /// Speeds, peaks and timings: whether they are measured, not how high they are.
 mod bench;
+mod browser_page;
 /// The mirrors compared with finite differences and examples computed by hand.
 mod gradients;
 /// Proof that the comparisons can fail.

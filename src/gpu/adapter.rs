@@ -208,9 +208,11 @@ fn describe(index: usize, info: &wgpu::AdapterInfo) -> AdapterInfo {
         (driver, "") | ("", driver) => driver.to_string(),
         (driver, version) => format!("{driver} {version}"),
     };
+    // Browsers do not name it.
+    let name = if info.name.is_empty() { "WebGPU adapter".to_string() } else { info.name.clone() };
     AdapterInfo {
         index,
-        name: info.name.clone(),
+        name,
         backend: info.backend.to_str().to_string(),
         device_type: device_type(info).1.to_string(),
         driver,
