@@ -25,6 +25,7 @@ mod softmax_xent;
 
 /// Speeds, peaks and timings: whether they are measured, not how high they are.
 mod bench;
+/// The core in a browser.
 mod browser_page;
 /// The mirrors compared with finite differences and examples computed by hand.
 mod gradients;
