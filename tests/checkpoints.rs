@@ -1,6 +1,6 @@
 use crate::support::broken_off::{TRAIN, outcome, spawn};
-use crate::support::gpu;
 use crate::support::program::{Place, Ran, json_file};
+use crate::support::{cases, gpu};
 use fmnist_gpu::data::DatasetKind;
 use fmnist_gpu::engine::{Optimizer, State, Totals};
 use fmnist_gpu::model::{Model, initial_parameters};
@@ -124,7 +124,7 @@ fn the_newest_whole_checkpoint_is_found_and_the_oldest_leave() {
 #[test]
 fn a_training_killed_at_random_moments_ends_with_the_same_bits() {
     gpu();
-    let kills: u32 = std::env::var("FMNIST_TEST_KILLS").ok().map_or(8, |kills| kills.parse().unwrap());
+    let kills: u32 = cases("FMNIST_TEST_KILLS", 8, 60) as u32;
     let place = Place::new();
     place.run(&format!("{TRAIN} --out whole")).exits(0);
     let whole = outcome(&place, "whole");

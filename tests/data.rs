@@ -158,7 +158,7 @@ fn three_by_two() -> Vec<u8> {
 }
 
 #[test]
-fn images_are_read_plain_and_compressed() {
+pub(crate) fn images_are_read_plain_and_compressed() {
     let plain = three_by_two();
     let from_plain = parse_images("a", &plain).unwrap();
     assert_eq!(from_plain.shape, [2, 3, 2], "order of the dimensions");

@@ -4,7 +4,7 @@
 use crate::programs::draw_model;
 use crate::support::program::Place;
 use crate::support::python::Python;
-use crate::support::{genuine_data, gpu};
+use crate::support::{cases, genuine_data, gpu};
 use fmnist_gpu::cpu::conv2d::Padding;
 use fmnist_gpu::data::{DatasetKind, FASHION_MNIST, LoadOptions, Split, load, synthetic};
 use fmnist_gpu::engine::{Engine, GpuEngine, Optimizer, ReferenceEngine};
@@ -312,8 +312,7 @@ fn drawn(seed: u64) -> Model {
 
 /// The models that every tool opens, among them a few graphs drawn at random; `FMNIST_TEST_EXPORTED_GRAPHS=50` draws more.
 fn models() -> Vec<(String, Model)> {
-    let asked = std::env::var("FMNIST_TEST_EXPORTED_GRAPHS").ok().map(|n| n.parse().unwrap());
-    let graphs = (0..asked.unwrap_or(2)).map(|seed| (format!("graph-{seed}"), drawn(seed)));
+    let graphs = (0..cases("FMNIST_TEST_EXPORTED_GRAPHS", 2, 20)).map(|seed| (format!("graph-{seed}"), drawn(seed)));
     let even = toml::from_str(EVEN).unwrap();
     let [cnn, mlp] = [Model::cnn(), Model::mlp()];
     let named =
@@ -396,21 +395,57 @@ fn assert_close(what: &str, found: &[f32], expected: &[f32]) {
     assert!(found.iter().all(|p| p.is_finite()) && worst <= TOLERANCE, "{what}: differs by {worst}");
 }
 
+/// Opens an ONNX file; the function returns its predictions for images, `[N, 10]`.
+fn tract(bytes: &[u8]) -> impl Fn(&[u8]) -> Vec<f32> {
+    let graph = tract_onnx::onnx().model_for_read(&mut &bytes[..]).unwrap();
+    let graph = graph.into_optimized().unwrap().into_runnable().unwrap();
+    move |images| {
+        let n = images.len() / FASHION_MNIST.pixels();
+        let pixels: Vec<f32> = images.iter().map(|&p| f32::from(p)).collect();
+        let outputs = graph.run(tvec!(Tensor::from_shape(&[n, 28, 28, 1], &pixels).unwrap().into())).unwrap();
+        let view = outputs[0].to_plain_array_view::<f32>().unwrap();
+        assert_eq!(view.shape(), [n, 10]);
+        view.iter().copied().collect()
+    }
+}
+
+/// Reads an exported file, and compares it with the model; returns its format.
+pub fn read_back(path: &str, bytes: &[u8], model: &Model, parameters: &[Vec<f32>]) -> &'static str {
+    let image = synthetic::generate(0, 1, 0).1.images;
+    let expected = reference(model, parameters, &image);
+    let values = || read_npz(bytes).into_iter().map(|(_, _, values)| values).collect::<Vec<_>>();
+    let name = path.rsplit('/').next().unwrap_or(path);
+    match name {
+        "model.onnx" => {
+            assert_close(path, &tract(bytes)(&image), &expected);
+            "onnx"
+        }
+        "model.torch.safetensors" => {
+            let file = SafeTensors::deserialize(bytes).unwrap();
+            assert_close(path, &forward_channels_first(model, &file, &image), &expected);
+            "torch"
+        }
+        "model.keras.npz" => {
+            assert!(values() == parameters, "{path}");
+            "keras"
+        }
+        "model.npz" => {
+            assert!(values() == parameters, "{path}");
+            "npz"
+        }
+        _ => panic!("nothing reads {path}"),
+    }
+}
+
 #[test]
 fn tract_opens_the_onnx_and_agrees_at_any_batch_size() {
     for (name, model) in models() {
         let parameters = trained_size(&model);
         let expected = predictions(&model, &parameters);
         let bytes = onnx::to_bytes(&model, &parameters, &facts()).unwrap();
-        let graph = tract_onnx::onnx().model_for_read(&mut &bytes[..]).unwrap();
-        let graph = graph.into_optimized().unwrap().into_runnable().unwrap();
+        let run = tract(&bytes);
         for n in [1, 7, N_IMAGES] {
-            let pixels: Vec<f32> = images()[..n * FASHION_MNIST.pixels()].iter().map(|&p| f32::from(p)).collect();
-            let input = Tensor::from_shape(&[n, 28, 28, 1], &pixels).unwrap();
-            let outputs = graph.run(tvec!(input.into())).unwrap();
-            let view = outputs[0].to_plain_array_view::<f32>().unwrap();
-            assert_eq!(view.shape(), [n, 10]);
-            let found: Vec<f32> = view.iter().copied().collect();
+            let found = run(&images()[..n * FASHION_MNIST.pixels()]);
             assert_close(&format!("{name}, batch of {n}"), &found, &expected[..n * 10]);
         }
     }
@@ -421,18 +456,13 @@ fn tract_opens_the_onnx_and_agrees_at_any_batch_size() {
 #[test]
 fn graphs_at_random_are_exported_and_imported() {
     let images = &images()[..5 * FASHION_MNIST.pixels()];
-    let pixels: Vec<f32> = images.iter().map(|&p| f32::from(p)).collect();
     let (mut compared, mut normalized) = (0, 0);
     for seed in 0..60 {
         let model = drawn(seed);
         let parameters = trained_size(&model);
         let expected = reference(&model, &parameters, images);
         let bytes = onnx::to_bytes(&model, &parameters, &facts()).unwrap();
-        let graph = tract_onnx::onnx().model_for_read(&mut &bytes[..]).unwrap();
-        let graph = graph.into_optimized().unwrap().into_runnable().unwrap();
-        let outputs = graph.run(tvec!(Tensor::from_shape(&[5, 28, 28, 1], &pixels).unwrap().into())).unwrap();
-        let found: Vec<f32> = outputs[0].to_plain_array_view::<f32>().unwrap().iter().copied().collect();
-        assert_close(&format!("tract, seed {seed}"), &found, &expected);
+        assert_close(&format!("tract, seed {seed}"), &tract(&bytes)(images), &expected);
         let bytes = torch::to_bytes(&model, &parameters, &facts()).unwrap();
         if !torch::python(&model, "x").unwrap().contains(".permute(") {
             compared += 1;

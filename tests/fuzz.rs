@@ -50,7 +50,7 @@ fn every_parser_is_a_fuzz_target() {
 
 /// The seeds are not merely refused: what is right comes through, so that fuzzing begins behind the first check.
 #[test]
-fn seeds_that_are_right_are_taken() {
+pub fn seeds_that_are_right_are_taken() {
     let read = |target: &str, name: &str| {
         std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target).join(name)).unwrap()
     };

@@ -29,6 +29,8 @@ mod bench;
 mod browser_page;
 /// The mirrors compared with finite differences and examples computed by hand.
 mod gradients;
+/// Proof that the proofs can fail.
+mod mutants;
 /// Proof that the comparisons can fail.
 mod negative;
 mod non_finite;
@@ -90,6 +92,9 @@ mod report_page;
 mod synthetic;
 /// Event files, read back and opened by TensorBoard.
 mod tensorboard;
+
+/// The first tier: everything once.
+mod quick;
 
 /// The program from the outside: commands, files, errors, exit codes.
 mod cli;

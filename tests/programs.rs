@@ -1,7 +1,7 @@
 //! Graphs drawn at random: trained for a few steps on every engine and compared, and compared with finite differences. A hundred by default;
 //! `FMNIST_TEST_GRAPHS=5000` tries more, and `FMNIST_TEST_GRAPH=17` the one with this seed alone.
 
-use crate::support::gpu;
+use crate::support::{cases, gpu};
 use fmnist_gpu::cpu::conv2d::{Conv2dDims, Padding};
 use fmnist_gpu::cpu::pool2d::Pool2dDims;
 use fmnist_gpu::data::Split;
@@ -225,12 +225,11 @@ fn draw_split(model: &Model, samples: usize, seed: u64) -> Split {
     Split { images, labels }
 }
 
-/// The seeds to try: all up to the number that the environment gives.
+/// The seeds to try: all up to the number of graphs, or the one that the environment names.
 fn seeds() -> Vec<u64> {
-    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
-    match (number("FMNIST_TEST_GRAPH"), number("FMNIST_TEST_GRAPHS")) {
-        (Some(seed), _) => vec![seed],
-        (None, graphs) => (1..=graphs.unwrap_or(100)).collect(),
+    match std::env::var("FMNIST_TEST_GRAPH") {
+        Ok(seed) => vec![seed.parse().unwrap()],
+        Err(_) => (1..=cases("FMNIST_TEST_GRAPHS", 100, 2000)).collect(),
     }
 }
 
@@ -290,51 +289,56 @@ fn differs(truth: &Trained, found: &Trained, tolerance: f64) -> Option<String> {
         .or_else(|| near("probabilities".into(), &truth.probabilities, &found.probabilities))
 }
 
+/// Trains a graph drawn at random on every engine, and compares; returns the types of its layers, and whether it branches.
+pub fn engines_agree(seed: u64) -> (BTreeSet<String>, bool) {
+    let model = draw_model(seed);
+    let (parameters, split) = (draw_parameters(&model, seed), draw_split(&model, SAMPLES, seed));
+    let optimizer = match seed % 2 {
+        0 => Optimizer::Sgd(SgdConfig { learning_rate: 0.05, momentum: 0.5 }),
+        // A large epsilon: otherwise the sign of a gradient near zero decides.
+        _ => Optimizer::Adam(AdamConfig { learning_rate: 0.01, epsilon: 0.05, ..AdamConfig::default() }),
+    };
+    let mut engine = ReferenceEngine::<f64>::new(&model, &parameters, &split, BATCH, &optimizer).unwrap();
+    let truth = train(&mut engine, &split, &optimizer);
+    let compare = |name: &str, engine: &mut dyn Engine| {
+        let found = train(engine, &split, &optimizer);
+        assert_eq!(differs(&truth, &found, 2e-3), None, "seed {seed}, {name}");
+        found
+    };
+    let mut engine = ReferenceEngine::<f32>::new(&model, &parameters, &split, BATCH, &optimizer).unwrap();
+    compare("reference", &mut engine);
+    let threads = [1, 3].map(|threads| {
+        let engine = NativeEngine::new(&model, &parameters, threads)
+            .and_then(|engine| engine.and_training(&split, BATCH, &optimizer));
+        compare("native", &mut engine.unwrap())
+    });
+    assert_eq!(threads[0].state, threads[1].state, "seed {seed}: one thread and three");
+    let engine =
+        GpuEngine::new(gpu(), &model, &parameters)
+        .and_then(|engine| engine.and_training(&split, BATCH, &optimizer).block_on());
+    compare("gpu", &mut engine.unwrap());
+    let shapes = model.graph().unwrap();
+    let branches = shapes.iter().any(|shape| shape.sources.len() > 1);
+    (shapes.iter().map(|shape| shape.layer.kind().to_string()).collect(), branches)
+}
+
 #[test]
 fn all_engines_agree_on_graphs_at_random() {
-    let mut drawn: BTreeSet<String> = BTreeSet::new();
-    let (mut branches, mut failures) = (0, Vec::new());
     let seeds = seeds();
-    for &seed in &seeds {
-        let model = draw_model(seed);
-        let shapes = model.graph().unwrap();
-        drawn.extend(shapes.iter().map(|shape| shape.layer.kind().to_string()));
-        branches += usize::from(shapes.iter().any(|shape| shape.sources.len() > 1));
-        let (parameters, split) = (draw_parameters(&model, seed), draw_split(&model, SAMPLES, seed));
-        let optimizer = match seed % 2 {
-            0 => Optimizer::Sgd(SgdConfig { learning_rate: 0.05, momentum: 0.5 }),
-            // A large epsilon: otherwise the sign of a gradient near zero decides.
-            _ => Optimizer::Adam(AdamConfig { learning_rate: 0.01, epsilon: 0.05, ..AdamConfig::default() }),
-        };
-        let mut engine = ReferenceEngine::<f64>::new(&model, &parameters, &split, BATCH, &optimizer).unwrap();
-        let truth = train(&mut engine, &split, &optimizer);
-        let mut compare = |name: &str, engine: &mut dyn Engine| {
-            let found = train(engine, &split, &optimizer);
-            let what = differs(&truth, &found, 2e-3);
-            failures.extend(what.map(|what| format!("seed {seed}, {name}: {what}")));
-            found
-        };
-        let mut engine = ReferenceEngine::<f32>::new(&model, &parameters, &split, BATCH, &optimizer).unwrap();
-        compare("reference", &mut engine);
-        let threads = [1, 3].map(|threads| {
-            let engine = NativeEngine::new(&model, &parameters, threads)
-                .and_then(|engine| engine.and_training(&split, BATCH, &optimizer));
-            compare("native", &mut engine.unwrap())
-        });
-        assert_eq!(threads[0].state, threads[1].state, "seed {seed}: one thread and three");
-        let engine = GpuEngine::new(gpu(), &model, &parameters)
-            .and_then(|engine| engine.and_training(&split, BATCH, &optimizer).block_on());
-        compare("gpu", &mut engine.unwrap());
-    }
-    assert!(failures.is_empty(), "{} of {}:\n{}", failures.len(), seeds.len(), failures.join("\n"));
+    let (drawn, branches): (Vec<_>, Vec<_>) = seeds.iter().map(|&seed| engines_agree(seed)).unzip();
+    let branches = branches.into_iter().filter(|&branches| branches).count();
     if seeds.len() >= 100 {
-        assert_eq!(drawn, layer_types(), "drawn, and all types of layers");
+        assert_eq!(
+            drawn.into_iter().flatten().collect::<BTreeSet<_>>(),
+            layer_types(),
+            "drawn, and all types of layers"
+        );
         assert!(branches > seeds.len() / 4, "{branches} with branches");
     }
 }
 
 /// The names of all types of layers: the parser lists them when it meets another one.
-fn layer_types() -> BTreeSet<String> {
+pub fn layer_types() -> BTreeSet<String> {
     let error = serde_json::from_str::<Layer>(r#"{ "type": "none of them" }"#).unwrap_err().to_string();
     let listed = error.split("expected one of ").nth(1).unwrap_or_else(|| panic!("{error}"));
     listed.split('`').skip(1).step_by(2).map(str::to_string).collect()

@@ -101,7 +101,7 @@ fn agrees_with_keras(name: &str, gpu: &Gpu) {
 }
 
 #[test]
-fn mlp_agrees_with_keras() {
+pub fn mlp_agrees_with_keras() {
     agrees_with_keras("mlp", gpu());
 }
 

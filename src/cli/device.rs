@@ -217,7 +217,7 @@ pub fn is_gone(error: &anyhow::Error) -> bool {
 }
 
 async fn open_silently(choice: DeviceChoice, checked: bool, pipeline_cache: Option<PathBuf>) -> Result<Gpu, GpuError> {
-    Gpu::open(&GpuOptions { choice, checked, tiling: None, pipeline_cache }).await
+    Gpu::open(&GpuOptions { choice, checked, pipeline_cache, ..GpuOptions::default() }).await
 }
 
 fn is_named_by_environment() -> bool {

@@ -30,6 +30,9 @@ pub struct GpuOptions {
     /// It is read when the device is opened and written when the last handle is dropped. Only this program may write to it.
     /// Failing to read or write it is not an error. Without the feature `disk`, nothing is kept.
     pub pipeline_cache: Option<PathBuf>,
+    /// The text of a shader file, and another in its place, which runs with the checks: for tests that a wrong kernel is found.
+    #[doc(hidden)]
+    pub mutant: Option<(&'static str, String)>,
 }
 
 /// A handle of an open device: cheap to clone, and kept by all that use the device. The last one closes it.
@@ -49,6 +52,7 @@ struct Shared {
     tiling: Tiling,
     lanes: Option<usize>,
     checked: bool,
+    mutant: Option<(&'static str, String)>,
     limits: wgpu::Limits,
     faults: Arc<Mutex<Faults>>,
     files: Mutex<HashMap<&'static str, Arc<OnceLock<wgpu::ShaderModule>>>>,
@@ -150,7 +154,8 @@ impl Gpu {
             info,
             lanes,
             // A browser always checks.
-            checked: options.checked || cfg!(target_family = "wasm"),
+            checked: options.checked || options.mutant.is_some() || cfg!(target_family = "wasm"),
+            mutant: options.mutant.clone(),
             limits,
             faults,
             files: Mutex::default(),
@@ -337,6 +342,11 @@ impl Gpu {
     /// Returns where pipelines are kept between runs, if they are.
     pub(super) fn pipelines(&self) -> Option<&Store> {
         self.shared.pipelines.as_ref()
+    }
+
+    /// Returns the text of the file of `spec`.
+    pub(super) fn source<'a>(&'a self, spec: &KernelSpec) -> &'a str {
+        self.shared.mutant.as_ref().filter(|(of, _)| *of == spec.source).map_or(spec.source, |(_, text)| text)
     }
 
     /// Returns the slot of the parsed file of `spec`, so that each file is parsed once.

@@ -81,7 +81,7 @@ impl Kernel {
     ) -> impl Future<Output = Result<Self, GpuError>> + use<> {
         let device = &gpu.device;
         let file = gpu.shader_file(spec);
-        let module = file.get_or_init(|| parse(device, spec, gpu.checked())).clone();
+        let module = file.get_or_init(|| parse(gpu, spec)).clone();
         let scopes = Scopes::push(device);
         let entry = |binding: &Binding| {
             let ty = wgpu::BufferBindingType::Storage { read_only: binding.access == Access::Read };
@@ -161,11 +161,12 @@ impl Scopes {
 }
 
 /// Parses a shader file, with or without wgpu's run-time checks. If there is an error in it, every kernel that is made of it has one.
-fn parse(device: &wgpu::Device, spec: &KernelSpec, checked: bool) -> wgpu::ShaderModule {
+fn parse(gpu: &Gpu, spec: &KernelSpec) -> wgpu::ShaderModule {
+    let device = &gpu.device;
     let scopes = Scopes::push(device);
-    let (label, source) = (spec.file(), wgpu::ShaderSource::Wgsl(Cow::Borrowed(spec.source)));
+    let (label, source) = (spec.file(), wgpu::ShaderSource::Wgsl(Cow::Borrowed(gpu.source(spec))));
     let descriptor = wgpu::ShaderModuleDescriptor { label: Some(&label), source };
-    let module = if checked {
+    let module = if gpu.checked() {
         device.create_shader_module(descriptor)
     } else {
         // SAFETY: the shaders are the project's own. Each guards or clamps its indices by the constants that the same

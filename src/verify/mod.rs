@@ -140,6 +140,7 @@ pub struct Verifier {
     recorded: Vec<Recorded>,
     /// Kernels that are tested by the comparisons of another one.
     covered: Vec<(&'static str, &'static str)>,
+    only: Option<&'static str>,
     verdicts: Vec<Verdict>,
 }
 
@@ -157,7 +158,13 @@ impl Verifier {
     /// Creates a verifier on `gpu` whose inputs are generated from `seed`.
     pub fn new(gpu: &Gpu, seed: u64) -> Self {
         let (recorded, covered, verdicts) = (Vec::new(), Vec::new(), Vec::new());
-        Verifier { gpu: gpu.clone(), random: ChaCha8Rng::seed_from_u64(seed), recorded, covered, verdicts }
+        Verifier { gpu: gpu.clone(), random: ChaCha8Rng::seed_from_u64(seed), only: None, recorded, covered, verdicts }
+    }
+
+    /// Compares this kernel alone, on the same inputs: the others are neither compiled nor run.
+    pub fn only(mut self, kernel: &'static str) -> Self {
+        self.only = Some(kernel);
+        self
     }
 
     /// Returns `len` values, uniform in -0.6..1.
@@ -341,6 +348,9 @@ impl Run<'_> {
     /// Records the comparison of floating-point outputs under their bounds, and of integers exactly.
     pub fn check(self, kernel: &'static str, case: &str, outputs: &[(&Tensor, &Bounded)], exact: &[(&Tensor, &[u32])]) {
         let Run { plan, verifier } = self;
+        if verifier.only.is_some_and(|only| only != kernel) {
+            return;
+        }
         let outputs = outputs.iter().map(|&(tensor, expected)| (tensor.clone(), expected.clone())).collect();
         let exact = exact.iter().map(|&(tensor, expected)| (tensor.clone(), expected.to_vec())).collect();
         verifier.recorded.push(Recorded { kernel, case: case.to_string(), plan, outputs, exact });

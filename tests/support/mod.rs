@@ -64,6 +64,13 @@ pub fn genuine_data() -> Option<PathBuf> {
     found.then_some(folder)
 }
 
+/// How many cases at random to try: `usual`, or `thorough` if `FMNIST_TEST_THOROUGH` is set, unless the environment variable `name` says it.
+pub fn cases(name: &str, usual: u64, thorough: u64) -> u64 {
+    let is_thorough = std::env::var_os("FMNIST_TEST_THOROUGH").is_some();
+    let asked = std::env::var(name).ok().map(|number| number.parse().unwrap());
+    asked.unwrap_or(if is_thorough { thorough } else { usual })
+}
+
 /// Reports that a test could not run, and adds a line to the file that `FMNIST_TEST_SKIP_LOG` names, so that it is
 /// counted.
 ///

@@ -2,6 +2,7 @@
 
 use super::broken_off::outcome;
 use super::program::Place;
+pub use super::program::files;
 use fmnist_gpu::model::weights;
 use fmnist_gpu::run::checkpoint::{Checkpoint, FOLDER};
 use fmnist_gpu::run::{
@@ -164,24 +165,6 @@ fn anywhere(name: &str, bytes: Vec<u8>) -> Vec<u8> {
         }
         _ => bytes,
     }
-}
-
-/// Returns every file below a folder by name, except hidden ones.
-pub fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    for entry in fs::read_dir(folder).into_iter().flatten() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        if name.starts_with('.') {
-            continue;
-        }
-        if path.is_dir() {
-            found.extend(files(&path).into_iter().map(|(below, bytes)| (format!("{name}/{below}"), bytes)));
-        } else {
-            found.insert(name, fs::read(&path).unwrap());
-        }
-    }
-    found
 }
 
 /// Returns the hidden names below a folder: locks and temporary files.
