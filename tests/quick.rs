@@ -5,7 +5,7 @@
 
 use crate::support::gpu;
 use crate::support::program::{Place, files};
-use crate::{export, fuzz, programs, training};
+use crate::{data, export, fuzz, programs, tensorboard, training};
 use fmnist_gpu::data::FASHION_MNIST;
 use fmnist_gpu::gpu::Tiling;
 use fmnist_gpu::model::{Model, weights};
@@ -80,14 +80,12 @@ const COMMANDS: &[&str] = &[
     "man --out pages",
 ];
 
-/// Returns the words that begin the lines of the help after `title`.
-fn listed(help: &str, title: &str) -> BTreeSet<String> {
+/// Returns the first words of the lines that follow `title` in a help and begin with `mark`.
+fn listed(help: &str, title: &str, mark: &str) -> BTreeSet<String> {
     let lines = help.split(title).nth(1).unwrap_or_else(|| panic!("no `{title}` in\n{help}")).lines().skip(1);
-    let words = lines.take_while(|line| !line.is_empty()).filter(|line| line.starts_with("  ")).map(|line| {
-        let word = line.trim_start().trim_start_matches("- ").split([' ', ':']).next();
-        word.unwrap().to_string()
-    });
-    words.filter(|word| !word.is_empty() && word != "help").collect()
+    let items = lines.take_while(|line| !line.is_empty()).filter_map(|line| line.strip_prefix(mark));
+    let words = items.filter_map(|item| item.split([' ', ':']).next());
+    words.filter(|word| !word.is_empty() && *word != "help").map(str::to_string).collect()
 }
 
 /// Every command once, every engine that `devices` lists, every format that `export` offers; and every file that they wrote is read back.
@@ -117,7 +115,7 @@ fn every_command_runs_and_every_file_is_read_back() {
         }
     }
 
-    let formats = listed(&place.run("export --help").exits(0).out, "Possible values:");
+    let formats = listed(&place.run("export --help").exits(0).out, "Possible values:", "          - ");
     assert!(formats.len() >= 4, "{formats:?}");
     for format in &formats {
         place.run(&format!("export run --format {format}")).exits(0);
@@ -127,7 +125,7 @@ fn every_command_runs_and_every_file_is_read_back() {
         place.run(line).exits(0);
         ran.extend(line.split(' ').next());
     }
-    let commands = listed(&place.run("--help").exits(0).out, "Commands:");
+    let commands = listed(&place.run("--help").exits(0).out, "Commands:", "  ");
     assert_eq!(
         commands.iter().map(String::as_str).collect::<BTreeSet<_>>(),
         ran,
@@ -173,5 +171,6 @@ fn read_back(path: &str, bytes: &[u8]) -> bool {
 #[test]
 fn every_format_is_read() {
     fuzz::seeds_that_are_right_are_taken();
-    crate::data::images_are_read_plain_and_compressed();
+    data::images_are_read_plain_and_compressed();
+    tensorboard::what_is_written_is_read();
 }

@@ -12,7 +12,7 @@ fn event_file(folder: &Path) -> PathBuf {
 }
 
 #[test]
-fn what_is_written_is_read() {
+pub fn what_is_written_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let mut writer = EventWriter::create(folder.path()).unwrap();
     let png = {
