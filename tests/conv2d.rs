@@ -1,15 +1,15 @@
-use crate::support::{assert_all_right, gpu};
-use fmnist_gpu::ops::conv2d::{Conv2dDims, Padding};
+use crate::support::{assert_all_right, breadth, gpu};
+use fmnist_gpu::ops::conv2d::{Conv2dDims, Padding, record_backward_w};
 use fmnist_gpu::verify::conv2d::verify;
-use fmnist_gpu::verify::{Breadth, Verifier};
+use fmnist_gpu::verify::{Bounded, Breadth, Verifier};
 
 type Case = (usize, [usize; 3], [usize; 2], usize, [usize; 2], Padding);
 
 fn check(cases: &[Case]) {
     let mut verifier = Verifier::new(gpu(), 1);
-    for &(n, input, window, o, stride, padding) in cases {
-        verify(&mut verifier, &Conv2dDims::new(n, input, window, o, stride, padding).unwrap(), Breadth::Everything)
-            .unwrap();
+    for (i, &(n, input, window, o, stride, padding)) in cases.iter().enumerate() {
+        let d = Conv2dDims::new(n, input, window, o, stride, padding).unwrap();
+        verify(&mut verifier, &d, breadth(i)).unwrap();
     }
     assert_all_right(&mut verifier);
 }
@@ -51,13 +51,36 @@ fn conv2d_matches_cpu_with_strides() {
 /// More row tiles than fit into one dimension of workgroups: the rest are in the next dimension.
 #[test]
 fn conv2d_matches_cpu_where_tiles_are_folded() {
-    check(&[(1050, [32, 32, 4], [1, 1], 4, [1, 1], Valid)]);
+    let d = Conv2dDims::new(1050, [32, 32, 4], [1, 1], 4, [1, 1], Valid).unwrap();
+    let mut verifier = Verifier::new(gpu(), 1);
+    verify(&mut verifier, &d, Breadth::EveryForm).unwrap();
+    assert_all_right(&mut verifier);
 }
 
-/// lavapipe stops an invocation's loops after 65,535 iterations: a large batch must be summed in more parts.
+/// lavapipe stops an invocation's loops after 65,535 iterations: a large batch must be summed in more parts. The values are integers, so
+/// that sums are exact.
 #[test]
 fn conv2d_matches_cpu_on_a_batch_of_thousands() {
-    check(&[(2700, [28, 28, 1], [1, 1], 4, [1, 1], Valid)]);
+    let d = Conv2dDims::new(2700, [28, 28, 1], [1, 1], 4, [1, 1], Valid).unwrap();
+    let x: Vec<f32> = (0..d.x_len()).map(|i| (i % 5) as f32).collect();
+    let dy: Vec<f32> = (0..d.y_len()).map(|i| (i % 7) as f32).collect();
+    let (mut dw, mut db) = (vec![0.0; 4], vec![0.0; 4]);
+    for (x, dy) in x.iter().zip(dy.chunks(4)) {
+        for o in 0..4 {
+            dw[o] += f64::from(x * dy[o]);
+            db[o] += f64::from(dy[o]);
+        }
+    }
+    let (dw, db) = (Bounded::exact(dw), Bounded::exact(db));
+    let mut verifier = Verifier::new(gpu(), 1);
+    for form in verifier.forms(Breadth::EveryForm, d.o, &[d.o]) {
+        verifier
+            .check("conv2d_backward_w", &format!("{form:?}"), [&x, &dy], [&dw, &db], |plan, [x, dy], [dw, db]| {
+                record_backward_w(plan, form, &d, [x, dy, dw, db], None)
+            })
+            .unwrap();
+    }
+    assert_all_right(&mut verifier);
 }
 
 #[test]
@@ -96,8 +119,8 @@ fn conv2d_matches_cpu_around_the_tile_sizes() {
 #[test]
 fn conv2d_matches_cpu_on_the_layers_of_the_article() {
     check(&[
+        (7, [28, 28, 1], [3, 3], 32, [1, 1], Same),
         (32, [28, 28, 1], [3, 3], 32, [1, 1], Same),
         (32, [14, 14, 32], [3, 3], 64, [1, 1], Same),
-        (7, [28, 28, 1], [3, 3], 32, [1, 1], Same),
     ]);
 }

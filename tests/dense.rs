@@ -1,15 +1,15 @@
-use crate::support::{assert_all_right, gpu};
+use crate::support::{assert_all_right, breadth, gpu};
 use fmnist_gpu::gpu::{Element, PlanBuilder};
 use fmnist_gpu::ops::dense::{DenseDims, record_forward};
 use fmnist_gpu::ops::{Form, SharedTiles};
+use fmnist_gpu::verify::Verifier;
 use fmnist_gpu::verify::dense::verify;
-use fmnist_gpu::verify::{Breadth, Verifier};
 use pollster::FutureExt as _;
 
 fn check(cases: &[(usize, usize, usize)]) {
     let mut verifier = Verifier::new(gpu(), 2);
-    for &(n, i, o) in cases {
-        verify(&mut verifier, &DenseDims { n, i, o }, Breadth::Everything).unwrap();
+    for (case, &(n, i, o)) in cases.iter().enumerate() {
+        verify(&mut verifier, &DenseDims { n, i, o }, breadth(case)).unwrap();
     }
     assert_all_right(&mut verifier);
 }

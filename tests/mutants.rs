@@ -3,6 +3,7 @@
 use crate::support::gpu;
 use fmnist_gpu::gpu::{Gpu, GpuOptions, KernelSpec};
 use fmnist_gpu::verify::{OPS, Op, Verifier};
+use pollster::FutureExt;
 use std::collections::BTreeSet;
 
 /// A mistake.
@@ -300,11 +301,12 @@ fn survivors(ops: impl Fn(&str) -> bool) -> Vec<String> {
             continue;
         }
         let text = mutated(mutant, spec).unwrap();
-        let gpu = Gpu::open(&GpuOptions { mutant: Some((spec.source, text)), ..GpuOptions::default() }).unwrap();
+        let gpu =
+            Gpu::open(&GpuOptions { mutant: Some((spec.source, text)), ..GpuOptions::default() }).block_on().unwrap();
         let compared = mutant.compared.unwrap_or(mutant.entry);
         let mut verifier = Verifier::new(&gpu, 21).only(compared);
         (op.proof)(&mut verifier).unwrap();
-        let found = verifier.verdicts().iter().find(|verdict| verdict.kernel == compared);
+        let found = verifier.verdicts().block_on().unwrap().iter().find(|verdict| verdict.kernel == compared);
         let found = found.unwrap_or_else(|| panic!("`{compared}` is not compared"));
         if found.passed() {
             survivors.push(format!("{}: {}", mutant.entry, mutant.mistake));

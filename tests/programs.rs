@@ -313,8 +313,7 @@ pub fn engines_agree(seed: u64) -> (BTreeSet<String>, bool) {
         compare("native", &mut engine.unwrap())
     });
     assert_eq!(threads[0].state, threads[1].state, "seed {seed}: one thread and three");
-    let engine =
-        GpuEngine::new(gpu(), &model, &parameters)
+    let engine = GpuEngine::new(gpu(), &model, &parameters)
         .and_then(|engine| engine.and_training(&split, BATCH, &optimizer).block_on());
     compare("gpu", &mut engine.unwrap());
     let shapes = model.graph().unwrap();

@@ -158,7 +158,7 @@ fn read_back(path: &str, bytes: &[u8]) -> bool {
         (_, "safetensors") if folder.ends_with("checkpoints") => drop(Checkpoint::from_bytes(bytes).unwrap()),
         (_, "png" | "jpg" | "webp" | "bmp") => drop(image::load_from_memory(bytes).unwrap()),
         (_, "svg") => drop(roxmltree::Document::parse(text()).unwrap()),
-        (_, "html") => has(&["<!doctype html>", "</html>"]),
+        (_, "html") => has(&["<!DOCTYPE html>", "</html>"]),
         (_, "1") => has(&[".TH ", "SYNOPSIS"]),
         (_, "toml") => drop(toml::from_str::<Model>(text()).unwrap()),
         _ if name.starts_with("events.out.tfevents.") => assert!(read_events(bytes).unwrap().len() > 1, "{path}"),

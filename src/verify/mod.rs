@@ -112,6 +112,8 @@ pub enum Breadth {
     /// Every form that supports the shape, with subgroup tiles of every width that the device can run, each with and
     /// without ReLU.
     Everything,
+    /// The same without ReLU.
+    EveryForm,
     /// Every form that supports the shape, with the tile sizes that the device may train with, without ReLU.
     Forms,
     /// Of these forms, the plain one and the one that this device trains with.
@@ -125,7 +127,7 @@ impl Breadth {
     pub fn relu(self) -> &'static [bool] {
         match self {
             Breadth::Everything => &[false, true],
-            Breadth::Forms | Breadth::OwnForms => &[false],
+            Breadth::EveryForm | Breadth::Forms | Breadth::OwnForms => &[false],
             Breadth::AsTrained => &[true],
         }
     }
@@ -176,7 +178,7 @@ impl Verifier {
     /// loads four at a time.
     pub fn forms(&self, breadth: Breadth, columns: usize, by_4: &[usize]) -> Vec<Form> {
         match breadth {
-            Breadth::Everything => Form::all(&self.gpu, columns, by_4),
+            Breadth::Everything | Breadth::EveryForm => Form::all(&self.gpu, columns, by_4),
             Breadth::Forms | Breadth::OwnForms => {
                 let own = Form::choose(&self.gpu, SharedTiles::default(), by_4);
                 let wanted = |form: &Form| match *form {

@@ -12,7 +12,7 @@ pub mod strace;
 pub mod whole;
 
 use fmnist_gpu::gpu::{Gpu, GpuOptions};
-use fmnist_gpu::verify::Verifier;
+use fmnist_gpu::verify::{Breadth, Verifier};
 use pollster::FutureExt as _;
 use std::io::Write;
 use std::path::PathBuf;
@@ -64,11 +64,20 @@ pub fn genuine_data() -> Option<PathBuf> {
     found.then_some(folder)
 }
 
-/// How many cases at random to try: `usual`, or `thorough` if `FMNIST_TEST_THOROUGH` is set, unless the environment variable `name` says it.
+/// Whether to try more than usual, which takes an hour: `FMNIST_TEST_THOROUGH=1`.
+fn is_thorough() -> bool {
+    std::env::var_os("FMNIST_TEST_THOROUGH").is_some()
+}
+
+/// How much to compare for shape number `i` of a table: the first with and without ReLU, which does not depend on the shape.
+pub fn breadth(i: usize) -> Breadth {
+    if i == 0 || is_thorough() { Breadth::Everything } else { Breadth::EveryForm }
+}
+
+/// How many cases at random to try: `usual` or `thorough`, unless the environment variable `name` says it.
 pub fn cases(name: &str, usual: u64, thorough: u64) -> u64 {
-    let is_thorough = std::env::var_os("FMNIST_TEST_THOROUGH").is_some();
     let asked = std::env::var(name).ok().map(|number| number.parse().unwrap());
-    asked.unwrap_or(if is_thorough { thorough } else { usual })
+    asked.unwrap_or(if is_thorough() { thorough } else { usual })
 }
 
 /// Reports that a test could not run, and adds a line to the file that `FMNIST_TEST_SKIP_LOG` names, so that it is
