@@ -13,7 +13,7 @@ use fmnist_gpu::export::{Facts, keras, onnx, torch};
 use fmnist_gpu::import::{self, Layout};
 use fmnist_gpu::model::{Model, ModelFile, initial_parameters, permutation, summary, weights};
 use fmnist_gpu::ops::adam::AdamConfig;
-use fmnist_gpu::photo::{Filter, Invert, Photo, prepare};
+use fmnist_gpu::photo::{ImageFilter, Invert, Photo, prepare};
 use fmnist_gpu::report::comparison::{
     Compared, comparison_page, comparison_rows, comparison_verdicts, comparison_warnings,
 };
@@ -235,7 +235,7 @@ pub fn photo(bytes: &[u8]) {
 /// Filter files, and an accepted filter applied to an image.
 pub fn filter(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    let Ok(filter) = Filter::parse("fuzz", text) else { return };
+    let Ok(filter) = ImageFilter::parse("fuzz", text) else { return };
     assert_eq!(filter.weights.len(), filter.size[0] * filter.size[1]);
     for padding in [Padding::Same, Padding::Valid] {
         let Ok(dims) = filter.dims([9, 40], 3, padding) else { continue };

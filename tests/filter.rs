@@ -1,7 +1,7 @@
 use crate::support::gpu;
 use crate::support::program::Place;
 use fmnist_gpu::cpu::conv2d::Padding;
-use fmnist_gpu::photo::{Filter, FilterError, MAX_FILTER_SIDE, Photo, Shown};
+use fmnist_gpu::photo::{FilterError, ImageFilter, MAX_FILTER_SIDE, Photo, Shown};
 use fmnist_gpu::verify::{absolute, compare, sum_bound, widen};
 use pollster::FutureExt as _;
 use std::fs;
@@ -13,8 +13,8 @@ fn test_image(height: usize, width: usize) -> Vec<f32> {
 /// The kernel on the device agrees with the plain loops within the project's bound, for every filter, stride and padding.
 #[test]
 fn filters_on_the_device_match_the_plain_loops() {
-    let own = Filter::parse("own", "1 2 3 4\n-1 0.5 0 2\n").unwrap();
-    for filter in Filter::NAMES.iter().map(|name| Filter::built_in(name).unwrap()).chain([own]) {
+    let own = ImageFilter::parse("own", "1 2 3 4\n-1 0.5 0 2\n").unwrap();
+    for filter in ImageFilter::NAMES.iter().map(|name| ImageFilter::built_in(name).unwrap()).chain([own]) {
         for (size, stride, padding) in [
             ([28, 28], 1, Padding::Same),
             ([28, 28], 2, Padding::Valid),
@@ -40,24 +40,24 @@ fn filters_on_the_device_match_the_plain_loops() {
 
 #[test]
 fn known_images_give_known_results() {
-    let apply = |filter: &Filter, x: &[f32], size: [usize; 2], padding| {
+    let apply = |filter: &ImageFilter, x: &[f32], size: [usize; 2], padding| {
         let d = filter.dims(size, 1, padding).unwrap();
         filter.apply(gpu(), &d, x).block_on().unwrap()
     };
     // Only the centre weight: the image is unchanged.
-    let identity = Filter::parse("identity", "0 0 0; 0 1 0\n0,0,0".replace("; ", "\n").as_str()).unwrap();
+    let identity = ImageFilter::parse("identity", "0 0 0; 0 1 0\n0,0,0".replace("; ", "\n").as_str()).unwrap();
     let x = test_image(7, 9);
     assert_eq!(apply(&identity, &x, [7, 9], Padding::Same), x);
     // Blurring uniform grey does not change it, and it has no edges.
     let flat = vec![96.0; 30];
-    assert_eq!(apply(&Filter::built_in("blur").unwrap(), &flat, [5, 6], Padding::Valid), vec![96.0; 12]);
-    assert_eq!(apply(&Filter::built_in("edge").unwrap(), &flat, [5, 6], Padding::Valid), vec![0.0; 12]);
+    assert_eq!(apply(&ImageFilter::built_in("blur").unwrap(), &flat, [5, 6], Padding::Valid), vec![96.0; 12]);
+    assert_eq!(apply(&ImageFilter::built_in("edge").unwrap(), &flat, [5, 6], Padding::Valid), vec![0.0; 12]);
     // A step from 0 to 10 between the third and fourth column.
     let step: Vec<f32> = (0..5 * 6).map(|i| if i % 6 < 3 { 0.0 } else { 10.0 }).collect();
     let row = [0.0, 40.0, 40.0, 0.0];
-    assert_eq!(apply(&Filter::built_in("sobel-x").unwrap(), &step, [5, 6], Padding::Valid), row.repeat(3));
-    assert_eq!(apply(&Filter::built_in("sobel-y").unwrap(), &step, [5, 6], Padding::Valid), vec![0.0; 12]);
-    let shown = |name: &str| Filter::built_in(name).unwrap().shown();
+    assert_eq!(apply(&ImageFilter::built_in("sobel-x").unwrap(), &step, [5, 6], Padding::Valid), row.repeat(3));
+    assert_eq!(apply(&ImageFilter::built_in("sobel-y").unwrap(), &step, [5, 6], Padding::Valid), vec![0.0; 12]);
+    let shown = |name: &str| ImageFilter::built_in(name).unwrap().shown();
     assert_eq!((shown("sobel-x"), shown("edge"), shown("blur")), (Shown::Magnitude, Shown::Magnitude, Shown::Clamped));
     let d = identity.dims([3, 6], 1, Padding::Valid).unwrap();
     assert_eq!(Shown::Magnitude.grey(&d, &[-510.0, -8.0, 0.0, 100.0]), [255, 4, 0, 50]);
@@ -74,10 +74,10 @@ fn known_images_give_known_results() {
 
 #[test]
 fn filter_files_are_read_and_refused_with_line_and_column() {
-    let own = Filter::parse("own", "# a comment\n1, -2.5e0 3\n\n4;5;6 # more\n").unwrap();
+    let own = ImageFilter::parse("own", "# a comment\n1, -2.5e0 3\n\n4;5;6 # more\n").unwrap();
     assert_eq!((own.size, own.weights), ([2, 3], vec![1.0, -2.5, 3.0, 4.0, 5.0, 6.0]));
     let fails = |text: &str, part: &str| {
-        let error = Filter::parse("own", text).unwrap_err().to_string();
+        let error = ImageFilter::parse("own", text).unwrap_err().to_string();
         assert!(error.contains(part), "no `{part}` in: {error}");
     };
     fails("1 2\n3 x", "line 2, number 2: `x`");
@@ -93,7 +93,7 @@ fn filter_files_are_read_and_refused_with_line_and_column() {
 }
 
 fn own_dims(size: [usize; 2]) -> Result<fmnist_gpu::cpu::conv2d::Conv2dDims, FilterError> {
-    Filter::parse("own", "1\n1").unwrap().dims(size, 1, Padding::Valid)
+    ImageFilter::parse("own", "1\n1").unwrap().dims(size, 1, Padding::Valid)
 }
 
 #[test]

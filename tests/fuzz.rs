@@ -79,7 +79,7 @@ pub fn seeds_that_are_right_are_taken() {
         fmnist_gpu::photo::Photo::open(path).unwrap();
     }
     let filter = String::from_utf8(read("filter", "edge")).unwrap();
-    fmnist_gpu::photo::Filter::parse("edge", &filter).unwrap();
+    fmnist_gpu::photo::ImageFilter::parse("edge", &filter).unwrap();
     fmnist_gpu::gpu::pipeline_cache::unpack("1", "adapter", &read("caches", "pipelines")).unwrap();
 }
 

@@ -6,7 +6,7 @@ use fmnist_gpu::cpu::conv2d::{Conv2dDims, Padding};
 use fmnist_gpu::data::{Split, fashion_mnist, synthetic};
 use fmnist_gpu::engine::{Engine, EngineError, Epoch, NativeEngine, Optimizer, ReferenceEngine, Totals};
 use fmnist_gpu::model::{Model, initial_parameters, permutation};
-use fmnist_gpu::native::conv2d::{Conv2d, Form};
+use fmnist_gpu::native::conv2d::{Algorithm, Conv2d};
 use fmnist_gpu::native::lanes;
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
@@ -107,31 +107,31 @@ fn the_articles_convolutions_are_fast() {
     let ways = engine.describe();
     assert_eq!(ways, ["direct, pooled positions, outputs on the lanes", "direct, pooled positions"]);
     let d = Conv2dDims::new(1, [9, 9, 5], [2, 2], 3, [1, 1], Padding::Same).unwrap();
-    assert_eq!(Conv2d::new(&d, false, None, true, Form::Fastest).describe(), ["patches", "patches"]);
+    assert_eq!(Conv2d::new(&d, false, None, true, Algorithm::Fastest).describe(), ["patches", "patches"]);
 }
 
 /// Compares the whole with an external reference, as for the shaders: Keras in double precision.
-fn agrees_with_keras(name: &str, form: Form) {
+fn agrees_with_keras(name: &str, algorithm: Algorithm) {
     let truth = Fixture::load(name);
     let (parameters, split) = keras_start(&truth);
-    let engine = NativeEngine::with_form(&Model::load(name).unwrap(), &parameters, 2, form).unwrap();
+    let engine = NativeEngine::with_algorithm(&Model::load(name).unwrap(), &parameters, 2, algorithm).unwrap();
     let mut engine = engine.and_training(&split, 32, &ADAM).unwrap();
     walks_with_keras(&truth, &mut engine, |engine| engine.last_logits().unwrap().to_vec());
 }
 
 #[test]
 fn mlp_agrees_with_keras() {
-    agrees_with_keras("mlp", Form::Fastest);
+    agrees_with_keras("mlp", Algorithm::Fastest);
 }
 
 #[test]
 fn cnn_agrees_with_keras() {
-    agrees_with_keras("cnn", Form::Fastest);
+    agrees_with_keras("cnn", Algorithm::Fastest);
 }
 
 #[test]
 fn cnn_agrees_with_keras_by_patches() {
-    agrees_with_keras("cnn", Form::Patches);
+    agrees_with_keras("cnn", Algorithm::Patches);
 }
 
 /// Returns the parameters after some epochs.

@@ -433,7 +433,7 @@ fn fusion_and_reuse_change_nothing() {
             let plain = lower(&model, mode, BATCH, None).unwrap();
             let all = lower(&model, mode, BATCH, Some(&Fused)).unwrap();
             assert_eq!(different(&model, [&plain, &all], seed), None, "seed {seed}:\n{plain}\n{all}");
-            fused += usize::from(all.steps.len() < plain.steps.len());
+            fused += usize::from(all.instructions.len() < plain.instructions.len());
             let of_buffers = |program: &Program| {
                 program.tensors.iter().filter(|tensor| matches!(tensor.place, Place::Buffer(_))).count()
             };
@@ -468,7 +468,7 @@ fn found(of: impl Fn(&mut Program) -> bool) -> (usize, usize) {
 #[test]
 fn a_wrong_gradient_rule_is_found() {
     let (caught, broken) = found(|program| {
-        let step = program.steps.iter_mut().find(|step| step.op == Op::Gelu(Gelu::Backward));
+        let step = program.instructions.iter_mut().find(|step| step.op == Op::Gelu(Gelu::Backward));
         step.map(|step| step.op = Op::Relu(Relu::Backward)).is_some()
     });
     assert!(broken >= 5 && caught == broken, "{caught} of {broken}");
@@ -478,11 +478,11 @@ fn a_wrong_gradient_rule_is_found() {
 fn a_forgotten_addition_of_gradients_is_found() {
     let (caught, broken) = found(|program| {
         let loss = program.loss();
-        let Some(i) = program.steps.iter().skip(loss).position(|step| matches!(step.op, Op::Add(_))) else {
+        let Some(i) = program.instructions.iter().skip(loss).position(|step| matches!(step.op, Op::Add(_))) else {
             return false;
         };
-        let sum = program.steps.remove(loss + i);
-        for step in &mut program.steps {
+        let sum = program.instructions.remove(loss + i);
+        for step in &mut program.instructions {
             for id in step.reads.iter_mut().filter(|id| **id == sum.writes[0]) {
                 *id = sum.reads[1];
             }
@@ -506,7 +506,7 @@ fn a_forgotten_addition_of_gradients_is_found() {
 #[test]
 fn a_wrong_mask_is_found() {
     let (caught, broken) = found(|program| {
-        let masked = program.steps.iter_mut().find_map(|step| match &mut step.op {
+        let masked = program.instructions.iter_mut().find_map(|step| match &mut step.op {
             Op::Conv2d(Conv2d::Backward { masked, .. }) | Op::Dense(Dense::Backward { masked, .. })
                 if step.writes.len() > 2 =>
             {
@@ -524,16 +524,17 @@ fn a_buffer_that_is_reused_too_early_is_found() {
     let (caught, broken) = found(|program| {
         let loss = program.loss();
         // The output of the last layer with a row for each image that a backward step still reads.
-        let forward: Vec<_> = program.steps[..loss].iter().flat_map(|step| step.writes.clone()).collect();
-        let later =
-            |id| program.steps[loss + 2..].iter().position(|step| step.reads.contains(&id)).map(|at| at + loss + 2);
+        let forward: Vec<_> = program.instructions[..loss].iter().flat_map(|step| step.writes.clone()).collect();
+        let later = |id| {
+            program.instructions[loss + 2..].iter().position(|step| step.reads.contains(&id)).map(|at| at + loss + 2)
+        };
         let Some((victim, reader)) = forward.iter().find_map(|&id| later(id).map(|at| (id, at))) else { return false };
         let of = |id: fmnist_gpu::lower::Id| {
             let tensor = program.tensor(id);
             (tensor.len(), tensor.by_row, tensor.is_index)
         };
         let thief =
-            program.steps[loss..reader].iter().flat_map(|step| &step.writes).copied().find(|&id| {
+            program.instructions[loss..reader].iter().flat_map(|step| &step.writes).copied().find(|&id| {
                 id != victim && of(id) == of(victim) && matches!(program.tensor(id).place, Place::Buffer(_))
             });
         let Some(thief) = thief else { return false };
@@ -551,7 +552,7 @@ fn steps_read_only_what_was_written() {
         for mode in [Mode::Train, Mode::Infer] {
             let program = lower(&model, mode, BATCH, Some(&Fused)).unwrap();
             let mut written = BTreeSet::new();
-            for step in program.once.iter().chain(&program.steps) {
+            for step in program.once.iter().chain(&program.instructions) {
                 for id in &step.reads {
                     let outside = !matches!(program.tensor(*id).place, Place::Buffer(_) | Place::Gradient(_));
                     assert!(outside || written.contains(id), "seed {seed}: {step:?}\n{program}");

@@ -32,12 +32,12 @@ fn every_shader_file_has_its_twins() {
     let ops: BTreeSet<String> = OPS.iter().map(|op| op.name.to_string()).collect();
     assert_eq!(ops.len(), OPS.len(), "an operation is registered twice");
     let files = stems(&root().join("shaders"), "wgsl");
-    let steps = stems(&root().join("src/engine/steps"), "rs");
+    let steps = stems(&root().join("src/engine/operations"), "rs");
     let stem = |file: &str| file.trim_end_matches("_subgroup").trim_end_matches("_shared").to_string();
     let stems: BTreeSet<String> = files.iter().map(|file| stem(file)).collect();
     assert_eq!(stems, ops, "shaders/ and OPS differ");
     let is_op = |file: &String| ["mod", "native"].contains(&&file[..]) || ops.contains(file);
-    assert!(steps.iter().all(is_op), "src/engine/steps has a file of no operation: {steps:?}");
+    assert!(steps.iter().all(is_op), "src/engine/operations has a file of no operation: {steps:?}");
     for op in &ops {
         for folder in ["src/ops", "src/cpu", "src/verify", "tests"] {
             let path = format!("{folder}/{op}.rs");
@@ -272,7 +272,7 @@ const GATED: &[(&str, &str)] = &[
     ("src/data/idx/disk.rs", r#"feature = "disk""#),
     ("src/engine/gpu/autotune/disk.rs", r#"feature = "disk""#),
     ("src/engine/native", r#"feature = "native""#),
-    ("src/engine/steps/native.rs", r#"feature = "native""#),
+    ("src/engine/operations/native.rs", r#"feature = "native""#),
     ("src/files/disk.rs", r#"feature = "disk""#),
     ("src/gpu/environment.rs", r#"feature = "disk""#),
     ("src/gpu/pipeline_cache.rs", r#"feature = "disk""#),

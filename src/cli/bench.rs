@@ -59,7 +59,7 @@ enum Mode {
 
 /// What `bench --json` prints.
 #[derive(Debug, Serialize)]
-struct Report {
+struct BenchOutput {
     device: String,
     driver: String,
     /// Number of threads; only for the native engine.
@@ -157,7 +157,7 @@ pub async fn run(args: BenchArgs, global: &Global) -> Result<ExitCode> {
         result.percent_of_peak = 100.0 * result.gflops / peak.gflops;
     }
     let [device, driver, _] = device.describe();
-    let report = Report {
+    let report = BenchOutput {
         device,
         driver,
         threads: if let Target::Native(threads) = target { Some(threads) } else { None },
@@ -340,8 +340,8 @@ fn peak_memory_mb() -> Option<f64> {
     Some(kib * 1024e-6)
 }
 
-fn table(report: &Report) -> String {
-    let Report { device, driver, peak_gflops, peak_gb_per_second, startup_ms, .. } = report;
+fn table(report: &BenchOutput) -> String {
+    let BenchOutput { device, driver, peak_gflops, peak_gb_per_second, startup_ms, .. } = report;
     let Startup { device_ms, upload_and_pipelines_ms, first_step_ms } = report.startup;
     let threads = report.threads.map_or(String::new(), |threads| format!(", {}", counted(threads, "thread")));
     let mut lines = vec![

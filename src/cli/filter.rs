@@ -10,7 +10,7 @@ use fmnist_gpu::cpu::pool2d::{self, Pool2dDims};
 use fmnist_gpu::files::{ShownPath, read_bounded};
 use fmnist_gpu::gpu::{Element, Gpu, PlanBuilder};
 use fmnist_gpu::ops::pool2d::{Reduction, record_max_forward, record_mean_forward};
-use fmnist_gpu::photo::{Filter, Photo, Shown};
+use fmnist_gpu::photo::{ImageFilter, Photo, Shown};
 use fmnist_gpu::report::{Tile, draw_filter, short};
 use fmnist_gpu::session::Device;
 use serde::Serialize;
@@ -161,12 +161,12 @@ pub async fn run(args: FilterArgs, global: &Global) -> Result<()> {
     })
 }
 
-fn filter(name: &str) -> Result<Filter> {
-    if let Some(filter) = Filter::built_in(name) {
+fn filter(name: &str) -> Result<ImageFilter> {
+    if let Some(filter) = ImageFilter::built_in(name) {
         return Ok(filter);
     }
     let path = Path::new(name);
-    let fail = || format!("--kernel {name} is neither a readable file nor one of {}", Filter::NAMES.join(", "));
+    let fail = || format!("--kernel {name} is neither a readable file nor one of {}", ImageFilter::NAMES.join(", "));
     let bytes = match read_bounded(path, MAX_FILTER_BYTES) {
         Err(error) if error.kind() == std::io::ErrorKind::FileTooLarge => {
             bail!("--kernel {name}: {error}; a filter is only a few rows of numbers")
@@ -175,7 +175,7 @@ fn filter(name: &str) -> Result<Filter> {
     };
     let text = String::from_utf8(bytes).with_context(fail)?;
     let stem = path.file_stem().map_or_else(|| "own".to_string(), |stem| stem.to_string_lossy().into_owned());
-    Filter::parse(&stem, &text).with_context(|| format!("--kernel {name}"))
+    ImageFilter::parse(&stem, &text).with_context(|| format!("--kernel {name}"))
 }
 
 fn source(args: &FilterArgs, global: &Global) -> Result<Source> {
@@ -210,7 +210,7 @@ const EXAMPLE: [f32; 16] = [1.0, 3.0, 2.0, 1.0, 4.0, 6.0, 5.0, 2.0, 3.0, 1.0, 8.
 const SIDE: usize = 4;
 
 /// Shows convolution and pooling of a 4 x 4 image, number by number, and checks them on the device.
-async fn steps(filter: &Filter, stride: usize, padding: Padding, device: &Device) -> Result<String> {
+async fn steps(filter: &ImageFilter, stride: usize, padding: Padding, device: &Device) -> Result<String> {
     let d = filter.dims([SIDE, SIDE], stride, padding).context("--show-steps uses an image of 4 x 4")?;
     let results = filter.apply_by_loops(&d, &EXAMPLE);
     let mut text = format!("Input, {SIDE} x {SIDE}:\n{}\n", matrix(&EXAMPLE, SIDE));
@@ -244,7 +244,7 @@ async fn steps(filter: &Filter, stride: usize, padding: Padding, device: &Device
 }
 
 /// Shows one output of the convolution: patch, filter and products side by side.
-fn one_output(filter: &Filter, d: &Conv2dDims, [i, j]: [usize; 2], result: f32) -> String {
+fn one_output(filter: &ImageFilter, d: &Conv2dDims, [i, j]: [usize; 2], result: f32) -> String {
     let at = |p: usize, q: usize| {
         let (row, column) = ((i * d.stride_h + p).checked_sub(d.pad_top), (j * d.stride_w + q).checked_sub(d.pad_left));
         match (row, column) {
@@ -299,7 +299,7 @@ fn column_width<'a>(values: impl IntoIterator<Item = &'a f32>, least: usize) -> 
 /// Repeats the example on the device, and checks its results.
 async fn agree_on_device(
     gpu: &Gpu,
-    filter: &Filter,
+    filter: &ImageFilter,
     d: &Conv2dDims,
     pool: &Pool2dDims,
     expected: [&[f32]; 3],

@@ -44,7 +44,7 @@ enum LayoutChoice {
 
 /// What `import --json` prints.
 #[derive(Debug, Serialize)]
-struct Report {
+struct ImportOutput {
     run: String,
     model: String,
     layout: String,
@@ -75,7 +75,7 @@ pub fn run(args: ImportArgs, global: &Global) -> Result<()> {
     };
     folder.write_weights(MODEL_FILE, &imported.model, &imported.parameters)?;
     folder.commit()?;
-    let report = Report {
+    let report = ImportOutput {
         run: folder.path().shown(),
         model: imported.model.name,
         layout: imported.layout.to_string(),
@@ -102,7 +102,7 @@ fn refuse_trained(out: &Path) -> Result<()> {
     Ok(())
 }
 
-fn table(report: &Report) -> String {
+fn table(report: &ImportOutput) -> String {
     let width = |of: fn(&Origin) -> &String| report.tensors.iter().map(|t| of(t).chars().count()).max();
     let (parameters, names) = (width(|t| &t.parameter).unwrap_or(0), width(|t| &t.tensor).unwrap_or(0));
     let mut lines = Vec::new();

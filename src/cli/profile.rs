@@ -62,7 +62,7 @@ enum Mode {
 
 /// What `profile --json` prints.
 #[derive(Debug, Serialize)]
-struct Report {
+struct ProfileOutput {
     device: String,
     driver: String,
     model: String,
@@ -167,7 +167,7 @@ pub async fn run(args: ProfileArgs, global: &Global) -> Result<ExitCode> {
     let medians: Vec<f64> = timings.seconds.iter().map(|rounds| median(rounds)).collect();
     let total: f64 = medians.iter().sum();
     let kernels = rows(&dispatches, &medians, &peak);
-    let report = Report {
+    let report = ProfileOutput {
         device: gpu.info().name.clone(),
         driver: gpu.info().driver.clone(),
         model: model.name.clone(),
@@ -195,12 +195,12 @@ pub async fn run(args: ProfileArgs, global: &Global) -> Result<ExitCode> {
 }
 
 /// What was profiled.
-fn subject(report: &Report) -> String {
+fn subject(report: &ProfileOutput) -> String {
     let step = if report.mode == Mode::Train { "training step" } else { "forward pass" };
     format!("{step} of {} at batch size {}", report.model, report.batch_size)
 }
 
-fn roofline(report: &Report) -> Roofline {
+fn roofline(report: &ProfileOutput) -> Roofline {
     let point = |row: &Row| RooflinePoint {
         name: name(report, row),
         gflops: row.gflops,
@@ -217,7 +217,7 @@ fn roofline(report: &Report) -> Roofline {
 }
 
 /// Returns the name of the kernel, with its workgroups if it also runs with another number of them.
-fn name(report: &Report, row: &Row) -> String {
+fn name(report: &ProfileOutput, row: &Row) -> String {
     let [x, y, z] = row.workgroups;
     match report.kernels.iter().filter(|other| other.kernel == row.kernel).count() {
         1 => row.kernel.to_string(),
@@ -240,11 +240,11 @@ fn median(values: &[f64]) -> f64 {
     sorted[sorted.len() / 2]
 }
 
-fn table(report: &Report) -> String {
+fn table(report: &ProfileOutput) -> String {
     let names: Vec<String> = report.kernels.iter().map(|row| name(report, row)).collect();
     let width = names.iter().map(String::len).max().unwrap_or(0);
-    let Report { device, driver, clock, peak_gflops, peak_gb_per_second, step_us, kernels_us, .. } = report;
-    let Report { host_us_per_step, dispatches_per_step, barriers_per_step, .. } = report;
+    let ProfileOutput { device, driver, clock, peak_gflops, peak_gb_per_second, step_us, kernels_us, .. } = report;
+    let ProfileOutput { host_us_per_step, dispatches_per_step, barriers_per_step, .. } = report;
     let mut lines = vec![
         format!("{device} ({driver})"),
         format!("Measured limits: {peak_gflops:.1} GFLOP/s (multiply-add), {peak_gb_per_second:.1} GB/s (copy)"),

@@ -29,7 +29,7 @@ pub struct SelftestArgs {
 
 /// What `selftest --json` prints.
 #[derive(Debug, Serialize)]
-struct Report {
+struct SelftestOutput {
     device: String,
     driver: String,
     passed: bool,
@@ -57,7 +57,7 @@ pub async fn run(args: SelftestArgs, global: &Global) -> Result<ExitCode> {
         None => Device::Native(args.device.threads()),
     }
     .describe();
-    let report = Report { device, driver, passed, seconds: start.elapsed().as_secs_f64(), kernels, gradients };
+    let report = SelftestOutput { device, driver, passed, seconds: start.elapsed().as_secs_f64(), kernels, gradients };
     print_result(args.json, &report, table)?;
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
@@ -90,7 +90,7 @@ async fn compare(gpu: &Gpu, ops: &[Op], seed: u64, global: &Global) -> Result<Ve
     Ok(verifier.verdicts().await?.to_vec())
 }
 
-fn table(report: &Report) -> String {
+fn table(report: &SelftestOutput) -> String {
     let mut lines = Vec::new();
     for (title, verdicts) in [
         ("Kernel against its mirror in double precision", &report.kernels),

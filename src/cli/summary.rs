@@ -19,7 +19,7 @@ pub struct SummaryArgs {
 
 /// What `summary --json` prints.
 #[derive(Debug, Serialize)]
-struct Report {
+struct SummaryOutput {
     model: String,
     parameters: usize,
     forward_mflop: f64,
@@ -41,7 +41,7 @@ pub fn run(args: SummaryArgs) -> Result<()> {
     let text = summary(&model)?;
     let shapes = model.shapes()?;
     let layers: Vec<LayerReport> = shapes.iter().map(layer_report).collect();
-    let report = Report {
+    let report = SummaryOutput {
         model: model.name,
         parameters: layers.iter().map(|layer| layer.parameters).sum(),
         forward_mflop: layers.iter().map(|layer| layer.forward_mflop).sum(),

@@ -4,8 +4,8 @@ mod gpu;
 mod kernel_times;
 #[cfg(feature = "native")]
 mod native;
+mod operations;
 mod reference;
-mod steps;
 
 #[cfg(feature = "disk")]
 pub use gpu::autotune;

@@ -2,7 +2,7 @@
 //!
 //! Generic over the precision: the GPU is compared with it in single precision, and in double precision it is the ground truth.
 
-use super::steps::{Answers, Operands, compute, found, found_in};
+use super::operations::{Answers, Operands, compute, found, found_in};
 use super::{
     Engine, EngineError, Epoch, Inference, NonFinite, OnProgress, Optimizer, Pending, State, Totals, check_order,
     check_split, for_all, only_trained, pixels,
@@ -78,11 +78,11 @@ impl<T: Real> Pass<T> {
         let mut gradients: Vec<Vec<T>> = vec![Vec::new(); parameters.len()];
         let classes = program.classes;
         let (mut probabilities, mut loss, mut correct) = (vec![T::ZERO; n * classes], vec![T::ZERO; n], vec![0; n]);
-        for step in program.once.iter().chain(&program.steps) {
+        for instruction in program.once.iter().chain(&program.instructions) {
             let numbers = |ids: &[Id]| -> Vec<&Tensor> {
                 ids.iter().map(|id| program.tensor(*id)).filter(|tensor| !tensor.is_index).collect()
             };
-            let (read, written) = (numbers(&step.reads), numbers(&step.writes));
+            let (read, written) = (numbers(&instruction.reads), numbers(&instruction.writes));
             let reads = read.iter().map(|tensor| match tensor.place {
                 Place::Images => batch.x.clone(),
                 Place::Parameter(i) => parameters[i].clone(),
@@ -97,7 +97,7 @@ impl<T: Real> Pass<T> {
                 _ => vec![T::ZERO; tensor.len_for(n)],
             });
             let mut writes: Vec<Vec<T>> = writes.collect();
-            let mut positions = step.reads.iter().chain(&step.writes).map(|id| program.tensor(*id));
+            let mut positions = instruction.reads.iter().chain(&instruction.writes).map(|id| program.tensor(*id));
             let argmax = match positions.find(|tensor| tensor.is_index).and_then(Tensor::buffer) {
                 Some(i) => &mut indices[i][..],
                 None => &mut [],
@@ -111,13 +111,13 @@ impl<T: Real> Pass<T> {
             };
             let x: Vec<&[T]> = reads.iter().map(|values| &values[..]).collect();
             let mut y: Vec<&mut [T]> = writes.iter_mut().map(|values| &mut values[..]).collect();
-            compute(step.op, Operands { n, x: &x, y: &mut y, argmax, answers });
+            compute(instruction.op, Operands { n, x: &x, y: &mut y, argmax, answers });
             for (tensor, values) in written.iter().zip(writes) {
                 match tensor.place {
                     Place::Parameter(i) => parameters[i] = values,
                     Place::Gradient(i) => gradients[i] = values,
                     Place::Buffer(i) => buffers[i] = values,
-                    Place::Images | Place::Constant(_) => unreachable!("no step writes it"),
+                    Place::Images | Place::Constant(_) => unreachable!("no instruction writes it"),
                 }
             }
         }
@@ -133,7 +133,7 @@ impl<T: Real> Pass<T> {
         totals.add(loss.to_f64(), u64::from(correct), n_valid);
     }
 
-    /// Returns the content of a tensor that a step wrote, if it is a tensor of numbers.
+    /// Returns the content of a tensor that an instruction wrote, if it is a tensor of numbers.
     fn values(&self, id: Id) -> Option<&[T]> {
         match *self.program.tensor(id) {
             Tensor { is_index: true, .. } => None,

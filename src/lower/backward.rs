@@ -1,41 +1,41 @@
-//! The backward steps: the one place that differentiates.
+//! The backward instructions: the one place that differentiates.
 
-use super::{Add, Id, Lowering, Op, Relu, Step};
+use super::{Add, Id, Instruction, Lowering, Op, Relu};
 
 impl Lowering<'_> {
-    /// Goes through the forward steps from the last to the first, and emits the steps that compute the gradients of what they read from
+    /// Goes through the forward instructions from the last to the first, and emits the instructions that compute the gradients of what they read from
     /// those of what they wrote.
     pub(super) fn backward(&mut self) {
-        for i in (0..self.program.steps.len()).rev() {
-            let step = self.program.steps[i].clone();
-            let y = step.writes[0];
-            if matches!(step.op, Op::SoftmaxXent(_)) {
-                self.reaches(step.reads[0], y);
+        for i in (0..self.program.instructions.len()).rev() {
+            let instruction = self.program.instructions[i].clone();
+            let y = instruction.writes[0];
+            if matches!(instruction.op, Op::SoftmaxXent(_)) {
+                self.reaches(instruction.reads[0], y);
             } else if self.is_trained[y.0]
                 && let Some(dy) = self.sum(y)
             {
-                self.rule(&step, dy);
+                self.rule(&instruction, dy);
             }
         }
     }
 
-    /// Emits the step for the gradients of weight and bias, and of the input if it is needed.
-    pub(super) fn weights(&mut self, op: Op, reads: Vec<Id>, step: &Step) {
-        let x = step.reads[0];
-        let mut writes = vec![self.gradient_of(step.reads[1]), self.gradient_of(step.reads[2])];
+    /// Emits the instruction for the gradients of weight and bias, and of the input if it is needed.
+    pub(super) fn weights(&mut self, op: Op, reads: Vec<Id>, instruction: &Instruction) {
+        let x = instruction.reads[0];
+        let mut writes = vec![self.gradient_of(instruction.reads[1]), self.gradient_of(instruction.reads[2])];
         if self.is_trained[x.0] {
             let dx = self.gradient_like(x);
             writes.push(dx);
             self.reaches(x, dx);
         }
-        self.step(op, reads, writes);
+        self.emit(op, reads, writes);
     }
 
-    /// Emits the step for the gradient of the only input, if it is needed.
+    /// Emits the instruction for the gradient of the only input, if it is needed.
     pub(super) fn input(&mut self, op: Op, reads: Vec<Id>, x: Id) {
         if self.is_trained[x.0] {
             let dx = self.gradient_like(x);
-            self.step(op, reads, vec![dx]);
+            self.emit(op, reads, vec![dx]);
             self.reaches(x, dx);
         }
     }
@@ -67,21 +67,23 @@ impl Lowering<'_> {
         for (i, part) in parts {
             let name = self.name_of_gradient(y, &format!("sum{i}"));
             let both = self.rows_like(name, y);
-            self.step(Op::Add(Add::Forward), vec![sum, part], vec![both]);
+            self.emit(Op::Add(Add::Forward), vec![sum, part], vec![both]);
             sum = both;
         }
         if self.is_relu[y.0] && !self.masks_all(y) {
             let name = self.name_of_gradient(y, "masked");
             let masked = self.rows_like(name, y);
-            self.step(Op::Relu(Relu::Backward), vec![y, sum], vec![masked]);
+            self.emit(Op::Relu(Relu::Backward), vec![y, sum], vec![masked]);
             sum = masked;
         }
         Some(sum)
     }
 
-    /// Whether `x` is the output of a ReLU, and every forward step that reads it masks its part of the gradient at no cost.
+    /// Whether `x` is the output of a ReLU, and every forward instruction that reads it masks its part of the gradient at no cost.
     pub(super) fn masks_all(&self, x: Id) -> bool {
-        let mut readers = self.program.steps[..=self.program.loss()].iter().filter(|step| step.reads.contains(&x));
-        self.is_relu[x.0] && readers.all(|step| step.op.masks(self.fusion.is_some()))
+        let mut readers = self.program.instructions[..=self.program.loss()]
+            .iter()
+            .filter(|instruction| instruction.reads.contains(&x));
+        self.is_relu[x.0] && readers.all(|instruction| instruction.op.masks(self.fusion.is_some()))
     }
 }

@@ -1,4 +1,4 @@
-//! Emits the forward steps layer by layer, and fuses those that an engine computes in one.
+//! Emits the forward instructions layer by layer, and fuses those that an engine computes in one.
 
 use super::{Conv2d, Dense, Id, LowerError, Lowering, Mode, Op, Place, Relu, SoftmaxXent};
 use crate::cpu::dense::DenseDims;
@@ -35,11 +35,11 @@ impl<'a> At<'a> {
 }
 
 impl Lowering<'_> {
-    /// Emits the steps of all layers and of the loss.
+    /// Emits the instructions of all layers and of the loss.
     pub(super) fn forward(&mut self, layers: &[LayerShape]) -> Result<(), LowerError> {
         let mut outputs: Vec<Option<Id>> = vec![None; layers.len()];
         for (index, shape) in layers.iter().enumerate() {
-            // A layer that an earlier step includes has its output already.
+            // A layer that an earlier instruction includes has its output already.
             if outputs[index].is_some() {
                 continue;
             }
@@ -55,7 +55,7 @@ impl Lowering<'_> {
             Mode::Infer => (SoftmaxXent::Forward, "probabilities"),
         };
         let y = self.rows(name.to_string(), &[self.program.classes]);
-        self.step(Op::SoftmaxXent(op), vec![self.program.logits()], vec![y]);
+        self.emit(Op::SoftmaxXent(op), vec![self.program.logits()], vec![y]);
         Ok(())
     }
 
@@ -66,7 +66,7 @@ impl Lowering<'_> {
         }
     }
 
-    /// Emits a convolution or a dense layer with what follows it, as far as the engine computes it in one step.
+    /// Emits a convolution or a dense layer with what follows it, as far as the engine computes it in one instruction.
     pub(super) fn weighted(&mut self, at: At<'_>, x: Id) -> Result<(Id, Vec<usize>), LowerError> {
         let (shape, n) = (at.shape(), self.program.batch);
         let [mut w, mut b] = [Role::Weight, Role::Bias].map(|role| self.parameter(at, role));
@@ -109,13 +109,13 @@ impl Lowering<'_> {
                     None => vec![self.rows(name, &shape.output)],
                 };
                 let y = writes[0];
-                self.step(Op::Conv2d(Conv2d::Forward { d, relu: fused_relu, pool }), vec![x, w, b], writes);
+                self.emit(Op::Conv2d(Conv2d::Forward { d, relu: fused_relu, pool }), vec![x, w, b], writes);
                 y
             }
             _ => {
                 let d = DenseDims { n, i: shape.input[0], o: shape.output[0] };
                 let y = self.rows(name, &shape.output);
-                self.step(Op::Dense(Dense::Forward { d, relu: fused_relu }), vec![x, w, b], vec![y]);
+                self.emit(Op::Dense(Dense::Forward { d, relu: fused_relu }), vec![x, w, b], vec![y]);
                 y
             }
         };
@@ -126,10 +126,10 @@ impl Lowering<'_> {
         }
     }
 
-    /// Emits an activation as a step of its own.
+    /// Emits an activation as an instruction of its own.
     pub(super) fn activated(&mut self, op: Op, x: Id, name: String) -> Id {
         let y = self.rows_like(name, x);
-        self.step(op, vec![x], vec![y]);
+        self.emit(op, vec![x], vec![y]);
         self.is_relu[y.0] = op == Op::Relu(Relu::Forward);
         y
     }

@@ -1,7 +1,7 @@
 //! From models to programs: shapes, fusion, gradients, and the place of every tensor.
 //!
-//! [`lower`] is the only code that knows how layers become steps, and the only one that differentiates. It walks the graph of the model
-//! once and emits the forward steps (`forward.rs`), then goes through these from the last to the first and emits the steps for their
+//! [`lower`] is the only code that knows how layers become instructions, and the only one that differentiates. It walks the graph of the model
+//! once and emits the forward instructions (`forward.rs`), then goes through these from the last to the first and emits the instructions for their
 //! gradients (`backward.rs`), and finally assigns buffers to tensors (`buffers.rs`). The rules of each layer and operation are in
 //! `rules.rs`. Engines run the [`Program`] that results, and know no layers.
 
@@ -11,7 +11,7 @@ mod forward;
 mod program;
 mod rules;
 
-pub use program::{Buffer, Id, Place, Program, Step, Tensor};
+pub use program::{Buffer, Id, Instruction, Place, Program, Tensor};
 pub use rules::*;
 
 use crate::cpu::conv2d::Conv2dDims;
@@ -26,13 +26,13 @@ use thiserror::Error;
 pub enum Mode {
     /// Forward, loss, gradients of all trained parameters; normalization by the batch's own statistics.
     Train,
-    /// The same, but everything that a step computed is still there after the last one, to be searched.
+    /// The same, but everything that an instruction computed is still there after the last one, to be searched.
     Search,
     /// Forward, probabilities and loss; normalization by the running statistics.
     Infer,
 }
 
-/// What an engine can compute in one step. Every engine with such fusion also computes a convolution or dense layer with the ReLU after it
+/// What an engine can compute in one instruction. Every engine with such fusion also computes a convolution or dense layer with the ReLU after it
 /// (and its gradient with the mask of the ReLU before it), includes a normalization in the weights of the layer before it in inference, and
 /// lets tensors whose values are no longer needed make room for others.
 pub trait Fusion: fmt::Debug {
@@ -43,7 +43,7 @@ pub trait Fusion: fmt::Debug {
     /// computes the gradient of its input too.
     fn unpool(&self, conv: &Conv2dDims, pool: &Pool2dDims, needs_dx: bool) -> bool;
 
-    /// Whether the gradients of weights are computed after all other steps, so that what they read must stay until then.
+    /// Whether the gradients of weights are computed after all other instructions, so that what they read must stay until then.
     fn weights_last(&self) -> bool {
         false
     }
@@ -67,7 +67,7 @@ pub enum LowerError {
     },
 }
 
-/// Lowers a model for batches of `batch` images. Without `fusion`, every layer is a step by itself, and everything that a step computed is
+/// Lowers a model for batches of `batch` images. Without `fusion`, every layer is an instruction by itself, and everything that an instruction computed is
 /// still there after the last one.
 ///
 /// # Errors
@@ -119,7 +119,7 @@ impl Lowering<'_> {
         Id(self.program.tensors.len() - 1)
     }
 
-    /// Adds a tensor that a step writes, with a row for each image.
+    /// Adds a tensor that an instruction writes, with a row for each image.
     fn rows(&mut self, name: String, shape: &[usize]) -> Id {
         self.add(name, shape, true, Place::UNASSIGNED)
     }
@@ -140,11 +140,11 @@ impl Lowering<'_> {
         self.add(format!("gradients.{name}"), &shape, false, place)
     }
 
-    fn step(&mut self, op: Op, reads: Vec<Id>, writes: Vec<Id>) {
+    fn emit(&mut self, op: Op, reads: Vec<Id>, writes: Vec<Id>) {
         let is_trained = reads.iter().any(|id| self.is_trained[id.0]);
         for id in &writes {
             self.is_trained[id.0] |= is_trained;
         }
-        self.program.steps.push(Step { op, reads, writes });
+        self.program.instructions.push(Instruction { op, reads, writes });
     }
 }

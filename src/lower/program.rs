@@ -1,4 +1,4 @@
-//! Programs: what an engine does for one batch, as tensors and a list of steps.
+//! Programs: what an engine does for one batch, as tensors and a list of instructions.
 
 use super::Op;
 use std::fmt;
@@ -74,7 +74,7 @@ impl Tensor {
 
 /// One operation on tensors.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Step {
+pub struct Instruction {
     /// The operation.
     pub op: Op,
     /// What it reads, in the order of [`Op`].
@@ -105,13 +105,13 @@ pub struct Program {
     pub tensors: Vec<Tensor>,
     /// The buffers.
     pub buffers: Vec<Buffer>,
-    /// The steps to do once after the parameters have changed, before the first batch.
-    pub once: Vec<Step>,
-    /// The steps to do for every batch.
-    pub steps: Vec<Step>,
+    /// The instructions to do once after the parameters have changed, before the first batch.
+    pub once: Vec<Instruction>,
+    /// The instructions to do for every batch.
+    pub instructions: Vec<Instruction>,
     /// The images.
     pub images: Id,
-    /// The output of each layer, in the order of the layers; the last are the logits. If steps are fused, the first of two layers has the
+    /// The output of each layer, in the order of the layers; the last are the logits. If instructions are fused, the first of two layers has the
     /// output of the second.
     pub outputs: Vec<Id>,
 }
@@ -127,9 +127,9 @@ impl Program {
         &self.tensors[id.0]
     }
 
-    /// Returns the position of the step that computes the loss; the steps after it compute gradients.
+    /// Returns the position of the instruction that computes the loss; the instructions after it compute gradients.
     pub fn loss(&self) -> usize {
-        let loss = self.steps.iter().position(|step| matches!(step.op, Op::SoftmaxXent(_)));
+        let loss = self.instructions.iter().position(|instruction| matches!(instruction.op, Op::SoftmaxXent(_)));
         loss.expect("every program computes a loss")
     }
 
@@ -140,15 +140,21 @@ impl Program {
     }
 }
 
-/// A step per line: `ReluBackward: relu_1.y relu_1.sum1 -> relu_1.masked`.
+/// An instruction per line: `ReluBackward: relu_1.y relu_1.sum1 -> relu_1.masked`.
 impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = |ids: &[Id]| ids.iter().map(|id| self.tensor(*id).name.as_str()).collect::<Vec<_>>().join(" ");
-        for step in self.once.iter().chain(&self.steps) {
-            // The names of the operation and of its step: `Relu(Backward)`.
-            let op = format!("{:?}", step.op);
+        for instruction in self.once.iter().chain(&self.instructions) {
+            // The names of the operation and of its instruction: `Relu(Backward)`.
+            let op = format!("{:?}", instruction.op);
             let words = op.split(|c: char| !c.is_alphanumeric()).take(2).filter(|word| *word != "Forward");
-            writeln!(f, "{}: {} -> {}", words.collect::<String>(), names(&step.reads), names(&step.writes))?;
+            writeln!(
+                f,
+                "{}: {} -> {}",
+                words.collect::<String>(),
+                names(&instruction.reads),
+                names(&instruction.writes)
+            )?;
         }
         Ok(())
     }

@@ -1,16 +1,16 @@
-//! The rules of each layer and operation: the steps of a layer, and the gradient of a step. A new layer is added here.
+//! The rules of each layer and operation: the instructions of a layer, and the gradient of an instruction. A new layer is added here.
 
 use super::forward::At;
-use super::{Id, LowerError, Lowering, Mode, Place, Step};
+use super::{Id, Instruction, LowerError, Lowering, Mode, Place};
 use crate::cpu::batchnorm::BatchNormDims;
 use crate::cpu::conv2d::Conv2dDims;
 use crate::cpu::dense::DenseDims;
 use crate::cpu::pool2d::{Pool2dDims, Reduction};
 use crate::model::{Activation, Layer, Role};
 
-/// A step of an operation. Each operation has a type of its own, whose variants are its steps.
+/// An instruction of an operation. Each operation has a type of its own, whose variants are its instructions.
 ///
-/// A step is documented with the tensors that it reads and writes, in this order, in brackets those that are there only if an attribute
+/// An instruction is documented with the tensors that it reads and writes, in this order, in brackets those that are there only if an attribute
 /// says so. Its dimensions are those of [`Program::batch`](super::Program::batch) images.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Op {
@@ -34,7 +34,7 @@ pub enum Op {
     SoftmaxXent(SoftmaxXent),
 }
 
-/// Steps of a convolution.
+/// Instructions of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Conv2d {
     /// x, w, b -> y \[, argmax\]: convolution, then max(y, 0) if `relu`, then max pooling.
@@ -57,7 +57,7 @@ pub enum Conv2d {
     },
 }
 
-/// Steps of a dense layer.
+/// Instructions of a dense layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Dense {
     /// x, w, b -> y: dense layer, then max(y, 0) if `relu`.
@@ -76,7 +76,7 @@ pub enum Dense {
     },
 }
 
-/// Steps of a max pooling.
+/// Instructions of a max pooling.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum MaxPool2d {
     /// x -> y, argmax.
@@ -85,7 +85,7 @@ pub enum MaxPool2d {
     Backward(Pool2dDims),
 }
 
-/// Steps of an average or sum pooling.
+/// Instructions of an average or sum pooling.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum MeanPool2d {
     /// x -> y.
@@ -94,7 +94,7 @@ pub enum MeanPool2d {
     Backward(Reduction, Pool2dDims),
 }
 
-/// Steps of a ReLU.
+/// Instructions of a ReLU.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Relu {
     /// x -> y: max(x, 0).
@@ -103,7 +103,7 @@ pub enum Relu {
     Backward,
 }
 
-/// Steps of a GELU.
+/// Instructions of a GELU.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Gelu {
     /// x -> y: x times the normal distribution function of x.
@@ -112,14 +112,14 @@ pub enum Gelu {
     Backward,
 }
 
-/// The step of a sum. The gradient of each input is that of the sum.
+/// The instruction of a sum. The gradient of each input is that of the sum.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Add {
     /// x1, x2 -> y.
     Forward,
 }
 
-/// Steps of a normalization. The number is added to the variance, unless noted otherwise.
+/// Instructions of a normalization. The number is added to the variance, unless noted otherwise.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum BatchNorm {
     /// x -> moments, and the parameters running_mean and running_var are moved towards them: the batch's statistics. The number is the
@@ -137,7 +137,7 @@ pub enum BatchNorm {
     Fold(f64),
 }
 
-/// Steps at the end of a model.
+/// Instructions at the end of a model.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum SoftmaxXent {
     /// logits -> probabilities; and the loss, where there are labels.
@@ -146,27 +146,27 @@ pub enum SoftmaxXent {
     Loss,
 }
 
-/// Evaluates `$result` with `$step` as the step `$op`, in the type of its operation. This is the only list of operations from which
+/// Evaluates `$result` with `$instruction` as the instruction `$op`, in the type of its operation. This is the only list of operations from which
 /// engines call them: one that lacks what they call does not compile.
 macro_rules! dispatch {
-    ($op:expr, $step:ident => $result:expr) => {
+    ($op:expr, $instruction:ident => $result:expr) => {
         match $op {
-            $crate::lower::Op::Conv2d($step) => $result,
-            $crate::lower::Op::Dense($step) => $result,
-            $crate::lower::Op::MaxPool2d($step) => $result,
-            $crate::lower::Op::MeanPool2d($step) => $result,
-            $crate::lower::Op::Relu($step) => $result,
-            $crate::lower::Op::Gelu($step) => $result,
-            $crate::lower::Op::Add($step) => $result,
-            $crate::lower::Op::BatchNorm($step) => $result,
-            $crate::lower::Op::SoftmaxXent($step) => $result,
+            $crate::lower::Op::Conv2d($instruction) => $result,
+            $crate::lower::Op::Dense($instruction) => $result,
+            $crate::lower::Op::MaxPool2d($instruction) => $result,
+            $crate::lower::Op::MeanPool2d($instruction) => $result,
+            $crate::lower::Op::Relu($instruction) => $result,
+            $crate::lower::Op::Gelu($instruction) => $result,
+            $crate::lower::Op::Add($instruction) => $result,
+            $crate::lower::Op::BatchNorm($instruction) => $result,
+            $crate::lower::Op::SoftmaxXent($instruction) => $result,
         }
     };
 }
 pub(crate) use dispatch;
 
 impl Op {
-    /// Returns an activation as a step of its own; `None` if it needs none.
+    /// Returns an activation as an instruction of its own; `None` if it needs none.
     pub(super) fn of(activation: Activation) -> Option<Op> {
         match activation {
             // The softmax is part of the loss.
@@ -179,7 +179,7 @@ impl Op {
     /// Whether it needs the whole batch at once: all rows of what it reads must be there before it starts.
     pub fn meets(&self) -> bool {
         match self {
-            Op::BatchNorm(step) => matches!(step, BatchNorm::Statistics(..) | BatchNorm::BackwardW(..)),
+            Op::BatchNorm(instruction) => matches!(instruction, BatchNorm::Statistics(..) | BatchNorm::BackwardW(..)),
             Op::Conv2d(_) | Op::Dense(_) | Op::MaxPool2d(_) | Op::MeanPool2d(_) => false,
             Op::Relu(_) | Op::Gelu(_) | Op::Add(_) | Op::SoftmaxXent(_) => false,
         }
@@ -188,14 +188,14 @@ impl Op {
     /// Whether it computes gradients of weights, which an engine may put off to the end.
     pub(super) fn has_weights(&self) -> bool {
         match self {
-            Op::Conv2d(step) => matches!(step, Conv2d::Backward { .. }),
-            Op::Dense(step) => matches!(step, Dense::Backward { .. }),
+            Op::Conv2d(instruction) => matches!(instruction, Conv2d::Backward { .. }),
+            Op::Dense(instruction) => matches!(instruction, Dense::Backward { .. }),
             Op::MaxPool2d(_) | Op::MeanPool2d(_) | Op::Relu(_) | Op::Gelu(_) => false,
             Op::Add(_) | Op::BatchNorm(_) | Op::SoftmaxXent(_) => false,
         }
     }
 
-    /// Whether the gradient of what this forward step reads is masked at no cost where that is zero, if it is the output of a ReLU.
+    /// Whether the gradient of what this forward instruction reads is masked at no cost where that is zero, if it is the output of a ReLU.
     /// `fused` says whether the engine has such a mask in its products.
     pub(super) fn masks(&self, fused: bool) -> bool {
         match self {
@@ -225,7 +225,7 @@ impl Op {
 }
 
 impl Lowering<'_> {
-    /// Emits the steps of a layer. Returns its output, and the indices of later layers that the steps include.
+    /// Emits the instructions of a layer. Returns its output, and the indices of later layers that the instructions include.
     pub(super) fn layer(&mut self, at: At<'_>, inputs: &[Id]) -> Result<(Id, Vec<usize>), LowerError> {
         let (shape, x) = (at.shape(), inputs[0]);
         let name = format!("{}.y", shape.name);
@@ -235,7 +235,7 @@ impl Lowering<'_> {
                 let d = self.pooling(shape)?;
                 let writes = self.maxima(shape);
                 let y = writes[0];
-                self.step(Op::MaxPool2d(MaxPool2d::Forward(d)), vec![x], writes);
+                self.emit(Op::MaxPool2d(MaxPool2d::Forward(d)), vec![x], writes);
                 self.is_relu[y.0] = self.is_relu[x.0];
                 y
             }
@@ -244,7 +244,7 @@ impl Lowering<'_> {
                 let is_sum = matches!(shape.layer, Layer::SumPool2d(_));
                 let reduction = if is_sum { Reduction::Sum } else { Reduction::Average };
                 let y = self.rows(name, &shape.output);
-                self.step(Op::MeanPool2d(MeanPool2d::Forward(reduction, d)), vec![x], vec![y]);
+                self.emit(Op::MeanPool2d(MeanPool2d::Forward(reduction, d)), vec![x], vec![y]);
                 y
             }
             Layer::BatchNorm { momentum, epsilon, .. } => self.batchnorm(at, x, *momentum, *epsilon),
@@ -253,7 +253,7 @@ impl Lowering<'_> {
                 for (i, &other) in inputs.iter().enumerate().skip(1) {
                     let name = if i + 1 == inputs.len() { name.clone() } else { format!("{}.y{i}", shape.name) };
                     let y = self.rows(name, &shape.output);
-                    self.step(Op::Add(Add::Forward), vec![sum, other], vec![y]);
+                    self.emit(Op::Add(Add::Forward), vec![sum, other], vec![y]);
                     sum = y;
                 }
                 sum
@@ -276,15 +276,15 @@ impl Lowering<'_> {
         match self.mode {
             Mode::Train | Mode::Search => {
                 let op = Op::BatchNorm(BatchNorm::Statistics(d, momentum));
-                self.step(op, vec![x], vec![moments, mean, variance]);
+                self.emit(op, vec![x], vec![moments, mean, variance]);
             }
             Mode::Infer => {
                 let op = Op::BatchNorm(BatchNorm::Moments);
-                self.program.once.push(Step { op, reads: vec![mean, variance], writes: vec![moments] });
+                self.program.once.push(Instruction { op, reads: vec![mean, variance], writes: vec![moments] });
             }
         }
         let y = self.rows(format!("{}.y", shape.name), &shape.output);
-        self.step(Op::BatchNorm(BatchNorm::Forward(d, epsilon)), vec![x, moments, scale, shift], vec![y]);
+        self.emit(Op::BatchNorm(BatchNorm::Forward(d, epsilon)), vec![x, moments, scale, shift], vec![y]);
         y
     }
 
@@ -311,40 +311,40 @@ impl Lowering<'_> {
         });
         let reads = [&[w, b][..], &statistics].concat();
         let op = Op::BatchNorm(BatchNorm::Fold(epsilon));
-        self.program.once.push(Step { op, reads, writes: vec![w_out, b_out] });
+        self.program.once.push(Instruction { op, reads, writes: vec![w_out, b_out] });
         [w_out, b_out]
     }
 
-    /// The rule of each operation: given the gradient `dy` of what a step wrote, emits the steps for the gradients of what it read.
-    pub(super) fn rule(&mut self, step: &Step, dy: Id) {
-        let x = step.reads[0];
-        match step.op {
+    /// The rule of each operation: given the gradient `dy` of what an instruction wrote, emits the instructions for the gradients of what it read.
+    pub(super) fn rule(&mut self, instruction: &Instruction, dy: Id) {
+        let x = instruction.reads[0];
+        match instruction.op {
             Op::Conv2d(Conv2d::Forward { d, pool, .. }) => {
                 let masked = self.masks_all(x);
-                let mut reads = vec![x, step.reads[1], dy];
+                let mut reads = vec![x, instruction.reads[1], dy];
                 let needs_dx = self.is_trained[x.0];
                 let unpool = |pool: &Pool2dDims| self.fusion.is_some_and(|fusion| fusion.unpool(&d, pool, needs_dx));
                 let unpool = pool.filter(unpool);
                 match (pool, unpool) {
-                    (Some(_), Some(_)) => reads.push(step.writes[1]),
+                    (Some(_), Some(_)) => reads.push(instruction.writes[1]),
                     (Some(pool), None) => {
-                        // The gradient before the pooling, which no forward step stored.
-                        let name = self.name_of_gradient(step.writes[0], "dx");
+                        // The gradient before the pooling, which no forward instruction stored.
+                        let name = self.name_of_gradient(instruction.writes[0], "dx");
                         reads[2] = self.rows(name, &[d.ho, d.wo, d.o]);
                         let op = Op::MaxPool2d(MaxPool2d::Backward(pool));
-                        self.step(op, vec![step.writes[1], dy], vec![reads[2]]);
+                        self.emit(op, vec![instruction.writes[1], dy], vec![reads[2]]);
                     }
                     (None, _) => {}
                 }
-                self.weights(Op::Conv2d(Conv2d::Backward { d, pool: unpool, masked }), reads, step);
+                self.weights(Op::Conv2d(Conv2d::Backward { d, pool: unpool, masked }), reads, instruction);
             }
             Op::Dense(Dense::Forward { d, .. }) => {
                 let op = Op::Dense(Dense::Backward { d, masked: self.masks_all(x) });
-                self.weights(op, vec![x, step.reads[1], dy], step);
+                self.weights(op, vec![x, instruction.reads[1], dy], instruction);
             }
             // The gradient of a maximum is masked already, and goes to an element of the same sign.
             Op::MaxPool2d(MaxPool2d::Forward(d)) => {
-                self.input(Op::MaxPool2d(MaxPool2d::Backward(d)), vec![step.writes[1], dy], x);
+                self.input(Op::MaxPool2d(MaxPool2d::Backward(d)), vec![instruction.writes[1], dy], x);
             }
             Op::MeanPool2d(MeanPool2d::Forward(reduction, d)) => {
                 self.input(Op::MeanPool2d(MeanPool2d::Backward(reduction, d)), vec![dy], x);
@@ -353,15 +353,15 @@ impl Lowering<'_> {
             Op::Relu(Relu::Forward) => self.reaches(x, dy),
             Op::Gelu(Gelu::Forward) => self.input(Op::Gelu(Gelu::Backward), vec![x, dy], x),
             Op::Add(Add::Forward) => {
-                for &x in &step.reads {
+                for &x in &instruction.reads {
                     self.reaches(x, dy);
                 }
             }
             Op::BatchNorm(BatchNorm::Forward(d, epsilon)) => {
-                let [moments, scale, shift] = [step.reads[1], step.reads[2], step.reads[3]];
+                let [moments, scale, shift] = [instruction.reads[1], instruction.reads[2], instruction.reads[3]];
                 let [dscale, dshift] = [scale, shift].map(|w| self.gradient_of(w));
                 let op = Op::BatchNorm(BatchNorm::BackwardW(d, epsilon));
-                self.step(op, vec![x, moments, dy], vec![dscale, dshift]);
+                self.emit(op, vec![x, moments, dy], vec![dscale, dshift]);
                 let reads = vec![x, moments, scale, dscale, dshift, dy];
                 self.input(Op::BatchNorm(BatchNorm::BackwardX(d, epsilon)), reads, x);
             }
@@ -376,7 +376,7 @@ impl Lowering<'_> {
             | Op::BatchNorm(
                 BatchNorm::Moments | BatchNorm::BackwardW(..) | BatchNorm::BackwardX(..) | BatchNorm::Fold(_),
             )
-            | Op::SoftmaxXent(_) => unreachable!("{:?} is not a forward step of training", step.op),
+            | Op::SoftmaxXent(_) => unreachable!("{:?} is not a forward instruction of training", instruction.op),
         }
     }
 }

@@ -14,7 +14,7 @@ use std::ops::Range;
 
 /// Which loops compute a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum Algorithm {
     /// The fastest ones for the shape.
     Fastest,
     /// Products over patches, for any shape.
@@ -97,13 +97,13 @@ impl Conv2d {
     ///
     /// # Panics
     /// [`Conv2d::can_pool`] returns false for the pooling.
-    pub fn new(d: &Conv2dDims, relu: bool, pool: Option<Pool2dDims>, needs_dx: bool, form: Form) -> Self {
+    pub fn new(d: &Conv2dDims, relu: bool, pool: Option<Pool2dDims>, needs_dx: bool, algorithm: Algorithm) -> Self {
         let d = Conv2dDims { n: 1, ..*d };
         let pool = pool.map(|pool| Pool2dDims { n: 1, ..pool });
         assert!(pool.as_ref().is_none_or(Self::can_pool), "the pooling windows overlap or extend past the edge");
         let mut conv =
             Conv2d { pixel_of: Vec::new(), place_of: Vec::new(), d, relu, pool, direct: None, pooled: None, needs_dx };
-        if form == Form::Fastest {
+        if algorithm == Algorithm::Fastest {
             conv.direct = conv2d_direct::block(&conv, lanes());
             conv.pooled = conv2d_pooled::plan(&conv, needs_dx, lanes());
         }

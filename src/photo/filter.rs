@@ -56,7 +56,7 @@ pub enum FilterError {
 
 /// A filter of one channel.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Filter {
+pub struct ImageFilter {
     /// Its name.
     pub name: String,
     /// Rows and columns.
@@ -76,12 +76,12 @@ pub enum Shown {
     Magnitude,
 }
 
-impl Filter {
+impl ImageFilter {
     /// Names of the built-in filters.
     pub const NAMES: [&str; 6] = ["edge", "sharpen", "blur", "emboss", "sobel-x", "sobel-y"];
 
     /// Returns the 3 x 3 built-in filter of this name; `None` if there is none. Source: Gonzalez and Woods, Digital Image Processing.
-    pub fn built_in(name: &str) -> Option<Filter> {
+    pub fn built_in(name: &str) -> Option<ImageFilter> {
         let weights = match name {
             "edge" => [-1.0, -1.0, -1.0, -1.0, 8.0, -1.0, -1.0, -1.0, -1.0],
             "sharpen" => [0.0, -1.0, 0.0, -1.0, 5.0, -1.0, 0.0, -1.0, 0.0],
@@ -92,14 +92,14 @@ impl Filter {
             "sobel-y" => [-1.0, -2.0, -1.0, 0.0, 0.0, 0.0, 1.0, 2.0, 1.0],
             _ => return None,
         };
-        Some(Filter { name: name.to_string(), size: [3, 3], weights: weights.to_vec() })
+        Some(ImageFilter { name: name.to_string(), size: [3, 3], weights: weights.to_vec() })
     }
 
     /// Parses a filter: one row per line, numbers separated by spaces, commas or semicolons; `#` starts a comment.
     ///
     /// # Errors
     /// A word is not a number, rows differ in length, or there are too many numbers or none.
-    pub fn parse(name: &str, text: &str) -> Result<Filter, FilterError> {
+    pub fn parse(name: &str, text: &str) -> Result<ImageFilter, FilterError> {
         let mut weights = Vec::new();
         let mut size = [0, 0];
         for (line, content) in (1..).zip(text.lines()) {
@@ -127,7 +127,7 @@ impl Filter {
         if rows == 0 || rows > MAX_FILTER_SIDE {
             return Err(FilterError::Size { rows, columns });
         }
-        Ok(Filter { name: name.to_string(), size, weights })
+        Ok(ImageFilter { name: name.to_string(), size, weights })
     }
 
     /// Returns how its results are best shown.
@@ -162,7 +162,7 @@ impl Filter {
         Ok(gpu.read(&y).await?)
     }
 
-    /// Like [`Filter::apply`], computed by the plain loops.
+    /// Like [`ImageFilter::apply`], computed by the plain loops.
     pub fn apply_by_loops(&self, dims: &Conv2dDims, image: &[f32]) -> Vec<f32> {
         let mut y = vec![0.0; dims.y_len()];
         cpu::conv2d_forward(dims, image, &self.weights, &[0.0], &mut y);

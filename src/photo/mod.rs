@@ -1,5 +1,5 @@
 //! The user's own images: PNG, JPEG, WebP and BMP files, decoded and turned upright ([`Photo`]), and converted to the format of the
-//! training images ([`prepare`]). Also filters that can be applied to such an image ([`Filter`]).
+//! training images ([`prepare`]). Also filters that can be applied to such an image ([`ImageFilter`]).
 
 #[cfg(feature = "disk")]
 mod disk;
@@ -8,7 +8,7 @@ mod garment;
 #[cfg(feature = "native")]
 mod native;
 
-pub use filter::{Filter, FilterError, MAX_FILTER_SIDE, Shown};
+pub use filter::{FilterError, ImageFilter, MAX_FILTER_SIDE, Shown};
 pub use garment::{Doubt, Garment, Invert, MAX_DISTANCE, distance, features, prepare};
 
 use image::metadata::Orientation;

@@ -5,7 +5,7 @@ use super::canvas::{Picture, Rect, Rgb};
 use super::maps::{diverging, largest};
 use super::text::Typesetter;
 use super::tiles::{Tile, draw_tiles};
-use crate::photo::Filter;
+use crate::photo::ImageFilter;
 
 /// Side of a box in pixels.
 const BOX: u32 = 421;
@@ -16,7 +16,7 @@ const LIGHT: Rgb = [0xff, 0xff, 0xff];
 ///
 /// # Errors
 /// A tile is empty, or there are too many pixels.
-pub fn draw_filter(before: Tile, filter: &Filter, after: Tile) -> Result<Picture, ReportError> {
+pub fn draw_filter(before: Tile, filter: &ImageFilter, after: Tile) -> Result<Picture, ReportError> {
     let [rows, columns] = filter.size;
     let caption = format!("{}, {rows} x {columns}", filter.name);
     let middle = Tile { caption, ..cells(filter) };
@@ -24,7 +24,7 @@ pub fn draw_filter(before: Tile, filter: &Filter, after: Tile) -> Result<Picture
 }
 
 /// Draws one square per weight, blue for positive and red for negative, with its number if there is room.
-fn cells(filter: &Filter) -> Tile {
+fn cells(filter: &ImageFilter) -> Tile {
     let [rows, columns] = filter.size;
     let largest = largest(&filter.weights);
     // The tile is drawn at its final size, so that its numbers stay sharp.

@@ -219,8 +219,8 @@ impl Verifier {
     }
 
     /// Starts a new run: tensors, a plan, and the comparison of its outputs.
-    pub fn run(&mut self) -> Run<'_> {
-        Run { plan: PlanBuilder::guarded(&self.gpu), verifier: self }
+    pub fn run(&mut self) -> Trial<'_> {
+        Trial { plan: PlanBuilder::guarded(&self.gpu), verifier: self }
     }
 
     /// Records that `kernel` is tested by the comparisons listed under `compared`.
@@ -279,13 +279,13 @@ impl Recorded {
 
 /// A run of a plan with guarded tensors.
 #[derive(Debug)]
-pub struct Run<'v> {
+pub struct Trial<'v> {
     /// The plan to record into.
     pub plan: PlanBuilder,
     verifier: &'v mut Verifier,
 }
 
-impl Run<'_> {
+impl Trial<'_> {
     /// Creates a tensor that is only read.
     ///
     /// # Errors
@@ -310,7 +310,7 @@ impl Run<'_> {
         self.guarded(&vec![UNWRITTEN; len], Element::F32)
     }
 
-    /// As [`Run::output`], for integers.
+    /// As [`Trial::output`], for integers.
     ///
     /// # Errors
     /// The device failed.
@@ -327,7 +327,7 @@ impl Run<'_> {
         self.guarded(&words, Element::F32)
     }
 
-    /// As [`Run::in_place`], for integers.
+    /// As [`Trial::in_place`], for integers.
     ///
     /// # Errors
     /// The device failed.
@@ -349,7 +349,7 @@ impl Run<'_> {
 
     /// Records the comparison of floating-point outputs under their bounds, and of integers exactly.
     pub fn check(self, kernel: &'static str, case: &str, outputs: &[(&Tensor, &Bounded)], exact: &[(&Tensor, &[u32])]) {
-        let Run { plan, verifier } = self;
+        let Trial { plan, verifier } = self;
         if verifier.only.is_some_and(|only| only != kernel) {
             return;
         }

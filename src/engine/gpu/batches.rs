@@ -2,7 +2,7 @@
 
 use crate::clock::Instant;
 use crate::data::Split;
-use crate::engine::steps::{OnGpu, record};
+use crate::engine::operations::{OnGpu, record};
 use crate::engine::{EngineError, Epoch, NonFinite, OnProgress, Totals, check_order, check_split, pixels};
 use crate::gpu::timing::Timings;
 use crate::gpu::{DispatchInfo, Element, Gpu, Plan, PlanBuilder, Readback, Submission, Tensor};
@@ -105,7 +105,7 @@ impl Feed {
         let Feed { images, labels, order, progress, batch_labels, .. } = self;
         let x = &on.tensors[on.program.images.0];
         batch_gather::record(plan, &self.dims, [images, labels, order, progress, x, batch_labels])?;
-        Ok(on.program.steps.iter().try_for_each(|step| record(plan, step, on))?)
+        Ok(on.program.instructions.iter().try_for_each(|step| record(plan, step, on))?)
     }
 
     pub(super) fn totals(&self) -> BatchTotals<'_> {

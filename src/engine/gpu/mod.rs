@@ -11,7 +11,7 @@ pub use autotune::autotune;
 pub use batches::Batches;
 
 use crate::data::Split;
-use crate::engine::steps::{OnGpu, record};
+use crate::engine::operations::{OnGpu, record};
 use crate::engine::{
     Engine, EngineError, Epoch, Inference, NonFinite, OnProgress, Optimizer, Pending, State, Totals, blank,
 };
@@ -211,7 +211,7 @@ impl GpuEngine {
         }
         let mut plan = PlanBuilder::new(gpu);
         feed.record(&mut plan, &on)?;
-        let probabilities = tensors[program.steps[program.loss()].writes[0].0].clone();
+        let probabilities = tensors[program.instructions[program.loss()].writes[0].0].clone();
         let plan = plan.finish().await?;
         Ok((Batches::new(gpu, feed, plan)?, probabilities))
     }

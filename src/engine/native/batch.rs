@@ -2,7 +2,7 @@
 
 use super::program::{NativeProgram, Owned, Rows, Shared, zeros};
 use crate::data::Split;
-use crate::engine::steps::{Answers, Convolving, Operands, compute_native};
+use crate::engine::operations::{Answers, Convolving, Operands, compute_native};
 use crate::engine::{EngineError, Optimizer};
 use crate::lower::{Id, Tensor};
 use crate::model::Parameter;
@@ -12,7 +12,7 @@ use std::mem::take;
 
 /// The tensors of a batch.
 #[derive(Debug)]
-pub(super) struct Batch {
+pub(super) struct BatchBuffers {
     pub(super) tensors: Owned,
     pub(super) labels: Aligned<u32>,
     pub(super) probabilities: Aligned<f32>,
@@ -46,9 +46,9 @@ pub(super) struct Slice<'a> {
     pub(super) packed: Option<(usize, &'a mut Packed)>,
 }
 
-impl Batch {
+impl BatchBuffers {
     pub(super) fn new(program: &NativeProgram, n: usize, group: usize) -> Result<Self, EngineError> {
-        Ok(Batch {
+        Ok(BatchBuffers {
             tensors: program.tensors(n, group)?,
             labels: zeros(n)?,
             probabilities: zeros(n * program.program.classes)?,
@@ -81,7 +81,14 @@ pub(super) fn totals(loss: &[f32], correct: &[u32]) -> (f64, u64) {
 
 impl Slice<'_> {
     /// Computes the gradient over the first `n` rows of a batch, and makes one step of the optimizer with the factor `alpha`.
-    pub(super) fn update(self, program: &NativeProgram, batch: &Batch, n: usize, optimizer: &Optimizer, alpha: f32) {
+    pub(super) fn update(
+        self,
+        program: &NativeProgram,
+        batch: &BatchBuffers,
+        n: usize,
+        optimizer: &Optimizer,
+        alpha: f32,
+    ) {
         let Slice { index, first, w, g, slots: [m, v], packed } = self;
         program.gradient(index, first, n, batch.group, &batch.tensors, g);
         match optimizer {
@@ -102,26 +109,26 @@ impl Share<'_> {
         batch_gather::batch_gather(pixels, &split.images, &split.labels, self.order, x, self.labels);
     }
 
-    /// Runs step `i` of the program. The loss is the mean over the `n_valid` rows of all shares.
+    /// Runs instruction `i` of the program. The loss is the mean over the `n_valid` rows of all shares.
     pub(super) fn run(&mut self, i: usize, shared: Shared<'_>, n_valid: usize, scratch: &mut Scratch) {
         let Share { order, rows, labels, probabilities, loss, correct, group } = self;
         let (native, n, group) = (shared.program, order.len(), *group);
         let answers = Answers { labels, n_valid, probabilities, loss, correct };
-        let step = &native.program.steps[i];
+        let instruction = &native.program.instructions[i];
         let buffer_of = |wanted: fn(&Tensor) -> bool, ids: &[Id]| {
             ids.iter().map(|id| native.program.tensor(*id)).find(|tensor| wanted(tensor)).and_then(Tensor::buffer)
         };
-        // What the step writes is taken out while it reads the rest, and put back.
-        let written = buffer_of(|tensor| tensor.by_row && !tensor.is_index, &step.writes);
-        let index = buffer_of(|tensor| tensor.is_index, &step.writes)
-            .or_else(|| buffer_of(|tensor| tensor.is_index, &step.reads));
+        // What the instruction writes is taken out while it reads the rest, and put back.
+        let written = buffer_of(|tensor| tensor.by_row && !tensor.is_index, &instruction.writes);
+        let index = buffer_of(|tensor| tensor.is_index, &instruction.writes)
+            .or_else(|| buffer_of(|tensor| tensor.is_index, &instruction.reads));
         let conv = native.conv_of[i];
         let mut y = written.map(|i| take(&mut rows.floats[i]));
         let argmax = index.map(|i| take(&mut rows.indices[i])).unwrap_or_default();
         let sums = conv.map(|i| take(&mut rows.sums[i])).unwrap_or_default();
         {
             let mut x: [&[f32]; 6] = [&[]; 6];
-            let reads = step.reads.iter().filter(|id| !native.program.tensor(**id).is_index);
+            let reads = instruction.reads.iter().filter(|id| !native.program.tensor(**id).is_index);
             let mut count = 0;
             for (x, id) in x.iter_mut().zip(reads) {
                 *x = shared.read(*id, &rows.floats);
@@ -130,7 +137,7 @@ impl Share<'_> {
             let convolving =
                 conv.map(|i| Convolving { conv: &native.convs[i], packed: &shared.packed[i], scratch, sums, group });
             let on = Operands { n, x: &x[..count], y: y.as_mut_slice(), argmax: &mut *argmax, answers };
-            compute_native(step.op, on, convolving);
+            compute_native(instruction.op, on, convolving);
         }
         if let (Some(i), Some(y)) = (written, y) {
             rows.floats[i] = y;

@@ -19,9 +19,9 @@ use crate::data::Split;
 use crate::gpu::peak::Peak;
 use crate::lower::Mode;
 use crate::model::{Model, Parameter};
-use crate::native::conv2d::{Form, Scratch};
+use crate::native::conv2d::{Algorithm, Scratch};
 use crate::native::{Aligned, peak};
-use batch::{Batch, Share, totals};
+use batch::{BatchBuffers, Share, totals};
 use program::{Prepared, zeros};
 use rayon::prelude::*;
 use std::ops::ControlFlow;
@@ -37,14 +37,14 @@ const SILENCE: Duration = Duration::from_millis(50);
 pub struct NativeEngine<'d> {
     threads: rayon::ThreadPool,
     model: Model,
-    form: Form,
+    algorithm: Algorithm,
     described: Vec<Parameter>,
     parameters: Vec<Aligned<f32>>,
     /// One per thread.
     scratch: Vec<Mutex<Scratch>>,
     inference: Prepared,
     /// One per thread, created at the first evaluation.
-    evaluation: Vec<Mutex<Batch>>,
+    evaluation: Vec<Mutex<BatchBuffers>>,
     training: Option<Training<'d>>,
 }
 
@@ -59,15 +59,20 @@ impl<'d> NativeEngine<'d> {
     /// # Errors
     /// The model cannot be built, or the threads cannot be started.
     pub fn new(model: &Model, parameters: &[Vec<f32>], threads: usize) -> Result<Self, EngineError> {
-        Self::with_form(model, parameters, threads, Form::Fastest)
+        Self::with_algorithm(model, parameters, threads, Algorithm::Fastest)
     }
 
-    /// Like [`NativeEngine::new`], with the convolutions in the given form.
+    /// Like [`NativeEngine::new`], with the convolutions in the given algorithm.
     ///
     /// # Errors
     /// The same as for [`NativeEngine::new`].
-    pub fn with_form(model: &Model, parameters: &[Vec<f32>], threads: usize, form: Form) -> Result<Self, EngineError> {
-        let inference = Prepared::new(model, Mode::Infer, form)?;
+    pub fn with_algorithm(
+        model: &Model,
+        parameters: &[Vec<f32>],
+        threads: usize,
+        algorithm: Algorithm,
+    ) -> Result<Self, EngineError> {
+        let inference = Prepared::new(model, Mode::Infer, algorithm)?;
         // For 0, rayon would choose a number itself, but each thread needs its scratch memory.
         let n = threads.max(1);
         let threads = rayon::ThreadPoolBuilder::new().num_threads(n).thread_name(|i| format!("native {i}"));
@@ -78,7 +83,7 @@ impl<'d> NativeEngine<'d> {
         let (model, parameters, evaluation) = (model.clone(), aligned(parameters), Vec::new());
         let scratch = (0..n).map(|_| Mutex::new(Scratch::new(&inference.program.convs))).collect();
         let training = None;
-        Ok(NativeEngine { threads, model, form, described, parameters, scratch, inference, evaluation, training })
+        Ok(NativeEngine { threads, model, algorithm, described, parameters, scratch, inference, evaluation, training })
     }
 
     /// Adds a training set.
@@ -103,13 +108,13 @@ impl<'d> NativeEngine<'d> {
     }
 
     /// Creates a program for training, or for a search, and the tensors of its batch.
-    fn prepared(&mut self, mode: Mode, batch_size: usize) -> Result<(Prepared, Batch), EngineError> {
-        let mut prepared = Prepared::new(&self.model, mode, self.form)?;
+    fn prepared(&mut self, mode: Mode, batch_size: usize) -> Result<(Prepared, BatchBuffers), EngineError> {
+        let mut prepared = Prepared::new(&self.model, mode, self.algorithm)?;
         for scratch in &mut self.scratch {
             let both = prepared.program.convs.iter().chain(&self.inference.program.convs);
             *scratch = Mutex::new(Scratch::new(both));
         }
-        let batch = Batch::new(&prepared.program, batch_size, group_of(batch_size))?;
+        let batch = BatchBuffers::new(&prepared.program, batch_size, group_of(batch_size))?;
         prepared.prepare(&mut self.parameters);
         Ok((prepared, batch))
     }
@@ -152,7 +157,7 @@ impl<'d> NativeEngine<'d> {
         mut on_some: impl FnMut(Vec<T>) -> ControlFlow<()>,
     ) -> Result<(), EngineError> {
         while self.evaluation.len() < self.scratch.len() {
-            self.evaluation.push(Mutex::new(Batch::new(&self.inference.program, ROWS, ROWS)?));
+            self.evaluation.push(Mutex::new(BatchBuffers::new(&self.inference.program, ROWS, ROWS)?));
         }
         let NativeEngine { threads, parameters, scratch, inference, evaluation, .. } = self;
         inference.prepare(parameters);
@@ -161,7 +166,7 @@ impl<'d> NativeEngine<'d> {
             let (mut scratch, mut batch) = (of_this_thread(scratch), of_this_thread(evaluation));
             let mut share = batch.split(program, order, ROWS).pop().expect("a chunk is never empty");
             share.gather(split);
-            (0..program.program.steps.len()).for_each(|i| share.run(i, shared, order.len(), &mut scratch));
+            (0..program.program.instructions.len()).for_each(|i| share.run(i, shared, order.len(), &mut scratch));
             work(&mut share)
         };
         // Always whole shares: the same rows are computed together, whatever the number of shares at a time.
@@ -223,7 +228,7 @@ impl Engine for NativeEngine<'_> {
                     training.forward_backward(parameters, scratch, order);
                     training.update(parameters, order.len(), step_sizes[index]);
                     training.has_run = true;
-                    let Batch { loss, correct, .. } = &training.batch;
+                    let BatchBuffers { loss, correct, .. } = &training.batch;
                     let (loss, correct) = totals(&loss[..order.len()], &correct[..order.len()]);
                     done.add(loss, correct, order.len());
                     // Report a loss that is not finite at once.

@@ -1,22 +1,22 @@
-//! A program in the native engine: the memory of a batch, and the steps over it in phases.
+//! A program in the native engine: the memory of a batch, and the instructions over it in phases.
 //!
-//! Most steps compute each row from the same row of other tensors, so a thread takes some rows through all of them (a phase of rows). A
-//! step that looks at the whole batch is a phase of its own: the threads meet before it and after it. The gradients of weights are
+//! Most instructions compute each row from the same row of other tensors, so a thread takes some rows through all of them (a phase of rows). An
+//! instruction that looks at the whole batch is a phase of its own: the threads meet before it and after it. The gradients of weights are
 //! computed at the very end, each thread taking some of the weights over all rows.
 
 use crate::cpu::conv2d::Conv2dDims;
 use crate::cpu::pool2d::Pool2dDims;
 use crate::engine::EngineError;
-use crate::engine::steps::{Answers, Operands, Part, compute_gradient, compute_native};
-use crate::lower::{self, Fusion, Id, Mode, Op, Place, Program, Step, lower};
+use crate::engine::operations::{Answers, Operands, Part, compute_gradient, compute_native};
+use crate::lower::{self, Fusion, Id, Instruction, Mode, Op, Place, Program, lower};
 use crate::model::Model;
 use crate::native::Aligned;
-use crate::native::conv2d::{Conv2d, Form, Packed};
+use crate::native::conv2d::{Algorithm, Conv2d, Packed};
 use bytemuck::Pod;
 use std::mem::take;
 use std::ops::{Deref, Range};
 
-/// What the loops compute in one step.
+/// What the loops compute in one instruction.
 #[derive(Debug)]
 struct NativeFusion;
 
@@ -34,15 +34,15 @@ impl Fusion for NativeFusion {
     }
 }
 
-/// For steps that read no rows.
+/// For instructions that read no rows.
 const NO_ROWS: &[&[f32]] = &[];
 
-/// Steps between two meetings of the threads.
+/// Instructions between two meetings of the threads.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Phase {
-    /// These steps, on the rows of each thread.
+    /// These instructions, on the rows of each thread.
     Rows(Range<usize>),
-    /// This step, on the whole batch.
+    /// This instruction, on the whole batch.
     Batch(usize),
 }
 
@@ -55,11 +55,11 @@ pub(super) struct NativeProgram {
     pub(super) convs: Vec<Conv2d>,
     /// The filter of each of `convs`.
     filters: Vec<Id>,
-    /// For each step the index of its convolution.
+    /// For each instruction the index of its convolution.
     pub(super) conv_of: Vec<Option<usize>>,
     /// For each tensor that is a constant its content.
     constants: Vec<Aligned<f32>>,
-    /// For each parameter the step that computes its gradient, and the position of the gradient among what the step writes.
+    /// For each parameter the instruction that computes its gradient, and the position of the gradient among what the instruction writes.
     gradients: Vec<Option<(usize, usize)>>,
 }
 
@@ -100,30 +100,31 @@ pub(super) type Owned = Tensors<Aligned<f32>, Aligned<u32>>;
 pub(super) type Rows<'a> = Tensors<&'a mut [f32], &'a mut [u32]>;
 
 impl NativeProgram {
-    /// Lowers a model, with its convolutions in the given form.
-    pub(super) fn new(model: &Model, mode: Mode, form: Form) -> Result<Self, EngineError> {
+    /// Lowers a model, with its convolutions in the given algorithm.
+    pub(super) fn new(model: &Model, mode: Mode, algorithm: Algorithm) -> Result<Self, EngineError> {
         let program = lower(model, mode, 1, Some(&NativeFusion))?;
         // The images are gathered at the start of the first, which must therefore be over rows.
         let mut phases = vec![Phase::Rows(0..0)];
-        for (i, step) in program.steps.iter().enumerate() {
+        for (i, instruction) in program.instructions.iter().enumerate() {
             match phases.last_mut() {
-                _ if step.op.meets() => phases.push(Phase::Batch(i)),
-                Some(Phase::Rows(steps)) => steps.end = i + 1,
+                _ if instruction.op.meets() => phases.push(Phase::Batch(i)),
+                Some(Phase::Rows(instructions)) => instructions.end = i + 1,
                 _ => phases.push(Phase::Rows(i..i + 1)),
             }
         }
         let (mut convs, mut filters, mut conv_of) = (Vec::new(), Vec::new(), Vec::new());
-        for step in &program.steps {
-            if let Op::Conv2d(lower::Conv2d::Forward { d, relu, pool }) = step.op {
-                let w = step.reads[1];
+        for instruction in &program.instructions {
+            if let Op::Conv2d(lower::Conv2d::Forward { d, relu, pool }) = instruction.op {
+                let w = instruction.reads[1];
                 let is_backward = |op: Op| matches!(op, Op::Conv2d(lower::Conv2d::Backward { .. }));
-                let of_filter = |other: &&Step| is_backward(other.op) && other.reads[1] == w;
-                let needs_dx = program.steps.iter().find(of_filter).is_some_and(|backward| backward.writes.len() > 2);
-                convs.push(Conv2d::new(&d, relu, pool, needs_dx, form));
+                let of_filter = |other: &&Instruction| is_backward(other.op) && other.reads[1] == w;
+                let needs_dx =
+                    program.instructions.iter().find(of_filter).is_some_and(|backward| backward.writes.len() > 2);
+                convs.push(Conv2d::new(&d, relu, pool, needs_dx, algorithm));
                 filters.push(w);
             }
-            let is_conv = matches!(step.op, Op::Conv2d(_));
-            conv_of.push(filters.iter().position(|w| is_conv && *w == step.reads[1]));
+            let is_conv = matches!(instruction.op, Op::Conv2d(_));
+            conv_of.push(filters.iter().position(|w| is_conv && *w == instruction.reads[1]));
         }
         let constants = program.tensors.iter().map(|tensor| match tensor.place {
             Place::Constant(value) => Aligned::from(&vec![value; tensor.len()][..]),
@@ -132,8 +133,8 @@ impl NativeProgram {
         let constants = constants.collect();
         let gradient_of = |index: usize| {
             let place = Place::Gradient(index);
-            program.steps.iter().enumerate().find_map(|(i, step)| {
-                let at = step.writes.iter().position(|id| program.tensor(*id).place == place)?;
+            program.instructions.iter().enumerate().find_map(|(i, instruction)| {
+                let at = instruction.writes.iter().position(|id| program.tensor(*id).place == place)?;
                 Some((i, at))
             })
         };
@@ -187,55 +188,55 @@ impl NativeProgram {
         split
     }
 
-    /// Runs a step on whole tensors, `floats` with `n` rows. What it writes is taken out while it reads the rest, and put back.
+    /// Runs an instruction on whole tensors, `floats` with `n` rows. What it writes is taken out while it reads the rest, and put back.
     pub(super) fn run_whole<F: Deref<Target = [f32]>>(
         &self,
-        step: &Step,
+        instruction: &Instruction,
         n: usize,
         floats: &[F],
         [parameters, gradients, whole]: [&mut [Aligned<f32>]; 3],
     ) {
-        let places: Vec<Place> = step.writes.iter().map(|id| self.program.tensor(*id).place).collect();
+        let places: Vec<Place> = instruction.writes.iter().map(|id| self.program.tensor(*id).place).collect();
         let taken = places.iter().map(|place| take(owner(*place, [parameters, gradients, whole])));
         let mut y: Vec<Aligned<f32>> = taken.collect();
         let shared = Shared { program: self, parameters, gradients, whole, packed: &[] };
-        let x: Vec<&[f32]> = step.reads.iter().map(|id| shared.rows(*id, n, floats)).collect();
+        let x: Vec<&[f32]> = instruction.reads.iter().map(|id| shared.rows(*id, n, floats)).collect();
         let mut writes: Vec<&mut [f32]> = y.iter_mut().map(|values| &mut values[..]).collect();
         // The loss is of rows.
         let (probabilities, loss, correct) = (&mut [][..], &mut [][..], &mut [][..]);
         let answers = Answers { labels: &[], n_valid: n, probabilities, loss, correct };
         let on = Operands { n, x: &x, y: &mut writes, argmax: &mut [], answers };
-        compute_native(step.op, on, None);
+        compute_native(instruction.op, on, None);
         for (place, values) in places.into_iter().zip(y) {
             *owner(place, [parameters, gradients, whole]) = values;
         }
     }
 
     /// Computes the gradient of the elements of the parameter `index` from `first` on, `g.len()` of them, over `n` rows in groups of
-    /// `group`, unless a step on the whole batch has computed it.
+    /// `group`, unless an instruction on the whole batch has computed it.
     pub(super) fn gradient(&self, index: usize, first: usize, n: usize, group: usize, tensors: &Owned, g: &mut [f32]) {
         let Some((i, at)) = self.gradients[index] else { return };
-        let step = &self.program.steps[i];
-        if step.op.meets() {
+        let instruction = &self.program.instructions[i];
+        if instruction.op.meets() {
             return;
         }
         let shared = Shared { program: self, parameters: &[], gradients: &[], whole: &[], packed: &[] };
-        let [x, dy] = [0, 2].map(|i| shared.rows(step.reads[i], n, &tensors.floats));
+        let [x, dy] = [0, 2].map(|i| shared.rows(instruction.reads[i], n, &tensors.floats));
         let conv =
             self.conv_of[i].map(|i| (&self.convs[i], &tensors.sums[i][..n.div_ceil(group) * self.convs[i].sums_len()]));
-        compute_gradient(step.op, Part { which: at, n, x, dy, conv, first, g });
+        compute_gradient(instruction.op, Part { which: at, n, x, dy, conv, first, g });
     }
 
     /// Returns the name of the operation that computes the gradient of a parameter.
     pub(super) fn operation_of(&self, index: usize) -> &'static str {
-        self.gradients[index].map_or("statistics", |(i, _)| self.program.steps[i].op.name())
+        self.gradients[index].map_or("statistics", |(i, _)| self.program.instructions[i].op.name())
     }
 }
 
 impl Prepared {
     /// Lowers a model and creates the memory of its program; [`Prepared::prepare`] fills it.
-    pub(super) fn new(model: &Model, mode: Mode, form: Form) -> Result<Self, EngineError> {
-        let program = NativeProgram::new(model, mode, form)?;
+    pub(super) fn new(model: &Model, mode: Mode, algorithm: Algorithm) -> Result<Self, EngineError> {
+        let program = NativeProgram::new(model, mode, algorithm)?;
         let lens = program.program.buffers.iter().map(|buffer| if buffer.by_row { 0 } else { buffer.len });
         let whole = lens.map(zeros).collect::<Result<_, _>>()?;
         Ok(Prepared { program, whole, packed: Vec::new() })
@@ -244,8 +245,8 @@ impl Prepared {
     /// Does what is to do once after the parameters have changed: computes what follows from them, and packs all filters.
     pub(super) fn prepare(&mut self, parameters: &mut [Aligned<f32>]) {
         let Prepared { program, whole, packed } = self;
-        for step in &program.program.once {
-            program.run_whole(step, 0, NO_ROWS, [parameters, &mut [], whole]);
+        for instruction in &program.program.once {
+            program.run_whole(instruction, 0, NO_ROWS, [parameters, &mut [], whole]);
         }
         packed.resize_with(program.convs.len(), Packed::default);
         let shared = Shared { program, parameters, gradients: &[], whole, packed: &[] };
@@ -283,13 +284,13 @@ impl<'a> Shared<'a> {
     }
 }
 
-/// Returns the memory of a tensor without rows that a step writes.
+/// Returns the memory of a tensor without rows that an instruction writes.
 fn owner(place: Place, [parameters, gradients, whole]: [&mut [Aligned<f32>]; 3]) -> &mut Aligned<f32> {
     match place {
         Place::Parameter(i) => &mut parameters[i],
         Place::Gradient(i) => &mut gradients[i],
         Place::Buffer(i) => &mut whole[i],
-        Place::Images | Place::Constant(_) => unreachable!("no step writes it"),
+        Place::Images | Place::Constant(_) => unreachable!("no instruction writes it"),
     }
 }
 

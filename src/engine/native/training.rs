@@ -1,10 +1,10 @@
 //! A training step of the native engine in its two parts, and the search for numbers that are not finite.
 
-use super::batch::{Batch, slices};
+use super::batch::{BatchBuffers, slices};
 use super::program::{Phase, Prepared, Shared};
 use crate::clock::Instant;
 use crate::data::Split;
-use crate::engine::steps::{found, found_in};
+use crate::engine::operations::{found, found_in};
 use crate::engine::{EngineError, Epoch, NonFinite, Optimizer};
 use crate::lower::Place;
 use crate::model::Parameter;
@@ -32,7 +32,7 @@ pub(super) struct Training<'d> {
     pub(super) slots: Vec<Vec<Aligned<f32>>>,
     /// Empty for statistics.
     pub(super) gradients: Vec<Aligned<f32>>,
-    pub(super) batch: Batch,
+    pub(super) batch: BatchBuffers,
     pub(super) batch_size: usize,
     /// The epoch that is trained, and how much of it is done.
     pub(super) epoch: Epoch,
@@ -77,7 +77,7 @@ impl Training<'_> {
                     });
                 }
                 Phase::Batch(step) => {
-                    let step = &program.program.steps[*step];
+                    let step = &program.program.instructions[*step];
                     program.run_whole(step, n, &batch.tensors.floats, [parameters, gradients, whole]);
                 }
             }
@@ -117,7 +117,7 @@ impl Training<'_> {
         let scratch = &mut *of_this_thread(scratch);
         let loss = program.program.loss();
         let name_of = |i: usize| {
-            let name = program.program.steps[i].op.name();
+            let name = program.program.instructions[i].op.name();
             match i.cmp(&loss) {
                 std::cmp::Ordering::Less => format!("{name}_forward"),
                 std::cmp::Ordering::Equal => name.to_string(),
@@ -127,7 +127,7 @@ impl Training<'_> {
         for (phase_index, phase) in program.phases.iter().enumerate() {
             let steps = match phase {
                 Phase::Batch(i) => {
-                    let step = &program.program.steps[*i];
+                    let step = &program.program.instructions[*i];
                     program.run_whole(step, n, &batch.tensors.floats, [parameters, gradients, whole]);
                     note(name_of(*i));
                     continue;

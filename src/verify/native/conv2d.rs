@@ -2,7 +2,7 @@
 
 use super::Check;
 use crate::cpu::pool2d::{Pool2dDims, pool2d_max_backward_x, pool2d_max_forward};
-use crate::native::conv2d::{Conv2d, Form, Packed, Scratch};
+use crate::native::conv2d::{Algorithm, Conv2d, Packed, Scratch};
 use crate::ops::conv2d::{Conv2dDims, Padding};
 use crate::verify::conv2d::{backward_w, backward_x, forward};
 use crate::verify::{Breadth, compare, compare_exact};
@@ -39,8 +39,8 @@ pub(in crate::verify) fn proof(check: &mut Check) {
         for pool in pools.iter().chain(more.iter().filter(|_| everything)) {
             let pool =
                 pool.and_then(|window| Pool2dDims::new(d.n, [d.ho, d.wo, d.o], window, window, Padding::Valid).ok());
-            for form in [Form::Fastest, Form::Patches] {
-                compare_case(check, &d, pool.as_ref(), form);
+            for algorithm in [Algorithm::Fastest, Algorithm::Patches] {
+                compare_case(check, &d, pool.as_ref(), algorithm);
             }
         }
     }
@@ -48,15 +48,15 @@ pub(in crate::verify) fn proof(check: &mut Check) {
         // A window with more positions than fit into a byte.
         let d = Conv2dDims::new(1, [18, 18, 16], [3, 3], 32, [1, 1], Padding::Same).expect("the shape is valid");
         let pool = Pool2dDims::new(1, [18, 18, 32], [18, 17], [18, 17], Padding::Valid).expect("the window fits");
-        compare_case(check, &d, Some(&pool), Form::Fastest);
+        compare_case(check, &d, Some(&pool), Algorithm::Fastest);
     }
 }
 
 /// Compares the forward pass and all gradients of a convolution, including what follows it.
-fn compare_case(check: &mut Check, d: &Conv2dDims, pool: Option<&Pool2dDims>, form: Form) {
-    let case = format!("{d:?}, {pool:?}, {form:?}");
+fn compare_case(check: &mut Check, d: &Conv2dDims, pool: Option<&Pool2dDims>, algorithm: Algorithm) {
+    let case = format!("{d:?}, {pool:?}, {algorithm:?}");
     for relu in [false, true] {
-        let conv = Conv2d::new(d, relu, pool.copied(), true, form);
+        let conv = Conv2d::new(d, relu, pool.copied(), true, algorithm);
         let (w, b) = (check.whole_numbers(d.w_len()), check.whole_numbers(d.o));
         let x = check.whole_numbers(d.x_len());
         forward_pass(check, &case, &conv, d, [&x, &w, &b], true);
@@ -64,7 +64,7 @@ fn compare_case(check: &mut Check, d: &Conv2dDims, pool: Option<&Pool2dDims>, fo
         forward_pass(check, &case, &conv, d, [&x, &w, &b], false);
     }
     for needs_dx in [false, true] {
-        backward_pass(check, &case, &Conv2d::new(d, true, pool.copied(), needs_dx, form), d, needs_dx);
+        backward_pass(check, &case, &Conv2d::new(d, true, pool.copied(), needs_dx, algorithm), d, needs_dx);
     }
 }
 

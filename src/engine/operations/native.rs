@@ -1,4 +1,4 @@
-//! How the native engine computes each step.
+//! How the native engine computes each instruction.
 
 use super::{Operands, Operation};
 use crate::lower::{Op, dispatch};
@@ -6,7 +6,7 @@ use crate::native::conv2d::{Conv2d, Packed, Scratch};
 
 /// What the native engine needs of an operation.
 pub(super) trait Native: Operation {
-    /// Computes the step, on some rows or, if it needs them, on the whole batch: by the plain loops, unless there are faster ones. The
+    /// Computes the instruction, on some rows or, if it needs them, on the whole batch: by the plain loops, unless there are faster ones. The
     /// gradients of weights that follow at the end ([`Native::gradient`]) are not among what it writes.
     fn compute_native(self, on: Operands<'_, '_, f32>, _: Option<Convolving<'_>>) {
         self.compute(on);
@@ -36,11 +36,11 @@ pub(in crate::engine) struct Convolving<'a> {
 /// A part of the gradient of a weight or bias.
 #[derive(Debug)]
 pub(in crate::engine) struct Part<'a> {
-    /// The position of the gradient among what the step writes: 0 for the weight, 1 for the bias.
+    /// The position of the gradient among what the instruction writes: 0 for the weight, 1 for the bias.
     pub(in crate::engine) which: usize,
     /// The number of rows of the batch.
     pub(in crate::engine) n: usize,
-    /// The input of the forward step.
+    /// The input of the forward instruction.
     pub(in crate::engine) x: &'a [f32],
     /// The gradient of its output.
     pub(in crate::engine) dy: &'a [f32],
@@ -52,12 +52,12 @@ pub(in crate::engine) struct Part<'a> {
     pub(in crate::engine) g: &'a mut [f32],
 }
 
-/// Computes a step in the native engine.
+/// Computes an instruction in the native engine.
 pub(in crate::engine) fn compute_native(op: Op, on: Operands<'_, '_, f32>, convolving: Option<Convolving<'_>>) {
-    dispatch!(op, step => step.compute_native(on, convolving));
+    dispatch!(op, instruction => instruction.compute_native(on, convolving));
 }
 
 /// Computes a part of the gradient of a weight or bias in the native engine.
 pub(in crate::engine) fn compute_gradient(op: Op, part: Part<'_>) {
-    dispatch!(op, step => step.gradient(part));
+    dispatch!(op, instruction => instruction.gradient(part));
 }

@@ -69,7 +69,7 @@ impl Operation for Conv2d {
 }
 
 #[cfg(feature = "native")]
-const PREPARED: &str = "a convolution is prepared for each step of a convolution";
+const PREPARED: &str = "a convolution is prepared for each instruction of a convolution";
 
 #[cfg(feature = "native")]
 impl super::native::Native for Conv2d {

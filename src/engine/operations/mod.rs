@@ -1,6 +1,6 @@
-//! How the engines compute each step: a file for each operation, with all engines side by side.
+//! How the engines compute each operation: a file for each, with all engines side by side.
 //!
-//! [`record`] is for the GPU, [`Operation::compute`] for the plain loops, which are the meaning of a step, and `native` for the native engine.
+//! [`record`] is for the GPU, [`Operation::compute`] for the plain loops, which are the meaning of an instruction, and `native` for the native engine.
 
 mod add;
 mod batchnorm;
@@ -21,21 +21,21 @@ use super::NonFinite;
 use crate::cpu::non_finite::non_finite;
 use crate::cpu::real::Real;
 use crate::gpu::{GpuError, PlanBuilder, Tensor};
-use crate::lower::{Id, Op, Place, Program, Step, dispatch};
+use crate::lower::{Id, Instruction, Op, Place, Program, dispatch};
 use crate::ops::SharedTiles;
 use crate::ops::softmax_xent::BatchTotals;
 use std::fmt;
 
-/// What the engines need of an operation; its values are its steps.
+/// What the engines need of an operation; its values are its instructions.
 trait Operation: Copy + fmt::Debug {
-    /// Records the step into a plan. `x` and `y` are the tensors that it reads and writes.
+    /// Records the instruction into a plan. `x` and `y` are the tensors that it reads and writes.
     fn record(self, plan: &mut PlanBuilder, x: &[&Tensor], y: &[&Tensor], on: &OnGpu<'_>) -> Result<(), GpuError>;
 
-    /// Computes the step by the plain loops.
+    /// Computes the instruction by the plain loops.
     fn compute<T: Real>(self, on: Operands<'_, '_, T>);
 }
 
-/// What the steps of a program use on a GPU.
+/// What the instructions of a program use on a GPU.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct OnGpu<'a> {
     /// The program.
@@ -50,14 +50,14 @@ pub(super) struct OnGpu<'a> {
     pub(super) totals: BatchTotals<'a>,
 }
 
-/// Records a step into a plan.
-pub(super) fn record(plan: &mut PlanBuilder, step: &Step, on: &OnGpu<'_>) -> Result<(), GpuError> {
-    let x: Vec<&Tensor> = step.reads.iter().map(|id| &on.tensors[id.0]).collect();
-    let y: Vec<&Tensor> = step.writes.iter().map(|id| &on.tensors[id.0]).collect();
-    dispatch!(step.op, step => step.record(plan, &x, &y, on))
+/// Records an instruction into a plan.
+pub(super) fn record(plan: &mut PlanBuilder, instruction: &Instruction, on: &OnGpu<'_>) -> Result<(), GpuError> {
+    let x: Vec<&Tensor> = instruction.reads.iter().map(|id| &on.tensors[id.0]).collect();
+    let y: Vec<&Tensor> = instruction.writes.iter().map(|id| &on.tensors[id.0]).collect();
+    dispatch!(instruction.op, instruction => instruction.record(plan, &x, &y, on))
 }
 
-/// What a step works on outside a GPU. Tensors with rows have `n` of them, whatever the dimensions of the step say.
+/// What an instruction works on outside a GPU. Tensors with rows have `n` of them, whatever the dimensions of the instruction say.
 #[derive(Debug)]
 pub(super) struct Operands<'a, 'y, T> {
     /// The number of rows.
@@ -87,9 +87,9 @@ pub(super) struct Answers<'a, T> {
     pub(super) correct: &'a mut [u32],
 }
 
-/// Computes a step by the plain loops.
+/// Computes an instruction by the plain loops.
 pub(super) fn compute<T: Real>(op: Op, on: Operands<'_, '_, T>) {
-    dispatch!(op, step => step.compute(on));
+    dispatch!(op, instruction => instruction.compute(on));
 }
 
 /// Returns the first value that is not finite in a tensor that an operation wrote in a step of training.
@@ -99,7 +99,7 @@ pub(super) fn found<T: Real>(step: usize, tensor: String, operation: &str, value
     (count > 0).then_some(NonFinite { step, tensor, operation, index, count })
 }
 
-/// Returns the first value that is not finite in what the steps of a program wrote, in the order of the steps; `loss` are the losses, and
+/// Returns the first value that is not finite in what the instructions of a program wrote, in their order; `loss` are the losses, and
 /// `content` returns the content of a tensor, or nothing for those that are not to be searched.
 pub(super) fn found_in<'a, T: Real>(
     program: &Program,
@@ -108,7 +108,7 @@ pub(super) fn found_in<'a, T: Real>(
     content: impl Fn(Id) -> Option<&'a [T]>,
 ) -> Option<NonFinite> {
     let at_loss = program.loss();
-    program.steps.iter().enumerate().find_map(|(i, of)| {
+    program.instructions.iter().enumerate().find_map(|(i, of)| {
         let of_loss = || found(step, "loss".to_string(), of.op.name(), loss);
         let operation = if i > at_loss { "backward pass" } else { of.op.name() };
         let written = || {
