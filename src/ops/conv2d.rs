@@ -256,9 +256,10 @@ impl Split {
             _ => [(dw_rows(d) * d.o).div_ceil(64), 1],
         };
         let parts = 32usize.div_ceil(tiles[0] * tiles[1]).clamp(1, d.n);
-        // lavapipe stops an invocation's loops after 65,535 iterations in total; the sum would silently be incomplete.
-        let rounds_per_image = d.ho * (d.wo + 1) + 1;
-        let images_per_part = d.n.div_ceil(parts).min((65_535 / rounds_per_image).max(1));
+        // lavapipe stops an invocation's loops after 65,535 iterations in total, including the last one of each loop, which only finds
+        // that its condition is false; the sum would silently be incomplete. The loops that store need some of them too.
+        let rounds_per_image = d.ho * (d.wo + 2) + 2;
+        let images_per_part = d.n.div_ceil(parts).min((65_000 / rounds_per_image).max(1));
         let parts = d.n.div_ceil(images_per_part);
         let workgroups = match form {
             Form::Subgroup(_) => [tiles[0] as u32, tiles[1] as u32, parts as u32],
