@@ -1,4 +1,4 @@
-use crate::support::broken_off::{TRAIN, outcome, spawn};
+use crate::support::broken_off::{TRAIN, outcome, spawn, whole};
 use crate::support::program::{Place, Ran, json_file};
 use crate::support::{cases, gpu};
 use fmnist_gpu::data::DatasetKind;
@@ -126,8 +126,6 @@ fn a_training_killed_at_random_moments_ends_with_the_same_bits() {
     gpu();
     let kills: u32 = cases("FMNIST_TEST_KILLS", 8, 60) as u32;
     let place = Place::new();
-    place.run(&format!("{TRAIN} --out whole")).exits(0);
-    let whole = outcome(&place, "whole");
     let mut random = 0x2545_f491_4f6c_dd1du64;
     let mut killed = 0;
     let mut rounds = 0;
@@ -158,7 +156,10 @@ fn a_training_killed_at_random_moments_ends_with_the_same_bits() {
             child.wait().unwrap();
             killed += 1;
         }
-        assert!(outcome(&place, &run) == whole, "{run}, after {killed} kills, differs from the run that ran through");
+        assert!(
+            outcome(&place, &run) == *whole(),
+            "{run}, after {killed} kills, differs from the run that ran through"
+        );
         let left: Vec<String> = fs::read_dir(place.path(&run))
             .unwrap()
             .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
@@ -173,7 +174,6 @@ fn a_training_killed_at_random_moments_ends_with_the_same_bits() {
 fn an_interrupted_training_goes_on_exactly() {
     gpu();
     let place = Place::new();
-    place.run(&format!("{TRAIN} --out whole")).exits(0);
     if cfg!(unix) {
         let child = spawn(&place, &format!("{TRAIN} --out run"));
         // Once the first epoch is over, in the middle of a later one.
@@ -214,10 +214,10 @@ fn an_interrupted_training_goes_on_exactly() {
         .exits(0)
         .says(&["Resuming from run/checkpoints/step-"]);
     assert!(!ran.err.contains("Note:"), "{}", ran.err);
-    assert!(outcome(&place, "run") == outcome(&place, "whole"));
+    assert!(outcome(&place, "run") == *whole());
     // A run that is complete has nothing to do, and may be asked for more.
     place.run("train --resume run --no-report --quiet").exits(0);
-    assert!(outcome(&place, "run") == outcome(&place, "whole"));
+    assert!(outcome(&place, "run") == *whole());
     place.run("train --resume run --no-report --quiet --epochs 5").exits(0);
     let (_, _, history) = outcome(&place, "run");
     assert_eq!(history.len(), 5);
@@ -345,7 +345,6 @@ fn the_data_of_a_run_are_found_from_anywhere() {
 fn a_damaged_checkpoint_is_passed_over_with_a_word() {
     gpu();
     let place = Place::new();
-    place.run(&format!("{TRAIN} --out whole")).exits(0);
     place.run(&format!("{} --out run --keep 3", TRAIN.replace("--epochs 4", "--epochs 3"))).exits(0);
     let mut files: Vec<PathBuf> =
         fs::read_dir(place.path("run/checkpoints")).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -363,7 +362,7 @@ fn a_damaged_checkpoint_is_passed_over_with_a_word() {
         "digest",
         "1 epoch done",
     ]);
-    assert!(outcome(&place, "run") == outcome(&place, "whole"));
+    assert!(outcome(&place, "run") == *whole());
 }
 
 #[test]
@@ -391,7 +390,6 @@ fn an_impatient_interruption_breaks_nothing() {
         return crate::support::not_run("two interruptions", "there is no `kill`", "FMNIST_EXPECT_KILL");
     }
     let place = Place::new();
-    place.run(&format!("{TRAIN} --out whole")).exits(0);
     for round in 0..5 {
         let run = format!("run-{round}");
         let child = spawn(&place, &format!("{TRAIN} --checkpoint-minutes 0.001 --out {run}"));
@@ -418,7 +416,7 @@ fn an_impatient_interruption_breaks_nothing() {
             String::from_utf8_lossy(&output.stderr)
         );
         place.run(&format!("train --resume {run} --no-report --quiet")).exits(0);
-        assert!(outcome(&place, &run) == outcome(&place, "whole"), "round {round}");
+        assert!(outcome(&place, &run) == *whole(), "round {round}");
     }
 }
 

@@ -1,4 +1,4 @@
-use crate::support::broken_off::{TRAIN, outcome, spawn};
+use crate::support::broken_off::{TRAIN, outcome, spawn, whole};
 use crate::support::program::{Place, Ran, json_file};
 use crate::support::{gpu, not_run};
 use fmnist_gpu::data::{FASHION_MNIST, Split};
@@ -370,7 +370,6 @@ fn a_limit_on_the_size_of_files_is_an_error_of_that_file() {
 fn a_lost_device_costs_what_came_after_the_last_checkpoint_and_no_more() {
     gpu();
     let place = Place::new();
-    place.run(&format!("{TRAIN} --out whole")).exits(0);
     // So short that the fastest GPU pauses before it is lost.
     let lose = format!("{TRAIN} --checkpoint-minutes 0.0001 --lose-device-after 300");
     place.run(&format!("{lose} --out run")).exits(2).says(&[
@@ -381,13 +380,13 @@ fn a_lost_device_costs_what_came_after_the_last_checkpoint_and_no_more() {
         &gpu().info().name,
     ]);
     place.run("train --resume run --no-report --quiet").exits(0);
-    assert!(outcome(&place, "run") == outcome(&place, "whole"));
+    assert!(outcome(&place, "run") == *whole());
     place.run(&format!("{lose} --retry-device --out again")).exits(0).says(&["was lost", "opening the device again"]);
-    assert!(outcome(&place, "again") == outcome(&place, "whole"));
+    assert!(outcome(&place, "again") == *whole());
     // Before any checkpoint it begins anew.
     let early = TRAIN.replace("--quiet", "--quiet --lose-device-after 1 --retry-device --checkpoint-every 0");
     place.run(&format!("{early} --out early")).exits(0).says(&["opening the device again"]);
-    assert!(outcome(&place, "early") == outcome(&place, "whole"));
+    assert!(outcome(&place, "early") == *whole());
 }
 
 /// An adapter that is away for a while after its device was lost, as while a driver is reset: it is waited for.

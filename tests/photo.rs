@@ -493,7 +493,9 @@ fn trained() -> &'static Place {
             Some(folder) => format!("--data-dir {}", fs::canonicalize(folder).unwrap().display()),
             None => "--dataset synthetic".to_string(),
         };
-        place.run(&format!("train {data} --train-limit 6000 --epochs 3 --out run --quiet")).exits(0);
+        place
+            .run(&format!("train {data} --train-limit 6000 --epochs 3 --device cpu --out run --quiet --no-report"))
+            .exits(0);
         place
     })
 }

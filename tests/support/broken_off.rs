@@ -4,6 +4,7 @@ use super::program::Place;
 use serde_json::Value;
 use std::fs;
 use std::process::{Child, Stdio};
+use std::sync::OnceLock;
 
 /// Two thousand steps or so, on generated data.
 pub const TRAIN: &str = "train --model mlp --dataset synthetic --train-limit 2000 --batch-size 4 --epochs 4 --validation-split 0.2 \
@@ -23,6 +24,16 @@ pub fn outcome(place: &Place, run: &str) -> (Vec<u8>, Vec<u8>, Vec<Value>) {
         }
     }
     (file("model.safetensors"), file("best.safetensors"), history)
+}
+
+/// The outcome of [`TRAIN`] when nothing breaks it off.
+pub fn whole() -> &'static (Vec<u8>, Vec<u8>, Vec<Value>) {
+    static WHOLE: OnceLock<(Vec<u8>, Vec<u8>, Vec<Value>)> = OnceLock::new();
+    WHOLE.get_or_init(|| {
+        let place = Place::new();
+        place.run(&format!("{TRAIN} --out whole")).exits(0);
+        outcome(&place, "whole")
+    })
 }
 
 /// The program, begun, with its standard error for reading.
