@@ -5,7 +5,7 @@
 
 use crate::support::gpu;
 use crate::support::program::{Place, files};
-use crate::{data, export, fuzz, programs, tensorboard, training};
+use crate::{data, export, fuzz, programs, session, tensorboard, training};
 use fmnist_gpu::data::FASHION_MNIST;
 use fmnist_gpu::gpu::Tiling;
 use fmnist_gpu::model::{Model, weights};
@@ -48,6 +48,7 @@ fn every_engine_trains_every_layer() {
         assert!(seed < 100, "in no graph: {missing:?}");
     }
     training::mlp_agrees_with_keras();
+    session::every_epoch_has_its_own_order();
 }
 
 /// The model that the commands train.

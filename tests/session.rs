@@ -109,7 +109,7 @@ fn weights_are_read_once_per_epoch() {
 
 /// Each epoch has another order: a trainer that repeats the first one loses a point of accuracy, as Keras does.
 #[test]
-fn every_epoch_has_its_own_order() {
+pub fn every_epoch_has_its_own_order() {
     let (split, _) = synthetic::generate(64, 1, 3);
     let mut engine = watched(&split);
     let options = TrainOptions { seed: 7, ..TrainOptions::new(4, split.len(), 16, optimizer()) };
