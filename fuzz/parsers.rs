@@ -65,7 +65,7 @@ pub fn model_file(bytes: &[u8]) {
     let Ok(ModelFile { model, train, .. }) = ModelFile::parse(Path::new("fuzz.toml"), text) else { return };
     let mut recipe = Recipe::default();
     if recipe.read(&train).is_ok() {
-        let _ = recipe.optimizer();
+        let _ = recipe.step();
     }
     use_model(&model, None);
 }
@@ -82,7 +82,7 @@ fn use_model(model: &Model, parameters: Option<&[Vec<f32>]>) {
     let initial = initial_parameters(&expected, 1);
     let optimizer = Optimizer::Adam(AdamConfig::default());
     let parameters = parameters.unwrap_or(&initial);
-    let mut engine = ReferenceEngine::<f32>::new(model, parameters, &Split::default(), 1, &optimizer)
+    let mut engine = ReferenceEngine::<f32>::new(model, parameters, &Split::default(), 1, optimizer)
         .expect("an accepted model has an engine");
     let image = vec![7; FASHION_MNIST.pixels()];
     let row =
@@ -119,7 +119,7 @@ pub fn checkpoint(bytes: &[u8]) {
             let _ = permutation(config.train_images, config.seed, position.epoch());
         }
         let _ = config.optimizer.step_size(position.steps(batches) + 1);
-        let _ = (config.recipe().optimizer(), config.hold_out());
+        let _ = (config.step(), config.hold_out());
         use_model(&config.model, Some(&state.parameters));
     }
 }
@@ -180,7 +180,7 @@ pub fn run_folder(bytes: &[u8]) {
     match which {
         b'c' => {
             let Ok(config) = RunConfig::parse(bytes) else { return };
-            let _ = (config.recipe().optimizer(), config.hold_out());
+            let _ = (config.step(), config.hold_out());
             return use_model(&config.model, None);
         }
         b's' => match Summary::parse(bytes) {

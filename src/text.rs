@@ -28,6 +28,22 @@ pub(crate) fn shortened_words(message: &str) -> String {
         .collect()
 }
 
+/// A type whose values have names, in files and on the command line.
+pub trait Named: Copy + PartialEq + 'static {
+    /// All values, each with its name and what the help says about it.
+    const ALL: &[(&'static str, &'static str, Self)];
+
+    /// The name of the value.
+    fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(.., value)| *value == self).map_or("", |(name, ..)| name)
+    }
+
+    /// The value of this name.
+    fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(known, ..)| *known == name).map(|(.., value)| *value)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{count, shortened, shortened_words};

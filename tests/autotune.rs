@@ -22,7 +22,7 @@ fn small() -> (Model, Gpu) {
 }
 
 fn tune(gpu: &Gpu, model: &Model, batch_size: usize, kept: &Path) -> SharedTiles {
-    autotune(gpu, model, batch_size, &ADAM, Some(kept)).block_on().unwrap()
+    autotune(gpu, model, batch_size, &ADAM.into(), Some(kept)).block_on().unwrap()
 }
 
 #[test]

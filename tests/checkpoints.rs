@@ -42,6 +42,7 @@ fn checkpoint(optimizer: Optimizer, epochs: usize) -> Checkpoint {
             epochs: 9,
             batch_size: 10,
             optimizer,
+            recipe: Default::default(),
             device: "d".into(),
             driver: "v".into(),
             backend: "b".into(),

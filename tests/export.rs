@@ -337,7 +337,7 @@ pub fn trained_size(model: &Model) -> Vec<Vec<f32>> {
     }
     let split = synthetic::generate(0, 5, 0).1;
     let optimizer = Optimizer::Adam(AdamConfig::default());
-    let engine = ReferenceEngine::<f32>::new(model, &parameters, &Split::default(), 5, &optimizer).unwrap();
+    let engine = ReferenceEngine::<f32>::new(model, &parameters, &Split::default(), 5, optimizer).unwrap();
     let logits = engine.forward(&ReferenceEngine::batch(&split, &[0, 1, 2, 3, 4], 0, 5)).unwrap().logits;
     let largest = logits.iter().map(|y| y.abs()).fold(0.0, f32::max);
     let last = parameters.len() - 2;
@@ -364,7 +364,7 @@ fn images() -> &'static [u8] {
 /// Returns the predictions of the plain loops, which never make a normalization part of the weights before it.
 fn reference(model: &Model, parameters: &[Vec<f32>], images: &[u8]) -> Vec<f32> {
     let sgd = Optimizer::Sgd(SgdConfig { learning_rate: 0.0, momentum: 0.0 });
-    let mut engine = ReferenceEngine::<f32>::new(model, parameters, &Split::default(), 100, &sgd).unwrap();
+    let mut engine = ReferenceEngine::<f32>::new(model, parameters, &Split::default(), 100, sgd).unwrap();
     engine.predict(images, &mut |_| ControlFlow::Continue(())).block_on().unwrap()
 }
 

@@ -447,7 +447,7 @@ fn the_largest_batch_that_no_watchdog_ends_is_measured() {
     let optimizer = Optimizer::Adam(AdamConfig::default());
     let largest = |model: &Model, batch_size: usize, milliseconds: f64| {
         let allowed = Duration::from_secs_f64(1e-3 * milliseconds);
-        GpuEngine::largest_timely_batch(gpu, model, batch_size, &optimizer, allowed).block_on().unwrap()
+        GpuEngine::largest_timely_batch(gpu, model, batch_size, &optimizer.into(), allowed).block_on().unwrap()
     };
     let model = Model::cnn();
     // What any adapter does is not measured.

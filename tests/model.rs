@@ -317,7 +317,7 @@ fn models_at_random_are_refused_or_fit_together() {
         applied += 1;
         let parameters = initial_parameters(&model.parameters().unwrap(), 1);
         let adam = Optimizer::Adam(AdamConfig::default());
-        let mut engine = ReferenceEngine::<f32>::new(&model, &parameters, &Split::default(), 1, &adam).unwrap();
+        let mut engine = ReferenceEngine::<f32>::new(&model, &parameters, &Split::default(), 1, adam).unwrap();
         let row = engine.predict(&[100; 784], &mut |_| ControlFlow::Continue(())).block_on().unwrap();
         assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-4, "{row:?} of {model:?}");
     }

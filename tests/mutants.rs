@@ -253,7 +253,7 @@ const MUTANTS: &[Mutant] = &[
         "(gradient - m[index]) * ONE_MINUS_BETA_1",
         "(gradient - m[index]) * ONE_MINUS_BETA_2",
     ),
-    mutant("sgd_step", "uphill", "- step_sizes", "+ step_sizes"),
+    mutant("sgd_step", "uphill", "- rates", "+ rates"),
     mutant(
         "non_finite",
         "infinities are not found",

@@ -4,7 +4,7 @@ use crate::support::program::Place;
 use crate::training::{keras_start, walks_with_keras};
 use fmnist_gpu::cpu::conv2d::{Conv2dDims, Padding};
 use fmnist_gpu::data::{Split, fashion_mnist, synthetic};
-use fmnist_gpu::engine::{Engine, EngineError, Epoch, NativeEngine, Optimizer, ReferenceEngine, Totals};
+use fmnist_gpu::engine::{Engine, EngineError, Epoch, NativeEngine, Optimizer, ReferenceEngine, StepConfig, Totals};
 use fmnist_gpu::model::{Model, initial_parameters, permutation};
 use fmnist_gpu::native::conv2d::{Algorithm, Conv2d};
 use fmnist_gpu::native::lanes;
@@ -29,7 +29,9 @@ fn epoch(samples: usize, batch_size: usize, optimizer: &Optimizer, number: u64) 
     Epoch {
         done: Totals::default(),
         order: permutation(samples, 7, number),
-        step_sizes: (1..=batches).map(|i| optimizer.step_size((number - 1) * batches + i)).collect(),
+        rates: (1..=batches)
+            .map(|i| StepConfig::from(optimizer).rates((number - 1) * batches + i, number * batches))
+            .collect(),
     }
 }
 
@@ -115,7 +117,7 @@ fn agrees_with_keras(name: &str, algorithm: Algorithm) {
     let truth = Fixture::load(name);
     let (parameters, split) = keras_start(&truth);
     let engine = NativeEngine::with_algorithm(&Model::load(name).unwrap(), &parameters, 2, algorithm).unwrap();
-    let mut engine = engine.and_training(&split, 32, &ADAM).unwrap();
+    let mut engine = engine.and_training(&split, 32, ADAM).unwrap();
     walks_with_keras(&truth, &mut engine, |engine| engine.last_logits().unwrap().to_vec());
 }
 
@@ -171,8 +173,8 @@ fn trains_as_the_plain_loops_do() {
         for optimizer in [ADAM, MOMENTUM] {
             let initial = initial(&model, 5);
             let mut engine =
-                NativeEngine::new(&model, &initial, 2).unwrap().and_training(&split, batch_size, &optimizer).unwrap();
-            let mut truth = ReferenceEngine::<f64>::new(&model, &initial, &split, batch_size, &optimizer).unwrap();
+                NativeEngine::new(&model, &initial, 2).unwrap().and_training(&split, batch_size, optimizer).unwrap();
+            let mut truth = ReferenceEngine::<f64>::new(&model, &initial, &split, batch_size, optimizer).unwrap();
             for number in 1..=2 {
                 let work = epoch(split.len(), batch_size, &optimizer, number);
                 let a = engine.train_epoch(&work, &mut go).block_on().unwrap();
@@ -201,7 +203,7 @@ fn a_restored_state_goes_on_exactly() {
     let split = synthetic::generate(60, 1, 3).0;
     for (model, optimizer) in [(Model::cnn(), ADAM), (Model::mlp(), MOMENTUM)] {
         let engine =
-            || NativeEngine::new(&model, &initial(&model, 3), 2).unwrap().and_training(&split, 16, &optimizer).unwrap();
+            || NativeEngine::new(&model, &initial(&model, 3), 2).unwrap().and_training(&split, 16, optimizer).unwrap();
         let (mut through, mut first, mut second) = (engine(), engine(), engine());
         for number in 1..=2 {
             through.train_epoch(&epoch(60, 16, &optimizer, number), &mut go).block_on().unwrap();
@@ -224,13 +226,13 @@ fn samples_are_checked() {
     let weights = initial(&model, 0);
     let mut split = synthetic::generate(8, 1, 3).0;
     {
-        let mut engine = NativeEngine::new(&model, &weights, 1).unwrap().and_training(&split, 4, &ADAM).unwrap();
+        let mut engine = NativeEngine::new(&model, &weights, 1).unwrap().and_training(&split, 4, ADAM).unwrap();
         let mut wrong = epoch(8, 4, &ADAM, 1);
         wrong.order[5] = 8;
         assert!(matches!(engine.train_epoch(&wrong, &mut go).block_on(), Err(EngineError::Samples { .. })));
     }
     split.labels[3] = 10;
-    let refused = NativeEngine::new(&model, &weights, 1).and_then(|engine| engine.and_training(&split, 4, &ADAM));
+    let refused = NativeEngine::new(&model, &weights, 1).and_then(|engine| engine.and_training(&split, 4, ADAM));
     assert!(matches!(refused, Err(EngineError::Samples { .. })));
 }
 
@@ -240,7 +242,7 @@ fn what_went_bad_is_found() {
     let model = Model::cnn();
     let split = synthetic::generate(32, 1, 3).0;
     let huge = Optimizer::Sgd(SgdConfig { learning_rate: 1e30, momentum: 0.0 });
-    let mut engine = NativeEngine::new(&model, &initial(&model, 1), 2).unwrap().and_training(&split, 8, &huge).unwrap();
+    let mut engine = NativeEngine::new(&model, &initial(&model, 1), 2).unwrap().and_training(&split, 8, huge).unwrap();
     let options = TrainOptions::new(3, 32, 8, huge);
     let never = AtomicBool::new(false);
     let trained = train(&mut engine, &options, Position::default(), &Split::default(), &never, &mut |_, _| {})
@@ -261,7 +263,7 @@ fn learns_the_genuine_data() {
     let model = Model::cnn();
     let threads = NativeEngine::default_threads();
     let mut engine =
-        NativeEngine::new(&model, &initial(&model, 0), threads).unwrap().and_training(&training, 32, &ADAM).unwrap();
+        NativeEngine::new(&model, &initial(&model, 0), threads).unwrap().and_training(&training, 32, ADAM).unwrap();
     engine.train_epoch(&epoch(training.len(), 32, &ADAM, 1), &mut go).block_on().unwrap();
     let totals = engine.evaluate(&test, &mut go).block_on().unwrap();
     assert!(totals.accuracy() >= 0.865, "{}", totals.accuracy());

@@ -6,7 +6,7 @@ use fmnist_gpu::cpu::conv2d::{Conv2dDims, Padding};
 use fmnist_gpu::cpu::pool2d::Pool2dDims;
 use fmnist_gpu::data::Split;
 use fmnist_gpu::engine::{
-    Batch, Engine, Epoch, GpuEngine, NativeEngine, Optimizer, Pass, ReferenceEngine, State, Totals,
+    Batch, Engine, Epoch, GpuEngine, NativeEngine, Optimizer, Pass, ReferenceEngine, State, StepConfig, Totals,
 };
 use fmnist_gpu::lower::{Conv2d, Dense, Fusion, Gelu, Mode, Op, Place, Program, Relu, lower};
 use fmnist_gpu::model::{Activation, Layer, Model, Node, Pair, Pooling, Role, initial_parameters};
@@ -250,8 +250,10 @@ fn train(engine: &mut dyn Engine, split: &Split, optimizer: &Optimizer) -> Train
     for round in 0..2u32 {
         let order: Vec<u32> = (0..SAMPLES as u32).map(|i| (5 * i + round) % SAMPLES as u32).collect();
         let steps = SAMPLES.div_ceil(BATCH) as u64;
-        let step_sizes = (1..=steps).map(|step| optimizer.step_size(u64::from(round) * steps + step)).collect();
-        let epoch = Epoch { order, step_sizes, done: Totals::default() };
+        let rates = (1..=steps)
+            .map(|step| StepConfig::from(optimizer).rates(u64::from(round) * steps + step, 2 * steps))
+            .collect();
+        let epoch = Epoch { order, rates, done: Totals::default() };
         losses.push(engine.train_epoch(&epoch, &mut |_| ControlFlow::Continue(())).block_on().unwrap().mean_loss());
     }
     let probabilities = engine.predict(&split.images, &mut |_| ControlFlow::Continue(())).block_on().unwrap();
@@ -298,18 +300,18 @@ pub fn engines_agree(seed: u64) -> (BTreeSet<String>, bool) {
         // A large epsilon: otherwise the sign of a gradient near zero decides.
         _ => Optimizer::Adam(AdamConfig { learning_rate: 0.01, epsilon: 0.05, ..AdamConfig::default() }),
     };
-    let mut engine = ReferenceEngine::<f64>::new(&model, &parameters, &split, BATCH, &optimizer).unwrap();
+    let mut engine = ReferenceEngine::<f64>::new(&model, &parameters, &split, BATCH, optimizer).unwrap();
     let truth = train(&mut engine, &split, &optimizer);
     let compare = |name: &str, engine: &mut dyn Engine| {
         let found = train(engine, &split, &optimizer);
         assert_eq!(differs(&truth, &found, 2e-3), None, "seed {seed}, {name}");
         found
     };
-    let mut engine = ReferenceEngine::<f32>::new(&model, &parameters, &split, BATCH, &optimizer).unwrap();
+    let mut engine = ReferenceEngine::<f32>::new(&model, &parameters, &split, BATCH, optimizer).unwrap();
     compare("reference", &mut engine);
     let threads = [1, 3].map(|threads| {
         let engine = NativeEngine::new(&model, &parameters, threads)
-            .and_then(|engine| engine.and_training(&split, BATCH, &optimizer));
+            .and_then(|engine| engine.and_training(&split, BATCH, optimizer));
         compare("native", &mut engine.unwrap())
     });
     assert_eq!(threads[0].state, threads[1].state, "seed {seed}: one thread and three");

@@ -80,7 +80,7 @@ impl Engine for Watched<'_> {
 fn watched(split: &Split) -> Watched<'_> {
     let model = Model::mlp();
     let parameters = initial_parameters(&model.parameters().unwrap(), 1);
-    let engine = NativeEngine::new(&model, &parameters, 1).unwrap().and_training(split, 16, &optimizer()).unwrap();
+    let engine = NativeEngine::new(&model, &parameters, 1).unwrap().and_training(split, 16, optimizer()).unwrap();
     Watched { engine, orders: Vec::new(), states: 0, parameters: 0, images: 0 }
 }
 
@@ -135,7 +135,7 @@ fn one_pass_gives_loss_accuracy_and_probabilities() {
         let mut engines: Vec<Box<dyn Engine + '_>> = vec![
             Box::new(GpuEngine::new(gpu(), &model, &parameters).unwrap()),
             Box::new(NativeEngine::new(&model, &parameters, 2).unwrap()),
-            Box::new(ReferenceEngine::<f32>::new(&model, &parameters, &Split::default(), 100, &optimizer()).unwrap()),
+            Box::new(ReferenceEngine::<f32>::new(&model, &parameters, &Split::default(), 100, optimizer()).unwrap()),
         ];
         for engine in &mut engines {
             let mut done = Vec::new();

@@ -6,17 +6,18 @@ use crate::support::program::{Place, json_file};
 use fmnist_gpu::model::{Model, ModelFile};
 use fmnist_gpu::run::RunConfig;
 use fmnist_gpu::session::{Plan, PlanError};
-use fmnist_gpu::train::settings::{Kind, Method, Recipe, SETTINGS, Setting, Value};
+use fmnist_gpu::train::settings::{Kind, Recipe, SETTINGS, Setting, Value};
 use fmnist_gpu::train::validation::HoldOut;
-use std::fs;
 use std::path::Path;
+use std::{fmt, fs};
 
 const TINY: &str = "name = \"tiny\"\nlayers = [{ type = \"flatten\" }, { type = \"dense\", units = 10 }]\n";
 
 /// A value that is not the default, and possible for SGD.
 fn another(setting: &Setting) -> Value {
     match (&setting.kind, setting.name) {
-        (Kind::Method, _) => Value::Method(Method::Sgd),
+        (Kind::Name(_), _) => Value::Name("sgd"),
+        (Kind::Switch, _) => Value::Switch(true),
         (Kind::Real(_), "validation_split") => Value::Real(0.25),
         (Kind::Real(_), _) => Value::Real(0.5),
         (Kind::Count(_), "train_limit") => Value::Count(80),
@@ -35,12 +36,18 @@ fn row(name: &str) -> &'static Setting {
 }
 
 fn flag(setting: &Setting) -> String {
-    format!("--{}", setting.name.replace('_', "-"))
+    format!("--{}", setting.name.replace(['_', '.'], "-"))
+}
+
+/// A setting with a value, as a flag.
+fn given(setting: &Setting, value: impl fmt::Display) -> String {
+    let equals = if matches!(setting.kind, Kind::Switch) { "=" } else { " " };
+    format!("{}{equals}{value}", flag(setting))
 }
 
 /// Flags for every setting, with these values.
 fn flags() -> String {
-    SETTINGS.iter().map(|setting| format!("{} {} ", flag(setting), another(setting))).collect()
+    SETTINGS.iter().map(|setting| given(setting, another(setting)) + " ").collect()
 }
 
 fn parse(text: &str) -> ModelFile {
@@ -59,13 +66,13 @@ fn every_setting_is_a_flag_recorded_resumed_and_repeated() {
     let fixed = "--model tiny.toml --dataset synthetic --device cpu --quiet";
     place.run(&format!("train {fixed} {} --out run", flags())).exits(0);
     let config = RunConfig::read(&place.path("run")).unwrap().unwrap();
-    let recipe = config.recipe();
+    let recipe = config.recipe().unwrap();
     for setting in &SETTINGS {
         assert_eq!((setting.get)(&recipe), Some(another(setting)), "{}", setting.name);
     }
     let page = fs::read_to_string(place.path("run/report.html")).unwrap();
     for setting in &SETTINGS {
-        assert!(page.contains(&format!(" {} {}", flag(setting), another(setting))), "{} is not repeated", setting.name);
+        assert!(page.contains(&format!(" {}", given(setting, another(setting)))), "{} is not repeated", setting.name);
     }
     // The command names the file of the model wherever it is run, and gives the same bits.
     let command = page.split("<code>fmnist-gpu ").nth(1).unwrap().split("</code>").next().unwrap();
@@ -82,13 +89,14 @@ fn every_setting_is_a_flag_recorded_resumed_and_repeated() {
         let other = match another(setting) {
             Value::Count(count) => format!("{}", count + 1),
             Value::Real(value) => format!("{}", value / 4.0),
-            Value::Method(_) => "adam".to_string(),
+            Value::Name(_) => "adam".to_string(),
+            Value::Switch(on) => (!on).to_string(),
         };
-        let given = format!("{} is {other}", flag(setting));
+        let said = format!("{} is {other}", flag(setting));
         place
-            .run(&format!("train --resume run {} {other}", flag(setting)))
+            .run(&format!("train --resume run {}", given(setting, &other)))
             .exits(2)
-            .says(&[&given, "was started with"]);
+            .says(&[&said, "was started with"]);
     }
 }
 
@@ -98,7 +106,7 @@ fn a_model_file_sets_its_recipe() {
     let mut text = format!("{TINY}[train]\n");
     for setting in SETTINGS.iter().filter(|setting| setting.in_model_file) {
         let value = another(setting);
-        let quote = if matches!(value, Value::Method(_)) { "\"" } else { "" };
+        let quote = if matches!(value, Value::Name(_)) { "\"" } else { "" };
         text.push_str(&format!("{} = {quote}{value}{quote}\n", setting.name));
     }
     let plan = Plan::new(parse(&text), &[]).unwrap();
@@ -109,7 +117,7 @@ fn a_model_file_sets_its_recipe() {
     let plan = Plan::new(parse(&text), &[(row("batch_size"), Value::Count(7))]).unwrap();
     assert_eq!((plan.recipe.batch_size, plan.recipe.epochs), (7, 2));
     // The file's momentum is for the file's optimizer.
-    let plan = Plan::new(parse(&text), &[(row("optimizer"), Value::Method(Method::Adam))]).unwrap();
+    let plan = Plan::new(parse(&text), &[(row("optimizer"), Value::Name("adam"))]).unwrap();
     assert_eq!(plan.recipe.momentum, None);
     for (line, parts) in [
         ("seed = 3", ["`seed`", "its keys are `epochs`"]),
@@ -191,5 +199,5 @@ fn old_runs_keep_their_validation_images() {
     }
     let old = RunConfig::parse(old.to_string().as_bytes()).unwrap();
     assert_eq!((old.hold_out(), old.validation_images), (HoldOut::Last, 30));
-    assert_eq!(old.recipe().validation_split, 0.5);
+    assert_eq!(old.recipe().unwrap().validation_split, 0.5);
 }

@@ -2,7 +2,7 @@ use crate::support::fixture::{self, Fixture, worst_error};
 use crate::support::{genuine_data, gpu};
 use fmnist_gpu::data::{Split, fashion_mnist, synthetic};
 use fmnist_gpu::engine::{
-    Batch, Engine, EngineError, Epoch, GpuEngine, NativeEngine, Optimizer, ReferenceEngine, Totals,
+    Batch, Engine, EngineError, Epoch, GpuEngine, NativeEngine, Optimizer, ReferenceEngine, StepConfig, Totals,
 };
 use fmnist_gpu::gpu::{Gpu, GpuOptions, Tiling};
 use fmnist_gpu::model::{Model, initial_parameters, permutation};
@@ -26,7 +26,7 @@ fn epoch(samples: usize, batch_size: usize, optimizer: &Optimizer, first: u64) -
     Epoch {
         done: Totals::default(),
         order: (0..samples as u32).collect(),
-        step_sizes: (0..batches).map(|i| optimizer.step_size(first + i)).collect(),
+        rates: (0..batches).map(|i| StepConfig::from(optimizer).rates(first + i, first + batches)).collect(),
     }
 }
 
@@ -121,7 +121,7 @@ fn a_prepared_device_compiles_nothing_more_and_trains_to_the_same_bits() {
         let trained = |prepare: bool, wanted: bool| {
             let gpu = Gpu::open(&GpuOptions::default()).block_on().unwrap();
             if prepare {
-                GpuEngine::prepare_training(&gpu, &model, 32, &optimizer, SharedTiles::default(), &|| wanted)
+                GpuEngine::prepare_training(&gpu, &model, 32, &optimizer.into(), SharedTiles::default(), &|| wanted)
                     .block_on()
                     .unwrap();
             }
@@ -171,7 +171,7 @@ fn reference_agrees_with_keras() {
         let model = Model::load(name).unwrap();
         let parameters: Vec<Vec<f32>> = truth.initial_weights().into_iter().map(|(_, _, values)| values).collect();
         let split = fixture_split();
-        let engine = ReferenceEngine::<f64>::new(&model, &parameters, &split, 32, &ADAM).unwrap();
+        let engine = ReferenceEngine::<f64>::new(&model, &parameters, &split, 32, ADAM).unwrap();
         let order: Vec<u32> = (0..32).collect();
         let mut batch: Batch<f64> = ReferenceEngine::batch(&split, &order, 0, 32);
         // The pixels for Keras were divided in single precision.
@@ -288,7 +288,7 @@ fn the_same_seed_gives_the_same_bits() {
             .block_on()
             .unwrap();
         let options =
-            TrainOptions { epochs: 2, samples: 200, batch_size: 32, seed, optimizer: ADAM, pause_after: None };
+            TrainOptions { epochs: 2, samples: 200, batch_size: 32, seed, step: ADAM.into(), pause_after: None };
         train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |_, _| {})
             .block_on()
             .unwrap();
@@ -308,7 +308,8 @@ fn validation_follows_each_epoch_and_changes_nothing() {
     assert_eq!((split.len(), validation.len()), (64, 32));
     assert_eq!((split.image(63), validation.image(0)), (all.image(63), all.image(64)));
     let model = Model::mlp();
-    let options = TrainOptions { epochs: 2, samples: 64, batch_size: 32, seed: 1, optimizer: ADAM, pause_after: None };
+    let options =
+        TrainOptions { epochs: 2, samples: 64, batch_size: 32, seed: 1, step: ADAM.into(), pause_after: None };
     let mut weights = Vec::new();
     for validation in [Split::default(), validation] {
         let mut engine = GpuEngine::new(gpu(), &model, &initial(&model, 1))
@@ -348,7 +349,8 @@ fn one_batch_is_overfitted() {
     let model = Model::cnn();
     let mut engine =
         GpuEngine::new(gpu(), &model, &initial(&model, 1)).unwrap().and_training(&split, 32, &ADAM).block_on().unwrap();
-    let options = TrainOptions { epochs: 60, samples: 32, batch_size: 32, seed: 1, optimizer: ADAM, pause_after: None };
+    let options =
+        TrainOptions { epochs: 60, samples: 32, batch_size: 32, seed: 1, step: ADAM.into(), pause_after: None };
     let trained =
         train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |_, _| {})
             .block_on()
@@ -428,7 +430,7 @@ fn an_interrupt_ends_after_the_work_in_flight() {
         GpuEngine::new(gpu(), &model, &initial(&model, 1)).unwrap().and_training(&split, 1, &ADAM).block_on().unwrap();
     let interrupt = AtomicBool::new(false);
     let options =
-        TrainOptions { epochs: 1000, samples: 320, batch_size: 1, seed: 1, optimizer: ADAM, pause_after: None };
+        TrainOptions { epochs: 1000, samples: 320, batch_size: 1, seed: 1, step: ADAM.into(), pause_after: None };
     let trained = train(&mut engine, &options, Position::default(), &Split::default(), &interrupt, &mut |event, _| {
         if let Event::Progress { .. } = event {
             interrupt.store(true, std::sync::atomic::Ordering::Relaxed);
@@ -449,7 +451,7 @@ fn an_engine_without_a_training_set_refuses_to_train() {
     assert!(matches!(on_gpu.steps(), Err(EngineError::NoTraining)));
     let mut native = NativeEngine::new(&model, &parameters, 1).unwrap();
     assert!(matches!(native.time_step(1), Err(EngineError::NoTraining)));
-    let mut reference = ReferenceEngine::<f32>::new(&model, &parameters, &Split::default(), 8, &ADAM).unwrap();
+    let mut reference = ReferenceEngine::<f32>::new(&model, &parameters, &Split::default(), 8, ADAM).unwrap();
     let engines: [&mut dyn Engine; 3] = [&mut on_gpu, &mut native, &mut reference];
     for engine in engines {
         let work = epoch(8, 8, &ADAM, 1);
@@ -468,7 +470,7 @@ fn timing_refuses_a_training_set_that_is_too_small() {
     let on_gpu = GpuEngine::new(gpu(), &model, &parameters).unwrap().and_training(&split, 8, &ADAM).block_on().unwrap();
     assert_eq!(on_gpu.steps().unwrap().time(2).block_on().unwrap().seconds[0].len(), 2);
     assert!(matches!(on_gpu.steps().unwrap().time(3).block_on(), Err(EngineError::Samples { .. })));
-    let mut native = NativeEngine::new(&model, &parameters, 1).unwrap().and_training(&split, 21, &ADAM).unwrap();
+    let mut native = NativeEngine::new(&model, &parameters, 1).unwrap().and_training(&split, 21, ADAM).unwrap();
     assert!(matches!(native.time_step(1), Err(EngineError::Samples { .. })));
 }
 
@@ -484,7 +486,7 @@ fn an_interrupted_prediction_returns_the_images_done_so_far() {
         ("native", Box::new(NativeEngine::new(&model, &parameters, 2).unwrap())),
         (
             "reference",
-            Box::new(ReferenceEngine::<f32>::new(&model, &parameters, &Split::default(), 100, &ADAM).unwrap()),
+            Box::new(ReferenceEngine::<f32>::new(&model, &parameters, &Split::default(), 100, ADAM).unwrap()),
         ),
     ];
     for (name, mut engine) in engines {
@@ -530,7 +532,8 @@ fn a_loss_that_is_not_finite_stops_training() {
         .and_training(&split, 8, &optimizer)
         .block_on()
         .unwrap();
-    let options = TrainOptions { epochs: 5, samples: 64, batch_size: 8, seed: 1, optimizer, pause_after: None };
+    let options =
+        TrainOptions { epochs: 5, samples: 64, batch_size: 8, seed: 1, step: optimizer.into(), pause_after: None };
     let trained =
         train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |_, _| {})
             .block_on()
@@ -554,7 +557,7 @@ fn genuine_fashion_mnist_is_learnt() {
             .and_training(&split, 32, &ADAM)
             .block_on()
             .unwrap();
-        let options = TrainOptions { epochs, samples, batch_size: 32, seed: 1, optimizer: ADAM, pause_after: None };
+        let options = TrainOptions { epochs, samples, batch_size: 32, seed: 1, step: ADAM.into(), pause_after: None };
         train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |_, _| {})
             .block_on()
             .unwrap();

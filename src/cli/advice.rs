@@ -96,7 +96,7 @@ pub fn of_plan(error: PlanError) -> anyhow::Error {
         }
         PlanError::Done { .. } => anyhow!("{}", error.to_string().replace("`epochs`", "--epochs")),
         PlanError::OtherData { .. } => anyhow!("{error}; name that one with --dataset or --data-dir"),
-        PlanError::Model(_) | PlanError::OtherImages { .. } => error.into(),
+        PlanError::Model(_) | PlanError::OtherImages { .. } | PlanError::Recorded(_) => error.into(),
     }
 }
 

@@ -6,11 +6,10 @@ use super::{Global, counted};
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use fmnist_gpu::data::Split;
-use fmnist_gpu::engine::{Engine, Epoch, GpuEngine, NativeEngine, OnProgress, Optimizer, Totals};
+use fmnist_gpu::engine::{Engine, Epoch, GpuEngine, NativeEngine, OnProgress, StepConfig, Totals};
 use fmnist_gpu::gpu::Gpu;
 use fmnist_gpu::gpu::peak::Peak;
 use fmnist_gpu::model::{Model, initial_parameters, training_mflop};
-use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::session::Device;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -228,19 +227,19 @@ impl Bench<'_> {
     }
 
     async fn train(&mut self, target: Target<'_>, batch_size: usize) -> Result<Speeds> {
-        let optimizer = Optimizer::Adam(AdamConfig::default());
+        let step = StepConfig::default();
         let (model, split) = (self.model, self.split);
         let parameters = initial_parameters(&model.parameters()?, 0);
-        let first = in_order(batch_size.min(IMAGES), batch_size, &optimizer);
-        let whole = in_order(IMAGES, batch_size, &optimizer);
+        let first = in_order(batch_size.min(IMAGES), batch_size, &step);
+        let whole = in_order(IMAGES, batch_size, &step);
         let epoch = |is_first: bool| if is_first { &first } else { &whole };
         match target {
             Target::Gpu(gpu) => {
                 // Done once and saved, so it does not count as start-up.
-                let tiles = self.tune.tiles(gpu, model, batch_size, &optimizer).await;
+                let tiles = self.tune.tiles(gpu, model, batch_size, &step).await;
                 let begin = Instant::now();
                 let engine = GpuEngine::new(gpu, model, &parameters)?.with_tiles(tiles);
-                let mut engine = engine.and_training(split, batch_size, &optimizer).await?;
+                let mut engine = engine.and_training(split, batch_size, &step).await?;
                 let speeds = self
                     .speeds(begin, async |is_first, stop| Ok(engine.train_epoch(epoch(is_first), stop).await?))
                     .await?;
@@ -250,7 +249,7 @@ impl Bench<'_> {
             Target::Native(threads) => {
                 let begin = Instant::now();
                 let engine = NativeEngine::new(model, &parameters, threads)?;
-                let mut engine = engine.and_training(split, batch_size, &optimizer)?;
+                let mut engine = engine.and_training(split, batch_size, &step)?;
                 Ok((
                     self.speeds(begin, async |is_first, stop| Ok(engine.train_epoch(epoch(is_first), stop).await?))
                         .await?,
@@ -313,10 +312,10 @@ impl Bench<'_> {
 }
 
 /// An epoch that trains on the first samples in their order.
-pub(super) fn in_order(samples: usize, batch_size: usize, optimizer: &Optimizer) -> Epoch {
+pub(super) fn in_order(samples: usize, batch_size: usize, step: &StepConfig) -> Epoch {
     let batches = samples.div_ceil(batch_size) as u64;
-    let step_sizes = (1..=batches).map(|i| optimizer.step_size(i)).collect();
-    Epoch { done: Totals::default(), order: (0..samples as u32).collect(), step_sizes }
+    let rates = (1..=batches).map(|i| step.rates(i, batches)).collect();
+    Epoch { done: Totals::default(), order: (0..samples as u32).collect(), rates }
 }
 
 fn milliseconds(since: Instant) -> f64 {

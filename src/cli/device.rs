@@ -5,7 +5,7 @@ use super::{Global, Interrupted, counted};
 use anyhow::{Result, bail};
 use clap::Args;
 use fmnist_gpu::data::Places;
-use fmnist_gpu::engine::{NativeEngine, Optimizer, autotune};
+use fmnist_gpu::engine::{NativeEngine, StepConfig, autotune};
 use fmnist_gpu::gpu::{DeviceChoice, Gpu, GpuError, GpuOptions};
 use fmnist_gpu::model::Model;
 use fmnist_gpu::ops::SharedTiles;
@@ -43,12 +43,12 @@ pub struct TuneArgs {
 
 impl TuneArgs {
     /// The tiles to train with: chosen earlier, or timed now and kept; nothing is timed on software adapters.
-    pub async fn tiles(&self, gpu: &Gpu, model: &Model, batch_size: usize, optimizer: &Optimizer) -> SharedTiles {
+    pub async fn tiles(&self, gpu: &Gpu, model: &Model, batch_size: usize, step: &StepConfig) -> SharedTiles {
         if self.no_autotune {
             return SharedTiles::default();
         }
         let kept = Places::from_environment().cache_dir.map(|folder| folder.join("autotune.json"));
-        autotune(gpu, model, batch_size, optimizer, kept.as_deref()).await.unwrap_or_else(|error| {
+        autotune(gpu, model, batch_size, step, kept.as_deref()).await.unwrap_or_else(|error| {
             // The same error is reported when the engine is created.
             log::debug!("the tiles could not be chosen: {error}");
             SharedTiles::default()

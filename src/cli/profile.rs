@@ -6,13 +6,12 @@ use super::device::{DeviceArgs, TuneArgs};
 use super::terminal::print_result;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use fmnist_gpu::engine::{Engine, GpuEngine, Optimizer, Totals};
+use fmnist_gpu::engine::{Engine, GpuEngine, StepConfig, Totals};
 use fmnist_gpu::files::{ShownPath, write_whole};
 use fmnist_gpu::gpu::DispatchInfo;
 use fmnist_gpu::gpu::peak::Peak;
 use fmnist_gpu::gpu::timing::Clock;
 use fmnist_gpu::model::{Model, initial_parameters};
-use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::report::{Roofline, RooflinePoint, draw_roofline};
 use serde::Serialize;
 use std::ops::ControlFlow;
@@ -141,13 +140,13 @@ pub async fn run(args: ProfileArgs, global: &Global) -> Result<ExitCode> {
     let (batch_size, steps) = (args.batch_size as usize, args.steps as usize);
     let split = noise(&model, batch_size * (steps + 1).max(200))?;
     let parameters = initial_parameters(&model.parameters()?, 0);
-    let optimizer = Optimizer::Adam(AdamConfig::default());
+    let step = StepConfig::default();
     let (timings, dispatches, step_us, host_us_per_step) = match args.mode {
         Mode::Train => {
-            let tiles = args.tune.tiles(&gpu, &model, batch_size, &optimizer).await;
+            let tiles = args.tune.tiles(&gpu, &model, batch_size, &step).await;
             let engine = GpuEngine::new(&gpu, &model, &parameters)?.with_tiles(tiles);
-            let mut engine = engine.and_training(&split, batch_size, &optimizer).await?;
-            let epoch = in_order(split.len(), batch_size, &optimizer);
+            let mut engine = engine.and_training(&split, batch_size, &step).await?;
+            let epoch = in_order(split.len(), batch_size, &step);
             let timings = engine.steps()?.time(steps).await?;
             let step_us =
                 whole_step(async || Ok(engine.train_epoch(&epoch, &mut |_| ControlFlow::Continue(())).await?)).await?;

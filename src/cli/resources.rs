@@ -46,8 +46,8 @@ impl ResourceArgs {
         log_time("device opened");
         device.check_time(plan).await?;
         loading.allow();
-        let Plan { model, recipe, optimizer, .. } = plan;
-        let tiles = device.tiles(plan, async |gpu| tune.tiles(gpu, model, recipe.batch_size, optimizer).await).await;
+        let Plan { model, recipe, step, .. } = plan;
+        let tiles = device.tiles(plan, async |gpu| tune.tiles(gpu, model, recipe.batch_size, step).await).await;
         // Missing data are mostly known by now, and without data no pipelines are needed.
         let wanted = || !loading.is_finished() && !interrupt.load(Ordering::Relaxed);
         if device.compile(plan, tiles, &wanted).await {

@@ -1,13 +1,13 @@
 //! The flags of the settings of a training, one per row of [`SETTINGS`], and the command that gives them all.
 
 use super::shell_quoted;
-use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::builder::{BoolValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
 use fmnist_gpu::model::Model;
 use fmnist_gpu::ops::SharedTiles;
 use fmnist_gpu::run::RunConfig;
 use fmnist_gpu::session::Given;
-use fmnist_gpu::train::settings::{Kind, Method, Recipe, SETTINGS, Setting, Value};
+use fmnist_gpu::train::settings::{Kind, Recipe, SETTINGS, Setting, Value};
 use std::path::Path;
 
 /// Training images of Fashion-MNIST, and of the generated set unless limited.
@@ -26,25 +26,32 @@ impl SettingFlags {
 
 /// The flag of a setting.
 pub fn flag(setting: &Setting) -> String {
-    format!("--{}", setting.name.replace('_', "-"))
+    format!("--{}", setting.name.replace(['_', '.'], "-"))
 }
 
 fn argument(setting: &'static Setting) -> Arg {
     let default = (setting.get)(&Recipe::default()).map_or(String::new(), |value| format!(" [default: {value}]"));
     let argument = Arg::new(setting.name)
-        .long(setting.name.replace('_', "-"))
+        .long(setting.name.replace(['_', '.'], "-"))
         .value_name(setting.placeholder)
         .help(format!("{}{default}", setting.help));
     match &setting.kind {
         Kind::Count(range) => argument.value_parser(value_parser!(u64).range(range.clone()).map(Value::Count)),
         Kind::Real(_) => argument.value_parser(|text: &str| text.parse().map(Value::Real)),
-        Kind::Method => {
-            let names = Method::all().map(|(name, about, _)| PossibleValue::new(name).help(about));
-            argument.value_parser(PossibleValuesParser::new(names).map(|name| {
-                let method = Method::all().into_iter().find(|(known, ..)| *known == name);
-                Value::Method(method.map_or(Method::Adam, |(.., method)| method))
+        Kind::Name(names) => {
+            let names = names();
+            let possible = names.iter().map(|(name, about)| PossibleValue::new(*name).help(*about));
+            argument.value_parser(PossibleValuesParser::new(possible).map(move |name| {
+                let known = names.iter().find(|(known, _)| *known == name);
+                Value::Name(known.map_or("", |(known, _)| known))
             }))
         }
+        // Alone it means yes; `=false` takes back what a model file says.
+        Kind::Switch => argument
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true")
+            .value_parser(BoolValueParser::new().map(Value::Switch)),
     }
 }
 
@@ -79,11 +86,12 @@ pub fn repeat_command(config: &RunConfig) -> String {
         None => shell_quoted(Path::new(&format!("{}.toml", config.model.name))),
     };
     let mut command = format!("fmnist-gpu train --model {model} --dataset {}", config.dataset);
-    let mut recipe = config.recipe();
+    let mut recipe = config.recipe().unwrap_or_default();
     recipe.train_limit = recipe.train_limit.filter(|&limit| limit != TRAIN_IMAGES);
     for setting in &SETTINGS {
         if let Some(value) = (setting.get)(&recipe) {
-            command.push_str(&format!(" {} {value}", flag(setting)));
+            let equals = if matches!(setting.kind, Kind::Switch) { "=" } else { " " };
+            command.push_str(&format!(" {}{equals}{value}", flag(setting)));
         }
     }
     if config.safe {

@@ -1,6 +1,6 @@
 //! The duration of each kernel of a training step, for reports.
 
-use super::{EngineError, GpuEngine, Optimizer, blank};
+use super::{EngineError, GpuEngine, StepConfig, blank};
 use crate::gpu::Gpu;
 use crate::gpu::timing::Clock;
 use crate::model::{Model, initial_parameters};
@@ -46,11 +46,11 @@ impl KernelTimes {
         gpu: &Gpu,
         model: &Model,
         batch_size: usize,
-        optimizer: &Optimizer,
+        config: &StepConfig,
         tiles: SharedTiles,
     ) -> Result<KernelTimes, EngineError> {
         let engine = GpuEngine::new(gpu, model, &initial_parameters(&model.parameters()?, 0))?.with_tiles(tiles);
-        let engine = engine.and_training(&blank(model, (STEPS + 2) * batch_size), batch_size, optimizer).await?;
+        let engine = engine.and_training(&blank(model, (STEPS + 2) * batch_size), batch_size, config).await?;
         let timings = engine.steps()?.time(STEPS).await?;
         let dispatches = engine.steps()?.dispatches();
         let clock = match timings.clock {

@@ -6,6 +6,7 @@ mod kernel_times;
 mod native;
 mod operations;
 mod reference;
+mod step;
 
 #[cfg(feature = "disk")]
 pub use gpu::autotune;
@@ -14,6 +15,7 @@ pub use kernel_times::{KernelTime, KernelTimes};
 #[cfg(feature = "native")]
 pub use native::NativeEngine;
 pub use reference::{Batch, Pass, ReferenceEngine};
+pub use step::{Rates, StepConfig};
 
 use crate::data::Split;
 use crate::gpu::GpuError;
@@ -128,8 +130,8 @@ impl Optimizer {
 pub struct Epoch {
     /// The order of the samples.
     pub order: Vec<u32>,
-    /// The [`Optimizer::step_size`] of each batch.
-    pub step_sizes: Vec<f32>,
+    /// The numbers of each batch.
+    pub rates: Vec<Rates>,
     /// The part that is already done: training resumes with the next batch and adds to these sums.
     pub done: Totals,
 }

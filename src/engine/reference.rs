@@ -4,8 +4,8 @@
 
 use super::operations::{Answers, Operands, compute, found, found_in};
 use super::{
-    Engine, EngineError, Epoch, Inference, NonFinite, OnProgress, Optimizer, Pending, State, Totals, check_order,
-    check_split, for_all, only_trained, pixels,
+    Engine, EngineError, Epoch, Inference, NonFinite, OnProgress, Optimizer, Pending, Rates, State, StepConfig, Totals,
+    check_order, check_split, for_all, only_trained, pixels,
 };
 use crate::cpu::real::Real;
 use crate::cpu::softmax_xent::softmax_xent_totals;
@@ -27,7 +27,7 @@ pub struct ReferenceEngine<T> {
     /// The epoch that is trained, and how much of it is done.
     epoch: Epoch,
     batch_size: usize,
-    optimizer: Optimizer,
+    config: StepConfig,
     /// What the optimizer keeps for each parameter, in the order of [`Optimizer::slots`]; nothing for statistics.
     slots: Vec<Vec<Vec<T>>>,
     /// The gradients of the last training step; empty before the first.
@@ -155,8 +155,9 @@ impl<T: Real> ReferenceEngine<T> {
         parameters: &[Vec<f32>],
         train: &Split,
         batch_size: usize,
-        optimizer: &Optimizer,
+        config: impl Into<StepConfig>,
     ) -> Result<Self, EngineError> {
+        let config = config.into();
         check_split(train, model)?;
         let parameters: Vec<Vec<T>> = from_single(parameters);
         let described = model.parameters()?;
@@ -167,13 +168,13 @@ impl<T: Real> ReferenceEngine<T> {
         Ok(ReferenceEngine {
             model: model.clone(),
             described,
-            slots: vec![zeros; optimizer.slots().len()],
+            slots: vec![zeros; config.optimizer.slots().len()],
             gradients: Vec::new(),
             parameters,
             train: train.clone(),
             epoch: Epoch::default(),
             batch_size,
-            optimizer: *optimizer,
+            config,
         })
     }
 
@@ -226,12 +227,12 @@ impl<T: Real> ReferenceEngine<T> {
         Ok((pass.program.outputs.iter().map(output).collect(), pass.probabilities.clone()))
     }
 
-    /// Makes one optimizer step with the given factor (see [`Optimizer::step_size`]).
-    fn update(&mut self, gradients: &[Vec<T>], step_size: f32) {
-        let alpha = T::from_f64(f64::from(step_size));
+    /// Makes one optimizer step.
+    fn update(&mut self, gradients: &[Vec<T>], rates: Rates) {
+        let alpha = T::from_f64(f64::from(rates.size));
         for (i, g) in gradients.iter().enumerate().filter(|(i, _)| self.described[*i].role.is_trained()) {
             let w = &mut self.parameters[i];
-            match (&self.optimizer, &mut self.slots[..]) {
+            match (&self.config.optimizer, &mut self.slots[..]) {
                 (Optimizer::Adam(config), [m, v]) => {
                     adam::adam_step(config, alpha, g, w, &mut m[i], &mut v[i]);
                 }
@@ -244,10 +245,10 @@ impl<T: Real> ReferenceEngine<T> {
     }
 
     /// Takes over the statistics that a pass has moved, and makes one optimizer step with its gradients.
-    fn follow(&mut self, pass: &mut Pass<T>, step_size: f32) {
+    fn follow(&mut self, pass: &mut Pass<T>, rates: Rates) {
         self.parameters = std::mem::take(&mut pass.parameters);
         let gradients = std::mem::take(&mut pass.gradients);
-        self.update(&gradients, step_size);
+        self.update(&gradients, rates);
         self.gradients = gradients;
     }
 
@@ -268,8 +269,8 @@ impl<T: Real> ReferenceEngine<T> {
         if found_before.is_some() {
             return Ok(found_before);
         }
-        self.follow(&mut pass, epoch.step_sizes[step - 1]);
-        let kinds = self.optimizer.slots().iter().copied().zip(&self.slots);
+        self.follow(&mut pass, epoch.rates[step - 1]);
+        let kinds = self.config.optimizer.slots().iter().copied().zip(&self.slots);
         let mut kinds = kinds.chain([("parameters", &self.parameters)]);
         Ok(kinds.find_map(|(kind, tensors)| {
             let mut named = self.described.iter().zip(tensors);
@@ -290,15 +291,15 @@ impl<T: Real> Engine for ReferenceEngine<T> {
     /// Makes one step.
     fn advance(&mut self) -> Pending<'_, Totals> {
         Box::pin(async move {
-            let Epoch { order, step_sizes, done } = &self.epoch;
+            let Epoch { order, rates, done } = &self.epoch;
             let first = done.batches * self.batch_size;
             if first >= order.len() {
                 return Ok(*done);
             }
-            let step_size = step_sizes[done.batches];
+            let rates = rates[done.batches];
             let batch = Self::batch(&self.train, order, first, self.batch_size);
             let mut pass = self.gradients(&batch)?;
-            self.follow(&mut pass, step_size);
+            self.follow(&mut pass, rates);
             pass.add_to(&mut self.epoch.done, batch.n_valid);
             Ok(self.epoch.done)
         })
@@ -346,7 +347,7 @@ impl<T: Real> Engine for ReferenceEngine<T> {
     }
 
     fn restore(&mut self, state: &State) -> Result<(), EngineError> {
-        let slots = if self.train.is_empty() { &[] } else { self.optimizer.slots() };
+        let slots = if self.train.is_empty() { &[] } else { self.config.optimizer.slots() };
         state.check(&self.described, slots)?;
         self.parameters = from_single(&state.parameters);
         for (slot, values) in self.slots.iter_mut().zip(&state.slots) {

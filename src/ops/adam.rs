@@ -10,11 +10,11 @@ const SHADER: Shader = Shader { op: "adam", source: include_str!("../../shaders/
 /// Updates all parameters by one step.
 pub static STEP: KernelSpec = SHADER.kernel(
     "adam_step",
-    &[read(0, "g"), write(1, "w"), write(2, "m"), write(3, "v"), read(4, "step_sizes"), read(5, "progress")],
+    &[read(0, "g"), write(1, "w"), write(2, "m"), write(3, "v"), read(4, "rates"), read(5, "progress")],
 );
 
 /// Records one step. Gradients g, parameters w and both moments m and v have the same length, a multiple of four, which
-/// an arena's ([`crate::gpu::Gpu::arena`]) is; `step_sizes` has [`AdamConfig::step_size`] of each batch of the epoch;
+/// an arena's ([`crate::gpu::Gpu::arena`]) is; `rates` has [`AdamConfig::step_size`] of each batch of the epoch;
 /// progress is `[batches of the epoch whose loss is known, including this one; samples of the epoch]`.
 ///
 /// # Errors
@@ -22,7 +22,7 @@ pub static STEP: KernelSpec = SHADER.kernel(
 pub fn record(
     plan: &mut PlanBuilder,
     config: &AdamConfig,
-    [g, w, m, v, step_sizes, progress]: [&Tensor; 6],
+    [g, w, m, v, rates, progress]: [&Tensor; 6],
 ) -> Result<(), GpuError> {
     let len = w.len();
     if !len.is_multiple_of(4) {
@@ -35,6 +35,6 @@ pub fn record(
         ("ONE_MINUS_BETA_2", 1.0 - config.beta_2),
         ("EPSILON", config.epsilon),
     ];
-    let tensors = [(g, len), (w, len), (m, len), (v, len), (step_sizes, step_sizes.len()), (progress, 2)];
+    let tensors = [(g, len), (w, len), (m, len), (v, len), (rates, rates.len()), (progress, 2)];
     push(plan, &STEP, &constants, workgroups_linear(len / 4, 64), &tensors)
 }

@@ -8,12 +8,10 @@ pub use crate::cpu::sgd::SgdConfig;
 const SHADER: Shader = Shader { op: "sgd", source: include_str!("../../shaders/sgd.wgsl") };
 
 /// Updates all parameters by one step.
-pub static STEP: KernelSpec = SHADER.kernel(
-    "sgd_step",
-    &[read(0, "g"), write(1, "w"), write(2, "velocity"), read(3, "step_sizes"), read(4, "progress")],
-);
+pub static STEP: KernelSpec = SHADER
+    .kernel("sgd_step", &[read(0, "g"), write(1, "w"), write(2, "velocity"), read(3, "rates"), read(4, "progress")]);
 
-/// Records one step. Gradients g, parameters w and velocity have the same length; `step_sizes` has one learning rate
+/// Records one step. Gradients g, parameters w and velocity have the same length; `rates` has one learning rate
 /// per batch of the epoch; progress is `[batches of the epoch whose loss is known, including this one; samples of the
 /// epoch]`.
 ///
@@ -22,10 +20,10 @@ pub static STEP: KernelSpec = SHADER.kernel(
 pub fn record(
     plan: &mut PlanBuilder,
     config: &SgdConfig,
-    [g, w, velocity, step_sizes, progress]: [&Tensor; 5],
+    [g, w, velocity, rates, progress]: [&Tensor; 5],
 ) -> Result<(), GpuError> {
     let len = w.len();
-    let tensors = [(g, len), (w, len), (velocity, len), (step_sizes, step_sizes.len()), (progress, 2)];
+    let tensors = [(g, len), (w, len), (velocity, len), (rates, rates.len()), (progress, 2)];
     let constants = [("LEN", len as f64), ("MOMENTUM", config.momentum)];
     push(plan, &STEP, &constants, workgroups_linear(len, 64), &tensors)
 }

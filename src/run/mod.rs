@@ -10,7 +10,7 @@ pub mod folder;
 pub use disk::{Run, run_name};
 
 use crate::data::DatasetKind;
-use crate::engine::Optimizer;
+use crate::engine::{Optimizer, StepConfig};
 use crate::files::{FileError, ShownPath};
 use crate::model::Model;
 use crate::model::weights::WeightsError;
@@ -151,6 +151,9 @@ pub struct RunConfig {
     pub batch_size: usize,
     /// Optimizer with its settings.
     pub optimizer: Optimizer,
+    /// The settings of the recipe that are not the default and have no field here.
+    #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
+    pub recipe: toml::Table,
     /// The adapter.
     pub device: String,
     /// Its driver and version.
@@ -166,13 +169,16 @@ pub struct RunConfig {
 
 impl RunConfig {
     /// The settings of the training.
-    pub fn recipe(&self) -> Recipe {
+    ///
+    /// # Errors
+    /// The `recipe` has a setting that no run can have; [`RunConfig::check`] finds it.
+    pub fn recipe(&self) -> Result<Recipe, String> {
         let all = self.train_images + self.validation_images;
         let (learning_rate, momentum) = match self.optimizer {
             Optimizer::Adam(adam) => (adam.learning_rate, None),
             Optimizer::Sgd(sgd) => (sgd.learning_rate, Some(sgd.momentum)),
         };
-        Recipe {
+        let mut recipe = Recipe {
             epochs: self.epochs,
             batch_size: self.batch_size,
             optimizer: Method::from(&self.optimizer),
@@ -181,7 +187,19 @@ impl RunConfig {
             seed: self.seed,
             train_limit: Some(all as u64),
             validation_split: self.validation_split.unwrap_or(self.validation_images as f64 / all as f64),
-        }
+        };
+        recipe.restore(&self.recipe).map(|()| recipe)
+    }
+
+    /// What a training step does.
+    ///
+    /// # Errors
+    /// As [`RunConfig::recipe`].
+    pub fn step(&self) -> Result<StepConfig, String> {
+        let mut step = self.recipe()?.step().map_err(|error| error.to_string())?;
+        // With all that is recorded of it: a recipe does not set everything.
+        step.optimizer = self.optimizer;
+        Ok(step)
     }
 
     /// Which images were held out.
@@ -224,6 +242,7 @@ impl RunConfig {
         if !(1..=MAX_BATCH_SIZE).contains(&self.batch_size) {
             return Err(format!("batch_size is {}; it must be 1 to {MAX_BATCH_SIZE}", self.batch_size));
         }
+        self.step()?;
         match self.tiles {
             Some(tiles) if !tiles.is_possible() => Err(format!("the shaders do not support {tiles:?}")),
             _ => Ok(()),

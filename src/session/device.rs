@@ -6,11 +6,10 @@ use super::processor;
 use crate::data::Split;
 #[cfg(feature = "native")]
 use crate::engine::NativeEngine;
-use crate::engine::{Engine, EngineError, GpuEngine, KernelTimes, Optimizer, ReferenceEngine};
+use crate::engine::{Engine, EngineError, GpuEngine, KernelTimes, ReferenceEngine, StepConfig};
 use crate::gpu::{Gpu, GpuError, Tiling};
 use crate::model::Model;
 use crate::ops::SharedTiles;
-use crate::ops::adam::AdamConfig;
 
 /// What computes.
 #[derive(Debug)]
@@ -62,8 +61,8 @@ impl Device {
             #[cfg(feature = "native")]
             Device::Native(threads) => Box::new(NativeEngine::new(model, parameters, *threads)?),
             Device::Reference => {
-                let optimizer = Optimizer::Adam(AdamConfig::default());
-                Box::new(ReferenceEngine::<f32>::new(model, parameters, &Split::default(), 100, &optimizer)?)
+                let step = StepConfig::default();
+                Box::new(ReferenceEngine::<f32>::new(model, parameters, &Split::default(), 100, &step)?)
             }
         })
     }
@@ -78,23 +77,21 @@ impl Device {
         parameters: &[Vec<f32>],
         train: &'d Split,
         batch_size: usize,
-        optimizer: &Optimizer,
+        config: &StepConfig,
         tiles: SharedTiles,
     ) -> Result<Box<dyn Engine + 'd>, EngineError> {
         Ok(match self {
             Device::Gpu(gpu) => {
                 let engine = GpuEngine::new(gpu, model, parameters)?.with_tiles(tiles);
-                let engine = engine.and_training(train, batch_size, optimizer).await;
+                let engine = engine.and_training(train, batch_size, config).await;
                 Box::new(engine.map_err(|error| too_large(error, gpu, model, batch_size))?)
             }
             #[cfg(feature = "native")]
             Device::Native(threads) => {
                 let engine = NativeEngine::new(model, parameters, *threads)?;
-                Box::new(engine.and_training(train, batch_size, optimizer)?)
+                Box::new(engine.and_training(train, batch_size, config)?)
             }
-            Device::Reference => {
-                Box::new(ReferenceEngine::<f32>::new(model, parameters, train, batch_size, optimizer)?)
-            }
+            Device::Reference => Box::new(ReferenceEngine::<f32>::new(model, parameters, train, batch_size, config)?),
         })
     }
 
@@ -112,15 +109,15 @@ impl Device {
         parameters: &[Vec<f32>],
         samples: &Split,
         batch_size: usize,
-        optimizer: &Optimizer,
+        config: &StepConfig,
         tiles: SharedTiles,
     ) -> Result<Option<KernelTimes>, EngineError> {
         match self {
-            Device::Gpu(gpu) => KernelTimes::measure(gpu, model, batch_size, optimizer, tiles).await.map(Some),
+            Device::Gpu(gpu) => KernelTimes::measure(gpu, model, batch_size, config, tiles).await.map(Some),
             #[cfg(feature = "native")]
             Device::Native(_) => {
                 let [name, ..] = self.describe();
-                KernelTimes::measure_native(&name, model, parameters, samples, batch_size, optimizer).map(Some)
+                KernelTimes::measure_native(&name, model, parameters, samples, batch_size, config).map(Some)
             }
             Device::Reference => Ok(None),
         }
@@ -141,7 +138,7 @@ impl Device {
     /// A step would take too long.
     pub async fn check_time(&self, plan: &Plan) -> Result<(), EngineError> {
         let Some(gpu) = self.trained_on(plan) else { return Ok(()) };
-        match GpuEngine::check_time(gpu, &plan.model, plan.recipe.batch_size, &plan.optimizer).await {
+        match GpuEngine::check_time(gpu, &plan.model, plan.recipe.batch_size, &plan.step).await {
             Err(error @ EngineError::Slow { .. }) => Err(error),
             Err(error) => {
                 log::debug!("no step could be timed: {error}");
@@ -164,8 +161,8 @@ impl Device {
     /// Compiles the kernels of the training, while something else is waited for, as long as they are `wanted`. Returns whether they are ready.
     pub async fn compile(&self, plan: &Plan, tiles: SharedTiles, wanted: &dyn Fn() -> bool) -> bool {
         let Some(gpu) = self.trained_on(plan).filter(|_| wanted()) else { return false };
-        let Plan { model, recipe, optimizer, .. } = plan;
-        let compiled = GpuEngine::prepare_training(gpu, model, recipe.batch_size, optimizer, tiles, wanted).await;
+        let Plan { model, recipe, step, .. } = plan;
+        let compiled = GpuEngine::prepare_training(gpu, model, recipe.batch_size, step, tiles, wanted).await;
         // The error is reported when the engine is created.
         compiled.inspect_err(|error| log::debug!("the kernels could not be prepared: {error}")).is_ok()
     }

@@ -1,7 +1,7 @@
 //! What a training is to do: from the settings that were given and a model file, or from the run that is resumed.
 
 use crate::data::DatasetKind;
-use crate::engine::Optimizer;
+use crate::engine::StepConfig;
 use crate::model::{Model, ModelError, ModelFile};
 use crate::run::RunConfig;
 use crate::run::checkpoint::Checkpoint;
@@ -21,8 +21,8 @@ pub struct Plan {
     pub model_file: Option<PathBuf>,
     /// The settings.
     pub recipe: Recipe,
-    /// The optimizer with its settings.
-    pub optimizer: Optimizer,
+    /// What a training step does.
+    pub step: StepConfig,
     /// The configuration of the run that is resumed.
     pub begun: Option<RunConfig>,
     /// The checkpoint to resume from; a run that was stopped before the first one starts at step 0.
@@ -64,6 +64,9 @@ pub enum PlanError {
         /// The data set then.
         then: DatasetKind,
     },
+    /// The recipe of the run is one that no run can have.
+    #[error("the recipe of the run: {0}")]
+    Recorded(String),
     /// The number of training images is another one than when the run was started.
     #[error("there are {now} training images, but the run was started with {then}")]
     OtherImages {
@@ -94,10 +97,10 @@ impl Plan {
             PlanError::Model(ModelError::Parse { path: model_file.clone().unwrap_or_default(), reason })
         })?;
         given.iter().try_for_each(|(setting, value)| setting.set(&mut recipe, *value))?;
-        let optimizer = recipe.optimizer()?;
+        let step = recipe.step()?;
         // Absolute, so that the command that repeats the run works anywhere.
         let model_file = model_file.map(|path| std::path::absolute(&path).unwrap_or(path));
-        Ok(Plan { model, model_file, recipe, optimizer, begun: None, start: None })
+        Ok(Plan { model, model_file, recipe, step, begun: None, start: None })
     }
 
     /// Resumes a run from a checkpoint, or from its first step. Only settings that [may change](Setting::may_change) may be given
@@ -117,7 +120,7 @@ impl Plan {
             return Err(PlanError::OtherModel { given: name.to_string(), was: config.model.name });
         }
         let all = config.train_images + config.validation_images;
-        let was = config.recipe();
+        let was = config.recipe().map_err(PlanError::Recorded)?;
         let mut recipe = was.clone();
         for &(setting, value) in given {
             setting.set(&mut recipe, value)?;
@@ -136,7 +139,8 @@ impl Plan {
         if recipe.epochs < done {
             return Err(PlanError::Done { epochs: recipe.epochs, done });
         }
-        let (model, model_file, optimizer) = (config.model.clone(), config.model_file.clone(), config.optimizer);
-        Ok(Plan { model, model_file, recipe, optimizer, begun: Some(config), start })
+        let (model, model_file, step) =
+            (config.model.clone(), config.model_file.clone(), config.step().map_err(PlanError::Recorded)?);
+        Ok(Plan { model, model_file, recipe, step, begun: Some(config), start })
     }
 }

@@ -79,7 +79,8 @@ fn config(plan: &Plan, device: &Device, tiles: SharedTiles, dataset: &Dataset, v
         seed: plan.recipe.seed,
         epochs: plan.recipe.epochs,
         batch_size: plan.recipe.batch_size,
-        optimizer: plan.optimizer,
+        optimizer: plan.step.optimizer,
+        recipe: plan.recipe.recorded(),
         device: name,
         driver,
         backend,
@@ -104,18 +105,18 @@ impl<'a> Training<'a> {
     /// The model or the batch does not fit the device, the checkpoint does not fit the model, or the device failed.
     pub async fn new(session: &'a Session<'a>) -> Result<Self, EngineError> {
         let Session { device, tiles, dataset, .. } = session;
-        let Plan { model, recipe, optimizer, start, .. } = session.plan;
+        let Plan { model, recipe, step, start, .. } = session.plan;
         if let Some(gpu) = device.gpu() {
             // Before memory is taken for them here.
             GpuEngine::check_parameters(gpu, model)?;
         }
         let initial = initial_parameters(&model.parameters()?, recipe.seed);
-        let engine = device.trainer(model, &initial, &dataset.train, recipe.batch_size, optimizer, *tiles);
+        let engine = device.trainer(model, &initial, &dataset.train, recipe.batch_size, step, *tiles);
         let mut engine = engine.await?;
         if let Some(checkpoint) = start {
             engine.restore(&checkpoint.state)?;
         }
-        let mut options = TrainOptions::new(recipe.epochs, dataset.train.len(), recipe.batch_size, *optimizer);
+        let mut options = TrainOptions::new(recipe.epochs, dataset.train.len(), recipe.batch_size, step);
         options.seed = recipe.seed;
         let start = start.as_ref().map(|checkpoint| checkpoint.position.clone()).unwrap_or_default();
         Ok(Training { session, engine, options, start })

@@ -5,7 +5,7 @@ pub mod validation;
 
 use crate::clock::Instant;
 use crate::data::Split;
-use crate::engine::{Engine, EngineError, Epoch, NonFinite, Optimizer, State, Totals};
+use crate::engine::{Engine, EngineError, Epoch, NonFinite, State, StepConfig, Totals};
 use crate::model::permutation;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
@@ -23,16 +23,16 @@ pub struct TrainOptions {
     pub batch_size: usize,
     /// Seed of the permutations.
     pub seed: u64,
-    /// The optimizer.
-    pub optimizer: Optimizer,
+    /// What a step does.
+    pub step: StepConfig,
     /// How long an epoch runs before it is paused for [`Event::Paused`]; `None` runs it to its end.
     pub pause_after: Option<Duration>,
 }
 
 impl TrainOptions {
     /// Training with the seed 0 and without pauses.
-    pub fn new(epochs: u64, samples: usize, batch_size: usize, optimizer: Optimizer) -> Self {
-        TrainOptions { epochs, samples, batch_size, seed: 0, optimizer, pause_after: None }
+    pub fn new(epochs: u64, samples: usize, batch_size: usize, step: impl Into<StepConfig>) -> Self {
+        TrainOptions { epochs, samples, batch_size, seed: 0, step: step.into(), pause_after: None }
     }
 
     /// Steps per epoch.
@@ -292,9 +292,10 @@ impl<'a> Trainer<'a> {
             return self.end(Outcome::Complete);
         }
         let first_step = (epoch - 1) * batches as u64 + 1;
+        let steps = self.options.epochs * batches as u64;
         let work = Epoch {
             order: permutation(self.options.samples, self.options.seed, epoch),
-            step_sizes: (0..batches as u64).map(|i| self.options.optimizer.step_size(first_step + i)).collect(),
+            rates: (0..batches as u64).map(|i| self.options.step.rates(first_step + i, steps)).collect(),
             done: self.position.done,
         };
         self.running = Some(Running { totals: work.done, work, begin: None });

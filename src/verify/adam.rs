@@ -39,8 +39,9 @@ pub fn verify(verifier: &mut Verifier, len: usize) -> Result<(), GpuError> {
         let tg = run.input(&g)?;
         let (tw, tm, tv) = (run.in_place(&w)?, run.in_place(&m)?, run.in_place(&v)?);
         // The size of this step is in the batch's slot; using any other slot would change the result.
-        let (step_sizes, progress) = (run.input(&[9.0, alpha, 9.0])?, run.input_u32(&[2, 3])?);
-        record(&mut run.plan, &config, [&tg, &tw, &tm, &tv, &step_sizes, &progress])?;
+        let rates = run.input(&[[9.0; 4], [alpha, 9.0, 9.0, 9.0], [9.0; 4]].concat())?;
+        let progress = run.input_u32(&[2, 3])?;
+        record(&mut run.plan, &config, [&tg, &tw, &tm, &tv, &rates, &progress])?;
         run.check(STEP.entry, &case, &[(&tw, &w_after), (&tm, &m_after), (&tv, &v_after)], &[]);
         (w, m, v) = (w_after.narrow(), m_after.narrow(), v_after.narrow());
     }

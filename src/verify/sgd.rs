@@ -27,8 +27,9 @@ pub fn verify(v: &mut Verifier, len: usize, momentum: f64) -> Result<(), GpuErro
     let mut run = v.run();
     let tg = run.input(&g)?;
     let (tw, tvelocity) = (run.in_place(&w)?, run.in_place(&velocity)?);
-    let (step_sizes, progress) = (run.input(&[9.0, alpha, 9.0])?, run.input_u32(&[2, 3])?);
-    record(&mut run.plan, &config, [&tg, &tw, &tvelocity, &step_sizes, &progress])?;
+    let rates = run.input(&[[9.0; 4], [alpha, 9.0, 9.0, 9.0], [9.0; 4]].concat())?;
+    let progress = run.input_u32(&[2, 3])?;
+    record(&mut run.plan, &config, [&tg, &tw, &tvelocity, &rates, &progress])?;
     run.check(STEP.entry, &case, &[(&tw, &w_after), (&tvelocity, &velocity_after)], &[]);
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use super::GpuEngine;
 use super::program::GpuFusion;
-use crate::engine::{EngineError, Optimizer, blank};
+use crate::engine::{EngineError, StepConfig, blank};
 use crate::gpu::Gpu;
 use crate::lower::{Mode, lower};
 use crate::model::{Model, initial_parameters};
@@ -35,7 +35,7 @@ impl GpuEngine {
         gpu: &Gpu,
         model: &Model,
         batch_size: usize,
-        optimizer: &Optimizer,
+        config: &StepConfig,
         allowed: Duration,
     ) -> Result<usize, EngineError> {
         let work = model.graph()?.iter().map(|shape| shape.multiply_adds).max().unwrap_or(0).max(1);
@@ -46,7 +46,7 @@ impl GpuEngine {
         const ROUNDS: usize = 3;
         let timed = (trusted / 8).clamp(1, batch_size);
         let engine = GpuEngine::new(gpu, model, &initial_parameters(&model.parameters()?, 0))?;
-        let engine = engine.and_training(&blank(model, timed * (ROUNDS + 1)), timed, optimizer).await?;
+        let engine = engine.and_training(&blank(model, timed * (ROUNDS + 1)), timed, config).await?;
         let dispatches = engine.steps()?.time(ROUNDS).await?.seconds;
         let fastest = |rounds: &Vec<f64>| rounds.iter().copied().fold(f64::INFINITY, f64::min);
         let longest = dispatches.iter().map(fastest).fold(0.0, f64::max).max(1e-9);
@@ -62,13 +62,13 @@ impl GpuEngine {
         gpu: &Gpu,
         model: &Model,
         batch_size: usize,
-        optimizer: &Optimizer,
+        config: &StepConfig,
     ) -> Result<(), EngineError> {
         // No watchdog resets a software adapter.
         if gpu.is_software() {
             return Ok(());
         }
-        let largest = GpuEngine::largest_timely_batch(gpu, model, batch_size, optimizer, LONGEST_DISPATCH).await?;
+        let largest = GpuEngine::largest_timely_batch(gpu, model, batch_size, config, LONGEST_DISPATCH).await?;
         if largest < batch_size {
             return Err(EngineError::Slow { batch_size, largest, adapter: gpu.info().name.clone() });
         }

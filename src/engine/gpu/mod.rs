@@ -13,7 +13,7 @@ pub use batches::Batches;
 use crate::data::Split;
 use crate::engine::operations::{OnGpu, record};
 use crate::engine::{
-    Engine, EngineError, Epoch, Inference, NonFinite, OnProgress, Optimizer, Pending, State, Totals, blank,
+    Engine, EngineError, Epoch, Inference, NonFinite, OnProgress, Optimizer, Pending, State, StepConfig, Totals, blank,
 };
 use crate::gpu::{Element, Gpu, Plan, PlanBuilder, Tensor};
 use crate::lower::{Mode, Program, lower};
@@ -48,8 +48,8 @@ struct Training {
 /// What the update at the end of a training step needs.
 #[derive(Debug)]
 struct Update {
-    optimizer: Optimizer,
-    step_sizes: Tensor,
+    config: StepConfig,
+    rates: Tensor,
     gradients: Arena,
     /// In the order of [`Optimizer::slots`].
     slots: Vec<Arena>,
@@ -81,19 +81,20 @@ impl GpuEngine {
         self,
         train: &Split,
         batch_size: usize,
-        optimizer: &Optimizer,
+        config: impl Into<StepConfig>,
     ) -> Result<Self, EngineError> {
+        let config = config.into();
         let (gpu, described) = (&self.gpu, &self.described);
         let program = lower(&self.model, Mode::Train, batch_size, Some(&self.fusion()))?;
         log::debug!("a training step:\n{program}");
         let feed = Feed::new(gpu, "train", train, &self.model, batch_size)?;
         let gradients = Arena::new(gpu, "gradients", described, false)?;
-        let slots = optimizer.slots().iter().map(|name| Arena::new(gpu, name, described, false));
+        let slots = config.optimizer.slots().iter().map(|name| Arena::new(gpu, name, described, false));
         let slots = slots.collect::<Result<Vec<_>, EngineError>>()?;
         let tensors = self.tensors(&program, Some(&gradients))?;
         let logits = tensors[program.logits().0].clone();
-        let step_sizes = gpu.tensor("step_sizes", &[train.len().div_ceil(batch_size)], Element::F32)?;
-        let update = Update { optimizer: *optimizer, step_sizes, gradients, slots };
+        let rates = gpu.tensor("rates", &[train.len().div_ceil(batch_size), 4], Element::F32)?;
+        let update = Update { config, rates, gradients, slots };
         let plan = self.step(&feed, &program, &tensors, &update).await?;
         let entries: Vec<&str> = plan.dispatches().map(|dispatch| dispatch.entry).collect();
         log::debug!("a training step has {} dispatches: {}", entries.len(), entries.join(", "));
@@ -113,19 +114,19 @@ impl GpuEngine {
         tensors: &[Tensor],
         update: &Update,
     ) -> Result<Plan, EngineError> {
-        let Update { optimizer, step_sizes, gradients, slots } = update;
+        let Update { config, rates, gradients, slots } = update;
         let mut plan = PlanBuilder::new(&self.gpu);
         feed.record(&mut plan, &self.on_gpu(feed, program, tensors))?;
         let (g, w) = (&gradients.whole, &self.parameters.trained(gradients));
-        match (optimizer, &slots[..]) {
+        match (&config.optimizer, &slots[..]) {
             (Optimizer::Adam(config), [m, v]) => {
                 let (m, v) = (&m.whole, &v.whole);
-                adam::record(&mut plan, config, [g, w, m, v, step_sizes, &feed.progress])?;
+                adam::record(&mut plan, config, [g, w, m, v, rates, &feed.progress])?;
             }
             (Optimizer::Sgd(config), [velocity]) => {
-                sgd::record(&mut plan, config, [g, w, &velocity.whole, step_sizes, &feed.progress])?;
+                sgd::record(&mut plan, config, [g, w, &velocity.whole, rates, &feed.progress])?;
             }
-            (_, slots) => unreachable!("`Optimizer::slots` names {} slots for {optimizer:?}", slots.len()),
+            (optimizer, slots) => unreachable!("`Optimizer::slots` names {} slots for {optimizer:?}", slots.len()),
         }
         Ok(plan.finish().await?)
     }
@@ -145,13 +146,13 @@ impl GpuEngine {
         gpu: &Gpu,
         model: &Model,
         batch_size: usize,
-        optimizer: &Optimizer,
+        config: &StepConfig,
         tiles: SharedTiles,
         wanted: &dyn Fn() -> bool,
     ) -> Result<(), EngineError> {
         // No kernel depends on the number of samples: one blank sample needs the same kernels as the whole data set.
         let engine = GpuEngine::new(gpu, model, &[])?.with_tiles(tiles);
-        let engine = engine.and_training(&blank(model, 1), batch_size, optimizer).await?;
+        let engine = engine.and_training(&blank(model, 1), batch_size, config).await?;
         // Hardware drivers have compiled by now. Software adapters compile at the first dispatch, but wgpu zeroes the tensors
         // before it, which takes longer than it saves for large batches.
         if let Some(training) = engine.training.filter(|_| gpu.is_software() && batch_size <= TOUCHED_BATCH) {
@@ -221,7 +222,7 @@ impl Engine for GpuEngine {
     fn begin_epoch<'a>(&'a mut self, epoch: &'a Epoch) -> Pending<'a, ()> {
         Box::pin(async move {
             let training = self.training.as_mut().ok_or(EngineError::NoTraining)?;
-            self.gpu.write(&training.update.step_sizes, &epoch.step_sizes);
+            self.gpu.write(&training.update.rates, bytemuck::cast_slice(&epoch.rates));
             training.batches.begin(&epoch.order, epoch.done).await
         })
     }
@@ -270,7 +271,7 @@ impl Engine for GpuEngine {
 
     fn restore(&mut self, state: &State) -> Result<(), EngineError> {
         let update = self.training.as_ref().map(|training| &training.update);
-        state.check(&self.described, update.map_or(&[], |update| update.optimizer.slots()))?;
+        state.check(&self.described, update.map_or(&[], |update| update.config.optimizer.slots()))?;
         self.parameters.write(&self.gpu, &state.parameters);
         for (slot, values) in update.iter().flat_map(|update| &update.slots).zip(&state.slots) {
             slot.write(&self.gpu, values);
@@ -281,7 +282,7 @@ impl Engine for GpuEngine {
     fn find_non_finite<'a>(&'a mut self, epoch: &'a Epoch, last: usize) -> Pending<'a, Option<NonFinite>> {
         Box::pin(async move {
             let Training { batches, update, .. } = self.training.as_ref().ok_or(EngineError::NoTraining)?;
-            self.gpu.write(&update.step_sizes, &epoch.step_sizes);
+            self.gpu.write(&update.rates, bytemuck::cast_slice(&epoch.rates));
             // The same steps, but with a buffer for each tensor, so that all are there to be searched after a step.
             let program = lower(&self.model, Mode::Search, batches.feed.batch_size(), Some(&self.fusion()))?;
             let tensors = self.tensors(&program, Some(&update.gradients))?;

@@ -3,7 +3,7 @@
 use super::program::{NativeProgram, Owned, Rows, Shared, zeros};
 use crate::data::Split;
 use crate::engine::operations::{Answers, Convolving, Operands, compute_native};
-use crate::engine::{EngineError, Optimizer};
+use crate::engine::{EngineError, Optimizer, Rates, StepConfig};
 use crate::lower::{Id, Tensor};
 use crate::model::Parameter;
 use crate::native::conv2d::{Packed, Scratch};
@@ -80,20 +80,20 @@ pub(super) fn totals(loss: &[f32], correct: &[u32]) -> (f64, u64) {
 }
 
 impl Slice<'_> {
-    /// Computes the gradient over the first `n` rows of a batch, and makes one step of the optimizer with the factor `alpha`.
+    /// Computes the gradient over the first `n` rows of a batch, and makes one step of the optimizer.
     pub(super) fn update(
         self,
         program: &NativeProgram,
         batch: &BatchBuffers,
         n: usize,
-        optimizer: &Optimizer,
-        alpha: f32,
+        config: &StepConfig,
+        rates: Rates,
     ) {
         let Slice { index, first, w, g, slots: [m, v], packed } = self;
         program.gradient(index, first, n, batch.group, &batch.tensors, g);
-        match optimizer {
-            Optimizer::Adam(config) => adam::adam_step(config, alpha, g, w, m, v),
-            Optimizer::Sgd(config) => sgd::sgd_step(config.momentum, alpha, g, w, m),
+        match &config.optimizer {
+            Optimizer::Adam(config) => adam::adam_step(config, rates.size, g, w, m, v),
+            Optimizer::Sgd(config) => sgd::sgd_step(config.momentum, rates.size, g, w, m),
         }
         if let Some((conv, packed)) = packed {
             program.convs[conv].pack(w, packed);

@@ -11,7 +11,7 @@ mod times;
 mod training;
 
 use super::{
-    Engine, EngineError, Epoch, Inference, NonFinite, OnProgress, Optimizer, Pending, State, Totals, check_order,
+    Engine, EngineError, Epoch, Inference, NonFinite, OnProgress, Pending, State, StepConfig, Totals, check_order,
     check_split, for_all, only_trained,
 };
 use crate::clock::Instant;
@@ -90,7 +90,13 @@ impl<'d> NativeEngine<'d> {
     ///
     /// # Errors
     /// The samples cannot be used, or there is not enough memory.
-    pub fn and_training(self, split: &'d Split, batch_size: usize, optimizer: &Optimizer) -> Result<Self, EngineError> {
+    pub fn and_training(
+        self,
+        split: &'d Split,
+        batch_size: usize,
+        config: impl Into<StepConfig>,
+    ) -> Result<Self, EngineError> {
+        let config = config.into();
         let mut engine = self;
         check_split(split, &engine.model)?;
         let (prepared, batch) = engine.prepared(Mode::Train, batch_size)?;
@@ -98,12 +104,12 @@ impl<'d> NativeEngine<'d> {
             let lens = engine.described.iter().map(|p| if p.role.is_trained() { p.len() } else { 0 });
             lens.map(zeros).collect::<Result<Vec<_>, _>>()
         };
-        let slots = optimizer.slots().iter().map(|_| zeros_alike()).collect::<Result<_, _>>()?;
+        let slots = config.optimizer.slots().iter().map(|_| zeros_alike()).collect::<Result<_, _>>()?;
         let gradients = zeros_alike()?;
-        let (optimizer, described) = (*optimizer, engine.described.clone());
+        let described = engine.described.clone();
         let (epoch, has_run) = (Epoch::default(), false);
         let training =
-            Training { split, optimizer, described, prepared, slots, gradients, batch, batch_size, epoch, has_run };
+            Training { split, config, described, prepared, slots, gradients, batch, batch_size, epoch, has_run };
         Ok(NativeEngine { training: Some(training), ..engine })
     }
 
@@ -220,13 +226,13 @@ impl Engine for NativeEngine<'_> {
             let NativeEngine { threads, parameters, scratch, training, .. } = self;
             let training = training.as_mut().ok_or(EngineError::NoTraining)?;
             // Taken out while the batches borrow it.
-            let Epoch { order, step_sizes, mut done } = std::mem::take(&mut training.epoch);
+            let Epoch { order, rates, mut done } = std::mem::take(&mut training.epoch);
             // From a thread of the pool, so that the others are awake.
             threads.install(|| {
                 let begin = Instant::now();
                 for (index, order) in order.chunks(training.batch_size).enumerate().skip(done.batches) {
                     training.forward_backward(parameters, scratch, order);
-                    training.update(parameters, order.len(), step_sizes[index]);
+                    training.update(parameters, order.len(), rates[index]);
                     training.has_run = true;
                     let BatchBuffers { loss, correct, .. } = &training.batch;
                     let (loss, correct) = totals(&loss[..order.len()], &correct[..order.len()]);
@@ -237,7 +243,7 @@ impl Engine for NativeEngine<'_> {
                     }
                 }
             });
-            training.epoch = Epoch { order, step_sizes, done };
+            training.epoch = Epoch { order, rates, done };
             Ok(done)
         })
     }
@@ -283,7 +289,7 @@ impl Engine for NativeEngine<'_> {
 
     fn restore(&mut self, state: &State) -> Result<(), EngineError> {
         let NativeEngine { described, parameters, training, .. } = self;
-        state.check(described, training.as_ref().map_or(&[], |training| training.optimizer.slots()))?;
+        state.check(described, training.as_ref().map_or(&[], |training| training.config.optimizer.slots()))?;
         *parameters = aligned(&state.parameters);
         if let Some(training) = training {
             training.slots = state.slots.iter().map(|slot| aligned(&for_all(described, slot))).collect();
@@ -306,7 +312,7 @@ impl Engine for NativeEngine<'_> {
                 batches.find_map(|(index, order)| {
                     training.forward_backward(parameters, scratch, order);
                     training.search_rows(parameters, index + 1, order.len()).or_else(|| {
-                        training.update(parameters, order.len(), epoch.step_sizes[index]);
+                        training.update(parameters, order.len(), epoch.rates[index]);
                         training.search_parameters(parameters, index + 1)
                     })
                 })

@@ -3,7 +3,7 @@
 use super::NativeEngine;
 use crate::data::Split;
 use crate::engine::kernel_times::{STEPS, kernels};
-use crate::engine::{EngineError, KernelTimes, Optimizer};
+use crate::engine::{EngineError, KernelTimes, StepConfig};
 use crate::model::Model;
 
 impl KernelTimes {
@@ -18,7 +18,7 @@ impl KernelTimes {
         parameters: &[Vec<f32>],
         split: &Split,
         batch_size: usize,
-        optimizer: &Optimizer,
+        config: &StepConfig,
     ) -> Result<KernelTimes, EngineError> {
         let samples = (0..split.len()).cycle().take(if split.is_empty() { 0 } else { batch_size });
         let mut batch =
@@ -27,7 +27,7 @@ impl KernelTimes {
         if batch.is_empty() {
             return Err(EngineError::Samples("there are none to time a step with".to_string()));
         }
-        let mut engine = NativeEngine::new(model, parameters, 1)?.and_training(&batch, batch_size, optimizer)?;
+        let mut engine = NativeEngine::new(model, parameters, 1)?.and_training(&batch, batch_size, config)?;
         let times = engine.time_step(STEPS)?;
         let times = times.iter().map(|(name, seconds)| (name.as_str(), seconds.as_slice()));
         let (device, clock, kernels) = (device.to_string(), "one thread".to_string(), kernels(times));

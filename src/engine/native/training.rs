@@ -5,7 +5,7 @@ use super::program::{Phase, Prepared, Shared};
 use crate::clock::Instant;
 use crate::data::Split;
 use crate::engine::operations::{found, found_in};
-use crate::engine::{EngineError, Epoch, NonFinite, Optimizer};
+use crate::engine::{EngineError, Epoch, NonFinite, Rates, StepConfig};
 use crate::lower::Place;
 use crate::model::Parameter;
 use crate::native::Aligned;
@@ -24,11 +24,11 @@ pub(super) const ROWS: usize = 32;
 #[derive(Debug)]
 pub(super) struct Training<'d> {
     pub(super) split: &'d Split,
-    pub(super) optimizer: Optimizer,
+    pub(super) config: StepConfig,
     /// The parameters of the model.
     pub(super) described: Vec<Parameter>,
     pub(super) prepared: Prepared,
-    /// In the order of [`Optimizer::slots`]; empty for statistics.
+    /// In the order of [`Optimizer::slots`](crate::engine::Optimizer::slots); empty for statistics.
     pub(super) slots: Vec<Vec<Aligned<f32>>>,
     /// Empty for statistics.
     pub(super) gradients: Vec<Aligned<f32>>,
@@ -84,14 +84,14 @@ impl Training<'_> {
         }
     }
 
-    /// Runs the second part of a step on `n` samples, over the parameters, with the given factor of the update.
-    pub(super) fn update(&mut self, parameters: &mut [Aligned<f32>], n: usize, step_size: f32) {
-        let Training { optimizer, described, prepared, slots, gradients, batch, .. } = self;
+    /// Runs the second part of a step on `n` samples, over the parameters.
+    pub(super) fn update(&mut self, parameters: &mut [Aligned<f32>], n: usize, rates: Rates) {
+        let Training { config, described, prepared, slots, gradients, batch, .. } = self;
         let Prepared { program, packed, .. } = prepared;
         let slices = slices(program, described, parameters, gradients, slots, packed);
-        let (program, batch, optimizer) = (&*program, &*batch, &*optimizer);
+        let (program, batch, config) = (&*program, &*batch, &*config);
         slices.into_par_iter().with_max_len(1).for_each(|slice| {
-            slice.update(program, batch, n, optimizer, step_size);
+            slice.update(program, batch, n, config, rates);
         });
     }
 
@@ -107,7 +107,7 @@ impl Training<'_> {
             times.push((name, begin.elapsed().as_secs_f64()));
             begin = Instant::now();
         };
-        let Training { split, optimizer, described, prepared, slots, gradients, batch, batch_size: n, .. } = self;
+        let Training { split, config, described, prepared, slots, gradients, batch, batch_size: n, .. } = self;
         let (n, Prepared { program, whole, packed }) = (*n, prepared);
         if split.len() < n {
             let reason = format!("a step takes {n} samples, but there are only {}", split.len());
@@ -149,7 +149,7 @@ impl Training<'_> {
         }
         for slice in slices(program, described, parameters, gradients, slots, packed) {
             let name = format!("{}_update", program.operation_of(slice.index));
-            slice.update(program, batch, n, optimizer, 0.0);
+            slice.update(program, batch, n, config, Rates::default());
             note(name);
         }
         Ok(times)
@@ -170,7 +170,7 @@ impl Training<'_> {
     /// The same for the second part.
     pub(super) fn search_parameters(&self, parameters: &[Aligned<f32>], step: usize) -> Option<NonFinite> {
         let kinds = [("gradients", "backward pass", &self.gradients[..])].into_iter();
-        let slots = self.optimizer.slots().iter().zip(&self.slots);
+        let slots = self.config.optimizer.slots().iter().zip(&self.slots);
         let kinds = kinds.chain(slots.map(|(&kind, tensors)| (kind, "optimizer step", &tensors[..])));
         let mut kinds = kinds.chain([("parameters", "optimizer step", parameters)]);
         kinds.find_map(|(kind, operation, tensors)| {

@@ -1,9 +1,8 @@
 //! The report of a run, with the times of the kernels, in files.
 
 use super::WriteError;
-use crate::engine::Optimizer;
+use crate::engine::StepConfig;
 use crate::files::{check_target, write_whole};
-use crate::ops::adam::AdamConfig;
 use crate::report::metrics::Metrics;
 use crate::report::run_page::{Report, report_files};
 use crate::session::Device;
@@ -25,10 +24,10 @@ pub async fn write_report(
     let go_on = || if interrupt.load(Ordering::Relaxed) { Err(WriteError::Interrupted) } else { Ok(()) };
     go_on()?;
     let Report { model, parameters, test, config, .. } = *report;
-    let adam = Optimizer::Adam(AdamConfig::default());
-    let (batch_size, optimizer) = config.map_or((32, adam), |config| (config.batch_size, config.optimizer));
+    let (batch_size, step) =
+        config.map_or((32, StepConfig::default()), |config| (config.batch_size, config.step().unwrap_or_default()));
     let tiles = config.and_then(|config| config.tiles).unwrap_or_default();
-    let times = device.kernel_times(model, parameters, test, batch_size, &optimizer, tiles);
+    let times = device.kernel_times(model, parameters, test, batch_size, &step, tiles);
     let times = times.await.map_err(WriteError::KernelTimes)?;
     go_on()?;
     let (metrics, files) = report_files(report, times.as_ref()).map_err(WriteError::Report)?;

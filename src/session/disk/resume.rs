@@ -107,6 +107,7 @@ fn check_config_file(run: &Path, begun: &RunConfig) -> Result<(), ResumeError> {
             ("seed", config.seed.to_string()),
             ("batch_size", config.batch_size.to_string()),
             ("optimizer", json(&config.optimizer)),
+            ("recipe", json(&config.recipe)),
         ]
     };
     for ((field, found), (_, was)) in fields(&file).into_iter().zip(fields(begun)) {

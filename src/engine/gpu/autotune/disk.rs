@@ -1,7 +1,7 @@
 //! The file of choices.
 
 use super::TileChoices;
-use crate::engine::{EngineError, Optimizer};
+use crate::engine::{EngineError, StepConfig};
 use crate::files::{ShownPath, read_bounded, write_whole};
 use crate::gpu::{Gpu, Tiling};
 use crate::model::Model;
@@ -23,14 +23,14 @@ pub async fn autotune(
     gpu: &Gpu,
     model: &Model,
     batch_size: usize,
-    optimizer: &Optimizer,
+    config: &StepConfig,
     kept: Option<&Path>,
 ) -> Result<SharedTiles, EngineError> {
     // Other devices have one tiling, and nothing to keep.
     let kept = kept.filter(|_| gpu.tiling() == Tiling::Shared);
     let mut choices = kept.map(TileChoices::read).unwrap_or_default();
     let known = choices.choices.len();
-    let tiles = choices.choose(gpu, model, batch_size, optimizer).await?;
+    let tiles = choices.choose(gpu, model, batch_size, config).await?;
     if let Some(path) = kept.filter(|_| choices.choices.len() > known) {
         choices.write(path);
     }

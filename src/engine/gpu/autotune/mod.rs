@@ -13,7 +13,7 @@ pub use disk::autotune;
 
 use super::GpuEngine;
 use crate::clock::Instant;
-use crate::engine::{Engine, EngineError, Epoch, Optimizer, Totals, blank};
+use crate::engine::{Engine, EngineError, Epoch, StepConfig, Totals, blank};
 use crate::gpu::{Gpu, Tiling};
 use crate::model::{Model, initial_parameters};
 use crate::ops::SharedTiles;
@@ -32,17 +32,12 @@ const SLOW_STEP: Duration = Duration::from_millis(100);
 const MARGIN: f64 = 0.97;
 
 /// Times the candidates: first the height of the tiles, then the number of workgroups that long sums are split into.
-async fn measure(
-    gpu: &Gpu,
-    model: &Model,
-    batch_size: usize,
-    optimizer: &Optimizer,
-) -> Result<SharedTiles, EngineError> {
+async fn measure(gpu: &Gpu, model: &Model, batch_size: usize, config: &StepConfig) -> Result<SharedTiles, EngineError> {
     let begin = Instant::now();
     let (initial, split) = (initial_parameters(&model.parameters()?, 0), blank(model, STEPS * batch_size));
     let seconds_per_step = async |tiles| {
         let engine = GpuEngine::new(gpu, model, &initial)?.with_tiles(tiles);
-        seconds_per_step(engine.and_training(&split, batch_size, optimizer).await?, batch_size, optimizer).await
+        seconds_per_step(engine.and_training(&split, batch_size, config).await?, batch_size, config).await
     };
     let mut best = SharedTiles::default();
     let Some(mut best_seconds) = seconds_per_step(best).await? else {
@@ -67,12 +62,12 @@ async fn measure(
 async fn seconds_per_step(
     mut engine: GpuEngine,
     batch_size: usize,
-    optimizer: &Optimizer,
+    config: &StepConfig,
 ) -> Result<Option<f64>, EngineError> {
     let tiles = engine.tiles;
     let epoch = |steps: usize| Epoch {
         order: (0..(steps * batch_size) as u32).collect(),
-        step_sizes: (1..=STEPS as u64).map(|step| optimizer.step_size(step)).collect(),
+        rates: (1..=STEPS as u64).map(|step| config.rates(step, STEPS as u64)).collect(),
         done: Totals::default(),
     };
     let mut train = async |epoch: &Epoch| engine.train_epoch(epoch, &mut |_| ControlFlow::Continue(())).await;
@@ -137,7 +132,7 @@ impl TileChoices {
         gpu: &Gpu,
         model: &Model,
         batch_size: usize,
-        optimizer: &Optimizer,
+        config: &StepConfig,
     ) -> Result<SharedTiles, EngineError> {
         if gpu.tiling() != Tiling::Shared {
             return Ok(SharedTiles::default());
@@ -147,7 +142,7 @@ impl TileChoices {
             log::debug!("tiles from an earlier choice: {:?}", choice.tiles);
             return Ok(choice.tiles);
         }
-        let tiles = measure(gpu, model, batch_size, optimizer).await?;
+        let tiles = measure(gpu, model, batch_size, config).await?;
         self.choices.push(Choice { key, tiles });
         Ok(tiles)
     }

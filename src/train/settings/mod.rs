@@ -1,9 +1,15 @@
 //! The settings of a training: one table, from which come the flags with their help, the keys of a model file, what a
 //! resumed run may change, and the command that repeats a run.
 
-use crate::engine::Optimizer;
+mod table;
+
+pub use table::SETTINGS;
+
+use crate::engine::{Optimizer, StepConfig};
 use crate::ops::adam::AdamConfig;
 use crate::ops::sgd::SgdConfig;
+use crate::text::Named;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
 use thiserror::Error;
@@ -22,9 +28,12 @@ pub enum Method {
     Sgd,
 }
 
-/// The optimizers by name, with what the help says about them.
-const METHODS: [(&str, &str, Method); 2] =
-    [("adam", "Adam in Keras's form", Method::Adam), ("sgd", "Stochastic gradient descent with momentum", Method::Sgd)];
+impl Named for Method {
+    const ALL: &[(&'static str, &'static str, Self)] = &[
+        ("adam", "Adam in Keras's form", Method::Adam),
+        ("sgd", "Stochastic gradient descent with momentum", Method::Sgd),
+    ];
+}
 
 /// How a model is trained: a value for every row of [`SETTINGS`]. The default is the article's.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,8 +78,10 @@ pub enum Value {
     Count(u64),
     /// A real number.
     Real(f64),
-    /// An optimizer.
-    Method(Method),
+    /// One of several things by its name.
+    Name(&'static str),
+    /// Yes or no.
+    Switch(bool),
 }
 
 impl fmt::Display for Value {
@@ -81,7 +92,8 @@ impl fmt::Display for Value {
             Value::Real(value) if value == 0.0 || (1e-4..1e7).contains(&value.abs()) => value.fmt(f),
             Value::Real(value) if value.is_finite() => write!(f, "{value:e}"),
             Value::Real(value) => value.fmt(f),
-            Value::Method(method) => method.name().fmt(f),
+            Value::Name(name) => name.fmt(f),
+            Value::Switch(on) => on.fmt(f),
         }
     }
 }
@@ -93,14 +105,21 @@ pub enum Kind {
     Count(RangeInclusive<u64>),
     /// A real number that passes a check; it returns what is wrong otherwise.
     Real(fn(f64) -> Result<(), &'static str>),
-    /// The name of an optimizer.
-    Method,
+    /// One of several names; returns each with what the help says about it.
+    Name(fn() -> Vec<(&'static str, &'static str)>),
+    /// Yes or no.
+    Switch,
+}
+
+/// The names of a type's values, each with what the help says about it.
+fn names<T: Named>() -> Vec<(&'static str, &'static str)> {
+    T::ALL.iter().map(|(name, about, _)| (*name, *about)).collect()
 }
 
 /// A row of the table.
 #[derive(Debug)]
 pub struct Setting {
-    /// Its name, as in a model file; the flag is the same with hyphens.
+    /// Its name, as in a model file, with a point after the name of a table; the flag is the same with hyphens.
     pub name: &'static str,
     /// What stands for the value in the help.
     pub placeholder: &'static str,
@@ -112,6 +131,8 @@ pub struct Setting {
     pub in_model_file: bool,
     /// Whether a run that is resumed may be given another value.
     pub may_change: bool,
+    /// Whether a run records it in the `recipe` of its configuration, unless it has its default; the others have fields of their own.
+    pub in_recipe: bool,
     /// Its value in a recipe; `None` if it does not apply, or leaves everything as it is.
     pub get: fn(&Recipe) -> Option<Value>,
     put: fn(&mut Recipe, Value),
@@ -129,108 +150,6 @@ pub struct SettingError {
     pub reason: String,
 }
 
-/// Every setting, in the order of the help.
-pub static SETTINGS: [Setting; 8] = [
-    Setting {
-        name: "epochs",
-        placeholder: "N",
-        help: "Passes over the training set; 0 writes the initial weights",
-        kind: Kind::Count(0..=MAX_EPOCHS),
-        in_model_file: true,
-        may_change: true,
-        get: |recipe| Some(Value::Count(recipe.epochs)),
-        put: |recipe, value| recipe.epochs = value.count(),
-    },
-    Setting {
-        name: "batch_size",
-        placeholder: "N",
-        help: "Images per training step",
-        kind: Kind::Count(1..=MAX_BATCH_SIZE as u64),
-        in_model_file: true,
-        may_change: false,
-        get: |recipe| Some(Value::Count(recipe.batch_size as u64)),
-        put: |recipe, value| recipe.batch_size = value.count() as usize,
-    },
-    Setting {
-        name: "optimizer",
-        placeholder: "OPTIMIZER",
-        help: "Optimizer",
-        kind: Kind::Method,
-        in_model_file: true,
-        may_change: false,
-        get: |recipe| Some(Value::Method(recipe.optimizer)),
-        // The momentum in a model file is that of the optimizer in the file.
-        put: |recipe, value| {
-            recipe.momentum = recipe.momentum.filter(|_| recipe.optimizer == value.method());
-            recipe.optimizer = value.method();
-        },
-    },
-    Setting {
-        name: "learning_rate",
-        placeholder: "RATE",
-        help: "Learning rate of the optimizer",
-        kind: Kind::Real(|rate| match rate {
-            _ if !(rate.is_finite() && rate > 0.0) => Err("it must be a number above 0, for example 0.001"),
-            _ if rate < f64::from(f32::MIN_POSITIVE) => {
-                Err("that is 0 in single precision, so nothing would be trained; a usual value is 0.001")
-            }
-            _ => Ok(()),
-        }),
-        in_model_file: true,
-        may_change: false,
-        get: |recipe| Some(Value::Real(recipe.learning_rate)),
-        put: |recipe, value| recipe.learning_rate = value.real(),
-    },
-    Setting {
-        name: "momentum",
-        placeholder: "MOMENTUM",
-        help: "Momentum for SGD [default: 0]",
-        kind: Kind::Real(|momentum| match (0.0..1.0).contains(&momentum) {
-            true => Ok(()),
-            false => Err("it must be at least 0 and less than 1, for example 0.9"),
-        }),
-        in_model_file: true,
-        may_change: false,
-        get: |recipe| recipe.momentum.map(Value::Real),
-        put: |recipe, value| recipe.momentum = Some(value.real()),
-    },
-    Setting {
-        name: "seed",
-        placeholder: "SEED",
-        help: "Seed of the initial weights and of the order of images in every epoch; the same seed on the same device gives the same \
-               bits",
-        kind: Kind::Count(0..=u64::MAX),
-        in_model_file: false,
-        may_change: false,
-        get: |recipe| Some(Value::Count(recipe.seed)),
-        put: |recipe, value| recipe.seed = value.count(),
-    },
-    Setting {
-        name: "train_limit",
-        placeholder: "N",
-        help: "Use only the first N training images",
-        kind: Kind::Count(1..=u64::MAX),
-        in_model_file: false,
-        may_change: false,
-        get: |recipe| recipe.train_limit.map(Value::Count),
-        put: |recipe, value| recipe.train_limit = Some(value.count()),
-    },
-    Setting {
-        name: "validation_split",
-        placeholder: "SHARE",
-        help: "Hold out this share of the training images, the same share of each class, and evaluate on them after each epoch, for \
-               example 0.1 [default: 0]",
-        kind: Kind::Real(|share| match (0.0..1.0).contains(&share) {
-            true => Ok(()),
-            false => Err("it must be at least 0 and less than 1, for example 0.1"),
-        }),
-        in_model_file: false,
-        may_change: false,
-        get: |recipe| Some(recipe.validation_split).filter(|&share| share > 0.0).map(Value::Real),
-        put: |recipe, value| recipe.validation_split = value.real(),
-    },
-];
-
 impl Value {
     // A setting's kind decides which of these its values have.
     fn count(self) -> u64 {
@@ -247,23 +166,20 @@ impl Value {
         }
     }
 
-    fn method(self) -> Method {
+    fn named<T: Named>(self) -> T {
+        let named = if let Value::Name(name) = self { T::named(name) } else { None };
+        named.unwrap_or_else(|| unreachable!("{self} is not a name of these"))
+    }
+
+    /// As it is in a model file and in a configuration.
+    fn to_toml(self) -> toml::Value {
         match self {
-            Value::Method(method) => method,
-            other => unreachable!("{other} is not an optimizer"),
+            // No count in a recipe is that large.
+            Value::Count(count) => toml::Value::Integer(i64::try_from(count).unwrap_or(i64::MAX)),
+            Value::Real(value) => toml::Value::Float(value),
+            Value::Name(name) => toml::Value::String(name.to_string()),
+            Value::Switch(on) => toml::Value::Boolean(on),
         }
-    }
-}
-
-impl Method {
-    /// All of them, each with its name and what the help says about it.
-    pub fn all() -> [(&'static str, &'static str, Method); 2] {
-        METHODS
-    }
-
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        METHODS.iter().find(|(.., method)| *method == self).map_or("", |(name, ..)| name)
     }
 }
 
@@ -301,11 +217,12 @@ impl Setting {
                 .or(value.as_integer().map(|whole| whole as f64))
                 .map(Value::Real)
                 .ok_or_else(|| wrong("a number")),
-            Kind::Method => METHODS
-                .iter()
-                .find(|(name, ..)| Some(*name) == value.as_str())
-                .map(|(.., method)| Value::Method(*method))
-                .ok_or_else(|| wrong(&format!("one of {}", METHODS.map(|(name, ..)| name).join(", ")))),
+            Kind::Name(names) => {
+                let names: Vec<&'static str> = names().into_iter().map(|(name, _)| name).collect();
+                let found = names.iter().find(|name| Some(**name) == value.as_str());
+                found.map(|name| Value::Name(name)).ok_or_else(|| wrong(&format!("one of {}", names.join(", "))))
+            }
+            Kind::Switch => value.as_bool().map(Value::Switch).ok_or_else(|| wrong("true or false")),
         }
     }
 
@@ -328,25 +245,75 @@ impl Recipe {
     /// # Errors
     /// A key is not a setting of a model file, or a setting cannot have this value.
     pub fn read(&mut self, train: &toml::Table) -> Result<(), String> {
-        let allowed = || SETTINGS.iter().filter(|setting| setting.in_model_file);
-        if let Some(key) = train.keys().find(|&key| !allowed().any(|setting| setting.name == key)) {
-            let names: Vec<String> = allowed().map(|setting| format!("`{}`", setting.name)).collect();
-            return Err(format!("`[train]` cannot have `{key}`; its keys are {}", names.join(", ")));
+        self.take(train, "[train]", |setting| setting.in_model_file)
+    }
+
+    /// Takes over the settings of a table that a run [recorded](Recipe::recorded).
+    ///
+    /// # Errors
+    /// A key is not a setting that is recorded there, or a setting cannot have this value.
+    pub fn restore(&mut self, recorded: &toml::Table) -> Result<(), String> {
+        self.take(recorded, "recipe", |setting| setting.in_recipe)
+    }
+
+    /// The settings that a run records in the `recipe` of its configuration: those that are not the default.
+    pub fn recorded(&self) -> toml::Table {
+        let mut table = toml::Table::new();
+        let default = Recipe::default();
+        for setting in
+            SETTINGS.iter().filter(|setting| setting.in_recipe && (setting.get)(self) != (setting.get)(&default))
+        {
+            let Some(value) = (setting.get)(self) else { continue };
+            let (inner, key) = match setting.name.split_once('.') {
+                Some((inner, key)) => {
+                    let entry = table.entry(inner).or_insert_with(|| toml::Table::new().into());
+                    (entry.as_table_mut().expect("a table was put there"), key)
+                }
+                None => (&mut table, setting.name),
+            };
+            inner.insert(key.to_string(), value.to_toml());
         }
+        table
+    }
+
+    /// Takes over the settings of a table whose keys must be those of `allowed` rows.
+    fn take(&mut self, table: &toml::Table, name: &str, allowed: fn(&Setting) -> bool) -> Result<(), String> {
+        let rows = || SETTINGS.iter().filter(|setting| allowed(setting));
+        // `augment.shift` is the key `shift` of the table `augment`.
+        let is_table = |key: &str| rows().any(|row| row.name.split_once('.').is_some_and(|(table, _)| table == key));
+        let flat = table.iter().flat_map(|(key, value)| match value.as_table().filter(|_| is_table(key)) {
+            Some(inner) => inner.iter().map(|(inner, value)| (format!("{key}.{inner}"), value)).collect(),
+            None => vec![(key.clone(), value)],
+        });
+        let mut given: BTreeMap<String, &toml::Value> = flat.collect();
         // In the order of the table: the optimizer before what belongs to it.
-        for setting in allowed() {
-            if let Some(value) = train.get(setting.name) {
+        for setting in rows() {
+            if let Some(value) = given.remove(setting.name) {
                 setting.set(self, setting.parse(value)?).map_err(|error| error.to_string())?;
             }
         }
-        Ok(())
+        match given.into_keys().next() {
+            None => Ok(()),
+            Some(key) => {
+                let names: Vec<String> = rows().map(|setting| format!("`{}`", setting.name)).collect();
+                Err(format!("`{name}` cannot have `{key}`; its keys are {}", names.join(", ")))
+            }
+        }
+    }
+
+    /// What a training step does.
+    ///
+    /// # Errors
+    /// Settings contradict each other.
+    pub fn step(&self) -> Result<StepConfig, SettingError> {
+        Ok(StepConfig { optimizer: self.optimizer()? })
     }
 
     /// The optimizer with its settings.
     ///
     /// # Errors
     /// A setting is given that the optimizer does not have.
-    pub fn optimizer(&self) -> Result<Optimizer, SettingError> {
+    fn optimizer(&self) -> Result<Optimizer, SettingError> {
         let learning_rate = self.learning_rate;
         match (self.optimizer, self.momentum) {
             (Method::Adam, None) => Ok(Optimizer::Adam(AdamConfig { learning_rate, ..AdamConfig::default() })),
