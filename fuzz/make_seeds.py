@@ -121,6 +121,24 @@ layer = [
 ]
 """,
 )
+write(
+    "model_file",
+    "pooled.toml",
+    """name = "pooled"
+layer = [
+    { type = "scale", factor = -2.5 },
+    { type = "conv2d", filters = 4, kernel_size = 5, stride = 4, activation = "leakyrelu" },
+    { type = "leakyrelu", name = "body", slope = 0.3 },
+    { type = "silu" },
+    { type = "globalmaxpool2d" },
+    { type = "globalaveragepool2d", input = "body" },
+    { type = "leakyrelu" },
+    { type = "add", inputs = ["globalmaxpool2d_1", "leakyrelu_1"] },
+    { type = "dense", units = 4, activation = "silu" },
+    { type = "dense", units = 10 },
+]
+""",
+)
 write("model_file", "huge-dense.toml", 'name = "h"\nlayer = [{ type = "flatten" }, { type = "dense", units = 18446744073709551615 }]\n')
 write("model_file", "other-input.toml", 'name = "i"\ninput = [4294967296, 4294967296, 2]\nlayer = [{ type = "flatten" }]\n')
 write("model_file", "path.toml", 'name = "../x"\nlayer = [{ type = "flatten" }, { type = "dense", units = 10 }]\n')

@@ -18,9 +18,12 @@ mod bias;
 mod conv2d;
 mod dense;
 mod gelu;
+mod leakyrelu;
 mod pool2d;
 mod relu;
+mod scale;
 mod sgd;
+mod silu;
 mod softmax_xent;
 
 /// Speeds, peaks and timings: whether they are measured, not how high they are.

@@ -88,6 +88,23 @@ fn a_model_file_lists_layers() {
     assert_eq!(count(&model), 9 * 8 + 8 + 26 * 26 * 8 * 10 + 10);
 }
 
+/// Attributes that have their default are not written, so that files of equal models are equal.
+#[test]
+fn the_slope_of_a_leaky_relu_has_a_default() {
+    let of = |layer: &str| {
+        let text =
+            "name = \"x\"\nlayer = [LAYER, { type = \"globalaveragepool2d\" }, { type = \"dense\", units = 10 }]";
+        load(&text.replace("LAYER", layer)).unwrap()
+    };
+    let [implicit, explicit] = ["{ type = \"leakyrelu\" }", "{ type = \"leakyrelu\", slope = 0.01 }"].map(of);
+    assert_eq!(implicit, explicit);
+    assert_eq!(implicit.layers[0].layer, Layer::LeakyRelu { slope: 0.01 });
+    assert!(!serde_json::to_string(&explicit).unwrap().contains("slope"));
+    let other = of("{ type = \"leakyrelu\", slope = 0 }");
+    assert!(serde_json::to_string(&other).unwrap().contains("\"slope\":0.0"));
+    assert_eq!(other.shapes().unwrap()[1].output, [1]);
+}
+
 #[test]
 fn a_model_that_cannot_be_built_is_refused_with_layer_and_reason() {
     let dense = "{ type = \"dense\", units = 10 }";
@@ -130,6 +147,26 @@ fn a_model_that_cannot_be_built_is_refused_with_layer_and_reason() {
             vec!["layer 2 (maxpool2d)", "[784]"],
         ),
         (
+            format!("{{ type = \"flatten\" }}, {{ type = \"globalmaxpool2d\" }}, {dense}"),
+            vec!["layer 2 (globalmaxpool2d)", "[784]", "image"],
+        ),
+        (
+            format!("{{ type = \"globalaveragepool2d\" }}, {{ type = \"globalaveragepool2d\" }}, {dense}"),
+            vec!["layer 2 (globalaveragepool2d)", "[1]", "image"],
+        ),
+        (
+            format!("{{ type = \"leakyrelu\", slope = -0.1 }}, {{ type = \"flatten\" }}, {dense}"),
+            vec!["layer 1 (leakyrelu)", "`slope` is -0.1"],
+        ),
+        (
+            format!("{{ type = \"leakyrelu\", slope = nan }}, {{ type = \"flatten\" }}, {dense}"),
+            vec!["layer 1 (leakyrelu)", "`slope` is NaN"],
+        ),
+        (
+            format!("{{ type = \"scale\", factor = 1e39 }}, {{ type = \"flatten\" }}, {dense}"),
+            vec!["layer 1 (scale)", "`factor`", "finite"],
+        ),
+        (
             format!("{{ type = \"flatten\" }}, {{ type = \"dense\", units = 3, activation = \"softmax\" }}, {dense}"),
             vec!["layer 2 (dense)", "softmax"],
         ),
@@ -149,6 +186,8 @@ fn a_model_file_with_a_typing_error_is_refused_with_its_line() {
     for (text, part) in [
         ("name = \"x\"\nlayer = [{ type = \"convolution\" }]", "convolution"),
         ("name = \"x\"\nlayer = [{ type = \"dense\", unit = 10 }]", "unit"),
+        ("name = \"x\"\nlayer = [{ type = \"scale\" }]", "factor"),
+        ("name = \"x\"\nlayer = [{ type = \"globalmaxpool2d\", pool_size = 2 }]", "pool_size"),
         ("name = \"x\"\nlayers_ = []", "layers_"),
         ("name = ", "1"),
         ("name = \"x\"\nlayer = [{ type = \"conv2d\", filters = 1, kernel_size = [1, 2, 3] }]", "one number, or two"),
@@ -277,7 +316,7 @@ fn models_at_random_are_refused_or_fit_together() {
         for _ in 0..random(5) {
             let padding = if random(2) == 0 { Padding::Same } else { Padding::Valid };
             let stride = Some(pair(&mut random)).filter(|_| random(2) == 0);
-            layers.push(match random(6) {
+            layers.push(match random(9) {
                 0 | 1 => Layer::Conv2d {
                     filters: pair(&mut random).0,
                     kernel_size: pair(&mut random),
@@ -288,6 +327,9 @@ fn models_at_random_are_refused_or_fit_together() {
                 2 => Layer::MaxPool2d(Pooling { pool_size: pair(&mut random), stride, padding }),
                 3 => Layer::AveragePool2d(Pooling { pool_size: pair(&mut random), stride, padding }),
                 4 => Layer::SumPool2d(Pooling { pool_size: pair(&mut random), stride, padding }),
+                5 => Layer::LeakyRelu { slope: [0.01, 0.0, 3.0, -1.0][random(4)] },
+                6 => Layer::Scale { factor: [0.1, -2.0, 0.0, 1e60][random(4)] },
+                7 if random(2) == 0 => Layer::GlobalMaxPool2d,
                 _ => Layer::Relu,
             });
         }

@@ -56,6 +56,17 @@ fn pool2d_matches_cpu_with_padding() {
     ]);
 }
 
+/// One window over the whole image, as in the global poolings.
+#[test]
+fn pool2d_matches_cpu_on_windows_of_whole_images() {
+    check(&[
+        (5, [7, 7, 64], [7, 7], [7, 7], Valid),
+        (2, [28, 28, 5], [28, 28], [28, 28], Valid),
+        (2, [28, 28, 8], [28, 28], [28, 28], Valid),
+        (1, [61, 47, 4], [61, 47], [61, 47], Valid),
+    ]);
+}
+
 #[test]
 fn pool2d_matches_cpu_on_the_layers_of_the_article() {
     check(&[(32, [28, 28, 32], [2, 2], [2, 2], Valid), (32, [14, 14, 64], [2, 2], [2, 2], Valid)]);

@@ -8,7 +8,7 @@ use fmnist_gpu::data::Split;
 use fmnist_gpu::engine::{
     Batch, Engine, Epoch, GpuEngine, NativeEngine, Optimizer, Pass, ReferenceEngine, State, StepConfig, Totals,
 };
-use fmnist_gpu::lower::{Conv2d, Dense, Fusion, Gelu, Mode, Op, Place, Program, Relu, lower};
+use fmnist_gpu::lower::{Conv2d, Dense, Fusion, Gelu, MaxPool2d, MeanPool2d, Mode, Op, Place, Program, Relu, lower};
 use fmnist_gpu::model::{Activation, Layer, Model, Node, Pair, Pooling, Role, initial_parameters};
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
@@ -92,7 +92,12 @@ impl Sketch {
     }
 
     fn activation(&mut self) -> Activation {
-        [Activation::None, Activation::Relu, Activation::Relu, Activation::Gelu][self.draw.among(0..=3)]
+        let others = [Activation::Gelu, Activation::LeakyRelu, Activation::Silu];
+        match self.draw.among(0..=6) {
+            0 | 1 => Activation::None,
+            2 | 3 => Activation::Relu,
+            other => others[other - 4],
+        }
     }
 
     /// Adds a layer of a type drawn at random.
@@ -102,7 +107,7 @@ impl Sketch {
         let (name, shape) = self.values[at].clone();
         let padding = if self.draw.chance(60) { Padding::Same } else { Padding::Valid };
         let stride = self.draw.chance(30).then(|| self.draw.pair(1..=3));
-        let layer = match (self.draw.among(0..=11), shape.len()) {
+        let layer = match (self.draw.among(0..=15), shape.len()) {
             (0..=2, 3) => Layer::Conv2d {
                 filters: self.draw.among(1..=6),
                 kernel_size: self.draw.pair(1..=3),
@@ -127,6 +132,11 @@ impl Sketch {
             (9, _) => Layer::Relu,
             (10, _) => Layer::Gelu,
             (11, 3) if self.draw.chance(30) => Layer::Flatten,
+            (12, 3) if self.draw.chance(50) => Layer::GlobalMaxPool2d,
+            (12, 3) => Layer::GlobalAveragePool2d,
+            (13, _) => Layer::LeakyRelu { slope: [0.01, 0.3, 0.0][self.draw.among(0..=2)] },
+            (14, _) => Layer::Silu,
+            (15, _) => Layer::Scale { factor: [0.5, -1.5][self.draw.among(0..=1)] },
             _ => {
                 let same: Vec<String> =
                     self.values.iter().filter(|(_, other)| *other == shape).map(|(name, _)| name.clone()).collect();
@@ -294,33 +304,38 @@ fn differs(truth: &Trained, found: &Trained, tolerance: f64) -> Option<String> {
 /// Trains a graph drawn at random on every engine, and compares; returns the types of its layers, and whether it branches.
 pub fn engines_agree(seed: u64) -> (BTreeSet<String>, bool) {
     let model = draw_model(seed);
-    let (parameters, split) = (draw_parameters(&model, seed), draw_split(&model, SAMPLES, seed));
+    engines_agree_on(&model, seed);
+    let shapes = model.graph().unwrap();
+    let branches = shapes.iter().any(|shape| shape.sources.len() > 1);
+    (shapes.iter().map(|shape| shape.layer.kind().to_string()).collect(), branches)
+}
+
+/// Trains a graph on every engine, and compares.
+fn engines_agree_on(model: &Model, seed: u64) {
+    let (parameters, split) = (draw_parameters(model, seed), draw_split(model, SAMPLES, seed));
     let optimizer = match seed % 2 {
         0 => Optimizer::Sgd(SgdConfig { learning_rate: 0.05, momentum: 0.5 }),
         // A large epsilon: otherwise the sign of a gradient near zero decides.
         _ => Optimizer::Adam(AdamConfig { learning_rate: 0.01, epsilon: 0.05, ..AdamConfig::default() }),
     };
-    let mut engine = ReferenceEngine::<f64>::new(&model, &parameters, &split, BATCH, optimizer).unwrap();
+    let mut engine = ReferenceEngine::<f64>::new(model, &parameters, &split, BATCH, optimizer).unwrap();
     let truth = train(&mut engine, &split, &optimizer);
     let compare = |name: &str, engine: &mut dyn Engine| {
         let found = train(engine, &split, &optimizer);
         assert_eq!(differs(&truth, &found, 2e-3), None, "seed {seed}, {name}");
         found
     };
-    let mut engine = ReferenceEngine::<f32>::new(&model, &parameters, &split, BATCH, optimizer).unwrap();
+    let mut engine = ReferenceEngine::<f32>::new(model, &parameters, &split, BATCH, optimizer).unwrap();
     compare("reference", &mut engine);
     let threads = [1, 3].map(|threads| {
-        let engine = NativeEngine::new(&model, &parameters, threads)
+        let engine = NativeEngine::new(model, &parameters, threads)
             .and_then(|engine| engine.and_training(&split, BATCH, optimizer));
         compare("native", &mut engine.unwrap())
     });
     assert_eq!(threads[0].state, threads[1].state, "seed {seed}: one thread and three");
-    let engine = GpuEngine::new(gpu(), &model, &parameters)
+    let engine = GpuEngine::new(gpu(), model, &parameters)
         .and_then(|engine| engine.and_training(&split, BATCH, &optimizer).block_on());
     compare("gpu", &mut engine.unwrap());
-    let shapes = model.graph().unwrap();
-    let branches = shapes.iter().any(|shape| shape.sources.len() > 1);
-    (shapes.iter().map(|shape| shape.layer.kind().to_string()).collect(), branches)
 }
 
 #[test]
@@ -335,6 +350,40 @@ fn all_engines_agree_on_graphs_at_random() {
             "drawn, and all types of layers"
         );
         assert!(branches > seeds.len() / 4, "{branches} with branches");
+    }
+}
+
+/// Global poolings behind convolutions with a ReLU, without one, and with another activation, and of the images themselves.
+const POOLED: &str = r#"
+    name = "pooled"
+    layer = [
+        { type = "conv2d", name = "rectified", filters = 8, kernel_size = 3, padding = "same", activation = "relu" },
+        { type = "globalmaxpool2d", name = "strongest" },
+        { type = "conv2d", name = "leaky", input = "rectified", filters = 8, kernel_size = [2, 3], activation = "leakyrelu" },
+        { type = "globalaveragepool2d", name = "mean" },
+        { type = "conv2d", name = "plain", input = "input", filters = 8, kernel_size = 4, stride = 2 },
+        { type = "globalmaxpool2d", name = "largest" },
+        { type = "globalaveragepool2d", name = "brightness", input = "input" },
+        { type = "dense", name = "lit", units = 8 },
+        { type = "add", inputs = ["strongest", "mean", "largest", "lit"] },
+        { type = "dense", units = 3 },
+    ]
+"#;
+
+/// Images larger than those that are drawn: a window over all of them is one, and no engine takes it for windows that it can include.
+#[test]
+fn all_engines_agree_on_global_poolings_of_large_images() {
+    for (seed, input) in [(1, [28, 28, 1]), (2, [45, 64, 1])] {
+        let model = Model { input, ..toml::from_str(POOLED).unwrap() };
+        engines_agree_on(&model, seed);
+        let [plain, fused] = [None, Some(&Fused as &dyn Fusion)].map(|f| lower(&model, Mode::Train, BATCH, f).unwrap());
+        assert_eq!(different(&model, [&plain, &fused], seed), None, "{plain}\n{fused}");
+        let whole = |d: &Pool2dDims| [d.kh, d.kw] == [d.h, d.w] && [d.ho, d.wo] == [1, 1];
+        let poolings = fused.instructions.iter().filter(|step| match step.op {
+            Op::MaxPool2d(MaxPool2d::Forward(d)) | Op::MeanPool2d(MeanPool2d::Forward(_, d)) => whole(&d),
+            _ => false,
+        });
+        assert_eq!(poolings.count(), 4, "{fused}");
     }
 }
 

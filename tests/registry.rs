@@ -89,7 +89,7 @@ fn every_native_loop_and_every_gradient_has_a_proof() {
 /// A layer with an operation of its own is in four files besides the operation's own and the `mod` lines for these.
 #[test]
 fn a_new_layer_needs_four_files() {
-    for op in ["gelu", "batchnorm"] {
+    for op in ["gelu", "leakyrelu", "silu", "batchnorm"] {
         let all = lines_with(&[""], &[]).into_iter().filter(|line| line.to_lowercase().contains(op));
         let others =
             all.filter(|line| !line.contains(&format!("/{op}.rs: ")) && !line.ends_with(&format!("mod {op};")));

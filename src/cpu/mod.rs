@@ -14,11 +14,14 @@ pub mod bias;
 pub mod conv2d;
 pub mod dense;
 pub mod gelu;
+pub mod leakyrelu;
 pub mod non_finite;
 pub mod pool2d;
 pub mod real;
 pub mod relu;
+pub mod scale;
 pub mod sgd;
+pub mod silu;
 pub mod softmax_xent;
 
 use thiserror::Error;

@@ -92,13 +92,13 @@ impl Pool2dDims {
     }
 
     /// Returns the input rows of window row `i` that lie inside the image.
-    fn rows(&self, i: usize) -> Range<usize> {
+    pub(crate) fn rows(&self, i: usize) -> Range<usize> {
         let start = i * self.stride_h;
         start.saturating_sub(self.pad_top)..(start + self.kh - self.pad_top).min(self.h)
     }
 
     /// Returns the input columns of window column `j` that lie inside the image.
-    fn columns(&self, j: usize) -> Range<usize> {
+    pub(crate) fn columns(&self, j: usize) -> Range<usize> {
         let start = j * self.stride_w;
         start.saturating_sub(self.pad_left)..(start + self.kw - self.pad_left).min(self.w)
     }

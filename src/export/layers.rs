@@ -9,9 +9,10 @@ use super::torch::Forward;
 use super::window::Window;
 use crate::cpu::conv2d::Padding;
 use crate::model::Layer::{
-    self, Add, AveragePool2d, BatchNorm, Conv2d, Dense, Flatten, Gelu, MaxPool2d, Relu, SumPool2d,
+    self, Add, AveragePool2d, BatchNorm, Conv2d, Dense, Flatten, Gelu, GlobalAveragePool2d, GlobalMaxPool2d, LeakyRelu,
+    MaxPool2d, Relu, Scale, Silu, SumPool2d,
 };
-use crate::model::{Activation, LayerShape, Role};
+use crate::model::{Activation, DEFAULT_SLOPE, LayerShape, Role};
 use std::fmt::Write;
 
 /// What a layer does to the order of the features, if its output is a list of them.
@@ -30,7 +31,9 @@ pub(super) enum Features {
 /// Returns what a layer does to the order of the features.
 pub(super) fn features(shape: &LayerShape) -> Features {
     match &shape.layer {
-        BatchNorm { .. } | Add | Relu | Gelu => Features::Kept,
+        BatchNorm { .. } | Add | Relu | Gelu | LeakyRelu { .. } | Silu | Scale { .. } => Features::Kept,
+        // A cell for each channel.
+        GlobalMaxPool2d | GlobalAveragePool2d => Features::Flattened { channels: 1 },
         Conv2d { .. } | MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) | Dense { .. } => Features::Mixed,
         Flatten => match shape.input[..] {
             // A single cell.
@@ -47,6 +50,7 @@ pub(super) fn torch_roles(layer: &Layer) -> &'static [Role] {
         Conv2d { .. } | Dense { .. } => &[Role::Weight, Role::Bias],
         BatchNorm { .. } => &[Role::Scale, Role::Shift, Role::Mean, Role::Variance],
         MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) | Add | Relu | Gelu | Flatten => &[],
+        GlobalMaxPool2d | GlobalAveragePool2d | LeakyRelu { .. } | Silu | Scale { .. } => &[],
     }
 }
 
@@ -83,6 +87,8 @@ pub(super) fn onnx(shape: &LayerShape, name: &str, inputs: &[&str], channels_las
         MaxPool2d(_) => graph.apply("MaxPool", name, &[x], window_attributes(shape)),
         AveragePool2d(_) => graph.apply("AveragePool", name, &[x], window_attributes(shape)),
         SumPool2d(_) => onnx_sum_pool(shape, name, x, graph),
+        GlobalMaxPool2d => onnx_global_pool("GlobalMaxPool", name, x, graph),
+        GlobalAveragePool2d => onnx_global_pool("GlobalAveragePool", name, x, graph),
         BatchNorm { momentum, epsilon, .. } => {
             let attributes = vec![float_attribute("epsilon", *epsilon), float_attribute("momentum", *momentum)];
             graph.apply("BatchNormalization", name, &reads, attributes);
@@ -97,6 +103,13 @@ pub(super) fn onnx(shape: &LayerShape, name: &str, inputs: &[&str], channels_las
         }
         Relu => graph.apply("Relu", name, &[x], vec![]),
         Gelu => onnx_gelu(name, x, graph),
+        LeakyRelu { slope } => onnx_leaky_relu(*slope, name, x, graph),
+        Silu => onnx_silu(name, x, graph),
+        Scale { factor } => {
+            let constant = format!("{name}.factor");
+            graph.constant(&constant, &[], &[*factor as f32]);
+            graph.apply("Mul", name, &[x, &constant], vec![]);
+        }
         Flatten => {
             let last = format!("{name}.channels_last");
             if channels_last {
@@ -124,7 +137,35 @@ fn onnx_activation(activation: Activation, name: &str, graph: &mut Graph) -> Str
             onnx_gelu(&activated, name, graph);
             activated
         }
+        Activation::LeakyRelu => {
+            let activated = format!("{name}.leakyrelu");
+            onnx_leaky_relu(DEFAULT_SLOPE, &activated, name, graph);
+            activated
+        }
+        Activation::Silu => {
+            let activated = format!("{name}.silu");
+            onnx_silu(&activated, name, graph);
+            activated
+        }
     }
+}
+
+fn onnx_leaky_relu(slope: f64, name: &str, x: &str, graph: &mut Graph) {
+    graph.apply("LeakyRelu", name, &[x], vec![float_attribute("alpha", slope)]);
+}
+
+/// The opset has no operator for it: x sigmoid(x).
+fn onnx_silu(name: &str, x: &str, graph: &mut Graph) {
+    let sigmoid = format!("{name}.sigmoid");
+    graph.apply("Sigmoid", &sigmoid, &[x], vec![]);
+    graph.apply("Mul", name, &[x, &sigmoid], vec![]);
+}
+
+/// ONNX keeps the image, which then has one cell: `[N, C, 1, 1]`.
+fn onnx_global_pool(op: &str, name: &str, x: &str, graph: &mut Graph) {
+    let cell = format!("{name}.cell");
+    graph.apply(op, &cell, &[x], vec![]);
+    graph.apply("Flatten", name, &[&cell], vec![int_attribute("axis", 1)]);
 }
 
 /// The operator Gelu is not in the opset: x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))).
@@ -192,6 +233,7 @@ pub(super) fn torch_constructor(shape: &LayerShape) -> Option<String> {
             Some(format!("nn.{class}({channels}, eps={epsilon}, momentum={changed})"))
         }
         MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) | Add | Relu | Gelu | Flatten => None,
+        GlobalMaxPool2d | GlobalAveragePool2d | LeakyRelu { .. } | Silu | Scale { .. } => None,
     }
 }
 
@@ -235,6 +277,8 @@ pub(super) fn torch(shape: &LayerShape, others: &[String], channels_last: bool, 
         SumPool2d(_) => torch_pool(shape, forward, |x, window, arguments| {
             format!("F.avg_pool2d({}{arguments}, divisor_override=1)", unevenly_padded(x, window, None))
         }),
+        GlobalMaxPool2d => forward.value = format!("F.adaptive_max_pool2d({}, 1).flatten(1)", forward.value),
+        GlobalAveragePool2d => forward.value = format!("F.adaptive_avg_pool2d({}, 1).flatten(1)", forward.value),
         BatchNorm { .. } => {
             forward.shorten();
             forward.value = format!("self.{}({})", shape.name, forward.value);
@@ -251,6 +295,19 @@ pub(super) fn torch(shape: &LayerShape, others: &[String], channels_last: bool, 
             forward.shorten();
             forward.value = torch_activation(Activation::Gelu, std::mem::take(&mut forward.value));
         }
+        LeakyRelu { slope } => {
+            forward.shorten();
+            forward.value = torch_leaky_relu(*slope, &forward.value);
+        }
+        Silu => {
+            forward.shorten();
+            forward.value = torch_activation(Activation::Silu, std::mem::take(&mut forward.value));
+        }
+        Scale { factor } => {
+            let _ = write!(forward.value, " * {factor}");
+            // As for a sum.
+            forward.finish();
+        }
         Flatten if channels_last => forward.value.push_str(".permute(0, 2, 3, 1).flatten(1)"),
         Flatten => forward.value.push_str(".flatten(1)"),
     }
@@ -262,7 +319,13 @@ fn torch_activation(activation: Activation, value: String) -> String {
         Activation::None | Activation::Softmax => value,
         Activation::Relu => format!("F.relu({value})"),
         Activation::Gelu => format!("F.gelu({value}, approximate=\"tanh\")"),
+        Activation::LeakyRelu => torch_leaky_relu(DEFAULT_SLOPE, &value),
+        Activation::Silu => format!("F.silu({value})"),
     }
+}
+
+fn torch_leaky_relu(slope: f64, value: &str) -> String {
+    format!("F.leaky_relu({value}, {slope})")
 }
 
 /// Adds a pooling; `make` returns the expression for a value, a window, and the arguments after the value.
@@ -314,6 +377,7 @@ pub(super) fn keras_function(layer: &Layer) -> Option<&'static str> {
         }
         Conv2d { .. } | Dense { .. } | MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) => None,
         BatchNorm { .. } | Add | Relu | Flatten => None,
+        GlobalMaxPool2d | GlobalAveragePool2d | LeakyRelu { .. } | Silu | Scale { .. } => None,
     }
 }
 
@@ -329,12 +393,14 @@ pub(super) fn keras(shapes: &[LayerShape], i: usize) -> Vec<String> {
             if window.stride != [1, 1] {
                 let _ = write!(line, ", strides={}", pair(window.stride));
             }
-            let activation = keras_activation(*activation);
-            vec![format!("{line}{}{activation}, name=\"{name}\")", padding_argument(*padding))]
+            let [argument, padding] = [keras_activation(*activation), padding_argument(*padding).to_string()];
+            with_activation(format!("{line}{padding}{argument}, name=\"{name}\")"), *activation, shape, shapes)
         }
         MaxPool2d(of) => vec![keras_pool("MaxPooling2D", shape, of.padding, name)],
         AveragePool2d(of) => vec![keras_pool("AveragePooling2D", shape, of.padding, name)],
         SumPool2d(_) => keras_sum_pool(shape, shapes),
+        GlobalMaxPool2d => vec![format!("GlobalMaxPooling2D(name=\"{name}\")")],
+        GlobalAveragePool2d => vec![format!("GlobalAveragePooling2D(name=\"{name}\")")],
         BatchNorm { momentum, epsilon, scale, center } => {
             let mut line = format!("BatchNormalization(momentum={momentum}, epsilon={epsilon}");
             for (key, value) in [("scale", scale), ("center", center)] {
@@ -347,10 +413,14 @@ pub(super) fn keras(shapes: &[LayerShape], i: usize) -> Vec<String> {
         Add => vec![format!("Add(name=\"{name}\")")],
         Relu => vec![format!("ReLU(name=\"{name}\")")],
         Gelu => vec![format!("Activation({KERAS_GELU}, name=\"{name}\")")],
+        LeakyRelu { slope } => vec![keras_leaky_relu(*slope, name)],
+        Silu => vec![format!("Activation(\"silu\", name=\"{name}\")")],
+        Scale { factor } => vec![format!("Rescaling({factor}, name=\"{name}\")")],
         Flatten => vec![format!("Flatten(name=\"{name}\")")],
         Dense { units, activation } => {
             let activation = if i + 1 == shapes.len() { Activation::Softmax } else { *activation };
-            vec![format!("Dense({units}{}, name=\"{name}\")", keras_activation(activation))]
+            let line = format!("Dense({units}{}, name=\"{name}\")", keras_activation(activation));
+            with_activation(line, activation, shape, shapes)
         }
     }
 }
@@ -365,11 +435,23 @@ fn padding_argument(padding: Padding) -> &'static str {
 
 fn keras_activation(activation: Activation) -> String {
     match activation {
-        Activation::None => String::new(),
+        Activation::None | Activation::LeakyRelu => String::new(),
         Activation::Relu => ", activation=\"relu\"".to_string(),
         Activation::Gelu => format!(", activation={KERAS_GELU}"),
+        Activation::Silu => ", activation=\"silu\"".to_string(),
         Activation::Softmax => ", activation=\"softmax\"".to_string(),
     }
+}
+
+fn keras_leaky_relu(slope: f64, name: &str) -> String {
+    format!("LeakyReLU(negative_slope={slope}, name=\"{name}\")")
+}
+
+/// Adds the activation to the constructor of a layer if it is a layer of its own in Keras, whose `"leaky_relu"` has another slope.
+fn with_activation(line: String, activation: Activation, shape: &LayerShape, shapes: &[LayerShape]) -> Vec<String> {
+    let name = unused_layer(&format!("{}_activation", shape.name), shapes);
+    let after = (activation == Activation::LeakyRelu).then(|| keras_leaky_relu(DEFAULT_SLOPE, &name));
+    [line].into_iter().chain(after).collect()
 }
 
 fn keras_pool(class: &str, shape: &LayerShape, padding: Padding, name: &str) -> String {

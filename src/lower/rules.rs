@@ -6,7 +6,7 @@ use crate::cpu::batchnorm::BatchNormDims;
 use crate::cpu::conv2d::Conv2dDims;
 use crate::cpu::dense::DenseDims;
 use crate::cpu::pool2d::{Pool2dDims, Reduction};
-use crate::model::{Activation, Layer, Role};
+use crate::model::{Activation, DEFAULT_SLOPE, Layer, Role};
 
 /// An instruction of an operation. Each operation has a type of its own, whose variants are its instructions.
 ///
@@ -26,6 +26,12 @@ pub enum Op {
     Relu(Relu),
     /// Gaussian error linear unit.
     Gelu(Gelu),
+    /// Leaky rectified linear unit.
+    LeakyRelu(LeakyRelu),
+    /// Sigmoid linear unit.
+    Silu(Silu),
+    /// A fixed factor.
+    Scale(Scale),
     /// Sum of two tensors.
     Add(Add),
     /// Batch normalization.
@@ -112,6 +118,33 @@ pub enum Gelu {
     Backward,
 }
 
+/// Instructions of a leaky ReLU. The number is the slope for inputs below zero, which is not negative.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum LeakyRelu {
+    /// x -> y: x where it is positive, else the slope times x.
+    Forward(f64),
+    /// y, dy -> dx: dy where y is positive, else the slope times dy.
+    Backward(f64),
+}
+
+/// Instructions of a SiLU.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Silu {
+    /// x -> y: x times the logistic function of x.
+    Forward,
+    /// x, dy -> dx.
+    Backward,
+}
+
+/// Instructions of a fixed factor, the number.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Scale {
+    /// x -> y: the factor times x.
+    Forward(f64),
+    /// dy -> dx: the factor times dy.
+    Backward(f64),
+}
+
 /// The instruction of a sum. The gradient of each input is that of the sum.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Add {
@@ -157,6 +190,9 @@ macro_rules! dispatch {
             $crate::lower::Op::MeanPool2d($instruction) => $result,
             $crate::lower::Op::Relu($instruction) => $result,
             $crate::lower::Op::Gelu($instruction) => $result,
+            $crate::lower::Op::LeakyRelu($instruction) => $result,
+            $crate::lower::Op::Silu($instruction) => $result,
+            $crate::lower::Op::Scale($instruction) => $result,
             $crate::lower::Op::Add($instruction) => $result,
             $crate::lower::Op::BatchNorm($instruction) => $result,
             $crate::lower::Op::SoftmaxXent($instruction) => $result,
@@ -173,6 +209,8 @@ impl Op {
             Activation::None | Activation::Softmax => None,
             Activation::Relu => Some(Op::Relu(Relu::Forward)),
             Activation::Gelu => Some(Op::Gelu(Gelu::Forward)),
+            Activation::LeakyRelu => Some(Op::LeakyRelu(LeakyRelu::Forward(DEFAULT_SLOPE))),
+            Activation::Silu => Some(Op::Silu(Silu::Forward)),
         }
     }
 
@@ -182,6 +220,7 @@ impl Op {
             Op::BatchNorm(instruction) => matches!(instruction, BatchNorm::Statistics(..) | BatchNorm::BackwardW(..)),
             Op::Conv2d(_) | Op::Dense(_) | Op::MaxPool2d(_) | Op::MeanPool2d(_) => false,
             Op::Relu(_) | Op::Gelu(_) | Op::Add(_) | Op::SoftmaxXent(_) => false,
+            Op::LeakyRelu(_) | Op::Silu(_) | Op::Scale(_) => false,
         }
     }
 
@@ -191,6 +230,7 @@ impl Op {
             Op::Conv2d(instruction) => matches!(instruction, Conv2d::Backward { .. }),
             Op::Dense(instruction) => matches!(instruction, Dense::Backward { .. }),
             Op::MaxPool2d(_) | Op::MeanPool2d(_) | Op::Relu(_) | Op::Gelu(_) => false,
+            Op::LeakyRelu(_) | Op::Silu(_) | Op::Scale(_) => false,
             Op::Add(_) | Op::BatchNorm(_) | Op::SoftmaxXent(_) => false,
         }
     }
@@ -202,6 +242,7 @@ impl Op {
             Op::Conv2d(_) | Op::Dense(_) => fused,
             Op::MaxPool2d(_) | Op::Relu(_) => true,
             Op::MeanPool2d(_) | Op::Gelu(_) | Op::Add(_) | Op::BatchNorm(_) | Op::SoftmaxXent(_) => false,
+            Op::LeakyRelu(_) | Op::Silu(_) | Op::Scale(_) => false,
         }
     }
 
@@ -217,6 +258,9 @@ impl Op {
             },
             Op::Relu(_) => "relu",
             Op::Gelu(_) => "gelu",
+            Op::LeakyRelu(_) => "leakyrelu",
+            Op::Silu(_) => "silu",
+            Op::Scale(_) => "scale",
             Op::Add(_) => "add",
             Op::BatchNorm(_) => "batchnorm",
             Op::SoftmaxXent(_) => "softmax_xent",
@@ -231,7 +275,7 @@ impl Lowering<'_> {
         let name = format!("{}.y", shape.name);
         let y = match &shape.layer {
             Layer::Conv2d { .. } | Layer::Dense { .. } => return self.weighted(at, x),
-            Layer::MaxPool2d(_) => {
+            Layer::MaxPool2d(_) | Layer::GlobalMaxPool2d => {
                 let d = self.pooling(shape)?;
                 let writes = self.maxima(shape);
                 let y = writes[0];
@@ -239,7 +283,7 @@ impl Lowering<'_> {
                 self.is_relu[y.0] = self.is_relu[x.0];
                 y
             }
-            Layer::AveragePool2d(_) | Layer::SumPool2d(_) => {
+            Layer::AveragePool2d(_) | Layer::SumPool2d(_) | Layer::GlobalAveragePool2d => {
                 let d = self.pooling(shape)?;
                 let is_sum = matches!(shape.layer, Layer::SumPool2d(_));
                 let reduction = if is_sum { Reduction::Sum } else { Reduction::Average };
@@ -260,6 +304,9 @@ impl Lowering<'_> {
             }
             Layer::Relu => self.activated(Op::Relu(Relu::Forward), x, name),
             Layer::Gelu => self.activated(Op::Gelu(Gelu::Forward), x, name),
+            Layer::LeakyRelu { slope } => self.activated(Op::LeakyRelu(LeakyRelu::Forward(*slope)), x, name),
+            Layer::Silu => self.activated(Op::Silu(Silu::Forward), x, name),
+            Layer::Scale { factor } => self.activated(Op::Scale(Scale::Forward(*factor)), x, name),
             // The same values in the same order.
             Layer::Flatten => x,
         };
@@ -352,6 +399,12 @@ impl Lowering<'_> {
             // The gradient is masked already by the output, which is all that a ReLU does to it.
             Op::Relu(Relu::Forward) => self.reaches(x, dy),
             Op::Gelu(Gelu::Forward) => self.input(Op::Gelu(Gelu::Backward), vec![x, dy], x),
+            // The output has the sign of the input, and the next layer needs it anyway.
+            Op::LeakyRelu(LeakyRelu::Forward(slope)) => {
+                self.input(Op::LeakyRelu(LeakyRelu::Backward(slope)), vec![instruction.writes[0], dy], x);
+            }
+            Op::Silu(Silu::Forward) => self.input(Op::Silu(Silu::Backward), vec![x, dy], x),
+            Op::Scale(Scale::Forward(factor)) => self.input(Op::Scale(Scale::Backward(factor)), vec![dy], x),
             Op::Add(Add::Forward) => {
                 for &x in &instruction.reads {
                     self.reaches(x, dy);
@@ -373,6 +426,9 @@ impl Lowering<'_> {
             | Op::MeanPool2d(MeanPool2d::Backward(..))
             | Op::Relu(Relu::Backward)
             | Op::Gelu(Gelu::Backward)
+            | Op::LeakyRelu(LeakyRelu::Backward(_))
+            | Op::Silu(Silu::Backward)
+            | Op::Scale(Scale::Backward(_))
             | Op::BatchNorm(
                 BatchNorm::Moments | BatchNorm::BackwardW(..) | BatchNorm::BackwardX(..) | BatchNorm::Fold(_),
             )

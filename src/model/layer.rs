@@ -17,6 +17,10 @@ pub enum Activation {
     Relu,
     /// y times the normal distribution function of y, in the form with tanh.
     Gelu,
+    /// max(y, 0), but 0.01 times y below zero.
+    LeakyRelu,
+    /// y times the logistic function of y.
+    Silu,
     /// Probabilities over the classes; only for the last layer, where it is part of the loss.
     Softmax,
 }
@@ -74,6 +78,17 @@ fn is_default_epsilon(epsilon: &f64) -> bool {
     *epsilon == default_epsilon()
 }
 
+/// The slope of a leaky ReLU that has none of its own.
+pub(crate) const DEFAULT_SLOPE: f64 = 0.01;
+
+fn default_slope() -> f64 {
+    DEFAULT_SLOPE
+}
+
+fn is_default_slope(slope: &f64) -> bool {
+    *slope == DEFAULT_SLOPE
+}
+
 fn yes() -> bool {
     true
 }
@@ -122,6 +137,10 @@ pub enum Layer {
     AveragePool2d(Pooling),
     /// Sum pooling.
     SumPool2d(Pooling),
+    /// The maximum of each channel: from `[H, W, C]` to `[C]`.
+    GlobalMaxPool2d,
+    /// The mean of each channel: from `[H, W, C]` to `[C]`.
+    GlobalAveragePool2d,
     /// Normalization of each channel over the batch in training, and with running statistics afterwards.
     BatchNorm {
         /// The part of the running statistics that a batch leaves as it was, 0 to 1.
@@ -143,6 +162,19 @@ pub enum Layer {
     Relu,
     /// x times the normal distribution function of x, in the form with tanh, as a separate layer.
     Gelu,
+    /// x where it is positive, else `slope` times x.
+    LeakyRelu {
+        /// The factor of negative inputs; not negative itself.
+        #[serde(default = "default_slope", skip_serializing_if = "is_default_slope")]
+        slope: f64,
+    },
+    /// x times the logistic function of x, as a separate layer.
+    Silu,
+    /// `factor` times x: a fixed number, which is not trained.
+    Scale {
+        /// The factor.
+        factor: f64,
+    },
     /// From `[H, W, C]` to `[H*W*C]`.
     Flatten,
     /// Fully connected, with bias.
@@ -163,10 +195,15 @@ impl Layer {
             Layer::MaxPool2d(_) => "maxpool2d",
             Layer::AveragePool2d(_) => "averagepool2d",
             Layer::SumPool2d(_) => "sumpool2d",
+            Layer::GlobalMaxPool2d => "globalmaxpool2d",
+            Layer::GlobalAveragePool2d => "globalaveragepool2d",
             Layer::BatchNorm { .. } => "batchnorm",
             Layer::Add => "add",
             Layer::Relu => "relu",
             Layer::Gelu => "gelu",
+            Layer::LeakyRelu { .. } => "leakyrelu",
+            Layer::Silu => "silu",
+            Layer::Scale { .. } => "scale",
             Layer::Flatten => "flatten",
             Layer::Dense { .. } => "dense",
         }
@@ -177,7 +214,9 @@ impl Layer {
         match self {
             Layer::Conv2d { activation, .. } | Layer::Dense { activation, .. } => *activation,
             Layer::MaxPool2d(_) | Layer::AveragePool2d(_) | Layer::SumPool2d(_) => Activation::None,
+            Layer::GlobalMaxPool2d | Layer::GlobalAveragePool2d => Activation::None,
             Layer::BatchNorm { .. } | Layer::Add | Layer::Relu | Layer::Gelu | Layer::Flatten => Activation::None,
+            Layer::LeakyRelu { .. } | Layer::Silu | Layer::Scale { .. } => Activation::None,
         }
     }
 
@@ -200,7 +239,9 @@ impl Layer {
                 roles.map(|(_, role)| parameter(role, vec![input[input.len() - 1]])).collect()
             }
             Layer::MaxPool2d(_) | Layer::AveragePool2d(_) | Layer::SumPool2d(_) => Vec::new(),
+            Layer::GlobalMaxPool2d | Layer::GlobalAveragePool2d => Vec::new(),
             Layer::Add | Layer::Relu | Layer::Gelu | Layer::Flatten => Vec::new(),
+            Layer::LeakyRelu { .. } | Layer::Silu | Layer::Scale { .. } => Vec::new(),
         }
     }
 
@@ -216,6 +257,7 @@ impl Layer {
                 let d = pool2d_dims(self, 1, input)?;
                 Ok((vec![d.ho, d.wo, d.c], 0))
             }
+            Layer::GlobalMaxPool2d | Layer::GlobalAveragePool2d => Ok((vec![pool2d_dims(self, 1, input)?.c], 0)),
             Layer::BatchNorm { momentum, epsilon, .. } => {
                 if !(0.0..=1.0).contains(momentum) {
                     return Err(format!("`momentum` is {momentum}; use 0 to 1"));
@@ -225,7 +267,14 @@ impl Layer {
                 }
                 Ok((input.to_vec(), 0))
             }
+            Layer::LeakyRelu { slope } if !(0.0..=1e6).contains(slope) => {
+                Err(format!("`slope` is {slope}; use a small number that is not negative, such as 0.01"))
+            }
+            Layer::Scale { factor } if !(*factor as f32).is_finite() => {
+                Err(format!("`factor` is {factor}; use a finite number in the range of single precision"))
+            }
             Layer::Add | Layer::Relu | Layer::Gelu => Ok((input.to_vec(), 0)),
+            Layer::LeakyRelu { .. } | Layer::Silu | Layer::Scale { .. } => Ok((input.to_vec(), 0)),
             Layer::Flatten => Ok((vec![len], 0)),
             Layer::Dense { units, .. } => match input {
                 [_] if *units == 0 => Err("`units` is 0; use at least 1".to_string()),
@@ -286,13 +335,17 @@ pub(crate) fn conv2d_dims(layer: &Layer, n: usize, input: &[usize]) -> Result<Co
 /// # Panics
 /// If the layer is not a pooling.
 pub(crate) fn pool2d_dims(layer: &Layer, n: usize, input: &[usize]) -> Result<Pool2dDims, String> {
-    let (Layer::MaxPool2d(pooling) | Layer::AveragePool2d(pooling) | Layer::SumPool2d(pooling)) = layer else {
-        panic!("pool2d_dims is for pooling")
-    };
-    let Pooling { pool_size, stride, padding } = pooling;
-    let stride = stride.unwrap_or(*pool_size);
     let input = image(input)?;
-    check_sizes(&[("pool_size", *pool_size), ("stride", stride)])?;
-    Pool2dDims::new(n, input, (*pool_size).into(), stride.into(), *padding)
+    let Pooling { pool_size, stride, padding } = match layer {
+        Layer::MaxPool2d(pooling) | Layer::AveragePool2d(pooling) | Layer::SumPool2d(pooling) => *pooling,
+        // One window over the whole image.
+        Layer::GlobalMaxPool2d | Layer::GlobalAveragePool2d => {
+            Pooling { pool_size: Pair(input[0], input[1]), stride: None, padding: Padding::Valid }
+        }
+        _ => panic!("pool2d_dims is for pooling"),
+    };
+    let stride = stride.unwrap_or(pool_size);
+    check_sizes(&[("pool_size", pool_size), ("stride", stride)])?;
+    Pool2dDims::new(n, input, pool_size.into(), stride.into(), padding)
         .map_err(|error| describe(&error, "pool_size", "`pool_size` is", n))
 }

@@ -13,7 +13,7 @@ pub mod weights;
 pub use graph::{INPUT_NAME, LayerShape, Node, Source};
 pub use init::{initial_parameters, permutation};
 pub use layer::{Activation, Layer, Pair, Pooling};
-pub(crate) use layer::{conv2d_dims, pool2d_dims};
+pub(crate) use layer::{DEFAULT_SLOPE, conv2d_dims, pool2d_dims};
 pub use parameter::{Parameter, Role};
 pub use summary::{summary, training_mflop};
 

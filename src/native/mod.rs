@@ -11,8 +11,9 @@
 //! | their gradients | after the max pooling, which leaves one position per window with a gradient: a quarter of the sums |
 //! | other matrix products | the crate `matrixmultiply`: AVX-512, AVX2 with FMA, or NEON, whichever the CPU has |
 //! | batch normalization | sums over fixed groups of images, in double precision, with all threads ([`batchnorm`]) |
-//! | GELU | an exponential that vectorizes ([`gelu`]) |
-//! | sums of tensors, optimizers | loops compiled for each instruction set by the crate `pulp`, which selects the widest at run time |
+//! | GELU, SiLU | an exponential that vectorizes ([`gelu`], [`silu`]) |
+//! | pooling | all channels of a cell at once ([`pool2d`]) |
+//! | leaky ReLU, fixed factors, sums of tensors, optimizers | loops compiled for each instruction set by the crate `pulp`, which selects the widest at run time |
 //! | the other operations | the plain loops themselves |
 
 pub mod adam;
@@ -25,10 +26,15 @@ mod conv2d_direct;
 mod conv2d_pooled;
 pub mod dense;
 mod dense_direct;
+mod exp;
 pub mod gelu;
+pub mod leakyrelu;
 mod matmul;
 pub mod peak;
+pub mod pool2d;
+pub mod scale;
 pub mod sgd;
+pub mod silu;
 
 pub use aligned::Aligned;
 pub use matmul::{Matrix, matmul};

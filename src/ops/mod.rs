@@ -14,10 +14,13 @@ pub mod bias;
 pub mod conv2d;
 pub mod dense;
 pub mod gelu;
+pub mod leakyrelu;
 pub mod non_finite;
 pub mod pool2d;
 pub mod relu;
+pub mod scale;
 pub mod sgd;
+pub mod silu;
 pub mod softmax_xent;
 
 use crate::gpu::{Binding, Constant, Gpu, GpuError, KernelSpec, LANES, PlanBuilder, Tensor, Tiling};
@@ -63,8 +66,19 @@ fn push_each(
     len: usize,
     tensors: &[&Tensor],
 ) -> Result<(), GpuError> {
+    push_each_with(plan, spec, len, &[], tensors)
+}
+
+/// Does the same for a kernel that has more constants than `LEN`.
+fn push_each_with(
+    plan: &mut PlanBuilder,
+    spec: &'static KernelSpec,
+    len: usize,
+    more: &[Constant],
+    tensors: &[&Tensor],
+) -> Result<(), GpuError> {
     let tensors: Vec<_> = tensors.iter().map(|&tensor| (tensor, len)).collect();
-    push(plan, spec, &[("LEN", len as f64)], workgroups_linear(len, 64), &tensors)
+    push(plan, spec, &constants(&[("LEN", len)], more), workgroups_linear(len, 64), &tensors)
 }
 
 /// The form of a heavy kernel; all three compute the same sums.

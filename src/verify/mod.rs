@@ -19,12 +19,15 @@ pub mod conv2d;
 pub mod dense;
 pub mod gelu;
 pub mod gradients;
+pub mod leakyrelu;
 #[cfg(feature = "native")]
 pub mod native;
 pub mod non_finite;
 pub mod pool2d;
 pub mod relu;
+pub mod scale;
 pub mod sgd;
+pub mod silu;
 pub mod softmax_xent;
 mod table;
 

@@ -63,7 +63,7 @@ pub fn verify(v: &mut Verifier, d: &Pool2dDims) -> Result<(), GpuError> {
 }
 
 /// Checks the shapes of `fmnist-gpu selftest`: the two layers of the article, overlapping and gapped windows, odd
-/// sizes.
+/// sizes, windows of whole images.
 pub(super) fn selftest(v: &mut Verifier) -> Result<(), GpuError> {
     let cases = [
         (4, [28, 28, 32], [2, 2], [2, 2], Padding::Valid),
@@ -72,6 +72,7 @@ pub(super) fn selftest(v: &mut Verifier) -> Result<(), GpuError> {
         (2, [9, 11, 5], [2, 3], [3, 4], Padding::Valid),
         (2, [9, 11, 8], [2, 3], [3, 4], Padding::Valid),
         (2, [7, 5, 12], [2, 2], [2, 2], Padding::Same),
+        (3, [7, 7, 8], [7, 7], [7, 7], Padding::Valid),
     ];
     for (n, input, window, stride, padding) in cases {
         verify(v, &Pool2dDims::new(n, input, window, stride, padding).expect("the shapes above are valid"))?;
@@ -85,6 +86,7 @@ pub(super) fn gradients(g: &mut Gradients) {
         (1, [5, 7, 2], [3, 2], [1, 1], Padding::Same),
         (1, [7, 5, 2], [2, 2], [3, 3], Padding::Valid),
         (2, [5, 5, 1], [3, 3], [2, 2], Padding::Same),
+        (2, [4, 5, 3], [4, 5], [4, 5], Padding::Valid),
     ] {
         let d = Pool2dDims::new(n, input, window, stride, padding).expect("the shapes above are valid");
         let case = format!("{d:?}");

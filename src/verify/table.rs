@@ -3,7 +3,8 @@
 use super::{Verifier, gradients::Gradients};
 use crate::gpu::{GpuError, KernelSpec};
 use crate::ops::{
-    adam, add, batch_gather, batchnorm, bias, conv2d, dense, gelu, non_finite, pool2d, relu, sgd, softmax_xent,
+    adam, add, batch_gather, batchnorm, bias, conv2d, dense, gelu, leakyrelu, non_finite, pool2d, relu, scale, sgd,
+    silu, softmax_xent,
 };
 
 /// An operation: its kernels, each with the plain loops that specify it, and the proofs; all are in `src/verify/<name>.rs`.
@@ -86,7 +87,7 @@ pub static OPS: &[Op] = &[
         proof: super::pool2d::selftest,
         gradients: Some(super::pool2d::gradients),
         #[cfg(feature = "native")]
-        native: None,
+        native: Some(super::native::pool2d::proof),
     },
     Op {
         name: "dense",
@@ -141,6 +142,39 @@ pub static OPS: &[Op] = &[
         gradients: Some(super::gelu::gradients),
         #[cfg(feature = "native")]
         native: Some(super::native::gelu::proof),
+    },
+    Op {
+        name: "leakyrelu",
+        kernels: &[
+            Entry { spec: &leakyrelu::FORWARD, mirror: mirror!(leakyrelu::leakyrelu_forward) },
+            Entry { spec: &leakyrelu::BACKWARD_X, mirror: mirror!(leakyrelu::leakyrelu_backward_x) },
+        ],
+        proof: super::leakyrelu::selftest,
+        gradients: Some(super::leakyrelu::gradients),
+        #[cfg(feature = "native")]
+        native: Some(super::native::leakyrelu::proof),
+    },
+    Op {
+        name: "silu",
+        kernels: &[
+            Entry { spec: &silu::FORWARD, mirror: mirror!(silu::silu_forward) },
+            Entry { spec: &silu::BACKWARD_X, mirror: mirror!(silu::silu_backward_x) },
+        ],
+        proof: super::silu::selftest,
+        gradients: Some(super::silu::gradients),
+        #[cfg(feature = "native")]
+        native: Some(super::native::silu::proof),
+    },
+    Op {
+        name: "scale",
+        kernels: &[
+            Entry { spec: &scale::FORWARD, mirror: mirror!(scale::scale_forward) },
+            Entry { spec: &scale::BACKWARD_X, mirror: mirror!(scale::scale_backward_x) },
+        ],
+        proof: super::scale::selftest,
+        gradients: Some(super::scale::gradients),
+        #[cfg(feature = "native")]
+        native: Some(super::native::scale::proof),
     },
     Op {
         name: "add",

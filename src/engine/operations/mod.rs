@@ -7,10 +7,13 @@ mod batchnorm;
 mod conv2d;
 mod dense;
 mod gelu;
+mod leakyrelu;
 #[cfg(feature = "native")]
 mod native;
 mod pool2d;
 mod relu;
+mod scale;
+mod silu;
 mod softmax_xent;
 
 pub(super) use conv2d::conv2d_form;

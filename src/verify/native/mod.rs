@@ -7,7 +7,11 @@ pub(super) mod batchnorm;
 pub(super) mod conv2d;
 pub(super) mod dense;
 pub(super) mod gelu;
+pub(super) mod leakyrelu;
+pub(super) mod pool2d;
+pub(super) mod scale;
 pub(super) mod sgd;
+pub(super) mod silu;
 
 use super::{Bounded, Breadth, Comparison, OPS, Verdict, compare, compare_exact};
 use rand_chacha::ChaCha8Rng;
