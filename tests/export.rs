@@ -767,13 +767,13 @@ fn layer_channels_first(
         Layer::Relu => (x.iter().copied().map(relu).collect(), shape),
         Layer::Gelu => (x.iter().copied().map(gelu).collect(), shape),
         Layer::LeakyRelu { slope } => (x.iter().copied().map(leaky(*slope)).collect(), shape),
-        Layer::Silu => (x.iter().copied().map(silu).collect(), shape),
+        Layer::Silu {} => (x.iter().copied().map(silu).collect(), shape),
         Layer::Scale { factor } => (x.iter().map(|v| v * factor).collect(), shape),
-        Layer::GlobalMaxPool2d => {
+        Layer::GlobalMaxPool2d {} => {
             let largest = |channel: &[f64]| channel.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             (x.chunks(plane).map(largest).collect(), [shape[0], 1, 1])
         }
-        Layer::GlobalAveragePool2d => {
+        Layer::GlobalAveragePool2d {} => {
             let mean = |channel: &[f64]| channel.iter().sum::<f64>() / plane as f64;
             (x.chunks(plane).map(mean).collect(), [shape[0], 1, 1])
         }

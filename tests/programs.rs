@@ -132,10 +132,10 @@ impl Sketch {
             (9, _) => Layer::Relu,
             (10, _) => Layer::Gelu,
             (11, 3) if self.draw.chance(30) => Layer::Flatten,
-            (12, 3) if self.draw.chance(50) => Layer::GlobalMaxPool2d,
-            (12, 3) => Layer::GlobalAveragePool2d,
+            (12, 3) if self.draw.chance(50) => Layer::GlobalMaxPool2d {},
+            (12, 3) => Layer::GlobalAveragePool2d {},
             (13, _) => Layer::LeakyRelu { slope: [0.01, 0.3, 0.0][self.draw.among(0..=2)] },
-            (14, _) => Layer::Silu,
+            (14, _) => Layer::Silu {},
             (15, _) => Layer::Scale { factor: [0.5, -1.5][self.draw.among(0..=1)] },
             _ => {
                 let same: Vec<String> =

@@ -31,9 +31,9 @@ pub(super) enum Features {
 /// Returns what a layer does to the order of the features.
 pub(super) fn features(shape: &LayerShape) -> Features {
     match &shape.layer {
-        BatchNorm { .. } | Add | Relu | Gelu | LeakyRelu { .. } | Silu | Scale { .. } => Features::Kept,
+        BatchNorm { .. } | Add | Relu | Gelu | LeakyRelu { .. } | Silu {} | Scale { .. } => Features::Kept,
         // A cell for each channel.
-        GlobalMaxPool2d | GlobalAveragePool2d => Features::Flattened { channels: 1 },
+        GlobalMaxPool2d {} | GlobalAveragePool2d {} => Features::Flattened { channels: 1 },
         Conv2d { .. } | MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) | Dense { .. } => Features::Mixed,
         Flatten => match shape.input[..] {
             // A single cell.
@@ -50,7 +50,7 @@ pub(super) fn torch_roles(layer: &Layer) -> &'static [Role] {
         Conv2d { .. } | Dense { .. } => &[Role::Weight, Role::Bias],
         BatchNorm { .. } => &[Role::Scale, Role::Shift, Role::Mean, Role::Variance],
         MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) | Add | Relu | Gelu | Flatten => &[],
-        GlobalMaxPool2d | GlobalAveragePool2d | LeakyRelu { .. } | Silu | Scale { .. } => &[],
+        GlobalMaxPool2d {} | GlobalAveragePool2d {} | LeakyRelu { .. } | Silu {} | Scale { .. } => &[],
     }
 }
 
@@ -87,8 +87,8 @@ pub(super) fn onnx(shape: &LayerShape, name: &str, inputs: &[&str], channels_las
         MaxPool2d(_) => graph.apply("MaxPool", name, &[x], window_attributes(shape)),
         AveragePool2d(_) => graph.apply("AveragePool", name, &[x], window_attributes(shape)),
         SumPool2d(_) => onnx_sum_pool(shape, name, x, graph),
-        GlobalMaxPool2d => onnx_global_pool("GlobalMaxPool", name, x, graph),
-        GlobalAveragePool2d => onnx_global_pool("GlobalAveragePool", name, x, graph),
+        GlobalMaxPool2d {} => onnx_global_pool("GlobalMaxPool", name, x, graph),
+        GlobalAveragePool2d {} => onnx_global_pool("GlobalAveragePool", name, x, graph),
         BatchNorm { momentum, epsilon, .. } => {
             let attributes = vec![float_attribute("epsilon", *epsilon), float_attribute("momentum", *momentum)];
             graph.apply("BatchNormalization", name, &reads, attributes);
@@ -104,7 +104,7 @@ pub(super) fn onnx(shape: &LayerShape, name: &str, inputs: &[&str], channels_las
         Relu => graph.apply("Relu", name, &[x], vec![]),
         Gelu => onnx_gelu(name, x, graph),
         LeakyRelu { slope } => onnx_leaky_relu(*slope, name, x, graph),
-        Silu => onnx_silu(name, x, graph),
+        Silu {} => onnx_silu(name, x, graph),
         Scale { factor } => {
             let constant = format!("{name}.factor");
             graph.constant(&constant, &[], &[*factor as f32]);
@@ -233,7 +233,7 @@ pub(super) fn torch_constructor(shape: &LayerShape) -> Option<String> {
             Some(format!("nn.{class}({channels}, eps={epsilon}, momentum={changed})"))
         }
         MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) | Add | Relu | Gelu | Flatten => None,
-        GlobalMaxPool2d | GlobalAveragePool2d | LeakyRelu { .. } | Silu | Scale { .. } => None,
+        GlobalMaxPool2d {} | GlobalAveragePool2d {} | LeakyRelu { .. } | Silu {} | Scale { .. } => None,
     }
 }
 
@@ -277,8 +277,8 @@ pub(super) fn torch(shape: &LayerShape, others: &[String], channels_last: bool, 
         SumPool2d(_) => torch_pool(shape, forward, |x, window, arguments| {
             format!("F.avg_pool2d({}{arguments}, divisor_override=1)", unevenly_padded(x, window, None))
         }),
-        GlobalMaxPool2d => forward.value = format!("F.adaptive_max_pool2d({}, 1).flatten(1)", forward.value),
-        GlobalAveragePool2d => forward.value = format!("F.adaptive_avg_pool2d({}, 1).flatten(1)", forward.value),
+        GlobalMaxPool2d {} => forward.value = format!("F.adaptive_max_pool2d({}, 1).flatten(1)", forward.value),
+        GlobalAveragePool2d {} => forward.value = format!("F.adaptive_avg_pool2d({}, 1).flatten(1)", forward.value),
         BatchNorm { .. } => {
             forward.shorten();
             forward.value = format!("self.{}({})", shape.name, forward.value);
@@ -299,7 +299,7 @@ pub(super) fn torch(shape: &LayerShape, others: &[String], channels_last: bool, 
             forward.shorten();
             forward.value = torch_leaky_relu(*slope, &forward.value);
         }
-        Silu => {
+        Silu {} => {
             forward.shorten();
             forward.value = torch_activation(Activation::Silu, std::mem::take(&mut forward.value));
         }
@@ -377,7 +377,7 @@ pub(super) fn keras_function(layer: &Layer) -> Option<&'static str> {
         }
         Conv2d { .. } | Dense { .. } | MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) => None,
         BatchNorm { .. } | Add | Relu | Flatten => None,
-        GlobalMaxPool2d | GlobalAveragePool2d | LeakyRelu { .. } | Silu | Scale { .. } => None,
+        GlobalMaxPool2d {} | GlobalAveragePool2d {} | LeakyRelu { .. } | Silu {} | Scale { .. } => None,
     }
 }
 
@@ -399,8 +399,8 @@ pub(super) fn keras(shapes: &[LayerShape], i: usize) -> Vec<String> {
         MaxPool2d(of) => vec![keras_pool("MaxPooling2D", shape, of.padding, name)],
         AveragePool2d(of) => vec![keras_pool("AveragePooling2D", shape, of.padding, name)],
         SumPool2d(_) => keras_sum_pool(shape, shapes),
-        GlobalMaxPool2d => vec![format!("GlobalMaxPooling2D(name=\"{name}\")")],
-        GlobalAveragePool2d => vec![format!("GlobalAveragePooling2D(name=\"{name}\")")],
+        GlobalMaxPool2d {} => vec![format!("GlobalMaxPooling2D(name=\"{name}\")")],
+        GlobalAveragePool2d {} => vec![format!("GlobalAveragePooling2D(name=\"{name}\")")],
         BatchNorm { momentum, epsilon, scale, center } => {
             let mut line = format!("BatchNormalization(momentum={momentum}, epsilon={epsilon}");
             for (key, value) in [("scale", scale), ("center", center)] {
@@ -414,7 +414,7 @@ pub(super) fn keras(shapes: &[LayerShape], i: usize) -> Vec<String> {
         Relu => vec![format!("ReLU(name=\"{name}\")")],
         Gelu => vec![format!("Activation({KERAS_GELU}, name=\"{name}\")")],
         LeakyRelu { slope } => vec![keras_leaky_relu(*slope, name)],
-        Silu => vec![format!("Activation(\"silu\", name=\"{name}\")")],
+        Silu {} => vec![format!("Activation(\"silu\", name=\"{name}\")")],
         Scale { factor } => vec![format!("Rescaling({factor}, name=\"{name}\")")],
         Flatten => vec![format!("Flatten(name=\"{name}\")")],
         Dense { units, activation } => {

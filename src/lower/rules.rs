@@ -275,7 +275,7 @@ impl Lowering<'_> {
         let name = format!("{}.y", shape.name);
         let y = match &shape.layer {
             Layer::Conv2d { .. } | Layer::Dense { .. } => return self.weighted(at, x),
-            Layer::MaxPool2d(_) | Layer::GlobalMaxPool2d => {
+            Layer::MaxPool2d(_) | Layer::GlobalMaxPool2d {} => {
                 let d = self.pooling(shape)?;
                 let writes = self.maxima(shape);
                 let y = writes[0];
@@ -283,7 +283,7 @@ impl Lowering<'_> {
                 self.is_relu[y.0] = self.is_relu[x.0];
                 y
             }
-            Layer::AveragePool2d(_) | Layer::SumPool2d(_) | Layer::GlobalAveragePool2d => {
+            Layer::AveragePool2d(_) | Layer::SumPool2d(_) | Layer::GlobalAveragePool2d {} => {
                 let d = self.pooling(shape)?;
                 let is_sum = matches!(shape.layer, Layer::SumPool2d(_));
                 let reduction = if is_sum { Reduction::Sum } else { Reduction::Average };
@@ -305,7 +305,7 @@ impl Lowering<'_> {
             Layer::Relu => self.activated(Op::Relu(Relu::Forward), x, name),
             Layer::Gelu => self.activated(Op::Gelu(Gelu::Forward), x, name),
             Layer::LeakyRelu { slope } => self.activated(Op::LeakyRelu(LeakyRelu::Forward(*slope)), x, name),
-            Layer::Silu => self.activated(Op::Silu(Silu::Forward), x, name),
+            Layer::Silu {} => self.activated(Op::Silu(Silu::Forward), x, name),
             Layer::Scale { factor } => self.activated(Op::Scale(Scale::Forward(*factor)), x, name),
             // The same values in the same order.
             Layer::Flatten => x,

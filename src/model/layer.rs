@@ -137,10 +137,11 @@ pub enum Layer {
     AveragePool2d(Pooling),
     /// Sum pooling.
     SumPool2d(Pooling),
+    // Braces although there are no attributes: in a file, serde would ignore the attributes of a layer without them.
     /// The maximum of each channel: from `[H, W, C]` to `[C]`.
-    GlobalMaxPool2d,
+    GlobalMaxPool2d {},
     /// The mean of each channel: from `[H, W, C]` to `[C]`.
-    GlobalAveragePool2d,
+    GlobalAveragePool2d {},
     /// Normalization of each channel over the batch in training, and with running statistics afterwards.
     BatchNorm {
         /// The part of the running statistics that a batch leaves as it was, 0 to 1.
@@ -169,7 +170,7 @@ pub enum Layer {
         slope: f64,
     },
     /// x times the logistic function of x, as a separate layer.
-    Silu,
+    Silu {},
     /// `factor` times x: a fixed number, which is not trained.
     Scale {
         /// The factor.
@@ -195,14 +196,14 @@ impl Layer {
             Layer::MaxPool2d(_) => "maxpool2d",
             Layer::AveragePool2d(_) => "averagepool2d",
             Layer::SumPool2d(_) => "sumpool2d",
-            Layer::GlobalMaxPool2d => "globalmaxpool2d",
-            Layer::GlobalAveragePool2d => "globalaveragepool2d",
+            Layer::GlobalMaxPool2d {} => "globalmaxpool2d",
+            Layer::GlobalAveragePool2d {} => "globalaveragepool2d",
             Layer::BatchNorm { .. } => "batchnorm",
             Layer::Add => "add",
             Layer::Relu => "relu",
             Layer::Gelu => "gelu",
             Layer::LeakyRelu { .. } => "leakyrelu",
-            Layer::Silu => "silu",
+            Layer::Silu {} => "silu",
             Layer::Scale { .. } => "scale",
             Layer::Flatten => "flatten",
             Layer::Dense { .. } => "dense",
@@ -214,9 +215,9 @@ impl Layer {
         match self {
             Layer::Conv2d { activation, .. } | Layer::Dense { activation, .. } => *activation,
             Layer::MaxPool2d(_) | Layer::AveragePool2d(_) | Layer::SumPool2d(_) => Activation::None,
-            Layer::GlobalMaxPool2d | Layer::GlobalAveragePool2d => Activation::None,
+            Layer::GlobalMaxPool2d {} | Layer::GlobalAveragePool2d {} => Activation::None,
             Layer::BatchNorm { .. } | Layer::Add | Layer::Relu | Layer::Gelu | Layer::Flatten => Activation::None,
-            Layer::LeakyRelu { .. } | Layer::Silu | Layer::Scale { .. } => Activation::None,
+            Layer::LeakyRelu { .. } | Layer::Silu {} | Layer::Scale { .. } => Activation::None,
         }
     }
 
@@ -239,9 +240,9 @@ impl Layer {
                 roles.map(|(_, role)| parameter(role, vec![input[input.len() - 1]])).collect()
             }
             Layer::MaxPool2d(_) | Layer::AveragePool2d(_) | Layer::SumPool2d(_) => Vec::new(),
-            Layer::GlobalMaxPool2d | Layer::GlobalAveragePool2d => Vec::new(),
+            Layer::GlobalMaxPool2d {} | Layer::GlobalAveragePool2d {} => Vec::new(),
             Layer::Add | Layer::Relu | Layer::Gelu | Layer::Flatten => Vec::new(),
-            Layer::LeakyRelu { .. } | Layer::Silu | Layer::Scale { .. } => Vec::new(),
+            Layer::LeakyRelu { .. } | Layer::Silu {} | Layer::Scale { .. } => Vec::new(),
         }
     }
 
@@ -257,7 +258,7 @@ impl Layer {
                 let d = pool2d_dims(self, 1, input)?;
                 Ok((vec![d.ho, d.wo, d.c], 0))
             }
-            Layer::GlobalMaxPool2d | Layer::GlobalAveragePool2d => Ok((vec![pool2d_dims(self, 1, input)?.c], 0)),
+            Layer::GlobalMaxPool2d {} | Layer::GlobalAveragePool2d {} => Ok((vec![pool2d_dims(self, 1, input)?.c], 0)),
             Layer::BatchNorm { momentum, epsilon, .. } => {
                 if !(0.0..=1.0).contains(momentum) {
                     return Err(format!("`momentum` is {momentum}; use 0 to 1"));
@@ -274,7 +275,7 @@ impl Layer {
                 Err(format!("`factor` is {factor}; use a finite number in the range of single precision"))
             }
             Layer::Add | Layer::Relu | Layer::Gelu => Ok((input.to_vec(), 0)),
-            Layer::LeakyRelu { .. } | Layer::Silu | Layer::Scale { .. } => Ok((input.to_vec(), 0)),
+            Layer::LeakyRelu { .. } | Layer::Silu {} | Layer::Scale { .. } => Ok((input.to_vec(), 0)),
             Layer::Flatten => Ok((vec![len], 0)),
             Layer::Dense { units, .. } => match input {
                 [_] if *units == 0 => Err("`units` is 0; use at least 1".to_string()),
@@ -339,7 +340,7 @@ pub(crate) fn pool2d_dims(layer: &Layer, n: usize, input: &[usize]) -> Result<Po
     let Pooling { pool_size, stride, padding } = match layer {
         Layer::MaxPool2d(pooling) | Layer::AveragePool2d(pooling) | Layer::SumPool2d(pooling) => *pooling,
         // One window over the whole image.
-        Layer::GlobalMaxPool2d | Layer::GlobalAveragePool2d => {
+        Layer::GlobalMaxPool2d {} | Layer::GlobalAveragePool2d {} => {
             Pooling { pool_size: Pair(input[0], input[1]), stride: None, padding: Padding::Valid }
         }
         _ => panic!("pool2d_dims is for pooling"),

@@ -29,11 +29,15 @@ fn windows(d: &Pool2dDims) -> impl Iterator<Item = Window> {
 }
 
 impl Window {
-    /// Returns the position of each cell in the image, and the offset of its first channel.
-    fn cells(&self, d: &Pool2dDims) -> impl Iterator<Item = (u32, usize)> {
-        let positions =
-            self.rows.clone().flat_map(move |row| self.columns.clone().map(move |column| row * d.w + column));
-        positions.map(move |position| (position as u32, self.image + position * d.c))
+    /// Calls `f` with the position of each cell in the image, and the offset of its first channel.
+    #[inline(always)]
+    fn for_each_cell(&self, d: &Pool2dDims, mut f: impl FnMut(usize, usize)) {
+        for row in self.rows.clone() {
+            for column in self.columns.clone() {
+                let position = row * d.w + column;
+                f(position, self.image + position * d.c);
+            }
+        }
     }
 
     /// Returns the number of cells.
@@ -50,16 +54,22 @@ pub fn pool2d_max_forward(d: &Pool2dDims, x: &[f32], y: &mut [f32], argmax: &mut
             for window in windows(d) {
                 let y = &mut y[window.y..][..d.c];
                 let argmax = &mut argmax[window.y..][..d.c];
-                for (i, (position, at)) in window.cells(d).enumerate() {
-                    for ((y, argmax), &x) in y.iter_mut().zip(&mut *argmax).zip(&x[at..][..d.c]) {
-                        let better = i == 0 || x > *y;
-                        *y = if better { x } else { *y };
-                        *argmax = if better { position } else { *argmax };
-                    }
-                }
+                let first = window.rows.start * d.w + window.columns.start;
+                y.copy_from_slice(&x[window.image + first * d.c..][..d.c]);
+                argmax.fill(first as u32);
+                window.for_each_cell(d, |position, at| raise(&x[at..][..d.c], position as u32, y, argmax));
             }
         },
     );
+}
+
+/// Makes y the larger of y and x, and argmax the position where x is larger.
+#[inline(always)]
+fn raise(x: &[f32], position: u32, y: &mut [f32], argmax: &mut [u32]) {
+    for ((y, argmax), &x) in y.iter_mut().zip(argmax).zip(x) {
+        *argmax = if x > *y { position } else { *argmax };
+        *y = if x > *y { x } else { *y };
+    }
 }
 
 /// Computes the gradient of max pooling. Shapes: argmax and dy `[N, HO, WO, C]`, dx `[N, H, W, C]`.
@@ -100,11 +110,11 @@ fn mean_forward(d: &Pool2dDims, divisor: fn(&Window) -> f32, x: &[f32], y: &mut 
             for window in windows(d) {
                 let y = &mut y[window.y..][..d.c];
                 y.fill(0.0);
-                for (_, at) in window.cells(d) {
+                window.for_each_cell(d, |_, at| {
                     for (y, &x) in y.iter_mut().zip(&x[at..][..d.c]) {
                         *y += x;
                     }
-                }
+                });
                 let divisor = divisor(&window);
                 for y in y {
                     *y /= divisor;
@@ -121,11 +131,12 @@ fn mean_backward_x(d: &Pool2dDims, divisor: fn(&Window) -> f32, dy: &[f32], dx: 
             dx.fill(0.0);
             for window in windows(d) {
                 let divisor = divisor(&window);
-                for (_, at) in window.cells(d) {
-                    for (dx, &dy) in dx[at..][..d.c].iter_mut().zip(&dy[window.y..][..d.c]) {
+                let dy = &dy[window.y..][..d.c];
+                window.for_each_cell(d, |_, at| {
+                    for (dx, &dy) in dx[at..][..d.c].iter_mut().zip(dy) {
                         *dx += dy / divisor;
                     }
-                }
+                });
             }
         },
     );
