@@ -40,7 +40,26 @@ pub static SUM_BACKWARD_X: KernelSpec = SHADER.kernel("pool2d_sum_backward_x", M
 /// Whether max pooling uses its form for four channels at once, forward and backward.
 pub(crate) fn by_4(d: &Pool2dDims) -> [bool; 2] {
     let fours = d.c.is_multiple_of(4);
-    [fours, fours && d.kh <= d.stride_h && d.kw <= d.stride_w]
+    let separate = d.kh <= d.stride_h && d.kw <= d.stride_w;
+    [fours && !are_cut_short(d.kh, d.kw), fours && separate && !are_cut_short(d.h, d.w)]
+}
+
+/// Whether lavapipe would silently end the two loops of an invocation over so many rows and columns: it does after 65,535 iterations in
+/// total, including the last one of each loop, which only finds that its condition is false.
+fn are_cut_short(rows: usize, columns: usize) -> bool {
+    rows.saturating_mul(columns.saturating_add(2)) >= 65_535
+}
+
+/// Rejects windows whose cells inside the image are too many for the loops of an invocation. Those of a gradient are over the windows that
+/// contain a cell, which are no more.
+fn check_window(spec: &KernelSpec, d: &Pool2dDims) -> Result<(), GpuError> {
+    let [rows, columns] = [d.kh.min(d.h), d.kw.min(d.w)];
+    if !are_cut_short(rows, columns) {
+        return Ok(());
+    }
+    let message =
+        format!("a window of {rows}x{columns} cells has more than a kernel can read; use smaller windows or images");
+    Err(GpuError::Record { entry: spec.entry, message })
 }
 
 /// Returns the maximum number of cells along one axis that one window writes, and whether all windows write that many.
@@ -64,13 +83,14 @@ fn constants(d: &Pool2dDims, more: &[Constant]) -> Vec<Constant> {
 /// Records max pooling. Shapes: x `[N, H, W, C]`, y and argmax `[N, HO, WO, C]`.
 ///
 /// # Errors
-/// A tensor's size does not fit the dimensions.
+/// A tensor's size does not fit the dimensions, or a window has too many cells.
 pub fn record_max_forward(
     plan: &mut PlanBuilder,
     d: &Pool2dDims,
     [x, y, argmax]: [&Tensor; 3],
 ) -> Result<(), GpuError> {
     let (spec, channels) = if by_4(d)[0] { (&MAX_FORWARD_BY_4, 4) } else { (&MAX_FORWARD, 1) };
+    check_window(spec, d)?;
     let tensors = [(x, d.x_len()), (y, d.y_len()), (argmax, d.y_len())];
     push(plan, spec, &constants(d, &[]), workgroups_linear(d.y_len() / channels, 64), &tensors)
 }
@@ -78,7 +98,7 @@ pub fn record_max_forward(
 /// Records the gradient of max pooling. Shapes: argmax and dy `[N, HO, WO, C]`, dx `[N, H, W, C]`.
 ///
 /// # Errors
-/// A tensor's size does not fit the dimensions.
+/// A tensor's size does not fit the dimensions, or a window has too many cells.
 pub fn record_max_backward_x(
     plan: &mut PlanBuilder,
     d: &Pool2dDims,
@@ -86,6 +106,7 @@ pub fn record_max_backward_x(
 ) -> Result<(), GpuError> {
     let tensors = [(argmax, d.y_len()), (dy, d.y_len()), (dx, d.x_len())];
     if !by_4(d)[1] {
+        check_window(&MAX_BACKWARD_X, d)?;
         return push(plan, &MAX_BACKWARD_X, &constants(d, &[]), workgroups_linear(d.x_len(), 64), &tensors);
     }
     let (rows, equal_rows) = cells(d.ho, d.stride_h, d.pad_top, d.h);
@@ -98,7 +119,7 @@ pub fn record_max_backward_x(
 /// Records average or sum pooling. Shapes: x `[N, H, W, C]`, y `[N, HO, WO, C]`.
 ///
 /// # Errors
-/// A tensor's size does not fit the dimensions.
+/// A tensor's size does not fit the dimensions, or a window has too many cells.
 pub fn record_mean_forward(
     plan: &mut PlanBuilder,
     reduction: Reduction,
@@ -109,13 +130,14 @@ pub fn record_mean_forward(
         Reduction::Average => &AVERAGE_FORWARD,
         Reduction::Sum => &SUM_FORWARD,
     };
+    check_window(spec, d)?;
     push(plan, spec, &constants(d, &[]), workgroups_linear(d.y_len(), 64), &[(x, d.x_len()), (y, d.y_len())])
 }
 
 /// Records the gradient of average or sum pooling. Shapes: dy `[N, HO, WO, C]`, dx `[N, H, W, C]`.
 ///
 /// # Errors
-/// A tensor's size does not fit the dimensions.
+/// A tensor's size does not fit the dimensions, or a window has too many cells.
 pub fn record_mean_backward_x(
     plan: &mut PlanBuilder,
     reduction: Reduction,
@@ -126,5 +148,6 @@ pub fn record_mean_backward_x(
         Reduction::Average => &AVERAGE_BACKWARD_X,
         Reduction::Sum => &SUM_BACKWARD_X,
     };
+    check_window(spec, d)?;
     push(plan, spec, &constants(d, &[]), workgroups_linear(d.x_len(), 64), &[(dy, d.y_len()), (dx, d.x_len())])
 }
