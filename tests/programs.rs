@@ -334,7 +334,7 @@ fn engines_agree_on(model: &Model, seed: u64) {
     });
     assert_eq!(threads[0].state, threads[1].state, "seed {seed}: one thread and three");
     let engine = GpuEngine::new(gpu(), model, &parameters)
-        .and_then(|engine| engine.and_training(&split, BATCH, &optimizer).block_on());
+        .and_then(|engine| engine.and_training(&split, BATCH, optimizer).block_on());
     compare("gpu", &mut engine.unwrap());
 }
 
