@@ -62,7 +62,7 @@ fn checkpoint(optimizer: Optimizer, epochs: usize) -> Checkpoint {
 #[test]
 fn checkpoints_come_back_whole_or_not_at_all() {
     for optimizer in
-        [Optimizer::Adam(AdamConfig::default()), Optimizer::Sgd(SgdConfig { learning_rate: 0.1, momentum: 0.9 })]
+        [Optimizer::Adam(AdamConfig::default()), Optimizer::Sgd(SgdConfig { learning_rate: 0.1, momentum: 0.9, nesterov: false })]
     {
         let written = checkpoint(optimizer, 3);
         let bytes = written.to_bytes().unwrap();

@@ -15,6 +15,7 @@ mod autotune;
 mod batch_gather;
 mod batchnorm;
 mod bias;
+mod clip;
 mod conv2d;
 mod dense;
 mod gelu;
@@ -60,6 +61,8 @@ mod pipeline_cache;
 /// What a power failure may leave of a training.
 #[cfg(unix)]
 mod power_loss;
+/// Optimizers and schedules against PyTorch, and training that is resumed in the middle of a schedule.
+mod optimizers;
 mod programs;
 /// Training and evaluation as library calls.
 mod session;

@@ -296,7 +296,7 @@ pub fn engines_agree(seed: u64) -> (BTreeSet<String>, bool) {
     let model = draw_model(seed);
     let (parameters, split) = (draw_parameters(&model, seed), draw_split(&model, SAMPLES, seed));
     let optimizer = match seed % 2 {
-        0 => Optimizer::Sgd(SgdConfig { learning_rate: 0.05, momentum: 0.5 }),
+        0 => Optimizer::Sgd(SgdConfig { learning_rate: 0.05, momentum: 0.5, nesterov: false }),
         // A large epsilon: otherwise the sign of a gradient near zero decides.
         _ => Optimizer::Adam(AdamConfig { learning_rate: 0.01, epsilon: 0.05, ..AdamConfig::default() }),
     };

@@ -12,7 +12,7 @@
 //! | other matrix products | the crate `matrixmultiply`: AVX-512, AVX2 with FMA, or NEON, whichever the CPU has |
 //! | batch normalization | sums over fixed groups of images, in double precision, with all threads ([`batchnorm`]) |
 //! | GELU | an exponential that vectorizes ([`gelu`]) |
-//! | sums of tensors, optimizers | loops compiled for each instruction set by the crate `pulp`, which selects the widest at run time |
+//! | sums of tensors, norms of gradients, optimizers | loops compiled for each instruction set by the crate `pulp`, which selects the widest at run time |
 //! | the other operations | the plain loops themselves |
 
 pub mod adam;
@@ -20,6 +20,7 @@ pub mod add;
 mod aligned;
 pub mod batch_gather;
 pub mod batchnorm;
+pub mod clip;
 pub mod conv2d;
 mod conv2d_direct;
 mod conv2d_pooled;
