@@ -1,8 +1,8 @@
 use fmnist_gpu::cpu::adam::{AdamConfig, adam_step};
 use fmnist_gpu::cpu::conv2d::{Conv2dDims, Padding, conv2d_backward_x, conv2d_forward};
 use fmnist_gpu::cpu::pool2d::{Pool2dDims, pool2d_average_forward, pool2d_max_forward, pool2d_sum_forward};
-use fmnist_gpu::cpu::softmax_xent::{SoftmaxXentDims, softmax_xent_backward_x, softmax_xent_forward};
 use fmnist_gpu::cpu::sgd::{SgdConfig, sgd_step};
+use fmnist_gpu::cpu::softmax_xent::{SoftmaxXentDims, softmax_xent_backward_x, softmax_xent_forward};
 use fmnist_gpu::cpu::step::Step;
 use fmnist_gpu::cpu::{DimsError, clip::clip_factor};
 use fmnist_gpu::verify::OPS;

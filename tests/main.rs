@@ -53,6 +53,8 @@ mod gpu;
 mod model;
 /// The native engine: its loops, reproducible results, the program without an adapter.
 mod native;
+/// Optimizers and schedules against PyTorch, and training that is resumed in the middle of a schedule.
+mod optimizers;
 /// Every output call, made to fail.
 #[cfg(unix)]
 mod output_calls;
@@ -61,8 +63,6 @@ mod pipeline_cache;
 /// What a power failure may leave of a training.
 #[cfg(unix)]
 mod power_loss;
-/// Optimizers and schedules against PyTorch, and training that is resumed in the middle of a schedule.
-mod optimizers;
 mod programs;
 /// Training and evaluation as library calls.
 mod session;

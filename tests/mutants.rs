@@ -267,7 +267,12 @@ const MUTANTS: &[Mutant] = &[
     part("clip_factor_parts", "clip_factor", "a wrong stride", ["i += PARTS * LANES", "i += LANES"]),
     part("clip_factor_parts", "clip_factor", "the sum of the gradients", ["sum += g[i] * g[i]", "sum += g[i]"]),
     mutant("clip_factor", "the last part is left out", "lane < PARTS", "lane + 1u < PARTS"),
-    mutant("clip_factor", "short gradients are lengthened", "select(1.0, CLIP_NORM / norm, norm > CLIP_NORM)", "CLIP_NORM / norm"),
+    mutant(
+        "clip_factor",
+        "short gradients are lengthened",
+        "select(1.0, CLIP_NORM / norm, norm > CLIP_NORM)",
+        "CLIP_NORM / norm",
+    ),
     mutant("clip_factor", "the square of the norm", "sqrt(sum_of_lanes(part, lane))", "sum_of_lanes(part, lane)"),
     mutant(
         "non_finite",

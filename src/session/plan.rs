@@ -76,7 +76,9 @@ pub enum PlanError {
         then: usize,
     },
     /// The number of epochs is another one than when the run was started, and what the steps done so far were depends on it.
-    #[error("`epochs` is {epochs}, but the run was started with {was}, and its `{by}` depends on the number of all steps")]
+    #[error(
+        "`epochs` is {epochs}, but the run was started with {was}, and its `{by}` depends on the number of all steps"
+    )]
     OtherEnd {
         /// The epochs that were asked for.
         epochs: u64,

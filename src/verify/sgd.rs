@@ -12,13 +12,7 @@ use crate::ops::sgd::{STEP, SgdConfig, record};
 ///
 /// # Errors
 /// The device failed; a wrong result is recorded in the verifier instead.
-pub fn verify(
-    v: &mut Verifier,
-    len: usize,
-    momentum: f64,
-    nesterov: bool,
-    groups: &Groups,
-) -> Result<(), GpuError> {
+pub fn verify(v: &mut Verifier, len: usize, momentum: f64, nesterov: bool, groups: &Groups) -> Result<(), GpuError> {
     const DECAY: f32 = 0.01;
     const CLIP: f32 = 0.75;
     let case = format!("{len}, momentum {momentum}, Nesterov {nesterov}, factors {:?}", groups.factors);

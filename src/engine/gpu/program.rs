@@ -3,8 +3,8 @@
 use super::GpuEngine;
 use crate::cpu::conv2d::Conv2dDims;
 use crate::cpu::pool2d::Pool2dDims;
-use crate::engine::{EngineError, Factors};
 use crate::engine::operations::conv2d_form;
+use crate::engine::{EngineError, Factors};
 use crate::gpu::{Element, Gpu, Tensor};
 use crate::lower::{Fusion, Place, Program};
 use crate::model::Parameter;

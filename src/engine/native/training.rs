@@ -8,8 +8,8 @@ use crate::engine::operations::{found, found_in};
 use crate::engine::{EngineError, Epoch, NonFinite, Rates, StepConfig};
 use crate::lower::Place;
 use crate::model::Parameter;
-use crate::native::{Aligned, clip};
 use crate::native::conv2d::Scratch;
+use crate::native::{Aligned, clip};
 use rayon::prelude::*;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
