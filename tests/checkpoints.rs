@@ -61,9 +61,10 @@ fn checkpoint(optimizer: Optimizer, epochs: usize) -> Checkpoint {
 /// Every number comes back with every bit, and every changed or missing byte is found.
 #[test]
 fn checkpoints_come_back_whole_or_not_at_all() {
-    for optimizer in
-        [Optimizer::Adam(AdamConfig::default()), Optimizer::Sgd(SgdConfig { learning_rate: 0.1, momentum: 0.9 })]
-    {
+    for optimizer in [
+        Optimizer::Adam(AdamConfig::default()),
+        Optimizer::Sgd(SgdConfig { learning_rate: 0.1, momentum: 0.9, nesterov: false }),
+    ] {
         let written = checkpoint(optimizer, 3);
         let bytes = written.to_bytes().unwrap();
         assert_eq!(Checkpoint::from_bytes(&bytes).unwrap(), written);

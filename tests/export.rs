@@ -445,7 +445,7 @@ fn images() -> &'static [u8] {
 
 /// Returns the predictions of the plain loops, which never make a normalization part of the weights before it.
 fn reference(model: &Model, parameters: &[Vec<f32>], images: &[u8]) -> Vec<f32> {
-    let sgd = Optimizer::Sgd(SgdConfig { learning_rate: 0.0, momentum: 0.0 });
+    let sgd = Optimizer::Sgd(SgdConfig { learning_rate: 0.0, momentum: 0.0, nesterov: false });
     let mut engine = ReferenceEngine::<f32>::new(model, parameters, &Split::default(), 100, sgd).unwrap();
     engine.predict(images, &mut |_| ControlFlow::Continue(())).block_on().unwrap()
 }

@@ -1,8 +1,10 @@
 use fmnist_gpu::cpu::adam::{AdamConfig, adam_step};
 use fmnist_gpu::cpu::conv2d::{Conv2dDims, Padding, conv2d_backward_x, conv2d_forward};
 use fmnist_gpu::cpu::pool2d::{Pool2dDims, pool2d_average_forward, pool2d_max_forward, pool2d_sum_forward};
+use fmnist_gpu::cpu::sgd::{SgdConfig, sgd_step};
 use fmnist_gpu::cpu::softmax_xent::{SoftmaxXentDims, softmax_xent_backward_x, softmax_xent_forward};
-use fmnist_gpu::cpu::{DimsError, sgd::sgd_step};
+use fmnist_gpu::cpu::step::Step;
+use fmnist_gpu::cpu::{DimsError, clip::clip_factor};
 use fmnist_gpu::verify::OPS;
 use fmnist_gpu::verify::gradients::{check, check_all};
 use std::collections::BTreeSet;
@@ -118,11 +120,11 @@ fn softmax_is_stable_and_its_gradient_sums_to_zero() {
 fn adam_takes_the_two_steps_of_the_paper() {
     let c = AdamConfig::default();
     let (mut w, mut m, mut v) = ([1.0f64], [0.0], [0.0]);
-    adam_step(&c, c.step_size(1), &[0.5], &mut w, &mut m, &mut v);
+    adam_step(&c, Step::of_size(c.step_size(1)), &[0.5], &mut w, &mut m, &mut v);
     assert!((m[0] - 0.05).abs() < 1e-15 && (v[0] - 0.00025).abs() < 1e-15);
     // The first step is one learning rate in the direction of the gradient, except for epsilon.
     assert!((w[0] - (1.0 - 1e-3)).abs() < 1e-8, "{}", w[0]);
-    adam_step(&c, c.step_size(2), &[-1.0], &mut w, &mut m, &mut v);
+    adam_step(&c, Step::of_size(c.step_size(2)), &[-1.0], &mut w, &mut m, &mut v);
     assert!((m[0] - (0.9 * 0.05 - 0.1)).abs() < 1e-15 && (v[0] - (0.999 * 0.00025 + 0.001)).abs() < 1e-15);
     let alpha = 1e-3 * (1.0 - 0.999f64 * 0.999).sqrt() / (1.0 - 0.9 * 0.9);
     assert!((w[0] - (0.999 + alpha * 0.055 / 0.00124975f64.sqrt())).abs() < 1e-7, "{}", w[0]);
@@ -131,10 +133,36 @@ fn adam_takes_the_two_steps_of_the_paper() {
 #[test]
 fn sgd_keeps_momentum() {
     let (mut w, mut velocity) = ([1.0f64], [0.0]);
-    sgd_step(0.5, 0.1, &[2.0], &mut w, &mut velocity);
+    let config = SgdConfig { momentum: 0.5, ..SgdConfig::default() };
+    let step = Step::of_size(0.1);
+    sgd_step(&config, step, &[2.0], &mut w, &mut velocity);
     assert!((w[0] - 0.8).abs() < 1e-15);
-    sgd_step(0.5, 0.1, &[0.0], &mut w, &mut velocity);
+    sgd_step(&config, step, &[0.0], &mut w, &mut velocity);
     assert!((w[0] - 0.7).abs() < 1e-15);
+}
+
+/// Computed by hand: velocity = 0.5 * -0.2 - 0.1 * 2, and the weight moves by 0.5 * velocity - 0.1 * 2 after it has decayed by a tenth.
+#[test]
+fn nesterov_looks_ahead_and_weights_decay_before() {
+    let config = SgdConfig { momentum: 0.5, nesterov: true, ..SgdConfig::default() };
+    let (mut w, mut velocity) = ([1.0f64], [-0.2]);
+    sgd_step(&config, Step { size: 0.1, decay: 0.1, clip: 0.5 }, &[4.0], &mut w, &mut velocity);
+    assert!((velocity[0] + 0.3).abs() < 1e-15 && (w[0] - (0.9 - 0.15 - 0.2)).abs() < 1e-15, "{w:?} {velocity:?}");
+    // Without decay, a weight keeps even the sign of zero.
+    let (mut w, mut velocity) = ([-0.0f64], [0.0]);
+    sgd_step(&config, Step::of_size(0.1), &[0.0], &mut w, &mut velocity);
+    assert!(w[0].is_sign_negative());
+}
+
+/// The norm of (2, -3, 6) is 7.
+#[test]
+fn gradients_are_clipped_by_the_norm_of_all() {
+    let gradients = [vec![2.0f64, -3.0], Vec::new(), vec![6.0]];
+    assert_eq!(clip_factor(3.5, &gradients), 0.5);
+    assert_eq!([clip_factor(7.0, &gradients), clip_factor(100.0, &gradients)], [1.0; 2]);
+    assert_eq!(clip_factor(1.0, &[vec![0.0f32; 3]]), 1.0);
+    // What is not a number stays one, to be found later.
+    assert_eq!(clip_factor(1.0, &[vec![f32::NAN]]), 1.0);
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod autotune;
 mod batch_gather;
 mod batchnorm;
 mod bias;
+mod clip;
 mod conv2d;
 mod dense;
 mod gelu;
@@ -55,6 +56,8 @@ mod gpu;
 mod model;
 /// The native engine: its loops, reproducible results, the program without an adapter.
 mod native;
+/// Optimizers and schedules against PyTorch, and training that is resumed in the middle of a schedule.
+mod optimizers;
 /// Every output call, made to fail.
 #[cfg(unix)]
 mod output_calls;

@@ -18,7 +18,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 const ADAM: Optimizer = Optimizer::Adam(AdamConfig { learning_rate: 1e-3, beta_1: 0.9, beta_2: 0.999, epsilon: 1e-7 });
-const MOMENTUM: Optimizer = Optimizer::Sgd(SgdConfig { learning_rate: 0.01, momentum: 0.9 });
+const MOMENTUM: Optimizer = Optimizer::Sgd(SgdConfig { learning_rate: 0.01, momentum: 0.9, nesterov: false });
 
 fn go(_: &Totals) -> ControlFlow<()> {
     ControlFlow::Continue(())
@@ -241,7 +241,7 @@ fn samples_are_checked() {
 fn what_went_bad_is_found() {
     let model = Model::cnn();
     let split = synthetic::generate(32, 1, 3).0;
-    let huge = Optimizer::Sgd(SgdConfig { learning_rate: 1e30, momentum: 0.0 });
+    let huge = Optimizer::Sgd(SgdConfig { learning_rate: 1e30, momentum: 0.0, nesterov: false });
     let mut engine = NativeEngine::new(&model, &initial(&model, 1), 2).unwrap().and_training(&split, 8, huge).unwrap();
     let options = TrainOptions::new(3, 32, 8, huge);
     let never = AtomicBool::new(false);

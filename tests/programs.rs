@@ -6,7 +6,8 @@ use fmnist_gpu::cpu::conv2d::{Conv2dDims, Padding};
 use fmnist_gpu::cpu::pool2d::Pool2dDims;
 use fmnist_gpu::data::Split;
 use fmnist_gpu::engine::{
-    Batch, Engine, Epoch, GpuEngine, NativeEngine, Optimizer, Pass, ReferenceEngine, State, StepConfig, Totals,
+    Batch, Engine, Epoch, Factors, GpuEngine, NativeEngine, Optimizer, Pass, ReferenceEngine, Schedule, Shape, State,
+    StepConfig, Totals,
 };
 use fmnist_gpu::lower::{Conv2d, Dense, Fusion, Gelu, MaxPool2d, MeanPool2d, Mode, Op, Place, Program, Relu, lower};
 use fmnist_gpu::model::{Activation, Layer, Model, Node, Pair, Pooling, Role, initial_parameters};
@@ -255,14 +256,12 @@ struct Trained {
 const SAMPLES: usize = 11;
 const BATCH: usize = 4;
 
-fn train(engine: &mut dyn Engine, split: &Split, optimizer: &Optimizer) -> Trained {
+fn train(engine: &mut dyn Engine, split: &Split, config: &StepConfig) -> Trained {
     let mut losses = Vec::new();
     for round in 0..2u32 {
         let order: Vec<u32> = (0..SAMPLES as u32).map(|i| (5 * i + round) % SAMPLES as u32).collect();
         let steps = SAMPLES.div_ceil(BATCH) as u64;
-        let rates = (1..=steps)
-            .map(|step| StepConfig::from(optimizer).rates(u64::from(round) * steps + step, 2 * steps))
-            .collect();
+        let rates = (1..=steps).map(|step| config.rates(u64::from(round) * steps + step, 2 * steps)).collect();
         let epoch = Epoch { order, rates, done: Totals::default() };
         losses.push(engine.train_epoch(&epoch, &mut |_| ControlFlow::Continue(())).block_on().unwrap().mean_loss());
     }
@@ -301,6 +300,26 @@ fn differs(truth: &Trained, found: &Trained, tolerance: f64) -> Option<String> {
         .or_else(|| near("probabilities".into(), &truth.probabilities, &found.probabilities))
 }
 
+/// Draws what a training step does: any optimizer with any of the other parts.
+fn draw_config(seed: u64) -> StepConfig {
+    let mut draw = Draw::new(seed ^ 0x0057_e9c0);
+    let sgd = |nesterov| Optimizer::Sgd(SgdConfig { learning_rate: 0.05, momentum: 0.5, nesterov });
+    // A large epsilon: otherwise the sign of a gradient near zero decides.
+    let adam = AdamConfig { learning_rate: 0.01, epsilon: 0.05, ..AdamConfig::default() };
+    let optimizer = [sgd(false), sgd(true), Optimizer::Adam(adam), Optimizer::AdamW(adam)][draw.among(0..=3)];
+    let shapes = [Shape::Constant, Shape::Cosine, Shape::OneCycle, Shape::Linear, Shape::Step];
+    let warmup = [0.0, 0.5][draw.among(0..=1)];
+    let clip_norm = [0.05, 0.5, 5.0][draw.among(0..=2)];
+    let factors = Factors { bias: 2.0, scale: 0.5, shift: 4.0 };
+    StepConfig {
+        schedule: Schedule { shape: shapes[draw.among(0..=4)], warmup, initial: 0.25, last: 0.125 },
+        weight_decay: if draw.chance(50) { 0.5 } else { 0.0 },
+        factors: if draw.chance(50) { factors } else { Factors::default() },
+        clip_norm: draw.chance(50).then_some(clip_norm),
+        ..StepConfig::from(optimizer)
+    }
+}
+
 /// Trains a graph drawn at random on every engine, and compares; returns the types of its layers, and whether it branches.
 pub fn engines_agree(seed: u64) -> (BTreeSet<String>, bool) {
     let model = draw_model(seed);
@@ -313,28 +332,24 @@ pub fn engines_agree(seed: u64) -> (BTreeSet<String>, bool) {
 /// Trains a graph on every engine, and compares.
 fn engines_agree_on(model: &Model, seed: u64) {
     let (parameters, split) = (draw_parameters(model, seed), draw_split(model, SAMPLES, seed));
-    let optimizer = match seed % 2 {
-        0 => Optimizer::Sgd(SgdConfig { learning_rate: 0.05, momentum: 0.5 }),
-        // A large epsilon: otherwise the sign of a gradient near zero decides.
-        _ => Optimizer::Adam(AdamConfig { learning_rate: 0.01, epsilon: 0.05, ..AdamConfig::default() }),
-    };
-    let mut engine = ReferenceEngine::<f64>::new(model, &parameters, &split, BATCH, optimizer).unwrap();
-    let truth = train(&mut engine, &split, &optimizer);
+    let config = draw_config(seed);
+    let mut engine = ReferenceEngine::<f64>::new(model, &parameters, &split, BATCH, &config).unwrap();
+    let truth = train(&mut engine, &split, &config);
     let compare = |name: &str, engine: &mut dyn Engine| {
-        let found = train(engine, &split, &optimizer);
-        assert_eq!(differs(&truth, &found, 2e-3), None, "seed {seed}, {name}");
+        let found = train(engine, &split, &config);
+        assert_eq!(differs(&truth, &found, 2e-3), None, "seed {seed}, {name}, {config:?}");
         found
     };
-    let mut engine = ReferenceEngine::<f32>::new(model, &parameters, &split, BATCH, optimizer).unwrap();
+    let mut engine = ReferenceEngine::<f32>::new(model, &parameters, &split, BATCH, &config).unwrap();
     compare("reference", &mut engine);
     let threads = [1, 3].map(|threads| {
         let engine = NativeEngine::new(model, &parameters, threads)
-            .and_then(|engine| engine.and_training(&split, BATCH, optimizer));
+            .and_then(|engine| engine.and_training(&split, BATCH, &config));
         compare("native", &mut engine.unwrap())
     });
     assert_eq!(threads[0].state, threads[1].state, "seed {seed}: one thread and three");
     let engine = GpuEngine::new(gpu(), model, &parameters)
-        .and_then(|engine| engine.and_training(&split, BATCH, optimizer).block_on());
+        .and_then(|engine| engine.and_training(&split, BATCH, &config).block_on());
     compare("gpu", &mut engine.unwrap());
 }
 

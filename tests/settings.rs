@@ -3,6 +3,7 @@
 
 use crate::registry::root;
 use crate::support::program::{Place, json_file};
+use fmnist_gpu::engine::{Schedule, Shape};
 use fmnist_gpu::model::{Model, ModelFile};
 use fmnist_gpu::run::RunConfig;
 use fmnist_gpu::session::{Plan, PlanError};
@@ -16,6 +17,7 @@ const TINY: &str = "name = \"tiny\"\nlayers = [{ type = \"flatten\" }, { type = 
 /// A value that is not the default, and possible for SGD.
 fn another(setting: &Setting) -> Value {
     match (&setting.kind, setting.name) {
+        (Kind::Name(_), "schedule") => Value::Name("cosine"),
         (Kind::Name(_), _) => Value::Name("sgd"),
         (Kind::Switch, _) => Value::Switch(true),
         (Kind::Real(_), "validation_split") => Value::Real(0.25),
@@ -89,6 +91,7 @@ fn every_setting_is_a_flag_recorded_resumed_and_repeated() {
         let other = match another(setting) {
             Value::Count(count) => format!("{}", count + 1),
             Value::Real(value) => format!("{}", value / 4.0),
+            Value::Name("cosine") => "linear".to_string(),
             Value::Name(_) => "adam".to_string(),
             Value::Switch(on) => (!on).to_string(),
         };
@@ -116,9 +119,20 @@ fn a_model_file_sets_its_recipe() {
     assert_eq!(plan.model, parse(TINY).model, "how it is trained is no part of the model");
     let plan = Plan::new(parse(&text), &[(row("batch_size"), Value::Count(7))]).unwrap();
     assert_eq!((plan.recipe.batch_size, plan.recipe.epochs), (7, 2));
-    // The file's momentum is for the file's optimizer.
+    // The file's momentum and decay are for the file's optimizer, and so is the course of the learning rate for its schedule.
     let plan = Plan::new(parse(&text), &[(row("optimizer"), Value::Name("adam"))]).unwrap();
-    assert_eq!(plan.recipe.momentum, None);
+    let Recipe { momentum, nesterov, weight_decay, .. } = plan.recipe;
+    assert_eq!((momentum, nesterov, weight_decay), (None, false, 0.0));
+    let plan = Plan::new(parse(&text), &[(row("optimizer"), Value::Name("adamw"))]).unwrap();
+    assert_eq!(plan.step.weight_decay, 0.004);
+    let plan = Plan::new(parse(&text), &[(row("schedule"), Value::Name("step"))]).unwrap();
+    assert_eq!(plan.step.schedule, Schedule { shape: Shape::Step, ..Schedule::default() });
+    let plan = Plan::new(parse(&text), &[(row("schedule"), Value::Name("onecycle"))]).unwrap();
+    assert_eq!(plan.step.schedule, Schedule { shape: Shape::OneCycle, warmup: 0.3, initial: 0.04, last: 0.0 });
+    // The same again is no choice; without a warm-up there is no first rate.
+    let given = [(row("schedule"), Value::Name("cosine")), (row("warmup"), Value::Real(0.0))];
+    let plan = Plan::new(parse(&text), &given).unwrap();
+    assert_eq!(plan.step.schedule, Schedule { shape: Shape::Cosine, warmup: 0.0, initial: 0.0, last: 0.5 });
     for (line, parts) in [
         ("seed = 3", ["`seed`", "its keys are `epochs`"]),
         ("epoch = 3", ["`epoch`", "`batch_size`"]),
@@ -127,17 +141,62 @@ fn a_model_file_sets_its_recipe() {
         ("batch_size = 0", ["`batch_size` is 0", "from 1 to 32768"]),
         ("learning_rate = \"fast\"", ["`learning_rate` is \"fast\"", "a number"]),
         ("learning_rate = 0", ["`learning_rate` is 0", "above 0"]),
-        ("optimizer = \"adamax\"", ["`optimizer` is \"adamax\"", "adam, sgd"]),
+        ("optimizer = \"adamax\"", ["`optimizer` is \"adamax\"", "adam, adamw, sgd"]),
         ("optimizer = \"sgd\"\nmomentum = 1.5", ["`momentum` is 1.5", "less than 1"]),
-        ("momentum = 0.5", ["`momentum` is 0.5", "the optimizer sgd"]),
+        ("schedule = \"cosin\"", ["`schedule` is \"cosin\"", "constant, cosine, onecycle, linear, step"]),
+        ("warmup = 1.5", ["`warmup` is 1.5", "at most 1"]),
+        ("final = nan", ["`final` is NaN", "at least 0"]),
+        ("weight_decay = -1", ["`weight_decay` is -1", "0 or more"]),
+        ("bias_factor = inf", ["`bias_factor` is inf", "a number"]),
+        ("clip_norm = 0", ["`clip_norm` is 0", "above 0"]),
+        ("nesterov = 1", ["`nesterov` is 1", "true or false"]),
     ] {
         let error = Plan::new(parse(&format!("{TINY}[train]\n{line}\n")), &[]).unwrap_err();
         let said = error.to_string();
         assert!(parts.iter().all(|part| said.contains(part)), "{line}: {said}");
-        assert!(
-            line.starts_with("momentum") || matches!(error, PlanError::Model(_)),
-            "{line}: the file is not named: {said}"
-        );
+        assert!(matches!(error, PlanError::Model(_)), "{line}: the file is not named: {said}");
+    }
+}
+
+/// What does not apply is refused by its key, with what it requires.
+#[test]
+fn settings_that_contradict_each_other_are_named() {
+    for (lines, parts) in [
+        ("momentum = 0.5", ["`momentum` is 0.5", "the optimizer sgd"]),
+        ("optimizer = \"adamw\"\nmomentum = 0.5", ["`momentum` is 0.5", "the optimizer sgd"]),
+        ("nesterov = true", ["`nesterov` is true", "the optimizer sgd"]),
+        ("optimizer = \"sgd\"\nnesterov = true", ["`nesterov` is true", "a momentum above 0"]),
+        ("weight_decay = 0.1", ["`weight_decay` is 0.1", "the optimizer adamw or sgd"]),
+        ("initial = 0.1", ["`initial` is 0.1", "a warmup above 0"]),
+        ("final = 0.1", ["`final` is 0.1", "cosine, linear or onecycle"]),
+        ("schedule = \"step\"\nfinal = 0.1", ["`final` is 0.1", "cosine, linear or onecycle"]),
+    ] {
+        let error = Plan::new(parse(&format!("{TINY}[train]\n{lines}\n")), &[]).unwrap_err();
+        let said = error.to_string();
+        assert!(matches!(error, PlanError::Setting(_)) && parts.iter().all(|part| said.contains(part)), "{said}");
+    }
+}
+
+/// What a run records of a recipe gives the same step again, also where a setting's default depends on another one.
+#[test]
+fn recipes_come_back_from_what_is_recorded() {
+    for lines in [
+        "",
+        "optimizer = \"adamw\"",
+        "optimizer = \"adamw\"\nweight_decay = 0.0",
+        "optimizer = \"sgd\"\nweight_decay = 5e-4\nmomentum = 0.9\nnesterov = true",
+        "schedule = \"onecycle\"",
+        "schedule = \"onecycle\"\nwarmup = 0.0",
+        "schedule = \"onecycle\"\ninitial = 0.0\nfinal = 0.07",
+        "schedule = \"cosine\"",
+        "warmup = 0.1\nclip_norm = 1",
+        "shift_factor = 64\nbias_factor = 0",
+    ] {
+        let Plan { recipe, step, .. } = Plan::new(parse(&format!("{TINY}[train]\n{lines}\n")), &[]).unwrap();
+        let Recipe { optimizer, momentum, nesterov, .. } = recipe;
+        let mut again = Recipe { optimizer, momentum, nesterov, ..Recipe::default() };
+        again.restore(&recipe.recorded()).unwrap();
+        assert_eq!((again.step().unwrap(), &again), (step, &recipe), "{lines}");
     }
 }
 

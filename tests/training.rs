@@ -114,7 +114,7 @@ fn cnn_agrees_with_keras() {
 #[test]
 fn a_prepared_device_compiles_nothing_more_and_trains_to_the_same_bits() {
     gpu();
-    let momentum = Optimizer::Sgd(SgdConfig { learning_rate: 0.01, momentum: 0.9 });
+    let momentum = Optimizer::Sgd(SgdConfig { learning_rate: 0.01, momentum: 0.9, nesterov: false });
     let split = made_data(70);
     for (name, optimizer) in [("mlp", ADAM), ("cnn", ADAM), ("mlp", momentum)] {
         let model = Model::load(name).unwrap();
@@ -231,7 +231,7 @@ fn the_short_last_batch_is_trained_exactly() {
 
 #[test]
 fn sgd_with_momentum_walks_like_its_mirror() {
-    let sgd = Optimizer::Sgd(SgdConfig { learning_rate: 0.05, momentum: 0.9 });
+    let sgd = Optimizer::Sgd(SgdConfig { learning_rate: 0.05, momentum: 0.9, nesterov: false });
     curves_agree(&Model::mlp(), 64, 16, 3, &sgd, 1e-5);
 }
 
@@ -526,7 +526,7 @@ fn an_interrupted_prediction_returns_the_images_done_so_far() {
 fn a_loss_that_is_not_finite_stops_training() {
     let split = made_data(64);
     let model = Model::mlp();
-    let optimizer = Optimizer::Sgd(SgdConfig { learning_rate: 1e20, momentum: 0.0 });
+    let optimizer = Optimizer::Sgd(SgdConfig { learning_rate: 1e20, momentum: 0.0, nesterov: false });
     let mut engine = GpuEngine::new(gpu(), &model, &initial(&model, 1))
         .unwrap()
         .and_training(&split, 8, &optimizer)

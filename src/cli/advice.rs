@@ -94,6 +94,7 @@ pub fn of_plan(error: PlanError) -> anyhow::Error {
         PlanError::OtherModel { given, was } => {
             anyhow!("--model is {given}, but the run was started with another model, `{was}`; {RESUME}")
         }
+        PlanError::OtherEnd { .. } => anyhow!("{}; {RESUME}", error.to_string().replace("`epochs`", "--epochs")),
         PlanError::Done { .. } => anyhow!("{}", error.to_string().replace("`epochs`", "--epochs")),
         PlanError::OtherData { .. } => anyhow!("{error}; name that one with --dataset or --data-dir"),
         PlanError::Model(_) | PlanError::OtherImages { .. } | PlanError::Recorded(_) => error.into(),

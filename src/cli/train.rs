@@ -33,7 +33,8 @@ pub struct TrainArgs {
     /// Run folder to write [default: the first free runs/MODEL-NUMBER]
     #[arg(long, value_name = "RUN", value_parser = output_path(), conflicts_with = "resume")]
     out: Option<PathBuf>,
-    /// Resume a run from its newest checkpoint, with the settings it was started with; --epochs may be raised
+    /// Resume a run from its newest checkpoint, with the settings it was started with; --epochs may be raised, unless the learning rate
+    /// follows a schedule
     #[arg(long, value_name = "RUN")]
     resume: Option<PathBuf>,
     /// Write a checkpoint after every N epochs; 0 writes none

@@ -1,6 +1,9 @@
-//! Adam as in Keras. Source: Kingma and Ba, Adam, 2015, end of section 2; keras.optimizers.Adam.
+//! Adam as in Keras, and with the decoupled decay of AdamW. Source: Kingma and Ba, Adam, 2015, end of section 2; Loshchilov and Hutter, Decoupled
+//! Weight Decay Regularization, 2019; keras.optimizers.Adam and AdamW. PyTorch's form adds epsilon to another number: ours is
+//! `epsilon * sqrt(1 - beta_2^t)` there.
 
 use super::real::Real;
+use super::step::Step;
 use serde::{Deserialize, Serialize};
 
 /// Settings of Adam; the defaults are those of Keras.
@@ -30,16 +33,17 @@ impl AdamConfig {
     }
 }
 
-/// Takes one step: `m += (g - m) * (1 - beta_1)`, `v += (g*g - v) * (1 - beta_2)`, `w -= alpha * m / (sqrt(v) +
-/// epsilon)`.
+/// Takes one step: `m += (g - m) * (1 - beta_1)`, `v += (g*g - v) * (1 - beta_2)`, `w -= size * m / (sqrt(v) + epsilon)`, where `g` is the
+/// gradient times `step.clip`, and w has decayed before.
 ///
-/// g, w, m and v have the same length; `alpha` is [`AdamConfig::step_size`].
-pub fn adam_step<T: Real>(config: &AdamConfig, alpha: T, g: &[T], w: &mut [T], m: &mut [T], v: &mut [T]) {
+/// g, w, m and v have the same length; `step.size` is [`AdamConfig::step_size`] times the factors of schedule and parameter.
+pub fn adam_step<T: Real>(config: &AdamConfig, step: Step<T>, g: &[T], w: &mut [T], m: &mut [T], v: &mut [T]) {
     let (first, second) = (T::from_f64(1.0 - config.beta_1), T::from_f64(1.0 - config.beta_2));
     let epsilon = T::from_f64(config.epsilon);
     for i in 0..w.len() {
-        m[i] += (g[i] - m[i]) * first;
-        v[i] += (g[i] * g[i] - v[i]) * second;
-        w[i] -= alpha * m[i] / (v[i].sqrt() + epsilon);
+        let g = step.clip * g[i];
+        m[i] += (g - m[i]) * first;
+        v[i] += (g * g - v[i]) * second;
+        w[i] = step.decayed(w[i]) - step.size * m[i] / (v[i].sqrt() + epsilon);
     }
 }

@@ -11,6 +11,7 @@ pub mod add;
 pub mod batch_gather;
 pub mod batchnorm;
 pub mod bias;
+pub mod clip;
 pub mod conv2d;
 pub mod dense;
 pub mod gelu;
@@ -23,6 +24,7 @@ pub mod scale;
 pub mod sgd;
 pub mod silu;
 pub mod softmax_xent;
+pub mod step;
 
 use thiserror::Error;
 

@@ -6,6 +6,7 @@ mod kernel_times;
 mod native;
 mod operations;
 mod reference;
+mod schedule;
 mod step;
 
 #[cfg(feature = "disk")]
@@ -15,7 +16,8 @@ pub use kernel_times::{KernelTime, KernelTimes};
 #[cfg(feature = "native")]
 pub use native::NativeEngine;
 pub use reference::{Batch, Pass, ReferenceEngine};
-pub use step::{Rates, StepConfig};
+pub use schedule::{Schedule, Shape};
+pub use step::{Factors, Rates, StepConfig};
 
 use crate::data::Split;
 use crate::gpu::GpuError;
@@ -103,6 +105,8 @@ pub enum EngineError {
 pub enum Optimizer {
     /// Adam as in Keras.
     Adam(AdamConfig),
+    /// Adam for weights that decay: the same, but the name in a configuration.
+    AdamW(AdamConfig),
     /// Stochastic gradient descent with momentum.
     Sgd(SgdConfig),
 }
@@ -111,16 +115,24 @@ impl Optimizer {
     /// The names of the values that the optimizer keeps per parameter between steps.
     pub fn slots(&self) -> &'static [&'static str] {
         match self {
-            Optimizer::Adam(_) => &["m", "v"],
+            Optimizer::Adam(_) | Optimizer::AdamW(_) => &["m", "v"],
             Optimizer::Sgd(_) => &["velocity"],
         }
     }
 
-    /// The factor of the update at a step, counted from 1; computed in double precision and rounded to single.
-    pub fn step_size(&self, step: u64) -> f32 {
+    /// The factor of the update at a step, counted from 1.
+    pub fn step_size(&self, step: u64) -> f64 {
         match self {
-            Optimizer::Adam(config) => config.step_size(step) as f32,
-            Optimizer::Sgd(config) => config.learning_rate as f32,
+            Optimizer::Adam(config) | Optimizer::AdamW(config) => config.step_size(step),
+            Optimizer::Sgd(config) => config.learning_rate,
+        }
+    }
+
+    /// The largest learning rate.
+    pub fn learning_rate(&self) -> f64 {
+        match self {
+            Optimizer::Adam(config) | Optimizer::AdamW(config) => config.learning_rate,
+            Optimizer::Sgd(config) => config.learning_rate,
         }
     }
 }

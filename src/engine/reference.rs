@@ -9,7 +9,7 @@ use super::{
 };
 use crate::cpu::real::Real;
 use crate::cpu::softmax_xent::softmax_xent_totals;
-use crate::cpu::{adam, batch_gather, sgd};
+use crate::cpu::{adam, batch_gather, clip, sgd};
 use crate::data::Split;
 use crate::lower::{Buffer, Id, Mode, Place, Program, Tensor, lower};
 use crate::model::{Model, Parameter};
@@ -229,15 +229,16 @@ impl<T: Real> ReferenceEngine<T> {
 
     /// Makes one optimizer step.
     fn update(&mut self, gradients: &[Vec<T>], rates: Rates) {
-        let alpha = T::from_f64(f64::from(rates.size));
+        let clip = self.config.clip_norm.map_or(T::ONE, |norm| clip::clip_factor(norm, gradients));
         for (i, g) in gradients.iter().enumerate().filter(|(i, _)| self.described[*i].role.is_trained()) {
+            let step = self.config.on(self.described[i].role, rates, clip);
             let w = &mut self.parameters[i];
             match (&self.config.optimizer, &mut self.slots[..]) {
-                (Optimizer::Adam(config), [m, v]) => {
-                    adam::adam_step(config, alpha, g, w, &mut m[i], &mut v[i]);
+                (Optimizer::Adam(config) | Optimizer::AdamW(config), [m, v]) => {
+                    adam::adam_step(config, step, g, w, &mut m[i], &mut v[i]);
                 }
                 (Optimizer::Sgd(config), [velocity]) => {
-                    sgd::sgd_step(config.momentum, alpha, g, w, &mut velocity[i]);
+                    sgd::sgd_step(config, step, g, w, &mut velocity[i]);
                 }
                 (optimizer, slots) => unreachable!("{} slots for {optimizer:?}", slots.len()),
             }

@@ -1,6 +1,9 @@
 //! What a training step does besides running the program of the model.
 
-use super::Optimizer;
+use super::{Optimizer, Schedule, Shape};
+use crate::cpu::real::Real;
+use crate::cpu::step::Step;
+use crate::model::Role;
 use crate::ops::adam::AdamConfig;
 use bytemuck::{Pod, Zeroable};
 
@@ -9,11 +12,54 @@ use bytemuck::{Pod, Zeroable};
 pub struct StepConfig {
     /// How the parameters follow from the gradients.
     pub optimizer: Optimizer,
+    /// How the learning rate changes from step to step.
+    pub schedule: Schedule,
+    /// The decay of weights, relative to the learning rate: each step takes `learning rate * weight_decay` of every weight away. Biases, scales and
+    /// shifts do not decay.
+    pub weight_decay: f64,
+    /// The learning rates of other parameters than weights.
+    pub factors: Factors,
+    /// The largest norm of all gradients together; longer ones are shortened to it.
+    pub clip_norm: Option<f64>,
 }
 
+/// Factors of the learning rate by the role of a parameter; that of weights is 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Factors {
+    /// Of biases.
+    pub bias: f64,
+    /// Of the scales of normalizations.
+    pub scale: f64,
+    /// Of the shifts of normalizations.
+    pub shift: f64,
+}
+
+impl Default for Factors {
+    fn default() -> Self {
+        Factors { bias: 1.0, scale: 1.0, shift: 1.0 }
+    }
+}
+
+impl Factors {
+    /// The roles in the order of their groups on a GPU.
+    pub(super) const ROLES: [Role; 4] = [Role::Weight, Role::Bias, Role::Scale, Role::Shift];
+
+    /// Returns the factor for parameters of a role.
+    pub fn of(&self, role: Role) -> f64 {
+        match role {
+            Role::Bias => self.bias,
+            Role::Scale => self.scale,
+            Role::Shift => self.shift,
+            Role::Weight | Role::Mean | Role::Variance => 1.0,
+        }
+    }
+}
+
+/// Training with this optimizer and nothing else.
 impl From<Optimizer> for StepConfig {
     fn from(optimizer: Optimizer) -> Self {
-        StepConfig { optimizer }
+        let (schedule, factors) = (Schedule::default(), Factors::default());
+        StepConfig { optimizer, schedule, weight_decay: 0.0, factors, clip_norm: None }
     }
 }
 
@@ -40,9 +86,9 @@ impl From<&StepConfig> for StepConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Rates {
-    /// The factor of the update: [`Optimizer::step_size`] times that of the schedule.
+    /// The factor of the update: [`Optimizer::step_size`] times [`Schedule::share`].
     pub size: f32,
-    /// The part of each weight that decays.
+    /// The part of each weight that decays: the learning rate of this step times that of [`StepConfig::weight_decay`].
     pub decay: f32,
     /// The part of the way that the average of the parameters moves towards them.
     pub average: f32,
@@ -52,7 +98,31 @@ pub struct Rates {
 
 impl StepConfig {
     /// Returns the numbers of a step, counted from 1, of a training of so many steps.
-    pub fn rates(&self, step: u64, _steps: u64) -> Rates {
-        Rates { size: self.optimizer.step_size(step), ..Rates::default() }
+    ///
+    /// All is computed in double precision, and rounded to single once.
+    pub fn rates(&self, step: u64, steps: u64) -> Rates {
+        let share = self.schedule.share(step, steps);
+        Rates {
+            size: (self.optimizer.step_size(step) * share) as f32,
+            decay: (self.optimizer.learning_rate() * share * self.weight_decay) as f32,
+            ..Rates::default()
+        }
+    }
+
+    /// Returns the numbers of a step on a parameter of this role; `clip` is the factor of the gradients.
+    pub(super) fn on<T: Real>(&self, role: Role, rates: Rates, clip: T) -> Step<T> {
+        let number = |value: f32| T::from_f64(f64::from(value));
+        let size = number(rates.size) * T::from_f64(self.factors.of(role));
+        Step { size, decay: if role == Role::Weight { number(rates.decay) } else { T::ZERO }, clip }
+    }
+
+    /// Returns the name of the first setting that makes steps depend on the number of all steps, if there is one: such a training cannot be
+    /// given another number of epochs once it has begun.
+    pub fn needs_end(&self) -> Option<&'static str> {
+        match self.schedule {
+            schedule if !schedule.needs_end() => None,
+            Schedule { shape: Shape::Constant, .. } => Some("warmup"),
+            _ => Some("schedule"),
+        }
     }
 }

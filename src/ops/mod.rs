@@ -11,9 +11,11 @@ pub mod add;
 pub mod batch_gather;
 pub mod batchnorm;
 pub mod bias;
+pub mod clip;
 pub mod conv2d;
 pub mod dense;
 pub mod gelu;
+mod groups;
 pub mod leakyrelu;
 pub mod non_finite;
 pub mod pool2d;
@@ -22,6 +24,8 @@ pub mod scale;
 pub mod sgd;
 pub mod silu;
 pub mod softmax_xent;
+
+pub use groups::Groups;
 
 use crate::gpu::{Binding, Constant, Gpu, GpuError, KernelSpec, LANES, PlanBuilder, Tensor, Tiling};
 use crate::gpu::{bind, workgroups_linear};

@@ -75,6 +75,18 @@ pub enum PlanError {
         /// Their number then.
         then: usize,
     },
+    /// The number of epochs is another one than when the run was started, and what the steps done so far were depends on it.
+    #[error(
+        "`epochs` is {epochs}, but the run was started with {was}, and its `{by}` depends on the number of all steps"
+    )]
+    OtherEnd {
+        /// The epochs that were asked for.
+        epochs: u64,
+        /// The epochs of the run.
+        was: u64,
+        /// The name of the setting that depends on them.
+        by: &'static str,
+    },
     /// The run has more epochs than were asked for.
     #[error("`epochs` is {epochs}, but {done} {} done already; ask for at least as many", if *done == 1 { "epoch is" } else { "epochs are" })]
     Done {
@@ -139,8 +151,12 @@ impl Plan {
         if recipe.epochs < done {
             return Err(PlanError::Done { epochs: recipe.epochs, done });
         }
-        let (model, model_file, step) =
-            (config.model.clone(), config.model_file.clone(), config.step().map_err(PlanError::Recorded)?);
+        let step = config.step().map_err(PlanError::Recorded)?;
+        let has_begun = start.as_ref().is_some_and(|start| start.position.steps(1) > 0);
+        if let Some(by) = step.needs_end().filter(|_| has_begun && recipe.epochs != was.epochs) {
+            return Err(PlanError::OtherEnd { epochs: recipe.epochs, was: was.epochs, by });
+        }
+        let (model, model_file) = (config.model.clone(), config.model_file.clone());
         Ok(Plan { model, model_file, recipe, step, begun: Some(config), start })
     }
 }

@@ -14,6 +14,7 @@ pub mod add;
 pub mod batch_gather;
 pub mod batchnorm;
 pub mod bias;
+pub mod clip;
 mod compare;
 pub mod conv2d;
 pub mod dense;
@@ -29,6 +30,7 @@ pub mod scale;
 pub mod sgd;
 pub mod silu;
 pub mod softmax_xent;
+pub mod step;
 mod table;
 
 pub use compare::{Bounded, Comparison, compare, compare_exact};

@@ -3,8 +3,8 @@
 use super::{Verifier, gradients::Gradients};
 use crate::gpu::{GpuError, KernelSpec};
 use crate::ops::{
-    adam, add, batch_gather, batchnorm, bias, conv2d, dense, gelu, leakyrelu, non_finite, pool2d, relu, scale, sgd,
-    silu, softmax_xent,
+    adam, add, batch_gather, batchnorm, bias, clip, conv2d, dense, gelu, leakyrelu, non_finite, pool2d, relu, scale,
+    sgd, silu, softmax_xent,
 };
 
 /// An operation: its kernels, each with the plain loops that specify it, and the proofs; all are in `src/verify/<name>.rs`.
@@ -217,6 +217,17 @@ pub static OPS: &[Op] = &[
         gradients: None,
         #[cfg(feature = "native")]
         native: Some(super::native::batch_gather::proof),
+    },
+    Op {
+        name: "clip",
+        kernels: &[
+            Entry { spec: &clip::FACTOR_PARTS, mirror: mirror!(clip::clip_factor) },
+            Entry { spec: &clip::FACTOR, mirror: mirror!(clip::clip_factor) },
+        ],
+        proof: super::clip::selftest,
+        gradients: None,
+        #[cfg(feature = "native")]
+        native: Some(super::native::clip::proof),
     },
     Op {
         name: "adam",

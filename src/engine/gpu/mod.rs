@@ -18,7 +18,7 @@ use crate::engine::{
 use crate::gpu::{Element, Gpu, Plan, PlanBuilder, Tensor};
 use crate::lower::{Mode, Program, lower};
 use crate::model::{Model, Parameter};
-use crate::ops::{SharedTiles, adam, sgd};
+use crate::ops::{Groups, SharedTiles, adam, clip, sgd};
 use batches::Feed;
 use program::{Arena, GpuFusion};
 
@@ -50,6 +50,8 @@ struct Training {
 struct Update {
     config: StepConfig,
     rates: Tensor,
+    /// The factor of the gradients.
+    clip: Tensor,
     gradients: Arena,
     /// In the order of [`Optimizer::slots`].
     slots: Vec<Arena>,
@@ -94,7 +96,7 @@ impl GpuEngine {
         let tensors = self.tensors(&program, Some(&gradients))?;
         let logits = tensors[program.logits().0].clone();
         let rates = gpu.tensor("rates", &[train.len().div_ceil(batch_size), 4], Element::F32)?;
-        let update = Update { config, rates, gradients, slots };
+        let update = Update { config, rates, clip: gpu.tensor("clip", &[1], Element::F32)?, gradients, slots };
         let plan = self.step(&feed, &program, &tensors, &update).await?;
         let entries: Vec<&str> = plan.dispatches().map(|dispatch| dispatch.entry).collect();
         log::debug!("a training step has {} dispatches: {}", entries.len(), entries.join(", "));
@@ -114,21 +116,35 @@ impl GpuEngine {
         tensors: &[Tensor],
         update: &Update,
     ) -> Result<Plan, EngineError> {
-        let Update { config, rates, gradients, slots } = update;
         let mut plan = PlanBuilder::new(&self.gpu);
         feed.record(&mut plan, &self.on_gpu(feed, program, tensors))?;
+        self.record_update(&mut plan, feed, update)?;
+        Ok(plan.finish().await?)
+    }
+
+    /// Records the optimizer, and before it the norm of the gradients if they are clipped.
+    fn record_update(&self, plan: &mut PlanBuilder, feed: &Feed, update: &Update) -> Result<(), EngineError> {
+        let Update { config, rates, clip, gradients, slots } = update;
         let (g, w) = (&gradients.whole, &self.parameters.trained(gradients));
+        if let Some(clip_norm) = config.clip_norm {
+            clip::record(plan, clip_norm, g, clip)?;
+        }
+        let groups = Groups {
+            starts: gradients.starts,
+            factors: [config.factors.bias, config.factors.scale, config.factors.shift],
+            decay: config.weight_decay > 0.0,
+            clip: config.clip_norm.is_some(),
+        };
         match (&config.optimizer, &slots[..]) {
-            (Optimizer::Adam(config), [m, v]) => {
-                let (m, v) = (&m.whole, &v.whole);
-                adam::record(&mut plan, config, [g, w, m, v, rates, &feed.progress])?;
+            (Optimizer::Adam(config) | Optimizer::AdamW(config), [m, v]) => {
+                adam::record(plan, config, &groups, [g, w, &m.whole, &v.whole, rates, &feed.progress, clip])?;
             }
             (Optimizer::Sgd(config), [velocity]) => {
-                sgd::record(&mut plan, config, [g, w, &velocity.whole, rates, &feed.progress])?;
+                sgd::record(plan, config, &groups, [g, w, &velocity.whole, rates, &feed.progress, clip])?;
             }
             (optimizer, slots) => unreachable!("`Optimizer::slots` names {} slots for {optimizer:?}", slots.len()),
         }
-        Ok(plan.finish().await?)
+        Ok(())
     }
 
     fn on_gpu<'a>(&self, feed: &'a Feed, program: &'a Program, tensors: &'a [Tensor]) -> OnGpu<'a> {

@@ -3,8 +3,8 @@
 use super::GpuEngine;
 use crate::cpu::conv2d::Conv2dDims;
 use crate::cpu::pool2d::Pool2dDims;
-use crate::engine::EngineError;
 use crate::engine::operations::conv2d_form;
+use crate::engine::{EngineError, Factors};
 use crate::gpu::{Element, Gpu, Tensor};
 use crate::lower::{Fusion, Place, Program};
 use crate::model::Parameter;
@@ -27,7 +27,8 @@ impl Fusion for GpuFusion {
     }
 }
 
-/// One tensor per parameter, all in one buffer, so that one dispatch updates all of them: first the trained ones, then the statistics.
+/// One tensor per parameter, all in one buffer, so that one dispatch updates all of them: first the trained ones by their roles, in the order of
+/// [`Factors::ROLES`], then the statistics.
 #[derive(Debug)]
 pub(super) struct Arena {
     pub(super) whole: Tensor,
@@ -35,6 +36,8 @@ pub(super) struct Arena {
     parts: Vec<Tensor>,
     /// For each parameter of the model its position among the parts; `None` if it has none.
     order: Vec<Option<usize>>,
+    /// Where biases, scales and shifts start among the trained parameters.
+    pub(super) starts: [usize; 3],
 }
 
 impl Arena {
@@ -44,12 +47,20 @@ impl Arena {
             let of = move |(_, parameter): &(usize, &Parameter)| parameter.role.is_trained() == trained;
             parameters.iter().enumerate().filter(of)
         };
-        let in_order: Vec<(usize, &Parameter)> = wanted(true).chain(wanted(false).filter(|_| all)).collect();
+        let mut in_order: Vec<(usize, &Parameter)> = wanted(true).collect();
+        let group = |parameter: &Parameter| Factors::ROLES.iter().position(|role| *role == parameter.role);
+        in_order.sort_by_key(|(_, parameter)| group(parameter));
+        let n_before = [1, 2, 3].map(|start| in_order.partition_point(|(_, parameter)| group(parameter) < Some(start)));
+        in_order.extend(wanted(false).filter(|_| all));
         let parts: Vec<(String, Vec<usize>)> =
             in_order.iter().map(|(_, parameter)| (parameter.name.clone(), parameter.shape.clone())).collect();
         let (whole, parts) = gpu.arena(name, Element::F32, &parts)?;
         let order = (0..parameters.len()).map(|i| in_order.iter().position(|(index, _)| *index == i)).collect();
-        Ok(Arena { whole, parts, order })
+        let starts = n_before.map(|n| match parts.get(n) {
+            Some(part) => part.first_element() - whole.first_element(),
+            None => whole.len(),
+        });
+        Ok(Arena { whole, parts, order, starts })
     }
 
     /// Returns the part of the parameter `index`.

@@ -5,7 +5,7 @@ use crate::data::Split;
 use crate::engine::operations::{Answers, Convolving, Operands, compute_native};
 use crate::engine::{EngineError, Optimizer, Rates, StepConfig};
 use crate::lower::{Id, Tensor};
-use crate::model::Parameter;
+use crate::model::{Parameter, Role};
 use crate::native::conv2d::{Packed, Scratch};
 use crate::native::{Aligned, adam, batch_gather, sgd};
 use std::mem::take;
@@ -37,6 +37,7 @@ pub(super) struct Share<'a> {
 pub(super) struct Slice<'a> {
     /// Index of the parameter.
     pub(super) index: usize,
+    pub(super) role: Role,
     /// The first element of the slice.
     pub(super) first: usize,
     pub(super) w: &'a mut [f32],
@@ -80,20 +81,18 @@ pub(super) fn totals(loss: &[f32], correct: &[u32]) -> (f64, u64) {
 }
 
 impl Slice<'_> {
-    /// Computes the gradient over the first `n` rows of a batch, and makes one step of the optimizer.
-    pub(super) fn update(
-        self,
-        program: &NativeProgram,
-        batch: &BatchBuffers,
-        n: usize,
-        config: &StepConfig,
-        rates: Rates,
-    ) {
-        let Slice { index, first, w, g, slots: [m, v], packed } = self;
-        program.gradient(index, first, n, batch.group, &batch.tensors, g);
+    /// Computes the gradient over the first `n` rows of a batch.
+    pub(super) fn gradient(&mut self, program: &NativeProgram, batch: &BatchBuffers, n: usize) {
+        program.gradient(self.index, self.first, n, batch.group, &batch.tensors, self.g);
+    }
+
+    /// Makes one step of the optimizer; `clip` is the factor of the gradients.
+    pub(super) fn step(self, program: &NativeProgram, config: &StepConfig, rates: Rates, clip: f32) {
+        let Slice { role, w, g, slots: [m, v], packed, .. } = self;
+        let step = config.on(role, rates, clip);
         match &config.optimizer {
-            Optimizer::Adam(config) => adam::adam_step(config, rates.size, g, w, m, v),
-            Optimizer::Sgd(config) => sgd::sgd_step(config.momentum, rates.size, g, w, m),
+            Optimizer::Adam(config) | Optimizer::AdamW(config) => adam::adam_step(config, step, g, w, m, v),
+            Optimizer::Sgd(config) => sgd::sgd_step(config, step, g, w, m),
         }
         if let Some((conv, packed)) = packed {
             program.convs[conv].pack(w, packed);
@@ -177,6 +176,7 @@ pub(super) fn slices<'a>(
         for (i, (w, g)) in w.chunks_mut(len).zip(g.chunks_mut(len)).enumerate() {
             slices.push(Slice {
                 index,
+                role: parameter.role,
                 first: i * len,
                 w,
                 g,

@@ -8,8 +8,8 @@ use crate::engine::operations::{found, found_in};
 use crate::engine::{EngineError, Epoch, NonFinite, Rates, StepConfig};
 use crate::lower::Place;
 use crate::model::Parameter;
-use crate::native::Aligned;
 use crate::native::conv2d::Scratch;
+use crate::native::{Aligned, clip};
 use rayon::prelude::*;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -88,11 +88,23 @@ impl Training<'_> {
     pub(super) fn update(&mut self, parameters: &mut [Aligned<f32>], n: usize, rates: Rates) {
         let Training { config, described, prepared, slots, gradients, batch, .. } = self;
         let Prepared { program, packed, .. } = prepared;
-        let slices = slices(program, described, parameters, gradients, slots, packed);
+        let mut slices = slices(program, described, parameters, gradients, slots, packed);
         let (program, batch, config) = (&*program, &*batch, &*config);
-        slices.into_par_iter().with_max_len(1).for_each(|slice| {
-            slice.update(program, batch, n, config, rates);
+        let Some(clip_norm) = config.clip_norm else {
+            slices.into_par_iter().with_max_len(1).for_each(|mut slice| {
+                slice.gradient(program, batch, n);
+                slice.step(program, config, rates, 1.0);
+            });
+            return;
+        };
+        // The threads meet between gradients and optimizer; the slices and their order are always the same, so the sums are too.
+        let squares = slices.par_iter_mut().with_max_len(1).map(|slice| {
+            slice.gradient(program, batch, n);
+            clip::squared_norm(slice.g)
         });
+        let squares: Vec<f64> = squares.collect();
+        let factor = clip::clip_factor(clip_norm, &squares);
+        slices.into_par_iter().with_max_len(1).for_each(|slice| slice.step(program, config, rates, factor));
     }
 
     /// Times one step in the calling thread, part by part. Returns their names and seconds.
@@ -147,9 +159,11 @@ impl Training<'_> {
                 }
             }
         }
-        for slice in slices(program, described, parameters, gradients, slots, packed) {
+        for mut slice in slices(program, described, parameters, gradients, slots, packed) {
             let name = format!("{}_update", program.operation_of(slice.index));
-            slice.update(program, batch, n, config, Rates::default());
+            slice.gradient(program, batch, n);
+            let clip = config.clip_norm.map_or(1.0, |norm| clip::clip_factor(norm, &[clip::squared_norm(slice.g)]));
+            slice.step(program, config, Rates::default(), clip);
             note(name);
         }
         Ok(times)

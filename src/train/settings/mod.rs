@@ -1,11 +1,12 @@
 //! The settings of a training: one table, from which come the flags with their help, the keys of a model file, what a
 //! resumed run may change, and the command that repeats a run.
 
+mod schedule;
 mod table;
 
 pub use table::SETTINGS;
 
-use crate::engine::{Optimizer, StepConfig};
+use crate::engine::{Factors, Optimizer, Schedule, StepConfig};
 use crate::ops::adam::AdamConfig;
 use crate::ops::sgd::SgdConfig;
 use crate::text::Named;
@@ -24,6 +25,8 @@ pub const MAX_BATCH_SIZE: usize = 32_768;
 pub enum Method {
     /// Adam in Keras's form.
     Adam,
+    /// The same with decoupled weight decay.
+    AdamW,
     /// Stochastic gradient descent with momentum.
     Sgd,
 }
@@ -31,6 +34,7 @@ pub enum Method {
 impl Named for Method {
     const ALL: &[(&'static str, &'static str, Self)] = &[
         ("adam", "Adam in Keras's form", Method::Adam),
+        ("adamw", "Adam with decoupled weight decay", Method::AdamW),
         ("sgd", "Stochastic gradient descent with momentum", Method::Sgd),
     ];
 }
@@ -48,6 +52,16 @@ pub struct Recipe {
     pub learning_rate: f64,
     /// Momentum, if the optimizer has one.
     pub momentum: Option<f64>,
+    /// Whether the momentum is Nesterov's.
+    pub nesterov: bool,
+    /// Decay of weights, relative to the learning rate.
+    pub weight_decay: f64,
+    /// Factors of the learning rate.
+    pub factors: Factors,
+    /// The course of the learning rate.
+    pub schedule: Schedule,
+    /// Largest norm of the gradients; `None` does not clip them.
+    pub clip_norm: Option<f64>,
     /// Seed of everything random.
     pub seed: u64,
     /// Number of training images to use, the first ones, including those held out; `None` uses all.
@@ -64,6 +78,11 @@ impl Default for Recipe {
             optimizer: Method::Adam,
             learning_rate: 0.001,
             momentum: None,
+            nesterov: false,
+            weight_decay: 0.0,
+            factors: Factors::default(),
+            schedule: Schedule::default(),
+            clip_norm: None,
             seed: 0,
             train_limit: None,
             validation_split: 0.0,
@@ -163,6 +182,13 @@ impl Value {
         match self {
             Value::Real(value) => value,
             other => unreachable!("{other} is not a real number"),
+        }
+    }
+
+    fn switch(self) -> bool {
+        match self {
+            Value::Switch(on) => on,
+            other => unreachable!("{other} is neither yes nor no"),
         }
     }
 
@@ -306,7 +332,10 @@ impl Recipe {
     /// # Errors
     /// Settings contradict each other.
     pub fn step(&self) -> Result<StepConfig, SettingError> {
-        Ok(StepConfig { optimizer: self.optimizer()? })
+        let optimizer = self.optimizer()?;
+        self.check_schedule()?;
+        let Recipe { schedule, weight_decay, factors, clip_norm, .. } = *self;
+        Ok(StepConfig { optimizer, schedule, weight_decay, factors, clip_norm })
     }
 
     /// The optimizer with its settings.
@@ -314,16 +343,39 @@ impl Recipe {
     /// # Errors
     /// A setting is given that the optimizer does not have.
     fn optimizer(&self) -> Result<Optimizer, SettingError> {
-        let learning_rate = self.learning_rate;
-        match (self.optimizer, self.momentum) {
-            (Method::Adam, None) => Ok(Optimizer::Adam(AdamConfig { learning_rate, ..AdamConfig::default() })),
-            (Method::Adam, Some(momentum)) => {
-                Err(row("momentum").error(Value::Real(momentum), "it requires the optimizer sgd"))
+        let Recipe { learning_rate, momentum, nesterov, weight_decay, .. } = *self;
+        let wrong = |name: &str, value: Value, reason: &str| Err(row(name).error(value, reason));
+        let adam = AdamConfig { learning_rate, ..AdamConfig::default() };
+        match (self.optimizer, momentum) {
+            (Method::Adam | Method::AdamW, Some(momentum)) => {
+                wrong("momentum", Value::Real(momentum), "it requires the optimizer sgd")
             }
+            (Method::Adam | Method::AdamW, None) if nesterov => {
+                wrong("nesterov", Value::Switch(true), "it requires the optimizer sgd")
+            }
+            (Method::Adam, None) if weight_decay > 0.0 => {
+                wrong("weight_decay", Value::Real(weight_decay), "it requires the optimizer adamw or sgd")
+            }
+            (Method::Sgd, momentum) if nesterov && momentum.unwrap_or(0.0) == 0.0 => {
+                wrong("nesterov", Value::Switch(true), "it requires a momentum above 0")
+            }
+            (Method::Adam, None) => Ok(Optimizer::Adam(adam)),
+            (Method::AdamW, None) => Ok(Optimizer::AdamW(adam)),
             (Method::Sgd, momentum) => {
-                Ok(Optimizer::Sgd(SgdConfig { learning_rate, momentum: momentum.unwrap_or(0.0) }))
+                let momentum = momentum.unwrap_or(0.0);
+                Ok(Optimizer::Sgd(SgdConfig { learning_rate, momentum, nesterov }))
             }
         }
+    }
+
+    /// Takes another optimizer, with the decay that is usual for it: what was said about the former one belongs to that.
+    fn choose_optimizer(&mut self, optimizer: Method) {
+        if optimizer == self.optimizer {
+            return;
+        }
+        // Keras's default.
+        let weight_decay = if optimizer == Method::AdamW { 0.004 } else { 0.0 };
+        *self = Recipe { optimizer, momentum: None, nesterov: false, weight_decay, ..self.clone() };
     }
 
     /// The number of images held out of `available` training images, rounded as by Keras's `validation_split`.
@@ -358,6 +410,7 @@ impl From<&Optimizer> for Method {
     fn from(optimizer: &Optimizer) -> Self {
         match optimizer {
             Optimizer::Adam(_) => Method::Adam,
+            Optimizer::AdamW(_) => Method::AdamW,
             Optimizer::Sgd(_) => Method::Sgd,
         }
     }

@@ -1,10 +1,27 @@
 //! The table of the settings.
 
 use super::{Kind, MAX_BATCH_SIZE, MAX_EPOCHS, Method, Setting, Value, names};
+use crate::engine::{Schedule, Shape};
 use crate::text::Named;
 
+/// Checks a factor.
+fn not_negative(factor: f64) -> Result<(), &'static str> {
+    match factor >= 0.0 && factor <= f64::from(f32::MAX) {
+        true => Ok(()),
+        false => Err("it must be a number, 0 or more"),
+    }
+}
+
+/// Checks a share of something.
+fn share(share: f64) -> Result<(), &'static str> {
+    match (0.0..=1.0).contains(&share) {
+        true => Ok(()),
+        false => Err("it must be at least 0 and at most 1, for example 0.1"),
+    }
+}
+
 /// Every setting, in the order of the help.
-pub static SETTINGS: [Setting; 8] = [
+pub static SETTINGS: [Setting; 18] = [
     Setting {
         name: "epochs",
         placeholder: "N",
@@ -36,16 +53,12 @@ pub static SETTINGS: [Setting; 8] = [
         may_change: false,
         in_recipe: false,
         get: |recipe| Some(Value::Name(recipe.optimizer.name())),
-        // The momentum in a model file is that of the optimizer in the file.
-        put: |recipe, value| {
-            recipe.momentum = recipe.momentum.filter(|_| recipe.optimizer == value.named());
-            recipe.optimizer = value.named();
-        },
+        put: |recipe, value| recipe.choose_optimizer(value.named()),
     },
     Setting {
         name: "learning_rate",
         placeholder: "RATE",
-        help: "Learning rate of the optimizer",
+        help: "Learning rate of the optimizer, the largest of a schedule",
         kind: Kind::Real(|rate| match rate {
             _ if !(rate.is_finite() && rate > 0.0) => Err("it must be a number above 0, for example 0.001"),
             _ if rate < f64::from(f32::MIN_POSITIVE) => {
@@ -72,6 +85,131 @@ pub static SETTINGS: [Setting; 8] = [
         in_recipe: false,
         get: |recipe| recipe.momentum.map(Value::Real),
         put: |recipe, value| recipe.momentum = Some(value.real()),
+    },
+    Setting {
+        name: "nesterov",
+        placeholder: "BOOL",
+        help: "Nesterov momentum for SGD [default: false]",
+        kind: Kind::Switch,
+        in_model_file: true,
+        may_change: false,
+        in_recipe: false,
+        get: |recipe| recipe.nesterov.then_some(Value::Switch(true)),
+        put: |recipe, value| recipe.nesterov = value.switch(),
+    },
+    Setting {
+        name: "weight_decay",
+        placeholder: "DECAY",
+        help: "Decoupled decay of weights, but not of biases, scales and shifts, for SGD and AdamW; AdamW has 0.004 by default [default: 0]",
+        kind: Kind::Real(not_negative),
+        in_model_file: true,
+        may_change: false,
+        in_recipe: true,
+        get: |recipe| {
+            let decays = recipe.weight_decay > 0.0 || recipe.optimizer == Method::AdamW;
+            decays.then_some(Value::Real(recipe.weight_decay))
+        },
+        put: |recipe, value| recipe.weight_decay = value.real(),
+    },
+    Setting {
+        name: "bias_factor",
+        placeholder: "FACTOR",
+        help: "Factor of the learning rate of biases",
+        kind: Kind::Real(not_negative),
+        in_model_file: true,
+        may_change: false,
+        in_recipe: true,
+        get: |recipe| Some(Value::Real(recipe.factors.bias)),
+        put: |recipe, value| recipe.factors.bias = value.real(),
+    },
+    Setting {
+        name: "scale_factor",
+        placeholder: "FACTOR",
+        help: "Factor of the learning rate of the scales of normalizations",
+        kind: Kind::Real(not_negative),
+        in_model_file: true,
+        may_change: false,
+        in_recipe: true,
+        get: |recipe| Some(Value::Real(recipe.factors.scale)),
+        put: |recipe, value| recipe.factors.scale = value.real(),
+    },
+    Setting {
+        name: "shift_factor",
+        placeholder: "FACTOR",
+        help: "Factor of the learning rate of the shifts of normalizations",
+        kind: Kind::Real(not_negative),
+        in_model_file: true,
+        may_change: false,
+        in_recipe: true,
+        get: |recipe| Some(Value::Real(recipe.factors.shift)),
+        put: |recipe, value| recipe.factors.shift = value.real(),
+    },
+    Setting {
+        name: "schedule",
+        placeholder: "SCHEDULE",
+        help: "How the learning rate changes over the training",
+        kind: Kind::Name(names::<Shape>),
+        in_model_file: true,
+        may_change: false,
+        in_recipe: true,
+        get: |recipe| Some(Value::Name(recipe.schedule.shape.name())),
+        put: |recipe, value| recipe.choose_shape(value.named()),
+    },
+    Setting {
+        name: "warmup",
+        placeholder: "SHARE",
+        help: "Share of all steps over which the learning rate rises to its largest; onecycle has 0.3 by default [default: 0]",
+        kind: Kind::Real(share),
+        in_model_file: true,
+        may_change: false,
+        in_recipe: true,
+        get: |recipe| {
+            let Schedule { shape, warmup, .. } = recipe.schedule;
+            (warmup > 0.0 || shape == Shape::OneCycle).then_some(Value::Real(warmup))
+        },
+        put: |recipe, value| recipe.choose_warmup(value.real()),
+    },
+    Setting {
+        name: "initial",
+        placeholder: "SHARE",
+        help: "First learning rate of the warm-up, as a share of the largest; onecycle has 0.04 by default [default: 0]",
+        kind: Kind::Real(share),
+        in_model_file: true,
+        may_change: false,
+        in_recipe: true,
+        get: |recipe| {
+            let Schedule { warmup, initial, .. } = recipe.schedule;
+            (warmup > 0.0 || initial > 0.0).then_some(Value::Real(initial))
+        },
+        put: |recipe, value| recipe.schedule.initial = value.real(),
+    },
+    Setting {
+        name: "final",
+        placeholder: "SHARE",
+        help: "Last learning rate, as a share of the largest, for cosine, linear and onecycle [default: 0]",
+        kind: Kind::Real(share),
+        in_model_file: true,
+        may_change: false,
+        in_recipe: true,
+        get: |recipe| {
+            let Schedule { shape, last, .. } = recipe.schedule;
+            (shape.falls() || last > 0.0).then_some(Value::Real(last))
+        },
+        put: |recipe, value| recipe.schedule.last = value.real(),
+    },
+    Setting {
+        name: "clip_norm",
+        placeholder: "NORM",
+        help: "Largest norm of all gradients together; longer ones are shortened to it [default: none]",
+        kind: Kind::Real(|norm| match norm >= f64::from(f32::MIN_POSITIVE) && norm <= f64::from(f32::MAX) {
+            true => Ok(()),
+            false => Err("it must be a number above 0, for example 1"),
+        }),
+        in_model_file: true,
+        may_change: false,
+        in_recipe: true,
+        get: |recipe| recipe.clip_norm.map(Value::Real),
+        put: |recipe, value| recipe.clip_norm = Some(value.real()),
     },
     Setting {
         name: "seed",

@@ -4,6 +4,7 @@ pub(super) mod adam;
 pub(super) mod add;
 pub(super) mod batch_gather;
 pub(super) mod batchnorm;
+pub(super) mod clip;
 pub(super) mod conv2d;
 pub(super) mod dense;
 pub(super) mod gelu;
