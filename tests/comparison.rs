@@ -94,7 +94,7 @@ fn many_runs_are_sorted_by_validation() {
     let plot = page.split("id=\"settings\"").nth(1).unwrap().split("</section>").next().unwrap();
     // Of four runs with five axes; the run without a result is not drawn.
     assert_eq!(plot.matches("<circle").count(), 4 * 5, "{plot}");
-    for part in ["c: batch size 32, optimizer sgd", "best: c", "learning rate", "validation accuracy", ">none<"] {
+    for part in ["c: batch size 32, optimizer sgd", "best: c", "learning rate", "validation accuracy", "\nnone\n"] {
         assert!(plot.contains(part), "no `{part}` in\n{plot}");
     }
     assert!(!plot.contains("without"), "{plot}");

@@ -8,10 +8,11 @@ use fmnist_gpu::session::{Device, Plan, Speedrun, TimedEpoch};
 use pollster::FutureExt as _;
 use serde_json::Value;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 const SMALL: &str = "speedrun --model mlp --dataset synthetic --train-limit 1000 --device cpu";
 
@@ -135,15 +136,16 @@ fn signals_end_a_speedrun_with_their_codes() {
     let place = Place::new();
     for (signal, code) in [("INT", 130), ("TERM", 143)] {
         let line = "speedrun --model mlp --dataset synthetic --train-limit 2000 --batch-size 1 --epochs 500 --target 1 --device cpu --json";
-        let child = place.command(line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(2500));
+        let mut child = place.command(line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        assert!(lines.any(|line| line.starts_with("Seed 0, epoch 1/500: ")));
         assert!(
             Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap().success()
         );
+        let err: Vec<String> = lines.collect();
         let output = child.wait_with_output().unwrap();
-        let err = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{err}");
-        assert!(output.stdout.is_empty() && err.contains("Interrupted after 0 of 5 runs"), "{err}");
+        assert_eq!(output.status.code(), Some(code), "{err:?}");
+        assert!(output.stdout.is_empty() && err.iter().any(|line| line == "Interrupted after 0 of 5 runs"), "{err:?}");
     }
 }
 
