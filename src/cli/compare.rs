@@ -69,10 +69,11 @@ struct RunJson {
 
 impl From<Compared> for RunJson {
     fn from(run: Compared) -> Self {
+        let recipe = run.config.as_ref().and_then(|config| config.recipe().ok());
         RunJson {
             validation_accuracy: run.validation_accuracy(),
             validation_loss: run.validation_loss(),
-            settings: run.config.as_ref().map(|config| as_json(&config.recipe())).unwrap_or_default(),
+            settings: recipe.map(|recipe| as_json(&recipe)).unwrap_or_default(),
             name: run.name,
             summary: run.summary,
             history: run.history,

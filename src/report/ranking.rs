@@ -88,7 +88,7 @@ pub fn differing_settings(runs: &[Compared]) -> Vec<Differing> {
         values: vec![None; runs.len()],
         texts: runs.iter().map(|run| Some(model_name(run, runs))).collect(),
     };
-    let recipes: Vec<_> = runs.iter().map(|run| run.config.as_ref().map(|config| config.recipe())).collect();
+    let recipes: Vec<_> = runs.iter().map(|run| run.config.as_ref()?.recipe().ok()).collect();
     let settings = SETTINGS.iter().map(|setting| {
         let values: Vec<_> = recipes.iter().map(|recipe| (setting.get)(recipe.as_ref()?)).collect();
         let texts = values.iter().map(|value| Some(value.as_ref()?.to_string())).collect();
