@@ -18,6 +18,7 @@ use fmnist_gpu::report::comparison::{
     Compared, comparison_page, comparison_rows, comparison_verdicts, comparison_warnings,
 };
 use fmnist_gpu::report::metrics::Metrics;
+use fmnist_gpu::report::ranking::{ranking, validation_remarks};
 use fmnist_gpu::run::checkpoint::Checkpoint;
 use fmnist_gpu::run::{RunConfig, Summary, history_csv, parse_history};
 use fmnist_gpu::train::settings::Recipe;
@@ -176,12 +177,14 @@ layer = [
 pub fn run_folder(bytes: &[u8]) {
     let Some((&which, bytes)) = bytes.split_first() else { return };
     let mut summary = Summary::parse(SUMMARY.as_bytes()).expect("the plain summary is valid");
-    let (mut history, mut metrics) = (Vec::new(), None);
+    let (mut history, mut metrics, mut config) = (Vec::new(), None, None);
     match which {
         b'c' => {
-            let Ok(config) = RunConfig::parse(bytes) else { return };
-            let _ = (config.step(), config.hold_out());
-            return use_model(&config.model, None);
+            let Ok(parsed) = RunConfig::parse(bytes) else { return };
+            let _ = (parsed.step(), parsed.hold_out());
+            use_model(&parsed.model, None);
+            history = parse_history(VALIDATED.as_bytes()).expect("the plain history is valid");
+            config = Some(parsed);
         }
         b's' => match Summary::parse(bytes) {
             Ok(found) => summary = found,
@@ -197,14 +200,18 @@ pub fn run_folder(bytes: &[u8]) {
         },
     }
     let _ = history_csv(&history);
-    let run = Compared { name: "fuzz".into(), description: FASHION_MNIST, summary, history, metrics };
-    let runs = [run.clone(), run];
+    let plain = Compared { name: "fuzz".into(), description: FASHION_MNIST, config: None, summary, history, metrics };
+    let run = Compared { config, ..plain.clone() };
+    let runs = [run.clone(), run, plain];
     let _ = (comparison_rows(&runs), comparison_warnings(&runs), comparison_verdicts(&runs));
+    let _ = (ranking(&runs), validation_remarks(&runs));
     // A plot that cannot be drawn must be an error, not a panic; text from a file must be shown, never executed.
     if let Ok(page) = comparison_page(&runs) {
         assert!(!page.contains("<script"), "markup from a run file reached the page");
     }
 }
+
+const VALIDATED: &str = r#"{"epoch": 1, "loss": 1.0, "accuracy": 0.5, "val_loss": 1.1, "val_accuracy": 0.4, "seconds": 1.0, "images_per_second": 80.0}"#;
 
 const SUMMARY: &str = r#"{
     "model": "mlp", "dataset": "synthetic", "device": "d", "driver": "v", "seed": 1, "epochs": 2, "epochs_completed": 2,

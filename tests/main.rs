@@ -74,6 +74,8 @@ mod settings;
 /// Training as a whole: compared with Keras and with the mirrors, the same seed twice, overfitting a single batch.
 mod training;
 
+/// Any number of runs, sorted and drawn.
+mod comparison;
 /// Files of the data set: every way in which they can be invalid.
 mod data;
 /// The downloader with a local server.
@@ -94,6 +96,11 @@ mod photo;
 mod report;
 /// The report and the comparison: figures, plots, pages, and how a browser displays them.
 mod report_page;
+/// Times to an accuracy on the test set.
+mod speedrun;
+/// Many runs, driven by Ray Tune, Optuna and SLURM.
+#[cfg(unix)]
+mod sweeps;
 /// The generated data set.
 mod synthetic;
 /// Event files, read back and opened by TensorBoard.

@@ -22,7 +22,7 @@ pub fn place() -> Place {
 }
 
 /// Every command that prints, with what it must have written.
-const COMMANDS: [(&str, &[&str]); 12] = [
+const COMMANDS: [(&str, &[&str]); 13] = [
     (
         "train --model tiny.toml --dataset synthetic --train-limit 200 --epochs 2 --device cpu --json --out new --force",
         &[
@@ -38,7 +38,11 @@ const COMMANDS: [(&str, &[&str]); 12] = [
     ("report run --device cpu --out report --force", &["report/report.html"]),
     ("export run --format npz --force --out run.npz", &["run.npz"]),
     ("samples --dataset synthetic --grid samples.png --force", &["samples.png"]),
-    ("compare run run --out compare.html --force", &["compare.html"]),
+    ("compare run other --out compare.html --force", &["compare.html"]),
+    (
+        "speedrun --model tiny.toml --dataset synthetic --train-limit 40 --epochs 1 --target 0.01 --runs 2 --device cpu",
+        &[],
+    ),
     ("filter photo.png --device cpu --out filter.png --force", &["filter.png"]),
     ("summary --model cnn", &[]),
     ("man --out pages --force", &["pages/fmnist-gpu.1"]),
@@ -49,6 +53,7 @@ const COMMANDS: [(&str, &[&str]); 12] = [
 #[test]
 fn output_that_cannot_be_written_ends_nothing() {
     let place = place();
+    place.run(&format!("{TRAIN} --out other --quiet --no-report")).exits(0);
     for (line, files) in COMMANDS {
         let undisturbed = place.run(line);
         let code = undisturbed.code();

@@ -23,7 +23,7 @@ const FAULTS: [Fault; 5] = [
 
 /// The commands, with `DEVICE` in place of the flags of the device. They find the runs `run` and `other`, a photo and weights. Those marked
 /// `+` resemble others and are not part of the sample.
-const COMMANDS: [&str; 33] = [
+const COMMANDS: [&str; 35] = [
     "--help",
     "--version",
     "train --help",
@@ -52,6 +52,8 @@ const COMMANDS: [&str; 33] = [
     "+ doctor --no-selftest --json DEVICE",
     "summary --model small.toml",
     "bench --model small.toml --batch-size 8 --seconds 0.01 DEVICE",
+    "speedrun --model small.toml --dataset synthetic --train-limit 40 --epochs 1 --target 0.01 --runs 2 DEVICE",
+    "+ speedrun --model small.toml --dataset synthetic --train-limit 40 --epochs 1 --target 0.01 --runs 2 --json DEVICE",
     "+ profile --model small.toml --batch-size 8 DEVICE",
     "selftest --device cpu",
     "completions bash",

@@ -75,6 +75,7 @@ const COMMANDS: &[&str] = &[
     "doctor --no-selftest",
     "selftest --device cpu",
     "bench --model small.toml --batch-size 8 --seconds 0.01",
+    "speedrun --model small.toml --dataset synthetic --train-limit 40 --epochs 1 --target 0.01 --runs 2",
     "profile --model small.toml --batch-size 8 --steps 2 --roofline roofline.svg",
     "summary --model small.toml",
     "completions bash",

@@ -171,7 +171,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("photo", &["text", "files", "cpu", "gpu", "native", "ops"]),
     ("report", &["ops", "data", "model", "photo", "engine", "train", "run"]),
     ("tensorboard", &["files", "run", "train"]),
-    ("session", &["files", "gpu", "native", "ops", "data", "model", "engine", "train", "run", "report", "tensorboard"]),
+    (
+        "session",
+        &["clock", "files", "gpu", "native", "ops", "data", "model", "engine", "train", "run", "report", "tensorboard"],
+    ),
 ];
 
 #[test]

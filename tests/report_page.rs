@@ -283,6 +283,7 @@ fn the_report_stands_alone_and_is_accessible() {
     let page = fs::read_to_string(place.path("page.html")).unwrap();
     check_page(&page);
     assert!(page.contains("mlp, validation") && page.contains("Recall per class"));
+    assert!(page.contains("Best by validation: "), "{page}");
     let json = place.run("compare mlp cnn --json").exits(0).json();
     assert_eq!(json["runs"][1]["summary"]["model"], "cnn");
     // Interrupted training does not evaluate; a later report does.
@@ -303,7 +304,7 @@ fn the_report_stands_alone_and_is_accessible() {
     in_chromium(&[&place.path("mlp/report.html"), &place.path("page.html")]);
 }
 
-fn check_page(page: &str) {
+pub fn check_page(page: &str) {
     let document = roxmltree::Document::parse_with_options(
         page,
         roxmltree::ParsingOptions { allow_dtd: true, ..roxmltree::ParsingOptions::default() },
@@ -342,7 +343,7 @@ fn check_page(page: &str) {
 }
 
 /// Opens pages in headless Chromium: no console messages, nothing loaded, no horizontal scrolling at two widths, and the themes differ.
-fn in_chromium(pages: &[&Path]) {
+pub fn in_chromium(pages: &[&Path]) {
     let chromium = std::env::var("FMNIST_TEST_CHROMIUM").unwrap_or_else(|_| "chromium".to_string());
     let folder = tempfile::tempdir().unwrap();
     let run = |arguments: &[String]| {

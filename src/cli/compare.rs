@@ -1,6 +1,7 @@
 //! `fmnist-gpu compare`
 
-use super::{Global, evaluate, print, print_json};
+use super::settings::as_json;
+use super::{Global, evaluate, print, print_json, shell_quoted};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use fmnist_gpu::data::Description;
@@ -10,18 +11,26 @@ use fmnist_gpu::report::comparison::{
 };
 use fmnist_gpu::report::metrics::Metrics;
 use fmnist_gpu::report::plots::Curve;
-use fmnist_gpu::run::{MAX_JSON_BYTES, REPORT_FILE, Run, Summary, run_name};
+use fmnist_gpu::report::ranking::{
+    Differing, FEW, best_by_validation, differing_settings, ranking, sort_by_validation, validation_remarks,
+};
+use fmnist_gpu::run::{CONFIG_FILE, MAX_JSON_BYTES, REPORT_FILE, Run, RunError, Summary, run_name};
 use fmnist_gpu::train::EpochRecord;
 use serde::Serialize;
+use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
 /// Flags of `compare`.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Three runs or more are sorted by their accuracy on the images that --validation-split held out, after the last epoch; \
+                  runs without come last. The test set never decides the order."
+)]
 pub struct CompareArgs {
-    /// Two or more run folders, for example one "without CNN" and one "with CNN"
+    /// Two or more run folders, for example one "without CNN" and one "with CNN", or all runs of a sweep
     #[arg(required = true, num_args = 2.., value_name = "RUN")]
     runs: Vec<PathBuf>,
-    /// Also write the comparison as an HTML page
+    /// Also write the comparison as an HTML page: curves, and for three runs or more the settings that differ as parallel coordinates
     #[arg(long, value_name = "FILE.html", value_parser = super::output_path())]
     out: Option<PathBuf>,
     /// Overwrite an existing page
@@ -35,7 +44,13 @@ pub struct CompareArgs {
 /// What `compare --json` prints.
 #[derive(Debug, Serialize)]
 struct Comparison {
+    /// Two runs as they were given; more of them sorted, the best by validation first.
     runs: Vec<RunJson>,
+    /// The name of the best run by validation accuracy; `None` if no run held out images.
+    best_by_validation: Option<String>,
+    /// The settings that are not the same in all runs.
+    differing_settings: Vec<&'static str>,
+    remarks: Vec<String>,
     warnings: Vec<String>,
     verdicts: Vec<String>,
 }
@@ -43,34 +58,54 @@ struct Comparison {
 #[derive(Debug, Serialize)]
 struct RunJson {
     name: String,
+    /// After the last epoch.
+    validation_accuracy: Option<f64>,
+    validation_loss: Option<f64>,
+    /// Empty if the run has no configuration.
+    settings: Map<String, Value>,
     summary: Summary,
     history: Vec<EpochRecord>,
+}
+
+impl From<Compared> for RunJson {
+    fn from(run: Compared) -> Self {
+        let recipe = run.config.as_ref().and_then(|config| config.recipe().ok());
+        RunJson {
+            validation_accuracy: run.validation_accuracy(),
+            validation_loss: run.validation_loss(),
+            settings: recipe.map(|recipe| as_json(&recipe)).unwrap_or_default(),
+            name: run.name,
+            summary: run.summary,
+            history: run.history,
+        }
+    }
 }
 
 /// Runs the command: compares runs by the files in their folders.
 pub fn run(args: CompareArgs, global: &Global) -> Result<()> {
     let runs = args.runs.iter().map(|path| open(path)).collect::<Result<Vec<_>>>()?;
-    let runs = named_apart(runs, &args.runs);
+    check(&runs, &args.runs)?;
+    let runs = runs.into_iter().map(|(_, run)| run).collect();
+    let mut runs = named_apart(runs, &args.runs);
+    if runs.len() > 2 {
+        sort_by_validation(&mut runs);
+    }
     if let Some(path) = &args.out {
         let page = comparison_page(&runs).context("drawing the comparison")?;
         write_whole(path, page.as_bytes(), args.force).context("writing the page")?;
     }
-    let (warnings, verdicts) = (comparison_warnings(&runs), comparison_verdicts(&runs));
+    let warnings = comparison_warnings(&runs);
     if args.json {
-        let runs = runs.into_iter().map(|Compared { name, summary, history, .. }| RunJson { name, summary, history });
-        print_json(&Comparison { runs: runs.collect(), warnings, verdicts })?;
+        print_json(&Comparison {
+            best_by_validation: best_by_validation(&runs).map(|best| best.name.clone()),
+            differing_settings: differing_settings(&runs).iter().map(|setting| setting.name).collect(),
+            remarks: validation_remarks(&runs),
+            verdicts: comparison_verdicts(&runs),
+            runs: runs.into_iter().map(RunJson::from).collect(),
+            warnings,
+        })?;
     } else {
-        let width = terminal_width();
-        let mut parts = vec![table(&runs)];
-        for (what, loss) in [("Training loss (v: validation)", true), ("Training accuracy (v: validation)", false)] {
-            parts.push(format!("{what}\n{}", text_plot(&comparison_curves(&runs, loss), width)));
-        }
-        parts.extend(verdicts);
-        if runs.iter().any(|run| run.metrics.is_none()) {
-            let advice = "To compare the predictions image by image, run `fmnist-gpu report RUN` for each run first.";
-            parts.push(advice.to_string());
-        }
-        print(&parts.join("\n\n"));
+        print(&text(&runs));
         for warning in &warnings {
             global.say(format!("Note: {warning}"));
         }
@@ -81,17 +116,76 @@ pub fn run(args: CompareArgs, global: &Global) -> Result<()> {
     Ok(())
 }
 
-fn open(path: &Path) -> Result<Compared> {
-    let run = Run::open(path)?;
-    let Some(summary) = run.summary()? else {
-        bail!(
+/// The comparison as text.
+fn text(runs: &[Compared]) -> String {
+    let rows = if runs.len() > 2 {
+        let (head, rows) = ranking(runs);
+        std::iter::once(std::iter::once(String::new()).chain(head).collect()).chain(rows).collect()
+    } else {
+        let head = std::iter::once(String::new()).chain(runs.iter().map(|run| run.name.clone()));
+        std::iter::once(head.collect()).chain(comparison_rows(runs)).collect()
+    };
+    let mut parts = vec![table(rows)];
+    let differing: Vec<String> = differing_settings(runs).iter().map(Differing::label).collect();
+    let differing = if differing.is_empty() { "none".to_string() } else { differing.join(", ") };
+    let remarks = std::iter::once(format!("Settings that differ: {differing}.")).chain(validation_remarks(runs));
+    parts.push(remarks.collect::<Vec<_>>().join("\n"));
+    if runs.len() > FEW {
+        return parts.join("\n\n");
+    }
+    for (what, loss) in [("Training loss (v: validation)", true), ("Training accuracy (v: validation)", false)] {
+        parts.push(format!("{what}\n{}", text_plot(&comparison_curves(runs, loss), terminal_width())));
+    }
+    parts.extend(comparison_verdicts(runs));
+    if runs.iter().any(|run| run.metrics.is_none()) {
+        let advice = "To compare the predictions image by image, run `fmnist-gpu report RUN` for each run first.";
+        parts.push(advice.to_string());
+    }
+    parts.join("\n\n")
+}
+
+/// Opens a run, and returns it with its folder.
+fn open(path: &Path) -> Result<(PathBuf, Compared)> {
+    let unfinished = || match path.join(CONFIG_FILE).exists() {
+        true => format!(
+            "{}: the training has not ended; end it with `fmnist-gpu train --resume {}`, or leave the run out",
+            path.shown(),
+            shell_quoted(path)
+        ),
+        false => format!(
             "{} has no summary.json, so there is nothing to compare; pass a folder created by `fmnist-gpu train`",
             path.shown()
-        );
+        ),
     };
+    let run = match Run::open(path) {
+        Err(RunError::NoRun { .. }) if path.join(CONFIG_FILE).exists() => bail!(unfinished()),
+        run => run?,
+    };
+    let Some(summary) = run.summary()? else { bail!(unfinished()) };
     let description = *evaluate::description(&run);
     let metrics = metrics(&run.path, &description)?;
-    Ok(Compared { name: run_name(&run.path), description, summary, history: run.history()?, metrics })
+    let (name, history) = (run_name(&run.path), run.history()?);
+    Ok((run.path, Compared { name, description, config: run.config, summary, history, metrics }))
+}
+
+/// Checks that no run is named twice, and that all were trained on the same data set.
+fn check(runs: &[(PathBuf, Compared)], paths: &[PathBuf]) -> Result<()> {
+    let folders: Vec<PathBuf> =
+        runs.iter().map(|(path, _)| path.canonicalize().unwrap_or_else(|_| path.clone())).collect();
+    for (i, (_, run)) in runs.iter().enumerate() {
+        if let Some(j) = folders[..i].iter().position(|folder| *folder == folders[i]) {
+            bail!("{} and {} are the same run; name each run once", paths[j].shown(), paths[i].shown());
+        }
+        let (data, first) = (run.summary.dataset, runs[0].1.summary.dataset);
+        if data != first {
+            bail!(
+                "{} was trained on {data}, but {} on {first}; compare runs on the same data set",
+                paths[i].shown(),
+                paths[0].shown()
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Reads the metrics of a run's report, if it has one.
@@ -120,9 +214,8 @@ fn named_apart(mut runs: Vec<Compared>, paths: &[PathBuf]) -> Vec<Compared> {
     runs
 }
 
-fn table(runs: &[Compared]) -> String {
-    let head: Vec<String> = std::iter::once(String::new()).chain(runs.iter().map(|run| run.name.clone())).collect();
-    let rows: Vec<Vec<String>> = std::iter::once(head).chain(comparison_rows(runs)).collect();
+/// Rows in columns, the first on the left.
+fn table(rows: Vec<Vec<String>>) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
     let line = |row: &Vec<String>| {

@@ -21,6 +21,7 @@ mod selftest;
 mod settings;
 mod signals;
 mod source;
+mod speedrun;
 mod summary;
 pub mod terminal;
 mod train;
@@ -52,7 +53,7 @@ struct Cli {
 }
 
 const AFTER_HELP: &str = "Exit codes: 0 success; 1 the command ran and its verdict is negative (a self-test failed, the training loss \
-                          became infinite or NaN); 2 it could not run, or could not save everything (bad input, no adapter, no data, \
+                          became infinite or NaN, no speedrun reached its target); 2 it could not run, or could not save everything (bad input, no adapter, no data, \
                           a full disk); 130, 143, 129 stopped by Ctrl-C, SIGTERM, SIGHUP.";
 
 /// Flags of every command.
@@ -94,6 +95,8 @@ enum Command {
     Selftest(selftest::SelftestArgs),
     /// Measure the speed of training and inference
     Bench(bench::BenchArgs),
+    /// Time trainings until they reach an accuracy on the test set, over several seeds
+    Speedrun(speedrun::SpeedrunArgs),
     /// Time each kernel of a training step and compare it with the adapter's peak
     Profile(profile::ProfileArgs),
     /// Print the layers, shapes, parameters and operations of a model
@@ -160,6 +163,7 @@ async fn carry_out(command: Command, global: &Global) -> Result<ExitCode> {
         Command::Doctor(args) => return doctor::run(args, global).await,
         Command::Selftest(args) => return selftest::run(args, global).await,
         Command::Bench(args) => return bench::run(args, global).await,
+        Command::Speedrun(args) => return speedrun::run(args, global).await,
         Command::Profile(args) => return profile::run(args, global).await,
         Command::Summary(args) => summary::run(args)?,
         Command::Completions(args) => completions::run(args)?,

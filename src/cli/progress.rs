@@ -14,9 +14,10 @@ use fmnist_gpu::run::folder::RunFolder;
 use fmnist_gpu::session::{Finished, Resumable, Session, SessionEvent, WriteError};
 use fmnist_gpu::train::{EpochRecord, Event, Outcome};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 use std::io::IsTerminal;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Shows a training on standard error, and its results on standard output. Without colours, so that there is nothing for `NO_COLOR` to turn
 /// off.
@@ -85,12 +86,28 @@ impl<'a> Display<'a> {
     pub fn show(&mut self, event: SessionEvent<'_>) {
         match event {
             SessionEvent::Training(event) => self.training(event),
-            SessionEvent::Saved(record) if self.json => terminal::print(&to_json(record)),
+            SessionEvent::Saved(record) if self.json => terminal::print(&self.epoch_json(record)),
             SessionEvent::Saved(_) => {}
             SessionEvent::Evaluating => self.global.say("Evaluating on the test set"),
             SessionEvent::Finished(finished) => self.result(finished),
             SessionEvent::Reported(page) => self.global.say(format!("Report: {}", page.shown())),
         }
+    }
+
+    /// The line of an epoch for programs, such as schedulers of many runs.
+    fn epoch_json(&self, record: &EpochRecord) -> String {
+        #[derive(Serialize)]
+        struct Line<'a> {
+            /// Steps done since the start of training.
+            step: u64,
+            /// Seconds since 1970, UTC.
+            timestamp: f64,
+            #[serde(flatten)]
+            record: &'a EpochRecord,
+        }
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let timestamp = now.as_millis() as f64 / 1e3;
+        to_json(&Line { step: record.epoch * self.batches as u64, timestamp, record })
     }
 
     fn training(&mut self, event: &Event) {

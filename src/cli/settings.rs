@@ -77,6 +77,19 @@ impl FromArgMatches for SettingFlags {
     }
 }
 
+/// The settings by name, those that apply: numbers as such, others as text.
+pub fn as_json(recipe: &Recipe) -> serde_json::Map<String, serde_json::Value> {
+    let value = |setting: &Setting| {
+        let value = match (setting.get)(recipe)? {
+            Value::Count(count) => count.into(),
+            Value::Real(real) => real.into(),
+            other => other.to_string().into(),
+        };
+        Some((setting.name.to_string(), value))
+    };
+    SETTINGS.iter().filter_map(value).collect()
+}
+
 /// The command that repeats a run.
 pub fn repeat_command(config: &RunConfig) -> String {
     let model = match &config.model_file {

@@ -61,7 +61,8 @@ pub struct TrainArgs {
     /// Write event files for TensorBoard into RUN/tensorboard: scalars, histograms of weights and gradients, the predictions
     #[arg(long)]
     tensorboard: bool,
-    /// Print one JSON object per line on standard output: one after each epoch (as in history.jsonl), the summary last
+    /// Print one JSON object per line on standard output: one after each epoch (history.jsonl's with `step` and `timestamp`, the
+    /// seconds since 1970), the summary last
     #[arg(long)]
     json: bool,
 }

@@ -4,8 +4,9 @@ use super::ReportError;
 use super::metrics::{Metrics, mcnemar, wilson_95};
 use super::page::{grouped, rendered};
 use super::plots::{Curve, draw_curves};
+use super::ranking::{FEW, draw_settings, ranking, validation_remarks};
 use crate::data::Description;
-use crate::run::Summary;
+use crate::run::{RunConfig, Summary};
 use crate::train::EpochRecord;
 use askama::Template;
 
@@ -16,6 +17,8 @@ pub struct Compared {
     pub name: String,
     /// The images and classes that it was trained on.
     pub description: Description,
+    /// Its configuration; imported weights have none.
+    pub config: Option<RunConfig>,
     /// Its summary.
     pub summary: Summary,
     /// Its epochs.
@@ -30,7 +33,7 @@ pub fn comparison_rows(runs: &[Compared]) -> Vec<Vec<String>> {
         std::iter::once(what.to_string()).chain(runs.iter().map(value)).collect::<Vec<String>>()
     };
     let or_none = |value: Option<f64>, digits: usize| value.map_or("–".to_string(), |v| format!("{v:.digits$}"));
-    vec![
+    let mut rows = vec![
         row("model", &|r| r.summary.model.clone()),
         row("data set", &|r| r.summary.dataset.to_string()),
         row("parameters", &|r| grouped(r.summary.parameters as u64)),
@@ -49,11 +52,15 @@ pub fn comparison_rows(runs: &[Compared]) -> Vec<Vec<String>> {
         row("images/s", &|r| grouped(r.summary.images_per_second.round() as u64)),
         row("device", &|r| r.summary.device.clone()),
         row("seed", &|r| r.summary.seed.to_string()),
-    ]
+    ];
+    if runs.iter().any(|run| run.validation_accuracy().is_some()) {
+        rows.insert(5, row("validation accuracy", &|r| or_none(r.validation_accuracy(), 4)));
+    }
+    rows
 }
 
 /// Returns the test accuracy from the end of training, or from a later report: interrupted training does not evaluate.
-fn test_accuracy(run: &Compared) -> Option<f64> {
+pub(super) fn test_accuracy(run: &Compared) -> Option<f64> {
     run.summary.test_accuracy.or(run.metrics.as_ref().map(|metrics| metrics.accuracy))
 }
 
@@ -74,7 +81,7 @@ pub fn comparison_warnings(runs: &[Compared]) -> Vec<String> {
 }
 
 /// Returns, for each run after the first, a sentence on whether it differs significantly from the first; none if `report.json` is
-/// missing in either.
+/// missing in either, and none for more than [`FEW`] runs, some of which would differ by chance.
 pub fn comparison_verdicts(runs: &[Compared]) -> Vec<String> {
     let Some((first, others)) = runs.split_first() else { return Vec::new() };
     let verdict = |other: &Compared| {
@@ -93,7 +100,7 @@ pub fn comparison_verdicts(runs: &[Compared]) -> Vec<String> {
             grouped(only_b)
         ))
     };
-    others.iter().filter_map(verdict).collect()
+    if runs.len() > FEW { Vec::new() } else { others.iter().filter_map(verdict).collect() }
 }
 
 /// The page of a comparison.
@@ -102,9 +109,11 @@ pub fn comparison_verdicts(runs: &[Compared]) -> Vec<String> {
 struct Comparison<'a> {
     runs: &'a [Compared],
     names: Vec<&'a str>,
-    loss: String,
-    accuracy: String,
-    /// The runs with metrics.
+    /// Parallel coordinates of three runs or more.
+    settings: Option<String>,
+    /// Curves of loss and accuracy, unless there are too many runs to tell apart.
+    curves: Option<[String; 2]>,
+    /// The runs with metrics, unless there are too many.
     measured: Vec<(&'a Compared, &'a Metrics)>,
 }
 
@@ -114,17 +123,23 @@ impl Comparison<'_> {
     }
 }
 
-/// Returns the HTML page of a comparison.
+/// Returns the HTML page of a comparison: two runs side by side, or more below each other in the order given, which is that of
+/// [`sort_by_validation`](super::ranking::sort_by_validation).
 ///
 /// # Errors
 /// A plot could not be drawn.
 pub fn comparison_page(runs: &[Compared]) -> Result<String, ReportError> {
+    let curves = || {
+        let loss = draw_curves("Loss", "mean cross-entropy", &comparison_curves(runs, true))?;
+        Ok::<_, ReportError>([loss, draw_curves("Accuracy", "accuracy", &comparison_curves(runs, false))?])
+    };
+    let few = &runs[..if runs.len() > FEW { 0 } else { runs.len() }];
     rendered(&Comparison {
         runs,
         names: runs.iter().map(|run| run.name.as_str()).collect(),
-        loss: draw_curves("Loss", "mean cross-entropy", &comparison_curves(runs, true))?,
-        accuracy: draw_curves("Accuracy", "accuracy", &comparison_curves(runs, false))?,
-        measured: runs.iter().filter_map(|run| Some((run, run.metrics.as_ref()?))).collect(),
+        settings: if runs.len() > 2 { draw_settings(runs)? } else { None },
+        curves: if few.is_empty() { None } else { Some(curves()?) },
+        measured: few.iter().filter_map(|run| Some((run, run.metrics.as_ref()?))).collect(),
     })
 }
 

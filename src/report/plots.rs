@@ -20,8 +20,8 @@ pub(super) const SERIES: [RGBColor; 6] = [
     RGBColor(120, 95, 0),
     RGBColor(90, 90, 90),
 ];
-const TITLE: f64 = 16.0;
-const TEXT: f64 = 12.5;
+pub(super) const TITLE: f64 = 16.0;
+pub(super) const TEXT: f64 = 12.5;
 /// Width in pixels of a plot that stays legible when it shrinks to fit a phone.
 pub(super) const NARROW: u32 = 460;
 
@@ -254,7 +254,7 @@ pub(super) fn svg(
 }
 
 /// Returns a title and a description for screen readers and for the standalone file.
-fn labels(title: &str, description: &str) -> String {
+pub(super) fn labels(title: &str, description: &str) -> String {
     let (title, description) = (escape(title), escape(description));
     format!(" role=\"img\" aria-label=\"{title}\"><title>{title}</title><desc>{description}</desc>")
 }
@@ -264,7 +264,7 @@ pub(super) fn text<'a>(em: f64, colour: &'a RGBColor) -> TextStyle<'a> {
     ("sans-serif", 1.24 * em).into_font().color(colour)
 }
 
-fn anchored(colour: &RGBColor, h: HPos, v: VPos) -> TextStyle<'_> {
+pub(super) fn anchored(colour: &RGBColor, h: HPos, v: VPos) -> TextStyle<'_> {
     text(TEXT, colour).pos(Pos::new(h, v))
 }
 

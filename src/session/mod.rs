@@ -10,10 +10,12 @@ mod disk;
 mod plan;
 #[cfg(feature = "native")]
 mod processor;
+mod speedrun;
 mod training;
 
 pub use device::Device;
 #[cfg(feature = "disk")]
 pub use disk::{Finished, Resumable, ResumeError, RunOptions, SessionEvent, TrainError, WriteError, write_report};
 pub use plan::{Given, Plan, PlanError};
+pub use speedrun::{Speedrun, SpeedrunError, Speedruns, TimedEpoch, TimedRun};
 pub use training::{Session, Training};

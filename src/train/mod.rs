@@ -345,8 +345,16 @@ impl<'a> Trainer<'a> {
         if self.validation.is_empty() {
             return Ok(None);
         }
-        let totals = self.engine.evaluate(self.validation, &mut |_| unless(self.interrupt)).await?;
-        Ok((totals.samples as usize == self.validation.len()).then_some(totals))
+        self.measure(self.validation).await
+    }
+
+    /// Computes loss and accuracy on a split, after an epoch or at a pause; `None` if the user interrupted.
+    ///
+    /// # Errors
+    /// The split is invalid, or the device failed.
+    pub async fn measure(&mut self, split: &Split) -> Result<Option<Totals>, EngineError> {
+        let totals = self.engine.evaluate(split, &mut |_| unless(self.interrupt)).await?;
+        Ok((totals.samples as usize == split.len()).then_some(totals))
     }
 
     fn end(&mut self, outcome: Outcome) -> Event {

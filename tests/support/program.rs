@@ -16,8 +16,8 @@ pub struct Place {
 }
 
 /// The commands that have `--safe`.
-const COMPUTING: [&str; 9] =
-    ["train", "evaluate", "predict", "report", "filter", "selftest", "bench", "profile", "doctor"];
+const COMPUTING: [&str; 10] =
+    ["train", "evaluate", "predict", "report", "filter", "selftest", "bench", "speedrun", "profile", "doctor"];
 
 impl Place {
     /// Creates a new, empty folder.
