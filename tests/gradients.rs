@@ -149,9 +149,7 @@ fn nesterov_looks_ahead_and_weights_decay_before() {
     sgd_step(&config, Step { size: 0.1, decay: 0.1, clip: 0.5 }, &[4.0], &mut w, &mut velocity);
     assert!((velocity[0] + 0.3).abs() < 1e-15 && (w[0] - (0.9 - 0.15 - 0.2)).abs() < 1e-15, "{w:?} {velocity:?}");
     // Without decay, a weight keeps even the sign of zero.
-    let (mut w, mut velocity) = ([-0.0f64], [0.0]);
-    sgd_step(&config, Step::of_size(0.1), &[0.0], &mut w, &mut velocity);
-    assert!(w[0].is_sign_negative());
+    assert!(Step::of_size(0.1).decayed(-0.0f64).is_sign_negative());
 }
 
 /// The norm of (2, -3, 6) is 7.

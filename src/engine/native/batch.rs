@@ -37,6 +37,7 @@ pub(super) struct Share<'a> {
 pub(super) struct Slice<'a> {
     /// Index of the parameter.
     pub(super) index: usize,
+    /// What the parameter is for.
     pub(super) role: Role,
     /// The first element of the slice.
     pub(super) first: usize,
