@@ -6,11 +6,13 @@ use fmnist_gpu::cpu::conv2d::{Conv2dDims, Padding};
 use fmnist_gpu::cpu::pool2d::Pool2dDims;
 use fmnist_gpu::data::Split;
 use fmnist_gpu::engine::{
-    Batch, Engine, Epoch, GpuEngine, NativeEngine, Optimizer, Pass, ReferenceEngine, State, StepConfig, Totals,
+    Batch, ClassWeights, Engine, Epoch, GpuEngine, NativeEngine, Optimizer, Pass, Rates, ReferenceEngine, State,
+    StepConfig, Totals,
 };
 use fmnist_gpu::lower::{Conv2d, Dense, Fusion, Gelu, Mode, Op, Place, Program, Relu, lower};
 use fmnist_gpu::model::{Activation, Layer, Model, Node, Pair, Pooling, Role, initial_parameters};
 use fmnist_gpu::ops::adam::AdamConfig;
+use fmnist_gpu::ops::average::AverageConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
 use pollster::FutureExt as _;
 use std::collections::BTreeSet;
@@ -245,14 +247,41 @@ struct Trained {
 const SAMPLES: usize = 11;
 const BATCH: usize = 4;
 
-fn train(engine: &mut dyn Engine, split: &Split, optimizer: &Optimizer) -> Trained {
+/// Draws what a step does besides the program.
+fn draw_step_config(classes: usize, seed: u64) -> StepConfig {
+    let optimizer = match seed % 2 {
+        0 => Optimizer::Sgd(SgdConfig { learning_rate: 0.05, momentum: 0.5 }),
+        // A large epsilon: otherwise the sign of a gradient near zero decides.
+        _ => Optimizer::Adam(AdamConfig { learning_rate: 0.01, epsilon: 0.05, ..AdamConfig::default() }),
+    };
+    let mut draw = Draw::new(seed ^ 0x5eed);
+    let mut config = StepConfig::from(optimizer);
+    config.loss.label_smoothing = if draw.chance(40) { 0.1 + 0.3 * f64::from(draw.unit()) } else { 0.0 };
+    config.loss.class_weights = match draw.among(1..=4) {
+        1 => ClassWeights::Balanced,
+        2 => ClassWeights::Given((0..classes).map(|_| 0.5 + f64::from(draw.unit())).collect()),
+        _ => ClassWeights::Equal,
+    };
+    config.mixes = draw.chance(30);
+    config.average = match draw.among(1..=4) {
+        1 => Some(AverageConfig::Ema { decay: 0.6 }),
+        2 => Some(AverageConfig::Lookahead { decay: 0.9 }),
+        _ => None,
+    };
+    config
+}
+
+fn train(engine: &mut dyn Engine, split: &Split, config: &StepConfig) -> Trained {
     let mut losses = Vec::new();
     for round in 0..2u32 {
         let order: Vec<u32> = (0..SAMPLES as u32).map(|i| (5 * i + round) % SAMPLES as u32).collect();
         let steps = SAMPLES.div_ceil(BATCH) as u64;
-        let rates = (1..=steps)
-            .map(|step| StepConfig::from(optimizer).rates(u64::from(round) * steps + step, 2 * steps))
-            .collect();
+        let rates = |step| Rates {
+            // Each step mixes by another share.
+            share: if config.mixes { 1.0 / (1.0 + step as f32) } else { 1.0 },
+            ..config.rates(u64::from(round) * steps + step, 2 * steps)
+        };
+        let rates = (1..=steps).map(rates).collect();
         let epoch = Epoch { order, rates, done: Totals::default() };
         losses.push(engine.train_epoch(&epoch, &mut |_| ControlFlow::Continue(())).block_on().unwrap().mean_loss());
     }
@@ -288,6 +317,11 @@ fn differs(truth: &Trained, found: &Trained, tolerance: f64) -> Option<String> {
             let mut parameters = truth.state.parameters.iter().zip(&found.state.parameters).enumerate();
             parameters.find_map(|(i, (a, b))| near(format!("parameter {i}"), a, b))
         })
+        .or_else(|| {
+            assert_eq!(truth.state.averages.len(), found.state.averages.len());
+            let mut averages = truth.state.averages.iter().zip(&found.state.averages).enumerate();
+            averages.find_map(|(i, (a, b))| near(format!("average {i}"), a, b))
+        })
         .or_else(|| near("probabilities".into(), &truth.probabilities, &found.probabilities))
 }
 
@@ -295,28 +329,24 @@ fn differs(truth: &Trained, found: &Trained, tolerance: f64) -> Option<String> {
 pub fn engines_agree(seed: u64) -> (BTreeSet<String>, bool) {
     let model = draw_model(seed);
     let (parameters, split) = (draw_parameters(&model, seed), draw_split(&model, SAMPLES, seed));
-    let optimizer = match seed % 2 {
-        0 => Optimizer::Sgd(SgdConfig { learning_rate: 0.05, momentum: 0.5 }),
-        // A large epsilon: otherwise the sign of a gradient near zero decides.
-        _ => Optimizer::Adam(AdamConfig { learning_rate: 0.01, epsilon: 0.05, ..AdamConfig::default() }),
-    };
-    let mut engine = ReferenceEngine::<f64>::new(&model, &parameters, &split, BATCH, optimizer).unwrap();
-    let truth = train(&mut engine, &split, &optimizer);
+    let config = draw_step_config(model.classes(), seed);
+    let mut engine = ReferenceEngine::<f64>::new(&model, &parameters, &split, BATCH, &config).unwrap();
+    let truth = train(&mut engine, &split, &config);
     let compare = |name: &str, engine: &mut dyn Engine| {
-        let found = train(engine, &split, &optimizer);
+        let found = train(engine, &split, &config);
         assert_eq!(differs(&truth, &found, 2e-3), None, "seed {seed}, {name}");
         found
     };
-    let mut engine = ReferenceEngine::<f32>::new(&model, &parameters, &split, BATCH, optimizer).unwrap();
+    let mut engine = ReferenceEngine::<f32>::new(&model, &parameters, &split, BATCH, &config).unwrap();
     compare("reference", &mut engine);
     let threads = [1, 3].map(|threads| {
         let engine = NativeEngine::new(&model, &parameters, threads)
-            .and_then(|engine| engine.and_training(&split, BATCH, optimizer));
+            .and_then(|engine| engine.and_training(&split, BATCH, &config));
         compare("native", &mut engine.unwrap())
     });
     assert_eq!(threads[0].state, threads[1].state, "seed {seed}: one thread and three");
     let engine = GpuEngine::new(gpu(), &model, &parameters)
-        .and_then(|engine| engine.and_training(&split, BATCH, &optimizer).block_on());
+        .and_then(|engine| engine.and_training(&split, BATCH, &config).block_on());
     compare("gpu", &mut engine.unwrap());
     let shapes = model.graph().unwrap();
     let branches = shapes.iter().any(|shape| shape.sources.len() > 1);

@@ -1,7 +1,10 @@
 //! What a training step does besides running the program of the model.
 
-use super::Optimizer;
+use super::{EngineError, Optimizer};
+use crate::cpu::softmax_xent::SoftTargets;
+use crate::data::Split;
 use crate::ops::adam::AdamConfig;
+use crate::ops::average::AverageConfig;
 use bytemuck::{Pod, Zeroable};
 
 /// How a model is trained on a batch: the same for every step.
@@ -9,11 +12,91 @@ use bytemuck::{Pod, Zeroable};
 pub struct StepConfig {
     /// How the parameters follow from the gradients.
     pub optimizer: Optimizer,
+    /// What the loss compares the probabilities with.
+    pub loss: LossConfig,
+    /// Whether each image is mixed with the next one of its batch, and its target with that of the other, by [`Rates::share`].
+    pub mixes: bool,
+    /// The moving average of the parameters, which is then what evaluates and what a user gets.
+    pub average: Option<AverageConfig>,
+}
+
+/// What the training loss compares the probabilities of an image with; by default its label alone. Evaluation always does that.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LossConfig {
+    /// The part of each target that all classes share, at least 0 and less than 1: `(1 - s) * [class = label] + s / classes`, as in Keras
+    /// and PyTorch.
+    pub label_smoothing: f64,
+    /// How much the images of each class count.
+    pub class_weights: ClassWeights,
+}
+
+/// How much the images of each class count in the training loss: that of an image is multiplied by the weight of its class, and the mean is
+/// still over the number of images, as with Keras's `class_weight`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum ClassWeights {
+    /// All alike.
+    #[default]
+    Equal,
+    /// All classes alike, however many images they have: images / (classes * images of the class), over the training images.
+    Balanced,
+    /// One number per class.
+    Given(Vec<f64>),
+}
+
+impl ClassWeights {
+    /// Returns the weight of each class in single precision; that of a class without images has no effect.
+    fn resolve(&self, train: &Split, classes: usize) -> Result<Vec<f32>, EngineError> {
+        match self {
+            ClassWeights::Equal => Ok(vec![1.0; classes]),
+            ClassWeights::Balanced => {
+                let mut counts = vec![0u64; classes];
+                train.labels.iter().for_each(|&label| counts[usize::from(label)] += 1);
+                let weight = |&count: &u64| train.len() as f64 / (classes as f64 * count.max(1) as f64);
+                Ok(counts.iter().map(|count| weight(count) as f32).collect())
+            }
+            ClassWeights::Given(weights) if weights.len() != classes => {
+                Err(EngineError::ClassWeights { given: weights.len(), classes })
+            }
+            ClassWeights::Given(weights) => Ok(weights.iter().map(|&weight| weight as f32).collect()),
+        }
+    }
+}
+
+/// A loss with targets other than the labels alone, for a training set.
+#[derive(Clone, Debug)]
+pub(super) struct SoftLoss {
+    pub(super) smoothing: f64,
+    /// The weight of each class.
+    pub(super) class_weights: Vec<f32>,
+    pub(super) mixes: bool,
+}
+
+impl SoftLoss {
+    /// The loss of a training; `None` if the labels alone are the targets.
+    pub(super) fn new(config: &StepConfig, train: &Split, classes: usize) -> Result<Option<Self>, EngineError> {
+        if config.loss == LossConfig::default() && !config.mixes {
+            return Ok(None);
+        }
+        let class_weights = config.loss.class_weights.resolve(train, classes)?;
+        Ok(Some(SoftLoss { smoothing: config.loss.label_smoothing, class_weights, mixes: config.mixes }))
+    }
+
+    /// The targets of rows, given the labels of the rows that they are mixed with, and the share of their own.
+    pub(super) fn targets<'a>(&'a self, partners: &'a [u32], share: f32) -> SoftTargets<'a> {
+        let SoftLoss { smoothing, class_weights, mixes } = self;
+        let share = if *mixes { f64::from(share) } else { 1.0 };
+        SoftTargets { smoothing: *smoothing, class_weights, partners, share }
+    }
+}
+
+/// Returns the row that row `n` is mixed with: the next one of the `n_valid` rows that count.
+pub(super) fn partner(n: usize, n_valid: usize) -> usize {
+    (n + 1) % n_valid
 }
 
 impl From<Optimizer> for StepConfig {
     fn from(optimizer: Optimizer) -> Self {
-        StepConfig { optimizer }
+        StepConfig { optimizer, loss: LossConfig::default(), mixes: false, average: None }
     }
 }
 
@@ -44,7 +127,7 @@ pub struct Rates {
     pub size: f32,
     /// The part of each weight that decays.
     pub decay: f32,
-    /// The part of the way that the average of the parameters moves towards them.
+    /// The part of the way that the average of the parameters moves towards them; at 0 the step leaves it as it is.
     pub average: f32,
     /// The share of its own label in the target of an image that is mixed with another one.
     pub share: f32,
@@ -52,7 +135,8 @@ pub struct Rates {
 
 impl StepConfig {
     /// Returns the numbers of a step, counted from 1, of a training of so many steps.
-    pub fn rates(&self, step: u64, _steps: u64) -> Rates {
-        Rates { size: self.optimizer.step_size(step), ..Rates::default() }
+    pub fn rates(&self, step: u64, steps: u64) -> Rates {
+        let average = self.average.map_or(0.0, |average| average.rate(step, steps) as f32);
+        Rates { size: self.optimizer.step_size(step), average, share: 1.0, ..Rates::default() }
     }
 }

@@ -12,12 +12,13 @@
 //! | other matrix products | the crate `matrixmultiply`: AVX-512, AVX2 with FMA, or NEON, whichever the CPU has |
 //! | batch normalization | sums over fixed groups of images, in double precision, with all threads ([`batchnorm`]) |
 //! | GELU | an exponential that vectorizes ([`gelu`]) |
-//! | sums of tensors, optimizers | loops compiled for each instruction set by the crate `pulp`, which selects the widest at run time |
+//! | sums of tensors, optimizers, averages | loops compiled for each instruction set by the crate `pulp`, which selects the widest at run time |
 //! | the other operations | the plain loops themselves |
 
 pub mod adam;
 pub mod add;
 mod aligned;
+pub mod average;
 pub mod batch_gather;
 pub mod batchnorm;
 pub mod conv2d;
