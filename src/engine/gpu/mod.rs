@@ -108,7 +108,7 @@ impl GpuEngine {
         let gradients = Arena::new(gpu, "gradients", described, false)?;
         let slots = config.optimizer.slots().iter().map(|name| Arena::new(gpu, name, described, false));
         let slots = slots.collect::<Result<Vec<_>, EngineError>>()?;
-        let averages = config.average.map(|_| self.averages()).transpose()?;
+        let averages = config.average.map(|_| self.new_averages()).transpose()?;
         let loss = SoftLoss::new(&config, train, self.model.classes())?;
         let loss = loss.map(|loss| {
             let weights = gpu.tensor_from("class_weights", &[loss.class_weights.len()], &loss.class_weights);
@@ -130,7 +130,7 @@ impl GpuEngine {
     }
 
     /// Creates the averages of all parameters, which start at their values.
-    fn averages(&self) -> Result<Arena, EngineError> {
+    fn new_averages(&self) -> Result<Arena, EngineError> {
         let averages = Arena::new(&self.gpu, "averages", &self.described, true)?;
         let mut encoder = self.gpu.encoder("averages");
         averages.whole.copy_from(&mut encoder, &self.parameters.whole);
