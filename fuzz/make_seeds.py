@@ -139,6 +139,17 @@ layer = [
 ]
 """,
 )
+DENSE = 'layer = [{ type = "flatten" }, { type = "dense", units = 10 }]\n'
+write(
+    "model_file",
+    "recipe.toml",
+    'name = "r"\n' + DENSE + '[train]\nlabel_smoothing = 0.1\nclass_weights = "balanced"\naverage = "ema"\naverage_decay = 0.99\n',
+)
+write(
+    "model_file",
+    "weighted.toml",
+    'name = "w"\n' + DENSE + '[train]\nclass_weights = [1, 0.5, 0, 2, 1, 1, 1, 1, 1, 1e3]\naverage = "lookahead"\n',
+)
 write("model_file", "huge-dense.toml", 'name = "h"\nlayer = [{ type = "flatten" }, { type = "dense", units = 18446744073709551615 }]\n')
 write("model_file", "other-input.toml", 'name = "i"\ninput = [4294967296, 4294967296, 2]\nlayer = [{ type = "flatten" }]\n')
 write("model_file", "path.toml", 'name = "../x"\nlayer = [{ type = "flatten" }, { type = "dense", units = 10 }]\n')
@@ -206,6 +217,9 @@ def checkpoint(config=CONFIG, position=POSITION, slots=("m.", "v.")):
 
 write("checkpoint", "adam.safetensors", checkpoint())
 write("checkpoint", "sgd.safetensors", checkpoint({**CONFIG, "optimizer": SGD}, slots=("velocity.",)))
+AVERAGED = {**CONFIG, "validation_split": 0.2, "recipe": {"average": "ema", "average_decay": 0.9, "patience": 3, "label_smoothing": 0.1}}
+write("checkpoint", "averages.safetensors", checkpoint(AVERAGED, slots=("m.", "v.", "average.", "best.")))
+write("checkpoint", "no-average.safetensors", checkpoint(AVERAGED, slots=("m.", "v.", "best.")))
 write("checkpoint", "cut.safetensors", checkpoint()[:-7])
 write("checkpoint", "no-batch.safetensors", checkpoint({**CONFIG, "batch_size": 0}))
 write("checkpoint", "sums-overflow.safetensors", checkpoint({**CONFIG, "train_images": 2**64 - 1, "validation_images": 2**64 - 1}))

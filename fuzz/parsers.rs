@@ -66,7 +66,7 @@ pub fn model_file(bytes: &[u8]) {
     let Ok(ModelFile { model, train, .. }) = ModelFile::parse(Path::new("fuzz.toml"), text) else { return };
     let mut recipe = Recipe::default();
     if recipe.read(&train).is_ok() {
-        let _ = recipe.step();
+        let _ = (recipe.step(), recipe.check(&model));
     }
     use_model(&model, None);
 }

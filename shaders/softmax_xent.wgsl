@@ -7,8 +7,15 @@
 //   batch_loss[batch] = sum of loss[n], batch_correct[batch] = sum of correct[n] over the valid rows;  progress[0] = batch + 1
 //   dx[n,c] = (probabilities[n,c] - [c = label]) / valid rows of the batch;  0 in rows past the end of the epoch
 //
+// With soft targets t (label smoothing, class weights, mixed images), which sum to the weight of the row:
+//
+//   t[n,c] = share * target(label) + (1 - share) * target(label of the next valid row);  only the first, whole, unless images are mixed
+//   target(label) = class_weights[label] * ((1 - SMOOTHING) * [c = label] + SMOOTHING / C)
+//   loss[n] = weight * log(s) + sum over c of t[n,c] * (m - x[n,c])          weight = sum over c of t[n,c]
+//   dx[n,c] = (weight * probabilities[n,c] - t[n,c]) / valid rows of the batch
+//
 // Subtracting the maximum keeps exp in range for any logits. Layout: row-major. Source: sparse categorical
-// cross-entropy in Keras.
+// cross-entropy in Keras, with its class_weight; label smoothing as in Keras and PyTorch; mixup: Zhang and others, 2018.
 // Host: src/ops/softmax_xent.rs   Mirror: src/cpu/softmax_xent.rs   Test: tests/softmax_xent.rs
 //
 // The last batch of an epoch may be short. Its rows past the end have dx = 0, and all later gradients are linear in dx,
@@ -20,6 +27,8 @@
 
 override N: u32 = 1u;   // rows, the batch
 override C: u32 = 1u;   // classes
+override SMOOTHING: f32 = 0.0;   // the part of each target that all classes share
+override MIXES: bool = false;    // whether each image is mixed with the next one of the batch
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;                     // [N, C] logits
 @group(0) @binding(1) var<storage, read> labels: array<u32>;                // [N]
@@ -28,6 +37,8 @@ override C: u32 = 1u;   // classes
 @group(0) @binding(4) var<storage, read_write> progress: array<u32>;        // [2]: batches done in this epoch, samples of the epoch
 @group(0) @binding(5) var<storage, read_write> batch_loss: array<f32>;      // [batches]
 @group(0) @binding(6) var<storage, read_write> batch_correct: array<u32>;   // [batches]
+@group(0) @binding(7) var<storage, read> class_weights: array<f32>;         // [C] the weight of each class in the loss
+@group(0) @binding(8) var<storage, read> rates: array<vec4<f32>>;           // [batches of the epoch] the share of the own label, and numbers of others
 
 const LANES = 256u;
 var<workgroup> tile_loss: array<f32, LANES>;
@@ -109,6 +120,53 @@ fn softmax_xent_backward_x(@builtin(local_invocation_index) lane: u32) {
             let gradient = (probability(n, c, row) - target_value) / f32(n_valid);
             dx[n * C + c] = select(0.0, gradient, n < n_valid);
         }
+    }
+    finish_batch(totals, lane);
+}
+
+// The target of a row: what its label and that of its partner have besides `even`, which every class has.
+struct Target { weight: f32, label: u32, own: f32, partner: u32, other: f32, even: f32 }
+
+fn target_of(n: u32, n_valid: u32, share: f32) -> Target {
+    let label = labels[n];
+    var at = Target(0.0, label, class_weights[label], label, 0.0, 0.0);
+    if (MIXES) {
+        at.partner = labels[(n + 1u) % n_valid];
+        at.own *= share;
+        at.other = (1.0 - share) * class_weights[at.partner];
+    }
+    at.weight = at.own + at.other;
+    at.own *= 1.0 - SMOOTHING;
+    at.other *= 1.0 - SMOOTHING;
+    at.even = SMOOTHING / f32(C) * at.weight;
+    return at;
+}
+
+fn target_value(at: Target, c: u32) -> f32 {
+    return select(0.0, at.own, c == at.label) + select(0.0, at.other, c == at.partner) + at.even;
+}
+
+// For training with soft targets.
+@compute @workgroup_size(LANES)
+fn softmax_xent_soft_backward_x(@builtin(local_invocation_index) lane: u32) {
+    let n_valid = valid_rows();
+    let share = rates[progress[0]].w;
+    var totals: Totals;
+    for (var n = lane; n < N; n += LANES) {
+        if (n >= n_valid) {
+            for (var c = 0u; c < C; c++) { dx[n * C + c] = 0.0; }
+            continue;
+        }
+        let row = row_parts(n);
+        let at = target_of(n, n_valid, share);
+        var loss = at.weight * log(row.sum);
+        for (var c = 0u; c < C; c++) {
+            let value = target_value(at, c);
+            loss += value * (row.highest - x[n * C + c]);
+            dx[n * C + c] = (at.weight * probability(n, c, row) - value) / f32(n_valid);
+        }
+        totals.loss += loss;
+        totals.correct += select(0u, 1u, row.highest_at == at.label);
     }
     finish_batch(totals, lane);
 }

@@ -5,6 +5,7 @@ use fmnist_gpu::data::DatasetKind;
 use fmnist_gpu::engine::{Optimizer, State, Totals};
 use fmnist_gpu::model::{Model, initial_parameters};
 use fmnist_gpu::ops::adam::AdamConfig;
+use fmnist_gpu::ops::average::AverageConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
 use fmnist_gpu::run::checkpoint::{Checkpoint, CheckpointError, Checkpoints};
 use fmnist_gpu::run::folder::RunFolder;
@@ -53,8 +54,9 @@ fn checkpoint(optimizer: Optimizer, epochs: usize) -> Checkpoint {
             history: (1..=epochs).map(record).collect(),
             done: Totals { loss: 0.1 + 0.7, correct: 3, samples: 20, batches: 2 },
             seconds: 0.1,
+            best: Vec::new(),
         },
-        state: State { parameters, slots },
+        state: State { parameters, slots, averages: Vec::new() },
     }
 }
 
@@ -78,6 +80,24 @@ fn checkpoints_come_back_whole_or_not_at_all() {
             assert!(Checkpoint::from_bytes(&bytes[..end]).is_err(), "cut at {end}");
         }
     }
+    // With averages, and the weights of the best epoch.
+    let mut written = checkpoint(Optimizer::Adam(AdamConfig::default()), 3);
+    written.config.recipe =
+        toml::toml! { average = "ema" patience = 4 class_weights = [0.0, 1.0, 0.1, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.5] };
+    (written.config.validation_images, written.config.validation_split) = (10, Some(0.1));
+    written.state.averages = initial_parameters(&written.config.model.parameters().unwrap(), 4);
+    written.position.best = initial_parameters(&written.config.model.parameters().unwrap(), 5);
+    let bytes = written.to_bytes().unwrap();
+    assert!(Checkpoint::from_bytes(&bytes).unwrap() == written);
+    let step = written.config.step().unwrap();
+    assert_eq!(step.average, Some(AverageConfig::Ema { decay: 0.999 }));
+    assert_eq!(written.config.recipe().unwrap().recorded(), written.config.recipe);
+    let mut wrong = written.clone();
+    wrong.state.averages.clear();
+    assert!(wrong.to_bytes().unwrap_err().to_string().contains("averages"));
+    written.position.best.clear();
+    let missing = Checkpoint::from_bytes(&written.to_bytes().unwrap()).unwrap_err().to_string();
+    assert!(missing.contains("`best.dense_1.weight` is missing"), "{missing}");
     let text = |error: CheckpointError| error.to_string();
     assert!(text(Checkpoint::from_bytes(b"nonsense").unwrap_err()).contains("header"));
     let model = Model::mlp();

@@ -57,12 +57,13 @@ pub fn seeds_that_are_right_are_taken() {
     use fmnist_gpu::data::idx;
     use fmnist_gpu::run::checkpoint::Checkpoint;
     use fmnist_gpu::run::{RunConfig, Summary, parse_history};
-    for name in ["every-layer.toml", "graph.toml", "pooled.toml"] {
+    for name in ["every-layer.toml", "graph.toml", "pooled.toml", "recipe.toml", "weighted.toml"] {
         let text = String::from_utf8(read("model_file", name)).unwrap();
-        fmnist_gpu::model::ModelFile::parse(Path::new(name), &text).unwrap();
+        let file = fmnist_gpu::model::ModelFile::parse(Path::new(name), &text).unwrap();
+        fmnist_gpu::session::Plan::new(file, &[]).unwrap();
     }
     fmnist_gpu::model::weights::from_bytes(&read("weights", "tiny.safetensors")).unwrap();
-    for name in ["adam.safetensors", "sgd.safetensors"] {
+    for name in ["adam.safetensors", "sgd.safetensors", "averages.safetensors"] {
         Checkpoint::from_bytes(&read("checkpoint", name)).unwrap();
     }
     idx::parse("images.gz", &read("idx", "images.gz"), idx::IMAGES_RANK).unwrap();

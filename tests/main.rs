@@ -12,6 +12,7 @@ mod support;
 mod adam;
 mod add;
 mod autotune;
+mod average;
 mod batch_gather;
 mod batchnorm;
 mod bias;
@@ -48,6 +49,8 @@ mod checkpoints;
 /// Every system call that saves, made to fail, and the program killed before it.
 #[cfg(unix)]
 mod crash_points;
+/// When training ends before its last epoch, and with which weights.
+mod early_stopping;
 /// Failures during training: numbers, disks, folders, devices, sizes.
 mod faults;
 /// The device layer: choice of adapter, invalid dispatches, a lost device.

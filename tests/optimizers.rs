@@ -289,6 +289,7 @@ fn the_loop_resumes_a_schedule_with_the_same_bits() {
         batch_size: BATCH,
         seed: 4,
         step: config.clone(),
+        patience: None,
         pause_after: Some(Duration::ZERO),
     };
     let new = || ReferenceEngine::<f32>::new(&small.model, &small.start, &small.split, BATCH, config.clone()).unwrap();

@@ -6,12 +6,13 @@ use fmnist_gpu::cpu::conv2d::{Conv2dDims, Padding};
 use fmnist_gpu::cpu::pool2d::Pool2dDims;
 use fmnist_gpu::data::Split;
 use fmnist_gpu::engine::{
-    Batch, Engine, Epoch, Factors, GpuEngine, NativeEngine, Optimizer, Pass, ReferenceEngine, Schedule, Shape, State,
-    StepConfig, Totals,
+    Batch, ClassWeights, Engine, Epoch, Factors, GpuEngine, LossConfig, NativeEngine, Optimizer, Pass, Rates,
+    ReferenceEngine, Schedule, Shape, State, StepConfig, Totals,
 };
 use fmnist_gpu::lower::{Conv2d, Dense, Fusion, Gelu, MaxPool2d, MeanPool2d, Mode, Op, Place, Program, Relu, lower};
 use fmnist_gpu::model::{Activation, Layer, Model, Node, Pair, Pooling, Role, initial_parameters};
 use fmnist_gpu::ops::adam::AdamConfig;
+use fmnist_gpu::ops::average::AverageConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
 use pollster::FutureExt as _;
 use std::collections::BTreeSet;
@@ -261,7 +262,12 @@ fn train(engine: &mut dyn Engine, split: &Split, config: &StepConfig) -> Trained
     for round in 0..2u32 {
         let order: Vec<u32> = (0..SAMPLES as u32).map(|i| (5 * i + round) % SAMPLES as u32).collect();
         let steps = SAMPLES.div_ceil(BATCH) as u64;
-        let rates = (1..=steps).map(|step| config.rates(u64::from(round) * steps + step, 2 * steps)).collect();
+        let rates = |step| Rates {
+            // Each step mixes by another share.
+            share: if config.mixes { 1.0 / (1.0 + step as f32) } else { 1.0 },
+            ..config.rates(u64::from(round) * steps + step, 2 * steps)
+        };
+        let rates = (1..=steps).map(rates).collect();
         let epoch = Epoch { order, rates, done: Totals::default() };
         losses.push(engine.train_epoch(&epoch, &mut |_| ControlFlow::Continue(())).block_on().unwrap().mean_loss());
     }
@@ -297,11 +303,16 @@ fn differs(truth: &Trained, found: &Trained, tolerance: f64) -> Option<String> {
             let mut parameters = truth.state.parameters.iter().zip(&found.state.parameters).enumerate();
             parameters.find_map(|(i, (a, b))| near(format!("parameter {i}"), a, b))
         })
+        .or_else(|| {
+            assert_eq!(truth.state.averages.len(), found.state.averages.len());
+            let mut averages = truth.state.averages.iter().zip(&found.state.averages).enumerate();
+            averages.find_map(|(i, (a, b))| near(format!("average {i}"), a, b))
+        })
         .or_else(|| near("probabilities".into(), &truth.probabilities, &found.probabilities))
 }
 
 /// Draws what a training step does: any optimizer with any of the other parts.
-fn draw_config(seed: u64) -> StepConfig {
+fn draw_config(classes: usize, seed: u64) -> StepConfig {
     let mut draw = Draw::new(seed ^ 0x0057_e9c0);
     let sgd = |nesterov| Optimizer::Sgd(SgdConfig { learning_rate: 0.05, momentum: 0.5, nesterov });
     // A large epsilon: otherwise the sign of a gradient near zero decides.
@@ -311,11 +322,21 @@ fn draw_config(seed: u64) -> StepConfig {
     let warmup = [0.0, 0.5][draw.among(0..=1)];
     let clip_norm = [0.05, 0.5, 5.0][draw.among(0..=2)];
     let factors = Factors { bias: 2.0, scale: 0.5, shift: 4.0 };
+    let label_smoothing = if draw.chance(40) { 0.1 + 0.3 * f64::from(draw.unit()) } else { 0.0 };
+    let class_weights = match draw.among(1..=4) {
+        1 => ClassWeights::Balanced,
+        2 => ClassWeights::Given((0..classes).map(|_| 0.5 + f64::from(draw.unit())).collect()),
+        _ => ClassWeights::Equal,
+    };
+    let averages = [Some(AverageConfig::Ema { decay: 0.6 }), Some(AverageConfig::Lookahead { decay: 0.9 }), None, None];
     StepConfig {
         schedule: Schedule { shape: shapes[draw.among(0..=4)], warmup, initial: 0.25, last: 0.125 },
         weight_decay: if draw.chance(50) { 0.5 } else { 0.0 },
         factors: if draw.chance(50) { factors } else { Factors::default() },
         clip_norm: draw.chance(50).then_some(clip_norm),
+        loss: LossConfig { label_smoothing, class_weights },
+        mixes: draw.chance(30),
+        average: averages[draw.among(0..=3)],
         ..StepConfig::from(optimizer)
     }
 }
@@ -332,7 +353,7 @@ pub fn engines_agree(seed: u64) -> (BTreeSet<String>, bool) {
 /// Trains a graph on every engine, and compares.
 fn engines_agree_on(model: &Model, seed: u64) {
     let (parameters, split) = (draw_parameters(model, seed), draw_split(model, SAMPLES, seed));
-    let config = draw_config(seed);
+    let config = draw_config(model.classes(), seed);
     let mut engine = ReferenceEngine::<f64>::new(model, &parameters, &split, BATCH, &config).unwrap();
     let truth = train(&mut engine, &split, &config);
     let compare = |name: &str, engine: &mut dyn Engine| {

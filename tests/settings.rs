@@ -3,7 +3,7 @@
 
 use crate::registry::root;
 use crate::support::program::{Place, json_file};
-use fmnist_gpu::engine::{Schedule, Shape};
+use fmnist_gpu::engine::{ClassWeights, Schedule, Shape};
 use fmnist_gpu::model::{Model, ModelFile};
 use fmnist_gpu::run::RunConfig;
 use fmnist_gpu::session::{Plan, PlanError};
@@ -18,7 +18,9 @@ const TINY: &str = "name = \"tiny\"\nlayers = [{ type = \"flatten\" }, { type = 
 fn another(setting: &Setting) -> Value {
     match (&setting.kind, setting.name) {
         (Kind::Name(_), "schedule") => Value::Name("cosine"),
-        (Kind::Name(_), _) => Value::Name("sgd"),
+        (Kind::Name(_), "optimizer") => Value::Name("sgd"),
+        (Kind::Name(names), _) => Value::Name(names()[1].0),
+        (Kind::Weights, _) => Value::Weights(ClassWeights::Given((0..10).map(|i| 0.5 + f64::from(i)).collect())),
         (Kind::Switch, _) => Value::Switch(true),
         (Kind::Real(_), "validation_split") => Value::Real(0.25),
         (Kind::Real(_), _) => Value::Real(0.5),
@@ -92,8 +94,12 @@ fn every_setting_is_a_flag_recorded_resumed_and_repeated() {
             Value::Count(count) => format!("{}", count + 1),
             Value::Real(value) => format!("{}", value / 4.0),
             Value::Name("cosine") => "linear".to_string(),
-            Value::Name(_) => "adam".to_string(),
+            Value::Name(name) => {
+                let Kind::Name(names) = &setting.kind else { panic!("{name} is a name") };
+                names()[0].0.to_string()
+            }
             Value::Switch(on) => (!on).to_string(),
+            Value::Weights(_) => "balanced".to_string(),
         };
         let said = format!("{} is {other}", flag(setting));
         place
@@ -109,8 +115,12 @@ fn a_model_file_sets_its_recipe() {
     let mut text = format!("{TINY}[train]\n");
     for setting in SETTINGS.iter().filter(|setting| setting.in_model_file) {
         let value = another(setting);
-        let quote = if matches!(value, Value::Name(_)) { "\"" } else { "" };
-        text.push_str(&format!("{} = {quote}{value}{quote}\n", setting.name));
+        let [before, after] = match value {
+            Value::Name(_) => ["\"", "\""],
+            Value::Weights(_) => ["[", "]"],
+            _ => ["", ""],
+        };
+        text.push_str(&format!("{} = {before}{value}{after}\n", setting.name));
     }
     let plan = Plan::new(parse(&text), &[]).unwrap();
     for setting in SETTINGS.iter().filter(|setting| setting.in_model_file) {
@@ -142,6 +152,12 @@ fn a_model_file_sets_its_recipe() {
         ("learning_rate = \"fast\"", ["`learning_rate` is \"fast\"", "a number"]),
         ("learning_rate = 0", ["`learning_rate` is 0", "above 0"]),
         ("optimizer = \"adamax\"", ["`optimizer` is \"adamax\"", "adam, adamw, sgd"]),
+        ("label_smoothing = 1.0", ["`label_smoothing` is 1", "less than 1"]),
+        ("class_weights = \"equal\"", ["`class_weights` is \"equal\"", "`balanced`, or a list"]),
+        ("class_weights = [1.0, \"2\"]", ["`class_weights` is [1.0, \"2\"]", "one number per class"]),
+        ("class_weights = [1.0, -2]", ["`class_weights` is 1,-2", "at least 0"]),
+        ("average = \"ema\"\naverage_decay = 1.0", ["`average_decay` is 1", "less than 1"]),
+        ("patience = 3", ["`patience`", "its keys are"]),
         ("optimizer = \"sgd\"\nmomentum = 1.5", ["`momentum` is 1.5", "less than 1"]),
         ("schedule = \"cosin\"", ["`schedule` is \"cosin\"", "constant, cosine, onecycle, linear, step"]),
         ("warmup = 1.5", ["`warmup` is 1.5", "at most 1"]),
@@ -169,6 +185,8 @@ fn settings_that_contradict_each_other_are_named() {
         ("weight_decay = 0.1", ["`weight_decay` is 0.1", "the optimizer adamw or sgd"]),
         ("initial = 0.1", ["`initial` is 0.1", "a warmup above 0"]),
         ("final = 0.1", ["`final` is 0.1", "cosine, linear or onecycle"]),
+        ("class_weights = [1, 2]", ["`class_weights` is 1,2", "each of its 10 classes"]),
+        ("average_decay = 0.9", ["`average_decay` is 0.9", "ema or lookahead"]),
         ("schedule = \"step\"\nfinal = 0.1", ["`final` is 0.1", "cosine, linear or onecycle"]),
     ] {
         let error = Plan::new(parse(&format!("{TINY}[train]\n{lines}\n")), &[]).unwrap_err();

@@ -287,8 +287,15 @@ fn the_same_seed_gives_the_same_bits() {
             .and_training(&split, 32, &ADAM)
             .block_on()
             .unwrap();
-        let options =
-            TrainOptions { epochs: 2, samples: 200, batch_size: 32, seed, step: ADAM.into(), pause_after: None };
+        let options = TrainOptions {
+            epochs: 2,
+            samples: 200,
+            batch_size: 32,
+            seed,
+            step: ADAM.into(),
+            patience: None,
+            pause_after: None,
+        };
         train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |_, _| {})
             .block_on()
             .unwrap();
@@ -308,8 +315,15 @@ fn validation_follows_each_epoch_and_changes_nothing() {
     assert_eq!((split.len(), validation.len()), (64, 32));
     assert_eq!((split.image(63), validation.image(0)), (all.image(63), all.image(64)));
     let model = Model::mlp();
-    let options =
-        TrainOptions { epochs: 2, samples: 64, batch_size: 32, seed: 1, step: ADAM.into(), pause_after: None };
+    let options = TrainOptions {
+        epochs: 2,
+        samples: 64,
+        batch_size: 32,
+        seed: 1,
+        step: ADAM.into(),
+        patience: None,
+        pause_after: None,
+    };
     let mut weights = Vec::new();
     for validation in [Split::default(), validation] {
         let mut engine = GpuEngine::new(gpu(), &model, &initial(&model, 1))
@@ -349,8 +363,15 @@ fn one_batch_is_overfitted() {
     let model = Model::cnn();
     let mut engine =
         GpuEngine::new(gpu(), &model, &initial(&model, 1)).unwrap().and_training(&split, 32, &ADAM).block_on().unwrap();
-    let options =
-        TrainOptions { epochs: 60, samples: 32, batch_size: 32, seed: 1, step: ADAM.into(), pause_after: None };
+    let options = TrainOptions {
+        epochs: 60,
+        samples: 32,
+        batch_size: 32,
+        seed: 1,
+        step: ADAM.into(),
+        patience: None,
+        pause_after: None,
+    };
     let trained =
         train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |_, _| {})
             .block_on()
@@ -429,8 +450,15 @@ fn an_interrupt_ends_after_the_work_in_flight() {
     let mut engine =
         GpuEngine::new(gpu(), &model, &initial(&model, 1)).unwrap().and_training(&split, 1, &ADAM).block_on().unwrap();
     let interrupt = AtomicBool::new(false);
-    let options =
-        TrainOptions { epochs: 1000, samples: 320, batch_size: 1, seed: 1, step: ADAM.into(), pause_after: None };
+    let options = TrainOptions {
+        epochs: 1000,
+        samples: 320,
+        batch_size: 1,
+        seed: 1,
+        step: ADAM.into(),
+        patience: None,
+        pause_after: None,
+    };
     let trained = train(&mut engine, &options, Position::default(), &Split::default(), &interrupt, &mut |event, _| {
         if let Event::Progress { .. } = event {
             interrupt.store(true, std::sync::atomic::Ordering::Relaxed);
@@ -532,8 +560,15 @@ fn a_loss_that_is_not_finite_stops_training() {
         .and_training(&split, 8, &optimizer)
         .block_on()
         .unwrap();
-    let options =
-        TrainOptions { epochs: 5, samples: 64, batch_size: 8, seed: 1, step: optimizer.into(), pause_after: None };
+    let options = TrainOptions {
+        epochs: 5,
+        samples: 64,
+        batch_size: 8,
+        seed: 1,
+        step: optimizer.into(),
+        patience: None,
+        pause_after: None,
+    };
     let trained =
         train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |_, _| {})
             .block_on()
@@ -557,7 +592,15 @@ fn genuine_fashion_mnist_is_learnt() {
             .and_training(&split, 32, &ADAM)
             .block_on()
             .unwrap();
-        let options = TrainOptions { epochs, samples, batch_size: 32, seed: 1, step: ADAM.into(), pause_after: None };
+        let options = TrainOptions {
+            epochs,
+            samples,
+            batch_size: 32,
+            seed: 1,
+            step: ADAM.into(),
+            patience: None,
+            pause_after: None,
+        };
         train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |_, _| {})
             .block_on()
             .unwrap();

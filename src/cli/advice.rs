@@ -86,7 +86,8 @@ pub fn of_plan(error: PlanError) -> anyhow::Error {
     const RESUME: &str = "omit the flag to resume, or start over with --out";
     match error {
         PlanError::Setting(SettingError { setting, value, reason }) => {
-            anyhow!("{} is {value}; {reason}", flag(setting))
+            let help = if setting.name == "patience" { " (flag: --validation-split 0.1)" } else { "" };
+            anyhow!("{} is {value}; {reason}{help}", flag(setting))
         }
         PlanError::Changed { setting, given, was } => {
             anyhow!("{} is {given}, but the run was started with {was}; {RESUME}", flag(setting))

@@ -182,6 +182,16 @@ impl<'a> Display<'a> {
             let rate = self.session.plan.recipe.learning_rate;
             return terminal::complain(non_finite(*epoch, *step, cause.as_ref(), rate, self.folder));
         }
+        if let Some(best) = summary.best_epoch {
+            let stopped = match trained.position.history.len() as u64 {
+                done if done < summary.epochs => {
+                    format!("Stopped after epoch {done}: the validation loss falls no more. ")
+                }
+                _ => String::new(),
+            };
+            self.global
+                .say(format!("{stopped}The weights are those of epoch {best}, with the lowest validation loss."));
+        }
         if !self.json {
             terminal::print(&match test {
                 Some(test) => self.verdict(test),

@@ -3,7 +3,7 @@
 use super::shell_quoted;
 use clap::builder::{BoolValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
-use fmnist_gpu::model::Model;
+use fmnist_gpu::model::{Model, ModelFile};
 use fmnist_gpu::ops::SharedTiles;
 use fmnist_gpu::run::RunConfig;
 use fmnist_gpu::session::Given;
@@ -52,6 +52,7 @@ fn argument(setting: &'static Setting) -> Arg {
             .require_equals(true)
             .default_missing_value("true")
             .value_parser(BoolValueParser::new().map(Value::Switch)),
+        Kind::Weights => argument.value_parser(Value::weights),
     }
 }
 
@@ -67,7 +68,7 @@ impl Args for SettingFlags {
 
 impl FromArgMatches for SettingFlags {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let given = |setting: &'static Setting| Some((setting, *matches.get_one::<Value>(setting.name)?));
+        let given = |setting: &'static Setting| Some((setting, matches.get_one::<Value>(setting.name)?.clone()));
         Ok(SettingFlags(SETTINGS.iter().filter_map(given).collect()))
     }
 
@@ -92,8 +93,15 @@ pub fn as_json(recipe: &Recipe) -> serde_json::Map<String, serde_json::Value> {
 
 /// The command that repeats a run.
 pub fn repeat_command(config: &RunConfig) -> String {
+    // What a built-in model says need not be repeated; the file of another one may have changed.
+    let mut said = None;
     let model = match &config.model_file {
-        _ if Model::built_in().contains(&config.model) => config.model.name.clone(),
+        _ if Model::built_in().contains(&config.model) => {
+            let mut recipe = Recipe::default();
+            let read = ModelFile::load(&config.model.name).map(|file| recipe.read(&file.train));
+            said = matches!(read, Ok(Ok(()))).then_some(recipe);
+            config.model.name.clone()
+        }
         Some(path) => shell_quoted(path),
         // Version 0.1 did not record the path.
         None => shell_quoted(Path::new(&format!("{}.toml", config.model.name))),
@@ -102,7 +110,8 @@ pub fn repeat_command(config: &RunConfig) -> String {
     let mut recipe = config.recipe().unwrap_or_default();
     recipe.train_limit = recipe.train_limit.filter(|&limit| limit != TRAIN_IMAGES);
     for setting in &SETTINGS {
-        if let Some(value) = (setting.get)(&recipe) {
+        let is_said = |said: &Recipe| setting.in_recipe && (setting.get)(said) == (setting.get)(&recipe);
+        if let Some(value) = (setting.get)(&recipe).filter(|_| !said.as_ref().is_some_and(is_said)) {
             let equals = if matches!(setting.kind, Kind::Switch) { "=" } else { " " };
             command.push_str(&format!(" {}{equals}{value}", flag(setting)));
         }

@@ -1,4 +1,5 @@
-//! Softmax with the cross-entropy of the true class. Source: sparse categorical cross-entropy in Keras.
+//! Softmax with the cross-entropy of the true class, or of soft targets. Sources: sparse categorical cross-entropy in Keras, with its
+//! `class_weight`; Szegedy and others, Rethinking the Inception architecture, 2016, section 7, for label smoothing; Zhang and others, mixup, 2018.
 
 use super::real::Real;
 
@@ -45,6 +46,94 @@ pub fn softmax_xent_forward<T: Real>(
         }
         loss[n] = sum.ln() - (row[labels[n] as usize] - row[highest]);
         correct[n] = u32::from(highest == labels[n] as usize);
+    }
+}
+
+/// What the rows of a batch are to be classified as, besides their labels.
+///
+/// The target of a class is `(1 - smoothing) * [it is the label] + smoothing / C`, times the weight of the label's class. That of a mixed row is
+/// `share` of the target of its label, and the rest of that of its partner's label.
+#[derive(Clone, Copy, Debug)]
+pub struct SoftTargets<'a> {
+    /// The part of each target that all classes share, 0 to 1.
+    pub smoothing: f64,
+    /// The weight of each class in the loss, `[C]`.
+    pub class_weights: &'a [f32],
+    /// The label of the row that each row is mixed with, `[N]`.
+    pub partners: &'a [u32],
+    /// The share of the own label in the target of a mixed row; 1 if rows are not mixed.
+    pub share: f64,
+}
+
+/// The target of a row.
+struct SoftTarget<T> {
+    /// The sum over all classes: the weight of the row in the loss.
+    weight: T,
+    /// What its label and that of its partner have besides the part that all classes share.
+    own: (usize, T),
+    other: (usize, T),
+    /// What every class has.
+    even: T,
+}
+
+impl<T: Real> SoftTarget<T> {
+    fn new(targets: &SoftTargets<'_>, n: usize, label: u32, classes: usize) -> Self {
+        let (label, partner) = (label as usize, targets.partners[n] as usize);
+        let [share, smoothing] = [targets.share, targets.smoothing].map(T::from_f64);
+        let weight = |class: usize| T::from_f64(f64::from(targets.class_weights[class]));
+        let (own, other) = (share * weight(label), (T::ONE - share) * weight(partner));
+        let (weight, rest) = (own + other, T::ONE - smoothing);
+        let even = smoothing / T::from_f64(classes as f64) * weight;
+        SoftTarget { weight, own: (label, rest * own), other: (partner, rest * other), even }
+    }
+
+    fn at(&self, class: usize) -> T {
+        let of = |(label, part): (usize, T)| if class == label { part } else { T::ZERO };
+        of(self.own) + of(self.other) + self.even
+    }
+}
+
+/// Computes the loss of each row for soft targets: the cross-entropy between its target and its probabilities.
+///
+/// Shapes: logits x `[N, C]`, labels and loss `[N]`.
+pub fn softmax_xent_soft_loss<T: Real>(
+    d: &SoftmaxXentDims,
+    x: &[T],
+    labels: &[u32],
+    targets: &SoftTargets<'_>,
+    loss: &mut [T],
+) {
+    for n in 0..d.n {
+        let row = &x[n * d.c..(n + 1) * d.c];
+        let (highest, sum) = row_parts(row);
+        let target = SoftTarget::<T>::new(targets, n, labels[n], d.c);
+        loss[n] = target.weight * sum.ln();
+        for c in 0..d.c {
+            loss[n] += target.at(c) * (row[highest] - row[c]);
+        }
+    }
+}
+
+/// Computes the gradient of the mean of [`softmax_xent_soft_loss`] over the first `n_valid` rows; zero in the rows after them.
+///
+/// Shapes: logits x and dx `[N, C]`, labels `[N]`.
+pub fn softmax_xent_soft_backward_x<T: Real>(
+    d: &SoftmaxXentDims,
+    x: &[T],
+    labels: &[u32],
+    targets: &SoftTargets<'_>,
+    n_valid: usize,
+    dx: &mut [T],
+) {
+    dx.fill(T::ZERO);
+    for n in 0..n_valid.min(d.n) {
+        let row = &x[n * d.c..(n + 1) * d.c];
+        let (highest, sum) = row_parts(row);
+        let target = SoftTarget::<T>::new(targets, n, labels[n], d.c);
+        for c in 0..d.c {
+            let p = (row[c] - row[highest]).exp() / sum;
+            dx[n * d.c + c] = (target.weight * p - target.at(c)) / T::from_f64(n_valid as f64);
+        }
     }
 }
 

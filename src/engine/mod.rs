@@ -2,6 +2,7 @@
 
 mod gpu;
 mod kernel_times;
+mod loss;
 #[cfg(feature = "native")]
 mod native;
 mod operations;
@@ -13,6 +14,7 @@ mod step;
 pub use gpu::autotune;
 pub use gpu::{Batches, GpuEngine, TileChoices};
 pub use kernel_times::{KernelTime, KernelTimes};
+pub use loss::{ClassWeights, LossConfig};
 #[cfg(feature = "native")]
 pub use native::NativeEngine;
 pub use reference::{Batch, Pass, ReferenceEngine};
@@ -48,6 +50,14 @@ pub enum EngineError {
     /// The state to restore belongs to another model or optimizer.
     #[error("the state does not fit: {0}")]
     State(String),
+    /// The weights of the classes are not one for each.
+    #[error("there {} for the classes in the loss, but the model has {classes} classes", if *given == 1 { "is 1 weight".into() } else { format!("are {given} weights") })]
+    ClassWeights {
+        /// The number of weights.
+        given: usize,
+        /// The number of classes.
+        classes: usize,
+    },
     /// The engine was created without a training set.
     #[error("the engine was created for evaluation only; create one with a training set")]
     NoTraining,
@@ -155,6 +165,8 @@ pub struct State {
     pub parameters: Vec<Vec<f32>>,
     /// What the optimizer keeps for each trained parameter: one list per name of [`Optimizer::slots`].
     pub slots: Vec<Vec<Vec<f32>>>,
+    /// The moving average of each parameter; empty if training keeps none.
+    pub averages: Vec<Vec<f32>>,
 }
 
 /// Sums over the samples seen so far in an epoch or an evaluation.
@@ -208,24 +220,33 @@ pub struct NonFinite {
 impl State {
     /// Whether every value is finite.
     pub fn is_finite(&self) -> bool {
-        self.parameters.iter().chain(self.slots.iter().flatten()).flatten().all(|value| value.is_finite())
+        let tensors = self.parameters.iter().chain(self.slots.iter().flatten()).chain(&self.averages);
+        tensors.flatten().all(|value| value.is_finite())
     }
 
-    /// Checks that every tensor has the length that the model's parameters and the optimizer need.
+    /// The parameters that evaluate, and that a user gets: the averages, if there are any.
+    pub fn result(&self) -> &[Vec<f32>] {
+        if self.averages.is_empty() { &self.parameters } else { &self.averages }
+    }
+
+    /// Checks that every tensor has the length that the model's parameters and the optimizer need, and that there are averages if training
+    /// keeps them.
     ///
     /// # Errors
-    /// A tensor has another length.
-    pub fn check(&self, parameters: &[Parameter], slots: &[&str]) -> Result<(), EngineError> {
+    /// A tensor has another length, or there is one too many or too few.
+    pub fn check(&self, parameters: &[Parameter], slots: &[&str], has_averages: bool) -> Result<(), EngineError> {
         let fail = |reason| Err(EngineError::State(reason));
         if self.slots.len() != slots.len() {
             return fail(format!("{} kinds of optimizer state, expected: {}", self.slots.len(), slots.join(", ")));
         }
         let lengths: Vec<usize> = parameters.iter().map(Parameter::len).collect();
         let trained = only_trained(parameters, &lengths);
-        let kinds = slots.iter().copied().zip(&self.slots).map(|(kind, tensors)| (kind, tensors, &trained));
-        for (kind, tensors, lengths) in std::iter::once(("parameters", &self.parameters, &lengths)).chain(kinds) {
+        let kinds = slots.iter().copied().zip(&self.slots).map(|(kind, tensors)| (kind, tensors, &trained[..]));
+        let averages = if has_averages { &lengths[..] } else { &[] };
+        let all = [("parameters", &self.parameters, &lengths[..]), ("averages", &self.averages, averages)];
+        for (kind, tensors, lengths) in all.into_iter().chain(kinds) {
             let found: Vec<usize> = tensors.iter().map(Vec::len).collect();
-            if found != *lengths {
+            if found != lengths {
                 return fail(format!("{kind} have the lengths {found:?}, expected: {lengths:?}"));
             }
         }
@@ -374,7 +395,7 @@ pub trait Engine: std::fmt::Debug {
     /// The model.
     fn model(&self) -> &Model;
 
-    /// Returns the parameters in the order of [`crate::model::Model::parameters`].
+    /// Returns the parameters in the order of [`crate::model::Model::parameters`]: their averages, if training keeps them.
     ///
     /// # Errors
     /// The device failed.

@@ -2,14 +2,15 @@
 //!
 //! Generic over the precision: the GPU is compared with it in single precision, and in double precision it is the ground truth.
 
+use super::loss::{SoftLoss, partner};
 use super::operations::{Answers, Operands, compute, found, found_in};
 use super::{
     Engine, EngineError, Epoch, Inference, NonFinite, OnProgress, Optimizer, Pending, Rates, State, StepConfig, Totals,
     check_order, check_split, for_all, only_trained, pixels,
 };
 use crate::cpu::real::Real;
-use crate::cpu::softmax_xent::softmax_xent_totals;
-use crate::cpu::{adam, batch_gather, clip, sgd};
+use crate::cpu::softmax_xent::{SoftTargets, softmax_xent_totals};
+use crate::cpu::{adam, average, batch_gather, clip, sgd};
 use crate::data::Split;
 use crate::lower::{Buffer, Id, Mode, Place, Program, Tensor, lower};
 use crate::model::{Model, Parameter};
@@ -28,8 +29,11 @@ pub struct ReferenceEngine<T> {
     epoch: Epoch,
     batch_size: usize,
     config: StepConfig,
+    loss: Option<SoftLoss>,
     /// What the optimizer keeps for each parameter, in the order of [`Optimizer::slots`]; nothing for statistics.
     slots: Vec<Vec<Vec<T>>>,
+    /// The moving average of each parameter; empty if training keeps none.
+    averages: Vec<Vec<T>>,
     /// The gradients of the last training step; empty before the first.
     gradients: Vec<Vec<T>>,
 }
@@ -70,6 +74,11 @@ impl<T: Real> Pass<T> {
     ///
     /// This is the meaning of a program: the engines must agree with it.
     pub fn run(program: Program, parameters: &[Vec<T>], batch: &Batch<T>) -> Self {
+        Self::run_on(program, parameters, batch, None)
+    }
+
+    /// The same, with `targets` for the training loss besides the labels.
+    pub fn run_on(program: Program, parameters: &[Vec<T>], batch: &Batch<T>, targets: Option<SoftTargets<'_>>) -> Self {
         let n = program.batch;
         let len = |buffer: &Buffer| if buffer.by_row { n * buffer.len } else { buffer.len };
         let mut buffers: Vec<Vec<T>> = program.buffers.iter().map(|buffer| vec![T::ZERO; len(buffer)]).collect();
@@ -104,6 +113,7 @@ impl<T: Real> Pass<T> {
             };
             let answers = Answers {
                 labels: &batch.labels,
+                targets,
                 n_valid: batch.n_valid,
                 probabilities: &mut probabilities,
                 loss: &mut loss,
@@ -164,17 +174,21 @@ impl<T: Real> ReferenceEngine<T> {
         let kept = |(parameter, values): (&Parameter, &Vec<T>)| {
             if parameter.role.is_trained() { vec![T::ZERO; values.len()] } else { Vec::new() }
         };
+        let loss = SoftLoss::new(&config, train, model.classes())?;
+        let averages = if config.average.is_some() && !train.is_empty() { parameters.clone() } else { Vec::new() };
         let zeros: Vec<Vec<T>> = described.iter().zip(&parameters).map(kept).collect();
         Ok(ReferenceEngine {
             model: model.clone(),
             described,
             slots: vec![zeros; config.optimizer.slots().len()],
+            averages,
             gradients: Vec::new(),
             parameters,
             train: train.clone(),
             epoch: Epoch::default(),
             batch_size,
             config,
+            loss,
         })
     }
 
@@ -186,25 +200,35 @@ impl<T: Real> ReferenceEngine<T> {
         Batch { x, labels, n_valid: n.min(order.len() - first) }
     }
 
+    /// The parameters that evaluate: the averages, if training keeps them.
+    fn result(&self) -> &[Vec<T>] {
+        if self.averages.is_empty() { &self.parameters } else { &self.averages }
+    }
+
     /// Computes predictions and loss, as in evaluation.
     ///
     /// # Errors
     /// A layer does not fit the batch size.
     pub fn forward(&self, batch: &Batch<T>) -> Result<Pass<T>, EngineError> {
-        self.pass(Mode::Infer, batch)
+        Ok(Pass::run(lower(&self.model, Mode::Infer, batch.labels.len(), None)?, self.result(), batch))
     }
 
-    /// Computes predictions, loss, and the gradients of the mean loss with respect to every parameter, as a training step does.
+    /// Computes predictions, loss, and the gradients of the mean loss with respect to every parameter, as a training step does whose images
+    /// are not mixed.
     ///
     /// # Errors
     /// A layer does not fit the batch size.
     pub fn gradients(&self, batch: &Batch<T>) -> Result<Pass<T>, EngineError> {
-        self.pass(Mode::Train, batch)
+        self.train_pass(batch, Rates { share: 1.0, ..Rates::default() })
     }
 
-    fn pass(&self, mode: Mode, batch: &Batch<T>) -> Result<Pass<T>, EngineError> {
-        let program = lower(&self.model, mode, batch.labels.len(), None)?;
-        Ok(Pass::run(program, &self.parameters, batch))
+    /// The same, for a step with these numbers.
+    fn train_pass(&self, batch: &Batch<T>, rates: Rates) -> Result<Pass<T>, EngineError> {
+        let (labels, n) = (&batch.labels, batch.labels.len());
+        let program = lower(&self.model, Mode::Train, n, None)?;
+        let partners: Vec<u32> = (0..n).map(|i| labels[partner(i, batch.n_valid)]).collect();
+        let targets = self.loss.as_ref().map(|loss| loss.targets(&partners, rates.share));
+        Ok(Pass::run_on(program, &self.parameters, batch, targets))
     }
 
     /// Returns the output of every layer for one image, and the probabilities of the classes.
@@ -245,12 +269,18 @@ impl<T: Real> ReferenceEngine<T> {
         }
     }
 
-    /// Takes over the statistics that a pass has moved, and makes one optimizer step with its gradients.
+    /// Takes over the statistics that a pass has moved, makes one optimizer step with its gradients, and moves the averages.
     fn follow(&mut self, pass: &mut Pass<T>, rates: Rates) {
         self.parameters = std::mem::take(&mut pass.parameters);
         let gradients = std::mem::take(&mut pass.gradients);
         self.update(&gradients, rates);
         self.gradients = gradients;
+        if let Some(config) = &self.config.average {
+            let rate = T::from_f64(f64::from(rates.average));
+            for (w, average) in self.parameters.iter_mut().zip(&mut self.averages) {
+                average::average_step(rate, config.pulls(), w, average);
+            }
+        }
     }
 
     /// Checks that there is a training set, and that `epoch` names only samples of it.
@@ -265,14 +295,14 @@ impl<T: Real> ReferenceEngine<T> {
     fn searched_step(&mut self, epoch: &Epoch, step: usize) -> Result<Option<NonFinite>, EngineError> {
         let first = (step - 1) * self.batch_size;
         let batch = Self::batch(&self.train, &epoch.order, first, self.batch_size);
-        let mut pass = self.gradients(&batch)?;
+        let mut pass = self.train_pass(&batch, epoch.rates[step - 1])?;
         let found_before = found_in(&pass.program, step, &pass.loss, |id| pass.values(id));
         if found_before.is_some() {
             return Ok(found_before);
         }
         self.follow(&mut pass, epoch.rates[step - 1]);
         let kinds = self.config.optimizer.slots().iter().copied().zip(&self.slots);
-        let mut kinds = kinds.chain([("parameters", &self.parameters)]);
+        let mut kinds = kinds.chain([("parameters", &self.parameters), ("averages", &self.averages)]);
         Ok(kinds.find_map(|(kind, tensors)| {
             let mut named = self.described.iter().zip(tensors);
             named.find_map(|(p, values)| found(step, format!("{kind}.{}", p.name), "optimizer step", values))
@@ -299,7 +329,7 @@ impl<T: Real> Engine for ReferenceEngine<T> {
             }
             let rates = rates[done.batches];
             let batch = Self::batch(&self.train, order, first, self.batch_size);
-            let mut pass = self.gradients(&batch)?;
+            let mut pass = self.train_pass(&batch, rates)?;
             self.follow(&mut pass, rates);
             pass.add_to(&mut self.epoch.done, batch.n_valid);
             Ok(self.epoch.done)
@@ -336,21 +366,23 @@ impl<T: Real> Engine for ReferenceEngine<T> {
     }
 
     fn parameters(&mut self) -> Pending<'_, Vec<Vec<f32>>> {
-        Box::pin(async move { Ok(to_single(&self.parameters)) })
+        Box::pin(async move { Ok(to_single(self.result())) })
     }
 
     fn state(&mut self) -> Pending<'_, State> {
         Box::pin(async move {
             let trained = |slot: &Vec<Vec<T>>| to_single(&only_trained(&self.described, slot));
             let slots = if self.train.is_empty() { Vec::new() } else { self.slots.iter().map(trained).collect() };
-            Ok(State { parameters: to_single(&self.parameters), slots })
+            let (parameters, averages) = (to_single(&self.parameters), to_single(&self.averages));
+            Ok(State { parameters, slots, averages })
         })
     }
 
     fn restore(&mut self, state: &State) -> Result<(), EngineError> {
         let slots = if self.train.is_empty() { &[] } else { self.config.optimizer.slots() };
-        state.check(&self.described, slots)?;
+        state.check(&self.described, slots, !self.averages.is_empty())?;
         self.parameters = from_single(&state.parameters);
+        self.averages = from_single(&state.averages);
         for (slot, values) in self.slots.iter_mut().zip(&state.slots) {
             *slot = from_single(&for_all(&self.described, values));
         }

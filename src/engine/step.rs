@@ -1,10 +1,11 @@
 //! What a training step does besides running the program of the model.
 
-use super::{Optimizer, Schedule, Shape};
+use super::{LossConfig, Optimizer, Schedule, Shape};
 use crate::cpu::real::Real;
 use crate::cpu::step::Step;
 use crate::model::Role;
 use crate::ops::adam::AdamConfig;
+use crate::ops::average::AverageConfig;
 use bytemuck::{Pod, Zeroable};
 
 /// How a model is trained on a batch: the same for every step.
@@ -21,6 +22,12 @@ pub struct StepConfig {
     pub factors: Factors,
     /// The largest norm of all gradients together; longer ones are shortened to it.
     pub clip_norm: Option<f64>,
+    /// What the loss compares the probabilities with.
+    pub loss: LossConfig,
+    /// Whether each image is mixed with the next one of its batch, and its target with that of the other, by [`Rates::share`].
+    pub mixes: bool,
+    /// The moving average of the parameters, which is then what evaluates and what a user gets.
+    pub average: Option<AverageConfig>,
 }
 
 /// Factors of the learning rate by the role of a parameter; that of weights is 1.
@@ -58,8 +65,16 @@ impl Factors {
 /// Training with this optimizer and nothing else.
 impl From<Optimizer> for StepConfig {
     fn from(optimizer: Optimizer) -> Self {
-        let (schedule, factors) = (Schedule::default(), Factors::default());
-        StepConfig { optimizer, schedule, weight_decay: 0.0, factors, clip_norm: None }
+        StepConfig {
+            optimizer,
+            schedule: Schedule::default(),
+            weight_decay: 0.0,
+            factors: Factors::default(),
+            clip_norm: None,
+            loss: LossConfig::default(),
+            mixes: false,
+            average: None,
+        }
     }
 }
 
@@ -90,7 +105,7 @@ pub struct Rates {
     pub size: f32,
     /// The part of each weight that decays: the learning rate of this step times that of [`StepConfig::weight_decay`].
     pub decay: f32,
-    /// The part of the way that the average of the parameters moves towards them.
+    /// The part of the way that the average of the parameters moves towards them; at 0 the step leaves it as it is.
     pub average: f32,
     /// The share of its own label in the target of an image that is mixed with another one.
     pub share: f32,
@@ -105,7 +120,8 @@ impl StepConfig {
         Rates {
             size: (self.optimizer.step_size(step) * share) as f32,
             decay: (self.optimizer.learning_rate() * share * self.weight_decay) as f32,
-            ..Rates::default()
+            average: self.average.map_or(0.0, |average| average.rate(step, steps) as f32),
+            share: 1.0,
         }
     }
 
@@ -119,10 +135,11 @@ impl StepConfig {
     /// Returns the name of the first setting that makes steps depend on the number of all steps, if there is one: such a training cannot be
     /// given another number of epochs once it has begun.
     pub fn needs_end(&self) -> Option<&'static str> {
-        match self.schedule {
-            schedule if !schedule.needs_end() => None,
-            Schedule { shape: Shape::Constant, .. } => Some("warmup"),
-            _ => Some("schedule"),
+        match (self.schedule, self.average) {
+            (schedule, _) if schedule.shape != Shape::Constant => Some("schedule"),
+            (schedule, _) if schedule.needs_end() => Some("warmup"),
+            (_, Some(AverageConfig::Lookahead { .. })) => Some("average"),
+            _ => None,
         }
     }
 }

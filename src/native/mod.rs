@@ -13,12 +13,13 @@
 //! | batch normalization | sums over fixed groups of images, in double precision, with all threads ([`batchnorm`]) |
 //! | GELU, SiLU | an exponential that vectorizes ([`gelu`], [`silu`]) |
 //! | pooling | all channels of a cell at once ([`pool2d`]) |
-//! | leaky ReLU, fixed factors, sums of tensors, norms of gradients, optimizers | loops compiled for each instruction set by the crate `pulp`, which selects the widest at run time |
+//! | leaky ReLU, fixed factors, sums of tensors, norms of gradients, optimizers, averages | loops compiled for each instruction set by the crate `pulp`, which selects the widest at run time |
 //! | the other operations | the plain loops themselves |
 
 pub mod adam;
 pub mod add;
 mod aligned;
+pub mod average;
 pub mod batch_gather;
 pub mod batchnorm;
 pub mod clip;

@@ -8,6 +8,7 @@
 
 pub mod adam;
 pub mod add;
+pub mod average;
 pub mod batch_gather;
 pub mod batchnorm;
 pub mod bias;

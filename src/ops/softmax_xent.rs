@@ -3,7 +3,7 @@
 use super::{Shader, constants, push};
 use crate::gpu::{GpuError, KernelSpec, PlanBuilder, Tensor, read, write};
 
-pub use crate::cpu::softmax_xent::SoftmaxXentDims;
+pub use crate::cpu::softmax_xent::{SoftTargets, SoftmaxXentDims};
 
 const SHADER: Shader = Shader { op: "softmax_xent", source: include_str!("../../shaders/softmax_xent.wgsl") };
 
@@ -33,6 +33,34 @@ pub static BACKWARD_X: KernelSpec = SHADER.kernel(
     ],
 );
 
+/// The same for soft targets.
+pub static SOFT_BACKWARD_X: KernelSpec = SHADER.kernel(
+    "softmax_xent_soft_backward_x",
+    &[
+        read(0, "x"),
+        read(1, "labels"),
+        write(3, "dx"),
+        write(4, "progress"),
+        write(5, "batch_loss"),
+        write(6, "batch_correct"),
+        read(7, "class_weights"),
+        read(8, "rates"),
+    ],
+);
+
+/// What rows are to be classified as, besides their labels: [`SoftTargets`] on a GPU.
+#[derive(Clone, Copy, Debug)]
+pub struct SoftTensors<'a> {
+    /// The part of each target that all classes share, 0 to 1.
+    pub smoothing: f64,
+    /// Whether each row is mixed with the next one among those that count.
+    pub mixes: bool,
+    /// The weight of each class in the loss, `[C]`.
+    pub class_weights: &'a Tensor,
+    /// The numbers of each batch of the epoch, `[batches, 4]`; the last is the share of the own label.
+    pub rates: &'a Tensor,
+}
+
 /// Where the losses and correct predictions of an epoch's batches are written.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchTotals<'a> {
@@ -55,7 +83,7 @@ pub fn record_forward(
     [x, labels, probabilities]: [&Tensor; 3],
     totals: &BatchTotals<'_>,
 ) -> Result<(), GpuError> {
-    record(plan, &FORWARD, d, [x, labels, probabilities], totals)
+    record(plan, &FORWARD, d, [x, labels, probabilities], totals, None)
 }
 
 /// Records the gradient dx `[N, C]` of the mean loss over the valid rows of the batch, given logits x `[N, C]` with
@@ -69,7 +97,21 @@ pub fn record_backward_x(
     [x, labels, dx]: [&Tensor; 3],
     totals: &BatchTotals<'_>,
 ) -> Result<(), GpuError> {
-    record(plan, &BACKWARD_X, d, [x, labels, dx], totals)
+    record(plan, &BACKWARD_X, d, [x, labels, dx], totals, None)
+}
+
+/// As [`record_backward_x`], for soft targets.
+///
+/// # Errors
+/// A tensor's size does not fit the dimensions.
+pub fn record_soft_backward_x(
+    plan: &mut PlanBuilder,
+    d: &SoftmaxXentDims,
+    [x, labels, dx]: [&Tensor; 3],
+    targets: SoftTensors<'_>,
+    totals: &BatchTotals<'_>,
+) -> Result<(), GpuError> {
+    record(plan, &SOFT_BACKWARD_X, d, [x, labels, dx], totals, Some(targets))
 }
 
 fn record(
@@ -78,9 +120,15 @@ fn record(
     d: &SoftmaxXentDims,
     [x, labels, output]: [&Tensor; 3],
     totals: &BatchTotals<'_>,
+    targets: Option<SoftTensors<'_>>,
 ) -> Result<(), GpuError> {
     let BatchTotals { progress, batch_loss, batch_correct } = *totals;
     let totals = [(progress, 2), (batch_loss, batch_correct.len()), (batch_correct, batch_loss.len())];
-    let tensors = [[(x, d.n * d.c), (labels, d.n), (output, d.n * d.c)], totals].concat();
-    push(plan, spec, &constants(&[("N", d.n), ("C", d.c)], &[]), [1, 1, 1], &tensors)
+    let mut tensors = [[(x, d.n * d.c), (labels, d.n), (output, d.n * d.c)], totals].concat();
+    let mut constants = constants(&[("N", d.n), ("C", d.c)], &[]);
+    if let Some(SoftTensors { smoothing, mixes, class_weights, rates }) = targets {
+        tensors.extend([(class_weights, d.c), (rates, rates.len())]);
+        constants.extend([("SMOOTHING", smoothing), ("MIXES", f64::from(u8::from(mixes)))]);
+    }
+    push(plan, spec, &constants, [1, 1, 1], &tensors)
 }

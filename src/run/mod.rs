@@ -245,6 +245,7 @@ impl RunConfig {
             return Err(format!("batch_size is {}; it must be 1 to {MAX_BATCH_SIZE}", self.batch_size));
         }
         self.step()?;
+        self.recipe()?.check(&self.model).map_err(|error| error.to_string())?;
         match self.tiles {
             Some(tiles) if !tiles.is_possible() => Err(format!("the shaders do not support {tiles:?}")),
             _ => Ok(()),
@@ -269,6 +270,9 @@ pub struct Summary {
     pub epochs: u64,
     /// Epochs completed.
     pub epochs_completed: u64,
+    /// The epoch whose weights are the result, if training had a patience: the one with the lowest validation loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best_epoch: Option<u64>,
     /// `complete`, `interrupted` or `non-finite loss`.
     pub status: String,
     /// Images per step.

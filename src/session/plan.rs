@@ -108,8 +108,9 @@ impl Plan {
         recipe.read(&train).map_err(|reason| {
             PlanError::Model(ModelError::Parse { path: model_file.clone().unwrap_or_default(), reason })
         })?;
-        given.iter().try_for_each(|(setting, value)| setting.set(&mut recipe, *value))?;
+        given.iter().try_for_each(|(setting, value)| setting.set(&mut recipe, value.clone()))?;
         let step = recipe.step()?;
+        recipe.check(&model)?;
         // Absolute, so that the command that repeats the run works anywhere.
         let model_file = model_file.map(|path| std::path::absolute(&path).unwrap_or(path));
         Ok(Plan { model, model_file, recipe, step, begun: None, start: None })
@@ -134,8 +135,8 @@ impl Plan {
         let all = config.train_images + config.validation_images;
         let was = config.recipe().map_err(PlanError::Recorded)?;
         let mut recipe = was.clone();
-        for &(setting, value) in given {
-            setting.set(&mut recipe, value)?;
+        for (setting, value) in given {
+            setting.set(&mut recipe, value.clone())?;
             if !setting.may_change && !recipe.trains_like(&was, all) {
                 let was = match (setting.get)(&was) {
                     Some(_) if setting.name == "validation_split" => {
@@ -144,7 +145,7 @@ impl Plan {
                     Some(was) => was.to_string(),
                     None => "none".to_string(),
                 };
-                return Err(PlanError::Changed { setting, given: value, was });
+                return Err(PlanError::Changed { setting, given: value.clone(), was });
             }
         }
         let done = start.as_ref().map_or(0, |start| start.position.history.len() as u64);

@@ -117,7 +117,7 @@ impl<'a> Training<'a> {
             engine.restore(&checkpoint.state)?;
         }
         let mut options = TrainOptions::new(recipe.epochs, dataset.train.len(), recipe.batch_size, step);
-        options.seed = recipe.seed;
+        (options.seed, options.patience) = (recipe.seed, recipe.patience);
         let start = start.as_ref().map(|checkpoint| checkpoint.position.clone()).unwrap_or_default();
         Ok(Training { session, engine, options, start })
     }
@@ -173,9 +173,10 @@ impl Summary {
             seed: config.seed,
             epochs: config.epochs,
             epochs_completed: trained.position.history.len() as u64,
+            best_epoch: trained.best_epoch(),
             status: status.to_string(),
             batch_size: config.batch_size,
-            parameters: trained.state.parameters.iter().map(Vec::len).sum(),
+            parameters: trained.parameters().iter().map(Vec::len).sum(),
             test_loss: test.map(Totals::mean_loss),
             test_accuracy: test.map(Totals::accuracy),
             train_seconds: seconds,

@@ -1,4 +1,4 @@
-//! The loop over epochs: permutations, step sizes, history, when to stop.
+//! The loop over epochs: permutations, step sizes, history, when to stop, and with which weights.
 
 pub mod settings;
 pub mod validation;
@@ -25,14 +25,18 @@ pub struct TrainOptions {
     pub seed: u64,
     /// What a step does.
     pub step: StepConfig,
+    /// Epochs without a lower validation loss after which training ends. With it, the result is what the epoch with the lowest loss left,
+    /// also where training goes to its end.
+    pub patience: Option<u64>,
     /// How long an epoch runs before it is paused for [`Event::Paused`]; `None` runs it to its end.
     pub pause_after: Option<Duration>,
 }
 
 impl TrainOptions {
-    /// Training with the seed 0 and without pauses.
+    /// Training with the seed 0, to its end and without pauses.
     pub fn new(epochs: u64, samples: usize, batch_size: usize, step: impl Into<StepConfig>) -> Self {
-        TrainOptions { epochs, samples, batch_size, seed: 0, step: step.into(), pause_after: None }
+        let (seed, step, patience, pause_after) = (0, step.into(), None, None);
+        TrainOptions { epochs, samples, batch_size, seed, step, patience, pause_after }
     }
 
     /// Steps per epoch.
@@ -50,12 +54,28 @@ pub struct Position {
     pub done: Totals,
     /// Seconds spent in the current epoch so far.
     pub seconds: f64,
+    /// The parameters that the [best epoch](Position::best_epoch) left, if training has a [patience](TrainOptions::patience); a checkpoint has
+    /// them among its tensors.
+    #[serde(skip)]
+    pub best: Vec<Vec<f32>>,
 }
 
 impl Position {
     /// The current epoch, counted from 1.
     pub fn epoch(&self) -> u64 {
         self.history.len() as u64 + 1
+    }
+
+    /// The epoch with the lowest validation loss so far, the first of equal ones, counted from 1; `None` if none was measured.
+    pub fn best_epoch(&self) -> Option<u64> {
+        let losses = self.history.iter().filter_map(|record| Some((record.epoch, record.val_loss?)));
+        let lower = |best: (Option<u64>, f64), (epoch, loss)| if loss < best.1 { (Some(epoch), loss) } else { best };
+        losses.fold((None, f64::INFINITY), lower).0
+    }
+
+    /// Whether so many epochs have passed since the best one.
+    pub fn is_exhausted(&self, patience: u64) -> bool {
+        self.history.len() as u64 >= self.best_epoch().unwrap_or(0) + patience
     }
 
     /// Steps done since the start of training, with `batches` steps per epoch.
@@ -125,7 +145,7 @@ pub enum Event {
 /// How training ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
-    /// All epochs are done.
+    /// All epochs are done, or as many as the [patience](TrainOptions::patience) allowed.
     Complete,
     /// The user interrupted; the progress so far is kept.
     Interrupted,
@@ -146,10 +166,24 @@ pub enum Outcome {
 pub struct Trained {
     /// How far training came.
     pub position: Position,
-    /// Parameters and optimizer as of the last epoch or pause; every value is finite.
+    /// Parameters, optimizer and averages as of the last epoch or pause, from which training can be resumed; every value is finite.
     pub state: State,
     /// How it ended.
     pub outcome: Outcome,
+}
+
+impl Trained {
+    /// The parameters that came out: those of the best epoch if training had a [patience](TrainOptions::patience) and is complete, otherwise
+    /// those of the state.
+    pub fn parameters(&self) -> &[Vec<f32>] {
+        if self.best_epoch().is_some() { &self.position.best } else { self.state.result() }
+    }
+
+    /// The epoch that the parameters are from, if it need not be the last one.
+    pub fn best_epoch(&self) -> Option<u64> {
+        let is_kept = self.outcome == Outcome::Complete && !self.position.best.is_empty();
+        self.position.best_epoch().filter(|_| is_kept)
+    }
 }
 
 /// Trains `engine` from `position`, by a [`Trainer`], and passes each event to `on_event` with it.
@@ -234,9 +268,15 @@ impl<'a> Trainer<'a> {
         &self.position
     }
 
-    /// Parameters and optimizer as of the last epoch or pause.
+    /// Parameters, optimizer and averages as of the last epoch or pause.
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// Whether no epoch is left: all are done, or as many as the patience allows.
+    pub fn is_over(&self) -> bool {
+        let is_exhausted = self.options.patience.is_some_and(|patience| self.position.is_exhausted(patience));
+        self.position.epoch() > self.options.epochs || is_exhausted
     }
 
     /// The result, once training has ended with this outcome.
@@ -260,10 +300,10 @@ impl<'a> Trainer<'a> {
         }
         let epoch = self.position.epoch();
         let interrupted = self.interrupt.load(Ordering::Relaxed);
-        if std::mem::take(&mut self.may_end) && interrupted && epoch <= self.options.epochs {
+        if std::mem::take(&mut self.may_end) && interrupted && !self.is_over() {
             return Ok(self.end(Outcome::Interrupted));
         }
-        let Some(running) = &mut self.running else { return Ok(self.start_epoch()) };
+        let Some(running) = &mut self.running else { return self.start_epoch() };
         let begin = match running.begin {
             Some(begin) => begin,
             None => {
@@ -286,10 +326,10 @@ impl<'a> Trainer<'a> {
         Ok(Event::Progress { epoch, totals: running.totals, seconds })
     }
 
-    fn start_epoch(&mut self) -> Event {
+    fn start_epoch(&mut self) -> Result<Event, EngineError> {
         let (epoch, batches) = (self.position.epoch(), self.options.batches());
-        if epoch > self.options.epochs {
-            return self.end(Outcome::Complete);
+        if self.is_over() {
+            return self.complete();
         }
         let first_step = (epoch - 1) * batches as u64 + 1;
         let steps = self.options.epochs * batches as u64;
@@ -299,12 +339,24 @@ impl<'a> Trainer<'a> {
             done: self.position.done,
         };
         self.running = Some(Running { totals: work.done, work, begin: None });
-        Event::EpochStarted { epoch, batches }
+        Ok(Event::EpochStarted { epoch, batches })
+    }
+
+    /// Ends training, with the parameters of the best epoch in the engine if they are the result. The state stays that of the last epoch, so
+    /// that a training that is resumed for more epochs gives what one without the end would have given.
+    fn complete(&mut self) -> Result<Event, EngineError> {
+        let best = &self.position.best;
+        if !best.is_empty() {
+            let averages = if self.state.averages.is_empty() { Vec::new() } else { best.clone() };
+            let slots = self.state.slots.clone();
+            self.engine.restore(&State { parameters: best.clone(), slots, averages })?;
+        }
+        Ok(self.end(Outcome::Complete))
     }
 
     /// Ends the epoch, or what was done of it before a pause.
     async fn conclude(&mut self) -> Result<Event, EngineError> {
-        let Some(Running { mut work, begin, .. }) = self.running.take() else { return Ok(self.start_epoch()) };
+        let Some(Running { mut work, begin, .. }) = self.running.take() else { return self.start_epoch() };
         let totals = self.engine.settle().await?;
         let state = self.engine.state().await?;
         if !totals.loss.is_finite() || !state.is_finite() {
@@ -337,6 +389,9 @@ impl<'a> Trainer<'a> {
         self.position.history.push(record.clone());
         self.position.done = Totals::default();
         self.position.seconds = 0.0;
+        if self.options.patience.is_some() && self.position.best_epoch() == Some(record.epoch) {
+            self.position.best = self.state.result().to_vec();
+        }
         Ok(Event::EpochFinished(record))
     }
 

@@ -11,6 +11,7 @@
 
 pub mod adam;
 pub mod add;
+pub mod average;
 pub mod batch_gather;
 pub mod batchnorm;
 pub mod bias;

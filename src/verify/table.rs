@@ -3,8 +3,8 @@
 use super::{Verifier, gradients::Gradients};
 use crate::gpu::{GpuError, KernelSpec};
 use crate::ops::{
-    adam, add, batch_gather, batchnorm, bias, clip, conv2d, dense, gelu, leakyrelu, non_finite, pool2d, relu, scale,
-    sgd, silu, softmax_xent,
+    adam, add, average, batch_gather, batchnorm, bias, clip, conv2d, dense, gelu, leakyrelu, non_finite, pool2d, relu,
+    scale, sgd, silu, softmax_xent,
 };
 
 /// An operation: its kernels, each with the plain loops that specify it, and the proofs; all are in `src/verify/<name>.rs`.
@@ -204,6 +204,7 @@ pub static OPS: &[Op] = &[
         kernels: &[
             Entry { spec: &softmax_xent::FORWARD, mirror: mirror!(softmax_xent::softmax_xent_forward) },
             Entry { spec: &softmax_xent::BACKWARD_X, mirror: mirror!(softmax_xent::softmax_xent_backward_x) },
+            Entry { spec: &softmax_xent::SOFT_BACKWARD_X, mirror: mirror!(softmax_xent::softmax_xent_soft_backward_x) },
         ],
         proof: super::softmax_xent::selftest,
         gradients: Some(super::softmax_xent::gradients),
@@ -244,6 +245,14 @@ pub static OPS: &[Op] = &[
         gradients: None,
         #[cfg(feature = "native")]
         native: Some(super::native::sgd::proof),
+    },
+    Op {
+        name: "average",
+        kernels: &[Entry { spec: &average::STEP, mirror: mirror!(average::average_step) }],
+        proof: super::average::selftest,
+        gradients: None,
+        #[cfg(feature = "native")]
+        native: Some(super::native::average::proof),
     },
     Op {
         name: "non_finite",

@@ -2,6 +2,8 @@
 
 pub mod broken_off;
 pub mod fixture;
+/// Expected losses and averages of weights.
+pub mod made;
 #[cfg(unix)]
 pub mod points;
 pub mod program;

@@ -51,9 +51,8 @@ impl Whole {
             place.run(&format!("{} {device} --out {run}", train(seed, epochs))).exits(0);
         }
         let checkpoints = checkpoints(&place.path("every")).unwrap();
-        let bytes = |checkpoint: &Checkpoint| {
-            weights::to_bytes(&checkpoint.config.model, &checkpoint.state.parameters).unwrap()
-        };
+        let bytes =
+            |checkpoint: &Checkpoint| weights::to_bytes(&checkpoint.config.model, checkpoint.state.result()).unwrap();
         let (mut fixed, again) = (files(&place.path("whole/run")), files(&place.path("again/run")));
         let names = fixed.keys().filter(|name| !name.contains('/')).cloned().collect();
         fixed.retain(|name, bytes| again.get(name) == Some(bytes));

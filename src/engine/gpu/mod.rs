@@ -11,6 +11,7 @@ pub use autotune::autotune;
 pub use batches::Batches;
 
 use crate::data::Split;
+use crate::engine::loss::SoftLoss;
 use crate::engine::operations::{OnGpu, record};
 use crate::engine::{
     Engine, EngineError, Epoch, Inference, NonFinite, OnProgress, Optimizer, Pending, State, StepConfig, Totals, blank,
@@ -18,7 +19,8 @@ use crate::engine::{
 use crate::gpu::{Element, Gpu, Plan, PlanBuilder, Tensor};
 use crate::lower::{Mode, Program, lower};
 use crate::model::{Model, Parameter};
-use crate::ops::{Groups, SharedTiles, adam, clip, sgd};
+use crate::ops::softmax_xent::SoftTensors;
+use crate::ops::{Groups, SharedTiles, adam, average, clip, sgd};
 use batches::Feed;
 use program::{Arena, GpuFusion};
 
@@ -52,9 +54,24 @@ struct Update {
     rates: Tensor,
     /// The factor of the gradients.
     clip: Tensor,
+    /// The training loss and its weights of the classes, if it compares with more than the labels.
+    loss: Option<(SoftLoss, Tensor)>,
     gradients: Arena,
     /// In the order of [`Optimizer::slots`].
     slots: Vec<Arena>,
+    /// The moving average of all parameters, if training keeps one.
+    averages: Option<Arena>,
+}
+
+impl Update {
+    fn targets(&self) -> Option<SoftTensors<'_>> {
+        self.loss.as_ref().map(|(loss, class_weights)| SoftTensors {
+            smoothing: loss.smoothing,
+            mixes: loss.mixes,
+            class_weights,
+            rates: &self.rates,
+        })
+    }
 }
 
 impl GpuEngine {
@@ -93,10 +110,17 @@ impl GpuEngine {
         let gradients = Arena::new(gpu, "gradients", described, false)?;
         let slots = config.optimizer.slots().iter().map(|name| Arena::new(gpu, name, described, false));
         let slots = slots.collect::<Result<Vec<_>, EngineError>>()?;
-        let tensors = self.tensors(&program, Some(&gradients))?;
+        let averages = config.average.map(|_| self.new_averages()).transpose()?;
+        let loss = SoftLoss::new(&config, train, self.model.classes())?;
+        let loss = loss.map(|loss| {
+            let weights = gpu.tensor_from("class_weights", &[loss.class_weights.len()], &loss.class_weights);
+            weights.map(|weights| (loss, weights))
+        });
+        let tensors = self.tensors(&program, &self.parameters, Some(&gradients))?;
         let logits = tensors[program.logits().0].clone();
         let rates = gpu.tensor("rates", &[train.len().div_ceil(batch_size), 4], Element::F32)?;
-        let update = Update { config, rates, clip: gpu.tensor("clip", &[1], Element::F32)?, gradients, slots };
+        let (clip, loss) = (gpu.tensor("clip", &[1], Element::F32)?, loss.transpose()?);
+        let update = Update { config, rates, clip, loss, gradients, slots, averages };
         let plan = self.step(&feed, &program, &tensors, &update).await?;
         let entries: Vec<&str> = plan.dispatches().map(|dispatch| dispatch.entry).collect();
         log::debug!("a training step has {} dispatches: {}", entries.len(), entries.join(", "));
@@ -108,7 +132,22 @@ impl GpuEngine {
         GpuFusion { gpu: self.gpu.clone(), tiles: self.tiles }
     }
 
-    /// Records a training step: the batch, the program, the optimizer.
+    /// Creates the averages of all parameters, which start at their values.
+    fn new_averages(&self) -> Result<Arena, EngineError> {
+        let averages = Arena::new(&self.gpu, "averages", &self.described, true)?;
+        let mut encoder = self.gpu.encoder("averages");
+        averages.whole.copy_from(&mut encoder, &self.parameters.whole);
+        self.gpu.submit(encoder.finish())?;
+        Ok(averages)
+    }
+
+    /// The parameters that evaluate: the averages, if training keeps them.
+    fn result(&self) -> &Arena {
+        let averages = self.training.as_ref().and_then(|training| training.update.averages.as_ref());
+        averages.unwrap_or(&self.parameters)
+    }
+
+    /// Records a training step: the batch, the program, the optimizer, the averages.
     async fn step(
         &self,
         feed: &Feed,
@@ -117,14 +156,14 @@ impl GpuEngine {
         update: &Update,
     ) -> Result<Plan, EngineError> {
         let mut plan = PlanBuilder::new(&self.gpu);
-        feed.record(&mut plan, &self.on_gpu(feed, program, tensors))?;
+        feed.record(&mut plan, &OnGpu { targets: update.targets(), ..self.on_gpu(feed, program, tensors) })?;
         self.record_update(&mut plan, feed, update)?;
         Ok(plan.finish().await?)
     }
 
-    /// Records the optimizer, and before it the norm of the gradients if they are clipped.
+    /// Records the optimizer, before it the norm of the gradients if they are clipped, and after it the averages if there are any.
     fn record_update(&self, plan: &mut PlanBuilder, feed: &Feed, update: &Update) -> Result<(), EngineError> {
-        let Update { config, rates, clip, gradients, slots } = update;
+        let Update { config, rates, clip, gradients, slots, averages, .. } = update;
         let (g, w) = (&gradients.whole, &self.parameters.trained(gradients));
         if let Some(clip_norm) = config.clip_norm {
             clip::record(plan, clip_norm, g, clip)?;
@@ -144,11 +183,15 @@ impl GpuEngine {
             }
             (optimizer, slots) => unreachable!("`Optimizer::slots` names {} slots for {optimizer:?}", slots.len()),
         }
+        if let (Some(config), Some(averages)) = (&config.average, averages) {
+            average::record(plan, config, [&self.parameters.whole, &averages.whole, rates, &feed.progress])?;
+        }
         Ok(())
     }
 
     fn on_gpu<'a>(&self, feed: &'a Feed, program: &'a Program, tensors: &'a [Tensor]) -> OnGpu<'a> {
-        OnGpu { program, tiles: self.tiles, tensors, labels: &feed.batch_labels, totals: feed.totals() }
+        let (labels, totals) = (&feed.batch_labels, feed.totals());
+        OnGpu { program, tiles: self.tiles, tensors, labels, targets: None, totals }
     }
 
     /// Compiles the kernels for training `model` in advance, while the data is still being read, so that
@@ -219,7 +262,7 @@ impl GpuEngine {
         let gpu = &self.gpu;
         let program = lower(&self.model, Mode::Infer, n, Some(&self.fusion()))?;
         let feed = Feed::new(gpu, "evaluation", split, &self.model, n)?;
-        let tensors = self.tensors(&program, None)?;
+        let tensors = self.tensors(&program, self.result(), None)?;
         let on = self.on_gpu(&feed, &program, &tensors);
         if !program.once.is_empty() {
             let mut once = PlanBuilder::new(gpu);
@@ -272,7 +315,7 @@ impl Engine for GpuEngine {
     }
 
     fn parameters(&mut self) -> Pending<'_, Vec<Vec<f32>>> {
-        Box::pin(async move { self.parameters.read(&self.gpu).await })
+        Box::pin(async move { self.result().read(&self.gpu).await })
     }
 
     fn state(&mut self) -> Pending<'_, State> {
@@ -281,13 +324,20 @@ impl Engine for GpuEngine {
             for slot in self.training.iter().flat_map(|training| &training.update.slots) {
                 slots.push(slot.read(&self.gpu).await?);
             }
-            Ok(State { parameters: self.parameters.read(&self.gpu).await?, slots })
+            let averages = match self.training.as_ref().and_then(|training| training.update.averages.as_ref()) {
+                Some(averages) => averages.read(&self.gpu).await?,
+                None => Vec::new(),
+            };
+            Ok(State { parameters: self.parameters.read(&self.gpu).await?, slots, averages })
         })
     }
 
     fn restore(&mut self, state: &State) -> Result<(), EngineError> {
         let update = self.training.as_ref().map(|training| &training.update);
-        state.check(&self.described, update.map_or(&[], |update| update.config.optimizer.slots()))?;
+        let slots = update.map_or(&[][..], |update| update.config.optimizer.slots());
+        let averages = update.and_then(|update| update.averages.as_ref());
+        state.check(&self.described, slots, averages.is_some())?;
+        averages.inspect(|averages| averages.write(&self.gpu, &state.averages));
         self.parameters.write(&self.gpu, &state.parameters);
         for (slot, values) in update.iter().flat_map(|update| &update.slots).zip(&state.slots) {
             slot.write(&self.gpu, values);
@@ -301,11 +351,11 @@ impl Engine for GpuEngine {
             self.gpu.write(&update.rates, bytemuck::cast_slice(&epoch.rates));
             // The same steps, but with a buffer for each tensor, so that all are there to be searched after a step.
             let program = lower(&self.model, Mode::Search, batches.feed.batch_size(), Some(&self.fusion()))?;
-            let tensors = self.tensors(&program, Some(&update.gradients))?;
+            let tensors = self.tensors(&program, &self.parameters, Some(&update.gradients))?;
             let plan = self.step(&batches.feed, &program, &tensors, update).await?;
             let found = batches.search(&plan, epoch, last).await?;
             // The optimizer writes all parameters in one dispatch; report the parameter that contains the element.
-            let mut arenas = update.slots.iter().chain([&self.parameters, &update.gradients]);
+            let mut arenas = update.slots.iter().chain([&self.parameters, &update.gradients]).chain(&update.averages);
             Ok(found.map(|found| match arenas.find(|arena| arena.whole.name() == found.tensor) {
                 Some(arena) => {
                     let (tensor, index) = arena.part_at(found.index);

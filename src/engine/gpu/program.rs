@@ -107,7 +107,12 @@ impl Arena {
 
 impl GpuEngine {
     /// Creates the tensors of a program. Those of parameters and gradients are parts of the arenas.
-    pub(super) fn tensors(&self, program: &Program, gradients: Option<&Arena>) -> Result<Vec<Tensor>, EngineError> {
+    pub(super) fn tensors(
+        &self,
+        program: &Program,
+        parameters: &Arena,
+        gradients: Option<&Arena>,
+    ) -> Result<Vec<Tensor>, EngineError> {
         let gpu = &self.gpu;
         let mut buffers: Vec<Option<Tensor>> = vec![None; program.buffers.len()];
         let mut tensors = Vec::with_capacity(program.tensors.len());
@@ -117,7 +122,7 @@ impl GpuEngine {
             let missing = "only training has gradients, of trained parameters";
             tensors.push(match tensor.place {
                 Place::Images => gpu.tensor(&tensor.name, &shape, element)?,
-                Place::Parameter(i) => self.parameters.part(i).expect("every parameter has a part").clone(),
+                Place::Parameter(i) => parameters.part(i).expect("every parameter has a part").clone(),
                 Place::Gradient(i) => gradients.and_then(|arena| arena.part(i)).expect(missing).clone(),
                 Place::Constant(value) => gpu.tensor_from(&tensor.name, &shape, &vec![value; tensor.len()])?,
                 // Under the name of the tensor, because the buffer may have another one at another time.

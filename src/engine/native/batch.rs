@@ -2,12 +2,13 @@
 
 use super::program::{NativeProgram, Owned, Rows, Shared, zeros};
 use crate::data::Split;
+use crate::engine::loss::{SoftLoss, partner};
 use crate::engine::operations::{Answers, Convolving, Operands, compute_native};
 use crate::engine::{EngineError, Optimizer, Rates, StepConfig};
 use crate::lower::{Id, Tensor};
 use crate::model::{Parameter, Role};
 use crate::native::conv2d::{Packed, Scratch};
-use crate::native::{Aligned, adam, batch_gather, sgd};
+use crate::native::{Aligned, adam, average, batch_gather, sgd};
 use std::mem::take;
 
 /// The tensors of a batch.
@@ -15,6 +16,8 @@ use std::mem::take;
 pub(super) struct BatchBuffers {
     pub(super) tensors: Owned,
     pub(super) labels: Aligned<u32>,
+    /// The label of the row that each row is mixed with, where rows are mixed.
+    partners: Vec<u32>,
     pub(super) probabilities: Aligned<f32>,
     pub(super) loss: Aligned<f32>,
     pub(super) correct: Aligned<u32>,
@@ -27,10 +30,21 @@ pub(super) struct Share<'a> {
     pub(super) order: &'a [u32],
     pub(super) rows: Rows<'a>,
     pub(super) labels: &'a mut [u32],
+    /// Empty where rows are not mixed.
+    partners: &'a [u32],
     pub(super) probabilities: &'a mut [f32],
     pub(super) loss: &'a mut [f32],
     pub(super) correct: &'a mut [u32],
     group: usize,
+}
+
+/// What the loss of a row takes from the whole batch.
+#[derive(Clone, Copy)]
+pub(super) struct Whole<'a> {
+    /// The number of rows, over which the loss is the mean.
+    pub(super) n: usize,
+    /// What the training loss compares with besides the labels, and the share of the own label.
+    pub(super) loss: Option<(&'a SoftLoss, f32)>,
 }
 
 /// Elements of a parameter that one thread updates.
@@ -44,6 +58,8 @@ pub(super) struct Slice<'a> {
     pub(super) w: &'a mut [f32],
     pub(super) g: &'a mut [f32],
     pub(super) slots: [&'a mut [f32]; 2],
+    /// Empty if training keeps no averages.
+    pub(super) average: &'a mut [f32],
     /// The convolution whose filter it is, with the filter in the forms that the loops use.
     pub(super) packed: Option<(usize, &'a mut Packed)>,
 }
@@ -53,11 +69,21 @@ impl BatchBuffers {
         Ok(BatchBuffers {
             tensors: program.tensors(n, group)?,
             labels: zeros(n)?,
+            partners: Vec::new(),
             probabilities: zeros(n * program.program.classes)?,
             loss: zeros(n)?,
             correct: zeros(n)?,
             group,
         })
+    }
+
+    /// Takes the labels of the rows that the samples `order` of a batch are mixed with: those of other threads among them.
+    pub(super) fn mix(&mut self, split: &Split, order: &[u32], loss: Option<&SoftLoss>) {
+        self.partners.clear();
+        if loss.is_some_and(|loss| loss.mixes) {
+            let label = |row: usize| u32::from(split.labels[order[row] as usize]);
+            self.partners.extend((0..order.len()).map(|row| label(partner(row, order.len()))));
+        }
     }
 
     /// Divides the samples `order` into shares of `rows`.
@@ -66,10 +92,11 @@ impl BatchBuffers {
         let tensors = program.split(&mut self.tensors, n, rows, group);
         let labels = self.labels[..n].chunks_mut(rows).zip(self.probabilities.chunks_mut(rows * classes));
         let results = self.loss[..n].chunks_mut(rows).zip(self.correct[..n].chunks_mut(rows));
-        let shares = order.chunks(rows).zip(tensors).zip(labels).zip(results);
-        let shares = shares.map(|(((order, rows), (labels, probabilities)), (loss, correct))| {
+        let partners = self.partners.chunks(rows).chain(std::iter::repeat(&[][..]));
+        let shares = order.chunks(rows).zip(tensors).zip(labels.zip(partners)).zip(results);
+        let shares = shares.map(|(((order, rows), ((labels, probabilities), partners)), (loss, correct))| {
             let probabilities = &mut probabilities[..order.len() * classes];
-            Share { order, rows, labels, probabilities, loss, correct, group }
+            Share { order, rows, labels, partners, probabilities, loss, correct, group }
         });
         shares.collect()
     }
@@ -87,13 +114,17 @@ impl Slice<'_> {
         program.gradient(self.index, self.first, n, batch.group, &batch.tensors, self.g);
     }
 
-    /// Makes one step of the optimizer; `clip` is the factor of the gradients.
+    /// Makes one step of the optimizer, and moves the average; `clip` is the factor of the gradients.
     pub(super) fn step(self, program: &NativeProgram, config: &StepConfig, rates: Rates, clip: f32) {
-        let Slice { role, w, g, slots: [m, v], packed, .. } = self;
+        let Slice { role, w, g, slots: [m, v], average, packed, .. } = self;
         let step = config.on(role, rates, clip);
         match &config.optimizer {
             Optimizer::Adam(config) | Optimizer::AdamW(config) => adam::adam_step(config, step, g, w, m, v),
             Optimizer::Sgd(config) => sgd::sgd_step(config, step, g, w, m),
+        }
+        // Before the filter is packed: it may jump to the average.
+        if let Some(config) = &config.average {
+            average::average_step(rates.average, config.pulls(), w, average);
         }
         if let Some((conv, packed)) = packed {
             program.convs[conv].pack(w, packed);
@@ -109,11 +140,14 @@ impl Share<'_> {
         batch_gather::batch_gather(pixels, &split.images, &split.labels, self.order, x, self.labels);
     }
 
-    /// Runs instruction `i` of the program. The loss is the mean over the `n_valid` rows of all shares.
-    pub(super) fn run(&mut self, i: usize, shared: Shared<'_>, n_valid: usize, scratch: &mut Scratch) {
-        let Share { order, rows, labels, probabilities, loss, correct, group } = self;
+    /// Runs instruction `i` of the program.
+    pub(super) fn run(&mut self, i: usize, shared: Shared<'_>, whole: Whole<'_>, scratch: &mut Scratch) {
+        let Share { order, rows, labels, partners, probabilities, loss, correct, group } = self;
         let (native, n, group) = (shared.program, order.len(), *group);
-        let answers = Answers { labels, n_valid, probabilities, loss, correct };
+        let labels: &[u32] = labels;
+        let partners = if partners.is_empty() { labels } else { partners };
+        let targets = whole.loss.map(|(loss, share)| loss.targets(partners, share));
+        let answers = Answers { labels, targets, n_valid: whole.n, probabilities, loss, correct };
         let instruction = &native.program.instructions[i];
         let buffer_of = |wanted: fn(&Tensor) -> bool, ids: &[Id]| {
             ids.iter().map(|id| native.program.tensor(*id)).find(|tensor| wanted(tensor)).and_then(Tensor::buffer)
@@ -158,6 +192,7 @@ pub(super) fn slices<'a>(
     parameters: &'a mut [Aligned<f32>],
     gradients: &'a mut [Aligned<f32>],
     slots: &'a mut [Vec<Aligned<f32>>],
+    averages: &'a mut [Aligned<f32>],
     packed: &'a mut [Packed],
 ) -> Vec<Slice<'a>> {
     let mut slots = slots.iter_mut().map(|slot| slot.iter_mut());
@@ -165,6 +200,7 @@ pub(super) fn slices<'a>(
     let mut packed: Vec<Option<&mut Packed>> = packed.iter_mut().map(Some).collect();
     let mut slices = Vec::with_capacity(128);
     let both = parameters.iter_mut().zip(gradients);
+    let mut averages = Some(averages.iter_mut());
     for ((index, parameter), (w, g)) in described.iter().enumerate().zip(both) {
         let next = |slot: &mut Option<std::slice::IterMut<'a, Aligned<f32>>>| {
             slot.as_mut().and_then(Iterator::next).map_or(&mut [][..], |values| &mut **values)
@@ -172,6 +208,7 @@ pub(super) fn slices<'a>(
         let len = slice_len(&parameter.shape);
         let mut of_m = next(&mut m).chunks_mut(len);
         let mut of_v = next(&mut v).chunks_mut(len);
+        let mut of_average = next(&mut averages).chunks_mut(len);
         let conv = program.conv_of_parameter(index);
         // Statistics have no gradients, so there are no slices of them.
         for (i, (w, g)) in w.chunks_mut(len).zip(g.chunks_mut(len)).enumerate() {
@@ -182,6 +219,7 @@ pub(super) fn slices<'a>(
                 w,
                 g,
                 slots: [of_m.next().unwrap_or_default(), of_v.next().unwrap_or_default()],
+                average: of_average.next().unwrap_or_default(),
                 packed: conv.and_then(|conv| Some((conv, packed[conv].take()?))),
             });
         }

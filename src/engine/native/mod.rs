@@ -12,7 +12,7 @@ mod training;
 
 use super::{
     Engine, EngineError, Epoch, Inference, NonFinite, OnProgress, Pending, State, StepConfig, Totals, check_order,
-    check_split, for_all, only_trained,
+    check_split, for_all, loss::SoftLoss, only_trained,
 };
 use crate::clock::Instant;
 use crate::data::Split;
@@ -21,7 +21,7 @@ use crate::lower::Mode;
 use crate::model::{Model, Parameter};
 use crate::native::conv2d::{Algorithm, Scratch};
 use crate::native::{Aligned, peak};
-use batch::{BatchBuffers, Share, totals};
+use batch::{BatchBuffers, Share, Whole, totals};
 use program::{Prepared, zeros};
 use rayon::prelude::*;
 use std::ops::ControlFlow;
@@ -79,7 +79,7 @@ impl<'d> NativeEngine<'d> {
         let threads =
             threads.build().map_err(|error| EngineError::Threads { threads: n, reason: error.to_string() })?;
         let described = model.parameters()?;
-        State { parameters: parameters.to_vec(), slots: Vec::new() }.check(&described, &[])?;
+        State { parameters: parameters.to_vec(), ..State::default() }.check(&described, &[], false)?;
         let (model, parameters, evaluation) = (model.clone(), aligned(parameters), Vec::new());
         let scratch = (0..n).map(|_| Mutex::new(Scratch::new(&inference.program.convs))).collect();
         let training = None;
@@ -108,8 +108,22 @@ impl<'d> NativeEngine<'d> {
         let gradients = zeros_alike()?;
         let described = engine.described.clone();
         let (epoch, has_run) = (Epoch::default(), false);
-        let training =
-            Training { split, config, described, prepared, slots, gradients, batch, batch_size, epoch, has_run };
+        let averages = if config.average.is_some() { aligned(&plain(&engine.parameters)) } else { Vec::new() };
+        let loss = SoftLoss::new(&config, split, engine.model.classes())?;
+        let training = Training {
+            split,
+            config,
+            loss,
+            described,
+            prepared,
+            slots,
+            gradients,
+            averages,
+            batch,
+            batch_size,
+            epoch,
+            has_run,
+        };
         Ok(NativeEngine { training: Some(training), ..engine })
     }
 
@@ -165,14 +179,17 @@ impl<'d> NativeEngine<'d> {
         while self.evaluation.len() < self.scratch.len() {
             self.evaluation.push(Mutex::new(BatchBuffers::new(&self.inference.program, ROWS, ROWS)?));
         }
-        let NativeEngine { threads, parameters, scratch, inference, evaluation, .. } = self;
+        let NativeEngine { threads, parameters, scratch, inference, evaluation, training, .. } = self;
+        let averages = training.as_mut().map(|training| &mut training.averages).filter(|averages| !averages.is_empty());
+        let parameters = averages.unwrap_or(parameters);
         inference.prepare(parameters);
         let (program, shared) = (&inference.program, inference.shared(parameters, &[]));
         let compute = |order: &[u32]| {
             let (mut scratch, mut batch) = (of_this_thread(scratch), of_this_thread(evaluation));
             let mut share = batch.split(program, order, ROWS).pop().expect("a chunk is never empty");
             share.gather(split);
-            (0..program.program.instructions.len()).for_each(|i| share.run(i, shared, order.len(), &mut scratch));
+            let whole = Whole { n: order.len(), loss: None };
+            (0..program.program.instructions.len()).for_each(|i| share.run(i, shared, whole, &mut scratch));
             work(&mut share)
         };
         // Always whole shares: the same rows are computed together, whatever the number of shares at a time.
@@ -231,7 +248,7 @@ impl Engine for NativeEngine<'_> {
             threads.install(|| {
                 let begin = Instant::now();
                 for (index, order) in order.chunks(training.batch_size).enumerate().skip(done.batches) {
-                    training.forward_backward(parameters, scratch, order);
+                    training.forward_backward(parameters, scratch, order, rates[index]);
                     training.update(parameters, order.len(), rates[index]);
                     training.has_run = true;
                     let BatchBuffers { loss, correct, .. } = &training.batch;
@@ -276,23 +293,30 @@ impl Engine for NativeEngine<'_> {
     }
 
     fn parameters(&mut self) -> Pending<'_, Vec<Vec<f32>>> {
-        Box::pin(async move { Ok(plain(&self.parameters)) })
+        Box::pin(async move {
+            let averages = self.training.as_ref().map(|training| &training.averages);
+            Ok(plain(averages.filter(|averages| !averages.is_empty()).unwrap_or(&self.parameters)))
+        })
     }
 
     fn state(&mut self) -> Pending<'_, State> {
         Box::pin(async move {
             let slots = self.training.iter().flat_map(|training| &training.slots);
             let slots = slots.map(|slot| only_trained(&self.described, &plain(slot))).collect();
-            Ok(State { parameters: plain(&self.parameters), slots })
+            let averages = self.training.as_ref().map_or(Vec::new(), |training| plain(&training.averages));
+            Ok(State { parameters: plain(&self.parameters), slots, averages })
         })
     }
 
     fn restore(&mut self, state: &State) -> Result<(), EngineError> {
         let NativeEngine { described, parameters, training, .. } = self;
-        state.check(described, training.as_ref().map_or(&[], |training| training.config.optimizer.slots()))?;
+        let slots = training.as_ref().map_or(&[][..], |training| training.config.optimizer.slots());
+        let has_averages = training.as_ref().is_some_and(|training| !training.averages.is_empty());
+        state.check(described, slots, has_averages)?;
         *parameters = aligned(&state.parameters);
         if let Some(training) = training {
             training.slots = state.slots.iter().map(|slot| aligned(&for_all(described, slot))).collect();
+            training.averages = aligned(&state.averages);
             training.prepared.prepare(parameters);
         }
         Ok(())
@@ -310,7 +334,7 @@ impl Engine for NativeEngine<'_> {
             let mut batches = epoch.order.chunks(training.batch_size).enumerate().take(last).skip(epoch.done.batches);
             let found = threads.install(|| {
                 batches.find_map(|(index, order)| {
-                    training.forward_backward(parameters, scratch, order);
+                    training.forward_backward(parameters, scratch, order, epoch.rates[index]);
                     training.search_rows(parameters, index + 1, order.len()).or_else(|| {
                         training.update(parameters, order.len(), epoch.rates[index]);
                         training.search_parameters(parameters, index + 1)

@@ -204,7 +204,7 @@ impl NativeProgram {
         let mut writes: Vec<&mut [f32]> = y.iter_mut().map(|values| &mut values[..]).collect();
         // The loss is of rows.
         let (probabilities, loss, correct) = (&mut [][..], &mut [][..], &mut [][..]);
-        let answers = Answers { labels: &[], n_valid: n, probabilities, loss, correct };
+        let answers = Answers { labels: &[], targets: None, n_valid: n, probabilities, loss, correct };
         let on = Operands { n, x: &x, y: &mut writes, argmax: &mut [], answers };
         compute_native(instruction.op, on, None);
         for (place, values) in places.into_iter().zip(y) {

@@ -1,15 +1,16 @@
 //! A training step of the native engine in its two parts, and the search for numbers that are not finite.
 
-use super::batch::{BatchBuffers, slices};
+use super::batch::{BatchBuffers, Whole, slices};
 use super::program::{Phase, Prepared, Shared};
 use crate::clock::Instant;
 use crate::data::Split;
+use crate::engine::loss::SoftLoss;
 use crate::engine::operations::{found, found_in};
 use crate::engine::{EngineError, Epoch, NonFinite, Rates, StepConfig};
 use crate::lower::Place;
 use crate::model::Parameter;
 use crate::native::conv2d::Scratch;
-use crate::native::{Aligned, clip};
+use crate::native::{Aligned, average, clip};
 use rayon::prelude::*;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -25,6 +26,7 @@ pub(super) const ROWS: usize = 32;
 pub(super) struct Training<'d> {
     pub(super) split: &'d Split,
     pub(super) config: StepConfig,
+    pub(super) loss: Option<SoftLoss>,
     /// The parameters of the model.
     pub(super) described: Vec<Parameter>,
     pub(super) prepared: Prepared,
@@ -32,6 +34,8 @@ pub(super) struct Training<'d> {
     pub(super) slots: Vec<Vec<Aligned<f32>>>,
     /// Empty for statistics.
     pub(super) gradients: Vec<Aligned<f32>>,
+    /// The moving average of each parameter; empty if training keeps none.
+    pub(super) averages: Vec<Aligned<f32>>,
     pub(super) batch: BatchBuffers,
     pub(super) batch_size: usize,
     /// The epoch that is trained, and how much of it is done.
@@ -57,9 +61,12 @@ impl Training<'_> {
         parameters: &mut [Aligned<f32>],
         scratch: &[Mutex<Scratch>],
         order: &[u32],
+        rates: Rates,
     ) {
-        let Training { split, prepared: Prepared { program, whole, packed }, gradients, batch, .. } = self;
+        let Training { split, loss, prepared: Prepared { program, whole, packed }, gradients, batch, .. } = self;
         let n = order.len();
+        let of_batch = Whole { n, loss: loss.as_ref().map(|loss| (loss, rates.share)) };
+        batch.mix(split, order, loss.as_ref());
         // One share per thread, so that each reads the dense weights only once, but no more rows than fit the cache.
         let groups = n.div_ceil(batch.group);
         let groups = groups.div_ceil(rayon::current_num_threads()).min((ROWS / batch.group).max(1));
@@ -73,7 +80,7 @@ impl Training<'_> {
                             share.gather(split);
                         }
                         let scratch = &mut of_this_thread(scratch);
-                        steps.clone().for_each(|step| share.run(step, shared, n, scratch));
+                        steps.clone().for_each(|step| share.run(step, shared, of_batch, scratch));
                     });
                 }
                 Phase::Batch(step) => {
@@ -86,9 +93,10 @@ impl Training<'_> {
 
     /// Runs the second part of a step on `n` samples, over the parameters.
     pub(super) fn update(&mut self, parameters: &mut [Aligned<f32>], n: usize, rates: Rates) {
-        let Training { config, described, prepared, slots, gradients, batch, .. } = self;
+        let Training { config, described, prepared, slots, gradients, averages, batch, .. } = self;
         let Prepared { program, packed, .. } = prepared;
-        let mut slices = slices(program, described, parameters, gradients, slots, packed);
+        average_untrained(config, described, parameters, averages, rates);
+        let mut slices = slices(program, described, parameters, gradients, slots, averages, packed);
         let (program, batch, config) = (&*program, &*batch, &*config);
         let Some(clip_norm) = config.clip_norm else {
             slices.into_par_iter().with_max_len(1).for_each(|mut slice| {
@@ -119,18 +127,21 @@ impl Training<'_> {
             times.push((name, begin.elapsed().as_secs_f64()));
             begin = Instant::now();
         };
-        let Training { split, config, described, prepared, slots, gradients, batch, batch_size: n, .. } = self;
-        let (n, Prepared { program, whole, packed }) = (*n, prepared);
+        let n = self.batch_size;
+        let Training { split, config, loss, described, prepared, slots, gradients, averages, batch, .. } = self;
+        let Prepared { program, whole, packed } = prepared;
         if split.len() < n {
             let reason = format!("a step takes {n} samples, but there are only {}", split.len());
             return Err(EngineError::Samples(reason));
         }
         let order: Vec<u32> = (0..n as u32).collect();
         let scratch = &mut *of_this_thread(scratch);
-        let loss = program.program.loss();
+        let of_batch = Whole { n, loss: loss.as_ref().map(|loss| (loss, 1.0)) };
+        batch.mix(split, &order, loss.as_ref());
+        let at_loss = program.program.loss();
         let name_of = |i: usize| {
             let name = program.program.instructions[i].op.name();
-            match i.cmp(&loss) {
+            match i.cmp(&at_loss) {
                 std::cmp::Ordering::Less => format!("{name}_forward"),
                 std::cmp::Ordering::Equal => name.to_string(),
                 std::cmp::Ordering::Greater => format!("{name}_backward"),
@@ -154,12 +165,12 @@ impl Training<'_> {
                     note("batch_gather".into());
                 }
                 for i in steps.clone() {
-                    share.run(i, shared, n, scratch);
+                    share.run(i, shared, of_batch, scratch);
                     note(name_of(i));
                 }
             }
         }
-        for mut slice in slices(program, described, parameters, gradients, slots, packed) {
+        for mut slice in slices(program, described, parameters, gradients, slots, averages, packed) {
             let name = format!("{}_update", program.operation_of(slice.index));
             slice.gradient(program, batch, n);
             let clip = config.clip_norm.map_or(1.0, |norm| clip::clip_factor(norm, &[clip::squared_norm(slice.g)]));
@@ -186,11 +197,28 @@ impl Training<'_> {
         let kinds = [("gradients", "backward pass", &self.gradients[..])].into_iter();
         let slots = self.config.optimizer.slots().iter().zip(&self.slots);
         let kinds = kinds.chain(slots.map(|(&kind, tensors)| (kind, "optimizer step", &tensors[..])));
-        let mut kinds = kinds.chain([("parameters", "optimizer step", parameters)]);
+        let mut kinds = kinds
+            .chain([("parameters", "optimizer step", parameters), ("averages", "optimizer step", &self.averages[..])]);
         kinds.find_map(|(kind, operation, tensors)| {
             let mut tensors = self.described.iter().zip(tensors);
             tensors.find_map(|(p, values)| found(step, format!("{kind}.{}", p.name), operation, values))
         })
+    }
+}
+
+/// Moves the averages of the parameters that the optimizer leaves alone, of which there are no slices: statistics have few elements.
+fn average_untrained(
+    config: &StepConfig,
+    described: &[Parameter],
+    parameters: &mut [Aligned<f32>],
+    averages: &mut [Aligned<f32>],
+    rates: Rates,
+) {
+    let Some(config) = &config.average else { return };
+    for ((_, w), average) in
+        described.iter().zip(parameters).zip(averages).filter(|((parameter, _), _)| !parameter.role.is_trained())
+    {
+        average::average_step(rates.average, config.pulls(), w, average);
     }
 }
 

@@ -23,10 +23,11 @@ pub(super) use native::{Convolving, Part, compute_gradient, compute_native};
 use super::NonFinite;
 use crate::cpu::non_finite::non_finite;
 use crate::cpu::real::Real;
+use crate::cpu::softmax_xent::SoftTargets;
 use crate::gpu::{GpuError, PlanBuilder, Tensor};
 use crate::lower::{Id, Instruction, Op, Place, Program, dispatch};
 use crate::ops::SharedTiles;
-use crate::ops::softmax_xent::BatchTotals;
+use crate::ops::softmax_xent::{BatchTotals, SoftTensors};
 use std::fmt;
 
 /// What the engines need of an operation; its values are its instructions.
@@ -49,6 +50,8 @@ pub(super) struct OnGpu<'a> {
     pub(super) tensors: &'a [Tensor],
     /// The classes of the batch, `[N]`.
     pub(super) labels: &'a Tensor,
+    /// What the training loss compares with besides the labels.
+    pub(super) targets: Option<SoftTensors<'a>>,
     /// Where the loss of the batch goes.
     pub(super) totals: BatchTotals<'a>,
 }
@@ -80,6 +83,8 @@ pub(super) struct Operands<'a, 'y, T> {
 pub(super) struct Answers<'a, T> {
     /// The classes.
     pub(super) labels: &'a [u32],
+    /// What the training loss compares with besides the labels.
+    pub(super) targets: Option<SoftTargets<'a>>,
     /// The number of rows of the whole batch that count: the loss is their mean.
     pub(super) n_valid: usize,
     /// The probabilities of the classes.

@@ -1,7 +1,7 @@
 //! Checkpoints: everything that training needs to resume as if it had never stopped, in files that appear whole and carry a digest.
 //!
 //! A checkpoint is a safetensors file: the parameters (`parameters.NAME`), the optimizer's state for each (`m.NAME`, `v.NAME` or
-//! `velocity.NAME`), and in its metadata the run's configuration, the position (epoch, batches done of it with their sums,
+//! `velocity.NAME`), their moving averages (`average.NAME`) and those of the best epoch (`best.NAME`), if training keeps any, and in its metadata the run's configuration, the position (epoch, batches done of it with their sums,
 //! history; the permutations and step sizes follow from seed and position) and a SHA-256 digest over all of it.
 
 #[cfg(feature = "disk")]
@@ -26,8 +26,8 @@ use thiserror::Error;
 /// Name of the folder in a run folder.
 pub const FOLDER: &str = "checkpoints";
 
-/// Largest checkpoint that is read, bytes: the weights with two moments each.
-pub const MAX_CHECKPOINT_BYTES: u64 = 3 * MAX_WEIGHT_BYTES;
+/// Largest checkpoint that is read, bytes: the weights with two moments and an average each, and those of the best epoch.
+pub const MAX_CHECKPOINT_BYTES: u64 = 5 * MAX_WEIGHT_BYTES;
 
 const FORMAT: &str = "fmnist-gpu checkpoint 1";
 
@@ -97,7 +97,7 @@ impl Checkpoint {
         let config: RunConfig =
             serde_json::from_str(config_text).map_err(|error| damaged(format!("its configuration: {error}")))?;
         config.check().map_err(|reason| damaged(format!("its configuration: {reason}")))?;
-        let position: Position =
+        let mut position: Position =
             serde_json::from_str(position_text).map_err(|error| damaged(format!("its position: {error}")))?;
         check_position(&config, &position).map_err(|reason| damaged(format!("its position: {reason}")))?;
         let parameters = config.model.parameters().map_err(damaged)?;
@@ -112,12 +112,16 @@ impl Checkpoint {
                 Ok(bytemuck::pod_collect_to_vec::<u8, f32>(view.data()))
             };
             // The optimizer keeps nothing for statistics.
-            let wanted = parameters.iter().filter(|parameter| kind == "parameters" || parameter.role.is_trained());
+            let wanted = parameters.iter().filter(|parameter| has_all(kind) || parameter.role.is_trained());
             wanted.map(|parameter| tensor(&parameter.name, &parameter.shape)).collect()
         };
         let slots = config.optimizer.slots().iter().map(|slot| read(slot)).collect::<Result<_, _>>()?;
-        let state = State { parameters: read("parameters")?, slots };
-        if !state.is_finite() {
+        let read_if = |is_there: bool, kind: &str| if is_there { read(kind) } else { Ok(Vec::new()) };
+        let averages = read_if(has_averages(&config)?, AVERAGE)?;
+        let state = State { parameters: read(PARAMETERS)?, slots, averages };
+        let has_patience = config.recipe().is_ok_and(|recipe| recipe.patience.is_some());
+        position.best = read_if(has_patience && position.best_epoch().is_some(), BEST)?;
+        if !state.is_finite() || !position.best.iter().flatten().all(|value| value.is_finite()) {
             return Err(damaged("it holds values that are not finite"));
         }
         Ok(Checkpoint { config, position, state })
@@ -129,7 +133,7 @@ impl Checkpoint {
 /// # Errors
 /// The state does not fit the configuration's model.
 pub fn to_bytes(config: &RunConfig, position: &Position, state: &State) -> Result<Vec<u8>, CheckpointError> {
-    let tensors = named_tensors(config, state)?;
+    let tensors = named_tensors(config, position, state)?;
     let config = serde_json::to_string(config).map_err(damaged)?;
     let position = serde_json::to_string(position).map_err(damaged)?;
     let digest = digest(&config, &position, tensors.iter().map(|(name, view)| (name.as_str(), view.data())));
@@ -142,14 +146,35 @@ pub fn to_bytes(config: &RunConfig, position: &Position, state: &State) -> Resul
     weights::serialize(tensors, metadata).map_err(damaged)
 }
 
+/// What the names of the parameters begin with.
+const PARAMETERS: &str = "parameters";
+/// The same for their moving averages.
+const AVERAGE: &str = "average";
+/// The same for those of the best epoch.
+const BEST: &str = "best";
+
+/// Whether there is one tensor of this kind for each parameter, not for the trained ones alone.
+fn has_all(kind: &str) -> bool {
+    [PARAMETERS, AVERAGE, BEST].contains(&kind)
+}
+
+fn has_averages(config: &RunConfig) -> Result<bool, CheckpointError> {
+    config.step().map(|step| step.average.is_some()).map_err(damaged)
+}
+
 /// Every tensor with its name, in the order of the names.
-fn named_tensors<'a>(config: &RunConfig, state: &'a State) -> Result<Vec<(String, TensorView<'a>)>, CheckpointError> {
+fn named_tensors<'a>(
+    config: &RunConfig,
+    position: &'a Position,
+    state: &'a State,
+) -> Result<Vec<(String, TensorView<'a>)>, CheckpointError> {
     let parameters = config.model.parameters().map_err(damaged)?;
     let slots = config.optimizer.slots();
-    state.check(&parameters, slots).map_err(damaged)?;
+    state.check(&parameters, slots, has_averages(config)?).map_err(damaged)?;
     let mut named = Vec::new();
-    for (kind, tensors) in slots.iter().zip(&state.slots).chain([(&"parameters", &state.parameters)]) {
-        let wanted = parameters.iter().filter(|p| *kind == "parameters" || p.role.is_trained());
+    let whole = [(&PARAMETERS, &state.parameters), (&AVERAGE, &state.averages), (&BEST, &position.best)];
+    for (kind, tensors) in slots.iter().zip(&state.slots).chain(whole) {
+        let wanted = parameters.iter().filter(|p| has_all(kind) || p.role.is_trained());
         for (parameter, values) in wanted.zip(tensors) {
             let data = bytemuck::cast_slice(values);
             let view = TensorView::new(Dtype::F32, parameter.shape.clone(), data).map_err(damaged)?;
@@ -162,7 +187,7 @@ fn named_tensors<'a>(config: &RunConfig, state: &'a State) -> Result<Vec<(String
 
 /// Checks whether a run of this configuration can reach this position: a digest only shows that nothing was changed since.
 fn check_position(config: &RunConfig, position: &Position) -> Result<(), String> {
-    let Position { history, done, seconds } = position;
+    let Position { history, done, seconds, .. } = position;
     let times = history.iter().map(|record| record.seconds).chain([*seconds]);
     if let Some(time) = times.into_iter().find(|time| !(time.is_finite() && *time >= 0.0)) {
         return Err(format!("a time of {time} seconds"));

@@ -5,6 +5,7 @@ use crate::run::checkpoint::{self, Checkpoint, CheckpointError};
 use crate::run::folder::RunFolder;
 use crate::run::{CONFIG_FILE, Run, RunConfig, RunError};
 use crate::session::Given;
+use crate::train::Position;
 use crate::train::settings::Value;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -86,8 +87,12 @@ fn stopped_early(path: &Path, given: Given<'_>) -> Result<RunConfig, ResumeError
         _ => None,
     });
     // A run that was trained without checkpoints would be trained a second time to end as it is.
-    let done = Run::open(path).and_then(|run| run.history()).map_or(0, |history| history.len() as u64);
-    if done > 0 && done >= epochs.unwrap_or(config.epochs) {
+    let history = Run::open(path).and_then(|run| run.history()).unwrap_or_default();
+    let position = Position { history, ..Position::default() };
+    let patience = config.recipe().ok().and_then(|recipe| recipe.patience);
+    let done = position.history.len() as u64;
+    let is_over = patience.is_some_and(|patience| position.is_exhausted(patience));
+    if done > 0 && (is_over || done >= epochs.unwrap_or(config.epochs)) {
         return Err(ResumeError::Complete(path.to_path_buf()));
     }
     Ok(config)

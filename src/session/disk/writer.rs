@@ -146,15 +146,15 @@ impl<'a> RunWriter<'a> {
     }
 
     async fn epoch(&mut self, record: &EpochRecord, trainer: &mut Trainer<'_>) {
-        let weights = &trainer.state().parameters;
+        let weights = trainer.state().result();
         if let Some(loss) = record.val_loss.filter(|&loss| loss < self.best.0) {
-            self.best = (loss, Some(weights.clone()));
+            self.best = (loss, Some(weights.to_vec()));
         }
         // Before the checkpoint: a run that is resumed after this epoch does not see its weights again.
         self.best_weights();
         self.note("weights", self.folder.write_weights(MODEL_FILE, &self.session.config.model, weights));
         let every = self.options.checkpoint_every;
-        if every > 0 && (record.epoch.is_multiple_of(every) || record.epoch == self.session.config.epochs) {
+        if every > 0 && (record.epoch.is_multiple_of(every) || trainer.is_over()) {
             self.checkpoint(trainer.position(), trainer.state());
         }
         self.note("run", self.folder.commit());
@@ -194,7 +194,7 @@ impl<'a> RunWriter<'a> {
     }
 
     fn epoch_events(&mut self, trainer: &Trainer<'_>, gradients: &[Vec<f32>]) -> Result<(), WriteError> {
-        let (history, weights) = (&trainer.position().history, &trainer.state().parameters);
+        let (history, weights) = (&trainer.position().history, trainer.state().result());
         let events = opened(&mut self.events, self.folder);
         let written = events.and_then(|events| events.epoch(history, &self.names, weights, gradients));
         if written.is_err() {
@@ -209,7 +209,7 @@ impl<'a> RunWriter<'a> {
     pub(super) fn finish(&mut self, trained: &Trained) {
         let Trained { position, state, .. } = trained;
         self.best_weights();
-        self.note("weights", self.last_weights(&state.parameters));
+        self.note("weights", self.last_weights(trained.parameters()));
         if self.failures.contains_key("checkpoint") {
             self.checkpoint(position, state);
         }
@@ -271,7 +271,7 @@ impl<'a> RunWriter<'a> {
 
     async fn write_report(&self, finished: &Finished, probabilities: &[f32]) -> Result<(), WriteError> {
         let Session { device, dataset, config, interrupt, .. } = self.session;
-        let (folder, parameters) = (self.folder.path(), &finished.trained.state.parameters);
+        let (folder, parameters) = (self.folder.path(), finished.trained.parameters());
         let model_file = weights::to_bytes(&config.model, parameters)
             .map_err(|source| RunError::Weights { path: folder.join(MODEL_FILE), source })?;
         let report = Report {

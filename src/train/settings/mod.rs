@@ -6,8 +6,10 @@ mod table;
 
 pub use table::SETTINGS;
 
-use crate::engine::{Factors, Optimizer, Schedule, StepConfig};
+use crate::engine::{ClassWeights, Factors, LossConfig, Optimizer, Schedule, StepConfig};
+use crate::model::Model;
 use crate::ops::adam::AdamConfig;
+use crate::ops::average::AverageConfig;
 use crate::ops::sgd::SgdConfig;
 use crate::text::Named;
 use std::collections::BTreeMap;
@@ -36,6 +38,25 @@ impl Named for Method {
         ("adam", "Adam in Keras's form", Method::Adam),
         ("adamw", "Adam with decoupled weight decay", Method::AdamW),
         ("sgd", "Stochastic gradient descent with momentum", Method::Sgd),
+    ];
+}
+
+/// A moving average of the parameters by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Averaging {
+    /// There is none: the last parameters are the result.
+    None,
+    /// An exponential moving average.
+    Ema,
+    /// An average to which the parameters jump.
+    Lookahead,
+}
+
+impl Named for Averaging {
+    const ALL: &[(&'static str, &'static str, Self)] = &[
+        ("none", "The last weights are the result", Averaging::None),
+        ("ema", "Exponential moving average of the weights after every step", Averaging::Ema),
+        ("lookahead", "Slow weights that move every five steps, and to which the fast ones jump", Averaging::Lookahead),
     ];
 }
 
@@ -68,6 +89,16 @@ pub struct Recipe {
     pub train_limit: Option<u64>,
     /// Share of these that is held out for validation.
     pub validation_split: f64,
+    /// The part of each target that all classes share.
+    pub label_smoothing: f64,
+    /// How much the images of each class count in the training loss.
+    pub class_weights: ClassWeights,
+    /// The moving average of the parameters.
+    pub average: Averaging,
+    /// Its decay, if it is not that of [`Recipe::step`].
+    pub average_decay: Option<f64>,
+    /// Epochs without a lower validation loss after which training ends, with the weights of the best epoch; `None` never ends it early.
+    pub patience: Option<u64>,
 }
 
 impl Default for Recipe {
@@ -86,12 +117,17 @@ impl Default for Recipe {
             seed: 0,
             train_limit: None,
             validation_split: 0.0,
+            label_smoothing: 0.0,
+            class_weights: ClassWeights::Equal,
+            average: Averaging::None,
+            average_decay: None,
+            patience: None,
         }
     }
 }
 
 /// The value of a setting.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// A number of things.
     Count(u64),
@@ -101,18 +137,26 @@ pub enum Value {
     Name(&'static str),
     /// Yes or no.
     Switch(bool),
+    /// Weights of the classes.
+    Weights(ClassWeights),
 }
 
 impl fmt::Display for Value {
     /// As people write it: a number with many digits by its exponent.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
+        match self {
             Value::Count(count) => count.fmt(f),
-            Value::Real(value) if value == 0.0 || (1e-4..1e7).contains(&value.abs()) => value.fmt(f),
+            Value::Real(value) if *value == 0.0 || (1e-4..1e7).contains(&value.abs()) => value.fmt(f),
             Value::Real(value) if value.is_finite() => write!(f, "{value:e}"),
             Value::Real(value) => value.fmt(f),
             Value::Name(name) => name.fmt(f),
             Value::Switch(on) => on.fmt(f),
+            Value::Weights(ClassWeights::Equal) => "none".fmt(f),
+            Value::Weights(ClassWeights::Balanced) => "balanced".fmt(f),
+            Value::Weights(ClassWeights::Given(weights)) => {
+                let numbers: Vec<String> = weights.iter().map(|&weight| Value::Real(weight).to_string()).collect();
+                numbers.join(",").fmt(f)
+            }
         }
     }
 }
@@ -128,6 +172,8 @@ pub enum Kind {
     Name(fn() -> Vec<(&'static str, &'static str)>),
     /// Yes or no.
     Switch,
+    /// Weights of the classes: `none`, `balanced`, or one number for each.
+    Weights,
 }
 
 /// The names of a type's values, each with what the help says about it.
@@ -198,13 +244,37 @@ impl Value {
     }
 
     /// As it is in a model file and in a configuration.
-    fn to_toml(self) -> toml::Value {
+    fn to_toml(&self) -> toml::Value {
         match self {
             // No count in a recipe is that large.
-            Value::Count(count) => toml::Value::Integer(i64::try_from(count).unwrap_or(i64::MAX)),
-            Value::Real(value) => toml::Value::Float(value),
+            Value::Count(count) => toml::Value::Integer(i64::try_from(*count).unwrap_or(i64::MAX)),
+            Value::Real(value) => toml::Value::Float(*value),
             Value::Name(name) => toml::Value::String(name.to_string()),
-            Value::Switch(on) => toml::Value::Boolean(on),
+            Value::Switch(on) => toml::Value::Boolean(*on),
+            Value::Weights(ClassWeights::Given(weights)) => {
+                toml::Value::Array(weights.iter().copied().map(toml::Value::Float).collect())
+            }
+            Value::Weights(_) => toml::Value::String(self.to_string()),
+        }
+    }
+
+    /// Weights of the classes from a word, or from numbers with commas between them.
+    ///
+    /// # Errors
+    /// It is neither.
+    pub fn weights(text: &str) -> Result<Value, String> {
+        let number = |part: &str| part.trim().parse().map_err(|_| format!("`{part}` is not a number"));
+        Ok(Value::Weights(match text {
+            "none" => ClassWeights::Equal,
+            "balanced" => ClassWeights::Balanced,
+            text => ClassWeights::Given(text.split(',').map(number).collect::<Result<_, String>>()?),
+        }))
+    }
+
+    fn class_weights(self) -> ClassWeights {
+        match self {
+            Value::Weights(weights) => weights,
+            other => unreachable!("{other} is not a list of weights"),
         }
     }
 }
@@ -218,9 +288,12 @@ impl Setting {
     /// # Panics
     /// The value is of another kind.
     pub fn set(&'static self, recipe: &mut Recipe, value: Value) -> Result<(), SettingError> {
-        if let Kind::Real(check) = self.kind {
-            check(value.real()).map_err(|reason| self.error(value, reason))?;
-        }
+        let checked = match (&self.kind, &value) {
+            (Kind::Real(check), Value::Real(real)) => check(*real),
+            (Kind::Weights, Value::Weights(ClassWeights::Given(weights))) => check_weights(weights),
+            _ => Ok(()),
+        };
+        checked.map_err(|reason| self.error(value.clone(), reason))?;
         (self.put)(recipe, value);
         Ok(())
     }
@@ -249,11 +322,28 @@ impl Setting {
                 found.map(|name| Value::Name(name)).ok_or_else(|| wrong(&format!("one of {}", names.join(", "))))
             }
             Kind::Switch => value.as_bool().map(Value::Switch).ok_or_else(|| wrong("true or false")),
+            Kind::Weights => {
+                let number = |value: &toml::Value| value.as_float().or(value.as_integer().map(|whole| whole as f64));
+                let numbers = value.as_array().and_then(|list| list.iter().map(number).collect());
+                let list = numbers.map(|numbers| Value::Weights(ClassWeights::Given(numbers)));
+                let word = value.as_str().filter(|word| ["none", "balanced"].contains(word));
+                let named = word.and_then(|word| Value::weights(word).ok());
+                list.or(named).ok_or_else(|| wrong("`none`, `balanced`, or a list with one number per class"))
+            }
         }
     }
 
     fn error(&'static self, value: Value, reason: impl Into<String>) -> SettingError {
         SettingError { setting: self, value, reason: reason.into() }
+    }
+}
+
+/// Checks weights of classes.
+fn check_weights(weights: &[f64]) -> Result<(), &'static str> {
+    let is_possible = |&weight: &f64| weight >= 0.0 && (weight as f32).is_finite();
+    match weights.iter().all(is_possible) && weights.iter().any(|&weight| weight > 0.0) {
+        true => Ok(()),
+        false => Err("each must be a number of at least 0, and one of them more than that"),
     }
 }
 
@@ -335,7 +425,41 @@ impl Recipe {
         let optimizer = self.optimizer()?;
         self.check_schedule()?;
         let Recipe { schedule, weight_decay, factors, clip_norm, .. } = *self;
-        Ok(StepConfig { optimizer, schedule, weight_decay, factors, clip_norm })
+        let loss = LossConfig { label_smoothing: self.label_smoothing, class_weights: self.class_weights.clone() };
+        let average = self.averaging()?;
+        Ok(StepConfig { optimizer, schedule, weight_decay, factors, clip_norm, loss, mixes: false, average })
+    }
+
+    /// The moving average with its decay.
+    fn averaging(&self) -> Result<Option<AverageConfig>, SettingError> {
+        match (self.average, self.average_decay) {
+            (Averaging::None, None) => Ok(None),
+            (Averaging::None, Some(decay)) => {
+                Err(row("average_decay").error(Value::Real(decay), "it requires the average ema or lookahead"))
+            }
+            (Averaging::Ema, decay) => Ok(Some(AverageConfig::Ema { decay: decay.unwrap_or(0.999) })),
+            (Averaging::Lookahead, decay) => Ok(Some(AverageConfig::Lookahead { decay: decay.unwrap_or(0.95) })),
+        }
+    }
+
+    /// Checks what a single setting and a step do not show: that there are images to validate on, if training ends by them, and as many
+    /// weights as the model has classes.
+    ///
+    /// # Errors
+    /// Settings contradict each other, or the model.
+    pub fn check(&self, model: &Model) -> Result<(), SettingError> {
+        if let Some(patience) = self.patience.filter(|_| self.validation_split == 0.0) {
+            let reason = "it requires images to validate on: a `validation_split` above 0";
+            return Err(row("patience").error(Value::Count(patience), reason));
+        }
+        match &self.class_weights {
+            ClassWeights::Given(weights) if weights.len() != model.classes() => {
+                let reason =
+                    format!("the model `{}` needs one number for each of its {} classes", model.name, model.classes());
+                Err(row("class_weights").error(Value::Weights(self.class_weights.clone()), reason))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The optimizer with its settings.

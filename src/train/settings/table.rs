@@ -1,6 +1,6 @@
 //! The table of the settings.
 
-use super::{Kind, MAX_BATCH_SIZE, MAX_EPOCHS, Method, Setting, Value, names};
+use super::{Averaging, Kind, MAX_BATCH_SIZE, MAX_EPOCHS, Method, Setting, Value, names};
 use crate::engine::{Schedule, Shape};
 use crate::text::Named;
 
@@ -20,8 +20,16 @@ fn share(share: f64) -> Result<(), &'static str> {
     }
 }
 
+/// Checks a share that cannot be whole.
+fn part_of_one(share: f64) -> Result<(), &'static str> {
+    match (0.0..1.0).contains(&share) {
+        true => Ok(()),
+        false => Err("it must be at least 0 and less than 1, for example 0.1"),
+    }
+}
+
 /// Every setting, in the order of the help.
-pub static SETTINGS: [Setting; 18] = [
+pub static SETTINGS: [Setting; 23] = [
     Setting {
         name: "epochs",
         placeholder: "N",
@@ -239,14 +247,71 @@ pub static SETTINGS: [Setting; 18] = [
         placeholder: "SHARE",
         help: "Hold out this share of the training images, the same share of each class, and evaluate on them after each epoch, for \
                example 0.1 [default: 0]",
-        kind: Kind::Real(|share| match (0.0..1.0).contains(&share) {
-            true => Ok(()),
-            false => Err("it must be at least 0 and less than 1, for example 0.1"),
-        }),
+        kind: Kind::Real(part_of_one),
         in_model_file: false,
         may_change: false,
         in_recipe: false,
         get: |recipe| Some(recipe.validation_split).filter(|&share| share > 0.0).map(Value::Real),
         put: |recipe, value| recipe.validation_split = value.real(),
+    },
+    Setting {
+        name: "label_smoothing",
+        placeholder: "SHARE",
+        help: "Share of each target that is spread evenly over all classes, in the training loss",
+        kind: Kind::Real(part_of_one),
+        in_model_file: true,
+        may_change: false,
+        in_recipe: true,
+        get: |recipe| Some(Value::Real(recipe.label_smoothing)),
+        put: |recipe, value| recipe.label_smoothing = value.real(),
+    },
+    Setting {
+        name: "class_weights",
+        placeholder: "none|balanced|W,W,...",
+        help: "Weight of each class in the training loss: none, balanced (images / (classes * images of the class)), or one number per class",
+        kind: Kind::Weights,
+        in_model_file: true,
+        may_change: false,
+        in_recipe: true,
+        get: |recipe| Some(Value::Weights(recipe.class_weights.clone())),
+        put: |recipe, value| recipe.class_weights = value.class_weights(),
+    },
+    Setting {
+        name: "average",
+        placeholder: "AVERAGE",
+        help: "Moving average of the weights, which is then what is evaluated and saved",
+        kind: Kind::Name(names::<Averaging>),
+        in_model_file: true,
+        may_change: false,
+        in_recipe: true,
+        get: |recipe| Some(Value::Name(recipe.average.name())),
+        // The decay in a model file is that of the average in the file.
+        put: |recipe, value| {
+            let average = value.named();
+            recipe.average_decay = recipe.average_decay.filter(|_| recipe.average == average);
+            recipe.average = average;
+        },
+    },
+    Setting {
+        name: "average_decay",
+        placeholder: "DECAY",
+        help: "Part of the average that stays at a step [default: 0.999 for ema, 0.95 for lookahead]",
+        kind: Kind::Real(part_of_one),
+        in_model_file: true,
+        may_change: false,
+        in_recipe: true,
+        get: |recipe| recipe.average_decay.map(Value::Real),
+        put: |recipe, value| recipe.average_decay = Some(value.real()),
+    },
+    Setting {
+        name: "patience",
+        placeholder: "EPOCHS",
+        help: "End training after so many epochs without a lower validation loss, and keep the weights of the epoch with the lowest",
+        kind: Kind::Count(1..=MAX_EPOCHS),
+        in_model_file: false,
+        may_change: false,
+        in_recipe: true,
+        get: |recipe| recipe.patience.map(Value::Count),
+        put: |recipe, value| recipe.patience = Some(value.count()),
     },
 ];

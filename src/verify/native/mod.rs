@@ -2,6 +2,7 @@
 
 pub(super) mod adam;
 pub(super) mod add;
+pub(super) mod average;
 pub(super) mod batch_gather;
 pub(super) mod batchnorm;
 pub(super) mod clip;
