@@ -84,11 +84,59 @@ const EVERY_LAYER: &str = "
     activation = 'softmax'
 ";
 
-fn every_layer() -> Model {
+/// Convolutions without a ReLU, with and without pooling, normalizations and a sum, as in modern networks.
+const MODERN: &str = "
+    name = 'modern'
+    [[layer]]
+    type = 'conv2d'
+    filters = 16
+    kernel_size = 3
+    activation = 'gelu'
+    [[layer]]
+    type = 'conv2d'
+    filters = 32
+    kernel_size = 3
+    [[layer]]
+    type = 'maxpool2d'
+    pool_size = 2
+    [[layer]]
+    type = 'batchnorm'
+    [[layer]]
+    type = 'gelu'
+    name = 'stem'
+    [[layer]]
+    type = 'conv2d'
+    filters = 32
+    kernel_size = 3
+    padding = 'same'
+    [[layer]]
+    type = 'batchnorm'
+    name = 'norm'
+    [[layer]]
+    type = 'add'
+    inputs = ['stem', 'norm']
+    [[layer]]
+    type = 'gelu'
+    [[layer]]
+    type = 'maxpool2d'
+    pool_size = 12
+    [[layer]]
+    type = 'flatten'
+    [[layer]]
+    type = 'dense'
+    units = 10
+    activation = 'softmax'
+";
+
+fn loaded(text: &str) -> Model {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("every-layer.toml");
-    std::fs::write(&file, EVERY_LAYER).unwrap();
+    let file = folder.path().join("model.toml");
+    std::fs::write(&file, text).unwrap();
     Model::load(file.to_str().unwrap()).unwrap()
+}
+
+fn every_layer() -> Model {
+    loaded(EVERY_LAYER)
 }
 
 /// Compares every loop of the native engine with the plain one in double precision, under the shaders' bounds.
@@ -110,6 +158,17 @@ fn the_articles_convolutions_are_fast() {
     assert_eq!(ways, ["direct, pooled positions, outputs on the lanes", "direct, pooled positions"]);
     let d = Conv2dDims::new(1, [9, 9, 5], [2, 2], 3, [1, 1], Padding::Same).unwrap();
     assert_eq!(Conv2d::new(&d, false, None, true, Algorithm::Fastest).describe(), ["patches", "patches"]);
+}
+
+/// So do convolutions of modern networks, whose pooling follows no ReLU or which have none.
+#[test]
+fn modern_convolutions_are_fast() {
+    if lanes() < 4 {
+        return;
+    }
+    let (model, split) = (loaded(MODERN), synthetic::generate(8, 1, 3).0);
+    let engine = NativeEngine::new(&model, &initial(&model, 0), 1).unwrap().and_training(&split, 8, &ADAM).unwrap();
+    assert_eq!(engine.describe(), ["tiles, tiles", "tiles, pooled positions, dx in tiles", "tiles, tiles"]);
 }
 
 /// Compares the whole with an external reference, as for the shaders: Keras in double precision.
@@ -154,7 +213,7 @@ fn trained(model: &Model, split: &Split, batch_size: usize, optimizer: &Optimize
 #[test]
 fn any_number_of_threads_gives_the_same_bits() {
     let split = synthetic::generate(101, 1, 3).0;
-    for model in [Model::mlp(), Model::cnn(), every_layer()] {
+    for model in [Model::mlp(), Model::cnn(), every_layer(), loaded(MODERN)] {
         for batch_size in [1, 7, 32, 100] {
             let one = trained(&model, &split, batch_size, &ADAM, 1);
             for threads in [2, 3, 13] {

@@ -2,39 +2,44 @@
 //!
 //! Sums over the batch are divided into groups of images that do not depend on the number of threads. A group adds four
 //! rows in single precision and everything else in double precision, and so do the groups, in order: any number of threads
-//! computes the same bits.
+//! computes the same bits. A group fits into the cache, so that its second sum, that of squares, reads no memory again.
 
 use super::vectorized;
 use crate::cpu::batchnorm::BatchNormDims;
 use rayon::prelude::*;
+use std::ops::Range;
 
-/// Rows (images times positions) of a group, at least, if the batch has as many.
-const ROWS: usize = 1024;
+/// Values of a group, at most, if an image has no more.
+const VALUES: usize = 1 << 15;
 
-/// Returns the sums over all rows of `sums` numbers per channel. `add` adds those of the rows `first..first + count` of the
-/// batch; it is called for different groups at once.
-fn sum_groups(d: &BatchNormDims, sums: usize, add: impl Fn(usize, usize, &mut [f64]) + Sync) -> Vec<f64> {
-    let group = ROWS.div_ceil(d.positions);
-    let parts: Vec<Vec<f64>> = (0..d.n.div_ceil(group))
-        .into_par_iter()
-        .map(|i| {
-            let images = i * group..((i + 1) * group).min(d.n);
-            let mut part = vec![0.0; sums * d.c];
-            add(images.start * d.positions, images.len() * d.positions, &mut part);
-            part
-        })
-        .collect();
-    let mut total = vec![0.0; sums * d.c];
-    for part in parts {
-        total.iter_mut().zip(part).for_each(|(total, part)| *total += part);
-    }
-    total
+/// Returns what `sum` returns for each group, in order. It is called with the rows (images times positions) of different
+/// groups at once.
+fn of_groups<T: Send>(d: &BatchNormDims, sum: impl Fn(Range<usize>) -> T + Sync) -> Vec<T> {
+    let group = (VALUES / (d.positions * d.c)).max(1);
+    let rows_of = |i: usize| i * group * d.positions..((i + 1) * group).min(d.n) * d.positions;
+    (0..d.n.div_ceil(group)).into_par_iter().map(|i| sum(rows_of(i))).collect()
 }
 
-/// Adds to `sums` the `value` of each of four rows of `c` channels, or of one, at a time.
+/// Returns the length of some rows of `c` channels that the loops take for one, so that they are not too short.
+fn width(c: usize) -> usize {
+    const LONG: usize = 256;
+    c * (LONG / c).max(1)
+}
+
+/// Repeats what belongs to the channels for as many rows as [`width`] has.
+fn repeated(of_channels: &[f32]) -> Vec<f32> {
+    of_channels.iter().copied().cycle().take(width(of_channels.len())).collect()
+}
+
+/// Returns the sums over `c` channels, from those over [`width`].
+fn folded(c: usize, sums: &[f64]) -> Vec<f64> {
+    (0..c).map(|i| sums[i..].iter().step_by(c).sum()).collect()
+}
+
+/// Adds to `sums` the `value` of each of four rows, or of one, at a time; they are as long as `sums`, but the last may be shorter.
 #[inline(always)]
-fn add_rows(c: usize, x: &[f32], sums: &mut [f64], value: impl Fn(usize, f32) -> f32) {
-    let sums = &mut sums[..c];
+fn add_rows(x: &[f32], sums: &mut [f64], value: impl Fn(usize, f32) -> f32) {
+    let c = sums.len();
     let mut fours = x.chunks_exact(4 * c);
     for four in &mut fours {
         let (r0, rest) = four.split_at(c);
@@ -45,11 +50,52 @@ fn add_rows(c: usize, x: &[f32], sums: &mut [f64], value: impl Fn(usize, f32) ->
             sums[i] += f64::from((value(i, r0[i]) + value(i, r1[i])) + (value(i, r2[i]) + value(i, r3[i])));
         }
     }
-    for row in fours.remainder().chunks_exact(c) {
-        for i in 0..c {
-            sums[i] += f64::from(value(i, row[i]));
+    for row in fours.remainder().chunks(c) {
+        for (i, (sum, &x)) in sums.iter_mut().zip(row).enumerate() {
+            *sum += f64::from(value(i, x));
         }
     }
+}
+
+/// The statistics of a group for each channel.
+struct Group {
+    rows: f64,
+    sums: Vec<f64>,
+    /// The group's mean, rounded.
+    means: Vec<f32>,
+    /// Sums of the squares of the differences from that.
+    squares: Vec<f64>,
+}
+
+impl Group {
+    /// Returns the sum of the squares of the differences from `center`, for one channel.
+    fn squares_about(&self, channel: usize, center: f64) -> f64 {
+        let mean = f64::from(self.means[channel]);
+        let shift = mean - center;
+        let sum = self.squares[channel] + shift * (2.0 * (self.sums[channel] - self.rows * mean) + self.rows * shift);
+        // Rounding can leave less than nothing.
+        if sum < 0.0 { 0.0 } else { sum }
+    }
+}
+
+/// Computes the statistics of some rows of `c` channels.
+fn group_statistics(c: usize, x: &[f32]) -> Group {
+    let rows = (x.len() / c) as f64;
+    let mut sums = vec![0.0; width(c)];
+    vectorized(
+        #[inline(always)]
+        || add_rows(x, &mut sums, |_, x| x),
+    );
+    let sums = folded(c, &sums);
+    let means: Vec<f32> = sums.iter().map(|sum| (sum / rows) as f32).collect();
+    let mut squares = vec![0.0; width(c)];
+    let mean = &repeated(&means)[..squares.len()];
+    vectorized(
+        #[inline(always)]
+        || add_rows(x, &mut squares, |i, x| (x - mean[i]) * (x - mean[i])),
+    );
+    let squares = folded(c, &squares);
+    Group { rows, sums, means, squares }
 }
 
 /// Computes mean and biased variance of each channel over all images, and `running = momentum * running + (1 - momentum) *
@@ -64,25 +110,16 @@ pub fn batchnorm_statistics(
 ) {
     let c = d.c;
     let m = (d.n * d.positions) as f64;
-    let sums = sum_groups(d, 1, |first, rows, sums| {
-        let x = &x[first * c..(first + rows) * c];
-        vectorized(
-            #[inline(always)]
-            || add_rows(c, x, sums, |_, x| x),
-        );
-    });
+    let groups = of_groups(d, |rows| group_statistics(c, &x[rows.start * c..rows.end * c]));
     let (mean, rest) = moments.split_at_mut(c);
     let (variance, images) = rest.split_at_mut(c);
-    mean.iter_mut().zip(sums).for_each(|(mean, sum)| *mean = (sum / m) as f32);
+    for i in 0..c {
+        let sum: f64 = groups.iter().map(|group| group.sums[i]).sum();
+        mean[i] = (sum / m) as f32;
+        let about_mean = |group: &Group| group.squares_about(i, sum / m);
+        variance[i] = (groups.iter().map(about_mean).sum::<f64>() / m) as f32;
+    }
     let mean = &mean[..c];
-    let squares = sum_groups(d, 1, |first, rows, squares| {
-        let x = &x[first * c..(first + rows) * c];
-        vectorized(
-            #[inline(always)]
-            || add_rows(c, x, squares, |i, x| (x - mean[i]) * (x - mean[i])),
-        );
-    });
-    variance.iter_mut().zip(squares).for_each(|(variance, squares)| *variance = (squares / m) as f32);
     images.fill(d.n as f32);
     let average = |running: &mut f32, batch: f32| {
         *running = (momentum * f64::from(*running) + (1.0 - momentum) * f64::from(batch)) as f32;
@@ -100,17 +137,16 @@ fn inverses<'a>(d: &BatchNormDims, epsilon: f64, moments: &'a [f32]) -> impl Ite
 ///
 /// Shapes: x and y `[N, P, C]`, moments `[3, C]`, scale and shift `[C]`.
 pub fn batchnorm_forward(d: &BatchNormDims, epsilon: f64, [x, moments, scale, shift]: [&[f32]; 4], y: &mut [f32]) {
-    let c = d.c;
-    let (mean, shift) = (&moments[..c], &shift[..c]);
     let factors: Vec<f32> =
         inverses(d, epsilon, moments).zip(scale).map(|(inverse, &scale)| (inverse * f64::from(scale)) as f32).collect();
-    let factors = &factors[..c];
+    let [mean, factors, shift] = [&moments[..d.c], &factors, shift].map(repeated);
     vectorized(
         #[inline(always)]
         || {
-            for (y, x) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
-                for i in 0..c {
-                    y[i] = (x[i] - mean[i]) * factors[i] + shift[i];
+            for (y, x) in y.chunks_mut(mean.len()).zip(x.chunks(mean.len())) {
+                let coefficients = mean.iter().zip(&factors).zip(&shift);
+                for ((y, x), ((mean, factor), shift)) in y.iter_mut().zip(x).zip(coefficients) {
+                    *y = (x - mean) * factor + shift;
                 }
             }
         },
@@ -127,30 +163,32 @@ pub fn batchnorm_backward_w(
     [dscale, dshift]: [&mut [f32]; 2],
 ) {
     let c = d.c;
-    let mean = &moments[..c];
-    let sums = sum_groups(d, 2, |first, rows, sums| {
-        let rows = first * c..(first + rows) * c;
+    let mean = &repeated(&moments[..c])[..];
+    let groups = of_groups(d, |rows| {
+        let rows = rows.start * c..rows.end * c;
         let (x, dy) = (&x[rows.clone()], &dy[rows]);
-        let (scale_sums, shift_sums) = sums.split_at_mut(c);
+        let (mut scale_sums, mut shift_sums) = (vec![0.0; mean.len()], vec![0.0; mean.len()]);
         vectorized(
             #[inline(always)]
             || {
-                add_rows(c, dy, shift_sums, |_, dy| dy);
-                add_products(c, x, mean, dy, scale_sums);
+                add_rows(dy, &mut shift_sums, |_, dy| dy);
+                add_products(x, mean, dy, &mut scale_sums);
             },
         );
+        [scale_sums, shift_sums].map(|sums| folded(c, &sums))
     });
-    let (scale_sums, shift_sums) = sums.split_at(c);
-    for ((dscale, sum), inverse) in dscale.iter_mut().zip(scale_sums).zip(inverses(d, epsilon, moments)) {
-        *dscale = (sum * inverse) as f32;
+    for (i, inverse) in inverses(d, epsilon, moments).enumerate() {
+        let [scale_sum, shift_sum] = [0, 1].map(|which| groups.iter().map(|sums| sums[which][i]).sum::<f64>());
+        dscale[i] = (scale_sum * inverse) as f32;
+        dshift[i] = shift_sum as f32;
     }
-    dshift.iter_mut().zip(shift_sums).for_each(|(dshift, &sum)| *dshift = sum as f32);
 }
 
 /// Adds `dy * (x - mean)` to `sums`, as [`add_rows`].
 #[inline(always)]
-fn add_products(c: usize, x: &[f32], mean: &[f32], dy: &[f32], sums: &mut [f64]) {
-    let (mean, sums) = (&mean[..c], &mut sums[..c]);
+fn add_products(x: &[f32], mean: &[f32], dy: &[f32], sums: &mut [f64]) {
+    let c = sums.len();
+    let mean = &mean[..c];
     let (mut fours, mut dy_fours) = (x.chunks_exact(4 * c), dy.chunks_exact(4 * c));
     for (x, dy) in (&mut fours).zip(&mut dy_fours) {
         let (x0, rest) = x.split_at(c);
@@ -166,9 +204,9 @@ fn add_products(c: usize, x: &[f32], mean: &[f32], dy: &[f32], sums: &mut [f64])
             sums[i] += f64::from((first + second) + (third + fourth));
         }
     }
-    for (x, dy) in fours.remainder().chunks_exact(c).zip(dy_fours.remainder().chunks_exact(c)) {
-        for i in 0..c {
-            sums[i] += f64::from(dy[i] * (x[i] - mean[i]));
+    for (x, dy) in fours.remainder().chunks(c).zip(dy_fours.remainder().chunks(c)) {
+        for (((sum, x), mean), dy) in sums.iter_mut().zip(x).zip(mean).zip(dy) {
+            *sum += f64::from(dy * (x - mean));
         }
     }
 }
@@ -191,13 +229,16 @@ pub fn batchnorm_backward_x(
         offsets[i] = (f64::from(dshift[i]) / m) as f32;
         slopes[i] = (inverse * f64::from(dscale[i]) / m) as f32;
     }
-    let (mean, factors, offsets, slopes) = (&moments[..c], &factors[..c], &offsets[..c], &slopes[..c]);
+    let [mean, factors, offsets, slopes] = [&moments[..c], &factors, &offsets, &slopes].map(repeated);
     vectorized(
         #[inline(always)]
         || {
-            for ((dx, x), dy) in dx.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(dy.chunks_exact(c)) {
-                for i in 0..c {
-                    dx[i] = factors[i] * (dy[i] - offsets[i] - (x[i] - mean[i]) * slopes[i]);
+            let long = mean.len();
+            for ((dx, x), dy) in dx.chunks_mut(long).zip(x.chunks(long)).zip(dy.chunks(long)) {
+                let coefficients = mean.iter().zip(&factors).zip(&offsets).zip(&slopes);
+                for (((dx, x), dy), (((mean, factor), offset), slope)) in dx.iter_mut().zip(x).zip(dy).zip(coefficients)
+                {
+                    *dx = factor * (dy - offset - (x - mean) * slope);
                 }
             }
         },

@@ -1,16 +1,16 @@
 //! Convolution with bias, optional ReLU and optional max pooling; see [`crate::cpu::conv2d`] and
 //! [`crate::cpu::pool2d`].
 //!
-//! Whatever depends only on the shape is decided once, in [`Conv2d::new`]: forward directly in vector registers or as a
-//! product over patches; backward over the positions that the pooling chose or as two products. The patches work for
-//! every shape.
+//! Whatever depends only on the shape is decided once, in [`Conv2d::new`]: in tiles of sums in vector registers, or, for
+//! few channels, as products over patches, which work for every shape; backward over the positions that the pooling
+//! chose, if that is possible. All forms of the forward pass but the patches compute the same bits.
 
 use super::conv2d_direct::{self, Forward};
 use super::conv2d_pooled::{self, BackwardW, BackwardX, Entry, FilterSums};
-use super::{Aligned, Matrix, lanes, matmul, vectorized};
+use super::conv2d_tiles::{self as tiles, Windows};
+use super::{Aligned, lanes, vectorized};
 use crate::cpu::conv2d::Conv2dDims;
-use crate::cpu::pool2d::{Pool2dDims, pool2d_max_backward_x, pool2d_max_forward};
-use std::ops::Range;
+use crate::cpu::pool2d::Pool2dDims;
 
 /// Which loops compute a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,10 +30,14 @@ pub struct Conv2d {
     pub(crate) relu: bool,
     /// The pooling after the convolution, of one image.
     pub(crate) pool: Option<Pool2dDims>,
-    /// Output channels side by side in the packed filter of the direct form; `None` if patches are used.
+    /// Output channels side by side in the packed filter of the direct form, if that is used forward.
     direct: Option<usize>,
-    /// How the gradient of the filter is summed after the pooling, and that of the input if needed; `None` if patches
-    /// are used.
+    /// The windows of the input; `None` if patches are used.
+    windows: Option<Windows>,
+    /// The windows of the output's gradient, if they give that of the input.
+    dx_windows: Option<Windows>,
+    /// How the gradient of the filter is summed after the pooling, if that is possible; without `dx_windows`, so is that
+    /// of the input.
     pooled: Option<FilterSums>,
     /// Whether the gradient of the input is needed.
     needs_dx: bool,
@@ -50,9 +54,9 @@ pub struct Scratch {
     /// The image in a frame of zeros, then its gradient.
     padded: Aligned<f32>,
     /// Those of the image, then their gradients.
-    patches: Aligned<f32>,
+    pub(super) patches: Aligned<f32>,
     /// The convolution's output before the pooling, or some of its rows.
-    rows: Aligned<f32>,
+    pub(super) rows: Aligned<f32>,
     entries: Vec<Entry>,
     counts: Vec<usize>,
 }
@@ -64,14 +68,19 @@ impl Scratch {
         for conv in convolutions {
             let d = &conv.d;
             if conv.direct.is_some() || conv.pooled.is_some() {
-                scratch.padded.grow(conv.padded_len());
+                scratch.padded.grow(tiles::frame_len(d));
             }
-            if conv.direct.is_none() || conv.pooled.is_none() {
+            for windows in conv.windows.iter().chain(&conv.dx_windows) {
+                scratch.padded.grow(windows.framed_len());
+            }
+            if conv.windows.is_none() || conv.tiles_backward().is_none() {
                 scratch.patches.grow(conv.band() * d.wo * d.terms());
             }
             if let Some(pool) = &conv.pool {
                 let (places, cells) = (pool.kh * pool.kw, pool.ho * pool.wo);
-                scratch.rows.grow(d.y_len());
+                let windows = conv.windows.as_ref();
+                scratch.rows.grow(windows.map_or(1, |windows| windows.images) * d.y_len());
+                scratch.rows.grow(windows.map_or(0, Windows::rows_len));
                 grow(&mut scratch.entries, (places * d.o).max(cells + 1));
                 grow(&mut scratch.counts, places);
             }
@@ -101,11 +110,19 @@ impl Conv2d {
         let d = Conv2dDims { n: 1, ..*d };
         let pool = pool.map(|pool| Pool2dDims { n: 1, ..pool });
         assert!(pool.as_ref().is_none_or(Self::can_pool), "the pooling windows overlap or extend past the edge");
-        let mut conv =
-            Conv2d { pixel_of: Vec::new(), place_of: Vec::new(), d, relu, pool, direct: None, pooled: None, needs_dx };
+        let (pixel_of, place_of, direct, windows, dx_windows, pooled) = Default::default();
+        let mut conv = Conv2d { d, relu, pool, direct, windows, dx_windows, pooled, needs_dx, pixel_of, place_of };
         if algorithm == Algorithm::Fastest {
             conv.direct = conv2d_direct::block(&conv, lanes());
             conv.pooled = conv2d_pooled::plan(&conv, needs_dx, lanes());
+            conv.windows = Windows::new(&d, lanes());
+            // A ReLU leaves so few gradients after a pooling that it is faster to skip the others.
+            let is_sparse = conv.pooled.is_some() && relu;
+            conv.dx_windows = Windows::of_gradient(&d, lanes()).filter(|_| needs_dx && !is_sparse);
+            // Both gradients are of the same images.
+            let images = conv.windows.iter().chain(&conv.dx_windows).map(|windows| windows.images).min();
+            let both = conv.windows.iter_mut().chain(&mut conv.dx_windows);
+            both.for_each(|windows| windows.limit(images.unwrap_or(1)));
         }
         if let (Some(p), Some(_)) = (pool, conv.pooled) {
             let width = conv.padded_width();
@@ -127,11 +144,17 @@ impl Conv2d {
 
     /// Describes in words how the forward pass and the backward pass are computed.
     pub fn describe(&self) -> [&'static str; 2] {
-        let forward = if self.direct.is_some() { "direct" } else { "patches" };
-        let backward = match self.pooled {
-            Some(FilterSums::ByInputs) => "pooled positions",
-            Some(FilterSums::ByOutputs) => "pooled positions, outputs on the lanes",
-            None => "patches",
+        let forward = match (self.direct, &self.windows) {
+            (Some(_), _) => "direct",
+            (None, Some(_)) => "tiles",
+            (None, None) => "patches",
+        };
+        let backward = match (self.pooled, self.tiles_backward()) {
+            (Some(FilterSums::ByInputs), _) if self.dx_windows.is_some() => "pooled positions, dx in tiles",
+            (Some(FilterSums::ByInputs), _) => "pooled positions",
+            (Some(FilterSums::ByOutputs), _) => "pooled positions, outputs on the lanes",
+            (None, Some(_)) => "tiles",
+            (None, None) => "patches",
         };
         [forward, backward]
     }
@@ -148,12 +171,12 @@ impl Conv2d {
     }
 
     pub(super) fn padded_width(&self) -> usize {
-        (self.d.wo - 1) * self.d.stride_w + self.d.kw
+        tiles::frame_width(&self.d)
     }
 
-    fn padded_len(&self) -> usize {
-        let height = (self.d.ho - 1) * self.d.stride_h + self.d.kh;
-        height * self.padded_width() * self.d.c
+    /// Returns the windows of the input, if all gradients that are needed can be summed in tiles.
+    fn tiles_backward(&self) -> Option<&Windows> {
+        self.windows.as_ref().filter(|_| !self.needs_dx || self.dx_windows.is_some())
     }
 
     /// Packs a filter `[KH, KW, C, O]`.
@@ -161,8 +184,12 @@ impl Conv2d {
         if let Some(block) = self.direct {
             packed.forward.grow(w.len());
             conv2d_direct::pack(self.d.terms(), self.d.o, block, w, &mut packed.forward);
+        } else if let Some(windows) = &self.windows {
+            windows.pack_forward(w, &mut packed.forward);
         }
-        if self.pooled.is_some() && self.needs_dx {
+        if let Some(windows) = &self.dx_windows {
+            windows.pack_backward(w, &mut packed.backward);
+        } else if self.pooled.is_some() && self.needs_dx {
             packed.backward.grow(w.len());
             conv2d_pooled::pack(self.d.c, self.d.o, lanes(), w, &mut packed.backward);
         }
@@ -181,35 +208,22 @@ impl Conv2d {
         scratch: &mut Scratch,
     ) {
         let d = &self.d;
-        let argmax_len = if self.pool.is_some() { self.y_len() } else { 0 };
-        for (i, (x, y)) in x.chunks_exact(d.x_len()).zip(y.chunks_exact_mut(self.y_len())).enumerate() {
-            let argmax = &mut argmax[i * argmax_len..][..argmax_len];
+        let (y_len, argmax_len) = (self.y_len(), self.argmax_len());
+        let at_once = self.windows.as_ref().filter(|_| self.direct.is_none()).map_or(1, |windows| windows.images);
+        let images = x.chunks(at_once * d.x_len()).zip(y.chunks_mut(at_once * y_len));
+        for (i, (x, y)) in images.enumerate() {
+            let argmax = &mut argmax[i * at_once * argmax_len..][..y.len() / y_len * argmax_len];
+            let Scratch { padded, rows, .. } = &mut *scratch;
             if self.direct.is_some() {
-                let padded = &mut scratch.padded[..self.padded_len()];
-                self.pad(x, padded);
-                let (packed, rows) = (&packed.forward[..], &mut scratch.rows[..]);
-                vectorized(Forward { conv: self, padded, packed, b, y, argmax, rows });
-                continue;
-            }
-            let (convolved, pooled) = match &self.pool {
-                Some(pool) => (&mut scratch.rows[..d.y_len()], Some((pool, y))),
-                None => (y, None),
-            };
-            for row in convolved.chunks_exact_mut(d.o) {
-                row.copy_from_slice(b);
-            }
-            for band in self.bands() {
-                let y = &mut convolved[band.start * d.wo * d.o..band.end * d.wo * d.o];
-                let patches = self.gather_patches(x, band, &mut scratch.patches);
-                matmul(patches, Matrix::new(w, d.terms(), d.o), true, y);
-            }
-            if self.relu {
-                for y in convolved.iter_mut() {
-                    *y = if *y > 0.0 { *y } else { 0.0 };
-                }
-            }
-            if let Some((pool, y)) = pooled {
-                pool2d_max_forward(pool, convolved, y, argmax);
+                let padded = &mut padded[..tiles::frame_len(d)];
+                tiles::pad(d, x, padded);
+                vectorized(Forward { conv: self, padded, packed: &packed.forward, b, y, argmax, rows });
+            } else if let Some(windows) = &self.windows {
+                let framed = windows.frame(x, padded);
+                let (packed, b, relu, pool) = (&packed.forward[..], Some(b), self.relu, self.pool.as_ref());
+                vectorized(tiles::Forward { windows, framed, packed, b, relu, pool, y, argmax, rows });
+            } else {
+                self.forward_by_patches([x, w, b], y, argmax, scratch);
             }
         }
     }
@@ -231,68 +245,85 @@ impl Conv2d {
     ) {
         let d = &self.d;
         let (dw, db) = sums.split_at_mut(d.w_len());
-        let argmax_len = if self.pool.is_some() { self.y_len() } else { 0 };
-        let mut dx = dx.map(|dx| dx.chunks_exact_mut(d.x_len()));
-        for (i, (x, dy)) in x.chunks_exact(d.x_len()).zip(dy.chunks_exact(self.y_len())).enumerate() {
-            let mut dx = dx.as_mut().and_then(Iterator::next);
-            let argmax = &argmax[i * argmax_len..][..argmax_len];
-            let Some(sums) = self.pooled else {
-                self.backward_by_patches([x, w, dy], argmax, [&mut *dw, &mut *db], dx.as_deref_mut(), scratch);
-                if let (Some(dx), true) = (dx, masked) {
-                    super::mask(x, dx);
+        let (y_len, argmax_len) = (self.y_len(), self.argmax_len());
+        let tiles = self.tiles_backward().filter(|_| self.pooled.is_none());
+        let at_once = tiles.map_or(1, |windows| windows.images);
+        let mut dx = dx.map(|dx| dx.chunks_mut(at_once * d.x_len()));
+        let images = x.chunks(at_once * d.x_len()).zip(dy.chunks(at_once * y_len));
+        for (i, (x, dy)) in images.enumerate() {
+            let dx = dx.as_mut().and_then(Iterator::next);
+            let argmax = &argmax[i * at_once * argmax_len..][..dy.len() / y_len * argmax_len];
+            let sums = [&mut *dw, &mut *db];
+            match (self.pooled, tiles) {
+                (Some(order), _) => self.backward_pooled(order, masked, [x, dy], packed, argmax, sums, dx, scratch),
+                (None, Some(windows)) => {
+                    self.backward_by_tiles(windows, masked, [x, dy], packed, argmax, sums, dx, scratch);
                 }
-                continue;
-            };
-            let Scratch { padded, entries, counts, .. } = &mut *scratch;
-            let padded = &mut padded[..self.padded_len()];
-            self.pad(x, padded);
-            vectorized(BackwardW { conv: self, sums, padded, dy, argmax, dw, db, entries });
-            if let Some(dx) = dx {
-                let (packed, padded_dx) = (&packed.backward[..], &mut *padded);
-                vectorized(BackwardX { conv: self, packed, dy, argmax, padded_dx, entries, counts });
-                self.take_out(padded, masked.then_some(x), dx);
+                (None, None) => self.backward_by_patches(masked, [x, w, dy], argmax, sums, dx, scratch),
             }
         }
     }
 
-    /// As [`Conv2d::backward`], for one image; dx is not masked.
-    fn backward_by_patches(
+    /// As [`Conv2d::backward`], for one image.
+    #[allow(clippy::too_many_arguments, reason = "one argument per tensor, named as in the formula")]
+    fn backward_pooled(
         &self,
-        [x, w, dy]: [&[f32]; 3],
+        sums: FilterSums,
+        masked: bool,
+        [x, dy]: [&[f32]; 2],
+        packed: &Packed,
         argmax: &[u32],
         [dw, db]: [&mut [f32]; 2],
-        mut dx: Option<&mut [f32]>,
+        dx: Option<&mut [f32]>,
         scratch: &mut Scratch,
     ) {
-        let d = &self.d;
-        // The gradient of the convolution's output: dy, placed at the positions that the pooling chose.
-        let dy: &[f32] = match &self.pool {
-            Some(pool) => {
-                let rows = &mut scratch.rows[..d.y_len()];
-                pool2d_max_backward_x(pool, argmax, dy, rows);
-                rows
-            }
-            None => dy,
-        };
-        if let Some(dx) = &mut dx {
-            dx.fill(0.0);
+        let Scratch { padded: room, rows, entries, counts, .. } = scratch;
+        let padded = &mut room[..tiles::frame_len(&self.d)];
+        tiles::pad(&self.d, x, padded);
+        vectorized(BackwardW { conv: self, sums, padded, dy, argmax, dw, db, entries });
+        let Some(dx) = dx else { return };
+        if let Some(windows) = &self.dx_windows {
+            let mask = masked.then_some(x);
+            return dx_by_tiles(windows, self.unpooled(dy, argmax, rows), packed, mask, dx, room);
         }
-        for band in self.bands() {
-            let dy = &dy[band.start * d.wo * d.o..band.end * d.wo * d.o];
-            let dy = Matrix::new(dy, band.len() * d.wo, d.o);
-            let patches = self.gather_patches(x, band.clone(), &mut scratch.patches);
-            matmul(patches.transposed(), dy, true, dw);
-            if let Some(dx) = &mut dx {
-                let patches = &mut scratch.patches[..band.len() * d.wo * d.terms()];
-                matmul(dy, Matrix::new(w, d.terms(), d.o).transposed(), false, patches);
-                self.for_each_patch_row(band, |patch_at, x_at, len| {
-                    add(&patches[patch_at..][..len], &mut dx[x_at..][..len])
-                });
-            }
+        let (packed, padded_dx) = (&packed.backward[..], &mut *padded);
+        vectorized(BackwardX { conv: self, packed, dy, argmax, padded_dx, entries, counts });
+        self.take_out(padded, masked.then_some(x), dx);
+    }
+
+    /// As [`Conv2d::backward`], for [`Windows::images`] images at most.
+    #[allow(clippy::too_many_arguments, reason = "one argument per tensor, named as in the formula")]
+    fn backward_by_tiles(
+        &self,
+        windows: &Windows,
+        masked: bool,
+        [x, dy]: [&[f32]; 2],
+        packed: &Packed,
+        argmax: &[u32],
+        [dw, db]: [&mut [f32]; 2],
+        dx: Option<&mut [f32]>,
+        scratch: &mut Scratch,
+    ) {
+        let Scratch { padded, rows, .. } = scratch;
+        let dy = self.unpooled(dy, argmax, rows);
+        vectorized(tiles::BackwardW { windows, framed: windows.frame(x, padded), dy, dw, db });
+        if let (Some(dx), Some(windows)) = (dx, &self.dx_windows) {
+            dx_by_tiles(windows, dy, packed, masked.then_some(x), dx, padded);
         }
-        for dy in dy.chunks_exact(d.o) {
-            add(dy, db);
-        }
+    }
+
+    /// Returns the gradient of the convolution's output: dy, placed at the positions that the pooling chose.
+    pub(super) fn unpooled<'a>(&self, dy: &'a [f32], argmax: &[u32], rows: &'a mut [f32]) -> &'a [f32] {
+        let (Some(pool), len) = (&self.pool, self.y_len()) else { return dy };
+        let rows = &mut rows[..dy.len() / len * self.d.y_len()];
+        let images = dy.chunks_exact(len).zip(argmax.chunks_exact(len)).zip(rows.chunks_exact_mut(self.d.y_len()));
+        images.for_each(|((dy, argmax), rows)| unpool(pool, dy, argmax, rows));
+        rows
+    }
+
+    /// The number of positions per image of the pooling, if there is one.
+    fn argmax_len(&self) -> usize {
+        if self.pool.is_some() { self.y_len() } else { 0 }
     }
 
     /// Computes the gradient of the filter, `[KH, KW, C, O]`, from the concatenated sums of several calls of
@@ -329,24 +360,6 @@ impl Conv2d {
         }
     }
 
-    /// Copies an image into a frame of zeros.
-    fn pad(&self, x: &[f32], padded: &mut [f32]) {
-        let d = &self.d;
-        let (width, row) = (self.padded_width() * d.c, d.w * d.c);
-        let left = d.pad_left * d.c;
-        let copied = row.min(width - left);
-        for (i, padded) in padded.chunks_exact_mut(width).enumerate() {
-            match i.checked_sub(d.pad_top).filter(|&i| i < d.h) {
-                Some(i) => {
-                    padded[..left].fill(0.0);
-                    padded[left..left + copied].copy_from_slice(&x[i * row..][..copied]);
-                    padded[left + copied..].fill(0.0);
-                }
-                None => padded.fill(0.0),
-            }
-        }
-    }
-
     /// Copies the gradient of an image out of its frame, masked by `mask`.
     fn take_out(&self, padded: &[f32], mask: Option<&[f32]>, dx: &mut [f32]) {
         let d = &self.d;
@@ -367,54 +380,47 @@ impl Conv2d {
             }
         }
     }
+}
 
-    /// Returns the number of output rows whose patches are built together: few enough to stay in cache, whatever the
-    /// size of the image.
-    fn band(&self) -> usize {
-        const NEAR: usize = 1 << 16;
-        (NEAR / (self.d.wo * self.d.terms())).clamp(1, self.d.ho)
-    }
-
-    fn bands(&self) -> impl Iterator<Item = Range<usize>> {
-        let (rows, band) = (self.d.ho, self.band());
-        (0..rows).step_by(band).map(move |first| first..rows.min(first + band))
-    }
-
-    /// Builds one row per position of some rows of the output: what the filter sees there, zeros outside the image.
-    /// `[positions, KH * KW * C]`.
-    fn gather_patches<'a>(&self, x: &[f32], rows: Range<usize>, patches: &'a mut [f32]) -> Matrix<'a> {
-        let n = rows.len() * self.d.wo;
-        let patches = &mut patches[..n * self.d.terms()];
-        patches.fill(0.0);
-        self.for_each_patch_row(rows, |patch_at, x_at, len| {
-            patches[patch_at..][..len].copy_from_slice(&x[x_at..][..len]);
-        });
-        Matrix::new(patches, n, self.d.terms())
-    }
-
-    /// Calls `f` for each row of a window that overlaps the image: its offset in the patches of some rows of the
-    /// output, its offset in the image, and its length.
-    fn for_each_patch_row(&self, rows: Range<usize>, mut f: impl FnMut(usize, usize, usize)) {
-        let d = &self.d;
-        let first_row = rows.start;
-        for i in rows {
-            for j in 0..d.wo {
-                let patch = ((i - first_row) * d.wo + j) * d.terms();
-                // The columns of the window that lie inside the image.
-                let first = d.pad_left.saturating_sub(j * d.stride_w).min(d.kw);
-                let end = (d.w + d.pad_left).saturating_sub(j * d.stride_w).min(d.kw);
-                for p in 0..d.kh {
-                    let row = (i * d.stride_h + p).checked_sub(d.pad_top).filter(|&row| row < d.h);
-                    let (Some(row), true) = (row, first < end) else { continue };
-                    let column = j * d.stride_w + first - d.pad_left;
-                    f(patch + (p * d.kw + first) * d.c, (row * d.w + column) * d.c, (end - first) * d.c);
-                }
-            }
-        }
+/// Computes the gradient of the input from that of the convolution's output, masked by `mask`.
+fn dx_by_tiles(
+    windows: &Windows,
+    dy: &[f32],
+    packed: &Packed,
+    mask: Option<&[f32]>,
+    dx: &mut [f32],
+    padded: &mut [f32],
+) {
+    let (framed, packed) = (windows.frame(dy, padded), &packed.backward[..]);
+    let (b, relu, pool, argmax, rows) = (None, false, None, &mut [][..], &mut [][..]);
+    vectorized(tiles::Forward { windows, framed, packed, b, relu, pool, y: &mut *dx, argmax, rows });
+    if let Some(x) = mask {
+        super::mask(x, dx);
     }
 }
 
-fn add(values: &[f32], to: &mut [f32]) {
+/// Places the gradient of the maxima of one image at their positions; it is 0 at all others.
+fn unpool(pool: &Pool2dDims, dy: &[f32], argmax: &[u32], dx: &mut [f32]) {
+    let c = pool.c;
+    dx.fill(0.0);
+    vectorized(
+        #[inline(always)]
+        || {
+            for (cell, (dy, argmax)) in dy.chunks_exact(c).zip(argmax.chunks_exact(c)).enumerate() {
+                let (i, j) = (cell / pool.wo * pool.kh, cell % pool.wo * pool.kw);
+                for place in 0..pool.kh * pool.kw {
+                    let position = (i + place / pool.kw) * pool.w + j + place % pool.kw;
+                    let dx = &mut dx[position * c..][..c];
+                    for ((dx, &dy), &at) in dx.iter_mut().zip(dy).zip(argmax) {
+                        *dx = if at == position as u32 { dy } else { 0.0 };
+                    }
+                }
+            }
+        },
+    );
+}
+
+pub(super) fn add(values: &[f32], to: &mut [f32]) {
     for (to, value) in to.iter_mut().zip(values) {
         *to += value;
     }

@@ -37,8 +37,12 @@ pub(super) fn block(conv: &Conv2d, lanes: usize) -> Option<usize> {
     let d = &conv.d;
     let [positions, vectors] = tile(lanes)?;
     let block = lanes * vectors;
-    let suits =
-        [d.stride_h, d.stride_w] == [1, 1] && CHANNELS.contains(&d.c) && d.o.is_multiple_of(block) && d.wo >= positions;
+    let suits = conv.relu
+        && conv.pool.is_some()
+        && [d.stride_h, d.stride_w] == [1, 1]
+        && CHANNELS.contains(&d.c)
+        && d.o.is_multiple_of(block)
+        && d.wo >= positions;
     suits.then_some(block)
 }
 
@@ -162,7 +166,7 @@ fn convolve_row<S: Simd, const R: usize, const V: usize, const C: usize>(
 /// Computes the maximum of a pooling window and its position, per channel, from the rows of the convolution that it
 /// covers, which are `width` positions long.
 #[inline(always)]
-fn window_maximum<S: Simd, const V: usize>(
+pub(super) fn window_maximum<S: Simd, const V: usize>(
     simd: S,
     pool: &Pool2dDims,
     width: usize,

@@ -36,7 +36,7 @@ pub(super) fn plan(conv: &Conv2d, needs_dx: bool, lanes: usize) -> Option<Filter
         return None;
     }
     match d.c {
-        16 | 32 | 64 => Some(FilterSums::ByInputs),
+        16 | 32 | 64 | 128 => Some(FilterSums::ByInputs),
         // The gradient of the input is only available with sums by inputs.
         _ => (!needs_dx && d.o.is_multiple_of(lanes)).then_some(FilterSums::ByOutputs),
     }
@@ -75,6 +75,7 @@ impl WithSimd for BackwardW<'_> {
             (FilterSums::ByInputs, 16) => by_inputs::<S, 16>(simd, self),
             (FilterSums::ByInputs, 32) => by_inputs::<S, 32>(simd, self),
             (FilterSums::ByInputs, 64) => by_inputs::<S, 64>(simd, self),
+            (FilterSums::ByInputs, 128) => by_inputs::<S, 128>(simd, self),
             (FilterSums::ByInputs, c) => unreachable!("`plan` rejects {c} channels"),
             (FilterSums::ByOutputs, _) => by_outputs(simd, self),
         }

@@ -7,8 +7,8 @@
 //!
 //! | operation | implementation |
 //! |---|---|
-//! | convolution, dense layers | directly in vector registers ([`conv2d`], [`dense`]); as matrix products for shapes that do not allow it |
-//! | their gradients | after the max pooling, which leaves one position per window with a gradient: a quarter of the sums |
+//! | convolution, dense layers | in tiles of sums in vector registers ([`conv2d`], [`dense`]); as matrix products for shapes that do not allow it |
+//! | gradients of a convolution | in tiles too; after a max pooling, which leaves one position per window with a gradient, a quarter of the sums |
 //! | other matrix products | the crate `matrixmultiply`: AVX-512, AVX2 with FMA, or NEON, whichever the CPU has |
 //! | batch normalization | sums over fixed groups of images, in double precision, with all threads ([`batchnorm`]) |
 //! | GELU, SiLU | an exponential that vectorizes ([`gelu`], [`silu`]) |
@@ -25,7 +25,9 @@ pub mod batchnorm;
 pub mod clip;
 pub mod conv2d;
 mod conv2d_direct;
+mod conv2d_patches;
 mod conv2d_pooled;
+mod conv2d_tiles;
 pub mod dense;
 mod dense_direct;
 mod exp;

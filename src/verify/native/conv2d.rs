@@ -31,6 +31,17 @@ pub(in crate::verify) fn proof(check: &mut Check) {
             (2, [13, 11, 4], [4, 4], 12, [3, 2], Padding::Same),
             (1, [3, 4, 7], [5, 5], 3, [1, 1], Padding::Same),
             (1, [40, 300, 33], [3, 3], 17, [1, 1], Padding::Same),
+            // More images than are computed together, single positions and rows, channels that fill no block, strides.
+            (11, [3, 3, 128], [3, 3], 128, [1, 1], Padding::Same),
+            (10, [13, 13, 16], [3, 3], 32, [1, 1], Padding::Same),
+            (2, [1, 1, 20], [3, 3], 24, [1, 1], Padding::Same),
+            (3, [1, 40, 16], [1, 3], 20, [1, 1], Padding::Same),
+            (2, [40, 1, 16], [3, 1], 37, [1, 1], Padding::Valid),
+            (5, [9, 7, 52], [3, 3], 52, [1, 1], Padding::Same),
+            (2, [26, 26, 16], [3, 3], 32, [1, 1], Padding::Valid),
+            (2, [12, 11, 16], [3, 3], 16, [2, 1], Padding::Same),
+            (2, [10, 13, 17], [2, 2], 40, [3, 3], Padding::Same),
+            (1, [6, 6, 128], [3, 3], 64, [1, 1], Padding::Same),
         ]);
     }
     for (n, input, window, o, stride, padding) in convolutions {
