@@ -150,6 +150,21 @@ write(
     "weighted.toml",
     'name = "w"\n' + DENSE + '[train]\nclass_weights = [1, 0.5, 0, 2, 1, 1, 1, 1, 1, 1e3]\naverage = "lookahead"\n',
 )
+write(
+    "model_file",
+    "grouped.toml",
+    """name = "grouped"
+layer = [
+    { type = "conv2d", filters = 4, kernel_size = 4, stride = 4 },
+    { type = "depthwiseconv2d", kernel_size = [3, 2], stride = [2, 1], padding = "same", use_bias = false },
+    { type = "batchnorm" },
+    { type = "conv2d", filters = 6, kernel_size = 2, groups = 2, activation = "relu" },
+    { type = "depthwiseconv2d", kernel_size = 2, activation = "gelu" },
+    { type = "flatten" },
+    { type = "dense", units = 10 },
+]
+""",
+)
 write("model_file", "huge-dense.toml", 'name = "h"\nlayer = [{ type = "flatten" }, { type = "dense", units = 18446744073709551615 }]\n')
 write("model_file", "other-input.toml", 'name = "i"\ninput = [4294967296, 4294967296, 2]\nlayer = [{ type = "flatten" }]\n')
 write("model_file", "path.toml", 'name = "../x"\nlayer = [{ type = "flatten" }, { type = "dense", units = 10 }]\n')

@@ -186,6 +186,53 @@ const RESIDUAL: &str = r#"
     activation = "softmax"
 "#;
 
+/// Convolutions in groups of channels, depthwise and larger ones, with and without bias.
+const GROUPED: &str = r#"
+    name = "grouped"
+    [[layer]]
+    type = "conv2d"
+    filters = 6
+    kernel_size = 3
+    stride = 2
+    padding = "same"
+    [[layer]]
+    type = "depthwiseconv2d"
+    kernel_size = 3
+    padding = "same"
+    use_bias = false
+    [[layer]]
+    type = "batchnorm"
+    [[layer]]
+    type = "relu"
+    [[layer]]
+    type = "conv2d"
+    filters = 9
+    kernel_size = [2, 3]
+    stride = [1, 2]
+    groups = 3
+    activation = "gelu"
+    [[layer]]
+    type = "depthwiseconv2d"
+    kernel_size = [3, 2]
+    stride = 2
+    padding = "same"
+    activation = "relu"
+    [[layer]]
+    type = "conv2d"
+    filters = 18
+    kernel_size = 1
+    groups = 9
+    [[layer]]
+    type = "depthwiseconv2d"
+    kernel_size = 3
+    activation = "gelu"
+    [[layer]]
+    type = "flatten"
+    [[layer]]
+    type = "dense"
+    units = 10
+"#;
+
 /// A graph that nobody draws: the image and other values have many readers, sums mix flattened images with each other and with the
 /// outputs of dense layers, and most names are those that some format uses for itself.
 const MIXED: &str = r#"
@@ -363,6 +410,10 @@ pub fn residual() -> Model {
     toml::from_str(RESIDUAL).unwrap()
 }
 
+pub fn grouped() -> Model {
+    toml::from_str(GROUPED).unwrap()
+}
+
 pub fn mixed() -> Model {
     toml::from_str(MIXED).unwrap()
 }
@@ -378,7 +429,7 @@ fn drawn(seed: u64) -> Model {
     let stride = Pair(28 / h, 28 / w);
     let kernel_size = Pair(28 - (h - 1) * stride.0, 28 - (w - 1) * stride.1);
     let activation = Activation::None;
-    let first = Layer::Conv2d { filters: c, kernel_size, stride, padding: Padding::Valid, activation };
+    let first = Layer::Conv2d { filters: c, kernel_size, stride, padding: Padding::Valid, groups: 1, activation };
     for name in model.layers.iter_mut().flat_map(|node| node.input.iter_mut().chain(node.inputs.iter_mut().flatten())) {
         if name == INPUT_NAME {
             *name = "first".to_string();
@@ -397,7 +448,7 @@ fn models() -> Vec<(String, Model)> {
     let even = toml::from_str(EVEN).unwrap();
     let [cnn, mlp] = [Model::cnn(), Model::mlp()];
     let plain = [("cnn", cnn), ("mlp", mlp), ("odd", odd()), ("even", even)];
-    let graphs_by_hand = [("residual", residual()), ("mixed", mixed()), ("pooled", pooled())];
+    let graphs_by_hand = [("residual", residual()), ("mixed", mixed()), ("pooled", pooled()), ("grouped", grouped())];
     let named = plain.into_iter().chain(graphs_by_hand);
     named.map(|(name, model)| (name.to_string(), model)).chain(graphs).collect()
 }
@@ -729,17 +780,26 @@ fn layer_channels_first(
     let gelu = |v: f64| v / 2.0 * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (v + 0.044715 * v.powi(3))).tanh());
     let mut activation = Activation::None;
     let (mut y, shape) = match layer {
-        Layer::Conv2d { filters, kernel_size, stride, padding, activation: after } => {
+        Layer::Conv2d { kernel_size, stride, padding, activation: after, .. }
+        | Layer::DepthwiseConv2d { kernel_size, stride, padding, activation: after, .. } => {
             activation = *after;
-            let (w, b) = (parameter("weight"), parameter("bias"));
+            let [filters, groups, has_bias] = match layer {
+                Layer::Conv2d { filters, groups, .. } => [*filters, *groups, 1],
+                Layer::DepthwiseConv2d { use_bias, .. } => [shape[0], shape[0], usize::from(*use_bias)],
+                _ => unreachable!(),
+            };
+            let w = parameter("weight");
+            let b = if has_bias == 1 { parameter("bias") } else { vec![0.0; filters] };
             let (window, padding) = ([kernel_size.0, kernel_size.1], padding.to_string());
-            windows(x, shape, *filters, window, [stride.0, stride.1], &padding, |cells, o| {
+            let each = shape[0] / groups;
+            windows(x, shape, filters, window, [stride.0, stride.1], &padding, |cells, o| {
+                let first = o * groups / filters * each;
                 let of_channel = |c: usize| {
-                    let filter = &w[(o * shape[0] + c) * window[0] * window[1]..];
-                    let x = &x[c * plane..];
+                    let filter = &w[(o * each + c) * window[0] * window[1]..];
+                    let x = &x[(first + c) * plane..];
                     cells.iter().map(|&(p, q, at)| filter[p * window[1] + q] * x[at]).sum::<f64>()
                 };
-                (0..shape[0]).map(of_channel).sum::<f64>() + b[o]
+                (0..each).map(of_channel).sum::<f64>() + b[o]
             })
         }
         Layer::MaxPool2d(pooling) | Layer::AveragePool2d(pooling) | Layer::SumPool2d(pooling) => {
@@ -1064,6 +1124,22 @@ fn values_with_several_readers_have_names() {
             "largest = keras.layers.GlobalMaxPooling2D(name=\"largest\")(sum)",
             "x = keras.layers.GlobalAveragePooling2D(name=\"mean\")(sum)",
             "x = keras.layers.Activation(\"silu\", name=\"silu_1\")(x)",
+        ],
+    );
+    assert_lines(
+        &torch::python(&grouped(), "f").unwrap(),
+        &[
+            "        self.depthwiseconv2d_1 = nn.Conv2d(6, 6, 3, padding=1, groups=6, bias=False)",
+            "        self.conv2d_2 = nn.Conv2d(6, 9, (2, 3), stride=(1, 2), groups=3)",
+            "        self.depthwiseconv2d_2 = nn.Conv2d(9, 9, (3, 2), stride=2, padding=(1, 0), groups=9)",
+        ],
+    );
+    assert_lines(
+        &keras::python(&grouped(), "f").unwrap(),
+        &[
+            "    keras.layers.DepthwiseConv2D(3, padding=\"same\", use_bias=False, name=\"depthwiseconv2d_1\"),",
+            "    keras.layers.Conv2D(9, (2, 3), strides=(1, 2), groups=3, activation=gelu_tanh, name=\"conv2d_2\"),",
+            "    keras.layers.DepthwiseConv2D((3, 2), strides=2, padding=\"same\", activation=\"relu\", name=\"depthwiseconv2d_2\"),",
         ],
     );
     // A chain remains a list of layers, whatever its layers are.

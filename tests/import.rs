@@ -207,6 +207,62 @@ fn normalizations_of_other_tools_are_matched_with_their_statistics() {
     assert!(imported.parameters == expected);
 }
 
+/// Depthwise and grouped convolutions, one of them without bias, under the names that other tools give.
+#[test]
+fn groups_of_other_tools_are_matched_by_shape() {
+    let model = crate::export::grouped();
+    let expected = trained_size(&model);
+    let own = [
+        "conv2d_1",
+        "depthwiseconv2d_1",
+        "batchnorm_1",
+        "conv2d_2",
+        "depthwiseconv2d_2",
+        "conv2d_3",
+        "depthwiseconv2d_3",
+    ];
+    let own = [&own[..], &["dense_1"]].concat();
+    let torch = ["0", "1", "2", "4", "6", "8", "9", "12"];
+    let keras = ["conv2d", "depthwise_conv2d", "batch_normalization", "conv2d_1", "depthwise_conv2d_1", "conv2d_2"];
+    let keras = [&keras[..], &["depthwise_conv2d_2", "dense"]].concat();
+    let keys = |layer: &str| match layer.trim_end_matches(|c: char| c == '_' || c.is_ascii_digit()) {
+        "batchnorm" => ["gamma", "beta", "moving_mean", "moving_variance"],
+        "depthwiseconv2d" => ["depthwise_kernel", "bias", "", ""],
+        _ => ["kernel", "bias", "", ""],
+    };
+    for layout in [Layout::Torch, Layout::Keras] {
+        let bytes = match layout {
+            Layout::Torch => torch::to_bytes(&model, &expected, &Facts::new(&FASHION_MNIST)).unwrap(),
+            Layout::Keras => weights::to_bytes(&model, &expected).unwrap(),
+        };
+        let all = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let mut tensors: Vec<Tensor> = Vec::new();
+        for (name, tensor) in all.tensors() {
+            let (layer, key) = name.split_once('.').unwrap();
+            let at = own.iter().position(|own| *own == layer).unwrap();
+            let role = ["weight", "bias", "running_mean", "running_var"].iter().position(|role| *role == key).unwrap();
+            let name = match layout {
+                Layout::Torch => format!("{}.{key}", torch[at]),
+                Layout::Keras => format!("{}/{}:0", keras[at], keys(layer)[role]),
+            };
+            tensors.push((name, tensor.dtype(), tensor.shape().to_vec(), tensor.data().to_vec()));
+        }
+        let imported = import(&tensors, Some(&model)).unwrap();
+        assert_eq!(imported.layout, layout);
+        assert!(imported.parameters == expected, "{layout}");
+        // With a bias that the model's layer lacks, and without one that it has.
+        let stem = if layout == Layout::Torch { "1." } else { "depthwise_conv2d/" };
+        let mut more = tensors.clone();
+        more.push(single(&format!("{stem}bias"), &[6], &[0.0; 6]));
+        let said = import(&more, Some(&model)).unwrap_err().to_string();
+        assert!(said.contains("do not fit the model `grouped`"), "{said}");
+        let dense = if layout == Layout::Torch { "12.bias" } else { "dense/bias:0" };
+        tensors.retain(|(name, ..)| name != dense);
+        let said = import(&tensors, Some(&model)).unwrap_err().to_string();
+        assert!(said.contains("do not fit the model `grouped`") && said.contains("dense_1.bias [10]"), "{said}");
+    }
+}
+
 #[test]
 fn normalizations_that_do_not_fit_are_refused() {
     let model = normalized();

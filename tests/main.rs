@@ -20,6 +20,7 @@ mod clip;
 mod conv2d;
 mod dense;
 mod gelu;
+mod groupedconv2d;
 mod leakyrelu;
 mod pool2d;
 mod relu;

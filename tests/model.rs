@@ -67,6 +67,51 @@ fn the_summary_of_a_graph_shows_what_layers_read_and_what_is_not_trained() {
 }
 
 #[test]
+fn the_summary_counts_the_work_of_groups() {
+    let text = summary(&crate::export::grouped()).unwrap();
+    for line in [
+        "depthwiseconv2d_1 3x3 stride 1 same  [14, 14, 6]             54    0.021",
+        "conv2d_2 2x3 stride 1x2 valid groups 3  [13, 6, 9]        117    0.017",
+    ] {
+        let words = |line: &str| line.split_whitespace().map(str::to_string).collect::<Vec<_>>();
+        assert!(text.lines().any(|found| words(found) == words(line)), "no\n{line}\nin\n{text}");
+    }
+    // The columns after the longest line are still aligned.
+    let rows = text.lines().filter(|line| line.contains("conv2d"));
+    assert_eq!(rows.map(|line| line.chars().count()).collect::<std::collections::BTreeSet<_>>().len(), 1, "{text}");
+}
+
+/// As in Keras: the fans of a kernel `[KH, KW, C, O]` are C and O times the window, also for a depthwise convolution, `[KH, KW, C, 1]`.
+#[test]
+fn initial_weights_of_groups_have_the_limits_of_keras() {
+    let model = crate::export::grouped();
+    let described = model.parameters().unwrap();
+    let parameters = initial_parameters(&described, 1);
+    for (name, shape, fans) in [
+        ("depthwiseconv2d_1.weight", vec![3, 3, 6, 1], 9 * (6 + 1)),
+        ("conv2d_2.weight", vec![2, 3, 2, 9], 6 * (2 + 9)),
+        ("depthwiseconv2d_2.weight", vec![3, 2, 9, 1], 6 * (9 + 1)),
+        ("conv2d_3.weight", vec![1, 1, 1, 18], 1 + 18),
+    ] {
+        let i = described.iter().position(|parameter| parameter.name == name).unwrap();
+        assert_eq!(described[i].shape, shape, "{name}");
+        let limit = (6.0 / fans as f64).sqrt() as f32;
+        let largest = parameters[i].iter().fold(0.0, |largest: f32, w| largest.max(w.abs()));
+        assert!(largest <= limit && largest > 0.8 * limit, "{name}: {largest} of {limit}");
+    }
+    assert!(!described.iter().any(|parameter| parameter.name == "depthwiseconv2d_1.bias"));
+}
+
+/// What a model file does not say is not written either, so that descriptions of older models stay as they are.
+#[test]
+fn defaults_of_groups_and_biases_are_not_written() {
+    let text = toml::to_string(&crate::export::grouped()).unwrap();
+    assert_eq!(text.matches("groups").count(), 2, "{text}");
+    assert_eq!(text.matches("use_bias = false").count(), text.matches("use_bias").count(), "{text}");
+    assert!(!serde_json::to_string(&Model::cnn()).unwrap().contains("groups"));
+}
+
+#[test]
 fn a_model_file_lists_layers() {
     let model = load(
         r#"
@@ -133,6 +178,34 @@ fn a_model_that_cannot_be_built_is_refused_with_layer_and_reason() {
                 "{{ type = \"conv2d\", filters = 4000000000, kernel_size = 1 }}, {{ type = \"flatten\" }}, {dense}"
             ),
             vec!["layer 1 (conv2d)", "`filters`", "too large", "4294967295"],
+        ),
+        (
+            format!(
+                "{{ type = \"conv2d\", filters = 6, kernel_size = 3 }}, \
+                 {{ type = \"conv2d\", filters = 8, kernel_size = 3, groups = 4 }}, {{ type = \"flatten\" }}, {dense}"
+            ),
+            vec!["layer 2 (conv2d)", "`groups` is 4, but 6 input channels cannot be divided", "a divisor of 6"],
+        ),
+        (
+            format!(
+                "{{ type = \"conv2d\", filters = 6, kernel_size = 3 }}, \
+                 {{ type = \"conv2d\", filters = 8, kernel_size = 3, groups = 3 }}, {{ type = \"flatten\" }}, {dense}"
+            ),
+            vec!["layer 2 (conv2d)", "`groups` is 3, but 8 output channels cannot be divided"],
+        ),
+        (
+            format!(
+                "{{ type = \"conv2d\", filters = 6, kernel_size = 3, groups = 0 }}, {{ type = \"flatten\" }}, {dense}"
+            ),
+            vec!["layer 1 (conv2d)", "`groups` is 0"],
+        ),
+        (
+            format!("{{ type = \"flatten\" }}, {{ type = \"depthwiseconv2d\", kernel_size = 3 }}, {dense}"),
+            vec!["layer 2 (depthwiseconv2d)", "[784]"],
+        ),
+        (
+            format!("{{ type = \"depthwiseconv2d\", kernel_size = 29 }}, {{ type = \"flatten\" }}, {dense}"),
+            vec!["layer 1 (depthwiseconv2d)", "`kernel_size` has 29 rows"],
         ),
         (
             format!("{{ type = \"averagepool2d\", pool_size = 0 }}, {{ type = \"flatten\" }}, {dense}"),
@@ -313,12 +386,13 @@ fn models_at_random_are_refused_or_fit_together() {
         for _ in 0..random(5) {
             let padding = if random(2) == 0 { Padding::Same } else { Padding::Valid };
             let stride = Some(pair(&mut random)).filter(|_| random(2) == 0);
-            layers.push(match random(9) {
+            layers.push(match random(10) {
                 0 | 1 => Layer::Conv2d {
                     filters: pair(&mut random).0,
                     kernel_size: pair(&mut random),
                     stride: stride.unwrap_or(Pair(1, 1)),
                     padding,
+                    groups: if random(4) == 0 { size(&mut random) } else { 1 },
                     activation: if random(2) == 0 { Activation::Relu } else { Activation::None },
                 },
                 2 => Layer::MaxPool2d(Pooling { pool_size: pair(&mut random), stride, padding }),
@@ -327,6 +401,13 @@ fn models_at_random_are_refused_or_fit_together() {
                 5 => Layer::LeakyRelu { slope: [0.01, 0.0, 3.0, -1.0][random(4)] },
                 6 => Layer::Scale { factor: [0.1, -2.0, 0.0, 1e60][random(4)] },
                 7 if random(2) == 0 => Layer::GlobalMaxPool2d {},
+                8 => Layer::DepthwiseConv2d {
+                    kernel_size: pair(&mut random),
+                    stride: stride.unwrap_or(Pair(1, 1)),
+                    padding,
+                    use_bias: random(2) == 0,
+                    activation: Activation::None,
+                },
                 _ => Layer::Relu,
             });
         }

@@ -1,7 +1,7 @@
 use crate::support::fixture::{Fixture, worst_error};
 use crate::support::genuine_data;
 use crate::support::program::Place;
-use crate::training::{keras_start, walks_with_keras};
+use crate::training::{keras_start, model_of, walks_with_keras};
 use fmnist_gpu::cpu::conv2d::{Conv2dDims, Padding};
 use fmnist_gpu::data::{Split, fashion_mnist, synthetic};
 use fmnist_gpu::engine::{Engine, EngineError, Epoch, NativeEngine, Optimizer, ReferenceEngine, StepConfig, Totals};
@@ -175,7 +175,7 @@ fn modern_convolutions_are_fast() {
 fn agrees_with_keras(name: &str, algorithm: Algorithm) {
     let truth = Fixture::load(name);
     let (parameters, split) = keras_start(&truth);
-    let engine = NativeEngine::with_algorithm(&Model::load(name).unwrap(), &parameters, 2, algorithm).unwrap();
+    let engine = NativeEngine::with_algorithm(&model_of(name), &parameters, 2, algorithm).unwrap();
     let mut engine = engine.and_training(&split, 32, ADAM).unwrap();
     walks_with_keras(&truth, &mut engine, |engine| engine.last_logits().unwrap().to_vec());
 }
@@ -183,6 +183,11 @@ fn agrees_with_keras(name: &str, algorithm: Algorithm) {
 #[test]
 fn mlp_agrees_with_keras() {
     agrees_with_keras("mlp", Algorithm::Fastest);
+}
+
+#[test]
+fn grouped_convolutions_agree_with_pytorch() {
+    agrees_with_keras("grouped", Algorithm::Fastest);
 }
 
 #[test]

@@ -9,7 +9,9 @@ use fmnist_gpu::engine::{
     Batch, ClassWeights, Engine, Epoch, Factors, GpuEngine, LossConfig, NativeEngine, Optimizer, Pass, Rates,
     ReferenceEngine, Schedule, Shape, State, StepConfig, Totals,
 };
-use fmnist_gpu::lower::{Conv2d, Dense, Fusion, Gelu, MaxPool2d, MeanPool2d, Mode, Op, Place, Program, Relu, lower};
+use fmnist_gpu::lower::{
+    Conv2d, Dense, Fusion, Gelu, GroupedConv2d, MaxPool2d, MeanPool2d, Mode, Op, Place, Program, Relu, lower,
+};
 use fmnist_gpu::model::{Activation, Layer, Model, Node, Pair, Pooling, Role, initial_parameters};
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::average::AverageConfig;
@@ -109,14 +111,20 @@ impl Sketch {
         let (name, shape) = self.values[at].clone();
         let padding = if self.draw.chance(60) { Padding::Same } else { Padding::Valid };
         let stride = self.draw.chance(30).then(|| self.draw.pair(1..=3));
-        let layer = match (self.draw.among(0..=15), shape.len()) {
-            (0..=2, 3) => Layer::Conv2d {
-                filters: self.draw.among(1..=6),
-                kernel_size: self.draw.pair(1..=3),
-                stride: if self.draw.chance(20) { self.draw.pair(1..=2) } else { Pair(1, 1) },
-                padding,
-                activation: self.activation(),
-            },
+        let layer = match (self.draw.among(0..=17), shape.len()) {
+            (0..=2, 3) => {
+                let filters = self.draw.among(1..=6);
+                let groups = [1, 1, 2, 3, shape[2]][self.draw.among(0..=4)];
+                let fits = shape[2].is_multiple_of(groups) && filters.is_multiple_of(groups);
+                Layer::Conv2d {
+                    filters,
+                    kernel_size: self.draw.pair(1..=3),
+                    stride: if self.draw.chance(20) { self.draw.pair(1..=2) } else { Pair(1, 1) },
+                    padding,
+                    groups: if fits { groups } else { 1 },
+                    activation: self.activation(),
+                }
+            }
             (0..=4, 1) => Layer::Dense { units: self.draw.among(1..=9), activation: self.activation() },
             (3 | 4, _) if self.draw.chance(50) => {
                 let pool_size = Pair(2, 2);
@@ -130,6 +138,13 @@ impl Sketch {
                 epsilon: 0.01,
                 scale: self.draw.chance(80),
                 center: self.draw.chance(80),
+            },
+            (16 | 17, 3) => Layer::DepthwiseConv2d {
+                kernel_size: self.draw.pair(1..=3),
+                stride: if self.draw.chance(20) { self.draw.pair(1..=2) } else { Pair(1, 1) },
+                padding,
+                use_bias: self.draw.chance(70),
+                activation: self.activation(),
             },
             (9, _) => Layer::Relu,
             (10, _) => Layer::Gelu,
@@ -593,9 +608,18 @@ fn a_forgotten_addition_of_gradients_is_found() {
 #[test]
 fn a_wrong_mask_is_found() {
     let (caught, broken) = found(|program| {
+        // A sum of outputs of ReLUs is zero only where all of them are, so a mask of its gradient changes nothing.
+        let sums: BTreeSet<_> = program
+            .instructions
+            .iter()
+            .filter(|step| matches!(step.op, Op::Add(_)))
+            .map(|step| step.writes[0])
+            .collect();
         let masked = program.instructions.iter_mut().find_map(|step| match &mut step.op {
-            Op::Conv2d(Conv2d::Backward { masked, .. }) | Op::Dense(Dense::Backward { masked, .. })
-                if step.writes.len() > 2 =>
+            Op::Conv2d(Conv2d::Backward { masked, .. })
+            | Op::GroupedConv2d(GroupedConv2d::Backward { masked, .. })
+            | Op::Dense(Dense::Backward { masked, .. })
+                if step.writes.len() > 2 && !sums.contains(&step.reads[0]) =>
             {
                 Some(masked)
             }

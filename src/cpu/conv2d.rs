@@ -112,8 +112,8 @@ impl Conv2dDims {
     }
 
     /// Calls `f` for every pair of an output position and a filter cell that meet inside the image, with the offsets of
-    /// y `[.., O]`, x `[.., C]` and w `[.., C, O]`.
-    fn for_each_tap(&self, mut f: impl FnMut(usize, usize, usize)) {
+    /// y `[.., O]` and x `[.., C]`, and the index of the cell.
+    pub(super) fn for_each_tap(&self, mut f: impl FnMut(usize, usize, usize)) {
         for n in 0..self.n {
             for i in 0..self.ho {
                 for j in 0..self.wo {
@@ -130,7 +130,7 @@ impl Conv2dDims {
                             f(
                                 ((n * self.ho + i) * self.wo + j) * self.o,
                                 ((n * self.h + row) * self.w + column) * self.c,
-                                (p * self.kw + q) * self.c * self.o,
+                                p * self.kw + q,
                             );
                         }
                     }
@@ -145,10 +145,10 @@ pub fn conv2d_forward<T: Real>(d: &Conv2dDims, x: &[T], w: &[T], b: &[T], y: &mu
     for row in y.chunks_mut(d.o) {
         row.copy_from_slice(b);
     }
-    d.for_each_tap(|y_at, x_at, w_at| {
+    d.for_each_tap(|y_at, x_at, cell| {
         for c in 0..d.c {
             for o in 0..d.o {
-                y[y_at + o] += x[x_at + c] * w[w_at + c * d.o + o];
+                y[y_at + o] += x[x_at + c] * w[(cell * d.c + c) * d.o + o];
             }
         }
     });
@@ -157,10 +157,10 @@ pub fn conv2d_forward<T: Real>(d: &Conv2dDims, x: &[T], w: &[T], b: &[T], y: &mu
 /// Computes the gradient of the input. Shapes: w `[KH, KW, C, O]`, dy `[N, HO, WO, O]`, dx `[N, H, W, C]`.
 pub fn conv2d_backward_x<T: Real>(d: &Conv2dDims, w: &[T], dy: &[T], dx: &mut [T]) {
     dx.fill(T::ZERO);
-    d.for_each_tap(|y_at, x_at, w_at| {
+    d.for_each_tap(|y_at, x_at, cell| {
         for c in 0..d.c {
             for o in 0..d.o {
-                dx[x_at + c] += dy[y_at + o] * w[w_at + c * d.o + o];
+                dx[x_at + c] += dy[y_at + o] * w[(cell * d.c + c) * d.o + o];
             }
         }
     });
@@ -169,10 +169,10 @@ pub fn conv2d_backward_x<T: Real>(d: &Conv2dDims, w: &[T], dy: &[T], dx: &mut [T
 /// Computes the gradient of the filter. Shapes: x `[N, H, W, C]`, dy `[N, HO, WO, O]`, dw `[KH, KW, C, O]`.
 pub fn conv2d_backward_w<T: Real>(d: &Conv2dDims, x: &[T], dy: &[T], dw: &mut [T]) {
     dw.fill(T::ZERO);
-    d.for_each_tap(|y_at, x_at, w_at| {
+    d.for_each_tap(|y_at, x_at, cell| {
         for c in 0..d.c {
             for o in 0..d.o {
-                dw[w_at + c * d.o + o] += x[x_at + c] * dy[y_at + o];
+                dw[(cell * d.c + c) * d.o + o] += x[x_at + c] * dy[y_at + o];
             }
         }
     });

@@ -16,6 +16,7 @@ pub mod clip;
 pub mod conv2d;
 pub mod dense;
 pub mod gelu;
+pub mod groupedconv2d;
 pub mod leakyrelu;
 pub mod non_finite;
 pub mod pool2d;
@@ -47,6 +48,16 @@ pub enum DimsError {
         window: usize,
         /// Size of the input.
         input: usize,
+    },
+    /// A number of channels that cannot be divided into groups of equal size.
+    #[error("{channels} {name} cannot be divided into {groups} groups of equal size")]
+    Groups {
+        /// Input or output channels.
+        name: &'static str,
+        /// Number of channels.
+        channels: usize,
+        /// Number of groups.
+        groups: usize,
     },
     /// Too large for 32-bit indices, which the kernels use.
     #[error("{tensor} would have more than {} elements", u32::MAX)]

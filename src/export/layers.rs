@@ -9,8 +9,8 @@ use super::torch::Forward;
 use super::window::Window;
 use crate::cpu::conv2d::Padding;
 use crate::model::Layer::{
-    self, Add, AveragePool2d, BatchNorm, Conv2d, Dense, Flatten, Gelu, GlobalAveragePool2d, GlobalMaxPool2d, LeakyRelu,
-    MaxPool2d, Relu, Scale, Silu, SumPool2d,
+    self, Add, AveragePool2d, BatchNorm, Conv2d, Dense, DepthwiseConv2d, Flatten, Gelu, GlobalAveragePool2d,
+    GlobalMaxPool2d, LeakyRelu, MaxPool2d, Relu, Scale, Silu, SumPool2d,
 };
 use crate::model::{Activation, DEFAULT_SLOPE, LayerShape, Role};
 use std::fmt::Write;
@@ -34,7 +34,8 @@ pub(super) fn features(shape: &LayerShape) -> Features {
         BatchNorm { .. } | Add | Relu | Gelu | LeakyRelu { .. } | Silu {} | Scale { .. } => Features::Kept,
         // A cell for each channel.
         GlobalMaxPool2d {} | GlobalAveragePool2d {} => Features::Flattened { channels: 1 },
-        Conv2d { .. } | MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) | Dense { .. } => Features::Mixed,
+        Conv2d { .. } | DepthwiseConv2d { .. } | Dense { .. } => Features::Mixed,
+        MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) => Features::Mixed,
         Flatten => match shape.input[..] {
             // A single cell.
             [1, 1, _] => Features::Flattened { channels: 1 },
@@ -47,10 +48,20 @@ pub(super) fn features(shape: &LayerShape) -> Features {
 /// Returns the tensors that a layer has in PyTorch and in ONNX.
 pub(super) fn torch_roles(layer: &Layer) -> &'static [Role] {
     match layer {
-        Conv2d { .. } | Dense { .. } => &[Role::Weight, Role::Bias],
+        DepthwiseConv2d { use_bias: false, .. } => &[Role::Weight],
+        Conv2d { .. } | DepthwiseConv2d { .. } | Dense { .. } => &[Role::Weight, Role::Bias],
         BatchNorm { .. } => &[Role::Scale, Role::Shift, Role::Mean, Role::Variance],
         MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) | Add | Relu | Gelu | Flatten => &[],
         GlobalMaxPool2d {} | GlobalAveragePool2d {} | LeakyRelu { .. } | Silu {} | Scale { .. } => &[],
+    }
+}
+
+/// Returns the shape of a layer's tensor as PyTorch would have it with the axes in this program's order: it has depthwise
+/// convolutions as those with a group for each channel, so `[KH, KW, C, 1]` becomes `[KH, KW, 1, C]`, in the same order.
+pub(super) fn as_in_torch(layer: &Layer, shape: &[usize]) -> Vec<usize> {
+    match (layer, shape) {
+        (DepthwiseConv2d { .. }, &[kh, kw, c, 1]) => vec![kh, kw, 1, c],
+        _ => shape.to_vec(),
     }
 }
 
@@ -75,8 +86,13 @@ pub(super) fn onnx(shape: &LayerShape, name: &str, inputs: &[&str], channels_las
         torch_roles(&shape.layer).iter().map(|role| format!("{}.{}", shape.name, role.key())).collect();
     let reads: Vec<&str> = std::iter::once(x).chain(tensors.iter().map(String::as_str)).collect();
     match &shape.layer {
-        Conv2d { activation, .. } => {
-            graph.apply("Conv", name, &reads, window_attributes(shape));
+        Conv2d { activation, .. } | DepthwiseConv2d { activation, .. } => {
+            let mut attributes = window_attributes(shape);
+            let groups = groups(shape);
+            if groups > 1 {
+                attributes.push(int_attribute("group", groups as i64));
+            }
+            graph.apply("Conv", name, &reads, attributes);
             return onnx_activation(*activation, name, graph);
         }
         Dense { activation, .. } => {
@@ -201,6 +217,14 @@ fn onnx_sum_pool(shape: &LayerShape, name: &str, x: &str, graph: &mut Graph) {
     graph.apply("Mul", name, &[&average, &cells], vec![]);
 }
 
+/// Returns the number of groups of a convolution.
+fn groups(shape: &LayerShape) -> usize {
+    match shape.layer {
+        Conv2d { groups, .. } => groups,
+        _ => shape.input.last().copied().unwrap_or(1),
+    }
+}
+
 /// Returns size, stride and padding. `auto_pad` is deprecated, and tools interpret it differently, so the padding is
 /// explicit.
 fn window_attributes(shape: &LayerShape) -> Vec<Message> {
@@ -216,14 +240,22 @@ fn window_attributes(shape: &LayerShape) -> Vec<Message> {
 pub(super) fn torch_constructor(shape: &LayerShape) -> Option<String> {
     let channels = shape.input.last().copied().unwrap_or_default();
     match &shape.layer {
-        Conv2d { filters, .. } => {
-            let window = Window::of(shape);
+        Conv2d { .. } | DepthwiseConv2d { .. } => {
+            let (window, groups) = (Window::of(shape), groups(shape));
+            let filters = shape.output.last().copied().unwrap_or_default();
             let mut text = format!("nn.Conv2d({channels}, {filters}, {}", pair(window.size));
             if window.stride != [1, 1] {
                 // Writing to a string cannot fail.
                 let _ = write!(text, ", stride={}", pair(window.stride));
             }
-            Some(text + &even_padding(&window) + ")")
+            text.push_str(&even_padding(&window));
+            if groups > 1 {
+                let _ = write!(text, ", groups={groups}");
+            }
+            if let DepthwiseConv2d { use_bias: false, .. } = shape.layer {
+                text.push_str(", bias=False");
+            }
+            Some(text + ")")
         }
         Dense { units, .. } => Some(format!("nn.Linear({channels}, {units})")),
         BatchNorm { momentum, epsilon, .. } => {
@@ -241,7 +273,7 @@ pub(super) fn torch_constructor(shape: &LayerShape) -> Option<String> {
 /// `channels_last` says whether it flattens an image with the channels last.
 pub(super) fn torch(shape: &LayerShape, others: &[String], channels_last: bool, forward: &mut Forward) {
     match &shape.layer {
-        Conv2d { activation, .. } => {
+        Conv2d { activation, .. } | DepthwiseConv2d { activation, .. } => {
             let x = unevenly_padded(forward.variable(), &Window::of(shape), None);
             forward.value = torch_activation(*activation, format!("self.{}({x})", shape.name));
         }
@@ -372,11 +404,12 @@ const KERAS_GELU_CODE: &str = "@keras.saving.register_keras_serializable()\n\
 /// Returns the code of the function that a layer uses, if Keras does not have it.
 pub(super) fn keras_function(layer: &Layer) -> Option<&'static str> {
     match layer {
-        Conv2d { activation: Activation::Gelu, .. } | Dense { activation: Activation::Gelu, .. } | Gelu => {
-            Some(KERAS_GELU_CODE)
-        }
-        Conv2d { .. } | Dense { .. } | MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) => None,
-        BatchNorm { .. } | Add | Relu | Flatten => None,
+        Conv2d { activation: Activation::Gelu, .. }
+        | DepthwiseConv2d { activation: Activation::Gelu, .. }
+        | Dense { activation: Activation::Gelu, .. }
+        | Gelu => Some(KERAS_GELU_CODE),
+        Conv2d { .. } | DepthwiseConv2d { .. } | Dense { .. } => None,
+        MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) | BatchNorm { .. } | Add | Relu | Flatten => None,
         GlobalMaxPool2d {} | GlobalAveragePool2d {} | LeakyRelu { .. } | Silu {} | Scale { .. } => None,
     }
 }
@@ -387,14 +420,19 @@ pub(super) fn keras(shapes: &[LayerShape], i: usize) -> Vec<String> {
     let shape = &shapes[i];
     let name = &shape.name;
     match &shape.layer {
-        Conv2d { filters, padding, activation, .. } => {
-            let window = Window::of(shape);
-            let mut line = format!("Conv2D({filters}, {}", pair(window.size));
-            if window.stride != [1, 1] {
-                let _ = write!(line, ", strides={}", pair(window.stride));
+        Conv2d { filters, padding, groups, activation, .. } => {
+            let mut line = format!("Conv2D({filters}, {}", keras_window(shape, *padding));
+            if *groups > 1 {
+                let _ = write!(line, ", groups={groups}");
             }
-            let [argument, padding] = [keras_activation(*activation), padding_argument(*padding).to_string()];
-            with_activation(format!("{line}{padding}{argument}, name=\"{name}\")"), *activation, shape, shapes)
+            let line = format!("{line}{}, name=\"{name}\")", keras_activation(*activation));
+            with_activation(line, *activation, shape, shapes)
+        }
+        DepthwiseConv2d { padding, use_bias, activation, .. } => {
+            let bias = if *use_bias { "" } else { ", use_bias=False" };
+            let (window, argument) = (keras_window(shape, *padding), keras_activation(*activation));
+            let line = format!("DepthwiseConv2D({window}{bias}{argument}, name=\"{name}\")");
+            with_activation(line, *activation, shape, shapes)
         }
         MaxPool2d(of) => vec![keras_pool("MaxPooling2D", shape, of.padding, name)],
         AveragePool2d(of) => vec![keras_pool("AveragePooling2D", shape, of.padding, name)],
@@ -423,6 +461,16 @@ pub(super) fn keras(shapes: &[LayerShape], i: usize) -> Vec<String> {
             with_activation(line, activation, shape, shapes)
         }
     }
+}
+
+/// Returns the arguments of a convolution for its window.
+fn keras_window(shape: &LayerShape, padding: Padding) -> String {
+    let window = Window::of(shape);
+    let mut text = pair(window.size);
+    if window.stride != [1, 1] {
+        let _ = write!(text, ", strides={}", pair(window.stride));
+    }
+    text + padding_argument(padding)
 }
 
 /// Keras's default is `valid`, as here.

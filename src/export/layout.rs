@@ -1,6 +1,7 @@
 //! The order of a parameter's values in this program and in PyTorch, which ONNX shares.
 //!
-//! Images have their channels last here and first in PyTorch, and so do filters: `[KH, KW, C, O]` becomes `[O, C, KH, KW]`. A
+//! Images have their channels last here and first in PyTorch, and so do filters: `[KH, KW, C, O]` becomes `[O, C, KH, KW]`, and
+//! `[KH, KW, C, 1]` of a depthwise convolution `[C, 1, KH, KW]`. A
 //! flattened image is therefore `[cells, channels]` here and `[channels, cells]` there. Its features keep this order through
 //! layers that treat each of them alone, until a dense layer mixes them. All parameters on the way are permuted: the inputs of
 //! that dense layer, the vectors of a normalization before it, and the outputs of a dense layer that is added to the image.
@@ -62,7 +63,8 @@ pub(crate) struct Slot {
     /// The index of the parameter. There is none for a normalization without factor or summand: these layers have both in
     /// PyTorch and ONNX, where the tensor has the role's initial value.
     pub(crate) parameter: Option<usize>,
-    /// Shape in this program and in Keras: `[KH, KW, C, O]`, `[in, out]` or `[out]`.
+    /// Shape in this program and in Keras: `[KH, KW, C, O]` with the input channels of one group, `[KH, KW, C, 1]`, `[in, out]` or
+    /// `[out]`.
     pub(crate) shape: Vec<usize>,
     /// Shape in PyTorch: `[O, C, KH, KW]`, `[out, in]` or `[out]`.
     pub(crate) torch_shape: Vec<usize>,
@@ -117,7 +119,8 @@ pub(crate) fn slots(shapes: &[LayerShape]) -> Vec<Slot> {
             let index = parameters.iter().position(|parameter| parameter.role == role);
             let of_channels = || shape.output.last().copied().into_iter().collect();
             let own = index.map_or_else(of_channels, |index| parameters[index].shape.clone());
-            let (axes, torch_axes, torch_shape) = places(&own, inputs, orders.channels[i]);
+            let (axes, torch_axes, torch_shape) =
+                places(&layers::as_in_torch(&shape.layer, &own), inputs, orders.channels[i]);
             slots.push(Slot {
                 layer: shape.name.clone(),
                 role,

@@ -24,8 +24,9 @@ impl Window {
     /// # Panics
     /// If the layer is neither a convolution nor a pooling.
     pub(super) fn of(shape: &LayerShape) -> Self {
-        let [input, size, stride, begin, output] = if matches!(shape.layer, Layer::Conv2d { .. }) {
-            let d = conv2d_dims(&shape.layer, 1, &shape.input).expect(FITS);
+        let is_convolution = matches!(shape.layer, Layer::Conv2d { .. } | Layer::DepthwiseConv2d { .. });
+        let [input, size, stride, begin, output] = if is_convolution {
+            let d = conv2d_dims(&shape.layer, 1, &shape.input).expect(FITS).conv;
             [[d.h, d.w], [d.kh, d.kw], [d.stride_h, d.stride_w], [d.pad_top, d.pad_left], [d.ho, d.wo]]
         } else {
             let d = pool2d_dims(&shape.layer, 1, &shape.input).expect(FITS);

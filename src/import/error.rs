@@ -19,7 +19,7 @@ pub enum ImportError {
     /// A tensor is no parameter that a model can have.
     #[error(
         "tensor `{0}` is neither a weight nor a bias nor a statistic of a batch normalization: its name should end in \
-         weight, kernel, gamma, bias, beta, running_mean, moving_mean, running_var or moving_variance; layers with other \
+         weight, kernel, depthwise_kernel, gamma, bias, beta, running_mean, moving_mean, running_var or moving_variance; layers with other \
          parameters cannot be imported"
     )]
     Name(String),
@@ -36,7 +36,7 @@ pub enum ImportError {
         second: String,
     },
     /// A weight has no bias, or a bias has no weight.
-    #[error("`{stem}` has a {has} but no {lacks}; every convolution and dense layer of a model has both")]
+    #[error("`{stem}` has a {has} but no {lacks}; every convolution and dense layer of the model has both")]
     Unpaired {
         /// What the names start with.
         stem: String,

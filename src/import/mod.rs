@@ -6,7 +6,7 @@
 //! order in the file means nothing, since the format sorts by name. Ambiguous files are rejected, never guessed.
 //!
 //! PyTorch's layout: `[O, C, KH, KW]`, `[out, in]`, flattened images in the order C, H, W. Keras's: `[KH, KW, C, O]`, `[in, out]`,
-//! flattened images in the order H, W, C.
+//! flattened images in the order H, W, C. A depthwise convolution is `[C, 1, KH, KW]` and `[KH, KW, C, 1]`.
 
 mod error;
 
@@ -135,7 +135,7 @@ struct Tensor<'a> {
 
 /// The ends of names by role, this program's first, which are also PyTorch's.
 const KEYS: [&[&str]; 4] = [
-    &["weight", "kernel", "gamma"],
+    &["weight", "kernel", "depthwise_kernel", "gamma"],
     &["bias", "beta"],
     &["running_mean", "moving_mean"],
     &["running_var", "moving_variance"],
@@ -164,14 +164,14 @@ impl<'a> Group<'a> {
     fn check(&self) -> Result<(), ImportError> {
         let stem = || shown(&self.stem);
         match &self.tensors {
-            [_, _, Some(_), Some(_)] | [Some(_), Some(_), None, None] => Ok(()),
+            // Whether the model has a layer without bias follows later.
+            [_, _, Some(_), Some(_)] | [Some(_), _, None, None] => Ok(()),
             [_, _, Some(mean), None] => {
                 Err(ImportError::Statistic { stem: stem(), name: shown(&mean.name), lacks: KEYS[3][0] })
             }
             [_, _, None, Some(variance)] => {
                 Err(ImportError::Statistic { stem: stem(), name: shown(&variance.name), lacks: KEYS[2][0] })
             }
-            [Some(_), None, None, None] => Err(ImportError::Unpaired { stem: stem(), has: "weight", lacks: "bias" }),
             [None, _, None, None] => Err(ImportError::Unpaired { stem: stem(), has: "bias", lacks: "weight" }),
         }
     }
@@ -225,6 +225,12 @@ fn fit_built_in<'g, 'a>(groups: &'g [Group<'a>], layout: Option<Layout>) -> Resu
 fn fit<'g, 'a>(model: &Model, groups: &'g [Group<'a>], layout: Option<Layout>) -> Result<Fit<'g, 'a>, ImportError> {
     let slots = slots(&model.shapes()?);
     let layers: Vec<Vec<Slot>> = slots.chunk_by(|a, b| a.layer == b.layer).map(<[Slot]>::to_vec).collect();
+    let is_weight_alone = |group: &&Group<'_>| matches!(group.tensors, [Some(_), None, None, None]);
+    if layers.iter().all(|layer| layer.len() > 1)
+        && let Some(group) = groups.iter().find(is_weight_alone)
+    {
+        return Err(ImportError::Unpaired { stem: shown(&group.stem), has: "weight", lacks: "bias" });
+    }
     let layouts = layout.map_or_else(|| vec![Layout::Torch, Layout::Keras], |layout| vec![layout]);
     let mut fits = Vec::new();
     for &layout in &layouts {

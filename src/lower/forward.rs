@@ -1,7 +1,8 @@
 //! Emits the forward instructions layer by layer, and fuses those that an engine computes in one.
 
-use super::{Conv2d, Dense, Id, LowerError, Lowering, Mode, Op, Place, Relu, SoftmaxXent};
+use super::{Conv2d, Dense, GroupedConv2d, Id, LowerError, Lowering, Mode, Op, Place, Relu, SoftmaxXent};
 use crate::cpu::dense::DenseDims;
+use crate::cpu::groupedconv2d::GroupedConv2dDims;
 use crate::cpu::pool2d::Pool2dDims;
 use crate::model::{Activation, Layer, LayerShape, Role, Source, conv2d_dims, pool2d_dims};
 
@@ -95,12 +96,13 @@ impl Lowering<'_> {
         let last = &at.layers[included.last().copied().unwrap_or(at.index)].name;
         let name = format!("{last}.{}", if next_step.is_some() { "sums" } else { "y" });
         let y = match &shape.layer {
-            Layer::Conv2d { .. } => {
+            Layer::Conv2d { .. } | Layer::DepthwiseConv2d { .. } => {
                 let d = conv2d_dims(&shape.layer, n, &shape.input).map_err(|reason| self.unfit(shape, reason))?;
+                let GroupedConv2dDims { conv, groups } = d;
                 let pooling = next(&included, |layer| matches!(layer, Layer::MaxPool2d(_)));
-                let pooling = pooling.filter(|_| next_step.is_none());
+                let pooling = pooling.filter(|_| next_step.is_none() && groups == 1);
                 let pool = pooling.map(|i| self.pooling(&at.layers[i])).transpose()?;
-                let pool = pool.filter(|pool| self.fusion.is_some_and(|fusion| fusion.pool(&d, pool)));
+                let pool = pool.filter(|pool| self.fusion.is_some_and(|fusion| fusion.pool(&conv, pool)));
                 let writes = match pooling.filter(|_| pool.is_some()) {
                     Some(pooling) => {
                         included.push(pooling);
@@ -109,7 +111,11 @@ impl Lowering<'_> {
                     None => vec![self.rows(name, &shape.output)],
                 };
                 let y = writes[0];
-                self.emit(Op::Conv2d(Conv2d::Forward { d, relu: fused_relu, pool }), vec![x, w, b], writes);
+                let op = match groups {
+                    1 => Op::Conv2d(Conv2d::Forward { d: conv, relu: fused_relu, pool }),
+                    _ => Op::GroupedConv2d(GroupedConv2d::Forward { d, relu: fused_relu }),
+                };
+                self.emit(op, vec![x, w, b], writes);
                 y
             }
             _ => {

@@ -5,6 +5,7 @@ use super::{Id, Instruction, LowerError, Lowering, Mode, Place};
 use crate::cpu::batchnorm::BatchNormDims;
 use crate::cpu::conv2d::Conv2dDims;
 use crate::cpu::dense::DenseDims;
+use crate::cpu::groupedconv2d::GroupedConv2dDims;
 use crate::cpu::pool2d::{Pool2dDims, Reduction};
 use crate::model::{Activation, DEFAULT_SLOPE, Layer, Role};
 
@@ -16,6 +17,8 @@ use crate::model::{Activation, DEFAULT_SLOPE, Layer, Role};
 pub enum Op {
     /// Convolution.
     Conv2d(Conv2d),
+    /// Convolution in groups of channels.
+    GroupedConv2d(GroupedConv2d),
     /// Dense layer.
     Dense(Dense),
     /// Max pooling.
@@ -58,6 +61,25 @@ pub enum Conv2d {
         d: Conv2dDims,
         /// The max pooling that followed: dy is the gradient of its outputs.
         pool: Option<Pool2dDims>,
+        /// Whether dx is 0 wherever x is not positive.
+        masked: bool,
+    },
+}
+
+/// Instructions of a convolution in groups of channels.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum GroupedConv2d {
+    /// x, w, b -> y: convolution, then max(y, 0) if `relu`.
+    Forward {
+        /// Its dimensions.
+        d: GroupedConv2dDims,
+        /// Whether a ReLU follows.
+        relu: bool,
+    },
+    /// x, w, dy -> dw, db \[, dx\].
+    Backward {
+        /// Its dimensions.
+        d: GroupedConv2dDims,
         /// Whether dx is 0 wherever x is not positive.
         masked: bool,
     },
@@ -185,6 +207,7 @@ macro_rules! dispatch {
     ($op:expr, $instruction:ident => $result:expr) => {
         match $op {
             $crate::lower::Op::Conv2d($instruction) => $result,
+            $crate::lower::Op::GroupedConv2d($instruction) => $result,
             $crate::lower::Op::Dense($instruction) => $result,
             $crate::lower::Op::MaxPool2d($instruction) => $result,
             $crate::lower::Op::MeanPool2d($instruction) => $result,
@@ -218,7 +241,7 @@ impl Op {
     pub fn meets(&self) -> bool {
         match self {
             Op::BatchNorm(instruction) => matches!(instruction, BatchNorm::Statistics(..) | BatchNorm::BackwardW(..)),
-            Op::Conv2d(_) | Op::Dense(_) | Op::MaxPool2d(_) | Op::MeanPool2d(_) => false,
+            Op::Conv2d(_) | Op::GroupedConv2d(_) | Op::Dense(_) | Op::MaxPool2d(_) | Op::MeanPool2d(_) => false,
             Op::Relu(_) | Op::Gelu(_) | Op::Add(_) | Op::SoftmaxXent(_) => false,
             Op::LeakyRelu(_) | Op::Silu(_) | Op::Scale(_) => false,
         }
@@ -228,6 +251,7 @@ impl Op {
     pub(super) fn has_weights(&self) -> bool {
         match self {
             Op::Conv2d(instruction) => matches!(instruction, Conv2d::Backward { .. }),
+            Op::GroupedConv2d(instruction) => matches!(instruction, GroupedConv2d::Backward { .. }),
             Op::Dense(instruction) => matches!(instruction, Dense::Backward { .. }),
             Op::MaxPool2d(_) | Op::MeanPool2d(_) | Op::Relu(_) | Op::Gelu(_) => false,
             Op::LeakyRelu(_) | Op::Silu(_) | Op::Scale(_) => false,
@@ -239,7 +263,7 @@ impl Op {
     /// `fused` says whether the engine has such a mask in its products.
     pub(super) fn masks(&self, fused: bool) -> bool {
         match self {
-            Op::Conv2d(_) | Op::Dense(_) => fused,
+            Op::Conv2d(_) | Op::GroupedConv2d(_) | Op::Dense(_) => fused,
             Op::MaxPool2d(_) | Op::Relu(_) => true,
             Op::MeanPool2d(_) | Op::Gelu(_) | Op::Add(_) | Op::BatchNorm(_) | Op::SoftmaxXent(_) => false,
             Op::LeakyRelu(_) | Op::Silu(_) | Op::Scale(_) => false,
@@ -250,6 +274,7 @@ impl Op {
     pub fn name(&self) -> &'static str {
         match self {
             Op::Conv2d(_) => "conv2d",
+            Op::GroupedConv2d(_) => "groupedconv2d",
             Op::Dense(_) => "dense",
             Op::MaxPool2d(_) => "maxpool2d",
             Op::MeanPool2d(MeanPool2d::Forward(reduction, _) | MeanPool2d::Backward(reduction, _)) => match reduction {
@@ -274,7 +299,7 @@ impl Lowering<'_> {
         let (shape, x) = (at.shape(), inputs[0]);
         let name = format!("{}.y", shape.name);
         let y = match &shape.layer {
-            Layer::Conv2d { .. } | Layer::Dense { .. } => return self.weighted(at, x),
+            Layer::Conv2d { .. } | Layer::DepthwiseConv2d { .. } | Layer::Dense { .. } => return self.weighted(at, x),
             Layer::MaxPool2d(_) | Layer::GlobalMaxPool2d {} => {
                 let d = self.pooling(shape)?;
                 let writes = self.maxima(shape);
@@ -385,6 +410,10 @@ impl Lowering<'_> {
                 }
                 self.weights(Op::Conv2d(Conv2d::Backward { d, pool: unpool, masked }), reads, instruction);
             }
+            Op::GroupedConv2d(GroupedConv2d::Forward { d, .. }) => {
+                let op = Op::GroupedConv2d(GroupedConv2d::Backward { d, masked: self.masks_all(x) });
+                self.weights(op, vec![x, instruction.reads[1], dy], instruction);
+            }
             Op::Dense(Dense::Forward { d, .. }) => {
                 let op = Op::Dense(Dense::Backward { d, masked: self.masks_all(x) });
                 self.weights(op, vec![x, instruction.reads[1], dy], instruction);
@@ -421,6 +450,7 @@ impl Lowering<'_> {
             // Its gradient is part of that of the normalization.
             Op::BatchNorm(BatchNorm::Statistics(..)) => {}
             Op::Conv2d(Conv2d::Backward { .. })
+            | Op::GroupedConv2d(GroupedConv2d::Backward { .. })
             | Op::Dense(Dense::Backward { .. })
             | Op::MaxPool2d(MaxPool2d::Backward(_))
             | Op::MeanPool2d(MeanPool2d::Backward(..))

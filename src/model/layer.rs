@@ -2,7 +2,8 @@
 
 use super::{Parameter, Role};
 use crate::cpu::DimsError;
-use crate::cpu::conv2d::{Conv2dDims, Padding};
+use crate::cpu::conv2d::Padding;
+use crate::cpu::groupedconv2d::GroupedConv2dDims;
 use crate::cpu::pool2d::Pool2dDims;
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +61,14 @@ impl From<Pair> for [usize; 2] {
 
 fn one() -> Pair {
     Pair(1, 1)
+}
+
+fn one_group() -> usize {
+    1
+}
+
+fn is_one_group(groups: &usize) -> bool {
+    *groups == one_group()
 }
 
 fn default_momentum() -> f64 {
@@ -127,6 +136,26 @@ pub enum Layer {
         /// Zero padding.
         #[serde(default)]
         padding: Padding,
+        /// Number of groups into which the channels are divided: an output sees the input channels of its own group.
+        #[serde(default = "one_group", skip_serializing_if = "is_one_group")]
+        groups: usize,
+        /// The activation after it.
+        #[serde(default, skip_serializing_if = "Activation::is_none")]
+        activation: Activation,
+    },
+    /// Depthwise convolution: one filter for each channel.
+    DepthwiseConv2d {
+        /// Size of the window.
+        kernel_size: Pair,
+        /// Step of the window.
+        #[serde(default = "one")]
+        stride: Pair,
+        /// Zero padding.
+        #[serde(default)]
+        padding: Padding,
+        /// Whether there is a bias for each channel.
+        #[serde(default = "yes", skip_serializing_if = "is_yes")]
+        use_bias: bool,
         /// The activation after it.
         #[serde(default, skip_serializing_if = "Activation::is_none")]
         activation: Activation,
@@ -193,6 +222,7 @@ impl Layer {
     pub fn kind(&self) -> &'static str {
         match self {
             Layer::Conv2d { .. } => "conv2d",
+            Layer::DepthwiseConv2d { .. } => "depthwiseconv2d",
             Layer::MaxPool2d(_) => "maxpool2d",
             Layer::AveragePool2d(_) => "averagepool2d",
             Layer::SumPool2d(_) => "sumpool2d",
@@ -213,7 +243,9 @@ impl Layer {
     /// Returns the activation that is part of the layer.
     pub fn activation(&self) -> Activation {
         match self {
-            Layer::Conv2d { activation, .. } | Layer::Dense { activation, .. } => *activation,
+            Layer::Conv2d { activation, .. }
+            | Layer::DepthwiseConv2d { activation, .. }
+            | Layer::Dense { activation, .. } => *activation,
             Layer::MaxPool2d(_) | Layer::AveragePool2d(_) | Layer::SumPool2d(_) => Activation::None,
             Layer::GlobalMaxPool2d {} | Layer::GlobalAveragePool2d {} => Activation::None,
             Layer::BatchNorm { .. } | Layer::Add | Layer::Relu | Layer::Gelu | Layer::Flatten => Activation::None,
@@ -230,8 +262,13 @@ impl Layer {
             vec![parameter(Role::Weight, weight), parameter(Role::Bias, vec![outputs])]
         };
         match self {
-            Layer::Conv2d { filters, kernel_size, .. } => {
-                weight_and_bias(vec![kernel_size.0, kernel_size.1, input[2], *filters])
+            Layer::Conv2d { filters, kernel_size, groups, .. } => {
+                weight_and_bias(vec![kernel_size.0, kernel_size.1, input[2] / groups, *filters])
+            }
+            Layer::DepthwiseConv2d { kernel_size, use_bias, .. } => {
+                let weight = parameter(Role::Weight, vec![kernel_size.0, kernel_size.1, input[2], 1]);
+                let bias = use_bias.then(|| parameter(Role::Bias, vec![input[2]]));
+                [weight].into_iter().chain(bias).collect()
             }
             Layer::Dense { units, .. } => weight_and_bias(vec![input[0], *units]),
             Layer::BatchNorm { scale, center, .. } => {
@@ -250,9 +287,9 @@ impl Layer {
     pub(super) fn output(&self, input: &[usize]) -> Result<(Vec<usize>, usize), String> {
         let len: usize = input.iter().product();
         match self {
-            Layer::Conv2d { .. } => {
+            Layer::Conv2d { .. } | Layer::DepthwiseConv2d { .. } => {
                 let d = conv2d_dims(self, 1, input)?;
-                Ok((vec![d.ho, d.wo, d.o], d.ho * d.wo * d.o * d.kh * d.kw * d.c))
+                Ok((vec![d.conv.ho, d.conv.wo, d.conv.o], d.conv.y_len() * d.terms()))
             }
             Layer::MaxPool2d(_) | Layer::AveragePool2d(_) | Layer::SumPool2d(_) => {
                 let d = pool2d_dims(self, 1, input)?;
@@ -312,23 +349,40 @@ fn describe(error: &DimsError, window: &str, sizes: &str, n: usize) -> String {
         DimsError::Window { axis, window: size, input } => format!(
             "`{window}` has {size} {axis}, but the input has only {input}; use a smaller `{window}`, or `padding = \"same\"`"
         ),
+        DimsError::Groups { name, channels, groups } => format!(
+            "`groups` is {groups}, but {channels} {name} cannot be divided into {groups} groups of equal size; use a divisor of {channels}"
+        ),
         DimsError::TooLarge { .. } if n == 1 => format!("{sizes} too large: {error}"),
         _ => error.to_string(),
     }
 }
 
-/// Returns the dimensions of a convolution layer for a batch of `n`, or why it does not fit `input`, `[H, W, C]`.
+/// Returns the dimensions of a convolution layer for a batch of `n`, or why it does not fit `input`, `[H, W, C]`. A depthwise
+/// convolution has a group for each channel.
 ///
 /// # Panics
 /// If the layer is not a convolution.
-pub(crate) fn conv2d_dims(layer: &Layer, n: usize, input: &[usize]) -> Result<Conv2dDims, String> {
-    let Layer::Conv2d { filters, kernel_size, stride, padding, .. } = layer else {
-        panic!("conv2d_dims is for convolutions")
+pub(crate) fn conv2d_dims(layer: &Layer, n: usize, input: &[usize]) -> Result<GroupedConv2dDims, String> {
+    let (kernel_size, stride, padding, size_keys) = match layer {
+        Layer::Conv2d { kernel_size, stride, padding, .. } => {
+            (*kernel_size, *stride, *padding, "`filters` or `kernel_size` is")
+        }
+        Layer::DepthwiseConv2d { kernel_size, stride, padding, .. } => {
+            (*kernel_size, *stride, *padding, "`kernel_size` is")
+        }
+        _ => panic!("conv2d_dims is for convolutions"),
     };
     let input = image(input)?;
-    check_sizes(&[("filters", Pair(*filters, *filters)), ("kernel_size", *kernel_size), ("stride", *stride)])?;
-    Conv2dDims::new(n, input, (*kernel_size).into(), *filters, (*stride).into(), *padding)
-        .map_err(|error| describe(&error, "kernel_size", "`filters` or `kernel_size` is", n))
+    let [filters, groups] = match layer {
+        Layer::Conv2d { filters, groups, .. } => [*filters, *groups],
+        _ => [input[2]; 2],
+    };
+    let number = |n| Pair(n, n);
+    let sizes =
+        [("filters", number(filters)), ("kernel_size", kernel_size), ("stride", stride), ("groups", number(groups))];
+    check_sizes(&sizes)?;
+    GroupedConv2dDims::new(n, input, kernel_size.into(), filters, stride.into(), padding, groups)
+        .map_err(|error| describe(&error, "kernel_size", size_keys, n))
 }
 
 /// Returns the dimensions of a pooling layer for a batch of `n`, or why it does not fit `input`, `[H, W, C]`.

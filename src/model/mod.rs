@@ -119,6 +119,7 @@ impl Model {
             kernel_size: Pair(3, 3),
             stride: Pair(1, 1),
             padding: Padding::Same,
+            groups: 1,
             activation: Activation::Relu,
         };
         let pooling = Pooling { pool_size: Pair(2, 2), stride: Some(Pair(2, 2)), padding: Padding::Valid };

@@ -48,7 +48,7 @@ impl Role {
 pub struct Parameter {
     /// For example `conv2d_1.weight`.
     pub name: String,
-    /// Convolutions `[KH, KW, C, O]`, dense layers `[in, out]`, biases and everything per channel `[out]`.
+    /// Convolutions `[KH, KW, C, O]` with the input channels of one group, depthwise ones `[KH, KW, C, 1]`, dense layers `[in, out]`, biases and everything per channel `[out]`.
     pub shape: Vec<usize>,
     /// What it is for.
     pub role: Role,

@@ -2,7 +2,7 @@ use super::{INPUT_NAME, Layer, LayerShape, Model, ModelError, Parameter, Pooling
 use crate::text::shortened;
 use std::fmt::Write;
 
-/// Width of the column of layers; for a model that is no chain, it may be larger.
+/// Minimum width of the column of layers.
 const LAYER_WIDTH: usize = 30;
 /// Maximum number of characters for what a layer reads: a file may name many layers.
 const MAX_SOURCES: usize = 80;
@@ -16,8 +16,7 @@ pub fn summary(model: &Model) -> Result<String, ModelError> {
     let shapes = model.shapes()?;
     let mut text = String::new();
     let layers: Vec<String> = (0..shapes.len()).map(|i| describe(&shapes, i)).collect();
-    let is_chain = (0..shapes.len()).all(|i| reads_the_one_before(&shapes, i));
-    let longest = layers.iter().map(|layer| layer.chars().count()).max().filter(|_| !is_chain);
+    let longest = layers.iter().map(|layer| layer.chars().count()).max();
     let width = longest.unwrap_or_default().max(LAYER_WIDTH);
     let rule = "-".repeat(width + 36);
     // Writing to a string cannot fail.
@@ -91,7 +90,11 @@ fn describe(shapes: &[LayerShape], i: usize) -> String {
         format!("{} ({})", shape.name, shortened(&sources.join(", "), MAX_SOURCES))
     };
     match &shape.layer {
-        Layer::Conv2d { kernel_size: k, stride: s, padding, .. } => {
+        Layer::Conv2d { kernel_size: k, stride: s, padding, groups, .. } => {
+            let groups = if *groups == 1 { String::new() } else { format!(" groups {groups}") };
+            format!("{name} {}x{} stride {} {padding}{groups}", k.0, k.1, step(s.0, s.1))
+        }
+        Layer::DepthwiseConv2d { kernel_size: k, stride: s, padding, .. } => {
             format!("{name} {}x{} stride {} {padding}", k.0, k.1, step(s.0, s.1))
         }
         Layer::MaxPool2d(pooling) | Layer::AveragePool2d(pooling) | Layer::SumPool2d(pooling) => {

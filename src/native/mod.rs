@@ -10,6 +10,7 @@
 //! | convolution, dense layers | in tiles of sums in vector registers ([`conv2d`], [`dense`]); as matrix products for shapes that do not allow it |
 //! | gradients of a convolution | in tiles too; after a max pooling, which leaves one position per window with a gradient, a quarter of the sums |
 //! | other matrix products | the crate `matrixmultiply`: AVX-512, AVX2 with FMA, or NEON, whichever the CPU has |
+//! | grouped and depthwise convolution | sums of products of vectors of channels ([`groupedconv2d`]) |
 //! | batch normalization | sums over fixed groups of images, in double precision, with all threads ([`batchnorm`]) |
 //! | GELU, SiLU | an exponential that vectorizes ([`gelu`], [`silu`]) |
 //! | pooling | all channels of a cell at once ([`pool2d`]) |
@@ -32,6 +33,7 @@ pub mod dense;
 mod dense_direct;
 mod exp;
 pub mod gelu;
+pub mod groupedconv2d;
 pub mod leakyrelu;
 mod matmul;
 pub mod peak;

@@ -16,6 +16,7 @@ pub mod clip;
 pub mod conv2d;
 pub mod dense;
 pub mod gelu;
+pub mod groupedconv2d;
 mod groups;
 pub mod leakyrelu;
 pub mod non_finite;

@@ -28,7 +28,9 @@ pub struct LayerPicture {
 pub fn filters(model: &Model, parameters: &[Vec<f32>]) -> Result<Option<LayerPicture>, ReportError> {
     let shapes = model.shapes()?;
     let reads_pixels = |shape: &LayerShape| {
-        matches!(shape.layer, Layer::Conv2d { .. } | Layer::Dense { .. }) && is_image(&shapes, shape.sources[0])
+        let has_weights =
+            matches!(shape.layer, Layer::Conv2d { .. } | Layer::DepthwiseConv2d { .. } | Layer::Dense { .. });
+        has_weights && is_image(&shapes, shape.sources[0])
     };
     let Some(first) = shapes.iter().position(reads_pixels) else { return Ok(None) };
     let shape = &shapes[first];
@@ -40,6 +42,7 @@ pub fn filters(model: &Model, parameters: &[Vec<f32>]) -> Result<Option<LayerPic
         Layer::Conv2d { kernel_size, filters, .. } => {
             ([kernel_size.0, kernel_size.1], *filters, format!("{filters} filters"))
         }
+        Layer::DepthwiseConv2d { kernel_size, .. } => ([kernel_size.0, kernel_size.1], 1, "1 filter".to_string()),
         Layer::Dense { units, .. } => ([height, width], *units, format!("weights of its {units} units")),
         _ => return Ok(None),
     };

@@ -21,6 +21,7 @@ pub mod conv2d;
 pub mod dense;
 pub mod gelu;
 pub mod gradients;
+pub mod groupedconv2d;
 pub mod leakyrelu;
 #[cfg(feature = "native")]
 pub mod native;

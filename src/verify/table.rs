@@ -3,8 +3,8 @@
 use super::{Verifier, gradients::Gradients};
 use crate::gpu::{GpuError, KernelSpec};
 use crate::ops::{
-    adam, add, average, batch_gather, batchnorm, bias, clip, conv2d, dense, gelu, leakyrelu, non_finite, pool2d, relu,
-    scale, sgd, silu, softmax_xent,
+    adam, add, average, batch_gather, batchnorm, bias, clip, conv2d, dense, gelu, groupedconv2d, leakyrelu, non_finite,
+    pool2d, relu, scale, sgd, silu, softmax_xent,
 };
 
 /// An operation: its kernels, each with the plain loops that specify it, and the proofs; all are in `src/verify/<name>.rs`.
@@ -71,6 +71,22 @@ pub static OPS: &[Op] = &[
         gradients: Some(super::conv2d::gradients),
         #[cfg(feature = "native")]
         native: Some(super::native::conv2d::proof),
+    },
+    Op {
+        name: "groupedconv2d",
+        kernels: &[
+            Entry { spec: &groupedconv2d::FORWARD, mirror: mirror!(groupedconv2d::groupedconv2d_forward) },
+            Entry { spec: &groupedconv2d::FORWARD_BY_4, mirror: mirror!(groupedconv2d::groupedconv2d_forward) },
+            Entry { spec: &groupedconv2d::BACKWARD_X, mirror: mirror!(groupedconv2d::groupedconv2d_backward_x) },
+            Entry { spec: &groupedconv2d::BACKWARD_X_BY_4, mirror: mirror!(groupedconv2d::groupedconv2d_backward_x) },
+            Entry { spec: &groupedconv2d::BACKWARD_W, mirror: mirror!(groupedconv2d::groupedconv2d_backward_w) },
+            Entry { spec: &groupedconv2d::BACKWARD_W_BY_4, mirror: mirror!(groupedconv2d::groupedconv2d_backward_w) },
+            Entry { spec: &groupedconv2d::BACKWARD_W_SUM, mirror: mirror!(groupedconv2d::groupedconv2d_backward_w) },
+        ],
+        proof: super::groupedconv2d::selftest,
+        gradients: Some(super::groupedconv2d::gradients),
+        #[cfg(feature = "native")]
+        native: Some(super::native::groupedconv2d::proof),
     },
     Op {
         name: "pool2d",

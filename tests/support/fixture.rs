@@ -1,6 +1,7 @@
-//! The results of Keras in float64 for the two built-in models, and the inputs that they were computed from.
+//! The results of Keras in float64 for the two built-in models, those of PyTorch for one with grouped convolutions, and the inputs that
+//! they were computed from.
 //!
-//! `tests/fixtures/make_fixtures.py` computed the files `mlp.json` and `cnn.json`: 32 images, one forward and backward
+//! `tests/fixtures/make_fixtures.py` computed the files `mlp.json` and `cnn.json`, `make_grouped.py` the file `grouped.json`: 32 images, one forward and backward
 //! pass, and ten Adam steps on the same 32 images. Weights, images and labels are not in the files: both sides generate
 //! them from integer hashes by the same formulas, and the checksums in the files prove that they generated the same
 //! bits. The seeds are chosen so that rounding cannot change the outcome of any ReLU or pooling maximum.
@@ -24,7 +25,7 @@ const BIAS_LIMIT: f32 = 0.1;
 /// The stored results of one model.
 #[derive(Deserialize)]
 pub struct Fixture {
-    /// `mlp` or `cnn`.
+    /// `mlp`, `cnn` or `grouped`.
     pub model: String,
     /// The seed of the initial weights.
     pub seed: u64,
@@ -48,18 +49,19 @@ pub struct Fixture {
 }
 
 impl Fixture {
-    /// Reads the stored results of `mlp` or `cnn`.
+    /// Reads the stored results of `mlp`, `cnn` or `grouped`.
     ///
     /// # Panics
-    /// On any other name, and on a file that `make_fixtures.py` did not write.
+    /// On any other name, and on a file that the scripts did not write.
     pub fn load(model: &str) -> Self {
         let text = match model {
             "mlp" => include_str!("../fixtures/mlp.json"),
             "cnn" => include_str!("../fixtures/cnn.json"),
-            _ => panic!("no fixture for the model `{model}`: there are `mlp` and `cnn`"),
+            "grouped" => include_str!("../fixtures/grouped.json"),
+            _ => panic!("no fixture for the model `{model}`: there are `mlp`, `cnn` and `grouped`"),
         };
         serde_json::from_str(text)
-            .unwrap_or_else(|error| panic!("tests/fixtures/{model}.json: {error}; make it again with make_fixtures.py"))
+            .unwrap_or_else(|error| panic!("tests/fixtures/{model}.json: {error}; make it again with its script"))
     }
 
     /// Returns the name, shape and values of each parameter before training, in the model's order.
@@ -318,7 +320,7 @@ fn fnv1a(bytes: impl IntoIterator<Item = u8>) -> u64 {
 mod tests {
     use super::*;
 
-    const MODELS: [&str; 2] = ["mlp", "cnn"];
+    const MODELS: [&str; 3] = ["mlp", "cnn", "grouped"];
 
     /// Returns what `make_fixtures.py` would store for a vector.
     fn expected(name: &str, values: &[f64]) -> ExpectedTensor {
@@ -362,7 +364,7 @@ mod tests {
 
     #[test]
     fn initial_weights_have_the_stored_checksums() {
-        for (model, n_parameters) in [("mlp", 101_770), ("cnn", 421_642)] {
+        for (model, n_parameters) in [("mlp", 101_770), ("cnn", 421_642), ("grouped", 2_446)] {
             let fixture = Fixture::load(model);
             let weights = fixture.initial_weights();
             for (name, shape, values) in &weights {
@@ -400,7 +402,8 @@ mod tests {
                 assert!(moved.worst() > 1e-2, "{model}: {name}: {moved}");
             }
             // The gradient of the last bias is the mean of softmax minus one-hot: its sum is zero.
-            assert!(fixture.gradient("dense_2.bias").sum.abs() < 1e-15);
+            let last = &fixture.gradients.last().unwrap();
+            assert!(last.name.ends_with(".bias") && last.sum.abs() < 1e-15);
         }
     }
 

@@ -7,6 +7,7 @@ mod batchnorm;
 mod conv2d;
 mod dense;
 mod gelu;
+mod groupedconv2d;
 mod leakyrelu;
 #[cfg(feature = "native")]
 mod native;

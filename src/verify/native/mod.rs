@@ -9,6 +9,7 @@ pub(super) mod clip;
 pub(super) mod conv2d;
 pub(super) mod dense;
 pub(super) mod gelu;
+pub(super) mod groupedconv2d;
 pub(super) mod leakyrelu;
 pub(super) mod pool2d;
 pub(super) mod scale;
