@@ -11,7 +11,8 @@ use fmnist_gpu::engine::{Engine, GpuEngine, Optimizer, ReferenceEngine};
 use fmnist_gpu::export::{ExportError, Facts, keras, npz, onnx, torch};
 use fmnist_gpu::import::{self, Layout};
 use fmnist_gpu::model::{
-    Activation, INPUT_NAME, Layer, Model, Node, Pair, Pooling, Role, Source, initial_parameters, weights,
+    Activation, INPUT_NAME, Init, Layer, Model, Node, Pair, Pooling, Role, Source, Trainable, initial_parameters,
+    weights,
 };
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
@@ -275,6 +276,55 @@ const MIXED: &str = r#"
     units = 10
 "#;
 
+/// Layers without bias and frozen ones, among them those before a normalization, one that is added to a flattened image, and the last.
+const BARE: &str = r#"
+    name = "bare"
+    [[layer]]
+    type = "conv2d"
+    filters = 8
+    kernel_size = 3
+    stride = 2
+    init = "whitening"
+    trainable = "bias"
+    [[layer]]
+    type = "conv2d"
+    filters = 6
+    kernel_size = 3
+    padding = "same"
+    use_bias = false
+    init = "dirac"
+    [[layer]]
+    type = "batchnorm"
+    scale = false
+    [[layer]]
+    type = "relu"
+    [[layer]]
+    type = "conv2d"
+    filters = 4
+    kernel_size = [3, 2]
+    stride = [3, 4]
+    use_bias = false
+    activation = "relu"
+    trainable = false
+    [[layer]]
+    type = "flatten"
+    [[layer]]
+    type = "dense"
+    units = 48
+    use_bias = false
+    init = "he_normal"
+    [[layer]]
+    type = "batchnorm"
+    trainable = false
+    [[layer]]
+    type = "add"
+    inputs = ["batchnorm_2", "flatten_1"]
+    [[layer]]
+    type = "dense"
+    units = 10
+    use_bias = false
+"#;
+
 /// The flattens of [`MIXED`] that no order with the channels first suits.
 const CHANNELS_LAST: [&str; 2] = ["logits", "probabilities"];
 
@@ -284,6 +334,10 @@ pub fn odd() -> Model {
 
 pub fn residual() -> Model {
     toml::from_str(RESIDUAL).unwrap()
+}
+
+pub fn bare() -> Model {
+    toml::from_str(BARE).unwrap()
 }
 
 pub fn mixed() -> Model {
@@ -297,7 +351,16 @@ fn drawn(seed: u64) -> Model {
     let stride = Pair(28 / h, 28 / w);
     let kernel_size = Pair(28 - (h - 1) * stride.0, 28 - (w - 1) * stride.1);
     let activation = Activation::None;
-    let first = Layer::Conv2d { filters: c, kernel_size, stride, padding: Padding::Valid, activation };
+    let first = Layer::Conv2d {
+        filters: c,
+        kernel_size,
+        stride,
+        padding: Padding::Valid,
+        activation,
+        use_bias: true,
+        trainable: Trainable::Yes,
+        init: Init::GlorotUniform,
+    };
     for name in model.layers.iter_mut().flat_map(|node| node.input.iter_mut().chain(node.inputs.iter_mut().flatten())) {
         if name == INPUT_NAME {
             *name = "first".to_string();
@@ -315,8 +378,8 @@ fn models() -> Vec<(String, Model)> {
     let graphs = (0..cases("FMNIST_TEST_EXPORTED_GRAPHS", 2, 20)).map(|seed| (format!("graph-{seed}"), drawn(seed)));
     let even = toml::from_str(EVEN).unwrap();
     let [cnn, mlp] = [Model::cnn(), Model::mlp()];
-    let named =
-        [("cnn", cnn), ("mlp", mlp), ("odd", odd()), ("even", even), ("residual", residual()), ("mixed", mixed())];
+    let [residual, mixed, bare] = [("residual", residual()), ("mixed", mixed()), ("bare", bare())];
+    let named = [("cnn", cnn), ("mlp", mlp), ("odd", odd()), ("even", even), residual, mixed, bare];
     named.into_iter().map(|(name, model)| (name.to_string(), model)).chain(graphs).collect()
 }
 
@@ -340,8 +403,8 @@ pub fn trained_size(model: &Model) -> Vec<Vec<f32>> {
     let engine = ReferenceEngine::<f32>::new(model, &parameters, &Split::default(), 5, &optimizer).unwrap();
     let logits = engine.forward(&ReferenceEngine::batch(&split, &[0, 1, 2, 3, 4], 0, 5)).unwrap().logits;
     let largest = logits.iter().map(|y| y.abs()).fold(0.0, f32::max);
-    let last = parameters.len() - 2;
-    parameters[last..].iter_mut().flatten().for_each(|w| *w *= 12.0 / largest);
+    let last = model.graph().unwrap().pop().unwrap().parameters().len();
+    parameters.iter_mut().rev().take(last).flatten().for_each(|w| *w *= 12.0 / largest);
     parameters
 }
 
@@ -371,7 +434,7 @@ fn reference(model: &Model, parameters: &[Vec<f32>], images: &[u8]) -> Vec<f32> 
 /// Returns this program's own predictions for the images, `[N_IMAGES, 10]`: far from uniform, so that swapped classes
 /// or weights are detected.
 fn predictions(model: &Model, parameters: &[Vec<f32>]) -> Vec<f32> {
-    let probabilities = if model.parameters().unwrap().iter().all(|parameter| parameter.role.is_trained()) {
+    let probabilities = if !model.parameters().unwrap().iter().any(|parameter| parameter.role.is_statistic()) {
         let mut engine = GpuEngine::new(gpu(), model, parameters).unwrap();
         engine.predict(images(), &mut |_| ControlFlow::Continue(())).block_on().unwrap()
     } else {
@@ -645,9 +708,9 @@ fn layer_channels_first(
     let gelu = |v: f64| v / 2.0 * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (v + 0.044715 * v.powi(3))).tanh());
     let mut activation = Activation::None;
     let (mut y, shape) = match layer {
-        Layer::Conv2d { filters, kernel_size, stride, padding, activation: after } => {
+        Layer::Conv2d { filters, kernel_size, stride, padding, activation: after, use_bias, .. } => {
             activation = *after;
-            let (w, b) = (parameter("weight"), parameter("bias"));
+            let (w, b) = (parameter("weight"), if *use_bias { parameter("bias") } else { vec![0.0; *filters] });
             let (window, padding) = ([kernel_size.0, kernel_size.1], padding.to_string());
             windows(x, shape, *filters, window, [stride.0, stride.1], &padding, |cells, o| {
                 let of_channel = |c: usize| {
@@ -686,9 +749,9 @@ fn layer_channels_first(
             ((0..x.len()).map(|i| x[i % shape[0] * plane + i / shape[0]]).collect(), [x.len(), 1, 1])
         }
         Layer::Flatten => (x.clone(), [x.len(), 1, 1]),
-        Layer::Dense { units, activation: after } => {
+        Layer::Dense { units, activation: after, use_bias, .. } => {
             activation = *after;
-            let (w, b) = (parameter("weight"), parameter("bias"));
+            let (w, b) = (parameter("weight"), if *use_bias { parameter("bias") } else { vec![0.0; *units] });
             let dot = |o: usize| x.iter().zip(&w[o * x.len()..]).map(|(x, w)| x * w).sum::<f64>() + b[o];
             ((0..*units).map(dot).collect(), [*units, 1, 1])
         }

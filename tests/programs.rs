@@ -9,11 +9,13 @@ use fmnist_gpu::engine::{
     Batch, Engine, Epoch, GpuEngine, NativeEngine, Optimizer, Pass, ReferenceEngine, State, Totals,
 };
 use fmnist_gpu::lower::{Conv2d, Dense, Fusion, Gelu, Mode, Op, Place, Program, Relu, lower};
-use fmnist_gpu::model::{Activation, Layer, Model, Node, Pair, Pooling, Role, initial_parameters};
+use fmnist_gpu::model::{
+    Activation, Init, Layer, Model, Node, Pair, Parameter, Pooling, Role, Source, Trainable, initial_parameters,
+};
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
 use pollster::FutureExt as _;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{ControlFlow, RangeInclusive};
 
 /// A generator of small numbers (xorshift), with the seed of the graph.
@@ -61,8 +63,19 @@ struct Sketch {
 }
 
 impl Sketch {
-    /// Adds a layer that reads the named values; returns whether it fits.
-    fn add(&mut self, layer: Layer, inputs: &[String]) -> bool {
+    /// Adds a layer that reads the named values, with or without bias and frozen or not; returns whether it fits.
+    fn add(&mut self, mut layer: Layer, inputs: &[String]) -> bool {
+        if let Layer::Conv2d { use_bias, trainable, init, .. } | Layer::Dense { use_bias, trainable, init, .. } =
+            &mut layer
+        {
+            *use_bias = self.draw.chance(70);
+            *trainable = match self.draw.among(0..=9) {
+                0 | 1 => Trainable::No,
+                2 if *use_bias => Trainable::Bias,
+                _ => Trainable::Yes,
+            };
+            *init = [Init::GlorotUniform, Init::HeNormal][self.draw.among(0..=1)];
+        }
         let name = format!("n{}", self.model.layers.len());
         let mut node = Node { name: Some(name.clone()), ..Node::from(layer) };
         match inputs {
@@ -109,8 +122,11 @@ impl Sketch {
                 stride: if self.draw.chance(20) { self.draw.pair(1..=2) } else { Pair(1, 1) },
                 padding,
                 activation: self.activation(),
+                use_bias: true,
+                trainable: Trainable::Yes,
+                init: Init::GlorotUniform,
             },
-            (0..=4, 1) => Layer::Dense { units: self.draw.among(1..=9), activation: self.activation() },
+            (0..=4, 1) => Layer::dense(self.draw.among(1..=9), self.activation()),
             (3 | 4, _) if self.draw.chance(50) => {
                 let pool_size = Pair(2, 2);
                 Layer::MaxPool2d(Pooling { pool_size, stride: Some(pool_size), padding: Padding::Valid })
@@ -123,6 +139,7 @@ impl Sketch {
                 epsilon: 0.01,
                 scale: self.draw.chance(80),
                 center: self.draw.chance(80),
+                trainable: self.draw.chance(75),
             },
             (9, _) => Layer::Relu,
             (10, _) => Layer::Gelu,
@@ -145,15 +162,15 @@ fn shape_of_last(mut model: Model, unread: &[String]) -> Option<Vec<usize>> {
     let mut ends = Vec::new();
     for (i, name) in unread.iter().enumerate() {
         let flat = Node { name: Some(format!("flat{i}")), input: Some(name.clone()), ..Node::from(Layer::Flatten) };
-        let units = Layer::Dense { units: 2, activation: Activation::None };
-        let end = Node { name: Some(format!("end{i}")), input: flat.name.clone(), ..Node::from(units) };
+        let end = Layer::dense(2, Activation::None);
+        let end = Node { name: Some(format!("end{i}")), input: flat.name.clone(), ..Node::from(end) };
         ends.extend(end.name.clone());
         model.layers.extend([flat, end]);
     }
     if ends.len() > 1 {
         model.layers.push(Node { inputs: Some(ends), ..Node::from(Layer::Add) });
     }
-    model.layers.push(Node::from(Layer::Dense { units: 2, activation: Activation::Softmax }));
+    model.layers.push(Node::from(Layer::dense(2, Activation::Softmax)));
     model.graph().ok()?.into_iter().find(|shape| shape.name == last).map(|shape| shape.output)
 }
 
@@ -187,14 +204,14 @@ pub fn draw_model(seed: u64) -> Model {
             last = sketch.values.last().unwrap().0.clone();
         }
         let activation = sketch.activation();
-        assert!(sketch.add(Layer::Dense { units: features, activation }, &[last]), "seed {seed}");
+        assert!(sketch.add(Layer::dense(features, activation), &[last]), "seed {seed}");
         ends.push(sketch.values.last().unwrap().0.clone());
     }
     let mut model = sketch.model;
     if ends.len() > 1 {
         model.layers.push(Node { inputs: Some(ends), ..Node::from(Layer::Add) });
     }
-    model.layers.push(Node::from(Layer::Dense { units: classes, activation: Activation::Softmax }));
+    model.layers.push(Node::from(Layer::dense(classes, Activation::Softmax)));
     model.graph().unwrap_or_else(|error| panic!("seed {seed}: {error}\n{model:?}"));
     model
 }
@@ -289,6 +306,21 @@ fn differs(truth: &Trained, found: &Trained, tolerance: f64) -> Option<String> {
         .or_else(|| near("probabilities".into(), &truth.probabilities, &found.probabilities))
 }
 
+/// Returns a frozen parameter that training has changed, and checks that there are gradients and optimizer state of the trained ones alone.
+fn moved(model: &Model, parameters: &[Vec<f32>], trained: &Trained) -> Option<String> {
+    let described = model.parameters().unwrap();
+    let lens: Vec<usize> = described.iter().filter(|p| p.is_trained()).map(|p| p.len()).collect();
+    for kept in trained.state.slots.iter().chain([&trained.gradients]) {
+        assert_eq!(kept.iter().map(Vec::len).collect::<Vec<_>>(), lens);
+    }
+    let mut all = described.iter().zip(parameters.iter().zip(&trained.state.parameters));
+    let is_frozen = |parameter: &Parameter| match parameter.role.is_statistic() {
+        true => parameter.trainable == Trainable::No,
+        false => !parameter.is_trained(),
+    };
+    all.find(|(parameter, (before, after))| is_frozen(parameter) && before != after).map(|(p, _)| p.name.clone())
+}
+
 /// Trains a graph drawn at random on every engine, and compares; returns the types of its layers, and whether it branches.
 pub fn engines_agree(seed: u64) -> (BTreeSet<String>, bool) {
     let model = draw_model(seed);
@@ -300,9 +332,11 @@ pub fn engines_agree(seed: u64) -> (BTreeSet<String>, bool) {
     };
     let mut engine = ReferenceEngine::<f64>::new(&model, &parameters, &split, BATCH, &optimizer).unwrap();
     let truth = train(&mut engine, &split, &optimizer);
+    assert_eq!(moved(&model, &parameters, &truth), None, "seed {seed}, in double precision");
     let compare = |name: &str, engine: &mut dyn Engine| {
         let found = train(engine, &split, &optimizer);
         assert_eq!(differs(&truth, &found, 2e-3), None, "seed {seed}, {name}");
+        assert_eq!(moved(&model, &parameters, &found), None, "seed {seed}, {name}");
         found
     };
     let mut engine = ReferenceEngine::<f32>::new(&model, &parameters, &split, BATCH, &optimizer).unwrap();
@@ -336,6 +370,35 @@ fn all_engines_agree_on_graphs_at_random() {
     }
 }
 
+/// The graphs have frozen layers of each type, first and later ones, with and without bias, and normalizations after such.
+#[test]
+fn graphs_at_random_have_frozen_layers_and_layers_without_bias() {
+    let mut drawn: BTreeMap<String, usize> = BTreeMap::new();
+    for seed in 1..=100 {
+        let shapes = draw_model(seed).graph().unwrap();
+        for shape in &shapes {
+            let frozen = match shape.layer {
+                Layer::Conv2d { use_bias, trainable, .. } | Layer::Dense { use_bias, trainable, .. } => {
+                    let normalized = shapes.iter().any(|reader| {
+                        let reads =
+                            |source: &Source| matches!(source, Source::Layer(i) if shapes[*i].name == shape.name);
+                        reader.layer.kind() == "batchnorm" && reader.sources.iter().any(reads)
+                    });
+                    if normalized && !use_bias {
+                        *drawn.entry("no bias before a normalization".to_string()).or_default() += 1;
+                    }
+                    format!("{trainable:?}, bias {use_bias}")
+                }
+                Layer::BatchNorm { trainable, .. } => format!("{trainable}"),
+                _ => continue,
+            };
+            *drawn.entry(format!("{}: {frozen}", shape.layer.kind())).or_default() += 1;
+        }
+    }
+    // Two types with five combinations, a normalization with two.
+    assert!(drawn.len() == 13 && drawn.values().all(|&count| count >= 5), "{drawn:#?}");
+}
+
 /// The names of all types of layers: the parser lists them when it meets another one.
 pub fn layer_types() -> BTreeSet<String> {
     let error = serde_json::from_str::<Layer>(r#"{ "type": "none of them" }"#).unwrap_err().to_string();
@@ -362,7 +425,7 @@ fn wrong_gradient(model: &Model, program: &Program, seed: u64) -> Option<String>
     let (batch, parameters) = draw_step(model, seed);
     let gradients = Pass::run(program.clone(), &parameters, &batch).gradients;
     let mut draw = Draw::new(seed);
-    for (i, parameter) in model.parameters().unwrap().iter().enumerate().filter(|(_, p)| p.role.is_trained()) {
+    for (i, parameter) in model.parameters().unwrap().iter().enumerate().filter(|(_, p)| p.is_trained()) {
         for _ in 0..parameter.len().min(6) {
             let at = draw.among(0..=parameter.len() - 1);
             let gradient = gradients[i][at];
@@ -566,7 +629,7 @@ fn steps_read_only_what_was_written() {
                     _ => None,
                 })
                 .collect();
-            let trained = model.parameters().unwrap().iter().filter(|p| p.role.is_trained()).count();
+            let trained = model.parameters().unwrap().iter().filter(|p| p.is_trained()).count();
             assert_eq!(gradients.len(), if mode == Mode::Train { trained } else { 0 }, "seed {seed}");
         }
     }

@@ -28,7 +28,7 @@ pub struct ReferenceEngine<T> {
     epoch: Epoch,
     batch_size: usize,
     optimizer: Optimizer,
-    /// What the optimizer keeps for each parameter, in the order of [`Optimizer::slots`]; nothing for statistics.
+    /// What the optimizer keeps for each parameter, in the order of [`Optimizer::slots`]; nothing for those that are not trained.
     slots: Vec<Vec<Vec<T>>>,
     /// The gradients of the last training step; empty before the first.
     gradients: Vec<Vec<T>>,
@@ -56,7 +56,7 @@ pub struct Pass<T> {
     pub loss: Vec<T>,
     /// `[N]`.
     pub correct: Vec<u32>,
-    /// The gradients of the parameters; empty for statistics, and without training.
+    /// The gradients of the parameters; empty for those that are not trained, and without training.
     pub gradients: Vec<Vec<T>>,
     /// The parameters afterwards: training moves the statistics.
     parameters: Vec<Vec<T>>,
@@ -161,7 +161,7 @@ impl<T: Real> ReferenceEngine<T> {
         let parameters: Vec<Vec<T>> = from_single(parameters);
         let described = model.parameters()?;
         let kept = |(parameter, values): (&Parameter, &Vec<T>)| {
-            if parameter.role.is_trained() { vec![T::ZERO; values.len()] } else { Vec::new() }
+            if parameter.is_trained() { vec![T::ZERO; values.len()] } else { Vec::new() }
         };
         let zeros: Vec<Vec<T>> = described.iter().zip(&parameters).map(kept).collect();
         Ok(ReferenceEngine {
@@ -229,7 +229,7 @@ impl<T: Real> ReferenceEngine<T> {
     /// Makes one optimizer step with the given factor (see [`Optimizer::step_size`]).
     fn update(&mut self, gradients: &[Vec<T>], step_size: f32) {
         let alpha = T::from_f64(f64::from(step_size));
-        for (i, g) in gradients.iter().enumerate().filter(|(i, _)| self.described[*i].role.is_trained()) {
+        for (i, g) in gradients.iter().enumerate().filter(|(i, _)| self.described[*i].is_trained()) {
             let w = &mut self.parameters[i];
             match (&self.optimizer, &mut self.slots[..]) {
                 (Optimizer::Adam(config), [m, v]) => {

@@ -44,6 +44,7 @@ pub(super) fn features(shape: &LayerShape) -> Features {
 /// Returns the tensors that a layer has in PyTorch and in ONNX.
 pub(super) fn torch_roles(layer: &Layer) -> &'static [Role] {
     match layer {
+        Conv2d { use_bias: false, .. } | Dense { use_bias: false, .. } => &[Role::Weight],
         Conv2d { .. } | Dense { .. } => &[Role::Weight, Role::Bias],
         BatchNorm { .. } => &[Role::Scale, Role::Shift, Role::Mean, Role::Variance],
         MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) | Add | Relu | Gelu | Flatten => &[],
@@ -175,16 +176,16 @@ fn window_attributes(shape: &LayerShape) -> Vec<Message> {
 pub(super) fn torch_constructor(shape: &LayerShape) -> Option<String> {
     let channels = shape.input.last().copied().unwrap_or_default();
     match &shape.layer {
-        Conv2d { filters, .. } => {
+        Conv2d { filters, use_bias, .. } => {
             let window = Window::of(shape);
             let mut text = format!("nn.Conv2d({channels}, {filters}, {}", pair(window.size));
             if window.stride != [1, 1] {
                 // Writing to a string cannot fail.
                 let _ = write!(text, ", stride={}", pair(window.stride));
             }
-            Some(text + &even_padding(&window) + ")")
+            Some(text + &even_padding(&window) + &no_bias(*use_bias, "bias") + ")")
         }
-        Dense { units, .. } => Some(format!("nn.Linear({channels}, {units})")),
+        Dense { units, use_bias, .. } => Some(format!("nn.Linear({channels}, {units}{})", no_bias(*use_bias, "bias"))),
         BatchNorm { momentum, epsilon, .. } => {
             let class = if shape.input.len() == 1 { "BatchNorm1d" } else { "BatchNorm2d" };
             // The part that a batch changes, without the digits of the subtraction's rounding.
@@ -323,19 +324,19 @@ pub(super) fn keras(shapes: &[LayerShape], i: usize) -> Vec<String> {
     let shape = &shapes[i];
     let name = &shape.name;
     match &shape.layer {
-        Conv2d { filters, padding, activation, .. } => {
+        Conv2d { filters, padding, activation, use_bias, .. } => {
             let window = Window::of(shape);
             let mut line = format!("Conv2D({filters}, {}", pair(window.size));
             if window.stride != [1, 1] {
                 let _ = write!(line, ", strides={}", pair(window.stride));
             }
-            let activation = keras_activation(*activation);
-            vec![format!("{line}{}{activation}, name=\"{name}\")", padding_argument(*padding))]
+            let rest = keras_activation(*activation) + &no_bias(*use_bias, "use_bias");
+            vec![format!("{line}{}{rest}, name=\"{name}\")", padding_argument(*padding))]
         }
         MaxPool2d(of) => vec![keras_pool("MaxPooling2D", shape, of.padding, name)],
         AveragePool2d(of) => vec![keras_pool("AveragePooling2D", shape, of.padding, name)],
         SumPool2d(_) => keras_sum_pool(shape, shapes),
-        BatchNorm { momentum, epsilon, scale, center } => {
+        BatchNorm { momentum, epsilon, scale, center, .. } => {
             let mut line = format!("BatchNormalization(momentum={momentum}, epsilon={epsilon}");
             for (key, value) in [("scale", scale), ("center", center)] {
                 if !value {
@@ -348,11 +349,17 @@ pub(super) fn keras(shapes: &[LayerShape], i: usize) -> Vec<String> {
         Relu => vec![format!("ReLU(name=\"{name}\")")],
         Gelu => vec![format!("Activation({KERAS_GELU}, name=\"{name}\")")],
         Flatten => vec![format!("Flatten(name=\"{name}\")")],
-        Dense { units, activation } => {
+        Dense { units, activation, use_bias, .. } => {
             let activation = if i + 1 == shapes.len() { Activation::Softmax } else { *activation };
-            vec![format!("Dense({units}{}, name=\"{name}\")", keras_activation(activation))]
+            let rest = keras_activation(activation) + &no_bias(*use_bias, "use_bias");
+            vec![format!("Dense({units}{rest}, name=\"{name}\")")]
         }
     }
+}
+
+/// Returns the argument for a layer without bias, which is called `key`.
+fn no_bias(use_bias: bool, key: &str) -> String {
+    if use_bias { String::new() } else { format!(", {key}=False") }
 }
 
 /// Keras's default is `valid`, as here.

@@ -255,6 +255,58 @@ impl Conv2d {
         }
     }
 
+    /// Writes the gradient of the input alone, as [`Conv2d::backward`] does with those of filter and bias.
+    pub fn backward_x(
+        &self,
+        masked: bool,
+        [x, w, dy]: [&[f32]; 3],
+        packed: &Packed,
+        argmax: &[u32],
+        dx: &mut [f32],
+        scratch: &mut Scratch,
+    ) {
+        let d = &self.d;
+        let argmax_len = if self.pool.is_some() { self.y_len() } else { 0 };
+        let images = x.chunks_exact(d.x_len()).zip(dy.chunks_exact(self.y_len()));
+        for (i, ((x, dy), dx)) in images.zip(dx.chunks_exact_mut(d.x_len())).enumerate() {
+            let argmax = &argmax[i * argmax_len..][..argmax_len];
+            if self.pooled.is_some() {
+                let Scratch { padded, entries, counts, .. } = &mut *scratch;
+                let (packed, padded) = (&packed.backward[..], &mut padded[..self.padded_len()]);
+                vectorized(BackwardX { conv: self, packed, dy, argmax, padded_dx: &mut *padded, entries, counts });
+                self.take_out(padded, masked.then_some(x), dx);
+                continue;
+            }
+            let Scratch { rows, patches, .. } = &mut *scratch;
+            let dy = self.unpooled(dy, argmax, rows);
+            dx.fill(0.0);
+            for band in self.bands() {
+                self.add_dx(dy, w, band, patches, dx);
+            }
+            if masked {
+                super::mask(x, dx);
+            }
+        }
+    }
+
+    /// Returns the gradient of the convolution's output: dy, placed at the positions that the pooling chose.
+    fn unpooled<'a>(&self, dy: &'a [f32], argmax: &[u32], rows: &'a mut [f32]) -> &'a [f32] {
+        let Some(pool) = &self.pool else { return dy };
+        let rows = &mut rows[..self.d.y_len()];
+        pool2d_max_backward_x(pool, argmax, dy, rows);
+        rows
+    }
+
+    /// Adds what some rows of the output contribute to the gradient of the input.
+    fn add_dx(&self, dy: &[f32], w: &[f32], band: Range<usize>, patches: &mut [f32], dx: &mut [f32]) {
+        let d = &self.d;
+        let dy = &dy[band.start * d.wo * d.o..band.end * d.wo * d.o];
+        let patches = &mut patches[..band.len() * d.wo * d.terms()];
+        let dy = Matrix::new(dy, band.len() * d.wo, d.o);
+        matmul(dy, Matrix::new(w, d.terms(), d.o).transposed(), false, patches);
+        self.for_each_patch_row(band, |patch_at, x_at, len| add(&patches[patch_at..][..len], &mut dx[x_at..][..len]));
+    }
+
     /// As [`Conv2d::backward`], for one image; dx is not masked.
     fn backward_by_patches(
         &self,
@@ -265,29 +317,17 @@ impl Conv2d {
         scratch: &mut Scratch,
     ) {
         let d = &self.d;
-        // The gradient of the convolution's output: dy, placed at the positions that the pooling chose.
-        let dy: &[f32] = match &self.pool {
-            Some(pool) => {
-                let rows = &mut scratch.rows[..d.y_len()];
-                pool2d_max_backward_x(pool, argmax, dy, rows);
-                rows
-            }
-            None => dy,
-        };
+        let Scratch { rows, patches, .. } = scratch;
+        let dy = self.unpooled(dy, argmax, rows);
         if let Some(dx) = &mut dx {
             dx.fill(0.0);
         }
         for band in self.bands() {
-            let dy = &dy[band.start * d.wo * d.o..band.end * d.wo * d.o];
-            let dy = Matrix::new(dy, band.len() * d.wo, d.o);
-            let patches = self.gather_patches(x, band.clone(), &mut scratch.patches);
-            matmul(patches.transposed(), dy, true, dw);
+            let of_band = &dy[band.start * d.wo * d.o..band.end * d.wo * d.o];
+            let of_x = self.gather_patches(x, band.clone(), patches);
+            matmul(of_x.transposed(), Matrix::new(of_band, band.len() * d.wo, d.o), true, dw);
             if let Some(dx) = &mut dx {
-                let patches = &mut scratch.patches[..band.len() * d.wo * d.terms()];
-                matmul(dy, Matrix::new(w, d.terms(), d.o).transposed(), false, patches);
-                self.for_each_patch_row(band, |patch_at, x_at, len| {
-                    add(&patches[patch_at..][..len], &mut dx[x_at..][..len])
-                });
+                self.add_dx(dy, w, band, patches, dx);
             }
         }
         for dy in dy.chunks_exact(d.o) {

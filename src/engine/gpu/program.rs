@@ -27,7 +27,7 @@ impl Fusion for GpuFusion {
     }
 }
 
-/// One tensor per parameter, all in one buffer, so that one dispatch updates all of them: first the trained ones, then the statistics.
+/// One tensor per parameter, all in one buffer, so that one dispatch updates all of them: first the trained ones, then the others.
 #[derive(Debug)]
 pub(super) struct Arena {
     pub(super) whole: Tensor,
@@ -41,7 +41,7 @@ impl Arena {
     /// Creates an arena for `all` parameters, or for the trained ones alone.
     pub(super) fn new(gpu: &Gpu, name: &str, parameters: &[Parameter], all: bool) -> Result<Self, EngineError> {
         let wanted = |trained: bool| {
-            let of = move |(_, parameter): &(usize, &Parameter)| parameter.role.is_trained() == trained;
+            let of = move |(_, parameter): &(usize, &Parameter)| parameter.is_trained() == trained;
             parameters.iter().enumerate().filter(of)
         };
         let in_order: Vec<(usize, &Parameter)> = wanted(true).chain(wanted(false).filter(|_| all)).collect();

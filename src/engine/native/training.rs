@@ -28,9 +28,9 @@ pub(super) struct Training<'d> {
     /// The parameters of the model.
     pub(super) described: Vec<Parameter>,
     pub(super) prepared: Prepared,
-    /// In the order of [`Optimizer::slots`]; empty for statistics.
+    /// In the order of [`Optimizer::slots`]; empty for parameters that are not trained.
     pub(super) slots: Vec<Vec<Aligned<f32>>>,
-    /// Empty for statistics.
+    /// Empty for parameters that are not trained.
     pub(super) gradients: Vec<Aligned<f32>>,
     pub(super) batch: BatchBuffers,
     pub(super) batch_size: usize,
