@@ -56,7 +56,7 @@ fn the_summary_of_a_graph_shows_what_layers_read_and_what_is_not_trained() {
     }
     // Two statistics for each of 6 + 6 + 6 + 45 + 16 channels.
     assert!(
-        text.ends_with("\nTrainable params: 1,922. Non-trainable params: 158, of which 158 are running statistics.\n"),
+        text.ends_with("\nTrainable params: 1,925. Non-trainable params: 158, of which 158 are running statistics.\n"),
         "{text}"
     );
     assert!(summary(&crate::export::mixed()).unwrap().contains("F (input) 4x4 stride 4 valid"));

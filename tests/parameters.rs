@@ -334,6 +334,19 @@ fn whitened_patches_have_the_identity_as_covariance() {
     if genuine_data().is_some() {
         // That of all training images is .2860.
         assert!((mean - 0.286).abs() < 0.002, "{mean}");
+        // As `torch.linalg.eigh` gives it in double precision, divided by mean and standard deviation of the same images.
+        for (o, expected, expected_bias) in [
+            (0, [0.330236, 0.350314, 0.332363, 0.343815, 0.363886, 0.343642, 0.332425, 0.350325, 0.329942], -0.880458),
+            (
+                3,
+                [-1.380762, 2.464377, -1.245741, -1.444798, 2.790217, -1.372571, -1.359325, 2.459612, -1.36384],
+                0.129576,
+            ),
+        ] {
+            let found = weight.iter().skip(o).step_by(16).zip(expected);
+            assert!(found.clone().count() == 9 && (bias[o] - expected_bias).abs() < 1e-5, "{}", bias[o]);
+            found.for_each(|(w, expected)| assert!((w - expected).abs() < 1e-5, "{w} for {expected}"));
+        }
     }
     // The leading ones, in their order: with fewer filters the first of them.
     let (all, _) = layer(18);
