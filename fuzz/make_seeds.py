@@ -105,6 +105,20 @@ units = 10
 )
 write(
     "model_file",
+    "parameters.toml",
+    """name = "parameters"
+layer = [
+    { type = "conv2d", filters = 4, kernel_size = [4, 2], stride = 7, init = "whitening", trainable = "bias" },
+    { type = "conv2d", filters = 6, kernel_size = [1, 3], use_bias = false, init = "dirac" },
+    { type = "batchnorm", trainable = false },
+    { type = "flatten" },
+    { type = "dense", units = 3, init = "he_normal", trainable = false },
+    { type = "dense", units = 10, use_bias = false, init = "glorot_uniform", trainable = true },
+]
+""",
+)
+write(
+    "model_file",
     "graph.toml",
     """name = "graph"
 layer = [

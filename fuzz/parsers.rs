@@ -11,7 +11,7 @@ use fmnist_gpu::data::{FASHION_MNIST, Split};
 use fmnist_gpu::engine::{Engine, Optimizer, ReferenceEngine, TileChoices};
 use fmnist_gpu::export::{Facts, keras, onnx, torch};
 use fmnist_gpu::import::{self, Layout};
-use fmnist_gpu::model::{Model, ModelFile, initial_parameters, permutation, summary, weights};
+use fmnist_gpu::model::{Model, ModelFile, permutation, summary, weights};
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::photo::{ImageFilter, Invert, Photo, prepare};
 use fmnist_gpu::report::comparison::{
@@ -79,8 +79,9 @@ fn use_model(model: &Model, parameters: Option<&[Vec<f32>]>) {
     if work > 100_000 {
         return;
     }
-    let expected = model.parameters().expect("an accepted model has parameters");
-    let initial = initial_parameters(&expected, 1);
+    let images =
+        Split { images: (0..2 * FASHION_MNIST.pixels()).map(|i| (i * i % 251) as u8).collect(), labels: vec![0; 2] };
+    let initial = model.initial_parameters(&images, 1).expect("an accepted model has parameters");
     let optimizer = Optimizer::Adam(AdamConfig::default());
     let parameters = parameters.unwrap_or(&initial);
     let mut engine = ReferenceEngine::<f32>::new(model, parameters, &Split::default(), 1, optimizer)

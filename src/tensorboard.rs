@@ -153,20 +153,21 @@ impl TrainingEvents {
     }
 
     /// Adds the last epoch of `history`: `epoch_loss` and `epoch_accuracy` under Keras's names, the speed, and for each parameter the
-    /// histograms `conv2d_1/weight` and `gradients/conv2d_1/weight`; the gradients are those of the last step.
+    /// histograms `conv2d_1/weight` and, if it is trained, `gradients/conv2d_1/weight`; the gradients are those of the last step. `names` are
+    /// those of the parameters, and of the trained ones among them.
     ///
     /// # Errors
     /// The operating system reported an error.
     pub fn epoch(
         &mut self,
         history: &[EpochRecord],
-        names: &[String],
+        names: &[Vec<String>; 2],
         parameters: &[Vec<f32>],
         gradients: &[Vec<f32>],
     ) -> Result<(), EventError> {
         self.scalars(history)?;
         let step = history.len() as u64;
-        for (kind, tensors) in [("", parameters), ("gradients/", gradients)] {
+        for ((kind, tensors), names) in [("", parameters), ("gradients/", gradients)].into_iter().zip(names) {
             for (name, values) in names.iter().zip(tensors) {
                 self.train.histogram(&format!("{kind}{}", name.replace('.', "/")), step, values)?;
             }

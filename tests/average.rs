@@ -55,10 +55,10 @@ fn rates_of_averages() {
 fn model() -> Model {
     let layers = [
         Layer::Flatten,
-        Layer::Dense { units: 4, activation: Activation::None },
-        Layer::BatchNorm { momentum: 0.8, epsilon: 0.01, scale: true, center: true },
+        Layer::dense(4, Activation::None),
+        Layer::BatchNorm { momentum: 0.8, epsilon: 0.01, scale: true, center: true, trainable: true },
         Layer::Relu,
-        Layer::Dense { units: 3, activation: Activation::Softmax },
+        Layer::dense(3, Activation::Softmax),
     ];
     Model { name: "normalized".into(), input: [2, 2, 1], layers: layers.map(Node::from).to_vec() }
 }

@@ -11,7 +11,8 @@ use fmnist_gpu::engine::{Engine, GpuEngine, Optimizer, ReferenceEngine};
 use fmnist_gpu::export::{ExportError, Facts, keras, npz, onnx, torch};
 use fmnist_gpu::import::{self, Layout};
 use fmnist_gpu::model::{
-    Activation, INPUT_NAME, Layer, Model, Node, Pair, Pooling, Role, Source, initial_parameters, weights,
+    Activation, INPUT_NAME, Init, Layer, Model, Node, Pair, Pooling, Role, Source, Trainable, initial_parameters,
+    weights,
 };
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
@@ -402,6 +403,55 @@ const POOLED: &str = r#"
 /// The flattens of [`MIXED`] and [`POOLED`] that no order with the channels first suits.
 const CHANNELS_LAST: [&str; 3] = ["logits", "probabilities", "flat"];
 
+/// Layers without bias and frozen ones, among them those before a normalization, one that is added to a flattened image, and the last.
+const BARE: &str = r#"
+    name = "bare"
+    [[layer]]
+    type = "conv2d"
+    filters = 8
+    kernel_size = 3
+    stride = 2
+    init = "whitening"
+    trainable = "bias"
+    [[layer]]
+    type = "conv2d"
+    filters = 6
+    kernel_size = 3
+    padding = "same"
+    use_bias = false
+    init = "dirac"
+    [[layer]]
+    type = "batchnorm"
+    scale = false
+    [[layer]]
+    type = "relu"
+    [[layer]]
+    type = "conv2d"
+    filters = 4
+    kernel_size = [3, 2]
+    stride = [3, 4]
+    use_bias = false
+    activation = "relu"
+    trainable = false
+    [[layer]]
+    type = "flatten"
+    [[layer]]
+    type = "dense"
+    units = 48
+    use_bias = false
+    init = "he_normal"
+    [[layer]]
+    type = "batchnorm"
+    trainable = false
+    [[layer]]
+    type = "add"
+    inputs = ["batchnorm_2", "flatten_1"]
+    [[layer]]
+    type = "dense"
+    units = 10
+    use_bias = false
+"#;
+
 pub fn odd() -> Model {
     toml::from_str(ODD).unwrap()
 }
@@ -412,6 +462,10 @@ pub fn residual() -> Model {
 
 pub fn grouped() -> Model {
     toml::from_str(GROUPED).unwrap()
+}
+
+pub fn bare() -> Model {
+    toml::from_str(BARE).unwrap()
 }
 
 pub fn mixed() -> Model {
@@ -429,7 +483,17 @@ fn drawn(seed: u64) -> Model {
     let stride = Pair(28 / h, 28 / w);
     let kernel_size = Pair(28 - (h - 1) * stride.0, 28 - (w - 1) * stride.1);
     let activation = Activation::None;
-    let first = Layer::Conv2d { filters: c, kernel_size, stride, padding: Padding::Valid, groups: 1, activation };
+    let first = Layer::Conv2d {
+        filters: c,
+        kernel_size,
+        stride,
+        padding: Padding::Valid,
+        groups: 1,
+        activation,
+        use_bias: true,
+        trainable: Trainable::Yes,
+        init: Init::GlorotUniform,
+    };
     for name in model.layers.iter_mut().flat_map(|node| node.input.iter_mut().chain(node.inputs.iter_mut().flatten())) {
         if name == INPUT_NAME {
             *name = "first".to_string();
@@ -448,7 +512,8 @@ fn models() -> Vec<(String, Model)> {
     let even = toml::from_str(EVEN).unwrap();
     let [cnn, mlp] = [Model::cnn(), Model::mlp()];
     let plain = [("cnn", cnn), ("mlp", mlp), ("odd", odd()), ("even", even)];
-    let graphs_by_hand = [("residual", residual()), ("mixed", mixed()), ("pooled", pooled()), ("grouped", grouped())];
+    let graphs_by_hand =
+        [("residual", residual()), ("mixed", mixed()), ("pooled", pooled()), ("grouped", grouped()), ("bare", bare())];
     let named = plain.into_iter().chain(graphs_by_hand);
     named.map(|(name, model)| (name.to_string(), model)).chain(graphs).collect()
 }
@@ -473,8 +538,8 @@ pub fn trained_size(model: &Model) -> Vec<Vec<f32>> {
     let engine = ReferenceEngine::<f32>::new(model, &parameters, &Split::default(), 5, optimizer).unwrap();
     let logits = engine.forward(&ReferenceEngine::batch(&split, &[0, 1, 2, 3, 4], 0, 5)).unwrap().logits;
     let largest = logits.iter().map(|y| y.abs()).fold(0.0, f32::max);
-    let last = parameters.len() - 2;
-    parameters[last..].iter_mut().flatten().for_each(|w| *w *= 12.0 / largest);
+    let last = model.graph().unwrap().pop().unwrap().parameters().len();
+    parameters.iter_mut().rev().take(last).flatten().for_each(|w| *w *= 12.0 / largest);
     parameters
 }
 
@@ -504,7 +569,7 @@ fn reference(model: &Model, parameters: &[Vec<f32>], images: &[u8]) -> Vec<f32> 
 /// Returns this program's own predictions for the images, `[N_IMAGES, 10]`: far from uniform, so that swapped classes
 /// or weights are detected.
 fn predictions(model: &Model, parameters: &[Vec<f32>]) -> Vec<f32> {
-    let probabilities = if model.parameters().unwrap().iter().all(|parameter| parameter.role.is_trained()) {
+    let probabilities = if !model.parameters().unwrap().iter().any(|parameter| parameter.role.is_statistic()) {
         let mut engine = GpuEngine::new(gpu(), model, parameters).unwrap();
         engine.predict(images(), &mut |_| ControlFlow::Continue(())).block_on().unwrap()
     } else {
@@ -784,7 +849,7 @@ fn layer_channels_first(
         | Layer::DepthwiseConv2d { kernel_size, stride, padding, activation: after, .. } => {
             activation = *after;
             let [filters, groups, has_bias] = match layer {
-                Layer::Conv2d { filters, groups, .. } => [*filters, *groups, 1],
+                Layer::Conv2d { filters, groups, use_bias, .. } => [*filters, *groups, usize::from(*use_bias)],
                 Layer::DepthwiseConv2d { use_bias, .. } => [shape[0], shape[0], usize::from(*use_bias)],
                 _ => unreachable!(),
             };
@@ -841,9 +906,9 @@ fn layer_channels_first(
             ((0..x.len()).map(|i| x[i % shape[0] * plane + i / shape[0]]).collect(), [x.len(), 1, 1])
         }
         Layer::Flatten => (x.clone(), [x.len(), 1, 1]),
-        Layer::Dense { units, activation: after } => {
+        Layer::Dense { units, activation: after, use_bias, .. } => {
             activation = *after;
-            let (w, b) = (parameter("weight"), parameter("bias"));
+            let (w, b) = (parameter("weight"), if *use_bias { parameter("bias") } else { vec![0.0; *units] });
             let dot = |o: usize| x.iter().zip(&w[o * x.len()..]).map(|(x, w)| x * w).sum::<f64>() + b[o];
             ((0..*units).map(dot).collect(), [*units, 1, 1])
         }

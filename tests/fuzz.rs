@@ -57,7 +57,15 @@ pub fn seeds_that_are_right_are_taken() {
     use fmnist_gpu::data::idx;
     use fmnist_gpu::run::checkpoint::Checkpoint;
     use fmnist_gpu::run::{RunConfig, Summary, parse_history};
-    for name in ["every-layer.toml", "graph.toml", "pooled.toml", "grouped.toml", "recipe.toml", "weighted.toml"] {
+    for name in [
+        "every-layer.toml",
+        "graph.toml",
+        "pooled.toml",
+        "grouped.toml",
+        "recipe.toml",
+        "weighted.toml",
+        "parameters.toml",
+    ] {
         let text = String::from_utf8(read("model_file", name)).unwrap();
         let file = fmnist_gpu::model::ModelFile::parse(Path::new(name), &text).unwrap();
         fmnist_gpu::session::Plan::new(file, &[]).unwrap();

@@ -1,6 +1,6 @@
 //! Weights of other tools as a run: assigning tensors to layers, types, and files that must be rejected.
 
-use crate::export::{mixed, odd, residual, trained_size};
+use crate::export::{bare, mixed, odd, residual, trained_size};
 use crate::support::gpu;
 use crate::support::program::Place;
 use fmnist_gpu::data::FASHION_MNIST;
@@ -89,7 +89,7 @@ fn symmetrical() -> Model {
 
 #[test]
 fn exported_for_pytorch_and_imported_the_weights_are_the_same() {
-    for model in [Model::cnn(), Model::mlp(), odd(), twins(), symmetrical(), residual(), mixed()] {
+    for model in [Model::cnn(), Model::mlp(), odd(), twins(), symmetrical(), residual(), mixed(), bare()] {
         let parameters = trained_size(&model);
         let bytes = torch::to_bytes(&model, &parameters, &Facts::new(&FASHION_MNIST)).unwrap();
         // The file describes its model.
@@ -393,7 +393,7 @@ fn files_that_do_not_fit_are_refused_with_names_and_shapes() {
     refused(&good, Some(&Model::mlp()), &[&[found, "`mlp`"][..], &expected].concat());
     refused(&good[2..], None, &["fc1.weight F32 [128, 3136]", "cnn", "mlp", "specify the model"]);
     refused(&good[1..], Some(&cnn), &["conv1", "bias", "no weight"]);
-    refused(&good[..7], Some(&cnn), &["fc2", "weight", "no bias"]);
+    refused(&good[..7], Some(&cnn), &["`fc2`", "weight but no bias", "`dense_2`", "`use_bias = false`"]);
     let mut other = good.clone();
     other[3].0 = "bn.running_mean".to_string();
     refused(&other, Some(&cnn), &["bn.running_mean", "batch normalization"]);
@@ -414,6 +414,79 @@ fn files_that_do_not_fit_are_refused_with_names_and_shapes() {
         .flat_map(|i| [single(&format!("{i}.weight"), &[1], &[0.0]), single(&format!("{i}.bias"), &[1], &[0.0])])
         .collect();
     refused(&many, Some(&cnn), &["and 376 more"]);
+}
+
+/// A file without a bias is of a layer without bias; a model that was specified must say so.
+#[test]
+fn layers_without_bias_are_imported_as_such() {
+    let cnn = Model::cnn();
+    let stems = ["conv1", "conv2", "fc1", "fc2"];
+    for layout in [Layout::Torch, Layout::Keras] {
+        let mut some = tensors(&cnn, layout, &stems, PYTORCH);
+        let mut expected = trained_size(&cnn);
+        for gone in [7, 1] {
+            some.remove(gone);
+            expected.remove(gone);
+        }
+        let imported = import(&some, None).unwrap();
+        let description = serde_json::to_value(&imported.model).unwrap();
+        let is_said: Vec<bool> = [0, 2, 5, 6].map(|i| description["layer"][i].get("use_bias").is_some()).to_vec();
+        assert_eq!(is_said, [true, false, false, true], "{description}");
+        assert!(imported.parameters == expected && imported.layout == layout);
+        let origins: Vec<&str> = imported.origins.iter().map(|origin| origin.tensor.as_str()).collect();
+        let weights = ["conv1.weight", "conv2.weight", "conv2.bias", "fc1.weight", "fc1.bias", "fc2.weight"];
+        assert_eq!(origins, weights);
+        // The model that came out fits the file, and the one with all biases does not.
+        assert!(import(&some, Some(&imported.model)).unwrap() == imported);
+        let error = import(&some, Some(&cnn)).unwrap_err();
+        assert!(
+            matches!(&error, ImportError::NoBias { stem, layer } if stem == "conv1" && layer == "conv2d_1"),
+            "{error}"
+        );
+        // A bias that the model does not have is refused too.
+        let all = tensors(&cnn, layout, &stems, PYTORCH);
+        assert!(matches!(import(&all, Some(&imported.model)), Err(ImportError::Mismatch { .. })));
+        assert_eq!(import(&all, None).unwrap().model, cnn);
+    }
+    // A file that describes its model and lacks a bias of it is damaged.
+    let bytes = torch::to_bytes(&cnn, &trained_size(&cnn), &Facts::new(&FASHION_MNIST)).unwrap();
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let some = tensors(&cnn, Layout::Torch, &["conv2d_1", "conv2d_2", "dense_1", "dense_2"], PYTORCH);
+    let error = from_bytes(&file(&some[..7], header.metadata().clone()), None, None).unwrap_err();
+    assert!(matches!(&error, ImportError::NoBias { layer, .. } if layer == "dense_2"), "{error}");
+}
+
+/// Layers of the same weight, with and without bias, are told apart by it.
+#[test]
+fn a_bias_tells_layers_of_equal_weight_apart() {
+    let model: Model = toml::from_str(
+        "name = \"pair\"\nlayer = [{ type = \"flatten\" }, { type = \"dense\", units = 12 }, \
+         { type = \"dense\", units = 12 }, { type = \"dense\", units = 12, use_bias = false }, \
+         { type = \"dense\", units = 10 }]",
+    )
+    .unwrap();
+    let parameters = trained_size(&model);
+    let own = ["a", "b", "c", "d"].map(|stem| [format!("{stem}.weight"), format!("{stem}.bias")]);
+    let described = model.parameters().unwrap();
+    let names = [&own[0][..], &own[1][..], &own[2][..1], &own[3][..]].concat();
+    let transposed = |i: usize| match described[i].shape[..] {
+        [inputs, outputs] => {
+            let at = |o: usize, i: usize| i * outputs + o;
+            let values = |of: &[f32]| (0..outputs * inputs).map(|k| of[at(k / inputs, k % inputs)]).collect();
+            (vec![outputs, inputs], values(&parameters[i]))
+        }
+        _ => (described[i].shape.clone(), parameters[i].clone()),
+    };
+    let all: Vec<Tensor> = names
+        .iter()
+        .enumerate()
+        .map(|(i, name)| {
+            let (shape, values): (Vec<usize>, Vec<f32>) = transposed(i);
+            single(name, &shape, &values)
+        })
+        .collect();
+    let imported = import(&all, Some(&model)).unwrap();
+    assert!(imported.parameters == parameters && imported.layout == Layout::Torch);
 }
 
 #[test]

@@ -65,6 +65,8 @@ mod optimizers;
 /// Every output call, made to fail.
 #[cfg(unix)]
 mod output_calls;
+/// Layers without bias, frozen layers, initial values.
+mod parameters;
 /// Pipelines kept between runs: valid files, damaged files, no folder.
 mod pipeline_cache;
 /// What a power failure may leave of a training.

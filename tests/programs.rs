@@ -12,12 +12,14 @@ use fmnist_gpu::engine::{
 use fmnist_gpu::lower::{
     Conv2d, Dense, Fusion, Gelu, GroupedConv2d, MaxPool2d, MeanPool2d, Mode, Op, Place, Program, Relu, lower,
 };
-use fmnist_gpu::model::{Activation, Layer, Model, Node, Pair, Pooling, Role, initial_parameters};
+use fmnist_gpu::model::{
+    Activation, Init, Layer, Model, Node, Pair, Parameter, Pooling, Role, Source, Trainable, initial_parameters,
+};
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::average::AverageConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
 use pollster::FutureExt as _;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{ControlFlow, RangeInclusive};
 
 /// A generator of small numbers (xorshift), with the seed of the graph.
@@ -58,6 +60,7 @@ impl Draw {
 
 /// A graph under construction, with the shapes that are already known.
 struct Sketch {
+    seed: u64,
     draw: Draw,
     model: Model,
     /// Name and shape of each value that a layer may read.
@@ -65,8 +68,27 @@ struct Sketch {
 }
 
 impl Sketch {
+    /// Draws what a layer says about its parameters, from a generator of its own: the graphs are as without it.
+    fn draw_attributes(&self, layer: &mut Layer) {
+        let mut draw = Draw::new(self.seed ^ (0x1000 * (1 + self.model.layers.len() as u64)));
+        match layer {
+            Layer::Conv2d { use_bias, trainable, init, .. } | Layer::Dense { use_bias, trainable, init, .. } => {
+                *use_bias = draw.chance(60);
+                *trainable = match draw.among(0..=9) {
+                    0 | 1 => Trainable::No,
+                    2 if *use_bias => Trainable::Bias,
+                    _ => Trainable::Yes,
+                };
+                *init = [Init::GlorotUniform, Init::HeNormal][draw.among(0..=1)];
+            }
+            Layer::BatchNorm { trainable, .. } => *trainable = draw.chance(75),
+            _ => {}
+        }
+    }
+
     /// Adds a layer that reads the named values; returns whether it fits.
-    fn add(&mut self, layer: Layer, inputs: &[String]) -> bool {
+    fn add(&mut self, mut layer: Layer, inputs: &[String]) -> bool {
+        self.draw_attributes(&mut layer);
         let name = format!("n{}", self.model.layers.len());
         let mut node = Node { name: Some(name.clone()), ..Node::from(layer) };
         match inputs {
@@ -123,9 +145,12 @@ impl Sketch {
                     padding,
                     groups: if fits { groups } else { 1 },
                     activation: self.activation(),
+                    use_bias: true,
+                    trainable: Trainable::Yes,
+                    init: Init::GlorotUniform,
                 }
             }
-            (0..=4, 1) => Layer::Dense { units: self.draw.among(1..=9), activation: self.activation() },
+            (0..=4, 1) => Layer::dense(self.draw.among(1..=9), self.activation()),
             (3 | 4, _) if self.draw.chance(50) => {
                 let pool_size = Pair(2, 2);
                 Layer::MaxPool2d(Pooling { pool_size, stride: Some(pool_size), padding: Padding::Valid })
@@ -138,6 +163,7 @@ impl Sketch {
                 epsilon: 0.01,
                 scale: self.draw.chance(80),
                 center: self.draw.chance(80),
+                trainable: true,
             },
             (16 | 17, 3) => Layer::DepthwiseConv2d {
                 kernel_size: self.draw.pair(1..=3),
@@ -172,15 +198,15 @@ fn shape_of_last(mut model: Model, unread: &[String]) -> Option<Vec<usize>> {
     let mut ends = Vec::new();
     for (i, name) in unread.iter().enumerate() {
         let flat = Node { name: Some(format!("flat{i}")), input: Some(name.clone()), ..Node::from(Layer::Flatten) };
-        let units = Layer::Dense { units: 2, activation: Activation::None };
-        let end = Node { name: Some(format!("end{i}")), input: flat.name.clone(), ..Node::from(units) };
+        let end = Layer::dense(2, Activation::None);
+        let end = Node { name: Some(format!("end{i}")), input: flat.name.clone(), ..Node::from(end) };
         ends.extend(end.name.clone());
         model.layers.extend([flat, end]);
     }
     if ends.len() > 1 {
         model.layers.push(Node { inputs: Some(ends), ..Node::from(Layer::Add) });
     }
-    model.layers.push(Node::from(Layer::Dense { units: 2, activation: Activation::Softmax }));
+    model.layers.push(Node::from(Layer::dense(2, Activation::Softmax)));
     model.graph().ok()?.into_iter().find(|shape| shape.name == last).map(|shape| shape.output)
 }
 
@@ -195,7 +221,7 @@ pub fn draw_model(seed: u64) -> Model {
     let classes = draw.among(2..=5);
     let layers = draw.among(1..=8);
     let model = Model { name: format!("graph {seed}"), input, layers: Vec::new() };
-    let mut sketch = Sketch { draw, model, values: vec![("input".to_string(), input.to_vec())] };
+    let mut sketch = Sketch { seed, draw, model, values: vec![("input".to_string(), input.to_vec())] };
     for _ in 0..layers {
         sketch.grow();
     }
@@ -214,14 +240,20 @@ pub fn draw_model(seed: u64) -> Model {
             last = sketch.values.last().unwrap().0.clone();
         }
         let activation = sketch.activation();
-        assert!(sketch.add(Layer::Dense { units: features, activation }, &[last]), "seed {seed}");
+        assert!(sketch.add(Layer::dense(features, activation), &[last]), "seed {seed}");
         ends.push(sketch.values.last().unwrap().0.clone());
+    }
+    let mut last = Layer::dense(classes, Activation::Softmax);
+    sketch.draw_attributes(&mut last);
+    if let Layer::Dense { trainable, .. } = &mut last {
+        // At least one layer must be.
+        *trainable = Trainable::Yes;
     }
     let mut model = sketch.model;
     if ends.len() > 1 {
         model.layers.push(Node { inputs: Some(ends), ..Node::from(Layer::Add) });
     }
-    model.layers.push(Node::from(Layer::Dense { units: classes, activation: Activation::Softmax }));
+    model.layers.push(Node::from(last));
     model.graph().unwrap_or_else(|error| panic!("seed {seed}: {error}\n{model:?}"));
     model
 }
@@ -356,6 +388,21 @@ fn draw_config(classes: usize, seed: u64) -> StepConfig {
     }
 }
 
+/// Returns a frozen parameter that training has changed, and checks that there are gradients and optimizer state of the trained ones alone.
+fn moved(model: &Model, parameters: &[Vec<f32>], trained: &Trained) -> Option<String> {
+    let described = model.parameters().unwrap();
+    let lens: Vec<usize> = described.iter().filter(|p| p.is_trained()).map(|p| p.len()).collect();
+    for kept in trained.state.slots.iter().chain([&trained.gradients]) {
+        assert_eq!(kept.iter().map(Vec::len).collect::<Vec<_>>(), lens);
+    }
+    let mut all = described.iter().zip(parameters.iter().zip(&trained.state.parameters));
+    let is_frozen = |parameter: &Parameter| match parameter.role.is_statistic() {
+        true => parameter.trainable == Trainable::No,
+        false => !parameter.is_trained(),
+    };
+    all.find(|(parameter, (before, after))| is_frozen(parameter) && before != after).map(|(p, _)| p.name.clone())
+}
+
 /// Trains a graph drawn at random on every engine, and compares; returns the types of its layers, and whether it branches.
 pub fn engines_agree(seed: u64) -> (BTreeSet<String>, bool) {
     let model = draw_model(seed);
@@ -371,9 +418,11 @@ fn engines_agree_on(model: &Model, seed: u64) {
     let config = draw_config(model.classes(), seed);
     let mut engine = ReferenceEngine::<f64>::new(model, &parameters, &split, BATCH, &config).unwrap();
     let truth = train(&mut engine, &split, &config);
+    assert_eq!(moved(model, &parameters, &truth), None, "seed {seed}, in double precision");
     let compare = |name: &str, engine: &mut dyn Engine| {
         let found = train(engine, &split, &config);
         assert_eq!(differs(&truth, &found, 2e-3), None, "seed {seed}, {name}, {config:?}");
+        assert_eq!(moved(model, &parameters, &found), None, "seed {seed}, {name}");
         found
     };
     let mut engine = ReferenceEngine::<f32>::new(model, &parameters, &split, BATCH, &config).unwrap();
@@ -438,6 +487,35 @@ fn all_engines_agree_on_global_poolings_of_large_images() {
     }
 }
 
+/// The graphs have frozen layers of each type, first and later ones, with and without bias, and normalizations after such.
+#[test]
+fn graphs_at_random_have_frozen_layers_and_layers_without_bias() {
+    let mut drawn: BTreeMap<String, usize> = BTreeMap::new();
+    for seed in 1..=100 {
+        let shapes = draw_model(seed).graph().unwrap();
+        for shape in &shapes {
+            let frozen = match shape.layer {
+                Layer::Conv2d { use_bias, trainable, .. } | Layer::Dense { use_bias, trainable, .. } => {
+                    let normalized = shapes.iter().any(|reader| {
+                        let reads =
+                            |source: &Source| matches!(source, Source::Layer(i) if shapes[*i].name == shape.name);
+                        reader.layer.kind() == "batchnorm" && reader.sources.iter().any(reads)
+                    });
+                    if normalized && !use_bias {
+                        *drawn.entry("no bias before a normalization".to_string()).or_default() += 1;
+                    }
+                    format!("{trainable:?}, bias {use_bias}")
+                }
+                Layer::BatchNorm { trainable, .. } => format!("{trainable}"),
+                _ => continue,
+            };
+            *drawn.entry(format!("{}: {frozen}", shape.layer.kind())).or_default() += 1;
+        }
+    }
+    // Two types with five combinations, a normalization with two.
+    assert!(drawn.len() == 13 && drawn.values().all(|&count| count >= 3), "{drawn:#?}");
+}
+
 /// The names of all types of layers: the parser lists them when it meets another one.
 pub fn layer_types() -> BTreeSet<String> {
     let error = serde_json::from_str::<Layer>(r#"{ "type": "none of them" }"#).unwrap_err().to_string();
@@ -464,7 +542,7 @@ fn wrong_gradient(model: &Model, program: &Program, seed: u64) -> Option<String>
     let (batch, parameters) = draw_step(model, seed);
     let gradients = Pass::run(program.clone(), &parameters, &batch).gradients;
     let mut draw = Draw::new(seed);
-    for (i, parameter) in model.parameters().unwrap().iter().enumerate().filter(|(_, p)| p.role.is_trained()) {
+    for (i, parameter) in model.parameters().unwrap().iter().enumerate().filter(|(_, p)| p.is_trained()) {
         for _ in 0..parameter.len().min(6) {
             let at = draw.among(0..=parameter.len() - 1);
             let gradient = gradients[i][at];
@@ -677,7 +755,7 @@ fn steps_read_only_what_was_written() {
                     _ => None,
                 })
                 .collect();
-            let trained = model.parameters().unwrap().iter().filter(|p| p.role.is_trained()).count();
+            let trained = model.parameters().unwrap().iter().filter(|p| p.is_trained()).count();
             assert_eq!(gradients.len(), if mode == Mode::Train { trained } else { 0 }, "seed {seed}");
         }
     }

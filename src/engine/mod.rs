@@ -256,7 +256,7 @@ impl State {
 
 /// Returns what belongs to the trained ones among the parameters.
 fn only_trained<T: Clone>(parameters: &[Parameter], values: &[T]) -> Vec<T> {
-    let trained = parameters.iter().zip(values).filter(|(parameter, _)| parameter.role.is_trained());
+    let trained = parameters.iter().zip(values).filter(|(parameter, _)| parameter.is_trained());
     trained.map(|(_, value)| value.clone()).collect()
 }
 
@@ -264,7 +264,7 @@ fn only_trained<T: Clone>(parameters: &[Parameter], values: &[T]) -> Vec<T> {
 fn for_all(parameters: &[Parameter], trained: &[Vec<f32>]) -> Vec<Vec<f32>> {
     let mut trained = trained.iter();
     let mut next = || trained.next().cloned().unwrap_or_default();
-    parameters.iter().map(|parameter| if parameter.role.is_trained() { next() } else { Vec::new() }).collect()
+    parameters.iter().map(|parameter| if parameter.is_trained() { next() } else { Vec::new() }).collect()
 }
 
 /// Returns the number of bytes of an image.

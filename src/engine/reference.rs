@@ -30,7 +30,7 @@ pub struct ReferenceEngine<T> {
     batch_size: usize,
     config: StepConfig,
     loss: Option<SoftLoss>,
-    /// What the optimizer keeps for each parameter, in the order of [`Optimizer::slots`]; nothing for statistics.
+    /// What the optimizer keeps for each parameter, in the order of [`Optimizer::slots`]; nothing for those that are not trained.
     slots: Vec<Vec<Vec<T>>>,
     /// The moving average of each parameter; empty if training keeps none.
     averages: Vec<Vec<T>>,
@@ -60,7 +60,7 @@ pub struct Pass<T> {
     pub loss: Vec<T>,
     /// `[N]`.
     pub correct: Vec<u32>,
-    /// The gradients of the parameters; empty for statistics, and without training.
+    /// The gradients of the parameters; empty for those that are not trained, and without training.
     pub gradients: Vec<Vec<T>>,
     /// The parameters afterwards: training moves the statistics.
     parameters: Vec<Vec<T>>,
@@ -172,7 +172,7 @@ impl<T: Real> ReferenceEngine<T> {
         let parameters: Vec<Vec<T>> = from_single(parameters);
         let described = model.parameters()?;
         let kept = |(parameter, values): (&Parameter, &Vec<T>)| {
-            if parameter.role.is_trained() { vec![T::ZERO; values.len()] } else { Vec::new() }
+            if parameter.is_trained() { vec![T::ZERO; values.len()] } else { Vec::new() }
         };
         let loss = SoftLoss::new(&config, train, model.classes())?;
         let averages = if config.average.is_some() && !train.is_empty() { parameters.clone() } else { Vec::new() };
@@ -254,7 +254,7 @@ impl<T: Real> ReferenceEngine<T> {
     /// Makes one optimizer step.
     fn update(&mut self, gradients: &[Vec<T>], rates: Rates) {
         let clip = self.config.clip_norm.map_or(T::ONE, |norm| clip::clip_factor(norm, gradients));
-        for (i, g) in gradients.iter().enumerate().filter(|(i, _)| self.described[*i].role.is_trained()) {
+        for (i, g) in gradients.iter().enumerate().filter(|(i, _)| self.described[*i].is_trained()) {
             let step = self.config.on(self.described[i].role, rates, clip);
             let w = &mut self.parameters[i];
             match (&self.config.optimizer, &mut self.slots[..]) {

@@ -48,7 +48,9 @@ pub(super) fn features(shape: &LayerShape) -> Features {
 /// Returns the tensors that a layer has in PyTorch and in ONNX.
 pub(super) fn torch_roles(layer: &Layer) -> &'static [Role] {
     match layer {
-        DepthwiseConv2d { use_bias: false, .. } => &[Role::Weight],
+        Conv2d { use_bias: false, .. } | DepthwiseConv2d { use_bias: false, .. } | Dense { use_bias: false, .. } => {
+            &[Role::Weight]
+        }
         Conv2d { .. } | DepthwiseConv2d { .. } | Dense { .. } => &[Role::Weight, Role::Bias],
         BatchNorm { .. } => &[Role::Scale, Role::Shift, Role::Mean, Role::Variance],
         MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) | Add | Relu | Gelu | Flatten => &[],
@@ -240,7 +242,7 @@ fn window_attributes(shape: &LayerShape) -> Vec<Message> {
 pub(super) fn torch_constructor(shape: &LayerShape) -> Option<String> {
     let channels = shape.input.last().copied().unwrap_or_default();
     match &shape.layer {
-        Conv2d { .. } | DepthwiseConv2d { .. } => {
+        Conv2d { use_bias, .. } | DepthwiseConv2d { use_bias, .. } => {
             let (window, groups) = (Window::of(shape), groups(shape));
             let filters = shape.output.last().copied().unwrap_or_default();
             let mut text = format!("nn.Conv2d({channels}, {filters}, {}", pair(window.size));
@@ -252,12 +254,9 @@ pub(super) fn torch_constructor(shape: &LayerShape) -> Option<String> {
             if groups > 1 {
                 let _ = write!(text, ", groups={groups}");
             }
-            if let DepthwiseConv2d { use_bias: false, .. } = shape.layer {
-                text.push_str(", bias=False");
-            }
-            Some(text + ")")
+            Some(text + &no_bias(*use_bias, "bias") + ")")
         }
-        Dense { units, .. } => Some(format!("nn.Linear({channels}, {units})")),
+        Dense { units, use_bias, .. } => Some(format!("nn.Linear({channels}, {units}{})", no_bias(*use_bias, "bias"))),
         BatchNorm { momentum, epsilon, .. } => {
             let class = if shape.input.len() == 1 { "BatchNorm1d" } else { "BatchNorm2d" };
             // The part that a batch changes, without the digits of the subtraction's rounding.
@@ -420,26 +419,25 @@ pub(super) fn keras(shapes: &[LayerShape], i: usize) -> Vec<String> {
     let shape = &shapes[i];
     let name = &shape.name;
     match &shape.layer {
-        Conv2d { filters, padding, groups, activation, .. } => {
+        Conv2d { filters, padding, groups, activation, use_bias, .. } => {
             let mut line = format!("Conv2D({filters}, {}", keras_window(shape, *padding));
             if *groups > 1 {
                 let _ = write!(line, ", groups={groups}");
             }
-            let line = format!("{line}{}, name=\"{name}\")", keras_activation(*activation));
-            with_activation(line, *activation, shape, shapes)
+            let rest = keras_activation(*activation) + &no_bias(*use_bias, "use_bias");
+            with_activation(format!("{line}{rest}, name=\"{name}\")"), *activation, shape, shapes)
         }
         DepthwiseConv2d { padding, use_bias, activation, .. } => {
-            let bias = if *use_bias { "" } else { ", use_bias=False" };
-            let (window, argument) = (keras_window(shape, *padding), keras_activation(*activation));
-            let line = format!("DepthwiseConv2D({window}{bias}{argument}, name=\"{name}\")");
-            with_activation(line, *activation, shape, shapes)
+            let window = keras_window(shape, *padding);
+            let rest = keras_activation(*activation) + &no_bias(*use_bias, "use_bias");
+            with_activation(format!("DepthwiseConv2D({window}{rest}, name=\"{name}\")"), *activation, shape, shapes)
         }
         MaxPool2d(of) => vec![keras_pool("MaxPooling2D", shape, of.padding, name)],
         AveragePool2d(of) => vec![keras_pool("AveragePooling2D", shape, of.padding, name)],
         SumPool2d(_) => keras_sum_pool(shape, shapes),
         GlobalMaxPool2d {} => vec![format!("GlobalMaxPooling2D(name=\"{name}\")")],
         GlobalAveragePool2d {} => vec![format!("GlobalAveragePooling2D(name=\"{name}\")")],
-        BatchNorm { momentum, epsilon, scale, center } => {
+        BatchNorm { momentum, epsilon, scale, center, .. } => {
             let mut line = format!("BatchNormalization(momentum={momentum}, epsilon={epsilon}");
             for (key, value) in [("scale", scale), ("center", center)] {
                 if !value {
@@ -455,10 +453,10 @@ pub(super) fn keras(shapes: &[LayerShape], i: usize) -> Vec<String> {
         Silu {} => vec![format!("Activation(\"silu\", name=\"{name}\")")],
         Scale { factor } => vec![format!("Rescaling({factor}, name=\"{name}\")")],
         Flatten => vec![format!("Flatten(name=\"{name}\")")],
-        Dense { units, activation } => {
+        Dense { units, activation, use_bias, .. } => {
             let activation = if i + 1 == shapes.len() { Activation::Softmax } else { *activation };
-            let line = format!("Dense({units}{}, name=\"{name}\")", keras_activation(activation));
-            with_activation(line, activation, shape, shapes)
+            let rest = keras_activation(activation) + &no_bias(*use_bias, "use_bias");
+            with_activation(format!("Dense({units}{rest}, name=\"{name}\")"), activation, shape, shapes)
         }
     }
 }
@@ -471,6 +469,11 @@ fn keras_window(shape: &LayerShape, padding: Padding) -> String {
         let _ = write!(text, ", strides={}", pair(window.stride));
     }
     text + padding_argument(padding)
+}
+
+/// Returns the argument for a layer without bias, which is called `key`.
+fn no_bias(use_bias: bool, key: &str) -> String {
+    if use_bias { String::new() } else { format!(", {key}=False") }
 }
 
 /// Keras's default is `valid`, as here.

@@ -35,15 +35,21 @@ pub enum ImportError {
         /// The other.
         second: String,
     },
-    /// A weight has no bias, or a bias has no weight.
-    #[error("`{stem}` has a {has} but no {lacks}; every convolution and dense layer of the model has both")]
+    /// A bias has no weight.
+    #[error("`{stem}` has a bias but no weight; every convolution and dense layer of a model has one")]
     Unpaired {
         /// What the names start with.
         stem: String,
-        /// `weight` or `bias`.
-        has: &'static str,
-        /// The other.
-        lacks: &'static str,
+    },
+    /// The model's layer has a bias, but the file's has none.
+    #[error(
+        "`{stem}` has a weight but no bias, and `{layer}` has a bias in the model; specify a model with `use_bias = false` in this layer"
+    )]
+    NoBias {
+        /// What the names start with.
+        stem: String,
+        /// The layer of the model.
+        layer: String,
     },
     /// One of the statistics of a batch normalization is missing.
     #[error("`{name}` is a statistic of a batch normalization, but `{stem}` has no {lacks}; a normalization has both")]

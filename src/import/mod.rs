@@ -1,7 +1,7 @@
 //! Imports weights of other tools: a safetensors file in PyTorch's or Keras's layout becomes a model with parameters.
 //!
-//! Tensors come in groups with the same stem: a weight (`conv1.weight`, `dense/kernel`) and a bias, and for a normalization its running
-//! mean and variance. A group is assigned to a layer by its names if they are the model's (`conv2d_1`, `dense_1`); otherwise by its
+//! Tensors come in groups with the same stem: a weight (`conv1.weight`, `dense/kernel`) and mostly a bias, and for a normalization its
+//! running mean and variance. A group is assigned to a layer by its names if they are the model's (`conv2d_1`, `dense_1`); otherwise by its
 //! shapes, if only one layer has them; and among groups of equal shapes by the number at the end of their names (`fc1`, `fc2`). The
 //! order in the file means nothing, since the format sorts by name. Ambiguous files are rejected, never guessed.
 //!
@@ -15,7 +15,7 @@ pub use error::ImportError;
 use crate::export::layout::{Slot, slots};
 use crate::export::torch::MODEL_KEY;
 use crate::model::weights::{FORMAT, described_model};
-use crate::model::{Model, Role};
+use crate::model::{Layer, Model, Role};
 use crate::text::{shortened, shortened_words};
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -76,7 +76,7 @@ pub struct Origin {
 /// Reads the model and its parameters from the bytes of a safetensors file.
 ///
 /// If `model` is `None`, the model is the one described in the file's metadata (as in files of this program), or else the
-/// built-in one that fits. If `layout` is `None`, it is the one that the shapes fit.
+/// built-in one that fits, with `use_bias = false` in layers whose bias the file lacks. If `layout` is `None`, it is the one that the shapes fit.
 ///
 /// # Errors
 /// The bytes are not a safetensors file, its tensors fit no layer or several, or a value cannot be used.
@@ -89,8 +89,10 @@ pub fn from_bytes(bytes: &[u8], model: Option<&Model>, layout: Option<Layout>) -
     // The layout of this program's files is known, even if the shapes would fit both.
     let layout = layout.or(own.map(|(_, layout)| layout));
     let fit = match (model, own) {
-        (Some(model), _) => fit(model, &groups, layout)?,
-        (None, Some((text, _))) => fit(&described_model(text).map_err(ImportError::Metadata)?, &groups, layout)?,
+        (Some(model), _) => fit_as_it_is(model, &groups, layout)?,
+        (None, Some((text, _))) => {
+            fit_as_it_is(&described_model(text).map_err(ImportError::Metadata)?, &groups, layout)?
+        }
         (None, None) => fit_built_in(&groups, layout)?,
     };
     let mut parameters = Vec::new();
@@ -164,7 +166,6 @@ impl<'a> Group<'a> {
     fn check(&self) -> Result<(), ImportError> {
         let stem = || shown(&self.stem);
         match &self.tensors {
-            // Whether the model has a layer without bias follows later.
             [_, _, Some(_), Some(_)] | [Some(_), _, None, None] => Ok(()),
             [_, _, Some(mean), None] => {
                 Err(ImportError::Statistic { stem: stem(), name: shown(&mean.name), lacks: KEYS[3][0] })
@@ -172,7 +173,7 @@ impl<'a> Group<'a> {
             [_, _, None, Some(variance)] => {
                 Err(ImportError::Statistic { stem: stem(), name: shown(&variance.name), lacks: KEYS[2][0] })
             }
-            [None, _, None, None] => Err(ImportError::Unpaired { stem: stem(), has: "bias", lacks: "weight" }),
+            [None, _, None, None] => Err(ImportError::Unpaired { stem: stem() }),
         }
     }
 }
@@ -214,7 +215,7 @@ struct Fit<'g, 'a> {
 
 fn fit_built_in<'g, 'a>(groups: &'g [Group<'a>], layout: Option<Layout>) -> Result<Fit<'g, 'a>, ImportError> {
     for model in [Model::cnn(), Model::mlp()] {
-        match fit(&model, groups, layout) {
+        match fit(&model, groups, layout, true) {
             Err(ImportError::Mismatch { .. }) => {}
             result => return result,
         }
@@ -222,14 +223,34 @@ fn fit_built_in<'g, 'a>(groups: &'g [Group<'a>], layout: Option<Layout>) -> Resu
     Err(ImportError::NoModel(list_found(groups)))
 }
 
-fn fit<'g, 'a>(model: &Model, groups: &'g [Group<'a>], layout: Option<Layout>) -> Result<Fit<'g, 'a>, ImportError> {
-    let slots = slots(&model.shapes()?);
-    let layers: Vec<Vec<Slot>> = slots.chunk_by(|a, b| a.layer == b.layer).map(<[Slot]>::to_vec).collect();
-    let is_weight_alone = |group: &&Group<'_>| matches!(group.tensors, [Some(_), None, None, None]);
-    if layers.iter().all(|layer| layer.len() > 1)
-        && let Some(group) = groups.iter().find(is_weight_alone)
-    {
-        return Err(ImportError::Unpaired { stem: shown(&group.stem), has: "weight", lacks: "bias" });
+/// Refuses a file that lacks a bias of the model.
+fn fit_as_it_is<'g, 'a>(
+    model: &Model,
+    groups: &'g [Group<'a>],
+    layout: Option<Layout>,
+) -> Result<Fit<'g, 'a>, ImportError> {
+    let strict = fit(model, groups, layout, false);
+    let (Err(ImportError::Mismatch { .. }), Ok(other)) = (&strict, fit(model, groups, layout, true)) else {
+        return strict;
+    };
+    for (layer, group) in layers_of(model)?.iter().zip(other.groups) {
+        if layer.iter().any(|slot| slot.role == Role::Bias) && group.tensor(Role::Bias).is_none() {
+            return Err(ImportError::NoBias { stem: shown(&group.stem), layer: layer[0].layer.clone() });
+        }
+    }
+    strict
+}
+
+/// Fits the groups to a model. With `less`, the model may have biases that the file lacks, and loses them.
+fn fit<'g, 'a>(
+    model: &Model,
+    groups: &'g [Group<'a>],
+    layout: Option<Layout>,
+    less: bool,
+) -> Result<Fit<'g, 'a>, ImportError> {
+    let mut layers = layers_of(model)?;
+    for slot in layers.iter_mut().flatten().filter(|slot| less && slot.role == Role::Bias) {
+        slot.parameter = None;
     }
     let layouts = layout.map_or_else(|| vec![Layout::Torch, Layout::Keras], |layout| vec![layout]);
     let mut fits = Vec::new();
@@ -239,7 +260,11 @@ fn fit<'g, 'a>(model: &Model, groups: &'g [Group<'a>], layout: Option<Layout>) -
         }
     }
     match (fits.pop(), fits.pop()) {
-        (Some((layout, groups)), None) => Ok(Fit { model: model.clone(), layout, layers, groups }),
+        (Some((layout, groups)), None) => {
+            let model = with_biases_of(model, &layers, &groups)?;
+            let layers = layers_of(&model)?;
+            Ok(Fit { model, layout, layers, groups })
+        }
         (Some(_), Some(_)) => Err(ImportError::AmbiguousLayout),
         (None, _) => Err(ImportError::Mismatch {
             model: model.name.clone(),
@@ -247,6 +272,24 @@ fn fit<'g, 'a>(model: &Model, groups: &'g [Group<'a>], layout: Option<Layout>) -
             expected: layouts.iter().map(|&layout| list_expected(&layers, layout)).collect::<Vec<_>>().join("\nor:\n"),
         }),
     }
+}
+
+/// Returns the tensors of each layer that has some.
+fn layers_of(model: &Model) -> Result<Vec<Vec<Slot>>, ImportError> {
+    let slots = slots(&model.shapes()?);
+    Ok(slots.chunk_by(|a, b| a.layer == b.layer).map(<[Slot]>::to_vec).collect())
+}
+
+/// Returns the model with the biases that its groups have.
+fn with_biases_of(model: &Model, layers: &[Vec<Slot>], groups: &[&Group<'_>]) -> Result<Model, ImportError> {
+    let mut with_biases = model.clone();
+    for (node, shape) in with_biases.layers.iter_mut().zip(model.shapes()?) {
+        let at = layers.iter().position(|layer| layer[0].layer == shape.name);
+        if let (Some(at), Layer::Conv2d { use_bias, .. } | Layer::Dense { use_bias, .. }) = (at, &mut node.layer) {
+            *use_bias = groups[at].tensor(Role::Bias).is_some();
+        }
+    }
+    Ok(with_biases)
 }
 
 fn expected_shape(slot: &Slot, layout: Layout) -> &[usize] {
@@ -264,12 +307,11 @@ fn are_alike(a: &[Slot], b: &[Slot], layout: Layout) -> bool {
 }
 
 /// Whether every tensor of a group belongs to a layer and has its shape. `needs_all` also requires the layer's parameters to be
-/// there; without it, a normalization's factor and summand may be missing.
+/// there; without it, a normalization's factor and summand may be missing. What is no parameter may always be.
 fn fits(layer: &[Slot], group: &Group<'_>, layout: Layout, needs_all: bool) -> bool {
     let is_right = |slot: &Slot| match group.tensor(slot.role) {
         Some(tensor) => tensor.view.shape() == expected_shape(slot, layout),
-        None if needs_all => slot.parameter.is_none(),
-        None => matches!(slot.role, Role::Scale | Role::Shift),
+        None => slot.parameter.is_none() || (!needs_all && matches!(slot.role, Role::Scale | Role::Shift)),
     };
     let known = layer.iter().filter(|slot| group.tensor(slot.role).is_some()).count();
     layer.iter().all(is_right) && known == group.tensors().count()

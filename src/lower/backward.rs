@@ -19,10 +19,18 @@ impl Lowering<'_> {
         }
     }
 
-    /// Emits the instruction for the gradients of weight and bias, and of the input if it is needed.
+    /// Whether weight or bias of a forward instruction are trained.
+    pub(super) fn trains_weights(&self, instruction: &Instruction) -> bool {
+        instruction.reads[1..3].iter().any(|id| self.is_trained[id.0])
+    }
+
+    /// Emits the instruction for the gradients of weight and bias, if one of them is trained, and of the input if it is needed.
     pub(super) fn weights(&mut self, op: Op, reads: Vec<Id>, instruction: &Instruction) {
         let x = instruction.reads[0];
-        let mut writes = vec![self.gradient_of(instruction.reads[1]), self.gradient_of(instruction.reads[2])];
+        let mut writes = Vec::new();
+        if op.has_weights() {
+            writes.extend([1, 2].map(|i| self.gradient_of(instruction.reads[i])));
+        }
         if self.is_trained[x.0] {
             let dx = self.gradient_like(x);
             writes.push(dx);

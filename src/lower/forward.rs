@@ -163,8 +163,9 @@ impl Lowering<'_> {
             let value = role.initial().unwrap_or_default();
             return self.add(format!("{value}"), &[at.channels()], false, Place::Constant(value));
         };
+        let is_trained = parameter.is_trained();
         let id = self.add(parameter.name, &parameter.shape, false, Place::Parameter(index));
-        self.is_trained[id.0] = role.is_trained();
+        self.is_trained[id.0] = is_trained;
         id
     }
 }

@@ -24,7 +24,7 @@ use thiserror::Error;
 /// What a program is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Forward, loss, gradients of all trained parameters; normalization by the batch's own statistics.
+    /// Forward, loss, gradients of all trained parameters; normalization by the batch's own statistics, unless it is not trained.
     Train,
     /// The same, but everything that an instruction computed is still there after the last one, to be searched.
     Search,
@@ -130,11 +130,11 @@ impl Lowering<'_> {
         self.rows(name, &shape)
     }
 
-    /// Returns the tensor of the gradient of `w`: of the parameter, or one that nobody reads.
+    /// Returns the tensor of the gradient of `w`: of the trained parameter, or one that nobody reads.
     fn gradient_of(&mut self, w: Id) -> Id {
         let Tensor { name, shape, place, .. } = self.program.tensor(w).clone();
         let place = match place {
-            Place::Parameter(index) => Place::Gradient(index),
+            Place::Parameter(index) if self.is_trained[w.0] => Place::Gradient(index),
             _ => Place::UNASSIGNED,
         };
         self.add(format!("gradients.{name}"), &shape, false, place)

@@ -55,7 +55,7 @@ pub enum Conv2d {
         /// The max pooling that follows; y and argmax have its shape.
         pool: Option<Pool2dDims>,
     },
-    /// x, w, dy \[, argmax\] -> dw, db \[, dx\].
+    /// x, w, dy \[, argmax\] -> \[dw, db\] \[, dx\].
     Backward {
         /// Its dimensions.
         d: Conv2dDims,
@@ -63,6 +63,8 @@ pub enum Conv2d {
         pool: Option<Pool2dDims>,
         /// Whether dx is 0 wherever x is not positive.
         masked: bool,
+        /// Whether w or b is trained.
+        weights: bool,
     },
 }
 
@@ -95,12 +97,14 @@ pub enum Dense {
         /// Whether a ReLU follows.
         relu: bool,
     },
-    /// x, w, dy -> dw, db \[, dx\].
+    /// x, w, dy -> \[dw, db\] \[, dx\].
     Backward {
         /// Its dimensions.
         d: DenseDims,
         /// Whether dx is 0 wherever x is not positive.
         masked: bool,
+        /// Whether w or b is trained.
+        weights: bool,
     },
 }
 
@@ -182,7 +186,7 @@ pub enum BatchNorm {
     Statistics(BatchNormDims, f64),
     /// running_mean, running_var -> moments.
     Moments,
-    /// x, moments, scale, shift -> y.
+    /// x, moments, scale, shift -> y. Also dy, moments without mean, scale, 0 -> dx, if the statistics are not those of x.
     Forward(BatchNormDims, f64),
     /// x, moments, dy -> dscale, dshift.
     BackwardW(BatchNormDims, f64),
@@ -250,9 +254,9 @@ impl Op {
     /// Whether it computes gradients of weights, which an engine may put off to the end.
     pub(super) fn has_weights(&self) -> bool {
         match self {
-            Op::Conv2d(instruction) => matches!(instruction, Conv2d::Backward { .. }),
+            Op::Conv2d(instruction) => matches!(instruction, Conv2d::Backward { weights: true, .. }),
+            Op::Dense(instruction) => matches!(instruction, Dense::Backward { weights: true, .. }),
             Op::GroupedConv2d(instruction) => matches!(instruction, GroupedConv2d::Backward { .. }),
-            Op::Dense(instruction) => matches!(instruction, Dense::Backward { .. }),
             Op::MaxPool2d(_) | Op::MeanPool2d(_) | Op::Relu(_) | Op::Gelu(_) => false,
             Op::LeakyRelu(_) | Op::Silu(_) | Op::Scale(_) => false,
             Op::Add(_) | Op::BatchNorm(_) | Op::SoftmaxXent(_) => false,
@@ -316,7 +320,10 @@ impl Lowering<'_> {
                 self.emit(Op::MeanPool2d(MeanPool2d::Forward(reduction, d)), vec![x], vec![y]);
                 y
             }
-            Layer::BatchNorm { momentum, epsilon, .. } => self.batchnorm(at, x, *momentum, *epsilon),
+            Layer::BatchNorm { momentum, epsilon, trainable, .. } => {
+                let momentum = trainable.then_some(*momentum);
+                self.batchnorm(at, x, momentum, *epsilon)
+            }
             Layer::Add => {
                 let mut sum = x;
                 for (i, &other) in inputs.iter().enumerate().skip(1) {
@@ -338,26 +345,46 @@ impl Lowering<'_> {
         Ok((y, Vec::new()))
     }
 
-    /// Emits a normalization: by the batch's statistics in training, by the running ones in inference.
-    fn batchnorm(&mut self, at: At<'_>, x: Id, momentum: f64, epsilon: f64) -> Id {
+    /// Emits a normalization: by the batch's statistics in training, by the running ones in inference, and without `momentum`, because it is
+    /// not trained.
+    fn batchnorm(&mut self, at: At<'_>, x: Id, momentum: Option<f64>, epsilon: f64) -> Id {
         let [scale, shift, mean, variance] = self.normalization(at);
         let (shape, c) = (at.shape(), at.channels());
         let positions = shape.output.iter().product::<usize>() / c.max(1);
         let d = BatchNormDims { n: self.program.batch, positions, c };
-        let moments = self.add(format!("{}.moments", shape.name), &[3, c], false, Place::UNASSIGNED);
-        match self.mode {
-            Mode::Train | Mode::Search => {
+        let moments = match momentum.filter(|_| self.mode != Mode::Infer) {
+            Some(momentum) => {
+                let moments = self.add(format!("{}.moments", shape.name), &[3, c], false, Place::UNASSIGNED);
                 let op = Op::BatchNorm(BatchNorm::Statistics(d, momentum));
                 self.emit(op, vec![x], vec![moments, mean, variance]);
+                moments
             }
-            Mode::Infer => {
-                let op = Op::BatchNorm(BatchNorm::Moments);
-                self.program.once.push(Instruction { op, reads: vec![mean, variance], writes: vec![moments] });
-            }
-        }
+            None => self.running(format!("{}.moments", shape.name), mean, variance),
+        };
         let y = self.rows(format!("{}.y", shape.name), &shape.output);
         self.emit(Op::BatchNorm(BatchNorm::Forward(d, epsilon)), vec![x, moments, scale, shift], vec![y]);
         y
+    }
+
+    /// Emits moments of running statistics, which are computed once.
+    fn running(&mut self, name: String, mean: Id, variance: Id) -> Id {
+        let c = self.program.tensor(variance).len();
+        let moments = self.add(name, &[3, c], false, Place::UNASSIGNED);
+        let op = Op::BatchNorm(BatchNorm::Moments);
+        self.program.once.push(Instruction { op, reads: vec![mean, variance], writes: vec![moments] });
+        moments
+    }
+
+    /// Emits the gradient of the input of a normalization by moments of running statistics, which do not depend on the input: normalized with
+    /// neither mean nor shift.
+    fn scaled(&mut self, forward: &Instruction, d: BatchNormDims, epsilon: f64, dy: Id) {
+        let [x, moments, scale] = [0, 1, 2].map(|i| forward.reads[i]);
+        let once = self.program.once.iter().find(|once| once.writes.contains(&moments));
+        let Some(&[_, variance]) = once.map(|once| &once.reads[..]) else { unreachable!("it was computed once") };
+        let zero = self.add("0".to_string(), &[d.c], false, Place::Constant(0.0));
+        let name = self.program.tensor(moments).name.clone();
+        let moments = self.running(format!("{name}_without_mean"), zero, variance);
+        self.input(Op::BatchNorm(BatchNorm::Forward(d, epsilon)), vec![dy, moments, scale, zero], x);
     }
 
     /// Returns the tensors of a normalization: scale, shift, running mean, running variance.
@@ -392,7 +419,7 @@ impl Lowering<'_> {
         let x = instruction.reads[0];
         match instruction.op {
             Op::Conv2d(Conv2d::Forward { d, pool, .. }) => {
-                let masked = self.masks_all(x);
+                let (masked, weights) = (self.masks_all(x), self.trains_weights(instruction));
                 let mut reads = vec![x, instruction.reads[1], dy];
                 let needs_dx = self.is_trained[x.0];
                 let unpool = |pool: &Pool2dDims| self.fusion.is_some_and(|fusion| fusion.unpool(&d, pool, needs_dx));
@@ -408,14 +435,16 @@ impl Lowering<'_> {
                     }
                     (None, _) => {}
                 }
-                self.weights(Op::Conv2d(Conv2d::Backward { d, pool: unpool, masked }), reads, instruction);
+                let op = Op::Conv2d(Conv2d::Backward { d, pool: unpool, masked, weights });
+                self.weights(op, reads, instruction);
             }
             Op::GroupedConv2d(GroupedConv2d::Forward { d, .. }) => {
                 let op = Op::GroupedConv2d(GroupedConv2d::Backward { d, masked: self.masks_all(x) });
                 self.weights(op, vec![x, instruction.reads[1], dy], instruction);
             }
             Op::Dense(Dense::Forward { d, .. }) => {
-                let op = Op::Dense(Dense::Backward { d, masked: self.masks_all(x) });
+                let (masked, weights) = (self.masks_all(x), self.trains_weights(instruction));
+                let op = Op::Dense(Dense::Backward { d, masked, weights });
                 self.weights(op, vec![x, instruction.reads[1], dy], instruction);
             }
             // The gradient of a maximum is masked already, and goes to an element of the same sign.
@@ -441,6 +470,9 @@ impl Lowering<'_> {
             }
             Op::BatchNorm(BatchNorm::Forward(d, epsilon)) => {
                 let [moments, scale, shift] = [instruction.reads[1], instruction.reads[2], instruction.reads[3]];
+                if self.program.once.iter().any(|once| once.writes.contains(&moments)) {
+                    return self.scaled(instruction, d, epsilon, dy);
+                }
                 let [dscale, dshift] = [scale, shift].map(|w| self.gradient_of(w));
                 let op = Op::BatchNorm(BatchNorm::BackwardW(d, epsilon));
                 self.emit(op, vec![x, moments, dy], vec![dscale, dshift]);

@@ -3,7 +3,7 @@
 //! A layer reads the layer before it unless its `input` or `inputs` name others. Only earlier layers can be named, so there are no
 //! circles, and every output but the last must be read by some layer.
 
-use super::{Activation, Layer, MAX_NAME, Model, ModelError, Parameter};
+use super::{Activation, Layer, MAX_NAME, Model, ModelError, Parameter, whitening};
 use crate::text::shortened;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -128,9 +128,12 @@ impl Model {
             );
         }
         match shapes.last().map(|shape| &shape.layer) {
-            Some(Layer::Dense { units, activation: Activation::None | Activation::Softmax })
+            Some(Layer::Dense { units, activation: Activation::None | Activation::Softmax, .. })
                 if classes.is_none_or(|classes| classes == *units) =>
             {
+                if !shapes.iter().flat_map(LayerShape::parameters).any(|parameter| parameter.is_trained()) {
+                    return Err(self.fault("no layer is trained; use `trainable = true` for one of them".to_string()));
+                }
                 Ok(shapes)
             }
             _ => {
@@ -169,6 +172,7 @@ impl Model {
             return Err(format!("its inputs have the shapes {input:?} and {:?}; they must be equal", shape_of(other)));
         }
         let (output, multiply_adds) = layer.output(&input)?;
+        whitening::check(layer, &sources, &input)?;
         let name = match &node.name {
             Some(name) => checked_name(name)?.to_string(),
             None => {

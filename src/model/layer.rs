@@ -1,6 +1,6 @@
 //! The types of layers: their attributes in a model file, and what follows from them.
 
-use super::{Parameter, Role};
+use super::{Init, Parameter, Role, Trainable};
 use crate::cpu::DimsError;
 use crate::cpu::conv2d::Padding;
 use crate::cpu::groupedconv2d::GroupedConv2dDims;
@@ -124,7 +124,7 @@ pub struct Pooling {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Layer {
-    /// Convolution with bias.
+    /// Convolution.
     Conv2d {
         /// Number of output channels.
         filters: usize,
@@ -142,6 +142,15 @@ pub enum Layer {
         /// The activation after it.
         #[serde(default, skip_serializing_if = "Activation::is_none")]
         activation: Activation,
+        /// Whether there is a bias.
+        #[serde(default = "yes", skip_serializing_if = "is_yes")]
+        use_bias: bool,
+        /// Which parameters are trained.
+        #[serde(default, skip_serializing_if = "Trainable::is_yes")]
+        trainable: Trainable,
+        /// How the initial values of the weight are chosen.
+        #[serde(default, skip_serializing_if = "Init::is_default")]
+        init: Init,
     },
     /// Depthwise convolution: one filter for each channel.
     DepthwiseConv2d {
@@ -185,6 +194,10 @@ pub enum Layer {
         /// Whether there is a summand for each channel.
         #[serde(default = "yes", skip_serializing_if = "is_yes")]
         center: bool,
+        /// Whether factor and summand are trained. As in Keras, a normalization that is not trained uses its running statistics in training
+        /// too, and leaves them as they are.
+        #[serde(default = "yes", skip_serializing_if = "is_yes")]
+        trainable: bool,
     },
     /// The sum of several inputs of the same shape.
     Add,
@@ -207,17 +220,31 @@ pub enum Layer {
     },
     /// From `[H, W, C]` to `[H*W*C]`.
     Flatten,
-    /// Fully connected, with bias.
+    /// Fully connected.
     Dense {
         /// Number of outputs.
         units: usize,
         /// The activation after it.
         #[serde(default, skip_serializing_if = "Activation::is_none")]
         activation: Activation,
+        /// Whether there is a bias.
+        #[serde(default = "yes", skip_serializing_if = "is_yes")]
+        use_bias: bool,
+        /// Which parameters are trained.
+        #[serde(default, skip_serializing_if = "Trainable::is_yes")]
+        trainable: Trainable,
+        /// How the initial values of the weight are chosen.
+        #[serde(default, skip_serializing_if = "Init::is_default")]
+        init: Init,
     },
 }
 
 impl Layer {
+    /// Returns a fully connected layer with bias.
+    pub fn dense(units: usize, activation: Activation) -> Self {
+        Layer::Dense { units, activation, use_bias: true, trainable: Trainable::Yes, init: Init::GlorotUniform }
+    }
+
     /// Returns the stem of the layer's name and of its parameters' names.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -255,26 +282,35 @@ impl Layer {
 
     /// Returns the parameters of a layer called `name` with inputs of the shape `input`, which [`Layer::output`] has accepted.
     pub(super) fn parameters(&self, name: &str, input: &[usize]) -> Vec<Parameter> {
-        let parameter =
-            |role: Role, shape: Vec<usize>| Parameter { name: format!("{name}.{}", role.key()), shape, role };
-        let weight_and_bias = |weight: Vec<usize>| {
-            let outputs = weight[weight.len() - 1];
-            vec![parameter(Role::Weight, weight), parameter(Role::Bias, vec![outputs])]
+        let make = |role: Role, shape: Vec<usize>, trainable, init| {
+            let name = format!("{name}.{}", role.key());
+            Parameter { name, shape, role, trainable, init }
         };
-        match self {
-            Layer::Conv2d { filters, kernel_size, groups, .. } => {
-                weight_and_bias(vec![kernel_size.0, kernel_size.1, input[2] / groups, *filters])
+        let weight_and_bias = |weight: Vec<usize>, use_bias: bool, trainable, init| {
+            let bias = vec![weight[weight.len() - 1]];
+            let bias = use_bias.then(|| make(Role::Bias, bias, trainable, Init::default()));
+            [Some(make(Role::Weight, weight, trainable, init)), bias].into_iter().flatten().collect()
+        };
+        match *self {
+            Layer::Conv2d { filters, kernel_size, groups, use_bias, trainable, init, .. } => {
+                let weight = vec![kernel_size.0, kernel_size.1, input[2] / groups, filters];
+                weight_and_bias(weight, use_bias, trainable, init)
             }
             Layer::DepthwiseConv2d { kernel_size, use_bias, .. } => {
-                let weight = parameter(Role::Weight, vec![kernel_size.0, kernel_size.1, input[2], 1]);
-                let bias = use_bias.then(|| parameter(Role::Bias, vec![input[2]]));
+                let (trainable, init) = (Trainable::default(), Init::default());
+                let weight = make(Role::Weight, vec![kernel_size.0, kernel_size.1, input[2], 1], trainable, init);
+                let bias = use_bias.then(|| make(Role::Bias, vec![input[2]], trainable, init));
                 [weight].into_iter().chain(bias).collect()
             }
-            Layer::Dense { units, .. } => weight_and_bias(vec![input[0], *units]),
-            Layer::BatchNorm { scale, center, .. } => {
-                let roles = [(*scale, Role::Scale), (*center, Role::Shift), (true, Role::Mean), (true, Role::Variance)];
+            Layer::Dense { units, use_bias, trainable, init, .. } => {
+                weight_and_bias(vec![input[0], units], use_bias, trainable, init)
+            }
+            Layer::BatchNorm { scale, center, trainable, .. } => {
+                let trainable = if trainable { Trainable::Yes } else { Trainable::No };
+                let roles = [(scale, Role::Scale), (center, Role::Shift), (true, Role::Mean), (true, Role::Variance)];
                 let roles = roles.into_iter().filter(|(exists, _)| *exists);
-                roles.map(|(_, role)| parameter(role, vec![input[input.len() - 1]])).collect()
+                let channels = vec![input[input.len() - 1]];
+                roles.map(|(_, role)| make(role, channels.clone(), trainable, Init::default())).collect()
             }
             Layer::MaxPool2d(_) | Layer::AveragePool2d(_) | Layer::SumPool2d(_) => Vec::new(),
             Layer::GlobalMaxPool2d {} | Layer::GlobalAveragePool2d {} => Vec::new(),
@@ -286,6 +322,7 @@ impl Layer {
     /// Returns the output shape and the multiply-adds for one sample with inputs of the shape `input`, or why the layer does not fit them.
     pub(super) fn output(&self, input: &[usize]) -> Result<(Vec<usize>, usize), String> {
         let len: usize = input.iter().product();
+        self.check_parameters()?;
         match self {
             Layer::Conv2d { .. } | Layer::DepthwiseConv2d { .. } => {
                 let d = conv2d_dims(self, 1, input)?;
@@ -326,6 +363,27 @@ impl Layer {
                 },
                 _ => Err(format!("its input has the shape {input:?}; add a flatten layer before it")),
             },
+        }
+    }
+
+    /// Fails if what the layer says about its parameters is a contradiction.
+    fn check_parameters(&self) -> Result<(), String> {
+        match self {
+            Layer::Conv2d { use_bias: false, trainable: Trainable::Bias, .. }
+            | Layer::Dense { use_bias: false, trainable: Trainable::Bias, .. } => {
+                Err("`trainable` is \"bias\", but `use_bias` is false; use `trainable = false`".to_string())
+            }
+            Layer::Conv2d { init: Init::Dirac, kernel_size: Pair(height, width), .. }
+                if height.is_multiple_of(2) || width.is_multiple_of(2) =>
+            {
+                Err(format!(
+                    "`init` is dirac, but `kernel_size` is [{height}, {width}]; use odd sizes, which have a centre"
+                ))
+            }
+            Layer::Dense { init: Init::Dirac | Init::Whitening, .. } => {
+                Err("`init` is dirac or whitening, which only a convolution can have".to_string())
+            }
+            _ => Ok(()),
         }
     }
 }

@@ -3,18 +3,21 @@
 
 #[cfg(feature = "disk")]
 mod disk;
+mod eigen;
 mod graph;
 mod init;
 mod layer;
 mod parameter;
 mod summary;
 pub mod weights;
+mod whitening;
 
+pub use eigen::eigenvectors;
 pub use graph::{INPUT_NAME, LayerShape, Node, Source};
-pub use init::{initial_parameters, permutation};
+pub use init::{Init, initial_parameters, permutation};
 pub use layer::{Activation, Layer, Pair, Pooling};
 pub(crate) use layer::{DEFAULT_SLOPE, conv2d_dims, pool2d_dims};
-pub use parameter::{Parameter, Role};
+pub use parameter::{Parameter, Role, Trainable};
 pub use summary::{summary, training_mflop};
 
 use crate::cpu::conv2d::Padding;
@@ -104,11 +107,7 @@ impl Model {
     /// Returns the article's first model, "without CNN": 101,770 parameters.
     pub fn mlp() -> Self {
         let classes = FASHION_MNIST.class_names.len();
-        let layers = [
-            Layer::Flatten,
-            Layer::Dense { units: 128, activation: Activation::Relu },
-            Layer::Dense { units: classes, activation: Activation::Softmax },
-        ];
+        let layers = [Layer::Flatten, Layer::dense(128, Activation::Relu), Layer::dense(classes, Activation::Softmax)];
         Model::sequential("mlp", layers)
     }
 
@@ -121,6 +120,9 @@ impl Model {
             padding: Padding::Same,
             groups: 1,
             activation: Activation::Relu,
+            use_bias: true,
+            trainable: Trainable::Yes,
+            init: Init::GlorotUniform,
         };
         let pooling = Pooling { pool_size: Pair(2, 2), stride: Some(Pair(2, 2)), padding: Padding::Valid };
         let pool = || Layer::MaxPool2d(pooling);

@@ -1,6 +1,9 @@
 //! Parameters: their names, shapes and roles, and what follows from a role.
 
-/// What a parameter is for. Its initial value follows from this, whether it is trained, and how it is exported.
+use super::Init;
+use serde::{Deserialize, Serialize};
+
+/// What a parameter is for. Its initial value follows from this, whether it can be trained, and how it is exported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Multiplies the inputs of a convolution or a dense layer.
@@ -18,12 +21,12 @@ pub enum Role {
 }
 
 impl Role {
-    /// Whether the optimizer changes it; statistics follow the batches instead.
-    pub fn is_trained(self) -> bool {
-        !matches!(self, Role::Mean | Role::Variance)
+    /// Whether it is a statistic, which no optimizer changes: it follows the batches instead.
+    pub fn is_statistic(self) -> bool {
+        matches!(self, Role::Mean | Role::Variance)
     }
 
-    /// The initial value of each element; `None` for weights, which are drawn at random.
+    /// The initial value of each element; `None` for weights, whose [`Init`] says it.
     pub fn initial(self) -> Option<f32> {
         match self {
             Role::Weight => None,
@@ -43,7 +46,59 @@ impl Role {
     }
 }
 
-/// A parameter tensor: its name in `model.safetensors`, its shape, and its role.
+/// Which parameters of a layer are trained; the others are frozen: they keep their initial values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "TrainableFile", into = "TrainableFile")]
+pub enum Trainable {
+    /// All: `true`.
+    #[default]
+    Yes,
+    /// None: `false`.
+    No,
+    /// The bias alone: `"bias"`.
+    Bias,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged, expecting = "true, false or \"bias\"")]
+enum TrainableFile {
+    All(bool),
+    Only(OnlyFile),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum OnlyFile {
+    Bias,
+}
+
+impl From<TrainableFile> for Trainable {
+    fn from(file: TrainableFile) -> Self {
+        match file {
+            TrainableFile::All(true) => Trainable::Yes,
+            TrainableFile::All(false) => Trainable::No,
+            TrainableFile::Only(OnlyFile::Bias) => Trainable::Bias,
+        }
+    }
+}
+
+impl From<Trainable> for TrainableFile {
+    fn from(trainable: Trainable) -> Self {
+        match trainable {
+            Trainable::Yes => TrainableFile::All(true),
+            Trainable::No => TrainableFile::All(false),
+            Trainable::Bias => TrainableFile::Only(OnlyFile::Bias),
+        }
+    }
+}
+
+impl Trainable {
+    pub(super) fn is_yes(&self) -> bool {
+        *self == Trainable::Yes
+    }
+}
+
+/// A parameter tensor: its name in `model.safetensors`, its shape, its role, and what its layer says about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parameter {
     /// For example `conv2d_1.weight`.
@@ -52,9 +107,23 @@ pub struct Parameter {
     pub shape: Vec<usize>,
     /// What it is for.
     pub role: Role,
+    /// Which parameters of its layer are trained.
+    pub trainable: Trainable,
+    /// How its initial values are chosen, if it is a weight.
+    pub init: Init,
 }
 
 impl Parameter {
+    /// Whether the optimizer changes it: it has a gradient, and the optimizer keeps what it needs for it. The others are statistics, or
+    /// frozen.
+    pub fn is_trained(&self) -> bool {
+        match self.trainable {
+            Trainable::Yes => !self.role.is_statistic(),
+            Trainable::No => false,
+            Trainable::Bias => self.role == Role::Bias,
+        }
+    }
+
     /// Returns the number of elements.
     pub fn len(&self) -> usize {
         self.shape.iter().product()

@@ -35,25 +35,29 @@ pub fn summary(model: &Model) -> Result<String, ModelError> {
     }
     let parameters = model.parameters()?;
     let total = count(&parameters);
-    let statistics = total - count(parameters.iter().filter(|parameter| parameter.role.is_trained()));
-    let untrained = match statistics {
-        0 => String::new(),
-        n => format!(", of which {} are statistics that are not trained", thousands(n)),
-    };
     let forward = 2e-6 * shapes.iter().map(|s| s.multiply_adds).sum::<usize>() as f64;
     let _ = writeln!(text, "{rule}");
     let _ = writeln!(
         text,
-        "Parameters: {} ({:.2} MB){untrained}. Forward pass: {forward:.2} MFLOP per image; training step: {:.1} MFLOP.",
+        "Parameters: {} ({:.2} MB). Forward pass: {forward:.2} MFLOP per image; training step: {:.1} MFLOP.",
         thousands(total),
         total as f64 * 4e-6,
         training_mflop(&shapes)
     );
+    let trained = count(parameters.iter().filter(|parameter| parameter.is_trained()));
+    if trained < total {
+        let statistics = match count(parameters.iter().filter(|parameter| parameter.role.is_statistic())) {
+            0 => String::new(),
+            n => format!(", of which {} are running statistics", thousands(n)),
+        };
+        let [trained, others] = [trained, total - trained].map(thousands);
+        let _ = writeln!(text, "Trainable params: {trained}. Non-trainable params: {others}{statistics}.");
+    }
     Ok(text)
 }
 
 /// Returns the work of a training step per image in millions of floating-point operations: the forward pass, the
-/// gradient of each weight, and the gradient of each input that depends on a parameter.
+/// gradient of each weight that is trained, and the gradient of each input that depends on a trained parameter.
 pub fn training_mflop(shapes: &[LayerShape]) -> f64 {
     // Whether the output of each layer depends on a parameter that is trained.
     let mut depends: Vec<bool> = Vec::with_capacity(shapes.len());
@@ -63,8 +67,9 @@ pub fn training_mflop(shapes: &[LayerShape]) -> f64 {
             Source::Image => false,
             Source::Layer(i) => depends[*i],
         });
-        total += shape.multiply_adds * if needs_gradient { 3 } else { 2 };
-        depends.push(needs_gradient || shape.parameters().iter().any(|parameter| parameter.role.is_trained()));
+        let is_trained = shape.parameters().iter().any(Parameter::is_trained);
+        total += shape.multiply_adds * (1 + usize::from(is_trained) + usize::from(needs_gradient));
+        depends.push(needs_gradient || is_trained);
     }
     2e-6 * total as f64
 }

@@ -100,6 +100,9 @@ pub struct Packed {
     backward: Aligned<f32>,
 }
 
+/// Where the gradients of filter and bias are added, if they are needed.
+pub(super) type Sums<'a> = Option<[&'a mut [f32]; 2]>;
+
 impl Conv2d {
     /// Plans a convolution `d` with the max pooling after it, if there is one; `n` is ignored in both. `needs_dx` says
     /// whether the gradient of the input will be needed.
@@ -243,8 +246,36 @@ impl Conv2d {
         dx: Option<&mut [f32]>,
         scratch: &mut Scratch,
     ) {
+        let (dw, db) = sums.split_at_mut(self.d.w_len());
+        self.gradients(masked, [x, w, dy], packed, argmax, Some([dw, db]), dx, scratch);
+    }
+
+    /// Writes the gradient of the input alone, as [`Conv2d::backward`] does with those of filter and bias.
+    pub fn backward_x(
+        &self,
+        masked: bool,
+        [x, w, dy]: [&[f32]; 3],
+        packed: &Packed,
+        argmax: &[u32],
+        dx: &mut [f32],
+        scratch: &mut Scratch,
+    ) {
+        self.gradients(masked, [x, w, dy], packed, argmax, None, Some(dx), scratch);
+    }
+
+    /// As [`Conv2d::backward`]; the gradients of filter and bias only if there are sums for them.
+    #[allow(clippy::too_many_arguments, reason = "one argument per tensor, named as in the formula")]
+    fn gradients(
+        &self,
+        masked: bool,
+        [x, w, dy]: [&[f32]; 3],
+        packed: &Packed,
+        argmax: &[u32],
+        mut sums: Sums<'_>,
+        dx: Option<&mut [f32]>,
+        scratch: &mut Scratch,
+    ) {
         let d = &self.d;
-        let (dw, db) = sums.split_at_mut(d.w_len());
         let (y_len, argmax_len) = (self.y_len(), self.argmax_len());
         let tiles = self.tiles_backward().filter(|_| self.pooled.is_none());
         let at_once = tiles.map_or(1, |windows| windows.images);
@@ -253,7 +284,7 @@ impl Conv2d {
         for (i, (x, dy)) in images.enumerate() {
             let dx = dx.as_mut().and_then(Iterator::next);
             let argmax = &argmax[i * at_once * argmax_len..][..dy.len() / y_len * argmax_len];
-            let sums = [&mut *dw, &mut *db];
+            let sums = sums.as_mut().map(|[dw, db]| [&mut **dw, &mut **db]);
             match (self.pooled, tiles) {
                 (Some(order), _) => self.backward_pooled(order, masked, [x, dy], packed, argmax, sums, dx, scratch),
                 (None, Some(windows)) => {
@@ -268,19 +299,21 @@ impl Conv2d {
     #[allow(clippy::too_many_arguments, reason = "one argument per tensor, named as in the formula")]
     fn backward_pooled(
         &self,
-        sums: FilterSums,
+        order: FilterSums,
         masked: bool,
         [x, dy]: [&[f32]; 2],
         packed: &Packed,
         argmax: &[u32],
-        [dw, db]: [&mut [f32]; 2],
+        sums: Sums<'_>,
         dx: Option<&mut [f32]>,
         scratch: &mut Scratch,
     ) {
         let Scratch { padded: room, rows, entries, counts, .. } = scratch;
         let padded = &mut room[..tiles::frame_len(&self.d)];
-        tiles::pad(&self.d, x, padded);
-        vectorized(BackwardW { conv: self, sums, padded, dy, argmax, dw, db, entries });
+        if let Some([dw, db]) = sums {
+            tiles::pad(&self.d, x, padded);
+            vectorized(BackwardW { conv: self, sums: order, padded, dy, argmax, dw, db, entries });
+        }
         let Some(dx) = dx else { return };
         if let Some(windows) = &self.dx_windows {
             let mask = masked.then_some(x);
@@ -300,13 +333,15 @@ impl Conv2d {
         [x, dy]: [&[f32]; 2],
         packed: &Packed,
         argmax: &[u32],
-        [dw, db]: [&mut [f32]; 2],
+        sums: Sums<'_>,
         dx: Option<&mut [f32]>,
         scratch: &mut Scratch,
     ) {
         let Scratch { padded, rows, .. } = scratch;
         let dy = self.unpooled(dy, argmax, rows);
-        vectorized(tiles::BackwardW { windows, framed: windows.frame(x, padded), dy, dw, db });
+        if let Some([dw, db]) = sums {
+            vectorized(tiles::BackwardW { windows, framed: windows.frame(x, padded), dy, dw, db });
+        }
         if let (Some(dx), Some(windows)) = (dx, &self.dx_windows) {
             dx_by_tiles(windows, dy, packed, masked.then_some(x), dx, padded);
         }

@@ -1,7 +1,7 @@
 //! The convolution as matrix products over patches, which work for every shape: what the filter sees at each position is
 //! one row of a matrix.
 
-use super::conv2d::{Conv2d, Scratch, add};
+use super::conv2d::{Conv2d, Scratch, Sums, add};
 use super::{Matrix, matmul};
 use crate::cpu::pool2d::pool2d_max_forward;
 use std::ops::Range;
@@ -44,7 +44,7 @@ impl Conv2d {
         masked: bool,
         [x, w, dy]: [&[f32]; 3],
         argmax: &[u32],
-        [dw, db]: [&mut [f32]; 2],
+        mut sums: Sums<'_>,
         mut dx: Option<&mut [f32]>,
         scratch: &mut Scratch,
     ) {
@@ -57,8 +57,10 @@ impl Conv2d {
         for band in self.bands() {
             let dy = &dy[band.start * d.wo * d.o..band.end * d.wo * d.o];
             let dy = Matrix::new(dy, band.len() * d.wo, d.o);
-            let patches = self.gather_patches(x, band.clone(), room);
-            matmul(patches.transposed(), dy, true, dw);
+            if let Some([dw, _]) = &mut sums {
+                let patches = self.gather_patches(x, band.clone(), room);
+                matmul(patches.transposed(), dy, true, dw);
+            }
             if let Some(dx) = &mut dx {
                 let patches = &mut room[..band.len() * d.wo * d.terms()];
                 matmul(dy, Matrix::new(w, d.terms(), d.o).transposed(), false, patches);
@@ -67,8 +69,8 @@ impl Conv2d {
                 });
             }
         }
-        for dy in dy.chunks_exact(d.o) {
-            add(dy, db);
+        if let Some([_, db]) = sums {
+            dy.chunks_exact(d.o).for_each(|dy| add(dy, db));
         }
         if let (Some(dx), true) = (dx, masked) {
             super::mask(x, dx);

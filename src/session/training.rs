@@ -3,7 +3,6 @@
 use super::{Device, Plan, PlanError};
 use crate::data::{Dataset, Split};
 use crate::engine::{Engine, EngineError, GpuEngine, Inference, Totals};
-use crate::model::initial_parameters;
 use crate::ops::SharedTiles;
 use crate::run::{RunConfig, Summary};
 use crate::train::validation::{HoldOut, hold_out};
@@ -110,7 +109,7 @@ impl<'a> Training<'a> {
             // Before memory is taken for them here.
             GpuEngine::check_parameters(gpu, model)?;
         }
-        let initial = initial_parameters(&model.parameters()?, recipe.seed);
+        let initial = model.initial_parameters(&dataset.train, recipe.seed)?;
         let engine = device.trainer(model, &initial, &dataset.train, recipe.batch_size, step, *tiles);
         let mut engine = engine.await?;
         if let Some(checkpoint) = start {

@@ -43,6 +43,8 @@ pub struct GpuEngine {
 #[derive(Debug)]
 struct Training {
     batches: Batches,
+    /// What is to do before the first batch of an epoch: parameters may have been restored.
+    once: Option<Plan>,
     update: Update,
     logits: Tensor,
 }
@@ -122,10 +124,11 @@ impl GpuEngine {
         let (clip, loss) = (gpu.tensor("clip", &[1], Element::F32)?, loss.transpose()?);
         let update = Update { config, rates, clip, loss, gradients, slots, averages };
         let plan = self.step(&feed, &program, &tensors, &update).await?;
+        let once = self.once(&self.on_gpu(&feed, &program, &tensors)).await?;
         let entries: Vec<&str> = plan.dispatches().map(|dispatch| dispatch.entry).collect();
         log::debug!("a training step has {} dispatches: {}", entries.len(), entries.join(", "));
         let batches = Batches::new(gpu, feed, plan)?;
-        Ok(GpuEngine { training: Some(Training { batches, update, logits }), ..self })
+        Ok(GpuEngine { training: Some(Training { batches, once, update, logits }), ..self })
     }
 
     fn fusion(&self) -> GpuFusion {
@@ -187,6 +190,16 @@ impl GpuEngine {
             average::record(plan, config, [&self.parameters.whole, &averages.whole, rates, &feed.progress])?;
         }
         Ok(())
+    }
+
+    /// Records what is to do once after the parameters have changed; `None` if there is nothing.
+    async fn once(&self, on: &OnGpu<'_>) -> Result<Option<Plan>, EngineError> {
+        if on.program.once.is_empty() {
+            return Ok(None);
+        }
+        let mut once = PlanBuilder::new(&self.gpu);
+        on.program.once.iter().try_for_each(|step| record(&mut once, step, on))?;
+        Ok(Some(once.finish().await?))
     }
 
     fn on_gpu<'a>(&self, feed: &'a Feed, program: &'a Program, tensors: &'a [Tensor]) -> OnGpu<'a> {
@@ -264,10 +277,8 @@ impl GpuEngine {
         let feed = Feed::new(gpu, "evaluation", split, &self.model, n)?;
         let tensors = self.tensors(&program, self.result(), None)?;
         let on = self.on_gpu(&feed, &program, &tensors);
-        if !program.once.is_empty() {
-            let mut once = PlanBuilder::new(gpu);
-            program.once.iter().try_for_each(|step| record(&mut once, step, &on))?;
-            gpu.run(&once.finish().await?).await?;
+        if let Some(once) = self.once(&on).await? {
+            gpu.run(&once).await?;
         }
         let mut plan = PlanBuilder::new(gpu);
         feed.record(&mut plan, &on)?;
@@ -282,6 +293,9 @@ impl Engine for GpuEngine {
         Box::pin(async move {
             let training = self.training.as_mut().ok_or(EngineError::NoTraining)?;
             self.gpu.write(&training.update.rates, bytemuck::cast_slice(&epoch.rates));
+            if let Some(once) = &training.once {
+                self.gpu.run(once).await?;
+            }
             training.batches.begin(&epoch.order, epoch.done).await
         })
     }
@@ -352,6 +366,9 @@ impl Engine for GpuEngine {
             // The same steps, but with a buffer for each tensor, so that all are there to be searched after a step.
             let program = lower(&self.model, Mode::Search, batches.feed.batch_size(), Some(&self.fusion()))?;
             let tensors = self.tensors(&program, &self.parameters, Some(&update.gradients))?;
+            if let Some(once) = self.once(&self.on_gpu(&batches.feed, &program, &tensors)).await? {
+                self.gpu.run(&once).await?;
+            }
             let plan = self.step(&batches.feed, &program, &tensors, update).await?;
             let found = batches.search(&plan, epoch, last).await?;
             // The optimizer writes all parameters in one dispatch; report the parameter that contains the element.

@@ -28,7 +28,7 @@ impl Fusion for GpuFusion {
 }
 
 /// One tensor per parameter, all in one buffer, so that one dispatch updates all of them: first the trained ones by their roles, in the order of
-/// [`Factors::ROLES`], then the statistics.
+/// [`Factors::ROLES`], then the others.
 #[derive(Debug)]
 pub(super) struct Arena {
     pub(super) whole: Tensor,
@@ -44,7 +44,7 @@ impl Arena {
     /// Creates an arena for `all` parameters, or for the trained ones alone.
     pub(super) fn new(gpu: &Gpu, name: &str, parameters: &[Parameter], all: bool) -> Result<Self, EngineError> {
         let wanted = |trained: bool| {
-            let of = move |(_, parameter): &(usize, &Parameter)| parameter.role.is_trained() == trained;
+            let of = move |(_, parameter): &(usize, &Parameter)| parameter.is_trained() == trained;
             parameters.iter().enumerate().filter(of)
         };
         let mut in_order: Vec<(usize, &Parameter)> = wanted(true).collect();

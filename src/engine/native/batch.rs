@@ -210,7 +210,7 @@ pub(super) fn slices<'a>(
         let mut of_v = next(&mut v).chunks_mut(len);
         let mut of_average = next(&mut averages).chunks_mut(len);
         let conv = program.conv_of_parameter(index);
-        // Statistics have no gradients, so there are no slices of them.
+        // What is not trained has no gradients, so there are no slices of it.
         for (i, (w, g)) in w.chunks_mut(len).zip(g.chunks_mut(len)).enumerate() {
             slices.push(Slice {
                 index,

@@ -101,7 +101,7 @@ impl<'d> NativeEngine<'d> {
         check_split(split, &engine.model)?;
         let (prepared, batch) = engine.prepared(Mode::Train, batch_size)?;
         let zeros_alike = || {
-            let lens = engine.described.iter().map(|p| if p.role.is_trained() { p.len() } else { 0 });
+            let lens = engine.described.iter().map(|p| if p.is_trained() { p.len() } else { 0 });
             lens.map(zeros).collect::<Result<Vec<_>, _>>()
         };
         let slots = config.optimizer.slots().iter().map(|_| zeros_alike()).collect::<Result<_, _>>()?;

@@ -118,8 +118,8 @@ impl NativeProgram {
                 let w = instruction.reads[1];
                 let is_backward = |op: Op| matches!(op, Op::Conv2d(lower::Conv2d::Backward { .. }));
                 let of_filter = |other: &&Instruction| is_backward(other.op) && other.reads[1] == w;
-                let needs_dx =
-                    program.instructions.iter().find(of_filter).is_some_and(|backward| backward.writes.len() > 2);
+                let writes_rows = |backward: &Instruction| backward.writes.iter().any(|id| program.tensor(*id).by_row);
+                let needs_dx = program.instructions.iter().find(of_filter).is_some_and(writes_rows);
                 convs.push(Conv2d::new(&d, relu, pool, needs_dx, algorithm));
                 filters.push(w);
             }

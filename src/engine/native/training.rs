@@ -30,9 +30,9 @@ pub(super) struct Training<'d> {
     /// The parameters of the model.
     pub(super) described: Vec<Parameter>,
     pub(super) prepared: Prepared,
-    /// In the order of [`Optimizer::slots`](crate::engine::Optimizer::slots); empty for statistics.
+    /// In the order of [`Optimizer::slots`](crate::engine::Optimizer::slots); empty for parameters that are not trained.
     pub(super) slots: Vec<Vec<Aligned<f32>>>,
-    /// Empty for statistics.
+    /// Empty for parameters that are not trained.
     pub(super) gradients: Vec<Aligned<f32>>,
     /// The moving average of each parameter; empty if training keeps none.
     pub(super) averages: Vec<Aligned<f32>>,
@@ -216,7 +216,7 @@ fn average_untrained(
 ) {
     let Some(config) = &config.average else { return };
     for ((_, w), average) in
-        described.iter().zip(parameters).zip(averages).filter(|((parameter, _), _)| !parameter.role.is_trained())
+        described.iter().zip(parameters).zip(averages).filter(|((parameter, _), _)| !parameter.is_trained())
     {
         average::average_step(rates.average, config.pulls(), w, average);
     }

@@ -23,15 +23,17 @@ impl Operation for Conv2d {
                 let form = conv2d_form(gpu, on.tiles, &d, false);
                 conv2d::record_forward(plan, form, &d, relu, [x[0], x[1], x[2], y[0]], pool.map(|_| y[1]))
             }
-            Conv2d::Backward { d, pool, masked } => {
+            Conv2d::Backward { d, pool, masked, .. } => {
                 let forms = [false, true].map(|dx| conv2d_form(gpu, on.tiles, &d, dx));
                 let argmax = pool.map(|_| x[3]);
-                match y.get(2) {
-                    Some(dx) => {
-                        let tensors = [x[0], x[1], x[2], dx, y[0], y[1]];
+                match *y {
+                    [dw, db, dx] => {
+                        let tensors = [x[0], x[1], x[2], dx, dw, db];
                         conv2d::record_backward(plan, forms, &d, masked, tensors, argmax)
                     }
-                    None => conv2d::record_backward_w(plan, forms[0], &d, [x[0], x[2], y[0], y[1]], argmax),
+                    [dw, db] => conv2d::record_backward_w(plan, forms[0], &d, [x[0], x[2], dw, db], argmax),
+                    [dx] => conv2d::record_backward_x(plan, forms[1], &d, masked, [x[0], x[1], x[2], dx], argmax),
+                    _ => unreachable!("{self:?} does not write {} tensors", y.len()),
                 }
             }
         }
@@ -50,16 +52,19 @@ impl Operation for Conv2d {
                     None => y[0].copy_from_slice(&sums),
                 }
             }
-            Conv2d::Backward { d, pool, masked } => {
+            Conv2d::Backward { d, pool, masked, weights } => {
                 let d = Conv2dDims { n, ..d };
                 let mut dy = vec![T::ZERO; d.y_len()];
                 match pool {
                     Some(pool) => pool2d_max_backward_x(&pool.for_images(n), argmax, x[2], &mut dy),
                     None => dy.copy_from_slice(x[2]),
                 }
-                conv2d_backward_w(&d, x[0], &dy, y[0]);
-                bias_backward_b(&BiasDims { n: n * d.ho * d.wo, o: d.o }, &dy, y[1]);
-                if let Some(dx) = y.get_mut(2) {
+                let (weight_and_bias, dx) = y.split_at_mut(if weights { 2 } else { 0 });
+                if let [dw, db] = weight_and_bias {
+                    conv2d_backward_w(&d, x[0], &dy, dw);
+                    bias_backward_b(&BiasDims { n: n * d.ho * d.wo, o: d.o }, &dy, db);
+                }
+                if let [dx] = dx {
                     conv2d_backward_x(&d, x[1], &dy, dx);
                     masked.then(|| before_relu(x[0], dx));
                 }
@@ -78,6 +83,10 @@ impl super::native::Native for Conv2d {
         let super::Convolving { conv, packed, scratch, sums, group } = convolving.expect(PREPARED);
         match self {
             Conv2d::Forward { .. } => conv.forward([x[0], x[1], x[2]], packed, y[0], argmax, scratch),
+            Conv2d::Backward { masked, weights: false, .. } => {
+                let dx = y.last_mut().expect("without weights, it is the only gradient");
+                conv.backward_x(masked, [x[0], x[1], x[2]], packed, argmax, dx, scratch);
+            }
             Conv2d::Backward { d, masked, .. } => {
                 let mut dx = y.last_mut();
                 for (part, sums) in sums.chunks_exact_mut(conv.sums_len()).enumerate() {

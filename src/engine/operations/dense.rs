@@ -13,12 +13,16 @@ impl Operation for Dense {
     fn record(self, plan: &mut PlanBuilder, x: &[&Tensor], y: &[&Tensor], on: &OnGpu<'_>) -> Result<(), GpuError> {
         let (Dense::Forward { d, .. } | Dense::Backward { d, .. }) = self;
         let form = Form::choose(plan.gpu(), on.tiles, &[d.i, d.o]);
-        match (self, y.get(2)) {
+        match (self, y) {
             (Dense::Forward { relu, .. }, _) => dense::record_forward(plan, form, &d, relu, [x[0], x[1], x[2], y[0]]),
-            (Dense::Backward { masked, .. }, Some(dx)) => {
-                dense::record_backward(plan, form, &d, masked, [x[0], x[1], x[2], dx, y[0], y[1]])
+            (Dense::Backward { masked, .. }, &[dw, db, dx]) => {
+                dense::record_backward(plan, form, &d, masked, [x[0], x[1], x[2], dx, dw, db])
             }
-            (Dense::Backward { .. }, None) => dense::record_backward_w(plan, form, &d, [x[0], x[2], y[0], y[1]]),
+            (Dense::Backward { .. }, &[dw, db]) => dense::record_backward_w(plan, form, &d, [x[0], x[2], dw, db]),
+            (Dense::Backward { masked, .. }, &[dx]) => {
+                dense::record_backward_x(plan, form, &d, masked, [x[0], x[1], x[2], dx])
+            }
+            (_, y) => unreachable!("{self:?} does not write {} tensors", y.len()),
         }
     }
 
@@ -29,11 +33,14 @@ impl Operation for Dense {
                 dense_forward(&DenseDims { n, ..d }, x[0], x[1], x[2], y[0]);
                 relu.then(|| after_relu(y[0]));
             }
-            Dense::Backward { d, masked } => {
+            Dense::Backward { d, masked, weights } => {
                 let d = DenseDims { n, ..d };
-                dense_backward_w(&d, x[0], x[2], y[0]);
-                bias_backward_b(&BiasDims { n, o: d.o }, x[2], y[1]);
-                if let Some(dx) = y.get_mut(2) {
+                let (weight_and_bias, dx) = y.split_at_mut(if weights { 2 } else { 0 });
+                if let [dw, db] = weight_and_bias {
+                    dense_backward_w(&d, x[0], x[2], dw);
+                    bias_backward_b(&BiasDims { n, o: d.o }, x[2], db);
+                }
+                if let [dx] = dx {
                     dense_backward_x(&d, x[1], x[2], dx);
                     masked.then(|| before_relu(x[0], dx));
                 }
@@ -49,7 +56,7 @@ impl super::native::Native for Dense {
         let Operands { n, x, y, .. } = on;
         match self {
             Dense::Forward { d, relu } => dense_forward(&DenseDims { n, ..d }, relu, x[0], x[1], x[2], y[0]),
-            Dense::Backward { d, masked } => {
+            Dense::Backward { d, masked, .. } => {
                 if let Some(dx) = y.last_mut() {
                     dense_backward_x(&DenseDims { n, ..d }, masked, x[0], x[1], x[2], dx);
                 }

@@ -111,8 +111,8 @@ impl Checkpoint {
                 }
                 Ok(bytemuck::pod_collect_to_vec::<u8, f32>(view.data()))
             };
-            // The optimizer keeps nothing for statistics.
-            let wanted = parameters.iter().filter(|parameter| has_all(kind) || parameter.role.is_trained());
+            // The optimizer keeps nothing for what is not trained.
+            let wanted = parameters.iter().filter(|parameter| has_all(kind) || parameter.is_trained());
             wanted.map(|parameter| tensor(&parameter.name, &parameter.shape)).collect()
         };
         let slots = config.optimizer.slots().iter().map(|slot| read(slot)).collect::<Result<_, _>>()?;
@@ -174,7 +174,7 @@ fn named_tensors<'a>(
     let mut named = Vec::new();
     let whole = [(&PARAMETERS, &state.parameters), (&AVERAGE, &state.averages), (&BEST, &position.best)];
     for (kind, tensors) in slots.iter().zip(&state.slots).chain(whole) {
-        let wanted = parameters.iter().filter(|p| has_all(kind) || p.role.is_trained());
+        let wanted = parameters.iter().filter(|p| has_all(kind) || p.is_trained());
         for (parameter, values) in wanted.zip(tensors) {
             let data = bytemuck::cast_slice(values);
             let view = TensorView::new(Dtype::F32, parameter.shape.clone(), data).map_err(damaged)?;

@@ -90,8 +90,8 @@ pub(super) struct RunWriter<'a> {
     folder: &'a RunFolder,
     options: &'a RunOptions,
     on_failure: &'a mut dyn FnMut(&WriteError),
-    /// Names of the parameters.
-    names: Vec<String>,
+    /// Names of the parameters, and of the trained ones among them.
+    names: [Vec<String>; 2],
     /// The lowest validation loss so far, and its weights if they are not written yet.
     best: (f64, Option<Vec<Vec<f32>>>),
     events: Option<TrainingEvents>,
@@ -109,7 +109,11 @@ impl<'a> RunWriter<'a> {
         options: &'a RunOptions,
         on_failure: &'a mut dyn FnMut(&WriteError),
     ) -> Result<Self, EngineError> {
-        let names = session.config.model.parameters()?.into_iter().map(|parameter| parameter.name).collect();
+        let parameters = session.config.model.parameters()?;
+        let names = [false, true].map(|only_trained| {
+            let named = parameters.iter().filter(|parameter| parameter.is_trained() || !only_trained);
+            named.map(|parameter| parameter.name.clone()).collect()
+        });
         let start = session.plan.start.as_ref();
         let losses = start.into_iter().flat_map(|start| &start.position.history).filter_map(|record| record.val_loss);
         Ok(RunWriter {

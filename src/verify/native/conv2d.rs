@@ -147,18 +147,23 @@ fn backward_pass(check: &mut Check, case: &str, conv: &Conv2d, d: &Conv2dDims, n
     conv.gather_dw(&parts, &mut dw);
     conv.gather_db(&parts, &mut db);
 
+    let given = dy;
     let dy = match conv.pool {
         Some(pool) => {
             let mut unpooled = vec![0.0; d.y_len()];
-            pool2d_max_backward_x(&pool.for_images(d.n), &argmax, &dy, &mut unpooled);
+            pool2d_max_backward_x(&pool.for_images(d.n), &argmax, &given, &mut unpooled);
             unpooled
         }
-        None => dy,
+        None => given.clone(),
     };
     let [expected_dw, expected_db] = backward_w(d, &x, &dy);
     check.bounded("native conv2d_backward_w", case, &dw, &expected_dw);
     check.bounded("native conv2d_backward_b", case, &db, &expected_db);
     if needs_dx {
-        check.bounded("native conv2d_backward_x", case, &dx, &backward_x(d, &w, &dy).masked(true, &x));
+        let expected = backward_x(d, &w, &dy).masked(true, &x);
+        check.bounded("native conv2d_backward_x", case, &dx, &expected);
+        dx.fill(f32::NAN);
+        conv.backward_x(true, [&x, &w, &given], &packed, &argmax, &mut dx, &mut scratch);
+        check.bounded("native conv2d_backward_x", &format!("{case}, alone"), &dx, &expected);
     }
 }
