@@ -167,7 +167,7 @@ fn modern_convolutions_are_fast() {
         return;
     }
     let (model, split) = (loaded(MODERN), synthetic::generate(8, 1, 3).0);
-    let engine = NativeEngine::new(&model, &initial(&model, 0), 1).unwrap().and_training(&split, 8, &ADAM).unwrap();
+    let engine = NativeEngine::new(&model, &initial(&model, 0), 1).unwrap().and_training(&split, 8, ADAM).unwrap();
     assert_eq!(engine.describe(), ["tiles, tiles", "tiles, pooled positions, dx in tiles", "tiles, tiles"]);
 }
 

@@ -414,7 +414,7 @@ fn a_frozen_normalization_uses_its_running_statistics_in_training() {
         let parameters = crate::export::trained_size(&model);
         let (train, _) = synthetic::generate(8, 1, 0);
         let adam = Optimizer::Adam(AdamConfig::default());
-        let engine = ReferenceEngine::<f64>::new(&model, &parameters, &train, 8, &adam).unwrap();
+        let engine = ReferenceEngine::<f64>::new(&model, &parameters, &train, 8, adam).unwrap();
         let batch = ReferenceEngine::batch(&train, &[0, 1, 2, 3, 4, 5, 6, 7], 0, 8);
         let (training, inference) = (engine.gradients(&batch).unwrap(), engine.forward(&batch).unwrap());
         assert_eq!(training.logits == inference.logits, is_same, "trainable = {trainable}");
@@ -539,7 +539,7 @@ fn no_bias_is_a_bias_of_zero() {
         let go_on = &mut |_| std::ops::ControlFlow::Continue(());
         let native = NativeEngine::new(model, parameters, 1).unwrap().predict(&test.images, go_on).block_on().unwrap();
         let adam = Optimizer::Adam(AdamConfig::default());
-        let reference = ReferenceEngine::<f32>::new(model, parameters, &Split::default(), 50, &adam);
+        let reference = ReferenceEngine::<f32>::new(model, parameters, &Split::default(), 50, adam);
         [native, reference.unwrap().predict(&test.images, go_on).block_on().unwrap()]
     };
     assert!(predict(&with, &all) == predict(&without, &parameters));
