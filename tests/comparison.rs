@@ -48,7 +48,7 @@ fn many_runs_are_sorted_by_validation() {
     let place = runs(&[
         ("without", ""),
         ("a", &format!("{split} --learning-rate 0.003")),
-        ("b", &format!("{split} --learning-rate 0.0001 --batch-size 16")),
+        ("b", &format!("{split} --learning-rate 0.000123456789 --batch-size 16")),
         ("c", &format!("{split} --optimizer sgd --momentum 0.9 --learning-rate 0.01")),
         ("d", split),
     ]);
@@ -81,6 +81,8 @@ fn many_runs_are_sorted_by_validation() {
     for (line, name) in lines[1..].iter().zip(["c ", "b ", "d ", "a ", "without "]) {
         assert!(line.starts_with(name), "{}", ran.out);
     }
+    assert!(lines[2].contains(" 0.0001235 "), "{}", ran.out);
+    assert_eq!(json["runs"][1]["settings"]["learning_rate"], 0.000123456789);
     for part in [
         "Best by validation: c (accuracy 0.8000, standard error 0.0632 on 40 images).",
         "Without validation images, and so not ranked: without.",

@@ -19,7 +19,7 @@ pub struct Differing {
     pub name: &'static str,
     /// Its value in each run; `None` where it does not apply or is not known.
     pub values: Vec<Option<Value>>,
-    /// The same as text.
+    /// The same for people.
     pub texts: Vec<Option<String>>,
 }
 
@@ -91,16 +91,24 @@ pub fn differing_settings(runs: &[Compared]) -> Vec<Differing> {
     let recipes: Vec<_> = runs.iter().map(|run| run.config.as_ref()?.recipe().ok()).collect();
     let settings = SETTINGS.iter().map(|setting| {
         let values: Vec<_> = recipes.iter().map(|recipe| (setting.get)(recipe.as_ref()?)).collect();
-        let texts = values.iter().map(|value| Some(value.as_ref()?.to_string())).collect();
+        let texts = values.iter().map(|value| Some(shown(value.as_ref()?))).collect();
         Differing { name: setting.name, values, texts }
     });
     let differs = |setting: &Differing| {
-        let known = setting.texts.iter().zip(runs).filter(|(_, run)| run.config.is_some() || setting.name == "model");
-        let mut texts = known.map(|(text, _)| text);
-        let first = texts.next();
-        texts.any(|text| Some(text) != first)
+        let all = setting.values.iter().zip(&setting.texts).zip(runs);
+        let mut known = all.filter(|(_, run)| run.config.is_some() || setting.name == "model").map(|(value, _)| value);
+        let first = known.next();
+        known.any(|value| Some(value) != first)
     };
     std::iter::once(models).chain(settings).filter(differs).collect()
+}
+
+/// A value with at most four digits: one that was drawn at random has many.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Real(real) => Value::Real(format!("{real:.3e}").parse().unwrap_or(*real)).to_string(),
+        other => other.to_string(),
+    }
 }
 
 /// The name of a run's model, with its parameters if another run has another model of that name.

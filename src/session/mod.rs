@@ -1,8 +1,8 @@
 //! Training as a user means it: settings, data and device in, events and results out.
 //!
 //! A [`Plan`] is made from settings and a model file, or from the run that is resumed ([`Resumable`]). A [`Session`] adds a [`Device`] and a
-//! data set. [`Session::train`] carries it out and writes a run folder; [`Training`] does so without files. The command line, the examples
-//! and the tests drive these same calls.
+//! data set. [`Session::train`] carries it out and writes a run folder; [`Training`] does so without files. A [`Speedrun`] times how
+//! long it takes to reach an accuracy. The command line, the examples and the tests drive these same calls.
 
 mod device;
 #[cfg(feature = "disk")]
