@@ -147,7 +147,7 @@ layer = [
     { type = "globalmaxpool2d" },
     { type = "globalaveragepool2d", input = "body" },
     { type = "leakyrelu" },
-    { type = "add", inputs = ["globalmaxpool2d_1", "leakyrelu_1"] },
+    { type = "add", inputs = ["globalmaxpool2d_1", "leakyrelu_2"] },
     { type = "dense", units = 4, activation = "silu" },
     { type = "dense", units = 10 },
 ]
