@@ -17,6 +17,7 @@ mod batchnorm;
 mod bias;
 mod conv2d;
 mod dense;
+mod dropout;
 mod gelu;
 mod pool2d;
 mod relu;

@@ -3,7 +3,7 @@
 use super::shell_quoted;
 use clap::builder::{BoolValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
-use fmnist_gpu::model::Model;
+use fmnist_gpu::model::{Model, ModelFile};
 use fmnist_gpu::ops::SharedTiles;
 use fmnist_gpu::run::RunConfig;
 use fmnist_gpu::session::Given;
@@ -88,8 +88,11 @@ pub fn repeat_command(config: &RunConfig) -> String {
     let mut command = format!("fmnist-gpu train --model {model} --dataset {}", config.dataset);
     let mut recipe = config.recipe().unwrap_or_default();
     recipe.train_limit = recipe.train_limit.filter(|&limit| limit != TRAIN_IMAGES);
+    // What a built-in model says need not be said again; a file may say anything.
+    let built_in = Model::built_in().contains(&config.model).then(|| built_in_recipe(&config.model.name)).flatten();
     for setting in &SETTINGS {
-        if let Some(value) = (setting.get)(&recipe) {
+        let is_known = |known: &Recipe| setting.in_recipe && (setting.get)(known) == (setting.get)(&recipe);
+        if let Some(value) = (setting.get)(&recipe).filter(|_| !built_in.as_ref().is_some_and(is_known)) {
             let equals = if matches!(setting.kind, Kind::Switch) { "=" } else { " " };
             command.push_str(&format!(" {}{equals}{value}", flag(setting)));
         }
@@ -101,4 +104,10 @@ pub fn repeat_command(config: &RunConfig) -> String {
         command.push_str(" --no-autotune");
     }
     command
+}
+
+/// The recipe of a built-in model.
+fn built_in_recipe(name: &str) -> Option<Recipe> {
+    let mut recipe = Recipe::default();
+    recipe.read(&ModelFile::load(name).ok()?.train).ok().map(|()| recipe)
 }

@@ -9,7 +9,7 @@ use super::torch::Forward;
 use super::window::Window;
 use crate::cpu::conv2d::Padding;
 use crate::model::Layer::{
-    self, Add, AveragePool2d, BatchNorm, Conv2d, Dense, Flatten, Gelu, MaxPool2d, Relu, SumPool2d,
+    self, Add, AveragePool2d, BatchNorm, Conv2d, Dense, Dropout, Flatten, Gelu, MaxPool2d, Relu, SumPool2d,
 };
 use crate::model::{Activation, LayerShape, Role};
 use std::fmt::Write;
@@ -30,7 +30,7 @@ pub(super) enum Features {
 /// Returns what a layer does to the order of the features.
 pub(super) fn features(shape: &LayerShape) -> Features {
     match &shape.layer {
-        BatchNorm { .. } | Add | Relu | Gelu => Features::Kept,
+        BatchNorm { .. } | Add | Relu | Gelu | Dropout { .. } => Features::Kept,
         Conv2d { .. } | MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) | Dense { .. } => Features::Mixed,
         Flatten => match shape.input[..] {
             // A single cell.
@@ -46,7 +46,7 @@ pub(super) fn torch_roles(layer: &Layer) -> &'static [Role] {
     match layer {
         Conv2d { .. } | Dense { .. } => &[Role::Weight, Role::Bias],
         BatchNorm { .. } => &[Role::Scale, Role::Shift, Role::Mean, Role::Variance],
-        MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) | Add | Relu | Gelu | Flatten => &[],
+        MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) | Add | Relu | Gelu | Dropout { .. } | Flatten => &[],
     }
 }
 
@@ -97,6 +97,8 @@ pub(super) fn onnx(shape: &LayerShape, name: &str, inputs: &[&str], channels_las
         }
         Relu => graph.apply("Relu", name, &[x], vec![]),
         Gelu => onnx_gelu(name, x, graph),
+        // Nothing in inference.
+        Dropout { .. } => return x.to_string(),
         Flatten => {
             let last = format!("{name}.channels_last");
             if channels_last {
@@ -171,7 +173,7 @@ fn window_attributes(shape: &LayerShape) -> Vec<Message> {
     ]
 }
 
-/// Returns the PyTorch constructor of a layer with parameters.
+/// Returns the PyTorch constructor of a layer that is a module of its own: with parameters, or another one in training.
 pub(super) fn torch_constructor(shape: &LayerShape) -> Option<String> {
     let channels = shape.input.last().copied().unwrap_or_default();
     match &shape.layer {
@@ -191,6 +193,7 @@ pub(super) fn torch_constructor(shape: &LayerShape) -> Option<String> {
             let changed = ((1.0 - momentum) * 1e12).round() / 1e12;
             Some(format!("nn.{class}({channels}, eps={epsilon}, momentum={changed})"))
         }
+        Dropout { rate } => Some(format!("nn.Dropout({rate})")),
         MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) | Add | Relu | Gelu | Flatten => None,
     }
 }
@@ -235,7 +238,7 @@ pub(super) fn torch(shape: &LayerShape, others: &[String], channels_last: bool, 
         SumPool2d(_) => torch_pool(shape, forward, |x, window, arguments| {
             format!("F.avg_pool2d({}{arguments}, divisor_override=1)", unevenly_padded(x, window, None))
         }),
-        BatchNorm { .. } => {
+        BatchNorm { .. } | Dropout { .. } => {
             forward.shorten();
             forward.value = format!("self.{}({})", shape.name, forward.value);
         }
@@ -313,7 +316,7 @@ pub(super) fn keras_function(layer: &Layer) -> Option<&'static str> {
             Some(KERAS_GELU_CODE)
         }
         Conv2d { .. } | Dense { .. } | MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) => None,
-        BatchNorm { .. } | Add | Relu | Flatten => None,
+        BatchNorm { .. } | Add | Relu | Dropout { .. } | Flatten => None,
     }
 }
 
@@ -347,6 +350,7 @@ pub(super) fn keras(shapes: &[LayerShape], i: usize) -> Vec<String> {
         Add => vec![format!("Add(name=\"{name}\")")],
         Relu => vec![format!("ReLU(name=\"{name}\")")],
         Gelu => vec![format!("Activation({KERAS_GELU}, name=\"{name}\")")],
+        Dropout { rate } => vec![format!("Dropout({rate}, name=\"{name}\")")],
         Flatten => vec![format!("Flatten(name=\"{name}\")")],
         Dense { units, activation } => {
             let activation = if i + 1 == shapes.len() { Activation::Softmax } else { *activation };

@@ -5,6 +5,7 @@ use super::{Id, Instruction, LowerError, Lowering, Mode, Place};
 use crate::cpu::batchnorm::BatchNormDims;
 use crate::cpu::conv2d::Conv2dDims;
 use crate::cpu::dense::DenseDims;
+use crate::cpu::dropout::Dropping;
 use crate::cpu::pool2d::{Pool2dDims, Reduction};
 use crate::model::{Activation, Layer, Role};
 
@@ -26,6 +27,8 @@ pub enum Op {
     Relu(Relu),
     /// Gaussian error linear unit.
     Gelu(Gelu),
+    /// Dropout.
+    Dropout(Dropout),
     /// Sum of two tensors.
     Add(Add),
     /// Batch normalization.
@@ -112,6 +115,15 @@ pub enum Gelu {
     Backward,
 }
 
+/// Instructions of a dropout, which exist in training only.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Dropout {
+    /// x -> y: some elements of x, larger, and zeros.
+    Forward(Dropping),
+    /// dy -> dx.
+    Backward(Dropping),
+}
+
 /// The instruction of a sum. The gradient of each input is that of the sum.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Add {
@@ -157,6 +169,7 @@ macro_rules! dispatch {
             $crate::lower::Op::MeanPool2d($instruction) => $result,
             $crate::lower::Op::Relu($instruction) => $result,
             $crate::lower::Op::Gelu($instruction) => $result,
+            $crate::lower::Op::Dropout($instruction) => $result,
             $crate::lower::Op::Add($instruction) => $result,
             $crate::lower::Op::BatchNorm($instruction) => $result,
             $crate::lower::Op::SoftmaxXent($instruction) => $result,
@@ -181,7 +194,7 @@ impl Op {
         match self {
             Op::BatchNorm(instruction) => matches!(instruction, BatchNorm::Statistics(..) | BatchNorm::BackwardW(..)),
             Op::Conv2d(_) | Op::Dense(_) | Op::MaxPool2d(_) | Op::MeanPool2d(_) => false,
-            Op::Relu(_) | Op::Gelu(_) | Op::Add(_) | Op::SoftmaxXent(_) => false,
+            Op::Relu(_) | Op::Gelu(_) | Op::Dropout(_) | Op::Add(_) | Op::SoftmaxXent(_) => false,
         }
     }
 
@@ -191,7 +204,7 @@ impl Op {
             Op::Conv2d(instruction) => matches!(instruction, Conv2d::Backward { .. }),
             Op::Dense(instruction) => matches!(instruction, Dense::Backward { .. }),
             Op::MaxPool2d(_) | Op::MeanPool2d(_) | Op::Relu(_) | Op::Gelu(_) => false,
-            Op::Add(_) | Op::BatchNorm(_) | Op::SoftmaxXent(_) => false,
+            Op::Dropout(_) | Op::Add(_) | Op::BatchNorm(_) | Op::SoftmaxXent(_) => false,
         }
     }
 
@@ -200,7 +213,8 @@ impl Op {
     pub(super) fn masks(&self, fused: bool) -> bool {
         match self {
             Op::Conv2d(_) | Op::Dense(_) => fused,
-            Op::MaxPool2d(_) | Op::Relu(_) => true,
+            // Zero where the output is zero, so also where the input is.
+            Op::MaxPool2d(_) | Op::Relu(_) | Op::Dropout(_) => true,
             Op::MeanPool2d(_) | Op::Gelu(_) | Op::Add(_) | Op::BatchNorm(_) | Op::SoftmaxXent(_) => false,
         }
     }
@@ -217,6 +231,7 @@ impl Op {
             },
             Op::Relu(_) => "relu",
             Op::Gelu(_) => "gelu",
+            Op::Dropout(_) => "dropout",
             Op::Add(_) => "add",
             Op::BatchNorm(_) => "batchnorm",
             Op::SoftmaxXent(_) => "softmax_xent",
@@ -260,8 +275,16 @@ impl Lowering<'_> {
             }
             Layer::Relu => self.activated(Op::Relu(Relu::Forward), x, name),
             Layer::Gelu => self.activated(Op::Gelu(Gelu::Forward), x, name),
+            Layer::Dropout { rate } if self.mode != Mode::Infer && *rate > 0.0 => {
+                let y = self.rows_like(name, x);
+                let dropping = Dropping { rate: *rate, layer: at.index as u32 };
+                self.emit(Op::Dropout(Dropout::Forward(dropping)), vec![x], vec![y]);
+                // No new sign, and no gradient where it adds zeros.
+                self.is_relu[y.0] = self.is_relu[x.0];
+                y
+            }
             // The same values in the same order.
-            Layer::Flatten => x,
+            Layer::Dropout { .. } | Layer::Flatten => x,
         };
         Ok((y, Vec::new()))
     }
@@ -352,6 +375,9 @@ impl Lowering<'_> {
             // The gradient is masked already by the output, which is all that a ReLU does to it.
             Op::Relu(Relu::Forward) => self.reaches(x, dy),
             Op::Gelu(Gelu::Forward) => self.input(Op::Gelu(Gelu::Backward), vec![x, dy], x),
+            Op::Dropout(Dropout::Forward(dropping)) => {
+                self.input(Op::Dropout(Dropout::Backward(dropping)), vec![dy], x);
+            }
             Op::Add(Add::Forward) => {
                 for &x in &instruction.reads {
                     self.reaches(x, dy);
@@ -373,6 +399,7 @@ impl Lowering<'_> {
             | Op::MeanPool2d(MeanPool2d::Backward(..))
             | Op::Relu(Relu::Backward)
             | Op::Gelu(Gelu::Backward)
+            | Op::Dropout(Dropout::Backward(_))
             | Op::BatchNorm(
                 BatchNorm::Moments | BatchNorm::BackwardW(..) | BatchNorm::BackwardX(..) | BatchNorm::Fold(_),
             )

@@ -143,6 +143,11 @@ pub enum Layer {
     Relu,
     /// x times the normal distribution function of x, in the form with tanh, as a separate layer.
     Gelu,
+    /// Zeros in place of some elements, and larger others, in training; nothing afterwards.
+    Dropout {
+        /// The probability of an element to become zero, at least 0 and less than 1.
+        rate: f64,
+    },
     /// From `[H, W, C]` to `[H*W*C]`.
     Flatten,
     /// Fully connected, with bias.
@@ -167,6 +172,7 @@ impl Layer {
             Layer::Add => "add",
             Layer::Relu => "relu",
             Layer::Gelu => "gelu",
+            Layer::Dropout { .. } => "dropout",
             Layer::Flatten => "flatten",
             Layer::Dense { .. } => "dense",
         }
@@ -177,7 +183,8 @@ impl Layer {
         match self {
             Layer::Conv2d { activation, .. } | Layer::Dense { activation, .. } => *activation,
             Layer::MaxPool2d(_) | Layer::AveragePool2d(_) | Layer::SumPool2d(_) => Activation::None,
-            Layer::BatchNorm { .. } | Layer::Add | Layer::Relu | Layer::Gelu | Layer::Flatten => Activation::None,
+            Layer::BatchNorm { .. } | Layer::Add | Layer::Relu | Layer::Gelu => Activation::None,
+            Layer::Dropout { .. } | Layer::Flatten => Activation::None,
         }
     }
 
@@ -200,7 +207,7 @@ impl Layer {
                 roles.map(|(_, role)| parameter(role, vec![input[input.len() - 1]])).collect()
             }
             Layer::MaxPool2d(_) | Layer::AveragePool2d(_) | Layer::SumPool2d(_) => Vec::new(),
-            Layer::Add | Layer::Relu | Layer::Gelu | Layer::Flatten => Vec::new(),
+            Layer::Add | Layer::Relu | Layer::Gelu | Layer::Dropout { .. } | Layer::Flatten => Vec::new(),
         }
     }
 
@@ -226,6 +233,10 @@ impl Layer {
                 Ok((input.to_vec(), 0))
             }
             Layer::Add | Layer::Relu | Layer::Gelu => Ok((input.to_vec(), 0)),
+            Layer::Dropout { rate } if !(0.0..1.0).contains(rate) => {
+                Err(format!("`rate` is {rate}; it must be at least 0 and less than 1, for example 0.5"))
+            }
+            Layer::Dropout { .. } => Ok((input.to_vec(), 0)),
             Layer::Flatten => Ok((vec![len], 0)),
             Layer::Dense { units, .. } => match input {
                 [_] if *units == 0 => Err("`units` is 0; use at least 1".to_string()),

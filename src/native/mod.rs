@@ -12,6 +12,7 @@
 //! | other matrix products | the crate `matrixmultiply`: AVX-512, AVX2 with FMA, or NEON, whichever the CPU has |
 //! | batch normalization | sums over fixed groups of images, in double precision, with all threads ([`batchnorm`]) |
 //! | GELU | an exponential that vectorizes ([`gelu`]) |
+//! | dropout | sixteen draws at a time ([`dropout`]) |
 //! | sums of tensors, optimizers | loops compiled for each instruction set by the crate `pulp`, which selects the widest at run time |
 //! | the other operations | the plain loops themselves |
 
@@ -25,6 +26,7 @@ mod conv2d_direct;
 mod conv2d_pooled;
 pub mod dense;
 mod dense_direct;
+pub mod dropout;
 pub mod gelu;
 mod matmul;
 pub mod peak;

@@ -13,6 +13,7 @@ pub mod batchnorm;
 pub mod bias;
 pub mod conv2d;
 pub mod dense;
+pub mod dropout;
 pub mod gelu;
 pub mod non_finite;
 pub mod pool2d;

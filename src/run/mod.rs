@@ -187,6 +187,7 @@ impl RunConfig {
             seed: self.seed,
             train_limit: Some(all as u64),
             validation_split: self.validation_split.unwrap_or(self.validation_images as f64 / all as f64),
+            ..Recipe::default()
         };
         recipe.restore(&self.recipe).map(|()| recipe)
     }

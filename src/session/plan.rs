@@ -97,6 +97,7 @@ impl Plan {
             PlanError::Model(ModelError::Parse { path: model_file.clone().unwrap_or_default(), reason })
         })?;
         given.iter().try_for_each(|(setting, value)| setting.set(&mut recipe, *value))?;
+        recipe.check_images(model.input)?;
         let step = recipe.step()?;
         // Absolute, so that the command that repeats the run works anywhere.
         let model_file = model_file.map(|path| std::path::absolute(&path).unwrap_or(path));

@@ -2,7 +2,7 @@
 
 use super::{Device, Plan, PlanError};
 use crate::data::{Dataset, Split};
-use crate::engine::{Engine, EngineError, GpuEngine, Inference, Totals};
+use crate::engine::{Engine, EngineError, GpuEngine, Inference, StepConfig, Totals};
 use crate::model::initial_parameters;
 use crate::ops::SharedTiles;
 use crate::run::{RunConfig, Summary};
@@ -105,7 +105,9 @@ impl<'a> Training<'a> {
     /// The model or the batch does not fit the device, the checkpoint does not fit the model, or the device failed.
     pub async fn new(session: &'a Session<'a>) -> Result<Self, EngineError> {
         let Session { device, tiles, dataset, .. } = session;
-        let Plan { model, recipe, step, start, .. } = session.plan;
+        let Plan { model, recipe, start, .. } = session.plan;
+        // Whoever has a plan may give it another seed.
+        let step = &StepConfig { seed: recipe.seed, ..session.plan.step.clone() };
         if let Some(gpu) = device.gpu() {
             // Before memory is taken for them here.
             GpuEngine::check_parameters(gpu, model)?;

@@ -5,7 +5,7 @@ pub mod validation;
 
 use crate::clock::Instant;
 use crate::data::Split;
-use crate::engine::{Engine, EngineError, Epoch, NonFinite, State, StepConfig, Totals};
+use crate::engine::{Engine, EngineError, Epoch, NonFinite, Rates, State, StepConfig, Totals};
 use crate::model::permutation;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
@@ -293,9 +293,13 @@ impl<'a> Trainer<'a> {
         }
         let first_step = (epoch - 1) * batches as u64 + 1;
         let steps = self.options.epochs * batches as u64;
+        let config = &self.options.step;
+        let mut rates: Vec<Rates> = (0..batches as u64).map(|i| config.rates(first_step + i, steps)).collect();
         let work = Epoch {
+            number: epoch,
             order: permutation(self.options.samples, self.options.seed, epoch),
-            rates: (0..batches as u64).map(|i| self.options.step.rates(first_step + i, steps)).collect(),
+            mixes: config.mixes(first_step, &mut rates, self.engine.model().input),
+            rates,
             done: self.position.done,
         };
         self.running = Some(Running { totals: work.done, work, begin: None });

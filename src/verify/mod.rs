@@ -17,6 +17,7 @@ pub mod bias;
 mod compare;
 pub mod conv2d;
 pub mod dense;
+pub mod dropout;
 pub mod gelu;
 pub mod gradients;
 #[cfg(feature = "native")]

@@ -87,7 +87,7 @@ impl GpuEngine {
         let (gpu, described) = (&self.gpu, &self.described);
         let program = lower(&self.model, Mode::Train, batch_size, Some(&self.fusion()))?;
         log::debug!("a training step:\n{program}");
-        let feed = Feed::new(gpu, "train", train, &self.model, batch_size)?;
+        let feed = Feed::new(gpu, "train", train, &self.model, batch_size, Some(&config))?;
         let gradients = Arena::new(gpu, "gradients", described, false)?;
         let slots = config.optimizer.slots().iter().map(|name| Arena::new(gpu, name, described, false));
         let slots = slots.collect::<Result<Vec<_>, EngineError>>()?;
@@ -116,7 +116,7 @@ impl GpuEngine {
     ) -> Result<Plan, EngineError> {
         let Update { config, rates, gradients, slots } = update;
         let mut plan = PlanBuilder::new(&self.gpu);
-        feed.record(&mut plan, &self.on_gpu(feed, program, tensors))?;
+        feed.record(&mut plan, &self.on_gpu(feed, program, tensors), Some(config))?;
         let (g, w) = (&gradients.whole, &self.parameters.trained(gradients));
         match (&config.optimizer, &slots[..]) {
             (Optimizer::Adam(config), [m, v]) => {
@@ -132,7 +132,8 @@ impl GpuEngine {
     }
 
     fn on_gpu<'a>(&self, feed: &'a Feed, program: &'a Program, tensors: &'a [Tensor]) -> OnGpu<'a> {
-        OnGpu { program, tiles: self.tiles, tensors, labels: &feed.batch_labels, totals: feed.totals() }
+        let (labels, random) = (&feed.batch_labels, &feed.random);
+        OnGpu { program, tiles: self.tiles, tensors, labels, totals: feed.totals(), random }
     }
 
     /// Compiles the kernels for training `model` in advance, while the data is still being read, so that
@@ -202,7 +203,7 @@ impl GpuEngine {
     async fn inference(&self, split: &Split, n: usize) -> Result<(Batches, Tensor), EngineError> {
         let gpu = &self.gpu;
         let program = lower(&self.model, Mode::Infer, n, Some(&self.fusion()))?;
-        let feed = Feed::new(gpu, "evaluation", split, &self.model, n)?;
+        let feed = Feed::new(gpu, "evaluation", split, &self.model, n, None)?;
         let tensors = self.tensors(&program, None)?;
         let on = self.on_gpu(&feed, &program, &tensors);
         if !program.once.is_empty() {
@@ -211,7 +212,7 @@ impl GpuEngine {
             gpu.run(&once.finish().await?).await?;
         }
         let mut plan = PlanBuilder::new(gpu);
-        feed.record(&mut plan, &on)?;
+        feed.record(&mut plan, &on, None)?;
         let probabilities = tensors[program.instructions[program.loss()].writes[0].0].clone();
         let plan = plan.finish().await?;
         Ok((Batches::new(gpu, feed, plan)?, probabilities))
@@ -223,6 +224,7 @@ impl Engine for GpuEngine {
         Box::pin(async move {
             let training = self.training.as_mut().ok_or(EngineError::NoTraining)?;
             self.gpu.write(&training.update.rates, bytemuck::cast_slice(&epoch.rates));
+            training.batches.feed.write_draws(&self.gpu, epoch, &training.update.config);
             training.batches.begin(&epoch.order, epoch.done).await
         })
     }
@@ -283,6 +285,7 @@ impl Engine for GpuEngine {
         Box::pin(async move {
             let Training { batches, update, .. } = self.training.as_ref().ok_or(EngineError::NoTraining)?;
             self.gpu.write(&update.rates, bytemuck::cast_slice(&epoch.rates));
+            batches.feed.write_draws(&self.gpu, epoch, &update.config);
             // The same steps, but with a buffer for each tensor, so that all are there to be searched after a step.
             let program = lower(&self.model, Mode::Search, batches.feed.batch_size(), Some(&self.fusion()))?;
             let tensors = self.tensors(&program, Some(&update.gradients))?;

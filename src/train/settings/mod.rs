@@ -5,7 +5,8 @@ mod table;
 
 pub use table::SETTINGS;
 
-use crate::engine::{Optimizer, StepConfig};
+use crate::cpu::batch_gather::{Augment, Flip};
+use crate::engine::{Mixing, Optimizer, StepConfig};
 use crate::ops::adam::AdamConfig;
 use crate::ops::sgd::SgdConfig;
 use crate::text::Named;
@@ -35,6 +36,14 @@ impl Named for Method {
     ];
 }
 
+impl Named for Flip {
+    const ALL: &[(&'static str, &'static str, Self)] = &[
+        ("none", "No image", Flip::None),
+        ("random", "Each image with probability one half", Flip::Random),
+        ("alternating", "Each image in every other epoch, beginning on a side drawn once", Flip::Alternating),
+    ];
+}
+
 /// How a model is trained: a value for every row of [`SETTINGS`]. The default is the article's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recipe {
@@ -54,6 +63,10 @@ pub struct Recipe {
     pub train_limit: Option<u64>,
     /// Share of these that is held out for validation.
     pub validation_split: f64,
+    /// How each training image is changed.
+    pub augment: Augment,
+    /// How training images are mixed.
+    pub mixing: Mixing,
 }
 
 impl Default for Recipe {
@@ -67,6 +80,8 @@ impl Default for Recipe {
             seed: 0,
             train_limit: None,
             validation_split: 0.0,
+            augment: Augment::default(),
+            mixing: Mixing::default(),
         }
     }
 }
@@ -306,7 +321,23 @@ impl Recipe {
     /// # Errors
     /// Settings contradict each other.
     pub fn step(&self) -> Result<StepConfig, SettingError> {
-        Ok(StepConfig { optimizer: self.optimizer()? })
+        let Recipe { seed, augment, mixing, .. } = *self;
+        Ok(StepConfig { optimizer: self.optimizer()?, seed, augment, mixing })
+    }
+
+    /// Checks that the settings are possible for images of the shape `[H, W, C]`.
+    ///
+    /// # Errors
+    /// Nothing would be left of an image.
+    pub fn check_images(&self, [h, w, _]: [usize; 3]) -> Result<(), SettingError> {
+        let Augment { shift, cutout, .. } = self.augment;
+        for (name, pixels) in [("augment.shift", shift), ("augment.cutout", cutout)] {
+            if pixels as usize >= h.min(w) {
+                let reason = format!("it must be less than the {} pixels of a side of an image", h.min(w));
+                return Err(row(name).error(Value::Count(pixels.into()), reason));
+            }
+        }
+        Ok(())
     }
 
     /// The optimizer with its settings.

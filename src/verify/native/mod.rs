@@ -6,6 +6,7 @@ pub(super) mod batch_gather;
 pub(super) mod batchnorm;
 pub(super) mod conv2d;
 pub(super) mod dense;
+pub(super) mod dropout;
 pub(super) mod gelu;
 pub(super) mod sgd;
 
