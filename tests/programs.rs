@@ -9,7 +9,7 @@ use fmnist_gpu::engine::{
     Batch, Engine, Epoch, GpuEngine, NativeEngine, Optimizer, Pass, ReferenceEngine, State, StepConfig, Totals,
 };
 use fmnist_gpu::lower::{Conv2d, Dense, Fusion, Gelu, Mode, Op, Place, Program, Relu, lower};
-use fmnist_gpu::model::{Activation, Layer, Model, Node, Pair, Pooling, Role, initial_parameters};
+use fmnist_gpu::model::{Activation, Layer, Model, Node, Pair, Pooling, Predict, Role, initial_parameters};
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
 use pollster::FutureExt as _;
@@ -167,7 +167,7 @@ pub fn draw_model(seed: u64) -> Model {
     }
     let classes = draw.among(2..=5);
     let layers = draw.among(1..=8);
-    let model = Model { name: format!("graph {seed}"), input, layers: Vec::new() };
+    let model = Model { name: format!("graph {seed}"), input, layers: Vec::new(), predict: Predict::default() };
     let mut sketch = Sketch { draw, model, values: vec![("input".to_string(), input.to_vec())] };
     for _ in 0..layers {
         sketch.grow();

@@ -24,6 +24,7 @@ mod source;
 mod summary;
 pub mod terminal;
 mod train;
+mod views;
 
 use self::advice::{is_interruption, with_causes};
 use self::signals::interrupt_flag;

@@ -3,7 +3,7 @@
 use super::shell_quoted;
 use clap::builder::{BoolValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
-use fmnist_gpu::model::{Model, ModelFile};
+use fmnist_gpu::model::{Model, ModelFile, Named};
 use fmnist_gpu::ops::SharedTiles;
 use fmnist_gpu::run::RunConfig;
 use fmnist_gpu::session::Given;
@@ -55,6 +55,49 @@ fn argument(setting: &'static Setting) -> Arg {
     }
 }
 
+/// The settings that say what a training makes of its images, in the order of the table.
+#[derive(Clone, Debug, Default)]
+pub struct ImageFlags(Vec<(&'static Setting, Value)>);
+
+/// Mixed images depend on the order of the epoch, which the number of images determines.
+const OF_IMAGES: [&str; 4] = ["batch_size", "seed", "train_limit", "validation_split"];
+
+impl ImageFlags {
+    /// The settings that were given, with their values.
+    pub fn given(&self) -> Given<'_> {
+        &self.0
+    }
+
+    fn settings() -> impl Iterator<Item = &'static Setting> {
+        SETTINGS.iter().filter(|setting| setting.name.starts_with("augment.") || OF_IMAGES.contains(&setting.name))
+    }
+}
+
+impl Args for ImageFlags {
+    fn augment_args(command: Command) -> Command {
+        command.args(ImageFlags::settings().map(|setting| argument(setting).requires("augment")))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for ImageFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(ImageFlags(given(matches, ImageFlags::settings())))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+fn given(matches: &ArgMatches, settings: impl Iterator<Item = &'static Setting>) -> Vec<(&'static Setting, Value)> {
+    settings.filter_map(|setting| Some((setting, *matches.get_one::<Value>(setting.name)?))).collect()
+}
+
 impl Args for SettingFlags {
     fn augment_args(command: Command) -> Command {
         command.args(SETTINGS.iter().map(argument))
@@ -67,8 +110,7 @@ impl Args for SettingFlags {
 
 impl FromArgMatches for SettingFlags {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let given = |setting: &'static Setting| Some((setting, *matches.get_one::<Value>(setting.name)?));
-        Ok(SettingFlags(SETTINGS.iter().filter_map(given).collect()))
+        Ok(SettingFlags(given(matches, SETTINGS.iter())))
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
@@ -80,7 +122,7 @@ impl FromArgMatches for SettingFlags {
 /// The command that repeats a run.
 pub fn repeat_command(config: &RunConfig) -> String {
     let model = match &config.model_file {
-        _ if Model::built_in().contains(&config.model) => config.model.name.clone(),
+        _ if Model::built_in().iter().any(|model| model.computes_like(&config.model)) => config.model.name.clone(),
         Some(path) => shell_quoted(path),
         // Version 0.1 did not record the path.
         None => shell_quoted(Path::new(&format!("{}.toml", config.model.name))),
@@ -89,7 +131,11 @@ pub fn repeat_command(config: &RunConfig) -> String {
     let mut recipe = config.recipe().unwrap_or_default();
     recipe.train_limit = recipe.train_limit.filter(|&limit| limit != TRAIN_IMAGES);
     // What a built-in model says need not be said again; a file may say anything.
-    let built_in = Model::built_in().contains(&config.model).then(|| built_in_recipe(&config.model.name)).flatten();
+    let built_in = Model::built_in().into_iter().find(|model| model.computes_like(&config.model));
+    if !built_in.as_ref().is_some_and(|model| model.predict == config.model.predict) {
+        command.push_str(&format!(" --views {}", config.model.predict.views.name()));
+    }
+    let built_in = built_in.and_then(|model| recipe_of(&model.name));
     for setting in &SETTINGS {
         let is_known = |known: &Recipe| setting.in_recipe && (setting.get)(known) == (setting.get)(&recipe);
         if let Some(value) = (setting.get)(&recipe).filter(|_| !built_in.as_ref().is_some_and(is_known)) {
@@ -107,7 +153,7 @@ pub fn repeat_command(config: &RunConfig) -> String {
 }
 
 /// The recipe of a built-in model.
-fn built_in_recipe(name: &str) -> Option<Recipe> {
+fn recipe_of(name: &str) -> Option<Recipe> {
     let mut recipe = Recipe::default();
     recipe.read(&ModelFile::load(name).ok()?.train).ok().map(|()| recipe)
 }

@@ -5,6 +5,7 @@ use super::device::is_gone;
 use super::progress::{self, Display};
 use super::resources::ResourceArgs;
 use super::settings::{SettingFlags, repeat_command};
+use super::views::ViewsArgs;
 use super::{Global, interrupt_flag, output_path, signals, terminal};
 use anyhow::{Context, Result};
 use clap::Args;
@@ -28,6 +29,8 @@ pub struct TrainArgs {
     model: Option<String>,
     #[command(flatten)]
     settings: SettingFlags,
+    #[command(flatten)]
+    views: ViewsArgs,
     #[command(flatten)]
     resources: ResourceArgs,
     /// Run folder to write [default: the first free runs/MODEL-NUMBER]
@@ -119,7 +122,8 @@ async fn attempt(
     begun: &mut Option<Begun>,
 ) -> Result<ExitCode> {
     let mut options = args.options()?;
-    let (folder, plan) = prepare(args, global)?;
+    let (folder, mut plan) = prepare(args, global)?;
+    plan.model.predict.views = args.views.of(&plan.model);
     let (device, tiles, dataset) = args.resources.open(&plan, folder.path(), global, interrupt).await?;
     let session = Session::new(&plan, &device, tiles, dataset, interrupt).map_err(of_plan)?;
     options.repeat = Some(repeat_command(&session.config));

@@ -19,7 +19,7 @@ pub use native::NativeEngine;
 pub use reference::{Batch, Pass, ReferenceEngine};
 pub use step::{Rates, StepConfig};
 
-use crate::cpu::batch_gather::{Augmented, Mix};
+use crate::cpu::batch_gather::{Augmented, Mix, batch_gather_augmented};
 use crate::cpu::philox::Random;
 use crate::data::Split;
 use crate::gpu::GpuError;
@@ -148,6 +148,25 @@ impl Epoch {
     /// What the draws of a batch follow from, counted from 0.
     fn random(&self, config: &StepConfig, batch: usize) -> Random {
         Random { seed: config.seed, epoch: self.number as u32, step: batch as u32 }
+    }
+
+    /// Returns the images of a batch, counted from 0, as training sees them: the values, from 0 to 1, of the samples of `split` in their order.
+    /// `shape` is that of an image, `[H, W, C]`.
+    pub fn images(
+        &self,
+        config: &StepConfig,
+        split: &Split,
+        batch_size: usize,
+        index: usize,
+        shape: [usize; 3],
+    ) -> Vec<f64> {
+        let first = index * batch_size;
+        let n = batch_size.min(self.order.len().saturating_sub(first));
+        let (mut x, mut labels) = (vec![0.0; n * shape.iter().product::<usize>()], vec![0; n]);
+        let (augment, mix, random) = (config.augment, self.mixes.get(index).copied(), self.random(config, index));
+        let how = Augmented { shape, augment, mix, random };
+        batch_gather_augmented(&how, &split.images, &split.labels, &self.order, first, &mut x, &mut labels);
+        x
     }
 
     /// How a batch is made of images of the shape `[H, W, C]`, if it is more than these.

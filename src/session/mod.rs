@@ -11,9 +11,11 @@ mod plan;
 #[cfg(feature = "native")]
 mod processor;
 mod training;
+pub mod views;
 
 pub use device::Device;
 #[cfg(feature = "disk")]
 pub use disk::{Finished, Resumable, ResumeError, RunOptions, SessionEvent, TrainError, WriteError, write_report};
 pub use plan::{Given, Plan, PlanError};
 pub use training::{Session, Training};
+pub use views::Evaluation;

@@ -116,7 +116,7 @@ impl Plan {
         given: Given<'_>,
     ) -> Result<Self, PlanError> {
         if let Some(name) = model
-            && Model::load(name)? != config.model
+            && !Model::load(name)?.computes_like(&config.model)
         {
             return Err(PlanError::OtherModel { given: name.to_string(), was: config.model.name });
         }

@@ -39,6 +39,20 @@ impl TrainOptions {
     pub fn batches(&self) -> usize {
         self.samples.div_ceil(self.batch_size)
     }
+
+    /// An epoch, counted from 1, of which nothing is done, on images of the shape `[H, W, C]`.
+    pub fn epoch(&self, number: u64, image: [usize; 3]) -> Epoch {
+        let batches = self.batches() as u64;
+        let (first_step, steps) = ((number - 1) * batches + 1, self.epochs * batches);
+        let mut rates: Vec<Rates> = (0..batches).map(|i| self.step.rates(first_step + i, steps)).collect();
+        Epoch {
+            number,
+            order: permutation(self.samples, self.seed, number),
+            mixes: self.step.mixes(first_step, &mut rates, image),
+            rates,
+            done: Totals::default(),
+        }
+    }
 }
 
 /// How far training has come: together with an engine's [`State`], all that is needed to resume it.
@@ -291,17 +305,7 @@ impl<'a> Trainer<'a> {
         if epoch > self.options.epochs {
             return self.end(Outcome::Complete);
         }
-        let first_step = (epoch - 1) * batches as u64 + 1;
-        let steps = self.options.epochs * batches as u64;
-        let config = &self.options.step;
-        let mut rates: Vec<Rates> = (0..batches as u64).map(|i| config.rates(first_step + i, steps)).collect();
-        let work = Epoch {
-            number: epoch,
-            order: permutation(self.options.samples, self.options.seed, epoch),
-            mixes: config.mixes(first_step, &mut rates, self.engine.model().input),
-            rates,
-            done: self.position.done,
-        };
+        let work = Epoch { done: self.position.done, ..self.options.epoch(epoch, self.engine.model().input) };
         self.running = Some(Running { totals: work.done, work, begin: None });
         Event::EpochStarted { epoch, batches }
     }
