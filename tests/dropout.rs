@@ -7,10 +7,9 @@ use fmnist_gpu::verify::dropout::verify;
 #[test]
 fn dropout_matches_cpu() {
     let mut verifier = Verifier::new(gpu(), 5);
-    for (rate, layer, random) in [
-        (0.5, 0, Random { seed: 1, epoch: 1, step: 0 }),
-        (0.1, 7, Random { seed: 1 << 63, epoch: 2, step: 77 }),
-    ] {
+    for (rate, layer, random) in
+        [(0.5, 0, Random { seed: 1, epoch: 1, step: 0 }), (0.1, 7, Random { seed: 1 << 63, epoch: 2, step: 77 })]
+    {
         for len in [1, 2, 3, 4, 5, 63, 64, 65, 255, 257, 1009] {
             verify(&mut verifier, &Dropping { rate, layer }, random, len).unwrap();
         }

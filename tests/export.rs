@@ -682,6 +682,8 @@ fn layer_channels_first(
         Layer::Add => ((0..x.len()).map(|i| inputs.iter().map(|(x, _)| x[i]).sum()).collect(), shape),
         Layer::Relu => (x.iter().copied().map(relu).collect(), shape),
         Layer::Gelu => (x.iter().copied().map(gelu).collect(), shape),
+        // Nothing but in training.
+        Layer::Dropout { .. } => (x.clone(), shape),
         Layer::Flatten if channels_last => {
             ((0..x.len()).map(|i| x[i % shape[0] * plane + i / shape[0]]).collect(), [x.len(), 1, 1])
         }

@@ -11,6 +11,7 @@ mod support;
 /// Kernels compared with their mirrors, operation by operation.
 mod adam;
 mod add;
+mod augment;
 mod autotune;
 mod batch_gather;
 mod batchnorm;
@@ -68,6 +69,7 @@ mod session;
 mod settings;
 /// Training as a whole: compared with Keras and with the mirrors, the same seed twice, overfitting a single batch.
 mod training;
+mod views;
 
 /// Files of the data set: every way in which they can be invalid.
 mod data;

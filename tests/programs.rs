@@ -2,16 +2,18 @@
 //! `FMNIST_TEST_GRAPHS=5000` tries more, and `FMNIST_TEST_GRAPH=17` the one with this seed alone.
 
 use crate::support::{cases, gpu};
+use fmnist_gpu::cpu::batch_gather::{Augment, Flip};
 use fmnist_gpu::cpu::conv2d::{Conv2dDims, Padding};
 use fmnist_gpu::cpu::pool2d::Pool2dDims;
 use fmnist_gpu::data::Split;
 use fmnist_gpu::engine::{
-    Batch, Engine, Epoch, GpuEngine, NativeEngine, Optimizer, Pass, ReferenceEngine, State, StepConfig, Totals,
+    Batch, Engine, Epoch, GpuEngine, Mixing, NativeEngine, Optimizer, Pass, ReferenceEngine, State, StepConfig,
 };
 use fmnist_gpu::lower::{Conv2d, Dense, Fusion, Gelu, Mode, Op, Place, Program, Relu, lower};
 use fmnist_gpu::model::{Activation, Layer, Model, Node, Pair, Pooling, Predict, Role, initial_parameters};
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
+use fmnist_gpu::train::TrainOptions;
 use pollster::FutureExt as _;
 use std::collections::BTreeSet;
 use std::ops::{ControlFlow, RangeInclusive};
@@ -102,7 +104,7 @@ impl Sketch {
         let (name, shape) = self.values[at].clone();
         let padding = if self.draw.chance(60) { Padding::Same } else { Padding::Valid };
         let stride = self.draw.chance(30).then(|| self.draw.pair(1..=3));
-        let layer = match (self.draw.among(0..=11), shape.len()) {
+        let layer = match (self.draw.among(0..=12), shape.len()) {
             (0..=2, 3) => Layer::Conv2d {
                 filters: self.draw.among(1..=6),
                 kernel_size: self.draw.pair(1..=3),
@@ -126,6 +128,7 @@ impl Sketch {
             },
             (9, _) => Layer::Relu,
             (10, _) => Layer::Gelu,
+            (12, _) => Layer::Dropout { rate: [0.0, 0.2, 0.5][self.draw.among(0..=2)] },
             (11, 3) if self.draw.chance(30) => Layer::Flatten,
             _ => {
                 let same: Vec<String> =
@@ -225,6 +228,18 @@ fn draw_split(model: &Model, samples: usize, seed: u64) -> Split {
     Split { images, labels }
 }
 
+/// Draws what training makes of its images: in every other graph something, and each part in some.
+fn draw_images(seed: u64, config: StepConfig) -> StepConfig {
+    let mut draw = Draw::new(seed ^ 0x1234);
+    if draw.chance(50) {
+        return config;
+    }
+    let flip = [Flip::None, Flip::Random, Flip::Alternating][draw.among(0..=2)];
+    let augment = Augment { shift: draw.among(0..=2) as u32, flip, cutout: draw.among(0..=2) as u32 };
+    let mut alpha = || [0.0, 0.5][draw.among(0..=1)];
+    StepConfig { augment, mixing: Mixing { mixup: alpha(), cutmix: alpha() }, ..config }
+}
+
 /// The seeds to try: all up to the number of graphs, or the one that the environment names.
 fn seeds() -> Vec<u64> {
     match std::env::var("FMNIST_TEST_GRAPH") {
@@ -245,15 +260,12 @@ struct Trained {
 const SAMPLES: usize = 11;
 const BATCH: usize = 4;
 
-fn train(engine: &mut dyn Engine, split: &Split, optimizer: &Optimizer) -> Trained {
+fn train(engine: &mut dyn Engine, split: &Split, config: &StepConfig) -> Trained {
     let mut losses = Vec::new();
     for round in 0..2u32 {
         let order: Vec<u32> = (0..SAMPLES as u32).map(|i| (5 * i + round) % SAMPLES as u32).collect();
-        let steps = SAMPLES.div_ceil(BATCH) as u64;
-        let rates = (1..=steps)
-            .map(|step| StepConfig::from(optimizer).rates(u64::from(round) * steps + step, 2 * steps))
-            .collect();
-        let epoch = Epoch { order, rates, done: Totals::default() };
+        let options = TrainOptions::new(2, SAMPLES, BATCH, config);
+        let epoch = Epoch { order, ..options.epoch(u64::from(round) + 1, engine.model().input) };
         losses.push(engine.train_epoch(&epoch, &mut |_| ControlFlow::Continue(())).block_on().unwrap().mean_loss());
     }
     let probabilities = engine.predict(&split.images, &mut |_| ControlFlow::Continue(())).block_on().unwrap();
@@ -300,23 +312,24 @@ pub fn engines_agree(seed: u64) -> (BTreeSet<String>, bool) {
         // A large epsilon: otherwise the sign of a gradient near zero decides.
         _ => Optimizer::Adam(AdamConfig { learning_rate: 0.01, epsilon: 0.05, ..AdamConfig::default() }),
     };
-    let mut engine = ReferenceEngine::<f64>::new(&model, &parameters, &split, BATCH, optimizer).unwrap();
-    let truth = train(&mut engine, &split, &optimizer);
+    let config = StepConfig { seed, ..draw_images(seed, optimizer.into()) };
+    let mut engine = ReferenceEngine::<f64>::new(&model, &parameters, &split, BATCH, &config).unwrap();
+    let truth = train(&mut engine, &split, &config);
     let compare = |name: &str, engine: &mut dyn Engine| {
-        let found = train(engine, &split, &optimizer);
+        let found = train(engine, &split, &config);
         assert_eq!(differs(&truth, &found, 2e-3), None, "seed {seed}, {name}");
         found
     };
-    let mut engine = ReferenceEngine::<f32>::new(&model, &parameters, &split, BATCH, optimizer).unwrap();
+    let mut engine = ReferenceEngine::<f32>::new(&model, &parameters, &split, BATCH, &config).unwrap();
     compare("reference", &mut engine);
     let threads = [1, 3].map(|threads| {
         let engine = NativeEngine::new(&model, &parameters, threads)
-            .and_then(|engine| engine.and_training(&split, BATCH, optimizer));
+            .and_then(|engine| engine.and_training(&split, BATCH, &config));
         compare("native", &mut engine.unwrap())
     });
     assert_eq!(threads[0].state, threads[1].state, "seed {seed}: one thread and three");
     let engine = GpuEngine::new(gpu(), &model, &parameters)
-        .and_then(|engine| engine.and_training(&split, BATCH, &optimizer).block_on());
+        .and_then(|engine| engine.and_training(&split, BATCH, &config).block_on());
     compare("gpu", &mut engine.unwrap());
     let shapes = model.graph().unwrap();
     let branches = shapes.iter().any(|shape| shape.sources.len() > 1);

@@ -3,6 +3,7 @@
 
 use crate::registry::root;
 use crate::support::program::{Place, json_file};
+use fmnist_gpu::cpu::batch_gather::Flip;
 use fmnist_gpu::model::{Model, ModelFile};
 use fmnist_gpu::run::RunConfig;
 use fmnist_gpu::session::{Plan, PlanError};
@@ -16,6 +17,7 @@ const TINY: &str = "name = \"tiny\"\nlayers = [{ type = \"flatten\" }, { type = 
 /// A value that is not the default, and possible for SGD.
 fn another(setting: &Setting) -> Value {
     match (&setting.kind, setting.name) {
+        (Kind::Name(_), "augment.flip") => Value::Name("random"),
         (Kind::Name(_), _) => Value::Name("sgd"),
         (Kind::Switch, _) => Value::Switch(true),
         (Kind::Real(_), "validation_split") => Value::Real(0.25),
@@ -89,6 +91,7 @@ fn every_setting_is_a_flag_recorded_resumed_and_repeated() {
         let other = match another(setting) {
             Value::Count(count) => format!("{}", count + 1),
             Value::Real(value) => format!("{}", value / 4.0),
+            Value::Name("random") => "alternating".to_string(),
             Value::Name(_) => "adam".to_string(),
             Value::Switch(on) => (!on).to_string(),
         };
@@ -109,6 +112,10 @@ fn a_model_file_sets_its_recipe() {
         let quote = if matches!(value, Value::Name(_)) { "\"" } else { "" };
         text.push_str(&format!("{} = {quote}{value}{quote}\n", setting.name));
     }
+    // The keys of a table may also stand below its name.
+    let table = format!("{TINY}[train]\nepochs = 3\n[train.augment]\nshift = 4\nflip = \"alternating\"\n");
+    let augment = Plan::new(parse(&table), &[]).unwrap().recipe.augment;
+    assert_eq!((augment.shift, augment.flip, augment.cutout), (4, Flip::Alternating, 0));
     let plan = Plan::new(parse(&text), &[]).unwrap();
     for setting in SETTINGS.iter().filter(|setting| setting.in_model_file) {
         assert_eq!((setting.get)(&plan.recipe), Some(another(setting)), "{}", setting.name);
@@ -130,6 +137,11 @@ fn a_model_file_sets_its_recipe() {
         ("optimizer = \"adamax\"", ["`optimizer` is \"adamax\"", "adam, sgd"]),
         ("optimizer = \"sgd\"\nmomentum = 1.5", ["`momentum` is 1.5", "less than 1"]),
         ("momentum = 0.5", ["`momentum` is 0.5", "the optimizer sgd"]),
+        ("augment.shift = -1", ["`augment.shift` is -1", "a whole number from 0 to 4096"]),
+        ("augment.flip = \"left\"", ["`augment.flip` is \"left\"", "none, random, alternating"]),
+        ("augment.mixup = 0.001", ["`augment.mixup` is 0.001", "from 0.01 to 100"]),
+        ("augment.cutmix = -1", ["`augment.cutmix` is -1", "for none"]),
+        ("augment.crop = 2", ["`augment.crop`", "`augment.shift`"]),
     ] {
         let error = Plan::new(parse(&format!("{TINY}[train]\n{line}\n")), &[]).unwrap_err();
         let said = error.to_string();

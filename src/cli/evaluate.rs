@@ -58,12 +58,7 @@ struct Evaluation {
 ///
 /// # Errors
 /// The engine failed, or the user interrupted.
-pub async fn predict(
-    engine: &mut dyn Engine,
-    images: &[u8],
-    views: Views,
-    interrupt: &AtomicBool,
-) -> Result<Vec<f32>> {
+pub async fn predict(engine: &mut dyn Engine, images: &[u8], views: Views, interrupt: &AtomicBool) -> Result<Vec<f32>> {
     let probabilities = views::predict(engine, images, views, &mut |_| unless(interrupt)).await?;
     if interrupt.load(Ordering::Relaxed) { Err(Interrupted.into()) } else { Ok(probabilities) }
 }

@@ -347,12 +347,7 @@ fn thumbnail(photo: &Photo, crop: [usize; 4], caption: String) -> Tile {
     Tile { width, height, rgb, caption, outline: Some(outline) }
 }
 
-fn predicted<'a>(
-    prepared: &Prepared,
-    row: &[f32],
-    views: Views,
-    description: &'a Description,
-) -> PhotoPrediction<'a> {
+fn predicted<'a>(prepared: &Prepared, row: &[f32], views: Views, description: &'a Description) -> PhotoPrediction<'a> {
     let guess = Guess::new(row, views, description);
     let mut doubts = prepared.garment.doubts.clone();
     if doubts.is_empty() && guess.probability < 0.5 {

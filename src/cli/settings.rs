@@ -1,6 +1,7 @@
 //! The flags of the settings of a training, one per row of [`SETTINGS`], and the command that gives them all.
 
 use super::shell_quoted;
+use super::views::ViewsArgs;
 use clap::builder::{BoolValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
 use fmnist_gpu::model::{Model, ModelFile, Named};
@@ -13,14 +14,19 @@ use std::path::Path;
 /// Training images of Fashion-MNIST, and of the generated set unless limited.
 const TRAIN_IMAGES: u64 = 60_000;
 
-/// The settings that were given, in the order of the table.
-#[derive(Clone, Debug, Default)]
-pub struct SettingFlags(Vec<(&'static Setting, Value)>);
+/// The flags that say what a model file may say too: how it is trained, and how it predicts.
+#[derive(Clone, Debug)]
+pub struct SettingFlags {
+    /// The settings of `[train]` that were given, in the order of the table.
+    given: Vec<(&'static Setting, Value)>,
+    /// The views.
+    pub views: ViewsArgs,
+}
 
 impl SettingFlags {
     /// The settings that were given, with their values.
     pub fn given(&self) -> Given<'_> {
-        &self.0
+        &self.given
     }
 }
 
@@ -100,7 +106,7 @@ fn given(matches: &ArgMatches, settings: impl Iterator<Item = &'static Setting>)
 
 impl Args for SettingFlags {
     fn augment_args(command: Command) -> Command {
-        command.args(SETTINGS.iter().map(argument))
+        ViewsArgs::augment_args(command.args(SETTINGS.iter().map(argument)))
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -110,7 +116,8 @@ impl Args for SettingFlags {
 
 impl FromArgMatches for SettingFlags {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        Ok(SettingFlags(given(matches, SETTINGS.iter())))
+        let views = ViewsArgs::from_arg_matches(matches)?;
+        Ok(SettingFlags { given: given(matches, SETTINGS.iter()), views })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {

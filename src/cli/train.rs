@@ -5,7 +5,6 @@ use super::device::is_gone;
 use super::progress::{self, Display};
 use super::resources::ResourceArgs;
 use super::settings::{SettingFlags, repeat_command};
-use super::views::ViewsArgs;
 use super::{Global, interrupt_flag, output_path, signals, terminal};
 use anyhow::{Context, Result};
 use clap::Args;
@@ -29,8 +28,6 @@ pub struct TrainArgs {
     model: Option<String>,
     #[command(flatten)]
     settings: SettingFlags,
-    #[command(flatten)]
-    views: ViewsArgs,
     #[command(flatten)]
     resources: ResourceArgs,
     /// Run folder to write [default: the first free runs/MODEL-NUMBER]
@@ -123,7 +120,7 @@ async fn attempt(
 ) -> Result<ExitCode> {
     let mut options = args.options()?;
     let (folder, mut plan) = prepare(args, global)?;
-    plan.model.predict.views = args.views.of(&plan.model);
+    plan.model.predict.views = args.settings.views.of(&plan.model);
     let (device, tiles, dataset) = args.resources.open(&plan, folder.path(), global, interrupt).await?;
     let session = Session::new(&plan, &device, tiles, dataset, interrupt).map_err(of_plan)?;
     options.repeat = Some(repeat_command(&session.config));

@@ -63,8 +63,7 @@ pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     for _ in 0..ROUNDS {
         let left = u64::from(MULTIPLIERS[0]) * u64::from(c0);
         let right = u64::from(MULTIPLIERS[1]) * u64::from(c2);
-        [c0, c1, c2, c3] =
-            [(right >> 32) as u32 ^ c1 ^ k0, right as u32, (left >> 32) as u32 ^ c3 ^ k1, left as u32];
+        [c0, c1, c2, c3] = [(right >> 32) as u32 ^ c1 ^ k0, right as u32, (left >> 32) as u32 ^ c3 ^ k1, left as u32];
         [k0, k1] = [k0.wrapping_add(WEYL[0]), k1.wrapping_add(WEYL[1])];
     }
     [c0, c1, c2, c3]

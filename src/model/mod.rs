@@ -11,13 +11,13 @@ mod summary;
 mod views;
 pub mod weights;
 
+pub use crate::text::Named;
 pub use graph::{INPUT_NAME, LayerShape, Node, Source};
 pub use init::{initial_parameters, permutation};
 pub use layer::{Activation, Layer, Pair, Pooling};
 pub(crate) use layer::{conv2d_dims, pool2d_dims};
 pub use parameter::{Parameter, Role};
 pub use summary::{summary, training_mflop};
-pub use crate::text::Named;
 pub use views::{Predict, View, Views};
 
 use crate::cpu::conv2d::Padding;

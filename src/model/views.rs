@@ -38,7 +38,11 @@ impl Named for Views {
     const ALL: &[(&'static str, &'static str, Self)] = &[
         ("one", "The image alone", Views::One),
         ("flip", "The image and its mirror image", Views::Flip),
-        ("flip+shift", "These, and the image moved by a pixel down right and up left, each mirrored too", Views::FlipShift),
+        (
+            "flip+shift",
+            "These, and the image moved by a pixel down right and up left, each mirrored too",
+            Views::FlipShift,
+        ),
     ];
 }
 

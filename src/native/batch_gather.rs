@@ -71,7 +71,9 @@ fn augmented_row(how: &Augmented, (bytes, drawn): (&[u8], Drawn), i: usize, row:
     let [h, w, c] = how.shape;
     let most = how.augment.shift as usize;
     let [top, left, bottom, right] = drawn.hole;
-    let Some(source) = (i + drawn.shift[0]).checked_sub(most).filter(|&source| source < h) else { return row.fill(0.0) };
+    let Some(source) = (i + drawn.shift[0]).checked_sub(most).filter(|&source| source < h) else {
+        return row.fill(0.0);
+    };
     let bytes = &bytes[source * w * c..][..w * c];
     let Range { start, end } = inside(w, drawn.shift[1], most);
     if drawn.flipped {

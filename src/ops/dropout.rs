@@ -40,12 +40,7 @@ fn record(
 ///
 /// # Errors
 /// A tensor's size does not fit.
-pub fn record_forward(
-    plan: &mut PlanBuilder,
-    d: &Dropping,
-    len: usize,
-    tensors: [&Tensor; 4],
-) -> Result<(), GpuError> {
+pub fn record_forward(plan: &mut PlanBuilder, d: &Dropping, len: usize, tensors: [&Tensor; 4]) -> Result<(), GpuError> {
     record(plan, &FORWARD, d, len, tensors)
 }
 

@@ -3,9 +3,7 @@
 use crate::clock::Instant;
 use crate::data::Split;
 use crate::engine::operations::{OnGpu, record};
-use crate::engine::{
-    EngineError, Epoch, NonFinite, OnProgress, StepConfig, Totals, check_order, check_split, pixels,
-};
+use crate::engine::{EngineError, Epoch, NonFinite, OnProgress, StepConfig, Totals, check_order, check_split, pixels};
 use crate::gpu::timing::Timings;
 use crate::gpu::{DispatchInfo, Element, Gpu, Plan, PlanBuilder, Readback, Submission, Tensor};
 use crate::model::Model;

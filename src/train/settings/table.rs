@@ -114,7 +114,7 @@ pub static SETTINGS: [Setting; 13] = [
     },
     Setting {
         name: "augment.shift",
-        placeholder: "PIXELS",
+        placeholder: "N",
         help: "Move each training image by up to this many pixels in each direction; zeros move in",
         kind: Kind::Count(0..=MAX_PIXELS),
         in_model_file: true,
@@ -136,7 +136,7 @@ pub static SETTINGS: [Setting; 13] = [
     },
     Setting {
         name: "augment.cutout",
-        placeholder: "PIXELS",
+        placeholder: "N",
         help: "Set a square of this side in each training image to zero",
         kind: Kind::Count(0..=MAX_PIXELS),
         in_model_file: true,

@@ -20,7 +20,8 @@ pub(in crate::verify) fn proof(check: &mut Check) {
         cpu::batch_gather(pixels, &images, &labels, &order, 0, &mut expected, &mut expected_labels);
         check.same("native batch_gather", pixels, &x, &expected);
         check.note("native batch_gather", "labels", n, &compare_exact(&found, &expected_labels));
-    }    for (how, n, samples, epoch) in cases() {
+    }
+    for (how, n, samples, epoch) in cases() {
         let (pixels, first) = (how.shape.iter().product(), how.random.step as usize * n);
         let mut images = vec![0; samples * pixels];
         check.random.fill_bytes(&mut images);
