@@ -179,6 +179,29 @@ layer = [
 ]
 """,
 )
+write(
+    "model_file",
+    "augmented.toml",
+    """name = "augmented"
+layer = [
+    { type = "dropout", rate = 0.1 },
+    { type = "flatten" },
+    { type = "dense", units = 4, activation = "relu" },
+    { type = "dropout", rate = 0 },
+    { type = "dense", units = 10 },
+]
+[train]
+epochs = 2
+[train.augment]
+shift = 2
+flip = "alternating"
+cutout = 8
+mixup = 0.2
+cutmix = 1
+[predict]
+views = "flip+shift"
+""",
+)
 write("model_file", "huge-dense.toml", 'name = "h"\nlayer = [{ type = "flatten" }, { type = "dense", units = 18446744073709551615 }]\n')
 write("model_file", "other-input.toml", 'name = "i"\ninput = [4294967296, 4294967296, 2]\nlayer = [{ type = "flatten" }]\n')
 write("model_file", "path.toml", 'name = "../x"\nlayer = [{ type = "flatten" }, { type = "dense", units = 10 }]\n')

@@ -60,7 +60,12 @@ fn model() -> Model {
         Layer::Relu,
         Layer::dense(3, Activation::Softmax),
     ];
-    Model { name: "normalized".into(), input: [2, 2, 1], layers: layers.map(Node::from).to_vec() }
+    Model {
+        name: "normalized".into(),
+        input: [2, 2, 1],
+        layers: layers.map(Node::from).to_vec(),
+        predict: Default::default(),
+    }
 }
 
 fn step(made: &Training) -> StepConfig {
@@ -85,7 +90,7 @@ fn ten_steps(engine: &mut dyn Engine, config: &StepConfig) -> Vec<f64> {
         for done in 0..2 {
             let order = (0..6 * (done + 1) as u32).collect();
             let done = Totals { batches: done, samples: 6 * done as u64, ..Totals::default() };
-            let of_step = Epoch { order, rates: rates.clone(), done };
+            let of_step = Epoch { order, rates: rates.clone(), done, ..Epoch::default() };
             let totals = engine.train_epoch(&of_step, &mut |_| ControlFlow::Continue(())).block_on().unwrap();
             losses.push(totals.loss / 6.0);
         }
@@ -172,7 +177,7 @@ fn averages_are_resumed_with_the_same_bits() {
         let initial: Vec<Vec<f32>> =
             made.initial.iter().map(|values| values.iter().map(|&value| value as f32).collect()).collect();
         let rates = (1..=6).map(|step| config.rates(step, 6)).collect();
-        let whole = Epoch { order: (0..12).collect(), rates, done: Totals::default() };
+        let whole = Epoch { order: (0..12).collect(), rates, ..Epoch::default() };
         let half = Epoch { order: (0..6).collect(), ..whole.clone() };
         let rest = Epoch { done: Totals { batches: 3, samples: 6, ..Totals::default() }, ..whole.clone() };
         let two = [0, 1].map(|_| engines(&model, &initial, &split, 2, &config).into_iter().skip(1));

@@ -902,6 +902,8 @@ fn layer_channels_first(
             let mean = |channel: &[f64]| channel.iter().sum::<f64>() / plane as f64;
             (x.chunks(plane).map(mean).collect(), [shape[0], 1, 1])
         }
+        // Nothing but in training.
+        Layer::Dropout { .. } => (x.clone(), shape),
         Layer::Flatten if channels_last => {
             ((0..x.len()).map(|i| x[i % shape[0] * plane + i / shape[0]]).collect(), [x.len(), 1, 1])
         }

@@ -11,6 +11,7 @@ mod support;
 /// Kernels compared with their mirrors, operation by operation.
 mod adam;
 mod add;
+mod augment;
 mod autotune;
 mod average;
 mod batch_gather;
@@ -19,6 +20,7 @@ mod bias;
 mod clip;
 mod conv2d;
 mod dense;
+mod dropout;
 mod gelu;
 mod groupedconv2d;
 mod leakyrelu;
@@ -79,6 +81,7 @@ mod session;
 mod settings;
 /// Training as a whole: compared with Keras and with the mirrors, the same seed twice, overfitting a single batch.
 mod training;
+mod views;
 
 /// Any number of runs, sorted and drawn.
 mod comparison;

@@ -27,11 +27,12 @@ fn go(_: &Totals) -> ControlFlow<()> {
 fn epoch(samples: usize, batch_size: usize, optimizer: &Optimizer, number: u64) -> Epoch {
     let batches = samples.div_ceil(batch_size) as u64;
     Epoch {
-        done: Totals::default(),
+        number,
         order: permutation(samples, 7, number),
         rates: (1..=batches)
             .map(|i| StepConfig::from(optimizer).rates((number - 1) * batches + i, number * batches))
             .collect(),
+        ..Epoch::default()
     }
 }
 

@@ -186,7 +186,7 @@ impl Small {
 
     fn epoch(&self, config: &StepConfig) -> Epoch {
         let rates = (1..=STEPS as u64).map(|step| config.rates(step, STEPS as u64)).collect();
-        Epoch { order: (0..self.split.len() as u32).collect(), rates, done: Totals::default() }
+        Epoch { order: (0..self.split.len() as u32).collect(), rates, ..Epoch::default() }
     }
 
     /// The engines with their names and the error that each may have.

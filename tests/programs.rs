@@ -2,22 +2,25 @@
 //! `FMNIST_TEST_GRAPHS=5000` tries more, and `FMNIST_TEST_GRAPH=17` the one with this seed alone.
 
 use crate::support::{cases, gpu};
+use fmnist_gpu::cpu::batch_gather::{Augment, Flip};
 use fmnist_gpu::cpu::conv2d::{Conv2dDims, Padding};
 use fmnist_gpu::cpu::pool2d::Pool2dDims;
 use fmnist_gpu::data::Split;
 use fmnist_gpu::engine::{
-    Batch, ClassWeights, Engine, Epoch, Factors, GpuEngine, LossConfig, NativeEngine, Optimizer, Pass, Rates,
-    ReferenceEngine, Schedule, Shape, State, StepConfig, Totals,
+    Batch, ClassWeights, Engine, Epoch, Factors, GpuEngine, LossConfig, Mixing, NativeEngine, Optimizer, Pass,
+    ReferenceEngine, Schedule, Shape, State, StepConfig,
 };
 use fmnist_gpu::lower::{
     Conv2d, Dense, Fusion, Gelu, GroupedConv2d, MaxPool2d, MeanPool2d, Mode, Op, Place, Program, Relu, lower,
 };
 use fmnist_gpu::model::{
-    Activation, Init, Layer, Model, Node, Pair, Parameter, Pooling, Role, Source, Trainable, initial_parameters,
+    Activation, Init, Layer, Model, Node, Pair, Parameter, Pooling, Predict, Role, Source, Trainable,
+    initial_parameters,
 };
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::average::AverageConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
+use fmnist_gpu::train::TrainOptions;
 use pollster::FutureExt as _;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{ControlFlow, RangeInclusive};
@@ -133,7 +136,7 @@ impl Sketch {
         let (name, shape) = self.values[at].clone();
         let padding = if self.draw.chance(60) { Padding::Same } else { Padding::Valid };
         let stride = self.draw.chance(30).then(|| self.draw.pair(1..=3));
-        let layer = match (self.draw.among(0..=17), shape.len()) {
+        let layer = match (self.draw.among(0..=18), shape.len()) {
             (0..=2, 3) => {
                 let filters = self.draw.among(1..=6);
                 let groups = [1, 1, 2, 3, shape[2]][self.draw.among(0..=4)];
@@ -174,6 +177,7 @@ impl Sketch {
             },
             (9, _) => Layer::Relu,
             (10, _) => Layer::Gelu,
+            (18, _) => Layer::Dropout { rate: [0.0, 0.2, 0.5][self.draw.among(0..=2)] },
             (11, 3) if self.draw.chance(30) => Layer::Flatten,
             (12, 3) if self.draw.chance(50) => Layer::GlobalMaxPool2d {},
             (12, 3) => Layer::GlobalAveragePool2d {},
@@ -220,7 +224,7 @@ pub fn draw_model(seed: u64) -> Model {
     }
     let classes = draw.among(2..=5);
     let layers = draw.among(1..=8);
-    let model = Model { name: format!("graph {seed}"), input, layers: Vec::new() };
+    let model = Model { name: format!("graph {seed}"), input, layers: Vec::new(), predict: Predict::default() };
     let mut sketch = Sketch { seed, draw, model, values: vec![("input".to_string(), input.to_vec())] };
     for _ in 0..layers {
         sketch.grow();
@@ -284,6 +288,18 @@ fn draw_split(model: &Model, samples: usize, seed: u64) -> Split {
     Split { images, labels }
 }
 
+/// Draws what training makes of its images: in every other graph something, and each part in some.
+fn draw_images(seed: u64, config: StepConfig) -> StepConfig {
+    let mut draw = Draw::new(seed ^ 0x1234);
+    if draw.chance(50) {
+        return config;
+    }
+    let flip = [Flip::None, Flip::Random, Flip::Alternating][draw.among(0..=2)];
+    let augment = Augment { shift: draw.among(0..=2) as u32, flip, cutout: draw.among(0..=2) as u32 };
+    let mut alpha = || [0.0, 0.5][draw.among(0..=1)];
+    StepConfig { augment, mixing: Mixing { mixup: alpha(), cutmix: alpha() }, ..config }
+}
+
 /// The seeds to try: all up to the number of graphs, or the one that the environment names.
 fn seeds() -> Vec<u64> {
     match std::env::var("FMNIST_TEST_GRAPH") {
@@ -308,14 +324,8 @@ fn train(engine: &mut dyn Engine, split: &Split, config: &StepConfig) -> Trained
     let mut losses = Vec::new();
     for round in 0..2u32 {
         let order: Vec<u32> = (0..SAMPLES as u32).map(|i| (5 * i + round) % SAMPLES as u32).collect();
-        let steps = SAMPLES.div_ceil(BATCH) as u64;
-        let rates = |step| Rates {
-            // Each step mixes by another share.
-            share: if config.mixes { 1.0 / (1.0 + step as f32) } else { 1.0 },
-            ..config.rates(u64::from(round) * steps + step, 2 * steps)
-        };
-        let rates = (1..=steps).map(rates).collect();
-        let epoch = Epoch { order, rates, done: Totals::default() };
+        let options = TrainOptions::new(2, SAMPLES, BATCH, config);
+        let epoch = Epoch { order, ..options.epoch(u64::from(round) + 1, engine.model().input) };
         losses.push(engine.train_epoch(&epoch, &mut |_| ControlFlow::Continue(())).block_on().unwrap().mean_loss());
     }
     let probabilities = engine.predict(&split.images, &mut |_| ControlFlow::Continue(())).block_on().unwrap();
@@ -382,9 +392,9 @@ fn draw_config(classes: usize, seed: u64) -> StepConfig {
         factors: if draw.chance(50) { factors } else { Factors::default() },
         clip_norm: draw.chance(50).then_some(clip_norm),
         loss: LossConfig { label_smoothing, class_weights },
-        mixes: draw.chance(30),
         average: averages[draw.among(0..=3)],
-        ..StepConfig::from(optimizer)
+        seed,
+        ..draw_images(seed, optimizer.into())
     }
 }
 

@@ -164,7 +164,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("model", &["text", "files", "cpu", "data"]),
     ("lower", &["cpu", "model"]),
     ("engine", &["text", "clock", "files", "cpu", "gpu", "native", "ops", "data", "model", "lower"]),
-    ("train", &["text", "clock", "ops", "data", "model", "engine"]),
+    ("train", &["text", "clock", "cpu", "ops", "data", "model", "engine"]),
     ("run", &["clock", "files", "ops", "data", "model", "engine", "train"]),
     ("export", &["cpu", "data", "model"]),
     ("import", &["text", "model", "export"]),

@@ -6,10 +6,11 @@ use fmnist_gpu::engine::{
     Engine, EngineError, Epoch, GpuEngine, Inference, NativeEngine, NonFinite, OnProgress, Optimizer, Pending,
     ReferenceEngine, State, Totals,
 };
-use fmnist_gpu::model::{Model, ModelFile, initial_parameters, permutation};
+use fmnist_gpu::model::{Model, ModelFile, Views, initial_parameters, permutation};
 use fmnist_gpu::ops::SharedTiles;
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::run::folder::RunFolder;
+use fmnist_gpu::session::views::infer;
 use fmnist_gpu::session::{Device, Plan, Resumable, ResumeError, RunOptions, Session, SessionEvent, Training};
 use fmnist_gpu::train::validation::{HoldOut, hold_out};
 use fmnist_gpu::train::{Event, Outcome, Position, TrainOptions, train};
@@ -105,6 +106,17 @@ fn weights_are_read_once_per_epoch() {
     assert_eq!(seen.len(), 3);
     assert!(seen[0] != seen[1] && seen[1] != seen[2] && seen[2] == trained.state);
     assert!(trained.state == engine.engine.state().block_on().unwrap());
+}
+
+/// Each view of an image crosses the network once, and one view is the image itself, once.
+#[test]
+fn each_view_crosses_the_network_once() {
+    let (split, test) = synthetic::generate(16, 20, 3);
+    for (views, count) in [(Views::One, 1), (Views::Flip, 2), (Views::FlipShift, 6)] {
+        let mut engine = watched(&split);
+        infer(&mut engine, &test, views, &mut |_| ControlFlow::Continue(())).block_on().unwrap();
+        assert_eq!(engine.images, count * 20);
+    }
 }
 
 /// Each epoch has another order: a trainer that repeats the first one loses a point of accuracy, as Keras does.

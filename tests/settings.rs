@@ -3,6 +3,7 @@
 
 use crate::registry::root;
 use crate::support::program::{Place, json_file};
+use fmnist_gpu::cpu::batch_gather::Flip;
 use fmnist_gpu::engine::{ClassWeights, Schedule, Shape};
 use fmnist_gpu::model::{Model, ModelFile};
 use fmnist_gpu::run::RunConfig;
@@ -122,6 +123,10 @@ fn a_model_file_sets_its_recipe() {
         };
         text.push_str(&format!("{} = {before}{value}{after}\n", setting.name));
     }
+    // The keys of a table may also stand below its name.
+    let table = format!("{TINY}[train]\nepochs = 3\n[train.augment]\nshift = 4\nflip = \"alternating\"\n");
+    let augment = Plan::new(parse(&table), &[]).unwrap().recipe.augment;
+    assert_eq!((augment.shift, augment.flip, augment.cutout), (4, Flip::Alternating, 0));
     let plan = Plan::new(parse(&text), &[]).unwrap();
     for setting in SETTINGS.iter().filter(|setting| setting.in_model_file) {
         assert_eq!((setting.get)(&plan.recipe), Some(another(setting)), "{}", setting.name);
@@ -166,6 +171,11 @@ fn a_model_file_sets_its_recipe() {
         ("bias_factor = inf", ["`bias_factor` is inf", "a number"]),
         ("clip_norm = 0", ["`clip_norm` is 0", "above 0"]),
         ("nesterov = 1", ["`nesterov` is 1", "true or false"]),
+        ("augment.shift = -1", ["`augment.shift` is -1", "a whole number from 0 to 4096"]),
+        ("augment.flip = \"left\"", ["`augment.flip` is \"left\"", "none, random, alternating"]),
+        ("augment.mixup = 0.001", ["`augment.mixup` is 0.001", "from 0.01 to 100"]),
+        ("augment.cutmix = -1", ["`augment.cutmix` is -1", "for none"]),
+        ("augment.crop = 2", ["`augment.crop`", "`augment.shift`"]),
     ] {
         let error = Plan::new(parse(&format!("{TINY}[train]\n{line}\n")), &[]).unwrap_err();
         let said = error.to_string();

@@ -24,9 +24,9 @@ fn go(_: &Totals) -> ControlFlow<()> {
 fn epoch(samples: usize, batch_size: usize, optimizer: &Optimizer, first: u64) -> Epoch {
     let batches = samples.div_ceil(batch_size) as u64;
     Epoch {
-        done: Totals::default(),
         order: (0..samples as u32).collect(),
         rates: (0..batches).map(|i| StepConfig::from(optimizer).rates(first + i, first + batches)).collect(),
+        ..Epoch::default()
     }
 }
 

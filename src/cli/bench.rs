@@ -315,7 +315,7 @@ impl Bench<'_> {
 pub(super) fn in_order(samples: usize, batch_size: usize, step: &StepConfig) -> Epoch {
     let batches = samples.div_ceil(batch_size) as u64;
     let rates = (1..=batches).map(|i| step.rates(i, batches)).collect();
-    Epoch { done: Totals::default(), order: (0..samples as u32).collect(), rates }
+    Epoch { order: (0..samples as u32).collect(), rates, ..Epoch::default() }
 }
 
 fn milliseconds(since: Instant) -> f64 {

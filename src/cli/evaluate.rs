@@ -2,12 +2,15 @@
 
 use super::device::DeviceArgs;
 use super::source::SourceArgs;
+use super::views::{ViewsArgs, by_views};
 use super::{Global, Interrupted, interrupt_flag, print_result, signals};
 use anyhow::Result;
 use clap::Args;
 use fmnist_gpu::data::{Dataset, DatasetKind, Description, FASHION_MNIST};
-use fmnist_gpu::engine::Engine;
+use fmnist_gpu::engine::{Engine, Totals};
+use fmnist_gpu::model::Views;
 use fmnist_gpu::run::Run;
+use fmnist_gpu::session::views;
 use fmnist_gpu::train::unless;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -26,6 +29,8 @@ pub struct EvaluateArgs {
     source: SourceArgs,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    views: ViewsArgs,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -40,17 +45,21 @@ struct Evaluation {
     driver: String,
     test_loss: f64,
     test_accuracy: f64,
+    /// By the images alone, if there are several views.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    test_accuracy_one_view: Option<f64>,
+    views: usize,
     images: u64,
     seconds: f64,
     version: &'static str,
 }
 
-/// Probabilities `[n, classes]` of `n` images, of as many bytes each as the model reads.
+/// Probabilities `[n, classes]` of `n` images by these views, of as many bytes each as the model reads.
 ///
 /// # Errors
 /// The engine failed, or the user interrupted.
-pub async fn predict(engine: &mut dyn Engine, images: &[u8], interrupt: &AtomicBool) -> Result<Vec<f32>> {
-    let probabilities = engine.predict(images, &mut |_| unless(interrupt)).await?;
+pub async fn predict(engine: &mut dyn Engine, images: &[u8], views: Views, interrupt: &AtomicBool) -> Result<Vec<f32>> {
+    let probabilities = views::predict(engine, images, views, &mut |_| unless(interrupt)).await?;
     if interrupt.load(Ordering::Relaxed) { Err(Interrupted.into()) } else { Ok(probabilities) }
 }
 
@@ -79,7 +88,9 @@ pub async fn run(args: EvaluateArgs, global: &Global) -> Result<ExitCode> {
     let dataset = load_data(&run, &args.source, global, &interrupt)?;
     let mut engine = device.evaluator(&run.model, &run.parameters)?;
     let start = Instant::now();
-    let totals = engine.evaluate(&dataset.test, &mut |_| unless(&interrupt)).await?;
+    let views = args.views.of(&run.model);
+    let evaluation = views::infer(&mut *engine, &dataset.test, views, &mut |_| unless(&interrupt)).await?;
+    let (totals, one_view) = (evaluation.totals, evaluation.one_view);
     if (totals.samples as usize) < dataset.test.len() {
         global.say(format!("Interrupted after {} of {} images", totals.samples, dataset.test.len()));
         return Ok(signals::exit_code());
@@ -92,14 +103,21 @@ pub async fn run(args: EvaluateArgs, global: &Global) -> Result<ExitCode> {
         driver,
         test_loss: totals.mean_loss(),
         test_accuracy: totals.accuracy(),
+        test_accuracy_one_view: one_view.as_ref().map(Totals::accuracy),
+        views: views.list().len(),
         images: totals.samples,
         seconds: start.elapsed().as_secs_f64(),
         version: env!("CARGO_PKG_VERSION"),
     };
     print_result(args.json, &result, |_| {
         format!(
-            "Test loss {:.4}, test accuracy {:.4} on {} images (model {}, dataset: {})",
-            result.test_loss, result.test_accuracy, result.images, result.model, result.dataset
+            "Test loss {:.4}, test accuracy {:.4} on {} images (model {}, dataset: {}{})",
+            result.test_loss,
+            result.test_accuracy,
+            result.images,
+            result.model,
+            result.dataset,
+            by_views(views, one_view.as_ref())
         )
     })?;
     Ok(ExitCode::SUCCESS)

@@ -25,6 +25,7 @@ mod speedrun;
 mod summary;
 pub mod terminal;
 mod train;
+mod views;
 
 use self::advice::{is_interruption, with_causes};
 use self::signals::interrupt_flag;

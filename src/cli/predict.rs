@@ -2,6 +2,7 @@
 
 use super::device::DeviceArgs;
 use super::source::SourceArgs;
+use super::views::{ViewsArgs, by_views};
 use super::{
     Global, Interrupted, counted, evaluate, interrupt_flag, output_path, print_result, terminal, with_causes, write_png,
 };
@@ -9,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use fmnist_gpu::data::Description;
 use fmnist_gpu::files::{ShownPath, check_target};
+use fmnist_gpu::model::Views;
 use fmnist_gpu::photo::{Doubt, Garment, Invert, Photo, prepare};
 use fmnist_gpu::report::metrics::argmax;
 use fmnist_gpu::report::{GridItem, Tile, Tone, columns_for, draw_tiles, grid_png, predictions_png};
@@ -52,6 +54,8 @@ pub struct PredictArgs {
     source: SourceArgs,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    views: ViewsArgs,
     /// Overwrite existing images
     #[arg(long)]
     force: bool,
@@ -119,13 +123,17 @@ struct Guess<'a> {
     class: &'a str,
     probability: f32,
     probabilities: Vec<f32>,
+    /// Of the image, if there were several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    views: Option<usize>,
 }
 
 impl<'a> Guess<'a> {
-    fn new(row: &[f32], description: &'a Description) -> Self {
+    fn new(row: &[f32], views: Views, description: &'a Description) -> Self {
         let predicted = argmax(row);
         let class = description.class_name(predicted);
-        Guess { predicted, class, probability: row[predicted], probabilities: row.to_vec() }
+        let views = Some(views.list().len()).filter(|&views| views > 1);
+        Guess { predicted, class, probability: row[predicted], probabilities: row.to_vec(), views }
     }
 
     fn caption(&self) -> String {
@@ -163,7 +171,8 @@ async fn test_images(args: &PredictArgs, run: &Run, global: &Global) -> Result<E
     let indices: Vec<usize> = args.test_index.iter().cloned().flatten().collect();
     let images: Vec<u8> = indices.iter().flat_map(|&i| dataset.test.image(i)).copied().collect();
     let mut engine = device.evaluator(&run.model, &run.parameters)?;
-    let probabilities = evaluate::predict(&mut *engine, &images, &interrupt).await?;
+    let views = args.views.of(&run.model);
+    let probabilities = evaluate::predict(&mut *engine, &images, views, &interrupt).await?;
     if let Some(path) = &args.grid {
         let png = predictions_png(&dataset.test, &indices, &probabilities, description).context("drawing the grid")?;
         write_png(path, &png, args.force)?;
@@ -172,13 +181,13 @@ async fn test_images(args: &PredictArgs, run: &Run, global: &Global) -> Result<E
     let mut predictions = Vec::new();
     for (index, row) in indices.into_iter().zip(probabilities.chunks(description.classes())) {
         let label = dataset.test.labels[index];
-        predictions.push(Prediction { index, label, guess: Guess::new(row, description) });
+        predictions.push(Prediction { index, label, guess: Guess::new(row, views, description) });
     }
-    print_result(args.json, &predictions, |list| table(list, description))?;
+    print_result(args.json, &predictions, |list| table(list, views, description))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn table(predictions: &[Prediction<'_>], description: &Description) -> String {
+fn table(predictions: &[Prediction<'_>], views: Views, description: &Description) -> String {
     let mut lines = vec![format!("{:>6}  {:<12} {:>6}  {:<12}", "index", "predicted", "", "original")];
     let mut right = 0;
     for Prediction { index, label, guess } in predictions {
@@ -190,7 +199,7 @@ fn table(predictions: &[Prediction<'_>], description: &Description) -> String {
         let line = format!("{index:>6}  {:<12} {percent:>6}  {original:<12} {mark}", guess.class);
         lines.push(line.trim_end().to_string());
     }
-    lines.push(format!("{right} of {} correct", predictions.len()));
+    lines.push(format!("{right} of {} correct{}", predictions.len(), by_views(views, None)));
     lines.join("\n")
 }
 
@@ -250,11 +259,12 @@ async fn photos(args: &PredictArgs, run: &Run, global: &Global) -> Result<ExitCo
     let device = args.device.open(global).await?;
     let images: Vec<u8> = prepared.iter().flat_map(|p| &p.garment.image).copied().collect();
     let mut engine = device.evaluator(&run.model, &run.parameters)?;
-    let probabilities = evaluate::predict(&mut *engine, &images, &interrupt).await?;
+    let views = args.views.of(&run.model);
+    let probabilities = evaluate::predict(&mut *engine, &images, views, &interrupt).await?;
     let description = evaluate::description(run);
     let rows = probabilities.chunks(description.classes());
     let predictions: Vec<PhotoPrediction<'_>> =
-        prepared.iter().zip(rows).map(|(prepared, row)| predicted(prepared, row, description)).collect();
+        prepared.iter().zip(rows).map(|(prepared, row)| predicted(prepared, row, views, description)).collect();
     if let Some(path) = &args.grid {
         let mut items = Vec::new();
         for (p, prediction) in prepared.iter().zip(&predictions) {
@@ -337,8 +347,8 @@ fn thumbnail(photo: &Photo, crop: [usize; 4], caption: String) -> Tile {
     Tile { width, height, rgb, caption, outline: Some(outline) }
 }
 
-fn predicted<'a>(prepared: &Prepared, row: &[f32], description: &'a Description) -> PhotoPrediction<'a> {
-    let guess = Guess::new(row, description);
+fn predicted<'a>(prepared: &Prepared, row: &[f32], views: Views, description: &'a Description) -> PhotoPrediction<'a> {
+    let guess = Guess::new(row, views, description);
     let mut doubts = prepared.garment.doubts.clone();
     if doubts.is_empty() && guess.probability < 0.5 {
         doubts.push(Doubt::Unsure { probability: guess.probability });

@@ -2,16 +2,17 @@
 //! `--quiet`), its result.
 
 use super::advice::{non_finite, resume_command};
+use super::views::by_views;
 use super::{Global, counted, log_time, terminal, to_json, with_causes};
 use anyhow::Result;
-use fmnist_gpu::engine::{Inference, Totals};
+use fmnist_gpu::engine::Totals;
 use fmnist_gpu::files::ShownPath;
 use fmnist_gpu::model::summary;
 use fmnist_gpu::report::metrics::argmax;
 use fmnist_gpu::run::RunConfig;
 use fmnist_gpu::run::checkpoint::CheckpointError;
 use fmnist_gpu::run::folder::RunFolder;
-use fmnist_gpu::session::{Finished, Resumable, Session, SessionEvent, WriteError};
+use fmnist_gpu::session::{Evaluation, Finished, Resumable, Session, SessionEvent, WriteError};
 use fmnist_gpu::train::{EpochRecord, Event, Outcome};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -210,17 +211,18 @@ impl<'a> Display<'a> {
     }
 
     /// The result on the test set, and the article's example.
-    fn verdict(&self, Inference { totals, probabilities }: &Inference) -> String {
+    fn verdict(&self, Evaluation { totals, probabilities, one_view }: &Evaluation) -> String {
         let dataset = &self.session.dataset;
         let row = &probabilities[..dataset.description.classes()];
         let (predicted, original) = (argmax(row), usize::from(dataset.test.labels[0]));
         let name = |class: usize| dataset.description.class_name(class);
         format!(
-            "Test loss {:.4}, test accuracy {:.4} (dataset: {})\n\
+            "Test loss {:.4}, test accuracy {:.4} (dataset: {}{})\n\
              First test image: original class {original} ({}), predicted class {predicted} ({})",
             totals.mean_loss(),
             totals.accuracy(),
             dataset.kind,
+            by_views(self.session.plan.model.predict.views, one_view.as_ref()),
             name(original),
             name(predicted)
         )

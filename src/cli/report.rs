@@ -52,7 +52,7 @@ pub async fn run(args: ReportArgs, global: &Global) -> Result<()> {
         std::fs::create_dir_all(folder).with_context(|| format!("creating the folder {}", folder.shown()))?;
     }
     let engine = &mut *device.evaluator(&run.model, &run.parameters)?;
-    let probabilities = evaluate::predict(engine, &dataset.test.images, &interrupt).await?;
+    let probabilities = evaluate::predict(engine, &dataset.test.images, run.model.predict.views, &interrupt).await?;
     let report = Report {
         name: run_name(&run.path),
         model: &run.model,

@@ -1,9 +1,10 @@
 //! The flags of the settings of a training, one per row of [`SETTINGS`], and the command that gives them all.
 
 use super::shell_quoted;
+use super::views::ViewsArgs;
 use clap::builder::{BoolValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
-use fmnist_gpu::model::{Model, ModelFile};
+use fmnist_gpu::model::{Model, ModelFile, Named};
 use fmnist_gpu::ops::SharedTiles;
 use fmnist_gpu::run::RunConfig;
 use fmnist_gpu::session::Given;
@@ -13,14 +14,19 @@ use std::path::Path;
 /// Training images of Fashion-MNIST, and of the generated set unless limited.
 const TRAIN_IMAGES: u64 = 60_000;
 
-/// The settings that were given, in the order of the table.
-#[derive(Clone, Debug, Default)]
-pub struct SettingFlags(Vec<(&'static Setting, Value)>);
+/// The flags that say what a model file may say too: how it is trained, and how it predicts.
+#[derive(Clone, Debug)]
+pub struct SettingFlags {
+    /// The settings of `[train]` that were given, in the order of the table.
+    given: Vec<(&'static Setting, Value)>,
+    /// The views.
+    pub views: ViewsArgs,
+}
 
 impl SettingFlags {
     /// The settings that were given, with their values.
     pub fn given(&self) -> Given<'_> {
-        &self.0
+        &self.given
     }
 }
 
@@ -56,9 +62,52 @@ fn argument(setting: &'static Setting) -> Arg {
     }
 }
 
+/// The settings that say what a training makes of its images, in the order of the table.
+#[derive(Clone, Debug, Default)]
+pub struct ImageFlags(Vec<(&'static Setting, Value)>);
+
+/// Mixed images depend on the order of the epoch, which the number of images determines.
+const OF_IMAGES: [&str; 4] = ["batch_size", "seed", "train_limit", "validation_split"];
+
+impl ImageFlags {
+    /// The settings that were given, with their values.
+    pub fn given(&self) -> Given<'_> {
+        &self.0
+    }
+
+    fn settings() -> impl Iterator<Item = &'static Setting> {
+        SETTINGS.iter().filter(|setting| setting.name.starts_with("augment.") || OF_IMAGES.contains(&setting.name))
+    }
+}
+
+impl Args for ImageFlags {
+    fn augment_args(command: Command) -> Command {
+        command.args(ImageFlags::settings().map(|setting| argument(setting).requires("augment")))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for ImageFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(ImageFlags(given(matches, ImageFlags::settings())))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+fn given(matches: &ArgMatches, settings: impl Iterator<Item = &'static Setting>) -> Vec<(&'static Setting, Value)> {
+    settings.filter_map(|setting| Some((setting, matches.get_one::<Value>(setting.name)?.clone()))).collect()
+}
+
 impl Args for SettingFlags {
     fn augment_args(command: Command) -> Command {
-        command.args(SETTINGS.iter().map(argument))
+        ViewsArgs::augment_args(command.args(SETTINGS.iter().map(argument)))
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -68,8 +117,8 @@ impl Args for SettingFlags {
 
 impl FromArgMatches for SettingFlags {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let given = |setting: &'static Setting| Some((setting, matches.get_one::<Value>(setting.name)?.clone()));
-        Ok(SettingFlags(SETTINGS.iter().filter_map(given).collect()))
+        let views = ViewsArgs::from_arg_matches(matches)?;
+        Ok(SettingFlags { given: given(matches, SETTINGS.iter()), views })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
@@ -93,15 +142,8 @@ pub fn as_json(recipe: &Recipe) -> serde_json::Map<String, serde_json::Value> {
 
 /// The command that repeats a run.
 pub fn repeat_command(config: &RunConfig) -> String {
-    // What a built-in model says need not be repeated; the file of another one may have changed.
-    let mut said = None;
     let model = match &config.model_file {
-        _ if Model::built_in().contains(&config.model) => {
-            let mut recipe = Recipe::default();
-            let read = ModelFile::load(&config.model.name).map(|file| recipe.read(&file.train));
-            said = matches!(read, Ok(Ok(()))).then_some(recipe);
-            config.model.name.clone()
-        }
+        _ if Model::built_in().iter().any(|model| model.computes_like(&config.model)) => config.model.name.clone(),
         Some(path) => shell_quoted(path),
         // Version 0.1 did not record the path.
         None => shell_quoted(Path::new(&format!("{}.toml", config.model.name))),
@@ -109,9 +151,15 @@ pub fn repeat_command(config: &RunConfig) -> String {
     let mut command = format!("fmnist-gpu train --model {model} --dataset {}", config.dataset);
     let mut recipe = config.recipe().unwrap_or_default();
     recipe.train_limit = recipe.train_limit.filter(|&limit| limit != TRAIN_IMAGES);
+    // What a built-in model says need not be said again; a file may say anything.
+    let built_in = Model::built_in().into_iter().find(|model| model.computes_like(&config.model));
+    if !built_in.as_ref().is_some_and(|model| model.predict == config.model.predict) {
+        command.push_str(&format!(" --views {}", config.model.predict.views.name()));
+    }
+    let built_in = built_in.and_then(|model| recipe_of(&model.name));
     for setting in &SETTINGS {
-        let is_said = |said: &Recipe| setting.in_recipe && (setting.get)(said) == (setting.get)(&recipe);
-        if let Some(value) = (setting.get)(&recipe).filter(|_| !said.as_ref().is_some_and(is_said)) {
+        let is_known = |known: &Recipe| setting.in_recipe && (setting.get)(known) == (setting.get)(&recipe);
+        if let Some(value) = (setting.get)(&recipe).filter(|_| !built_in.as_ref().is_some_and(is_known)) {
             let equals = if matches!(setting.kind, Kind::Switch) { "=" } else { " " };
             command.push_str(&format!(" {}{equals}{value}", flag(setting)));
         }
@@ -123,4 +171,10 @@ pub fn repeat_command(config: &RunConfig) -> String {
         command.push_str(" --no-autotune");
     }
     command
+}
+
+/// The recipe of a built-in model.
+fn recipe_of(name: &str) -> Option<Recipe> {
+    let mut recipe = Recipe::default();
+    recipe.read(&ModelFile::load(name).ok()?.train).ok().map(|()| recipe)
 }

@@ -121,7 +121,8 @@ async fn attempt(
     begun: &mut Option<Begun>,
 ) -> Result<ExitCode> {
     let mut options = args.options()?;
-    let (folder, plan) = prepare(args, global)?;
+    let (folder, mut plan) = prepare(args, global)?;
+    plan.model.predict.views = args.settings.views.of(&plan.model);
     let (device, tiles, dataset) = args.resources.open(&plan, folder.path(), global, interrupt).await?;
     let session = Session::new(&plan, &device, tiles, dataset, interrupt).map_err(of_plan)?;
     options.repeat = Some(repeat_command(&session.config));

@@ -58,11 +58,11 @@ pub(super) struct SoftLoss {
 impl SoftLoss {
     /// The loss of a training; `None` if the labels alone are the targets.
     pub(super) fn new(config: &StepConfig, train: &Split, classes: usize) -> Result<Option<Self>, EngineError> {
-        if config.loss == LossConfig::default() && !config.mixes {
+        if config.loss == LossConfig::default() && config.mixing.is_none() {
             return Ok(None);
         }
         let class_weights = config.loss.class_weights.resolve(train, classes)?;
-        Ok(Some(SoftLoss { smoothing: config.loss.label_smoothing, class_weights, mixes: config.mixes }))
+        Ok(Some(SoftLoss { smoothing: config.loss.label_smoothing, class_weights, mixes: !config.mixing.is_none() }))
     }
 
     /// The targets of rows, given the labels of the rows that they are mixed with, and the share of their own.

@@ -3,6 +3,7 @@
 mod gpu;
 mod kernel_times;
 mod loss;
+mod mixing;
 #[cfg(feature = "native")]
 mod native;
 mod operations;
@@ -15,12 +16,15 @@ pub use gpu::autotune;
 pub use gpu::{Batches, GpuEngine, TileChoices};
 pub use kernel_times::{KernelTime, KernelTimes};
 pub use loss::{ClassWeights, LossConfig};
+pub use mixing::Mixing;
 #[cfg(feature = "native")]
 pub use native::NativeEngine;
 pub use reference::{Batch, Pass, ReferenceEngine};
 pub use schedule::{Schedule, Shape};
 pub use step::{Factors, Rates, StepConfig};
 
+use crate::cpu::batch_gather::{Augmented, Mix, batch_gather_augmented};
+use crate::cpu::philox::Random;
 use crate::data::Split;
 use crate::gpu::GpuError;
 use crate::lower::LowerError;
@@ -150,12 +154,48 @@ impl Optimizer {
 /// One epoch of training.
 #[derive(Clone, Debug, Default)]
 pub struct Epoch {
+    /// Its number, counted from 1: draws follow from it.
+    pub number: u64,
     /// The order of the samples.
     pub order: Vec<u32>,
     /// The numbers of each batch.
     pub rates: Vec<Rates>,
+    /// How the images of each batch are mixed; empty if none are.
+    pub mixes: Vec<Mix>,
     /// The part that is already done: training resumes with the next batch and adds to these sums.
     pub done: Totals,
+}
+
+impl Epoch {
+    /// What the draws of a batch follow from, counted from 0.
+    fn random(&self, config: &StepConfig, batch: usize) -> Random {
+        Random { seed: config.seed, epoch: self.number as u32, step: batch as u32 }
+    }
+
+    /// Returns the images of a batch, counted from 0, as training sees them: the values, from 0 to 1, of the samples of `split` in their order.
+    /// `shape` is that of an image, `[H, W, C]`.
+    pub fn images(
+        &self,
+        config: &StepConfig,
+        split: &Split,
+        batch_size: usize,
+        index: usize,
+        shape: [usize; 3],
+    ) -> Vec<f64> {
+        let first = index * batch_size;
+        let n = batch_size.min(self.order.len().saturating_sub(first));
+        let (mut x, mut labels) = (vec![0.0; n * shape.iter().product::<usize>()], vec![0; n]);
+        let (augment, mix, random) = (config.augment, self.mixes.get(index).copied(), self.random(config, index));
+        let how = Augmented { shape, augment, mix, random };
+        batch_gather_augmented(&how, &split.images, &split.labels, &self.order, first, &mut x, &mut labels);
+        x
+    }
+
+    /// How a batch is made of images of the shape `[H, W, C]`, if it is more than these.
+    fn augmented(&self, config: &StepConfig, batch: usize, shape: [usize; 3]) -> Option<Augmented> {
+        let (augment, mix) = (config.augment, self.mixes.get(batch).copied());
+        config.changes_images().then(|| Augmented { shape, augment, mix, random: self.random(config, batch) })
+    }
 }
 
 /// Everything that training changes in an engine. Training resumed from it gives the same bits as uninterrupted training.

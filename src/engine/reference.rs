@@ -8,6 +8,7 @@ use super::{
     Engine, EngineError, Epoch, Inference, NonFinite, OnProgress, Optimizer, Pending, Rates, State, StepConfig, Totals,
     check_order, check_split, for_all, only_trained, pixels,
 };
+use crate::cpu::philox::Random;
 use crate::cpu::real::Real;
 use crate::cpu::softmax_xent::{SoftTargets, softmax_xent_totals};
 use crate::cpu::{adam, average, batch_gather, clip, sgd};
@@ -47,6 +48,8 @@ pub struct Batch<T> {
     pub labels: Vec<u32>,
     /// Number of rows that count; the others are beyond the end of the epoch.
     pub n_valid: usize,
+    /// What draws follow from.
+    pub random: Random,
 }
 
 /// The result of a program on a batch.
@@ -121,7 +124,8 @@ impl<T: Real> Pass<T> {
             };
             let x: Vec<&[T]> = reads.iter().map(|values| &values[..]).collect();
             let mut y: Vec<&mut [T]> = writes.iter_mut().map(|values| &mut values[..]).collect();
-            compute(instruction.op, Operands { n, x: &x, y: &mut y, argmax, answers });
+            let random = batch.random;
+            compute(instruction.op, Operands { n, first_row: 0, random, x: &x, y: &mut y, argmax, answers });
             for (tensor, values) in written.iter().zip(writes) {
                 match tensor.place {
                     Place::Parameter(i) => parameters[i] = values,
@@ -197,7 +201,19 @@ impl<T: Real> ReferenceEngine<T> {
         let pixels = split.images.len() / split.len().max(1);
         let (mut x, mut labels) = (vec![T::ZERO; n * pixels], vec![0; n]);
         batch_gather::batch_gather(pixels, &split.images, &split.labels, order, first, &mut x, &mut labels);
-        Batch { x, labels, n_valid: n.min(order.len() - first) }
+        Batch { x, labels, n_valid: n.min(order.len() - first), random: Random::default() }
+    }
+
+    /// Returns a batch of an epoch, counted from 0, as training sees it.
+    fn training_batch(&self, epoch: &Epoch, index: usize) -> Batch<T> {
+        let (Split { images, labels, .. }, first) = (&self.train, index * self.batch_size);
+        let mut batch = Self::batch(&self.train, &epoch.order, first, self.batch_size);
+        batch.random = epoch.random(&self.config, index);
+        if let Some(how) = epoch.augmented(&self.config, index, self.model.input) {
+            let (x, found) = (&mut batch.x, &mut batch.labels);
+            batch_gather::batch_gather_augmented(&how, images, labels, &epoch.order, first, x, found);
+        }
+        batch
     }
 
     /// The parameters that evaluate: the averages, if training keeps them.
@@ -293,8 +309,7 @@ impl<T: Real> ReferenceEngine<T> {
 
     /// Makes one step of an epoch and searches its results for the first value that is not finite.
     fn searched_step(&mut self, epoch: &Epoch, step: usize) -> Result<Option<NonFinite>, EngineError> {
-        let first = (step - 1) * self.batch_size;
-        let batch = Self::batch(&self.train, &epoch.order, first, self.batch_size);
+        let batch = self.training_batch(epoch, step - 1);
         let mut pass = self.train_pass(&batch, epoch.rates[step - 1])?;
         let found_before = found_in(&pass.program, step, &pass.loss, |id| pass.values(id));
         if found_before.is_some() {
@@ -322,13 +337,12 @@ impl<T: Real> Engine for ReferenceEngine<T> {
     /// Makes one step.
     fn advance(&mut self) -> Pending<'_, Totals> {
         Box::pin(async move {
-            let Epoch { order, rates, done } = &self.epoch;
-            let first = done.batches * self.batch_size;
-            if first >= order.len() {
+            let Epoch { order, rates, done, .. } = &self.epoch;
+            if done.batches * self.batch_size >= order.len() {
                 return Ok(*done);
             }
             let rates = rates[done.batches];
-            let batch = Self::batch(&self.train, order, first, self.batch_size);
+            let batch = self.training_batch(&self.epoch, done.batches);
             let mut pass = self.train_pass(&batch, rates)?;
             self.follow(&mut pass, rates);
             pass.add_to(&mut self.epoch.done, batch.n_valid);

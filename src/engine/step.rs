@@ -1,6 +1,7 @@
 //! What a training step does besides running the program of the model.
 
-use super::{LossConfig, Optimizer, Schedule, Shape};
+use super::{LossConfig, Mixing, Optimizer, Schedule, Shape};
+use crate::cpu::batch_gather::{Augment, Mix};
 use crate::cpu::real::Real;
 use crate::cpu::step::Step;
 use crate::model::Role;
@@ -24,10 +25,14 @@ pub struct StepConfig {
     pub clip_norm: Option<f64>,
     /// What the loss compares the probabilities with.
     pub loss: LossConfig,
-    /// Whether each image is mixed with the next one of its batch, and its target with that of the other, by [`Rates::share`].
-    pub mixes: bool,
     /// The moving average of the parameters, which is then what evaluates and what a user gets.
     pub average: Option<AverageConfig>,
+    /// What everything follows from that a step draws.
+    pub seed: u64,
+    /// How each image is changed.
+    pub augment: Augment,
+    /// How images are mixed: each with the next one of its batch, and its target with that of the other, by [`Rates::share`].
+    pub mixing: Mixing,
 }
 
 /// Factors of the learning rate by the role of a parameter; that of weights is 1.
@@ -72,8 +77,10 @@ impl From<Optimizer> for StepConfig {
             factors: Factors::default(),
             clip_norm: None,
             loss: LossConfig::default(),
-            mixes: false,
             average: None,
+            seed: 0,
+            augment: Augment::default(),
+            mixing: Mixing::default(),
         }
     }
 }
@@ -141,5 +148,22 @@ impl StepConfig {
             (_, Some(AverageConfig::Lookahead { .. })) => Some("average"),
             _ => None,
         }
+    }
+
+    /// Draws how the images, of the shape `[H, W, C]`, of each step from `first` on are mixed, and notes in its numbers the share that they
+    /// keep. Returns nothing if none are mixed.
+    pub fn mixes(&self, first: u64, rates: &mut [Rates], image: [usize; 3]) -> Vec<Mix> {
+        let drawn = (first..).map_while(|step| self.mixing.draw(self.seed, step, image));
+        let both = rates.iter_mut().zip(drawn);
+        let noted = both.map(|(rates, mix)| {
+            rates.share = mix.share(image);
+            mix
+        });
+        noted.collect()
+    }
+
+    /// Whether batches are more than the images of the data set as they are.
+    pub(super) fn changes_images(&self) -> bool {
+        self.augment != Augment::default() || !self.mixing.is_none()
     }
 }

@@ -9,7 +9,7 @@ use super::torch::Forward;
 use super::window::Window;
 use crate::cpu::conv2d::Padding;
 use crate::model::Layer::{
-    self, Add, AveragePool2d, BatchNorm, Conv2d, Dense, DepthwiseConv2d, Flatten, Gelu, GlobalAveragePool2d,
+    self, Add, AveragePool2d, BatchNorm, Conv2d, Dense, DepthwiseConv2d, Dropout, Flatten, Gelu, GlobalAveragePool2d,
     GlobalMaxPool2d, LeakyRelu, MaxPool2d, Relu, Scale, Silu, SumPool2d,
 };
 use crate::model::{Activation, DEFAULT_SLOPE, LayerShape, Role};
@@ -31,7 +31,9 @@ pub(super) enum Features {
 /// Returns what a layer does to the order of the features.
 pub(super) fn features(shape: &LayerShape) -> Features {
     match &shape.layer {
-        BatchNorm { .. } | Add | Relu | Gelu | LeakyRelu { .. } | Silu {} | Scale { .. } => Features::Kept,
+        BatchNorm { .. } | Add | Relu | Gelu | LeakyRelu { .. } | Silu {} | Scale { .. } | Dropout { .. } => {
+            Features::Kept
+        }
         // A cell for each channel.
         GlobalMaxPool2d {} | GlobalAveragePool2d {} => Features::Flattened { channels: 1 },
         Conv2d { .. } | DepthwiseConv2d { .. } | Dense { .. } => Features::Mixed,
@@ -54,7 +56,7 @@ pub(super) fn torch_roles(layer: &Layer) -> &'static [Role] {
         Conv2d { .. } | DepthwiseConv2d { .. } | Dense { .. } => &[Role::Weight, Role::Bias],
         BatchNorm { .. } => &[Role::Scale, Role::Shift, Role::Mean, Role::Variance],
         MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) | Add | Relu | Gelu | Flatten => &[],
-        GlobalMaxPool2d {} | GlobalAveragePool2d {} | LeakyRelu { .. } | Silu {} | Scale { .. } => &[],
+        GlobalMaxPool2d {} | GlobalAveragePool2d {} | LeakyRelu { .. } | Silu {} | Scale { .. } | Dropout { .. } => &[],
     }
 }
 
@@ -128,6 +130,8 @@ pub(super) fn onnx(shape: &LayerShape, name: &str, inputs: &[&str], channels_las
             graph.constant(&constant, &[], &[*factor as f32]);
             graph.apply("Mul", name, &[x, &constant], vec![]);
         }
+        // Nothing in inference.
+        Dropout { .. } => return x.to_string(),
         Flatten => {
             let last = format!("{name}.channels_last");
             if channels_last {
@@ -238,7 +242,7 @@ fn window_attributes(shape: &LayerShape) -> Vec<Message> {
     ]
 }
 
-/// Returns the PyTorch constructor of a layer with parameters.
+/// Returns the PyTorch constructor of a layer that is a module of its own: with parameters, or another one in training.
 pub(super) fn torch_constructor(shape: &LayerShape) -> Option<String> {
     let channels = shape.input.last().copied().unwrap_or_default();
     match &shape.layer {
@@ -263,6 +267,7 @@ pub(super) fn torch_constructor(shape: &LayerShape) -> Option<String> {
             let changed = ((1.0 - momentum) * 1e12).round() / 1e12;
             Some(format!("nn.{class}({channels}, eps={epsilon}, momentum={changed})"))
         }
+        Dropout { rate } => Some(format!("nn.Dropout({rate})")),
         MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) | Add | Relu | Gelu | Flatten => None,
         GlobalMaxPool2d {} | GlobalAveragePool2d {} | LeakyRelu { .. } | Silu {} | Scale { .. } => None,
     }
@@ -310,7 +315,7 @@ pub(super) fn torch(shape: &LayerShape, others: &[String], channels_last: bool, 
         }),
         GlobalMaxPool2d {} => forward.value = format!("F.adaptive_max_pool2d({}, 1).flatten(1)", forward.value),
         GlobalAveragePool2d {} => forward.value = format!("F.adaptive_avg_pool2d({}, 1).flatten(1)", forward.value),
-        BatchNorm { .. } => {
+        BatchNorm { .. } | Dropout { .. } => {
             forward.shorten();
             forward.value = format!("self.{}({})", shape.name, forward.value);
         }
@@ -409,7 +414,9 @@ pub(super) fn keras_function(layer: &Layer) -> Option<&'static str> {
         | Gelu => Some(KERAS_GELU_CODE),
         Conv2d { .. } | DepthwiseConv2d { .. } | Dense { .. } => None,
         MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) | BatchNorm { .. } | Add | Relu | Flatten => None,
-        GlobalMaxPool2d {} | GlobalAveragePool2d {} | LeakyRelu { .. } | Silu {} | Scale { .. } => None,
+        GlobalMaxPool2d {} | GlobalAveragePool2d {} | LeakyRelu { .. } | Silu {} | Scale { .. } | Dropout { .. } => {
+            None
+        }
     }
 }
 
@@ -452,6 +459,7 @@ pub(super) fn keras(shapes: &[LayerShape], i: usize) -> Vec<String> {
         LeakyRelu { slope } => vec![keras_leaky_relu(*slope, name)],
         Silu {} => vec![format!("Activation(\"silu\", name=\"{name}\")")],
         Scale { factor } => vec![format!("Rescaling({factor}, name=\"{name}\")")],
+        Dropout { rate } => vec![format!("Dropout({rate}, name=\"{name}\")")],
         Flatten => vec![format!("Flatten(name=\"{name}\")")],
         Dense { units, activation, use_bias, .. } => {
             let activation = if i + 1 == shapes.len() { Activation::Softmax } else { *activation };

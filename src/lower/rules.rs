@@ -5,6 +5,7 @@ use super::{Id, Instruction, LowerError, Lowering, Mode, Place};
 use crate::cpu::batchnorm::BatchNormDims;
 use crate::cpu::conv2d::Conv2dDims;
 use crate::cpu::dense::DenseDims;
+use crate::cpu::dropout::Dropping;
 use crate::cpu::groupedconv2d::GroupedConv2dDims;
 use crate::cpu::pool2d::{Pool2dDims, Reduction};
 use crate::model::{Activation, DEFAULT_SLOPE, Layer, Role};
@@ -35,6 +36,8 @@ pub enum Op {
     Silu(Silu),
     /// A fixed factor.
     Scale(Scale),
+    /// Dropout.
+    Dropout(Dropout),
     /// Sum of two tensors.
     Add(Add),
     /// Batch normalization.
@@ -171,6 +174,15 @@ pub enum Scale {
     Backward(f64),
 }
 
+/// Instructions of a dropout, which exist in training only.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Dropout {
+    /// x -> y: some elements of x, larger, and zeros.
+    Forward(Dropping),
+    /// dy -> dx.
+    Backward(Dropping),
+}
+
 /// The instruction of a sum. The gradient of each input is that of the sum.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Add {
@@ -220,6 +232,7 @@ macro_rules! dispatch {
             $crate::lower::Op::LeakyRelu($instruction) => $result,
             $crate::lower::Op::Silu($instruction) => $result,
             $crate::lower::Op::Scale($instruction) => $result,
+            $crate::lower::Op::Dropout($instruction) => $result,
             $crate::lower::Op::Add($instruction) => $result,
             $crate::lower::Op::BatchNorm($instruction) => $result,
             $crate::lower::Op::SoftmaxXent($instruction) => $result,
@@ -247,7 +260,7 @@ impl Op {
             Op::BatchNorm(instruction) => matches!(instruction, BatchNorm::Statistics(..) | BatchNorm::BackwardW(..)),
             Op::Conv2d(_) | Op::GroupedConv2d(_) | Op::Dense(_) | Op::MaxPool2d(_) | Op::MeanPool2d(_) => false,
             Op::Relu(_) | Op::Gelu(_) | Op::Add(_) | Op::SoftmaxXent(_) => false,
-            Op::LeakyRelu(_) | Op::Silu(_) | Op::Scale(_) => false,
+            Op::LeakyRelu(_) | Op::Silu(_) | Op::Scale(_) | Op::Dropout(_) => false,
         }
     }
 
@@ -258,7 +271,7 @@ impl Op {
             Op::Dense(instruction) => matches!(instruction, Dense::Backward { weights: true, .. }),
             Op::GroupedConv2d(instruction) => matches!(instruction, GroupedConv2d::Backward { .. }),
             Op::MaxPool2d(_) | Op::MeanPool2d(_) | Op::Relu(_) | Op::Gelu(_) => false,
-            Op::LeakyRelu(_) | Op::Silu(_) | Op::Scale(_) => false,
+            Op::LeakyRelu(_) | Op::Silu(_) | Op::Scale(_) | Op::Dropout(_) => false,
             Op::Add(_) | Op::BatchNorm(_) | Op::SoftmaxXent(_) => false,
         }
     }
@@ -268,7 +281,8 @@ impl Op {
     pub(super) fn masks(&self, fused: bool) -> bool {
         match self {
             Op::Conv2d(_) | Op::GroupedConv2d(_) | Op::Dense(_) => fused,
-            Op::MaxPool2d(_) | Op::Relu(_) => true,
+            // Zero where the output is zero, so also where the input is.
+            Op::MaxPool2d(_) | Op::Relu(_) | Op::Dropout(_) => true,
             Op::MeanPool2d(_) | Op::Gelu(_) | Op::Add(_) | Op::BatchNorm(_) | Op::SoftmaxXent(_) => false,
             Op::LeakyRelu(_) | Op::Silu(_) | Op::Scale(_) => false,
         }
@@ -290,6 +304,7 @@ impl Op {
             Op::LeakyRelu(_) => "leakyrelu",
             Op::Silu(_) => "silu",
             Op::Scale(_) => "scale",
+            Op::Dropout(_) => "dropout",
             Op::Add(_) => "add",
             Op::BatchNorm(_) => "batchnorm",
             Op::SoftmaxXent(_) => "softmax_xent",
@@ -339,8 +354,16 @@ impl Lowering<'_> {
             Layer::LeakyRelu { slope } => self.activated(Op::LeakyRelu(LeakyRelu::Forward(*slope)), x, name),
             Layer::Silu {} => self.activated(Op::Silu(Silu::Forward), x, name),
             Layer::Scale { factor } => self.activated(Op::Scale(Scale::Forward(*factor)), x, name),
+            Layer::Dropout { rate } if self.mode != Mode::Infer && *rate > 0.0 => {
+                let y = self.rows_like(name, x);
+                let dropping = Dropping { rate: *rate, layer: at.index as u32 };
+                self.emit(Op::Dropout(Dropout::Forward(dropping)), vec![x], vec![y]);
+                // No new sign, and no gradient where it adds zeros.
+                self.is_relu[y.0] = self.is_relu[x.0];
+                y
+            }
             // The same values in the same order.
-            Layer::Flatten => x,
+            Layer::Dropout { .. } | Layer::Flatten => x,
         };
         Ok((y, Vec::new()))
     }
@@ -463,6 +486,9 @@ impl Lowering<'_> {
             }
             Op::Silu(Silu::Forward) => self.input(Op::Silu(Silu::Backward), vec![x, dy], x),
             Op::Scale(Scale::Forward(factor)) => self.input(Op::Scale(Scale::Backward(factor)), vec![dy], x),
+            Op::Dropout(Dropout::Forward(dropping)) => {
+                self.input(Op::Dropout(Dropout::Backward(dropping)), vec![dy], x);
+            }
             Op::Add(Add::Forward) => {
                 for &x in &instruction.reads {
                     self.reaches(x, dy);
@@ -491,6 +517,7 @@ impl Lowering<'_> {
             | Op::LeakyRelu(LeakyRelu::Backward(_))
             | Op::Silu(Silu::Backward)
             | Op::Scale(Scale::Backward(_))
+            | Op::Dropout(Dropout::Backward(_))
             | Op::BatchNorm(
                 BatchNorm::Moments | BatchNorm::BackwardW(..) | BatchNorm::BackwardX(..) | BatchNorm::Fold(_),
             )

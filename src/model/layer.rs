@@ -218,6 +218,11 @@ pub enum Layer {
         /// The factor.
         factor: f64,
     },
+    /// Zeros in place of some elements, and larger others, in training; nothing afterwards.
+    Dropout {
+        /// The probability of an element to become zero, at least 0 and less than 1.
+        rate: f64,
+    },
     /// From `[H, W, C]` to `[H*W*C]`.
     Flatten,
     /// Fully connected.
@@ -262,6 +267,7 @@ impl Layer {
             Layer::LeakyRelu { .. } => "leakyrelu",
             Layer::Silu {} => "silu",
             Layer::Scale { .. } => "scale",
+            Layer::Dropout { .. } => "dropout",
             Layer::Flatten => "flatten",
             Layer::Dense { .. } => "dense",
         }
@@ -276,7 +282,7 @@ impl Layer {
             Layer::MaxPool2d(_) | Layer::AveragePool2d(_) | Layer::SumPool2d(_) => Activation::None,
             Layer::GlobalMaxPool2d {} | Layer::GlobalAveragePool2d {} => Activation::None,
             Layer::BatchNorm { .. } | Layer::Add | Layer::Relu | Layer::Gelu | Layer::Flatten => Activation::None,
-            Layer::LeakyRelu { .. } | Layer::Silu {} | Layer::Scale { .. } => Activation::None,
+            Layer::LeakyRelu { .. } | Layer::Silu {} | Layer::Scale { .. } | Layer::Dropout { .. } => Activation::None,
         }
     }
 
@@ -315,7 +321,7 @@ impl Layer {
             Layer::MaxPool2d(_) | Layer::AveragePool2d(_) | Layer::SumPool2d(_) => Vec::new(),
             Layer::GlobalMaxPool2d {} | Layer::GlobalAveragePool2d {} => Vec::new(),
             Layer::Add | Layer::Relu | Layer::Gelu | Layer::Flatten => Vec::new(),
-            Layer::LeakyRelu { .. } | Layer::Silu {} | Layer::Scale { .. } => Vec::new(),
+            Layer::LeakyRelu { .. } | Layer::Silu {} | Layer::Scale { .. } | Layer::Dropout { .. } => Vec::new(),
         }
     }
 
@@ -350,6 +356,10 @@ impl Layer {
             }
             Layer::Add | Layer::Relu | Layer::Gelu => Ok((input.to_vec(), 0)),
             Layer::LeakyRelu { .. } | Layer::Silu {} | Layer::Scale { .. } => Ok((input.to_vec(), 0)),
+            Layer::Dropout { rate } if !(0.0..1.0).contains(rate) => {
+                Err(format!("`rate` is {rate}; it must be at least 0 and less than 1, for example 0.5"))
+            }
+            Layer::Dropout { .. } => Ok((input.to_vec(), 0)),
             Layer::Flatten => Ok((vec![len], 0)),
             Layer::Dense { units, .. } => match input {
                 [_] if *units == 0 => Err("`units` is 0; use at least 1".to_string()),

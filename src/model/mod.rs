@@ -9,9 +9,11 @@ mod init;
 mod layer;
 mod parameter;
 mod summary;
+mod views;
 pub mod weights;
 mod whitening;
 
+pub use crate::text::Named;
 pub use eigen::eigenvectors;
 pub use graph::{INPUT_NAME, LayerShape, Node, Source};
 pub use init::{Init, initial_parameters, permutation};
@@ -19,6 +21,7 @@ pub use layer::{Activation, Layer, Pair, Pooling};
 pub(crate) use layer::{DEFAULT_SLOPE, conv2d_dims, pool2d_dims};
 pub use parameter::{Parameter, Role, Trainable};
 pub use summary::{summary, training_mflop};
+pub use views::{Predict, View, Views};
 
 use crate::cpu::conv2d::Padding;
 use crate::data::{Description, FASHION_MNIST};
@@ -40,6 +43,9 @@ pub struct Model {
     /// The layers, each after those that it reads.
     #[serde(rename = "layer", alias = "layers")]
     pub layers: Vec<Node>,
+    /// How it predicts.
+    #[serde(default, skip_serializing_if = "Predict::is_default")]
+    pub predict: Predict,
 }
 
 fn fashion_mnist_input() -> [usize; 3] {
@@ -101,7 +107,7 @@ impl Model {
     /// Returns a model of Fashion-MNIST whose layers each read the one before.
     pub fn sequential(name: &str, layers: impl IntoIterator<Item = Layer>) -> Self {
         let layers = layers.into_iter().map(Node::from).collect();
-        Model { name: name.to_string(), input: FASHION_MNIST.shape, layers }
+        Model { name: name.to_string(), input: FASHION_MNIST.shape, layers, predict: Predict::default() }
     }
 
     /// Returns the article's first model, "without CNN": 101,770 parameters.
@@ -141,6 +147,12 @@ impl Model {
     /// Returns the built-in models.
     pub fn built_in() -> [Model; 2] {
         [Model::mlp(), Model::cnn()]
+    }
+
+    /// Whether it computes the same as another one of the same name: both may predict by different views.
+    pub fn computes_like(&self, other: &Model) -> bool {
+        let plain = |model: &Model| Model { predict: Predict::default(), ..model.clone() };
+        plain(self) == plain(other)
     }
 
     /// Returns what is wrong with the name. It comes from an untrusted file, and is used in file names and printed to terminals.
@@ -205,6 +217,8 @@ struct Fields {
     layers: Vec<Node>,
     #[serde(default)]
     train: toml::Table,
+    #[serde(default)]
+    predict: Predict,
 }
 
 impl ModelFile {
@@ -235,8 +249,8 @@ impl ModelFile {
             return Err(fail(format!("it has {} bytes, but at most {MAX_DESCRIPTION_BYTES} are allowed", text.len())));
         }
         let fields: Fields = toml::from_str(text).map_err(|error| fail(parse_error(&error, text)))?;
-        let Fields { name, input, layers, train } = fields;
-        let model = Model { name, input, layers };
+        let Fields { name, input, layers, train, predict } = fields;
+        let model = Model { name, input, layers, predict };
         model.shapes()?;
         Ok(ModelFile { model, train, path: Some(path.to_path_buf()) })
     }

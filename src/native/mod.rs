@@ -13,6 +13,7 @@
 //! | grouped and depthwise convolution | sums of products of vectors of channels ([`groupedconv2d`]) |
 //! | batch normalization | sums over fixed groups of images, in double precision, with all threads ([`batchnorm`]) |
 //! | GELU, SiLU | an exponential that vectorizes ([`gelu`], [`silu`]) |
+//! | dropout | sixteen draws at a time ([`dropout`]) |
 //! | pooling | all channels of a cell at once ([`pool2d`]) |
 //! | leaky ReLU, fixed factors, sums of tensors, norms of gradients, optimizers, averages | loops compiled for each instruction set by the crate `pulp`, which selects the widest at run time |
 //! | the other operations | the plain loops themselves |
@@ -31,6 +32,7 @@ mod conv2d_pooled;
 mod conv2d_tiles;
 pub mod dense;
 mod dense_direct;
+pub mod dropout;
 mod exp;
 pub mod gelu;
 pub mod groupedconv2d;

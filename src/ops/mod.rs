@@ -15,6 +15,7 @@ pub mod bias;
 pub mod clip;
 pub mod conv2d;
 pub mod dense;
+pub mod dropout;
 pub mod gelu;
 pub mod groupedconv2d;
 mod groups;

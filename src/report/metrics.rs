@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 pub struct Metrics {
     /// Number of images.
     pub images: usize,
+    /// Number of views of each image whose predictions were averaged, if there were several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub views: Option<usize>,
     /// Accuracy, 0 to 1.
     pub accuracy: f64,
     /// Confidence interval of the accuracy at 95 % (Wilson, 1927).
@@ -138,6 +141,7 @@ impl Metrics {
         };
         Metrics {
             images: n,
+            views: None,
             accuracy: n_right as f64 / n as f64,
             accuracy_95: wilson_95(n_right, n as u64),
             loss: (0..n).map(loss).sum::<f64>() / n as f64,

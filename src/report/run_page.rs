@@ -85,7 +85,8 @@ struct ReportPage<'a> {
 /// The model cannot be evaluated, or a figure could not be drawn.
 pub fn report_files(report: &Report<'_>, times: Option<&KernelTimes>) -> Result<(Metrics, Vec<File>), ReportError> {
     let Report { model, parameters, description, .. } = *report;
-    let metrics = Metrics::new(report.test, report.probabilities, description);
+    let mut metrics = Metrics::new(report.test, report.probabilities, description);
+    metrics.views = Some(model.predict.views.list().len()).filter(|&views| views > 1);
     let [loss, accuracy] = learning_curves(report, &metrics)?;
     let figure = |layer: &LayerPicture| Figure::new(&layer.picture, &layer.title, &layer.description);
     let layers = feature_maps(model, parameters, report.test.image(report.image), description)?;

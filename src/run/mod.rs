@@ -283,6 +283,12 @@ pub struct Summary {
     pub test_loss: Option<f64>,
     /// Accuracy on the test set, 0 to 1.
     pub test_accuracy: Option<f64>,
+    /// The same by the images alone, if the model predicts by several views.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_accuracy_one_view: Option<f64>,
+    /// The number of these views, if there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub views: Option<usize>,
     /// Time in epochs.
     pub train_seconds: f64,
     /// Training speed over all epochs.

@@ -12,6 +12,7 @@ mod plan;
 mod processor;
 mod speedrun;
 mod training;
+pub mod views;
 
 pub use device::Device;
 #[cfg(feature = "disk")]
@@ -19,3 +20,4 @@ pub use disk::{Finished, Resumable, ResumeError, RunOptions, SessionEvent, Train
 pub use plan::{Given, Plan, PlanError};
 pub use speedrun::{Speedrun, SpeedrunError, Speedruns, TimedEpoch, TimedRun};
 pub use training::{Session, Training};
+pub use views::Evaluation;

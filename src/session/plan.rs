@@ -109,6 +109,7 @@ impl Plan {
             PlanError::Model(ModelError::Parse { path: model_file.clone().unwrap_or_default(), reason })
         })?;
         given.iter().try_for_each(|(setting, value)| setting.set(&mut recipe, value.clone()))?;
+        recipe.check_images(model.input)?;
         let step = recipe.step()?;
         recipe.check(&model)?;
         // Absolute, so that the command that repeats the run works anywhere.
@@ -128,7 +129,7 @@ impl Plan {
         given: Given<'_>,
     ) -> Result<Self, PlanError> {
         if let Some(name) = model
-            && Model::load(name)? != config.model
+            && !Model::load(name)?.computes_like(&config.model)
         {
             return Err(PlanError::OtherModel { given: name.to_string(), was: config.model.name });
         }

@@ -1,8 +1,9 @@
 //! A plan carried out: the data that it is for, the engine, the loop, the evaluation.
 
+use super::views::{Evaluation, infer};
 use super::{Device, Plan, PlanError};
 use crate::data::{Dataset, Split};
-use crate::engine::{Engine, EngineError, GpuEngine, Inference, Totals};
+use crate::engine::{Engine, EngineError, GpuEngine, StepConfig, Totals};
 use crate::ops::SharedTiles;
 use crate::run::{RunConfig, Summary};
 use crate::train::validation::{HoldOut, hold_out};
@@ -60,6 +61,32 @@ impl<'a> Session<'a> {
     }
 }
 
+impl Session<'_> {
+    /// Returns the first `count` training images, or as many as there are, as the training sees them in an epoch, counted from 1: as the plan
+    /// augments and mixes them.
+    pub fn augmented(&self, count: usize, epoch: u64) -> Split {
+        let (train, recipe) = (&self.dataset.train, &self.plan.recipe);
+        let config = StepConfig { seed: recipe.seed, ..self.plan.step.clone() };
+        let mut options = TrainOptions::new(recipe.epochs, train.len(), recipe.batch_size, config);
+        options.seed = recipe.seed;
+        let shape = self.plan.model.input;
+        let (epoch, pixels) = (options.epoch(epoch, shape), shape.iter().product::<usize>());
+        let mut seen = train.clone();
+        seen.truncate(count);
+        let count = seen.len();
+        for (index, batch) in epoch.order.chunks(recipe.batch_size).enumerate() {
+            let mut wanted = batch.iter().map(|&sample| sample as usize).enumerate().filter(|(_, i)| *i < count);
+            let Some(first) = wanted.next() else { continue };
+            let images = epoch.images(&options.step, train, recipe.batch_size, index, shape);
+            for (row, sample) in std::iter::once(first).chain(wanted) {
+                let bytes = images[row * pixels..][..pixels].iter().map(|x| (x * 255.0).round() as u8);
+                seen.images.splice(sample * pixels..(sample + 1) * pixels, bytes);
+            }
+        }
+        seen
+    }
+}
+
 /// The configuration of a run.
 fn config(plan: &Plan, device: &Device, tiles: SharedTiles, dataset: &Dataset, validation: &Split) -> RunConfig {
     let [name, driver, backend] = device.describe();
@@ -104,7 +131,9 @@ impl<'a> Training<'a> {
     /// The model or the batch does not fit the device, the checkpoint does not fit the model, or the device failed.
     pub async fn new(session: &'a Session<'a>) -> Result<Self, EngineError> {
         let Session { device, tiles, dataset, .. } = session;
-        let Plan { model, recipe, step, start, .. } = session.plan;
+        let Plan { model, recipe, start, .. } = session.plan;
+        // Whoever has a plan may give it another seed.
+        let step = &StepConfig { seed: recipe.seed, ..session.plan.step.clone() };
         if let Some(gpu) = device.gpu() {
             // Before memory is taken for them here.
             GpuEngine::check_parameters(gpu, model)?;
@@ -141,23 +170,27 @@ impl<'a> Training<'a> {
         Trainer::new(&mut **engine, options, start.clone(), &session.validation, session.interrupt).await
     }
 
-    /// Computes loss, accuracy and probabilities of the test set, in one pass; `None` if the user interrupted.
+    /// Computes loss, accuracy and probabilities of the test set, in one pass for each view of the images that the model predicts by; `None` if
+    /// the user interrupted.
     ///
     /// # Errors
     /// The device failed.
-    pub async fn evaluate(&mut self) -> Result<Option<Inference>, EngineError> {
-        let Session { dataset, interrupt, .. } = self.session;
+    pub async fn evaluate(&mut self) -> Result<Option<Evaluation>, EngineError> {
+        let Session { dataset, interrupt, plan, .. } = self.session;
         if unless(interrupt).is_break() {
             return Ok(None);
         }
-        let inference = self.engine.infer(&dataset.test, &mut |_| unless(interrupt)).await?;
-        Ok((inference.totals.samples as usize == dataset.test.len()).then_some(inference))
+        let views = plan.model.predict.views;
+        let evaluation = infer(&mut *self.engine, &dataset.test, views, &mut |_| unless(interrupt)).await?;
+        Ok((evaluation.totals.samples as usize == dataset.test.len()).then_some(evaluation))
     }
 }
 
 impl Summary {
     /// The result of a training, with that of its evaluation, if there was one.
-    pub fn new(config: &RunConfig, trained: &Trained, test: Option<&Totals>) -> Self {
+    pub fn new(config: &RunConfig, trained: &Trained, test: Option<&Evaluation>) -> Self {
+        let one_view = test.and_then(|test| test.one_view);
+        let test = test.map(|test| &test.totals);
         let status = match trained.outcome {
             Outcome::NonFinite { .. } => "non-finite loss",
             Outcome::Complete if test.is_some() => "complete",
@@ -178,6 +211,8 @@ impl Summary {
             parameters: trained.parameters().iter().map(Vec::len).sum(),
             test_loss: test.map(Totals::mean_loss),
             test_accuracy: test.map(Totals::accuracy),
+            test_accuracy_one_view: one_view.as_ref().map(Totals::accuracy),
+            views: one_view.map(|_| config.model.predict.views.list().len()),
             train_seconds: seconds,
             images_per_second: if seconds > 0.0 { images as f64 / seconds } else { 0.0 },
             version: config.version.clone(),

@@ -5,7 +5,7 @@ pub mod validation;
 
 use crate::clock::Instant;
 use crate::data::Split;
-use crate::engine::{Engine, EngineError, Epoch, NonFinite, State, StepConfig, Totals};
+use crate::engine::{Engine, EngineError, Epoch, NonFinite, Rates, State, StepConfig, Totals};
 use crate::model::permutation;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
@@ -42,6 +42,20 @@ impl TrainOptions {
     /// Steps per epoch.
     pub fn batches(&self) -> usize {
         self.samples.div_ceil(self.batch_size)
+    }
+
+    /// An epoch, counted from 1, of which nothing is done, on images of the shape `[H, W, C]`.
+    pub fn epoch(&self, number: u64, image: [usize; 3]) -> Epoch {
+        let batches = self.batches() as u64;
+        let (first_step, steps) = ((number - 1) * batches + 1, self.epochs * batches);
+        let mut rates: Vec<Rates> = (0..batches).map(|i| self.step.rates(first_step + i, steps)).collect();
+        Epoch {
+            number,
+            order: permutation(self.samples, self.seed, number),
+            mixes: self.step.mixes(first_step, &mut rates, image),
+            rates,
+            done: Totals::default(),
+        }
     }
 }
 
@@ -331,13 +345,7 @@ impl<'a> Trainer<'a> {
         if self.is_over() {
             return self.complete();
         }
-        let first_step = (epoch - 1) * batches as u64 + 1;
-        let steps = self.options.epochs * batches as u64;
-        let work = Epoch {
-            order: permutation(self.options.samples, self.options.seed, epoch),
-            rates: (0..batches as u64).map(|i| self.options.step.rates(first_step + i, steps)).collect(),
-            done: self.position.done,
-        };
+        let work = Epoch { done: self.position.done, ..self.options.epoch(epoch, self.engine.model().input) };
         self.running = Some(Running { totals: work.done, work, begin: None });
         Ok(Event::EpochStarted { epoch, batches })
     }

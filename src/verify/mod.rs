@@ -19,6 +19,7 @@ pub mod clip;
 mod compare;
 pub mod conv2d;
 pub mod dense;
+pub mod dropout;
 pub mod gelu;
 pub mod gradients;
 pub mod groupedconv2d;

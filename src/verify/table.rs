@@ -3,8 +3,8 @@
 use super::{Verifier, gradients::Gradients};
 use crate::gpu::{GpuError, KernelSpec};
 use crate::ops::{
-    adam, add, average, batch_gather, batchnorm, bias, clip, conv2d, dense, gelu, groupedconv2d, leakyrelu, non_finite,
-    pool2d, relu, scale, sgd, silu, softmax_xent,
+    adam, add, average, batch_gather, batchnorm, bias, clip, conv2d, dense, dropout, gelu, groupedconv2d, leakyrelu,
+    non_finite, pool2d, relu, scale, sgd, silu, softmax_xent,
 };
 
 /// An operation: its kernels, each with the plain loops that specify it, and the proofs; all are in `src/verify/<name>.rs`.
@@ -193,6 +193,17 @@ pub static OPS: &[Op] = &[
         native: Some(super::native::scale::proof),
     },
     Op {
+        name: "dropout",
+        kernels: &[
+            Entry { spec: &dropout::FORWARD, mirror: mirror!(dropout::dropout_forward) },
+            Entry { spec: &dropout::BACKWARD_X, mirror: mirror!(dropout::dropout_backward_x) },
+        ],
+        proof: super::dropout::selftest,
+        gradients: Some(super::dropout::gradients),
+        #[cfg(feature = "native")]
+        native: Some(super::native::dropout::proof),
+    },
+    Op {
         name: "add",
         kernels: &[Entry { spec: &add::FORWARD, mirror: mirror!(add::add_forward) }],
         proof: super::add::selftest,
@@ -229,7 +240,10 @@ pub static OPS: &[Op] = &[
     },
     Op {
         name: "batch_gather",
-        kernels: &[Entry { spec: &batch_gather::GATHER, mirror: mirror!(batch_gather::batch_gather) }],
+        kernels: &[
+            Entry { spec: &batch_gather::GATHER, mirror: mirror!(batch_gather::batch_gather) },
+            Entry { spec: &batch_gather::GATHER_AUGMENTED, mirror: mirror!(batch_gather::batch_gather_augmented) },
+        ],
         proof: super::batch_gather::selftest,
         gradients: None,
         #[cfg(feature = "native")]

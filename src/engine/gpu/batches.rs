@@ -3,11 +3,11 @@
 use crate::clock::Instant;
 use crate::data::Split;
 use crate::engine::operations::{OnGpu, record};
-use crate::engine::{EngineError, Epoch, NonFinite, OnProgress, Totals, check_order, check_split, pixels};
+use crate::engine::{EngineError, Epoch, NonFinite, OnProgress, StepConfig, Totals, check_order, check_split, pixels};
 use crate::gpu::timing::Timings;
 use crate::gpu::{DispatchInfo, Element, Gpu, Plan, PlanBuilder, Readback, Submission, Tensor};
 use crate::model::Model;
-use crate::ops::batch_gather::{self, BatchGatherDims, pack_bytes};
+use crate::ops::batch_gather::{self, BatchGatherDims, MIX_WORDS, RANDOM_WORDS, pack_bytes};
 use crate::ops::non_finite::{self, NOTHING_FOUND};
 use crate::ops::softmax_xent::BatchTotals;
 use std::collections::VecDeque;
@@ -68,13 +68,24 @@ pub(super) struct Feed {
     pub(super) order: Tensor,
     pub(super) progress: Tensor,
     pub(super) batch_labels: Tensor,
+    /// What draws follow from, besides the progress.
+    pub(super) random: Tensor,
+    /// How the images of each batch are mixed, if batches are more than the images of the data set.
+    mixes: Option<Tensor>,
     batch_loss: Tensor,
     batch_correct: Tensor,
 }
 
 impl Feed {
-    /// Uploads a split, and creates the tensors of batches of `n` samples.
-    pub(super) fn new(gpu: &Gpu, name: &str, split: &Split, model: &Model, n: usize) -> Result<Self, EngineError> {
+    /// Uploads a split, and creates the tensors of batches of `n` samples; for training by `config`.
+    pub(super) fn new(
+        gpu: &Gpu,
+        name: &str,
+        split: &Split,
+        model: &Model,
+        n: usize,
+        config: Option<&StepConfig>,
+    ) -> Result<Self, EngineError> {
         let (samples, pixels) = (split.len(), pixels(model));
         // The kernels index by labels without checks.
         check_split(split, model)?;
@@ -88,6 +99,9 @@ impl Feed {
         gpu.write_bytes(&images, &split.images);
         let labels =
             gpu.tensor_from_u32(&format!("{name}.labels"), &[samples.div_ceil(4)], &pack_bytes(&split.labels))?;
+        let mixed = |config: &StepConfig| if config.mixing.is_none() { 1 } else { batches };
+        let mixes = config.filter(|config| config.changes_images()).map(mixed);
+        let mixes = mixes.map(|batches| tensor("mixes", MIX_WORDS * batches, Element::U32)).transpose()?;
         Ok(Feed {
             dims: BatchGatherDims { n, pixels, samples },
             images,
@@ -95,17 +109,41 @@ impl Feed {
             order: tensor("order", samples, Element::U32)?,
             progress: tensor("progress", 2, Element::U32)?,
             batch_labels: tensor("batch_labels", n, Element::U32)?,
+            random: tensor("random", RANDOM_WORDS, Element::U32)?,
+            mixes,
             batch_loss: tensor("batch_loss", batches, Element::F32)?,
             batch_correct: tensor("batch_correct", batches, Element::U32)?,
         })
     }
 
-    /// Records the gathering of a batch, and the steps of a program on it.
-    pub(super) fn record(&self, plan: &mut PlanBuilder, on: &OnGpu<'_>) -> Result<(), EngineError> {
-        let Feed { images, labels, order, progress, batch_labels, .. } = self;
-        let x = &on.tensors[on.program.images.0];
-        batch_gather::record(plan, &self.dims, [images, labels, order, progress, x, batch_labels])?;
+    /// Records the gathering of a batch, in training by `config`, and the steps of a program on it.
+    pub(super) fn record(
+        &self,
+        plan: &mut PlanBuilder,
+        on: &OnGpu<'_>,
+        config: Option<&StepConfig>,
+    ) -> Result<(), EngineError> {
+        let Feed { images, labels, order, progress, batch_labels, random, .. } = self;
+        let images_id = on.program.images;
+        let (x, shape) = (&on.tensors[images_id.0], &on.program.tensor(images_id).shape[..]);
+        match (config, &self.mixes, shape) {
+            (Some(config), Some(mixes), &[h, w, c]) => {
+                let tensors = [images, labels, order, progress, x, batch_labels, random, mixes];
+                let (augment, mixing) = (&config.augment, !config.mixing.is_none());
+                batch_gather::record_augmented(plan, &self.dims, [h, w, c], augment, mixing, tensors)?;
+            }
+            _ => batch_gather::record(plan, &self.dims, [images, labels, order, progress, x, batch_labels])?,
+        }
         Ok(on.program.instructions.iter().try_for_each(|step| record(plan, step, on))?)
+    }
+
+    /// Writes what the draws of an epoch follow from, and how its batches are mixed.
+    pub(super) fn write_draws(&self, gpu: &Gpu, epoch: &Epoch, config: &StepConfig) {
+        gpu.write_u32(&self.random, &batch_gather::random_words(epoch.random(config, 0)));
+        if let Some(mixes) = self.mixes.as_ref().filter(|_| !epoch.mixes.is_empty()) {
+            let words: Vec<u32> = epoch.mixes.iter().flat_map(batch_gather::mix_words).collect();
+            gpu.write_u32(&mixes.slice("mixes", 0, &[words.len()]), &words);
+        }
     }
 
     pub(super) fn totals(&self) -> BatchTotals<'_> {

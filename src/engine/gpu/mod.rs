@@ -108,7 +108,7 @@ impl GpuEngine {
         let (gpu, described) = (&self.gpu, &self.described);
         let program = lower(&self.model, Mode::Train, batch_size, Some(&self.fusion()))?;
         log::debug!("a training step:\n{program}");
-        let feed = Feed::new(gpu, "train", train, &self.model, batch_size)?;
+        let feed = Feed::new(gpu, "train", train, &self.model, batch_size, Some(&config))?;
         let gradients = Arena::new(gpu, "gradients", described, false)?;
         let slots = config.optimizer.slots().iter().map(|name| Arena::new(gpu, name, described, false));
         let slots = slots.collect::<Result<Vec<_>, EngineError>>()?;
@@ -159,7 +159,8 @@ impl GpuEngine {
         update: &Update,
     ) -> Result<Plan, EngineError> {
         let mut plan = PlanBuilder::new(&self.gpu);
-        feed.record(&mut plan, &OnGpu { targets: update.targets(), ..self.on_gpu(feed, program, tensors) })?;
+        let on = OnGpu { targets: update.targets(), ..self.on_gpu(feed, program, tensors) };
+        feed.record(&mut plan, &on, Some(&update.config))?;
         self.record_update(&mut plan, feed, update)?;
         Ok(plan.finish().await?)
     }
@@ -203,8 +204,8 @@ impl GpuEngine {
     }
 
     fn on_gpu<'a>(&self, feed: &'a Feed, program: &'a Program, tensors: &'a [Tensor]) -> OnGpu<'a> {
-        let (labels, totals) = (&feed.batch_labels, feed.totals());
-        OnGpu { program, tiles: self.tiles, tensors, labels, targets: None, totals }
+        let (labels, random) = (&feed.batch_labels, &feed.random);
+        OnGpu { program, tiles: self.tiles, tensors, labels, targets: None, totals: feed.totals(), random }
     }
 
     /// Compiles the kernels for training `model` in advance, while the data is still being read, so that
@@ -274,14 +275,14 @@ impl GpuEngine {
     async fn inference(&self, split: &Split, n: usize) -> Result<(Batches, Tensor), EngineError> {
         let gpu = &self.gpu;
         let program = lower(&self.model, Mode::Infer, n, Some(&self.fusion()))?;
-        let feed = Feed::new(gpu, "evaluation", split, &self.model, n)?;
+        let feed = Feed::new(gpu, "evaluation", split, &self.model, n, None)?;
         let tensors = self.tensors(&program, self.result(), None)?;
         let on = self.on_gpu(&feed, &program, &tensors);
         if let Some(once) = self.once(&on).await? {
             gpu.run(&once).await?;
         }
         let mut plan = PlanBuilder::new(gpu);
-        feed.record(&mut plan, &on)?;
+        feed.record(&mut plan, &on, None)?;
         let probabilities = tensors[program.instructions[program.loss()].writes[0].0].clone();
         let plan = plan.finish().await?;
         Ok((Batches::new(gpu, feed, plan)?, probabilities))
@@ -293,6 +294,7 @@ impl Engine for GpuEngine {
         Box::pin(async move {
             let training = self.training.as_mut().ok_or(EngineError::NoTraining)?;
             self.gpu.write(&training.update.rates, bytemuck::cast_slice(&epoch.rates));
+            training.batches.feed.write_draws(&self.gpu, epoch, &training.update.config);
             if let Some(once) = &training.once {
                 self.gpu.run(once).await?;
             }
@@ -363,6 +365,7 @@ impl Engine for GpuEngine {
         Box::pin(async move {
             let Training { batches, update, .. } = self.training.as_ref().ok_or(EngineError::NoTraining)?;
             self.gpu.write(&update.rates, bytemuck::cast_slice(&epoch.rates));
+            batches.feed.write_draws(&self.gpu, epoch, &update.config);
             // The same steps, but with a buffer for each tensor, so that all are there to be searched after a step.
             let program = lower(&self.model, Mode::Search, batches.feed.batch_size(), Some(&self.fusion()))?;
             let tensors = self.tensors(&program, &self.parameters, Some(&update.gradients))?;

@@ -1,6 +1,8 @@
 //! The work that the threads of the native engine divide among them: first the rows of a batch, then the parameters.
 
 use super::program::{NativeProgram, Owned, Rows, Shared, zeros};
+use crate::cpu::batch_gather::Augmented;
+use crate::cpu::philox::Random;
 use crate::data::Split;
 use crate::engine::loss::{SoftLoss, partner};
 use crate::engine::operations::{Answers, Convolving, Operands, compute_native};
@@ -25,9 +27,29 @@ pub(super) struct BatchBuffers {
     pub(super) group: usize,
 }
 
+/// The samples of a batch, and what is drawn for it.
+#[derive(Clone, Copy)]
+pub(super) struct Samples<'a> {
+    pub(super) order: &'a [u32],
+    /// How the batch is made, if it is more than these images.
+    pub(super) augmented: Option<Augmented>,
+    pub(super) random: Random,
+}
+
+/// Without draws, as in inference.
+impl<'a> From<&'a [u32]> for Samples<'a> {
+    fn from(order: &'a [u32]) -> Self {
+        Samples { order, augmented: None, random: Random::default() }
+    }
+}
+
 /// Rows of a batch that one thread processes.
 pub(super) struct Share<'a> {
     pub(super) order: &'a [u32],
+    /// The whole batch.
+    batch: Samples<'a>,
+    /// The position of the first row in it.
+    first: usize,
     pub(super) rows: Rows<'a>,
     pub(super) labels: &'a mut [u32],
     /// Empty where rows are not mixed.
@@ -86,17 +108,25 @@ impl BatchBuffers {
         }
     }
 
-    /// Divides the samples `order` into shares of `rows`.
-    pub(super) fn split<'a>(&'a mut self, program: &NativeProgram, order: &'a [u32], rows: usize) -> Vec<Share<'a>> {
+    /// Divides the samples of a batch into shares of `rows`.
+    pub(super) fn split<'a>(
+        &'a mut self,
+        program: &NativeProgram,
+        batch: impl Into<Samples<'a>>,
+        rows: usize,
+    ) -> Vec<Share<'a>> {
+        let batch = batch.into();
+        let order = batch.order;
         let (n, group, classes) = (order.len(), self.group, program.program.classes);
         let tensors = program.split(&mut self.tensors, n, rows, group);
         let labels = self.labels[..n].chunks_mut(rows).zip(self.probabilities.chunks_mut(rows * classes));
         let results = self.loss[..n].chunks_mut(rows).zip(self.correct[..n].chunks_mut(rows));
         let partners = self.partners.chunks(rows).chain(std::iter::repeat(&[][..]));
-        let shares = order.chunks(rows).zip(tensors).zip(labels.zip(partners)).zip(results);
-        let shares = shares.map(|(((order, rows), ((labels, probabilities), partners)), (loss, correct))| {
+        let shares = order.chunks(rows).zip(tensors).zip(labels.zip(partners)).zip(results).enumerate();
+        let shares = shares.map(|(i, (((order, tensors), ((labels, probabilities), partners)), (loss, correct)))| {
             let probabilities = &mut probabilities[..order.len() * classes];
-            Share { order, rows, labels, partners, probabilities, loss, correct, group }
+            let first = i * rows;
+            Share { order, batch, first, rows: tensors, labels, partners, probabilities, loss, correct, group }
         });
         shares.collect()
     }
@@ -136,13 +166,22 @@ impl Share<'_> {
     /// Takes the images and labels of its samples.
     pub(super) fn gather(&mut self, split: &Split) {
         let x = self.rows.floats.last_mut().expect("the last is for the images");
-        let pixels = x.len() / self.order.len();
-        batch_gather::batch_gather(pixels, &split.images, &split.labels, self.order, x, self.labels);
+        let (images, labels) = (&split.images, &split.labels);
+        match &self.batch.augmented {
+            Some(how) => {
+                let (batch, first) = (self.batch.order, self.first);
+                batch_gather::batch_gather_augmented(how, images, labels, batch, first, x, self.labels);
+            }
+            None => {
+                let pixels = x.len() / self.order.len();
+                batch_gather::batch_gather(pixels, images, labels, self.order, x, self.labels);
+            }
+        }
     }
 
     /// Runs instruction `i` of the program.
     pub(super) fn run(&mut self, i: usize, shared: Shared<'_>, whole: Whole<'_>, scratch: &mut Scratch) {
-        let Share { order, rows, labels, partners, probabilities, loss, correct, group } = self;
+        let Share { order, batch, first, rows, labels, partners, probabilities, loss, correct, group } = self;
         let (native, n, group) = (shared.program, order.len(), *group);
         let labels: &[u32] = labels;
         let partners = if partners.is_empty() { labels } else { partners };
@@ -170,7 +209,9 @@ impl Share<'_> {
             }
             let convolving =
                 conv.map(|i| Convolving { conv: &native.convs[i], packed: &shared.packed[i], scratch, sums, group });
-            let on = Operands { n, x: &x[..count], y: y.as_mut_slice(), argmax: &mut *argmax, answers };
+            let (first_row, random) = (*first, batch.random);
+            let (x, y, argmax) = (&x[..count], y.as_mut_slice(), &mut *argmax);
+            let on = Operands { n, first_row, random, x, y, argmax, answers };
             compute_native(instruction.op, on, convolving);
         }
         if let (Some(i), Some(y)) = (written, y) {

@@ -241,16 +241,18 @@ impl Engine for NativeEngine<'_> {
 
     fn advance(&mut self) -> Pending<'_, Totals> {
         Box::pin(async move {
-            let NativeEngine { threads, parameters, scratch, training, .. } = self;
+            let NativeEngine { threads, parameters, scratch, training, model, .. } = self;
             let training = training.as_mut().ok_or(EngineError::NoTraining)?;
             // Taken out while the batches borrow it.
-            let Epoch { order, rates, mut done } = std::mem::take(&mut training.epoch);
+            let epoch = std::mem::take(&mut training.epoch);
+            let mut done = epoch.done;
             // From a thread of the pool, so that the others are awake.
             threads.install(|| {
                 let begin = Instant::now();
-                for (index, order) in order.chunks(training.batch_size).enumerate().skip(done.batches) {
-                    training.forward_backward(parameters, scratch, order, rates[index]);
-                    training.update(parameters, order.len(), rates[index]);
+                for (index, order) in epoch.order.chunks(training.batch_size).enumerate().skip(done.batches) {
+                    let samples = training.samples(&epoch, index, order, model.input);
+                    training.forward_backward(parameters, scratch, samples, epoch.rates[index]);
+                    training.update(parameters, order.len(), epoch.rates[index]);
                     training.has_run = true;
                     let BatchBuffers { loss, correct, .. } = &training.batch;
                     let (loss, correct) = totals(&loss[..order.len()], &correct[..order.len()]);
@@ -261,7 +263,7 @@ impl Engine for NativeEngine<'_> {
                     }
                 }
             });
-            training.epoch = Epoch { order, rates, done };
+            training.epoch = Epoch { done, ..epoch };
             Ok(done)
         })
     }
@@ -329,13 +331,14 @@ impl Engine for NativeEngine<'_> {
             check_order(&epoch.order, split.len())?;
             // The same steps, but with a buffer for each tensor, so that all are there to be searched after a step.
             let (prepared, batch) = self.prepared(Mode::Search, *batch_size)?;
-            let NativeEngine { threads, parameters, scratch, training, .. } = self;
+            let NativeEngine { threads, parameters, scratch, training, model, .. } = self;
             let training = training.as_mut().ok_or(EngineError::NoTraining)?;
             (training.prepared, training.batch, training.has_run) = (prepared, batch, false);
             let mut batches = epoch.order.chunks(training.batch_size).enumerate().take(last).skip(epoch.done.batches);
             let found = threads.install(|| {
                 batches.find_map(|(index, order)| {
-                    training.forward_backward(parameters, scratch, order, epoch.rates[index]);
+                    let samples = training.samples(epoch, index, order, model.input);
+                    training.forward_backward(parameters, scratch, samples, epoch.rates[index]);
                     training.search_rows(parameters, index + 1, order.len()).or_else(|| {
                         training.update(parameters, order.len(), epoch.rates[index]);
                         training.search_parameters(parameters, index + 1)

@@ -5,6 +5,7 @@
 //! computed at the very end, each thread taking some of the weights over all rows.
 
 use crate::cpu::conv2d::Conv2dDims;
+use crate::cpu::philox::Random;
 use crate::cpu::pool2d::Pool2dDims;
 use crate::engine::EngineError;
 use crate::engine::operations::{Answers, Operands, Part, compute_gradient, compute_native};
@@ -205,7 +206,9 @@ impl NativeProgram {
         // The loss is of rows.
         let (probabilities, loss, correct) = (&mut [][..], &mut [][..], &mut [][..]);
         let answers = Answers { labels: &[], targets: None, n_valid: n, probabilities, loss, correct };
-        let on = Operands { n, x: &x, y: &mut writes, argmax: &mut [], answers };
+        // No instruction on whole tensors draws.
+        let (first_row, random) = (0, Random::default());
+        let on = Operands { n, first_row, random, x: &x, y: &mut writes, argmax: &mut [], answers };
         compute_native(instruction.op, on, None);
         for (place, values) in places.into_iter().zip(y) {
             *owner(place, [parameters, gradients, whole]) = values;

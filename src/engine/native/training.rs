@@ -1,6 +1,6 @@
 //! A training step of the native engine in its two parts, and the search for numbers that are not finite.
 
-use super::batch::{BatchBuffers, Whole, slices};
+use super::batch::{BatchBuffers, Samples, Whole, slices};
 use super::program::{Phase, Prepared, Shared};
 use crate::clock::Instant;
 use crate::data::Split;
@@ -55,18 +55,24 @@ impl Training<'_> {
         self.prepared.shared(parameters, &self.gradients)
     }
 
+    /// Returns a batch of an epoch, counted from 0: these samples, with what is drawn for them.
+    pub(super) fn samples<'a>(&self, epoch: &Epoch, index: usize, order: &'a [u32], shape: [usize; 3]) -> Samples<'a> {
+        let (augmented, random) = (epoch.augmented(&self.config, index, shape), epoch.random(&self.config, index));
+        Samples { order, augmented, random }
+    }
+
     /// Runs the first part of a step, over the rows.
     pub(super) fn forward_backward(
         &mut self,
         parameters: &mut [Aligned<f32>],
         scratch: &[Mutex<Scratch>],
-        order: &[u32],
+        samples: Samples<'_>,
         rates: Rates,
     ) {
         let Training { split, loss, prepared: Prepared { program, whole, packed }, gradients, batch, .. } = self;
-        let n = order.len();
+        let n = samples.order.len();
         let of_batch = Whole { n, loss: loss.as_ref().map(|loss| (loss, rates.share)) };
-        batch.mix(split, order, loss.as_ref());
+        batch.mix(split, samples.order, loss.as_ref());
         // One share per thread, so that each reads the dense weights only once, but no more rows than fit the cache.
         let groups = n.div_ceil(batch.group);
         let groups = groups.div_ceil(rayon::current_num_threads()).min((ROWS / batch.group).max(1));
@@ -74,7 +80,7 @@ impl Training<'_> {
             match phase {
                 Phase::Rows(steps) => {
                     let shared = Shared { program, parameters, gradients, whole, packed };
-                    let shares = batch.split(program, order, groups * batch.group);
+                    let shares = batch.split(program, samples, groups * batch.group);
                     shares.into_par_iter().with_max_len(1).for_each(|mut share| {
                         if i == 0 {
                             share.gather(split);
@@ -158,7 +164,7 @@ impl Training<'_> {
                 Phase::Rows(steps) => steps,
             };
             let shared = Shared { program, parameters, gradients, whole, packed };
-            for mut share in batch.split(program, &order, n) {
+            for mut share in batch.split(program, &order[..], n) {
                 note("shares".into());
                 if phase_index == 0 {
                     share.gather(split);

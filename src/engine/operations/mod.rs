@@ -6,6 +6,7 @@ mod add;
 mod batchnorm;
 mod conv2d;
 mod dense;
+mod dropout;
 mod gelu;
 mod groupedconv2d;
 mod leakyrelu;
@@ -23,6 +24,7 @@ pub(super) use native::{Convolving, Part, compute_gradient, compute_native};
 
 use super::NonFinite;
 use crate::cpu::non_finite::non_finite;
+use crate::cpu::philox::Random;
 use crate::cpu::real::Real;
 use crate::cpu::softmax_xent::SoftTargets;
 use crate::gpu::{GpuError, PlanBuilder, Tensor};
@@ -55,6 +57,8 @@ pub(super) struct OnGpu<'a> {
     pub(super) targets: Option<SoftTensors<'a>>,
     /// Where the loss of the batch goes.
     pub(super) totals: BatchTotals<'a>,
+    /// What draws follow from, besides the progress.
+    pub(super) random: &'a Tensor,
 }
 
 /// Records an instruction into a plan.
@@ -69,6 +73,10 @@ pub(super) fn record(plan: &mut PlanBuilder, instruction: &Instruction, on: &OnG
 pub(super) struct Operands<'a, 'y, T> {
     /// The number of rows.
     pub(super) n: usize,
+    /// The position of the first of them in the batch.
+    pub(super) first_row: usize,
+    /// What draws follow from.
+    pub(super) random: Random,
     /// What it reads, except for positions.
     pub(super) x: &'a [&'a [T]],
     /// What it writes, except for positions.
@@ -77,6 +85,13 @@ pub(super) struct Operands<'a, 'y, T> {
     pub(super) argmax: &'a mut [u32],
     /// For the loss.
     pub(super) answers: Answers<'a, T>,
+}
+
+impl<T> Operands<'_, '_, T> {
+    /// Returns the index in the whole batch of the first element that is written.
+    fn first_element(&self) -> usize {
+        self.first_row * self.y[0].len() / self.n.max(1)
+    }
 }
 
 /// Some rows of a batch, for the loss.

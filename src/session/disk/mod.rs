@@ -9,8 +9,8 @@ pub use resume::{Resumable, ResumeError};
 pub use writer::{RunOptions, WriteError};
 
 use self::writer::RunWriter;
-use super::{Session, Training};
-use crate::engine::{EngineError, Inference};
+use super::{Evaluation, Session, Training};
+use crate::engine::EngineError;
 use crate::files::ShownPath;
 use crate::report::ReportError;
 use crate::run::folder::RunFolder;
@@ -42,7 +42,7 @@ pub struct Finished {
     /// As `summary.json` has it.
     pub summary: Summary,
     /// The evaluation on the test set; `None` if the user interrupted, or if a value was not finite.
-    pub test: Option<Inference>,
+    pub test: Option<Evaluation>,
     /// The images that were written.
     pub images: Vec<PathBuf>,
 }
@@ -125,7 +125,7 @@ impl Session<'_> {
             on_event(SessionEvent::Evaluating);
             test = training.evaluate().await.map_err(TrainError::Evaluation)?;
         }
-        let summary = Summary::new(&self.config, &trained, test.as_ref().map(|test| &test.totals));
+        let summary = Summary::new(&self.config, &trained, test.as_ref());
         if counts {
             writer.summary(&summary);
         }

@@ -1,6 +1,7 @@
 //! What a run folder holds to resume its training from.
 
 use crate::files::ShownPath;
+use crate::model::{Model, Predict};
 use crate::run::checkpoint::{self, Checkpoint, CheckpointError};
 use crate::run::folder::RunFolder;
 use crate::run::{CONFIG_FILE, Run, RunConfig, RunError};
@@ -101,10 +102,10 @@ fn stopped_early(path: &Path, given: Given<'_>) -> Result<RunConfig, ResumeError
 /// Compares the `config.json` in a run folder, if there is one, with the configuration in its checkpoint.
 fn check_config_file(run: &Path, begun: &RunConfig) -> Result<(), ResumeError> {
     let Some(file) = RunConfig::read(run)? else { return Ok(()) };
-    // The number of epochs and the device may differ: a run may be resumed for longer, or elsewhere.
+    // The number of epochs, the device and the views may differ: a run may be resumed for longer, or elsewhere, and evaluated by others.
     let fields = |config: &RunConfig| {
         [
-            ("model", json(&config.model)),
+            ("model", json(&Model { predict: Predict::default(), ..config.model.clone() })),
             ("dataset", config.dataset.to_string()),
             ("train_images", config.train_images.to_string()),
             ("validation_images", config.validation_images.to_string()),

@@ -6,7 +6,8 @@ mod table;
 
 pub use table::SETTINGS;
 
-use crate::engine::{ClassWeights, Factors, LossConfig, Optimizer, Schedule, StepConfig};
+use crate::cpu::batch_gather::{Augment, Flip};
+use crate::engine::{ClassWeights, Factors, LossConfig, Mixing, Optimizer, Schedule, StepConfig};
 use crate::model::Model;
 use crate::ops::adam::AdamConfig;
 use crate::ops::average::AverageConfig;
@@ -60,6 +61,14 @@ impl Named for Averaging {
     ];
 }
 
+impl Named for Flip {
+    const ALL: &[(&'static str, &'static str, Self)] = &[
+        ("none", "No image", Flip::None),
+        ("random", "Each image with probability one half", Flip::Random),
+        ("alternating", "Each image in every other epoch, beginning on a side drawn once", Flip::Alternating),
+    ];
+}
+
 /// How a model is trained: a value for every row of [`SETTINGS`]. The default is the article's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recipe {
@@ -99,6 +108,10 @@ pub struct Recipe {
     pub average_decay: Option<f64>,
     /// Epochs without a lower validation loss after which training ends, with the weights of the best epoch; `None` never ends it early.
     pub patience: Option<u64>,
+    /// How each training image is changed.
+    pub augment: Augment,
+    /// How training images are mixed.
+    pub mixing: Mixing,
 }
 
 impl Default for Recipe {
@@ -122,6 +135,8 @@ impl Default for Recipe {
             average: Averaging::None,
             average_decay: None,
             patience: None,
+            augment: Augment::default(),
+            mixing: Mixing::default(),
         }
     }
 }
@@ -424,10 +439,22 @@ impl Recipe {
     pub fn step(&self) -> Result<StepConfig, SettingError> {
         let optimizer = self.optimizer()?;
         self.check_schedule()?;
-        let Recipe { schedule, weight_decay, factors, clip_norm, .. } = *self;
+        let Recipe { schedule, weight_decay, factors, clip_norm, seed, augment, mixing, .. } = *self;
         let loss = LossConfig { label_smoothing: self.label_smoothing, class_weights: self.class_weights.clone() };
         let average = self.averaging()?;
-        Ok(StepConfig { optimizer, schedule, weight_decay, factors, clip_norm, loss, mixes: false, average })
+        let decay = weight_decay;
+        Ok(StepConfig {
+            optimizer,
+            schedule,
+            weight_decay: decay,
+            factors,
+            clip_norm,
+            loss,
+            average,
+            seed,
+            augment,
+            mixing,
+        })
     }
 
     /// The moving average with its decay.
@@ -460,6 +487,21 @@ impl Recipe {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Checks that the settings are possible for images of the shape `[H, W, C]`.
+    ///
+    /// # Errors
+    /// Nothing would be left of an image.
+    pub fn check_images(&self, [h, w, _]: [usize; 3]) -> Result<(), SettingError> {
+        let Augment { shift, cutout, .. } = self.augment;
+        for (name, pixels) in [("augment.shift", shift), ("augment.cutout", cutout)] {
+            if pixels as usize >= h.min(w) {
+                let reason = format!("it must be less than the {} pixels of a side of an image", h.min(w));
+                return Err(row(name).error(Value::Count(pixels.into()), reason));
+            }
+        }
+        Ok(())
     }
 
     /// The optimizer with its settings.

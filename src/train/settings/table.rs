@@ -1,6 +1,7 @@
 //! The table of the settings.
 
 use super::{Averaging, Kind, MAX_BATCH_SIZE, MAX_EPOCHS, Method, Setting, Value, names};
+use crate::cpu::batch_gather::Flip;
 use crate::engine::{Schedule, Shape};
 use crate::text::Named;
 
@@ -29,7 +30,7 @@ fn part_of_one(share: f64) -> Result<(), &'static str> {
 }
 
 /// Every setting, in the order of the help.
-pub static SETTINGS: [Setting; 23] = [
+pub static SETTINGS: [Setting; 28] = [
     Setting {
         name: "epochs",
         placeholder: "N",
@@ -314,4 +315,71 @@ pub static SETTINGS: [Setting; 23] = [
         get: |recipe| recipe.patience.map(Value::Count),
         put: |recipe, value| recipe.patience = Some(value.count()),
     },
+    Setting {
+        name: "augment.shift",
+        placeholder: "N",
+        help: "Move each training image by up to this many pixels in each direction; zeros move in",
+        kind: Kind::Count(0..=MAX_PIXELS),
+        in_model_file: true,
+        may_change: false,
+        in_recipe: true,
+        get: |recipe| Some(Value::Count(recipe.augment.shift.into())),
+        put: |recipe, value| recipe.augment.shift = value.count() as u32,
+    },
+    Setting {
+        name: "augment.flip",
+        placeholder: "FLIP",
+        help: "Mirror training images, left to right",
+        kind: Kind::Name(names::<Flip>),
+        in_model_file: true,
+        may_change: false,
+        in_recipe: true,
+        get: |recipe| Some(Value::Name(recipe.augment.flip.name())),
+        put: |recipe, value| recipe.augment.flip = value.named(),
+    },
+    Setting {
+        name: "augment.cutout",
+        placeholder: "N",
+        help: "Set a square of this side in each training image to zero",
+        kind: Kind::Count(0..=MAX_PIXELS),
+        in_model_file: true,
+        may_change: false,
+        in_recipe: true,
+        get: |recipe| Some(Value::Count(recipe.augment.cutout.into())),
+        put: |recipe, value| recipe.augment.cutout = value.count() as u32,
+    },
+    Setting {
+        name: "augment.mixup",
+        placeholder: "ALPHA",
+        help: "Mix each training image and its label with another one, with a share from Beta(alpha, alpha)",
+        kind: Kind::Real(check_alpha),
+        in_model_file: true,
+        may_change: false,
+        in_recipe: true,
+        get: |recipe| Some(Value::Real(recipe.mixing.mixup)),
+        put: |recipe, value| recipe.mixing.mixup = value.real(),
+    },
+    Setting {
+        name: "augment.cutmix",
+        placeholder: "ALPHA",
+        help: "Replace a rectangle of each training image by that of another one, and mix their labels, with an area from Beta(alpha, alpha); \
+               with mixup, each batch has one of the two",
+        kind: Kind::Real(check_alpha),
+        in_model_file: true,
+        may_change: false,
+        in_recipe: true,
+        get: |recipe| Some(Value::Real(recipe.mixing.cutmix)),
+        put: |recipe, value| recipe.mixing.cutmix = value.real(),
+    },
 ];
+
+/// Largest number of pixels of a shift or a hole: more than any image has on a side.
+const MAX_PIXELS: u64 = 4096;
+
+/// The shares are drawn in double precision, which has no digits left for a far smaller alpha; with a larger one, all are one half.
+fn check_alpha(alpha: f64) -> Result<(), &'static str> {
+    match alpha == 0.0 || (0.01..=100.0).contains(&alpha) {
+        true => Ok(()),
+        false => Err("it must be 0, for none, or from 0.01 to 100, for example 0.2"),
+    }
+}

@@ -8,6 +8,7 @@ pub(super) mod batchnorm;
 pub(super) mod clip;
 pub(super) mod conv2d;
 pub(super) mod dense;
+pub(super) mod dropout;
 pub(super) mod gelu;
 pub(super) mod groupedconv2d;
 pub(super) mod leakyrelu;

@@ -13,7 +13,7 @@ pub use disk::autotune;
 
 use super::GpuEngine;
 use crate::clock::Instant;
-use crate::engine::{Engine, EngineError, Epoch, StepConfig, Totals, blank};
+use crate::engine::{Engine, EngineError, Epoch, StepConfig, blank};
 use crate::gpu::{Gpu, Tiling};
 use crate::model::{Model, initial_parameters};
 use crate::ops::SharedTiles;
@@ -68,7 +68,7 @@ async fn seconds_per_step(
     let epoch = |steps: usize| Epoch {
         order: (0..(steps * batch_size) as u32).collect(),
         rates: (1..=STEPS as u64).map(|step| config.rates(step, STEPS as u64)).collect(),
-        done: Totals::default(),
+        ..Epoch::default()
     };
     let mut train = async |epoch: &Epoch| engine.train_epoch(epoch, &mut |_| ControlFlow::Continue(())).await;
     // The first step may compile.
