@@ -1,8 +1,10 @@
 //! Keras: npz with Keras's names and shapes, and the Python code that builds the model and sets its weights.
 
 use super::npz::archive;
-use super::python::{self, Variables, unused_layer};
+use super::python::{self, Variables, pair, unused_layer};
+use super::window::Window;
 use super::{ExportError, checked_shapes, layers};
+use crate::cpu::conv2d::Padding;
 use crate::model::{LayerShape, Model, Source};
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -104,4 +106,48 @@ fn name_argument(stem: &str, shapes: &[LayerShape]) -> String {
         return String::new();
     }
     format!(", name=\"{}\"", unused_layer(stem, shapes))
+}
+
+/// Returns the arguments of a convolution for its window.
+pub(super) fn keras_window(shape: &LayerShape, padding: Padding) -> String {
+    let window = Window::of(shape);
+    let mut text = pair(window.size);
+    if window.stride != [1, 1] {
+        let _ = write!(text, ", strides={}", pair(window.stride));
+    }
+    text + padding_argument(padding)
+}
+
+/// Keras's default is `valid`, as here.
+fn padding_argument(padding: Padding) -> &'static str {
+    match padding {
+        Padding::Valid => "",
+        Padding::Same => ", padding=\"same\"",
+    }
+}
+
+/// Returns the constructor of a pooling.
+pub(super) fn keras_pool(class: &str, shape: &LayerShape, padding: Padding, name: &str) -> String {
+    let window = Window::of(shape);
+    let mut line = format!("{class}({}", pair(window.size));
+    if window.stride != window.size {
+        let _ = write!(line, ", strides={}", pair(window.stride));
+    }
+    format!("{line}{}, name=\"{name}\")", padding_argument(padding))
+}
+
+/// Keras has no sum pooling: it is an average, counting the padding's zeros, times the number of cells in the window.
+pub(super) fn keras_sum_pool(shape: &LayerShape, shapes: &[LayerShape]) -> Vec<String> {
+    let name = &shape.name;
+    let window = Window::of(shape);
+    let mut lines = Vec::new();
+    if window.is_padded() {
+        let ([top, left], [bottom, right]) = (window.begin, window.end);
+        let padding = unused_layer(&format!("{name}_padding"), shapes);
+        lines.push(format!("ZeroPadding2D((({top}, {bottom}), ({left}, {right})), name=\"{padding}\")"));
+    }
+    let average = unused_layer(&format!("{name}_average"), shapes);
+    lines.push(keras_pool("AveragePooling2D", shape, Padding::Valid, &average));
+    lines.push(format!("Rescaling({}, name=\"{name}\")", window.cells()));
+    lines
 }

@@ -2,12 +2,12 @@
 //!
 //! No rule has a case for all other layers, so the compiler names those that a new layer lacks.
 
+use super::keras::{keras_pool, keras_sum_pool, keras_window};
 use super::onnx::Graph;
 use super::onnx_proto::{Message, float_attribute, int_attribute, sizes_attribute};
 use super::python::{pair, unused_layer};
 use super::torch::Forward;
 use super::window::Window;
-use crate::cpu::conv2d::Padding;
 use crate::model::Layer::{
     self, Add, AveragePool2d, BatchNorm, Conv2d, Dense, DepthwiseConv2d, Dropout, Flatten, Gelu, GlobalAveragePool2d,
     GlobalMaxPool2d, LeakyRelu, MaxPool2d, Relu, Scale, Silu, SumPool2d,
@@ -469,27 +469,9 @@ pub(super) fn keras(shapes: &[LayerShape], i: usize) -> Vec<String> {
     }
 }
 
-/// Returns the arguments of a convolution for its window.
-fn keras_window(shape: &LayerShape, padding: Padding) -> String {
-    let window = Window::of(shape);
-    let mut text = pair(window.size);
-    if window.stride != [1, 1] {
-        let _ = write!(text, ", strides={}", pair(window.stride));
-    }
-    text + padding_argument(padding)
-}
-
 /// Returns the argument for a layer without bias, which is called `key`.
 fn no_bias(use_bias: bool, key: &str) -> String {
     if use_bias { String::new() } else { format!(", {key}=False") }
-}
-
-/// Keras's default is `valid`, as here.
-fn padding_argument(padding: Padding) -> &'static str {
-    match padding {
-        Padding::Valid => "",
-        Padding::Same => ", padding=\"same\"",
-    }
 }
 
 fn keras_activation(activation: Activation) -> String {
@@ -511,29 +493,4 @@ fn with_activation(line: String, activation: Activation, shape: &LayerShape, sha
     let name = unused_layer(&format!("{}_activation", shape.name), shapes);
     let after = (activation == Activation::LeakyRelu).then(|| keras_leaky_relu(DEFAULT_SLOPE, &name));
     [line].into_iter().chain(after).collect()
-}
-
-fn keras_pool(class: &str, shape: &LayerShape, padding: Padding, name: &str) -> String {
-    let window = Window::of(shape);
-    let mut line = format!("{class}({}", pair(window.size));
-    if window.stride != window.size {
-        let _ = write!(line, ", strides={}", pair(window.stride));
-    }
-    format!("{line}{}, name=\"{name}\")", padding_argument(padding))
-}
-
-/// Keras has no sum pooling: it is an average, counting the padding's zeros, times the number of cells in the window.
-fn keras_sum_pool(shape: &LayerShape, shapes: &[LayerShape]) -> Vec<String> {
-    let name = &shape.name;
-    let window = Window::of(shape);
-    let mut lines = Vec::new();
-    if window.is_padded() {
-        let ([top, left], [bottom, right]) = (window.begin, window.end);
-        let padding = unused_layer(&format!("{name}_padding"), shapes);
-        lines.push(format!("ZeroPadding2D((({top}, {bottom}), ({left}, {right})), name=\"{padding}\")"));
-    }
-    let average = unused_layer(&format!("{name}_average"), shapes);
-    lines.push(keras_pool("AveragePooling2D", shape, Padding::Valid, &average));
-    lines.push(format!("Rescaling({}, name=\"{name}\")", window.cells()));
-    lines
 }
