@@ -1,4 +1,6 @@
 //! The rules of each layer and operation: the instructions of a layer, and the gradient of an instruction. A new layer is added here.
+//!
+//! Above 500 lines: the instructions and the rules of an operation are in one file, so that a new one changes one.
 
 use super::forward::At;
 use super::{Id, Instruction, LowerError, Lowering, Mode, Place};
