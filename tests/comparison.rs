@@ -41,7 +41,7 @@ fn names(comparison: &Value) -> Vec<&str> {
     comparison["runs"].as_array().unwrap().iter().map(|run| run["name"].as_str().unwrap()).collect()
 }
 
-/// The accuracy after the last epoch decides, then the loss; the test set never does, and runs without validation come last.
+/// The accuracy of the final weights decides, then the loss; the test set never does, and runs without validation come last.
 #[test]
 fn many_runs_are_sorted_by_validation() {
     let split = "--validation-split 0.2";
@@ -107,6 +107,10 @@ fn many_runs_are_sorted_by_validation() {
     assert_eq!((names(&json), &json["best_by_validation"]), (vec!["d", "c"], &"c".into()));
     let none = place.run("compare without d --json").exits(0).json();
     assert_eq!(none["best_by_validation"], "d");
+    // With early stopping, the weights of an earlier epoch are the result.
+    set(&place, "a/summary.json", "best_epoch", 1);
+    let json = place.run("compare c b a --json").exits(0).json();
+    assert_eq!((names(&json), &json["runs"][0]["validation_accuracy"]), (vec!["a", "c", "b"], &0.99.into()));
 }
 
 /// Without validation images none is the best, and the order is the given one; runs with other seeds hold out other images.

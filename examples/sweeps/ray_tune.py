@@ -30,7 +30,7 @@ class Training(tune.Trainable):
     def step(self):
         epoch = next(self.epochs, None)
         if epoch is None:
-            # The loss became infinite or NaN.
+            # The loss became infinite or NaN, or the training ended early by its own settings.
             return {**self.last, "done": True}
         # Ray has a `timestamp` of its own.
         self.last = {name: value for name, value in epoch.items() if name != "timestamp"}

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 /// Flags of `compare`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Three runs or more are sorted by their accuracy on the images that --validation-split held out, after the last epoch; \
+    after_help = "Three runs or more are sorted by the accuracy of their final weights on the images that --validation-split held out; \
                   runs without come last. The test set never decides the order."
 )]
 pub struct CompareArgs {
@@ -58,7 +58,7 @@ struct Comparison {
 #[derive(Debug, Serialize)]
 struct RunJson {
     name: String,
-    /// After the last epoch.
+    /// Of the final weights.
     validation_accuracy: Option<f64>,
     validation_loss: Option<f64>,
     /// Empty if the run has no configuration.

@@ -6,6 +6,7 @@ use super::ReportError;
 use super::comparison::{Compared, test_accuracy};
 use super::page::grouped;
 use super::parallel::{Axis, Line, draw_parallel};
+use crate::train::EpochRecord;
 use crate::train::settings::{SETTINGS, Value};
 use std::cmp::Ordering;
 
@@ -48,14 +49,22 @@ impl Differing {
 }
 
 impl Compared {
-    /// Accuracy on the validation images after the last epoch, 0 to 1; `None` if none were held out.
+    /// Accuracy of the resulting weights on the validation images, 0 to 1; `None` if none were held out.
     pub fn validation_accuracy(&self) -> Option<f64> {
-        self.history.last()?.val_accuracy
+        self.result()?.val_accuracy
     }
 
-    /// Loss on the validation images after the last epoch; `None` if none were held out.
+    /// Loss of the resulting weights on the validation images; `None` if none were held out.
     pub fn validation_loss(&self) -> Option<f64> {
-        self.history.last()?.val_loss
+        self.result()?.val_loss
+    }
+
+    /// The epoch whose weights are the result: the last one, or with early stopping the one that was kept.
+    fn result(&self) -> Option<&EpochRecord> {
+        match self.summary.best_epoch {
+            Some(kept) => self.history.iter().find(|record| record.epoch == kept),
+            None => self.history.last(),
+        }
     }
 
     /// Validation images; 0 if none were held out.
