@@ -113,13 +113,13 @@ fn soft_bounds(
 ) -> (Vec<f64>, f64) {
     let (u, tiny) = (UNIT_ROUNDOFF, f64::from(f32::MIN_POSITIVE));
     let (mut dx_bound, mut loss_bound) = (vec![0.0; x.len()], 0.0);
-    for n in 0..n_valid {
+    for (n, (&label, &partner)) in labels.iter().zip(targets.partners).enumerate().take(n_valid) {
         let at = n * d.c..(n + 1) * d.c;
         let row = &x[at.clone()];
         let (bounds, highest) = (row_bounds(row, 0), row.iter().copied().fold(f64::NEG_INFINITY, f64::max));
         let sum: f64 = row.iter().map(|x| (x - highest).exp()).sum();
         let of = |label: u32| f64::from(targets.class_weights[label as usize]);
-        let weight = targets.share * of(labels[n]) + (1.0 - targets.share) * of(targets.partners[n]);
+        let weight = targets.share * of(label) + (1.0 - targets.share) * of(partner);
         let mut gaps = 0.0;
         for i in at {
             let difference = dx[i] * n_valid as f64;

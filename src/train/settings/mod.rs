@@ -218,15 +218,15 @@ impl Value {
     }
 
     /// As it is in a model file and in a configuration.
-    fn to_toml(self) -> toml::Value {
+    fn to_toml(&self) -> toml::Value {
         match self {
             // No count in a recipe is that large.
-            Value::Count(count) => toml::Value::Integer(i64::try_from(count).unwrap_or(i64::MAX)),
-            Value::Real(value) => toml::Value::Float(value),
-            Value::Name(name) => toml::Value::String(name.to_string()),
-            Value::Switch(on) => toml::Value::Boolean(on),
+            Value::Count(count) => toml::Value::Integer(i64::try_from(*count).unwrap_or(i64::MAX)),
+            Value::Real(value) => toml::Value::Float(*value),
+            Value::Name(name) => toml::Value::String((*name).to_string()),
+            Value::Switch(on) => toml::Value::Boolean(*on),
             Value::Weights(ClassWeights::Given(weights)) => {
-                toml::Value::Array(weights.into_iter().map(toml::Value::Float).collect())
+                toml::Value::Array(weights.iter().copied().map(toml::Value::Float).collect())
             }
             Value::Weights(_) => toml::Value::String(self.to_string()),
         }
