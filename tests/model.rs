@@ -1,10 +1,12 @@
+use crate::registry::root;
 use crate::support::cases;
 use fmnist_gpu::cpu::conv2d::Padding;
 use fmnist_gpu::data::Split;
 use fmnist_gpu::engine::{Engine, Optimizer, ReferenceEngine};
 use fmnist_gpu::model::weights::{WeightsError, from_bytes, to_bytes};
 use fmnist_gpu::model::{
-    Activation, Init, Layer, Model, ModelError, Pair, Pooling, Trainable, initial_parameters, summary, training_mflop,
+    Activation, Init, Layer, Model, ModelError, ModelFile, Pair, Pooling, Trainable, initial_parameters, summary,
+    training_mflop,
 };
 use fmnist_gpu::ops::adam::AdamConfig;
 use pollster::FutureExt as _;
@@ -33,6 +35,29 @@ fn the_models_of_the_article_have_their_parameters() {
     assert_eq!(shapes[0], [3, 3, 1, 32]);
     assert_eq!(shapes[2], [3, 3, 32, 64]);
     assert_eq!(shapes[4], [3136, 128]);
+}
+
+/// The built-in models are the files of the folder `models`; each is named after its file, and its recipe is one that can be trained by.
+#[test]
+fn the_built_in_models_are_files() {
+    let folder = root().join("models");
+    let built_in = Model::built_in();
+    let mut found: Vec<String> = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|file| file.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
+        .collect();
+    let mut names: Vec<String> = built_in.iter().map(|model| model.name.clone()).collect();
+    for name in &names {
+        let file = ModelFile::load(name).unwrap();
+        let read = ModelFile::load(folder.join(format!("{name}.toml")).to_str().unwrap()).unwrap();
+        assert_eq!((&file.model.name, &file.path, &file.model, &file.train), (name, &None, &read.model, &read.train));
+        fmnist_gpu::session::Plan::new(file, &[]).unwrap();
+    }
+    found.sort();
+    names.sort();
+    assert_eq!(found, names);
+    let [_, _, tiny, fast, best] = built_in;
+    assert!(count(&tiny) < 100_000 && count(&fast) < 300_000 && count(&best) < 1_000_000);
 }
 
 #[test]

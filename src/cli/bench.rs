@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Args)]
 #[command(allow_negative_numbers = true)]
 pub struct BenchArgs {
-    /// Model: mlp, cnn, or a .toml file that lists the layers
-    #[arg(long, default_value = "cnn", value_name = "mlp|cnn|FILE.toml")]
+    /// Model: mlp, cnn, tiny, fast, best, or a .toml file that lists the layers
+    #[arg(long, default_value = "cnn", value_name = "MODEL")]
     model: String,
     /// Images per step; separate several values with commas
     #[arg(long, value_delimiter = ',', default_value = "32,256,1024", value_parser = clap::value_parser!(u32).range(1..=16_384))]

@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 pub struct ImportArgs {
     /// Safetensors file with the weights
     file: PathBuf,
-    /// Model: mlp, cnn, or a .toml file that lists the layers [default: the model named in the file, else mlp or cnn, whichever fits]
-    #[arg(long, value_name = "mlp|cnn|FILE.toml")]
+    /// Model: mlp, cnn, tiny, fast, best, or a .toml file that lists the layers [default: the model named in the file, else mlp or cnn, whichever fits]
+    #[arg(long, value_name = "MODEL")]
     model: Option<String>,
     /// Order of the axes: torch ([O,C,KH,KW], [out,in]), keras ([KH,KW,C,O], [in,out]), or auto (detect it from the shapes)
     #[arg(long, value_enum, default_value_t = LayoutChoice::Auto, hide_possible_values = true,

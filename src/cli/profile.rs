@@ -23,8 +23,8 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Args)]
 #[command(allow_negative_numbers = true)]
 pub struct ProfileArgs {
-    /// Model: mlp, cnn, or a .toml file that lists the layers
-    #[arg(long, default_value = "cnn", value_name = "mlp|cnn|FILE.toml")]
+    /// Model: mlp, cnn, tiny, fast, best, or a .toml file that lists the layers
+    #[arg(long, default_value = "cnn", value_name = "MODEL")]
     model: String,
     /// Images per step
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=16_384))]

@@ -32,7 +32,7 @@ pub struct SamplesArgs {
     #[arg(long, default_value_t = 1, value_name = "N", requires = "augment", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     epoch: u32,
     /// The model that is trained
-    #[arg(long, default_value = "cnn", value_name = "mlp|cnn|FILE.toml", requires = "augment")]
+    #[arg(long, default_value = "cnn", value_name = "MODEL", requires = "augment")]
     model: String,
     #[command(flatten)]
     settings: ImageFlags,

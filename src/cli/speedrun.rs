@@ -15,7 +15,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 /// The model of a speedrun unless another one is named.
-const DEFAULT_MODEL: &str = "cnn";
+const DEFAULT_MODEL: &str = "fast";
 
 /// Flags of `speedrun`.
 #[derive(Clone, Debug, Args)]
@@ -26,8 +26,8 @@ const DEFAULT_MODEL: &str = "cnn";
                   reaches the target."
 )]
 pub struct SpeedrunArgs {
-    /// mlp, cnn, or a .toml file that lists layers
-    #[arg(long, default_value = DEFAULT_MODEL, value_name = "mlp|cnn|FILE.toml")]
+    /// mlp, cnn, tiny, fast, best, or a .toml file that lists the layers
+    #[arg(long, default_value = DEFAULT_MODEL, value_name = "MODEL")]
     model: String,
     /// Test accuracy to reach
     #[arg(long, value_name = "ACCURACY", default_value = "0.94", value_parser = target)]

@@ -9,8 +9,8 @@ use serde::Serialize;
 /// Flags of `summary`.
 #[derive(Debug, Args)]
 pub struct SummaryArgs {
-    /// Model: mlp, cnn, or a .toml file that lists the layers
-    #[arg(long, default_value = "cnn", value_name = "mlp|cnn|FILE.toml")]
+    /// Model: mlp, cnn, tiny, fast, best, or a .toml file that lists the layers
+    #[arg(long, default_value = "cnn", value_name = "MODEL")]
     model: String,
     /// Print the table as JSON
     #[arg(long)]

@@ -23,8 +23,9 @@ use std::time::Duration;
 #[derive(Clone, Debug, Args)]
 #[command(allow_negative_numbers = true)]
 pub struct TrainArgs {
-    /// mlp (the article's "without CNN"), cnn ("with CNN"), or a .toml file that lists layers [default: cnn]
-    #[arg(long, value_name = "mlp|cnn|FILE.toml")]
+    /// mlp (the article's "without CNN"), cnn ("with CNN"), tiny, fast or best (more accurate, each with a recipe of its own), or a
+    /// .toml file that lists the layers [default: cnn]
+    #[arg(long, value_name = "MODEL")]
     model: Option<String>,
     #[command(flatten)]
     settings: SettingFlags,

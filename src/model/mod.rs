@@ -1,6 +1,7 @@
 //! Models as data: a graph of layers with their shapes and parameters, the built-in models, initial weights, and weight
 //! files.
 
+mod built_in;
 #[cfg(feature = "disk")]
 mod disk;
 mod eigen;
@@ -23,7 +24,6 @@ pub use parameter::{Parameter, Role, Trainable};
 pub use summary::{summary, training_mflop};
 pub use views::{Predict, View, Views};
 
-use crate::cpu::conv2d::Padding;
 use crate::data::{Description, FASHION_MNIST};
 use crate::files::ShownPath;
 use crate::text::{shortened, shortened_words};
@@ -35,7 +35,7 @@ use thiserror::Error;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
-    /// Its name: `mlp`, `cnn`, or the name in the model file.
+    /// Its name: that of a built-in model, or the name in the model file.
     pub name: String,
     /// Shape of a sample, [H, W, C].
     #[serde(default = "fashion_mnist_input")]
@@ -62,7 +62,7 @@ const MAX_NAME: usize = 100;
 pub enum ModelError {
     /// The name is neither a built-in model nor a file.
     #[error(
-        "there is no model `{0}`; use `mlp`, `cnn`, or the path of a .toml file that lists layers (see docs/model-files.md)"
+        "there is no model `{0}`; use `mlp`, `cnn`, `tiny`, `fast`, `best`, or the path of a .toml file that lists layers (see docs/model-files.md)"
     )]
     Unknown(String),
     /// The file cannot be read.
@@ -110,43 +110,12 @@ impl Model {
         Model { name: name.to_string(), input: FASHION_MNIST.shape, layers, predict: Predict::default() }
     }
 
-    /// Returns the article's first model, "without CNN": 101,770 parameters.
-    pub fn mlp() -> Self {
-        let classes = FASHION_MNIST.class_names.len();
-        let layers = [Layer::Flatten, Layer::dense(128, Activation::Relu), Layer::dense(classes, Activation::Softmax)];
-        Model::sequential("mlp", layers)
-    }
-
-    /// Returns the article's second model, "with CNN": 421,642 parameters.
-    pub fn cnn() -> Self {
-        let conv = |filters| Layer::Conv2d {
-            filters,
-            kernel_size: Pair(3, 3),
-            stride: Pair(1, 1),
-            padding: Padding::Same,
-            groups: 1,
-            activation: Activation::Relu,
-            use_bias: true,
-            trainable: Trainable::Yes,
-            init: Init::GlorotUniform,
-        };
-        let pooling = Pooling { pool_size: Pair(2, 2), stride: Some(Pair(2, 2)), padding: Padding::Valid };
-        let pool = || Layer::MaxPool2d(pooling);
-        let images = [conv(32), pool(), conv(64), pool()];
-        Model::sequential("cnn", images.into_iter().chain(Model::mlp().layers.into_iter().map(|node| node.layer)))
-    }
-
     /// Returns the built-in model of this name, or the model in the file at this path.
     ///
     /// # Errors
     /// There is neither, or the file is not a model that can be built.
     pub fn load(name: &str) -> Result<Self, ModelError> {
         Ok(ModelFile::load(name)?.model)
-    }
-
-    /// Returns the built-in models.
-    pub fn built_in() -> [Model; 2] {
-        [Model::mlp(), Model::cnn()]
     }
 
     /// Whether it computes the same as another one of the same name: both may predict by different views.
@@ -227,10 +196,7 @@ impl ModelFile {
     /// # Errors
     /// There is neither, or the file has no model that can be built.
     pub fn load(name: &str) -> Result<Self, ModelError> {
-        if let Some(model) = Model::built_in().into_iter().find(|model| model.name == name) {
-            return Ok(ModelFile { model, train: toml::Table::new(), path: None });
-        }
-        ModelFile::read(name)
+        ModelFile::built_in(name).map_or_else(|| ModelFile::read(name), Ok)
     }
 
     /// There are no files.

@@ -1,0 +1,43 @@
+//! The built-in models: files of the folder `models`, to be read and copied.
+
+use super::{Model, ModelFile};
+use std::path::Path;
+
+/// The built-in models by name, each with its file.
+const FILES: [(&str, &str); 5] = [
+    ("mlp", include_str!("../../models/mlp.toml")),
+    ("cnn", include_str!("../../models/cnn.toml")),
+    ("tiny", include_str!("../../models/tiny.toml")),
+    ("fast", include_str!("../../models/fast.toml")),
+    ("best", include_str!("../../models/best.toml")),
+];
+
+impl ModelFile {
+    /// Returns the built-in model of this name, with its recipe.
+    pub fn built_in(name: &str) -> Option<Self> {
+        let (_, text) = FILES.iter().find(|(known, _)| *known == name)?;
+        let file = ModelFile::parse(Path::new(name), text).expect("a test parses all of these files");
+        Some(ModelFile { path: None, ..file })
+    }
+}
+
+impl Model {
+    /// Returns the article's first model, "without CNN": 101,770 parameters.
+    pub fn mlp() -> Self {
+        Model::named("mlp")
+    }
+
+    /// Returns the article's second model, "with CNN": 421,642 parameters.
+    pub fn cnn() -> Self {
+        Model::named("cnn")
+    }
+
+    /// Returns the built-in models: those of the article, then those with a recipe of their own, from the smallest to the best.
+    pub fn built_in() -> [Model; 5] {
+        FILES.map(|(name, _)| Model::named(name))
+    }
+
+    fn named(name: &str) -> Self {
+        ModelFile::built_in(name).expect("the name of a built-in model").model
+    }
+}
