@@ -111,6 +111,13 @@ fn contradictions_are_refused_with_the_key() {
         (conv(4, "3", "trainable = 1"), vec!["true, false or \"bias\""]),
         (conv(4, "3", "init = \"zeros\""), vec!["zeros", "glorot_uniform", "whitening"]),
         (conv(4, "[3, 2]", "init = \"dirac\""), vec!["`init` is dirac", "`kernel_size` is [3, 2]", "odd"]),
+        (
+            format!(
+                "{{ type = \"conv2d\", filters = 4, kernel_size = 1 }}, {}",
+                conv(4, "3", "init = \"dirac\", groups = 2")
+            ),
+            vec!["layer 2 (conv2d)", "`init` is dirac", "`groups` is 2"],
+        ),
         (conv(20, "3", whitening), vec!["`init` is whitening", "`filters` is 20", "twice the 9"]),
         (conv(7, "3", whitening), vec!["`init` is whitening", "`filters` is 7", "even"]),
         (conv(4, "3", "init = \"whitening\", use_bias = false"), vec!["`init` is whitening", "`use_bias` is false"]),
@@ -449,6 +456,11 @@ fn frozen_layers_have_no_gradients_but_pass_them_on() {
     let both = model(&[conv(frozen), conv(frozen), "{ type = \"batchnorm\", trainable = false }".into()].join(", "));
     assert_eq!(lines(&both, "Conv2dBackward"), [""; 0]);
     assert_eq!(lines(&both, "BatchNormBackward"), [""; 0]);
+    let grouped = model(&[conv(""), conv(", groups = 2, trainable = false")].join(", "));
+    assert_eq!(
+        lines(&grouped, "GroupedConv2dBackward"),
+        ["GroupedConv2dBackward: conv2d_1.y conv2d_2.weight conv2d_2.dy -> conv2d_1.dy"]
+    );
     let dense = "{ type = \"dense\", units = 7, trainable = false }";
     let dense = model(&format!("{}, {{ type = \"flatten\" }}, {dense}", conv("")));
     assert_eq!(lines(&dense, "DenseBackward")[1], "DenseBackward: conv2d_1.y dense_1.weight dense_1.dy -> conv2d_1.dy");

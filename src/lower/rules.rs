@@ -83,12 +83,14 @@ pub enum GroupedConv2d {
         /// Whether a ReLU follows.
         relu: bool,
     },
-    /// x, w, dy -> dw, db \[, dx\].
+    /// x, w, dy -> \[dw, db\] \[, dx\].
     Backward {
         /// Its dimensions.
         d: GroupedConv2dDims,
         /// Whether dx is 0 wherever x is not positive.
         masked: bool,
+        /// Whether w or b is trained.
+        weights: bool,
     },
 }
 
@@ -271,7 +273,7 @@ impl Op {
         match self {
             Op::Conv2d(instruction) => matches!(instruction, Conv2d::Backward { weights: true, .. }),
             Op::Dense(instruction) => matches!(instruction, Dense::Backward { weights: true, .. }),
-            Op::GroupedConv2d(instruction) => matches!(instruction, GroupedConv2d::Backward { .. }),
+            Op::GroupedConv2d(instruction) => matches!(instruction, GroupedConv2d::Backward { weights: true, .. }),
             Op::MaxPool2d(_) | Op::MeanPool2d(_) | Op::Relu(_) | Op::Gelu(_) => false,
             Op::LeakyRelu(_) | Op::Silu(_) | Op::Scale(_) | Op::Dropout(_) => false,
             Op::Add(_) | Op::BatchNorm(_) | Op::SoftmaxXent(_) => false,
@@ -464,7 +466,8 @@ impl Lowering<'_> {
                 self.weights(op, reads, instruction);
             }
             Op::GroupedConv2d(GroupedConv2d::Forward { d, .. }) => {
-                let op = Op::GroupedConv2d(GroupedConv2d::Backward { d, masked: self.masks_all(x) });
+                let (masked, weights) = (self.masks_all(x), self.trains_weights(instruction));
+                let op = Op::GroupedConv2d(GroupedConv2d::Backward { d, masked, weights });
                 self.weights(op, vec![x, instruction.reads[1], dy], instruction);
             }
             Op::Dense(Dense::Forward { d, .. }) => {

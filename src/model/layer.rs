@@ -390,6 +390,9 @@ impl Layer {
                     "`init` is dirac, but `kernel_size` is [{height}, {width}]; use odd sizes, which have a centre"
                 ))
             }
+            Layer::Conv2d { init: Init::Dirac | Init::Whitening, groups, .. } if *groups != 1 => {
+                Err(format!("`init` is dirac or whitening, but `groups` is {groups}; use 1"))
+            }
             Layer::Dense { init: Init::Dirac | Init::Whitening, .. } => {
                 Err("`init` is dirac or whitening, which only a convolution can have".to_string())
             }

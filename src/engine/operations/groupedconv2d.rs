@@ -15,11 +15,14 @@ impl Operation for GroupedConv2d {
             GroupedConv2d::Forward { d, relu } => {
                 groupedconv2d::record_forward(plan, &d, relu, [x[0], x[1], x[2], y[0]])
             }
-            GroupedConv2d::Backward { d, masked } => {
-                groupedconv2d::record_backward_w(plan, &d, [x[0], x[2], y[0], y[1]])?;
-                match y.get(2) {
-                    Some(dx) => groupedconv2d::record_backward_x(plan, &d, masked, [x[0], x[1], x[2], dx]),
-                    None => Ok(()),
+            GroupedConv2d::Backward { d, masked, weights } => {
+                let (weight_and_bias, dx) = y.split_at(if weights { 2 } else { 0 });
+                if let [dw, db] = *weight_and_bias {
+                    groupedconv2d::record_backward_w(plan, &d, [x[0], x[2], dw, db])?;
+                }
+                match *dx {
+                    [dx] => groupedconv2d::record_backward_x(plan, &d, masked, [x[0], x[1], x[2], dx]),
+                    _ => Ok(()),
                 }
             }
         }
@@ -32,11 +35,14 @@ impl Operation for GroupedConv2d {
                 groupedconv2d_forward(&d.for_images(n), x[0], x[1], x[2], y[0]);
                 relu.then(|| after_relu(y[0]));
             }
-            GroupedConv2d::Backward { d, masked } => {
+            GroupedConv2d::Backward { d, masked, weights } => {
                 let d = d.for_images(n);
-                groupedconv2d_backward_w(&d, x[0], x[2], y[0]);
-                bias_backward_b(&BiasDims { n: n * d.conv.ho * d.conv.wo, o: d.conv.o }, x[2], y[1]);
-                if let Some(dx) = y.get_mut(2) {
+                let (weight_and_bias, dx) = y.split_at_mut(if weights { 2 } else { 0 });
+                if let [dw, db] = weight_and_bias {
+                    groupedconv2d_backward_w(&d, x[0], x[2], dw);
+                    bias_backward_b(&BiasDims { n: n * d.conv.ho * d.conv.wo, o: d.conv.o }, x[2], db);
+                }
+                if let [dx] = dx {
                     groupedconv2d_backward_x(&d, x[1], x[2], dx);
                     masked.then(|| before_relu(x[0], dx));
                 }
@@ -54,7 +60,7 @@ impl super::native::Native for GroupedConv2d {
             GroupedConv2d::Forward { d, relu } => {
                 groupedconv2d_forward(&d.for_images(n), relu, [x[0], x[1], x[2]], y[0]);
             }
-            GroupedConv2d::Backward { d, masked } => {
+            GroupedConv2d::Backward { d, masked, .. } => {
                 if let Some(dx) = y.last_mut() {
                     groupedconv2d_backward_x(&d.for_images(n), masked, [x[0], x[1], x[2]], dx);
                 }
