@@ -7,7 +7,7 @@ use crate::support::program::Place;
 use fmnist_gpu::cpu::batch_gather::{Augment, Augmented, Flip, Mix, batch_gather_augmented};
 use fmnist_gpu::cpu::philox::Random;
 use fmnist_gpu::data::{Dataset, DatasetKind, FASHION_MNIST, Split, synthetic};
-use fmnist_gpu::engine::{Engine, Epoch, Mixing, Optimizer, ReferenceEngine, State, StepConfig};
+use fmnist_gpu::engine::{Engine, Epoch, Mixing, Optimizer, Rates, ReferenceEngine, State, StepConfig};
 use fmnist_gpu::model::{Layer, Model, ModelFile};
 use fmnist_gpu::native::batch_gather as native;
 use fmnist_gpu::ops::SharedTiles;
@@ -53,6 +53,7 @@ struct Steps {
     images: Vec<u8>,
     labels: Vec<u8>,
     start: Vec<Vec<f32>>,
+    kept: Vec<f32>,
     losses: Vec<f64>,
     end: Vec<Vec<f64>>,
 }
@@ -83,8 +84,8 @@ fn augmented_batches_agree_with_pytorch() {
 }
 
 #[test]
-fn steps_with_dropout_agree_with_pytorch() {
-    let Steps { seed, epoch, rate, learning_rate, images, labels, start, losses, end } = fixture().training;
+fn steps_with_dropout_and_mixing_agree_with_pytorch() {
+    let Steps { seed, epoch, rate, learning_rate, images, labels, start, kept, losses, end } = fixture().training;
     let dropout = Layer::Dropout { rate };
     let dense = |units: usize, activation: &str| -> Layer {
         toml::from_str(&format!("type = \"dense\"\nunits = {units}\nactivation = \"{activation}\"")).unwrap()
@@ -93,11 +94,13 @@ fn steps_with_dropout_agree_with_pytorch() {
     let model = Model { input: [2, 4, 1], ..Model::sequential("dropping", layers) };
     let split = Split { images, labels };
     let optimizer = Optimizer::Sgd(SgdConfig { learning_rate, momentum: 0.0, nesterov: false });
-    let config = StepConfig { seed, ..StepConfig::from(optimizer) };
+    let mixing = Mixing { mixup: 1.0, cutmix: 0.0 };
+    let config = StepConfig { seed, mixing, ..StepConfig::from(optimizer) };
     let mut engine = ReferenceEngine::<f64>::new(&model, &start, &split, 4, &config).unwrap();
     let order = (0..12).map(|i| i % 4).collect();
-    let rates = (1..=3).map(|step| config.rates(step, 3)).collect();
-    let epoch = Epoch { number: epoch, order, rates, ..Epoch::default() };
+    let shares = kept.iter().map(|&share| Rates { share, ..config.rates(1, 3) });
+    let mixes = kept.iter().map(|&kept| Mix { rectangle: [0, 0, 2, 4], kept }).collect();
+    let epoch = Epoch { number: epoch, order, rates: shares.collect(), mixes, ..Epoch::default() };
     let mut sums = vec![0.0];
     engine.begin_epoch(&epoch).block_on().unwrap();
     for _ in 0..3 {

@@ -6,7 +6,7 @@ use fmnist_gpu::engine::{
     StepConfig, Totals,
 };
 use fmnist_gpu::gpu::{GpuError, PlanBuilder};
-use fmnist_gpu::model::{Activation, Layer, Model, Node};
+use fmnist_gpu::model::{Activation, Layer, Model};
 use fmnist_gpu::ops::average::{AverageConfig, record};
 use fmnist_gpu::ops::sgd::SgdConfig;
 use fmnist_gpu::verify::Verifier;
@@ -60,12 +60,7 @@ fn model() -> Model {
         Layer::Relu,
         Layer::dense(3, Activation::Softmax),
     ];
-    Model {
-        name: "normalized".into(),
-        input: [2, 2, 1],
-        layers: layers.map(Node::from).to_vec(),
-        predict: Default::default(),
-    }
+    Model { input: [2, 2, 1], ..Model::sequential("normalized", layers) }
 }
 
 fn step(made: &Training) -> StepConfig {
