@@ -4,13 +4,14 @@
 //! is read at the end of each epoch. It stands still while the test set is evaluated. What is done once per process is done before, in a
 //! warm-up: kernels are compiled, threads started, memory touched.
 
+use super::views::{Evaluation, infer};
 use super::{Device, Plan, PlanError, Session, Training};
 use crate::clock::Instant;
 use crate::data::Dataset;
-use crate::engine::EngineError;
+use crate::engine::{Engine, EngineError};
 use crate::ops::SharedTiles;
 use crate::train::settings::{Recipe, SETTINGS, SettingError, Value};
-use crate::train::{Event, Outcome};
+use crate::train::{Event, Outcome, unless};
 use serde::Serialize;
 use std::ops::ControlFlow;
 use std::sync::atomic::AtomicBool;
@@ -44,8 +45,11 @@ pub struct TimedEpoch {
     pub loss: f64,
     /// Mean loss on the test set.
     pub test_loss: f64,
-    /// Accuracy on the test set, 0 to 1.
+    /// Accuracy on the test set by the views that the model predicts by, 0 to 1.
     pub test_accuracy: f64,
+    /// The same of the images themselves, if there are other views too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub test_accuracy_one_view: Option<f64>,
 }
 
 /// A run, up to the first epoch that reached the target.
@@ -127,18 +131,19 @@ impl Speedrun<'_> {
         let (status, seconds) = loop {
             match timed(&mut clock, trainer.advance()).await? {
                 Event::EpochFinished(record) => {
-                    let test = timed(&mut evaluation_seconds, trainer.measure(&session.dataset.test)).await?;
-                    let Some(test) = test else { return Ok(None) };
+                    let test = timed(&mut evaluation_seconds, test(session, trainer.engine())).await?;
+                    let Some(Evaluation { totals, one_view, .. }) = test else { return Ok(None) };
                     let epoch = TimedEpoch {
                         epoch: record.epoch,
                         seconds: clock,
                         loss: record.loss,
-                        test_loss: test.mean_loss(),
-                        test_accuracy: test.accuracy(),
+                        test_loss: totals.mean_loss(),
+                        test_accuracy: totals.accuracy(),
+                        test_accuracy_one_view: one_view.map(|totals| totals.accuracy()),
                     };
                     on_epoch(seed, &epoch);
                     epochs.push(epoch);
-                    if test.accuracy() >= self.target {
+                    if totals.accuracy() >= self.target {
                         break ("reached", Some(clock));
                     }
                 }
@@ -150,6 +155,13 @@ impl Speedrun<'_> {
         };
         Ok(Some(TimedRun { seed, status, seconds, evaluation_seconds, epochs }))
     }
+}
+
+/// Loss and accuracy on the test set, by the views that the model predicts by; `None` if the user interrupted.
+async fn test(session: &Session<'_>, engine: &mut dyn Engine) -> Result<Option<Evaluation>, EngineError> {
+    let Session { dataset, interrupt, plan, .. } = session;
+    let evaluation = infer(engine, &dataset.test, plan.model.predict.views, &mut |_| unless(interrupt)).await?;
+    Ok((evaluation.totals.samples as usize == dataset.test.len()).then_some(evaluation))
 }
 
 /// Checks that a recipe can be timed this many times.
@@ -235,7 +247,14 @@ mod tests {
 
     #[test]
     fn statistics_are_those_of_the_runs_that_reached_the_target() {
-        let epoch = |epoch| TimedEpoch { epoch, seconds: epoch as f64, loss: 1.0, test_loss: 1.0, test_accuracy: 0.5 };
+        let epoch = |epoch| TimedEpoch {
+            epoch,
+            seconds: epoch as f64,
+            loss: 1.0,
+            test_loss: 1.0,
+            test_accuracy: 0.5,
+            test_accuracy_one_view: None,
+        };
         let run = |seed, seconds: Option<f64>, epochs| TimedRun {
             seed,
             status: if seconds.is_some() { "reached" } else { "not reached" },
