@@ -169,7 +169,7 @@ fn modern_convolutions_are_fast() {
     }
     let (model, split) = (loaded(MODERN), synthetic::generate(8, 1, 3).0);
     let engine = NativeEngine::new(&model, &initial(&model, 0), 1).unwrap().and_training(&split, 8, ADAM).unwrap();
-    assert_eq!(engine.describe(), ["tiles, tiles", "tiles, pooled positions, dx in tiles", "tiles, tiles"]);
+    assert_eq!(engine.describe(), ["tiles, tiles", "Winograd, pooled positions, dx in tiles", "Winograd, Winograd"]);
 }
 
 /// Compares the whole with an external reference, as for the shaders: Keras in double precision.

@@ -57,6 +57,8 @@ pub struct Scratch {
     pub(super) patches: Aligned<f32>,
     /// The convolution's output before the pooling, or some of its rows.
     pub(super) rows: Aligned<f32>,
+    /// What Winograd's algorithm writes between its steps.
+    transformed: Aligned<f32>,
     entries: Vec<Entry>,
     counts: Vec<usize>,
 }
@@ -72,6 +74,7 @@ impl Scratch {
             }
             for windows in conv.windows.iter().chain(&conv.dx_windows) {
                 scratch.padded.grow(windows.framed_len());
+                scratch.transformed.grow(windows.transformed_len());
             }
             if conv.windows.is_none() || conv.tiles_backward().is_none() {
                 scratch.patches.grow(conv.band() * d.wo * d.terms());
@@ -119,6 +122,12 @@ impl Conv2d {
             conv.direct = conv2d_direct::block(&conv, lanes());
             conv.pooled = conv2d_pooled::plan(&conv, needs_dx, lanes());
             conv.windows = Windows::new(&d, lanes());
+            // Its tiles are windows of 2x2 positions.
+            if let Some(windows) = &mut conv.windows
+                && pool.is_some_and(|pool| [pool.kh, pool.kw] != [2, 2])
+            {
+                windows.winograd = None;
+            }
             // A ReLU leaves so few gradients after a pooling that it is faster to skip the others.
             let is_sparse = conv.pooled.is_some() && relu;
             conv.dx_windows = Windows::of_gradient(&d, lanes()).filter(|_| needs_dx && !is_sparse);
@@ -147,19 +156,28 @@ impl Conv2d {
 
     /// Describes in words how the forward pass and the backward pass are computed.
     pub fn describe(&self) -> [&'static str; 2] {
+        let in_tiles = |windows: &Windows| if windows.winograd.is_some() { "Winograd" } else { "tiles" };
         let forward = match (self.direct, &self.windows) {
             (Some(_), _) => "direct",
-            (None, Some(_)) => "tiles",
+            (None, Some(windows)) => in_tiles(windows),
             (None, None) => "patches",
         };
         let backward = match (self.pooled, self.tiles_backward()) {
             (Some(FilterSums::ByInputs), _) if self.dx_windows.is_some() => "pooled positions, dx in tiles",
             (Some(FilterSums::ByInputs), _) => "pooled positions",
             (Some(FilterSums::ByOutputs), _) => "pooled positions, outputs on the lanes",
-            (None, Some(_)) => "tiles",
+            (None, Some(windows)) => in_tiles(windows),
             (None, None) => "patches",
         };
         [forward, backward]
+    }
+
+    /// Whether y, dx and dw are computed by Winograd's algorithm, which has a bound of its own.
+    pub(crate) fn winograd(&self) -> [bool; 3] {
+        let is_winograd = |windows: Option<&Windows>| windows.is_some_and(|windows| windows.winograd.is_some());
+        let forward = self.windows.as_ref().filter(|_| self.direct.is_none());
+        let dw = self.tiles_backward().filter(|_| self.pooled.is_none());
+        [forward, self.dx_windows.as_ref(), dw].map(is_winograd)
     }
 
     /// Returns the number of output values per image.
@@ -216,7 +234,7 @@ impl Conv2d {
         let images = x.chunks(at_once * d.x_len()).zip(y.chunks_mut(at_once * y_len));
         for (i, (x, y)) in images.enumerate() {
             let argmax = &mut argmax[i * at_once * argmax_len..][..y.len() / y_len * argmax_len];
-            let Scratch { padded, rows, .. } = &mut *scratch;
+            let Scratch { padded, rows, transformed, .. } = &mut *scratch;
             if self.direct.is_some() {
                 let padded = &mut padded[..tiles::frame_len(d)];
                 tiles::pad(d, x, padded);
@@ -224,7 +242,7 @@ impl Conv2d {
             } else if let Some(windows) = &self.windows {
                 let framed = windows.frame(x, padded);
                 let (packed, b, relu, pool) = (&packed.forward[..], Some(b), self.relu, self.pool.as_ref());
-                vectorized(tiles::Forward { windows, framed, packed, b, relu, pool, y, argmax, rows });
+                vectorized(tiles::Forward { windows, framed, packed, b, relu, pool, y, argmax, rows, transformed });
             } else {
                 self.forward_by_patches([x, w, b], y, argmax, scratch);
             }
@@ -308,7 +326,7 @@ impl Conv2d {
         dx: Option<&mut [f32]>,
         scratch: &mut Scratch,
     ) {
-        let Scratch { padded: room, rows, entries, counts, .. } = scratch;
+        let Scratch { padded: room, rows, entries, counts, transformed, .. } = scratch;
         let padded = &mut room[..tiles::frame_len(&self.d)];
         if let Some([dw, db]) = sums {
             tiles::pad(&self.d, x, padded);
@@ -317,7 +335,7 @@ impl Conv2d {
         let Some(dx) = dx else { return };
         if let Some(windows) = &self.dx_windows {
             let mask = masked.then_some(x);
-            return dx_by_tiles(windows, self.unpooled(dy, argmax, rows), packed, mask, dx, room);
+            return dx_by_tiles(windows, self.unpooled(dy, argmax, rows), packed, mask, dx, [room, transformed]);
         }
         let (packed, padded_dx) = (&packed.backward[..], &mut *padded);
         vectorized(BackwardX { conv: self, packed, dy, argmax, padded_dx, entries, counts });
@@ -337,13 +355,14 @@ impl Conv2d {
         dx: Option<&mut [f32]>,
         scratch: &mut Scratch,
     ) {
-        let Scratch { padded, rows, .. } = scratch;
+        let Scratch { padded, rows, transformed, .. } = scratch;
         let dy = self.unpooled(dy, argmax, rows);
         if let Some([dw, db]) = sums {
-            vectorized(tiles::BackwardW { windows, framed: windows.frame(x, padded), dy, dw, db });
+            let framed = windows.frame(x, padded);
+            vectorized(tiles::BackwardW { windows, framed, dy, dw, db, transformed });
         }
         if let (Some(dx), Some(windows)) = (dx, &self.dx_windows) {
-            dx_by_tiles(windows, dy, packed, masked.then_some(x), dx, padded);
+            dx_by_tiles(windows, dy, packed, masked.then_some(x), dx, [padded, transformed]);
         }
     }
 
@@ -424,11 +443,11 @@ fn dx_by_tiles(
     packed: &Packed,
     mask: Option<&[f32]>,
     dx: &mut [f32],
-    padded: &mut [f32],
+    [padded, transformed]: [&mut [f32]; 2],
 ) {
     let (framed, packed) = (windows.frame(dy, padded), &packed.backward[..]);
     let (b, relu, pool, argmax, rows) = (None, false, None, &mut [][..], &mut [][..]);
-    vectorized(tiles::Forward { windows, framed, packed, b, relu, pool, y: &mut *dx, argmax, rows });
+    vectorized(tiles::Forward { windows, framed, packed, b, relu, pool, y: &mut *dx, argmax, rows, transformed });
     if let Some(x) = mask {
         super::mask(x, dx);
     }

@@ -21,6 +21,7 @@
 
 use super::Aligned;
 use super::conv2d_direct::{constant_len, relu, vectors, window_maximum};
+use super::conv2d_winograd::{self, Winograd};
 use crate::cpu::conv2d::Conv2dDims;
 use crate::cpu::pool2d::Pool2dDims;
 use pulp::{Simd, WithSimd};
@@ -29,7 +30,7 @@ use pulp::{Simd, WithSimd};
 #[derive(Debug)]
 pub(super) struct Windows {
     /// Of one image: `n` is 1.
-    d: Conv2dDims,
+    pub(super) d: Conv2dDims,
     /// The number of images that are computed together.
     pub(super) images: usize,
     /// For each position of the output of these images, the offset of its window in the framed images.
@@ -37,7 +38,9 @@ pub(super) struct Windows {
     /// The number of vectors per block of output channels.
     vectors: usize,
     /// The number of output channels per block.
-    block: usize,
+    pub(super) block: usize,
+    /// How these windows are computed with fewer products, if they can be.
+    pub(super) winograd: Option<Winograd>,
 }
 
 impl Windows {
@@ -56,7 +59,8 @@ impl Windows {
         let start = |image: usize, i: usize, j: usize| image * frame_len(d) + i * row + j * d.stride_w * d.c;
         let positions = |image| (0..d.ho * d.wo).map(move |at| start(image, at / d.wo, at % d.wo) as u32);
         let starts = (0..images).flat_map(positions).collect();
-        Some(Windows { d: *d, images, starts, vectors, block: vectors * lanes })
+        let winograd = Winograd::new(d, images, lanes);
+        Some(Windows { d: *d, images, starts, vectors, block: vectors * lanes, winograd })
     }
 
     /// Returns the windows of the convolution of dy that gives dx; `None` also if the windows have strides.
@@ -76,6 +80,11 @@ impl Windows {
     /// Returns the length of the framed images that are computed together; 0 if the images need no frame.
     pub(super) fn framed_len(&self) -> usize {
         if self.is_framed() { self.images * frame_len(&self.d) } else { 0 }
+    }
+
+    /// Returns the length of what Winograd's algorithm writes between its steps.
+    pub(super) fn transformed_len(&self) -> usize {
+        self.winograd.as_ref().map_or(0, |winograd| winograd.room(&self.d))
     }
 
     /// Returns the length of the sums of these images, one block of channels wide.
@@ -102,7 +111,7 @@ impl Windows {
     }
 
     /// Returns the first channel of each block.
-    fn blocks(&self) -> impl Iterator<Item = usize> + use<> {
+    pub(super) fn blocks(&self) -> impl Iterator<Item = usize> + use<> {
         let (o, block) = (self.d.o, self.block);
         (0..o).step_by(block).map(move |first| first.min(o - block))
     }
@@ -112,8 +121,11 @@ impl Windows {
         self.blocks().count() * self.d.terms() * self.block
     }
 
-    /// Packs a filter as `[blocks, KH, KW, C, block]`; `value` returns the one for a term and an output channel.
+    /// Packs a filter as `[blocks, KH, KW, C, block]`, or transformed; `value` returns the one for a term and an output channel.
     fn pack(&self, packed: &mut Aligned<f32>, value: impl Fn(usize, usize) -> f32) {
+        if self.winograd.is_some() {
+            return conv2d_winograd::pack(self, packed, value);
+        }
         packed.grow(self.packed_len());
         let panels = packed.chunks_exact_mut(self.d.terms() * self.block);
         for (first, panel) in self.blocks().zip(panels) {
@@ -200,6 +212,8 @@ pub(super) struct Forward<'a> {
     pub(super) argmax: &'a mut [u32],
     /// Room for [`Windows::rows_len`] values if there is a pooling.
     pub(super) rows: &'a mut [f32],
+    /// Room for [`Windows::transformed_len`] values.
+    pub(super) transformed: &'a mut [f32],
 }
 
 impl WithSimd for Forward<'_> {
@@ -213,7 +227,10 @@ impl WithSimd for Forward<'_> {
 
 #[inline(always)]
 fn forward<S: Simd, const R: usize, const V: usize>(simd: S, product: Forward<'_>) {
-    let Forward { windows, framed, packed, b, relu, pool, y, argmax, rows } = product;
+    if let Some(winograd) = &product.windows.winograd {
+        return conv2d_winograd::forward::<S, R, V>(simd, winograd, product);
+    }
+    let Forward { windows, framed, packed, b, relu, pool, y, argmax, rows, .. } = product;
     let (d, block) = (&windows.d, windows.block);
     let starts = &windows.starts[..framed.len() / frame_len(d) * d.ho * d.wo];
     for (first, packed) in windows.blocks().zip(packed.chunks_exact(d.terms() * block)) {
@@ -230,17 +247,17 @@ fn forward<S: Simd, const R: usize, const V: usize>(simd: S, product: Forward<'_
 }
 
 /// What the tiles of one block of channels have in common.
-struct Tiles<'a, S: Simd, const V: usize> {
-    d: &'a Conv2dDims,
-    framed: &'a [f32],
-    filter: &'a [[S::f32s; V]],
-    bias: [S::f32s; V],
-    relu: bool,
+pub(super) struct Tiles<'a, S: Simd, const V: usize> {
+    pub(super) d: &'a Conv2dDims,
+    pub(super) framed: &'a [f32],
+    pub(super) filter: &'a [[S::f32s; V]],
+    pub(super) bias: [S::f32s; V],
+    pub(super) relu: bool,
 }
 
 /// Computes all positions, one block of channels wide; they are `stride` apart in `out`.
 #[inline(always)]
-fn convolve<S: Simd, const R: usize, const V: usize>(
+pub(super) fn convolve<S: Simd, const R: usize, const V: usize>(
     simd: S,
     tiles: &Tiles<'_, S, V>,
     starts: &[u32],
@@ -343,6 +360,8 @@ pub(super) struct BackwardW<'a> {
     pub(super) dw: &'a mut [f32],
     /// Added to, `[O]`.
     pub(super) db: &'a mut [f32],
+    /// Room for [`Windows::transformed_len`] values.
+    pub(super) transformed: &'a mut [f32],
 }
 
 impl WithSimd for BackwardW<'_> {
@@ -356,9 +375,12 @@ impl WithSimd for BackwardW<'_> {
 
 #[inline(always)]
 fn backward_w<S: Simd, const R: usize, const V: usize>(simd: S, product: BackwardW<'_>) {
+    if let Some(winograd) = &product.windows.winograd {
+        return conv2d_winograd::backward_w::<S, V>(simd, winograd, product);
+    }
     // Few enough that two cache lines for each of them stay in the L1 cache, while the tiles go through the filter.
     const POSITIONS: usize = 72;
-    let BackwardW { windows, framed, dy, dw, db } = product;
+    let BackwardW { windows, framed, dy, dw, db, .. } = product;
     let d = &windows.d;
     let (run, row) = (d.kw * d.c, frame_width(d) * d.c);
     for (starts, dy) in windows.starts.chunks(POSITIONS).zip(dy.chunks(POSITIONS * d.o)) {
@@ -383,7 +405,7 @@ fn backward_w<S: Simd, const R: usize, const V: usize>(simd: S, product: Backwar
 
 /// Returns 0 for the first `done` lanes, the channels that the block before has summed already, and 1 for the others.
 #[inline(always)]
-fn is_new<S: Simd, const V: usize>(done: usize) -> [S::f32s; V] {
+pub(super) fn is_new<S: Simd, const V: usize>(done: usize) -> [S::f32s; V] {
     const MOST: usize = 64;
     let mut is_new = [1.0; MOST];
     is_new[..done].fill(0.0);
@@ -391,21 +413,21 @@ fn is_new<S: Simd, const V: usize>(done: usize) -> [S::f32s; V] {
 }
 
 /// What the tiles of one block of output channels have in common.
-struct Sums<'a, S: Simd, const V: usize> {
-    framed: &'a [f32],
-    dy: &'a [f32],
+pub(super) struct Sums<'a, S: Simd, const V: usize> {
+    pub(super) framed: &'a [f32],
+    pub(super) dy: &'a [f32],
     /// The first channel of the block.
-    first: usize,
+    pub(super) first: usize,
     /// Output channels.
-    o: usize,
-    starts: &'a [u32],
-    is_new: [S::f32s; V],
+    pub(super) o: usize,
+    pub(super) starts: &'a [u32],
+    pub(super) is_new: [S::f32s; V],
 }
 
 impl<S: Simd, const V: usize> Sums<'_, S, V> {
     /// Adds `R` cells of the filter to `dw`, those from `offset` on in every window. Returns `R`.
     #[inline(always)]
-    fn add_tile<const R: usize>(&self, simd: S, offset: usize, dw: &mut [f32]) -> usize {
+    pub(super) fn add_tile<const R: usize>(&self, simd: S, offset: usize, dw: &mut [f32]) -> usize {
         let framed = &self.framed[offset..];
         let mut sums = [[simd.splat_f32s(0.0); V]; R];
         for (&start, dy) in self.starts.iter().zip(self.dy.chunks_exact(self.o)) {
@@ -421,7 +443,7 @@ impl<S: Simd, const V: usize> Sums<'_, S, V> {
     }
 
     #[inline(always)]
-    fn add_bias(&self, simd: S, db: &mut [f32]) {
+    pub(super) fn add_bias(&self, simd: S, db: &mut [f32]) {
         let mut sums = [simd.splat_f32s(0.0); V];
         for dy in self.dy.chunks_exact(self.o) {
             let dy = vectors::<S, V>(&dy[self.first..self.first + S::F32_LANES * V]);

@@ -30,6 +30,7 @@ mod conv2d_direct;
 mod conv2d_patches;
 mod conv2d_pooled;
 mod conv2d_tiles;
+mod conv2d_winograd;
 pub mod dense;
 mod dense_direct;
 pub mod dropout;
