@@ -201,7 +201,7 @@ fn a_study_survives_its_process() {
     assert!(log.contains("Resuming from"), "{log}");
     assert_eq!(
         (lines(&run.join("history.jsonl")), &json_file(&run.join("summary.json"))["status"]),
-        (3, &"complete".into())
+        (EPOCHS, &"complete".into())
     );
     // The first attempt has a number of its own, and so no folder.
     let trials = fs::read_dir(place.path("study")).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_dir());
@@ -216,6 +216,67 @@ fn a_study_survives_its_process() {
     assert!(best["best_by_validation"].is_string());
     let again = study().output().unwrap();
     assert!(again.status.success() && !text(&again).contains("finished with value"), "{}", text(&again));
+}
+
+/// A plan of ablations is stopped and goes on; its table compares the variants within each seed. A replacement that replaces nothing is refused.
+#[test]
+fn ablations_go_on_where_they_stopped() {
+    let Some(python) = python("ablations.py") else { return };
+    let place = Place::new();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/mlp.toml");
+    fs::copy(model, place.path("model.toml")).unwrap();
+    let plan = |old: &str| {
+        let plan = format!(
+            r#"
+            model = "model.toml"
+            flags = {{ validation-split = 0.2 }}
+            [[variant]]
+            name = "as-it-is"
+            [[variant]]
+            name = "gelu"
+            title = "GELU in place of ReLU"
+            replace = [['{old}', 'activation = "gelu"']]
+            [[variant]]
+            name = "slow"
+            flags = {{ learning-rate = 1e-6 }}
+            "#
+        );
+        fs::write(place.path("plan.toml"), plan).unwrap();
+    };
+    plan("activation = \"relu\"");
+    let study = || example(&place, &python, "ablations.py --plan plan.toml --out study --seeds 2 --heartbeat 1");
+    let mut child = study().spawn().unwrap();
+    let run = place.path("study/as-it-is-0");
+    wait_for("epoch", &mut child, || lines(&run.join("history.jsonl")) >= 1);
+    signal("TERM", child.id());
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(143));
+    assert_eq!(json_file(&run.join("summary.json"))["status"], "interrupted");
+    let output = study().output().unwrap();
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(fs::read_to_string(place.path("study/as-it-is-0.log")).unwrap().contains("Resuming from"), "{said}");
+    let accuracies = ["as-it-is", "gelu", "slow"].map(|name| {
+        let of_seed = |seed: u32| {
+            let run = place.path(&format!("study/{name}-{seed}"));
+            let history = fs::read_to_string(run.join("history.jsonl")).unwrap();
+            assert_eq!(history.lines().count(), EPOCHS);
+            let last: serde_json::Value = serde_json::from_str(history.lines().last().unwrap()).unwrap();
+            last["val_accuracy"].as_f64().unwrap()
+        };
+        (of_seed(0) + of_seed(1)) / 2.0
+    });
+    let [whole, _, slow] = accuracies;
+    assert!(slow < whole - 0.05, "{accuracies:?}");
+    for row in [
+        format!("| as-it-is | 2 | {whole:.4} |  |"),
+        format!("| GELU in place of ReLU | 2 | {:.4} | ", accuracies[1]),
+        format!("| slow | 2 | {slow:.4} | {:+.2} ± ", 100.0 * (slow - whole)),
+    ] {
+        assert!(said.contains(&row), "no `{row}` in {said}");
+    }
+    plan("activation = \"tanh\"");
+    let output = example(&place, &python, "ablations.py --plan plan.toml --out other --seeds 1").output().unwrap();
+    assert!(!output.status.success() && text(&output).contains("variant gelu: model.toml does not contain"));
 }
 
 /// The process that trains into a run, and its parent.
