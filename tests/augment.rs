@@ -300,7 +300,7 @@ fn a_training_with_everything_on_resumes_with_the_same_bits_on_the_cpu() {
 
 #[test]
 fn a_training_with_everything_on_resumes_with_the_same_bits_on_the_gpu() {
-    let [whole, resumed] = with_and_without_a_stop(&Device::Gpu(gpu().clone()), 200);
+    let [whole, resumed] = with_and_without_a_stop(&Device::Gpu(gpu().clone()), 3000);
     assert!(whole == resumed);
 }
 

@@ -210,11 +210,12 @@ fn pipes_and_devices_are_neither_waited_for_nor_replaced() {
         fs::write(path, kept).unwrap();
     }
     // What is to be written.
+    assert!(Command::new("cp").arg("-r").args([place.path("run"), place.path("other")]).status().unwrap().success());
     for line in [
         "export run --format npz --out pipe --force",
         "samples --dataset synthetic --grid pipe --force",
         "filter photo.png --device cpu --out pipe --force",
-        "compare run run --out pipe --force",
+        "compare run other --out pipe --force",
         "predict run photo.png --device cpu --grid pipe --force",
     ] {
         pipe("pipe");
