@@ -8,7 +8,7 @@ use crate::support::{cases, genuine_data, gpu};
 use fmnist_gpu::cpu::conv2d::Padding;
 use fmnist_gpu::data::{DatasetKind, FASHION_MNIST, LoadOptions, Split, load, synthetic};
 use fmnist_gpu::engine::{Engine, GpuEngine, Optimizer, ReferenceEngine};
-use fmnist_gpu::export::{ExportError, Facts, keras, npz, onnx, torch};
+use fmnist_gpu::export::{ExportError, Facts, half, keras, npz, onnx, torch};
 use fmnist_gpu::import::{self, Layout};
 use fmnist_gpu::model::{
     Activation, INPUT_NAME, Init, Layer, Model, Node, Pair, Pooling, Role, Source, Trainable, initial_parameters,
@@ -1052,6 +1052,43 @@ fn equal_models_give_equal_files() {
     }
 }
 
+/// In half precision each value is the nearest of eleven bits; the file is half as large and opens as a run, which predicts the same.
+#[test]
+fn half_precision_opens_as_a_run() {
+    for (name, model) in models() {
+        let parameters = trained_size(&model);
+        let bytes = half::to_bytes(&model, &parameters).unwrap();
+        assert!(bytes == half::to_bytes(&model, &parameters).unwrap(), "{name}");
+        let (read, rounded) = weights::from_bytes(&bytes).unwrap();
+        assert_eq!(read, model);
+        for (value, rounded) in parameters.iter().flatten().zip(rounded.iter().flatten()) {
+            // Below 2^-14, numbers are multiples of 2^-24.
+            let allowed = (value.abs() * 2f32.powi(-11)).max(2f32.powi(-25));
+            assert!((value - rounded).abs() <= allowed, "{name}: {value} became {rounded}");
+        }
+        // Rounding what is rounded changes nothing.
+        assert!(bytes == half::to_bytes(&read, &rounded).unwrap(), "{name}");
+    }
+    let (model, mut parameters) = (Model::mlp(), trained_size(&Model::mlp()));
+    parameters[2][5] = 65_520.0;
+    let error = half::to_bytes(&model, &parameters).unwrap_err().to_string();
+    assert!(error.contains("dense_2.weight") && error.contains("position 5"), "{error}");
+
+    let place = Place::new();
+    place
+        .run("train --model mlp --dataset synthetic --train-limit 640 --epochs 1 --device cpu --out run --quiet")
+        .exits(0);
+    place.run("export run --format half").exits(0).says(&["model.half.safetensors"]);
+    let size = |file: &str| fs::metadata(place.path(file)).unwrap().len();
+    assert!(size("run/model.half.safetensors") < size("run/model.safetensors") * 51 / 100);
+    let evaluated = |run: &str| {
+        let line = format!("evaluate {run} --dataset synthetic --device cpu --json");
+        place.run(&line).exits(0).json()["test_accuracy"].as_f64().unwrap()
+    };
+    let [single, half] = ["run", "run/model.half.safetensors"].map(evaluated);
+    assert!((single - half).abs() <= 0.002, "{single} became {half}");
+}
+
 #[test]
 fn what_cannot_be_exported_is_refused_with_the_reason() {
     let model = Model::mlp();
@@ -1066,6 +1103,7 @@ fn what_cannot_be_exported_is_refused_with_the_reason() {
     wrong_length(torch::to_bytes(&model, &parameters, &facts()));
     wrong_length(keras::to_bytes(&model, &parameters));
     wrong_length(npz::to_bytes(&model, &parameters));
+    wrong_length(half::to_bytes(&model, &parameters));
     let error = npz::to_bytes(&model, &parameters[..3]).unwrap_err();
     assert!(matches!(error, ExportError::Count { expected: 4, found: 3, .. }), "{error}");
     // The parameters would take three gigabytes, none of which are needed to reject the model: weight files of more

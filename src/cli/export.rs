@@ -5,7 +5,7 @@ use super::{Global, print, print_json};
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use fmnist_gpu::data::DatasetKind;
-use fmnist_gpu::export::{Facts, keras, npz, onnx, torch};
+use fmnist_gpu::export::{Facts, half, keras, npz, onnx, torch};
 use fmnist_gpu::files::{ShownPath, write_whole};
 use fmnist_gpu::run::{MODEL_FILE, Run};
 use serde::Serialize;
@@ -19,7 +19,7 @@ pub struct ExportArgs {
     /// File format to write
     #[arg(long, value_enum)]
     format: Format,
-    /// File to write [default: next to the model: model.onnx, model.torch.safetensors, model.keras.npz, model.npz]
+    /// File to write [default: next to the model: model.onnx, model.torch.safetensors, model.keras.npz, model.npz, model.half.safetensors]
     #[arg(long, value_name = "FILE", value_parser = super::output_path())]
     out: Option<PathBuf>,
     /// Overwrite an existing file
@@ -30,7 +30,7 @@ pub struct ExportArgs {
     json: bool,
 }
 
-/// A file format of another tool.
+/// A file format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Format {
@@ -42,6 +42,8 @@ enum Format {
     Keras,
     /// NumPy archive of the parameters in this program's own layout
     Npz,
+    /// This program's own file in half precision: half the size, opens as a run
+    Half,
 }
 
 /// What `export --json` prints.
@@ -67,6 +69,7 @@ pub fn run(args: ExportArgs, global: &Global) -> Result<()> {
         Format::Torch => "torch.safetensors",
         Format::Keras => "keras.npz",
         Format::Npz => "npz",
+        Format::Half => "half.safetensors",
     };
     let weights = if args.run.is_dir() { args.run.join(MODEL_FILE) } else { args.run.clone() };
     let path = args.out.unwrap_or_else(|| weights.with_extension(extension));
@@ -77,6 +80,7 @@ pub fn run(args: ExportArgs, global: &Global) -> Result<()> {
         Format::Torch => (torch::to_bytes(model, parameters, &facts)?, torch::python(model, &file)?),
         Format::Keras => (keras::to_bytes(model, parameters)?, keras::python(model, &file)?),
         Format::Npz => (npz::to_bytes(model, parameters)?, npz::python(&file)),
+        Format::Half => (half::to_bytes(model, parameters)?, half::python(&file)),
     };
     write_whole(&path, &bytes, args.force).context("writing the export")?;
     global.say(format!("Wrote {file} ({:.2} MB)", bytes.len() as f64 * 1e-6));

@@ -4,6 +4,7 @@
 //! - [`torch`]: safetensors with PyTorch's names and layouts.
 //! - [`keras`]: npz with Keras's names and layouts.
 //! - [`npz`]: npz with this program's own names and layouts.
+//! - [`half`]: this program's own weight file in half precision.
 //!
 //! `layers.rs` has the rules for each type of layer in all of them; the other files put these together.
 //!
@@ -11,6 +12,7 @@
 //! The reverse, from a safetensors file of another tool, is [`crate::import`]. `docs/exports.md` shows each format in
 //! use.
 
+pub mod half;
 pub mod keras;
 mod layers;
 pub(crate) mod layout;

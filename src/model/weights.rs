@@ -1,7 +1,9 @@
-//! `model.safetensors`: the parameters in single precision, with the model itself and the layout in the metadata.
+//! `model.safetensors`: the parameters, with the model itself and the layout in the metadata. Runs have them in single
+//! precision; half precision, of half the size, is read too.
 
 use super::{LayerShape, MAX_DESCRIPTION_BYTES, MAX_NAME, Model, ModelError, Parameter};
 use crate::text::{shortened, shortened_words};
+use half::f16;
 use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::HashMap;
@@ -57,7 +59,7 @@ pub enum WeightsError {
     #[error("tensor `{0}` belongs to no layer of the model")]
     Unknown(String),
     /// A tensor has another shape or type.
-    #[error("tensor `{name}` is {found}, but the model needs F32 {expected:?}")]
+    #[error("tensor `{name}` is {found}, but the model needs F32 or F16 {expected:?}")]
     Shape {
         /// The tensor.
         name: String,
@@ -73,10 +75,28 @@ pub enum WeightsError {
 /// # Errors
 /// The model cannot be built, or the lengths of `parameters` do not fit it.
 pub fn to_bytes(model: &Model, parameters: &[Vec<f32>]) -> Result<Vec<u8>, WeightsError> {
+    let bytes: Vec<&[u8]> = parameters.iter().map(|values| bytemuck::cast_slice(values)).collect();
+    to_bytes_of(model, Dtype::F32, &bytes)
+}
+
+/// The same with each value rounded to half precision, which keeps eleven bits of it.
+///
+/// # Errors
+/// The model cannot be built, the lengths of `parameters` do not fit it, or a value is larger than half precision has them.
+pub fn to_half_bytes(model: &Model, parameters: &[Vec<f32>]) -> Result<Vec<u8>, WeightsError> {
+    let half = |values: &Vec<f32>| values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect();
+    let bytes: Vec<Vec<u8>> = parameters.iter().map(half).collect();
+    for (parameter, values) in model.parameters()?.iter().zip(parameters) {
+        check_finite(&parameter.name, values.iter().map(|&value| f16::from_f32(value).to_f32()))?;
+    }
+    to_bytes_of(model, Dtype::F16, &bytes.iter().map(Vec::as_slice).collect::<Vec<_>>())
+}
+
+fn to_bytes_of(model: &Model, dtype: Dtype, parameters: &[&[u8]]) -> Result<Vec<u8>, WeightsError> {
     let expected = model.parameters()?;
     let mut views = Vec::with_capacity(expected.len());
     for (parameter, values) in expected.iter().zip(parameters) {
-        let view = TensorView::new(Dtype::F32, parameter.shape.clone(), bytemuck::cast_slice(values))
+        let view = TensorView::new(dtype, parameter.shape.clone(), values)
             .map_err(|error| WeightsError::Format(format!("tensor `{}`: {error}", parameter.name)))?;
         views.push((parameter.name.clone(), view));
     }
@@ -145,21 +165,31 @@ pub fn from_bytes(bytes: &[u8]) -> Result<(Model, Vec<Vec<f32>>), WeightsError> 
             name: parameter.name.clone(),
             found: shortened(&tensors.names().join(", "), 400),
         })?;
-        if tensor.dtype() != Dtype::F32 || tensor.shape() != parameter.shape {
+        if !matches!(tensor.dtype(), Dtype::F32 | Dtype::F16) || tensor.shape() != parameter.shape {
             return Err(WeightsError::Shape {
                 name: parameter.name.clone(),
                 found: format!("{:?} {:?}", tensor.dtype(), tensor.shape()),
                 expected: parameter.shape.clone(),
             });
         }
-        let values = bytemuck::pod_collect_to_vec::<u8, f32>(tensor.data());
-        if let Some(position) = values.iter().position(|value| !value.is_finite()) {
-            let (name, value) = (parameter.name.clone(), values[position]);
-            return Err(WeightsError::NotFinite { name, value, position });
-        }
+        let values = match tensor.dtype() {
+            Dtype::F16 => {
+                let pairs = tensor.data().as_chunks().0.iter();
+                pairs.map(|&pair| f16::from_le_bytes(pair).to_f32()).collect()
+            }
+            _ => bytemuck::pod_collect_to_vec::<u8, f32>(tensor.data()),
+        };
+        check_finite(&parameter.name, values.iter().copied())?;
         parameters.push(values);
     }
     Ok((model, parameters))
+}
+
+fn check_finite(name: &str, values: impl Iterator<Item = f32>) -> Result<(), WeightsError> {
+    match values.enumerate().find(|(_, value)| !value.is_finite()) {
+        Some((position, value)) => Err(WeightsError::NotFinite { name: name.to_string(), value, position }),
+        None => Ok(()),
+    }
 }
 
 /// Parses the description of a model in the metadata of a file; the error is the reason as text.
