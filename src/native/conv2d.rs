@@ -296,7 +296,8 @@ impl Conv2d {
         let d = &self.d;
         let (y_len, argmax_len) = (self.y_len(), self.argmax_len());
         let tiles = self.tiles_backward().filter(|_| self.pooled.is_none());
-        let at_once = tiles.map_or(1, |windows| windows.images);
+        let windows = if self.pooled.is_some() { self.dx_windows.as_ref() } else { tiles };
+        let at_once = windows.map_or(1, |windows| windows.images);
         let mut dx = dx.map(|dx| dx.chunks_mut(at_once * d.x_len()));
         let images = x.chunks(at_once * d.x_len()).zip(dy.chunks(at_once * y_len));
         for (i, (x, dy)) in images.enumerate() {
@@ -313,7 +314,7 @@ impl Conv2d {
         }
     }
 
-    /// As [`Conv2d::backward`], for one image.
+    /// As [`Conv2d::backward`], for one image, or if there are `dx_windows` for [`Windows::images`] at most.
     #[allow(clippy::too_many_arguments, reason = "one argument per tensor, named as in the formula")]
     fn backward_pooled(
         &self,
@@ -329,8 +330,13 @@ impl Conv2d {
         let Scratch { padded: room, rows, entries, counts, transformed, .. } = scratch;
         let padded = &mut room[..tiles::frame_len(&self.d)];
         if let Some([dw, db]) = sums {
-            tiles::pad(&self.d, x, padded);
-            vectorized(BackwardW { conv: self, sums: order, padded, dy, argmax, dw, db, entries });
+            let (x_len, y_len) = (self.d.x_len(), self.y_len());
+            let images = x.chunks_exact(x_len).zip(dy.chunks_exact(y_len).zip(argmax.chunks_exact(y_len)));
+            for (x, (dy, argmax)) in images {
+                tiles::pad(&self.d, x, padded);
+                let (padded, dw, db, entries) = (&*padded, &mut *dw, &mut *db, &mut *entries);
+                vectorized(BackwardW { conv: self, sums: order, padded, dy, argmax, dw, db, entries });
+            }
         }
         let Some(dx) = dx else { return };
         if let Some(windows) = &self.dx_windows {

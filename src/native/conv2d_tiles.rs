@@ -292,9 +292,19 @@ fn convolve_tile<S: Simd, const R: usize, const V: usize>(
         for r in 0..R {
             x[r] = &framed[starts[r] as usize + p * row..][..run];
         }
-        let w = &filter[p * run..][..run];
-        for k in 0..run {
-            sums = add_products::<S, R, V>(simd, |r| x[r][k], &w[k], sums);
+        let (fours, rest) = filter[p * run..][..run].as_chunks::<4>();
+        for (k, w) in fours.iter().enumerate() {
+            // Bounds are checked here: with a check in each product, a compiler keeps the sums in memory.
+            let mut four: [&[f32; 4]; R] = [&[0.0; 4]; R];
+            for r in 0..R {
+                four[r] = constant_len(&x[r][4 * k..][..4]);
+            }
+            for i in 0..4 {
+                sums = add_products::<S, R, V>(simd, |r| four[r][i], &w[i], sums);
+            }
+        }
+        for (w, k) in rest.iter().zip(run - rest.len()..) {
+            sums = add_products::<S, R, V>(simd, |r| x[r][k], w, sums);
         }
     }
     // Constant indices, here and below: an array indexed by a variable anywhere is kept in memory everywhere.
