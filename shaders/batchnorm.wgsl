@@ -15,14 +15,19 @@
 // their dx is 0. The statistics write the number of valid images to moments, because the loss advances progress before
 // the backward pass. For inference, moments are the running averages, of no image.
 //
-// A workgroup sums one channel: the mean first, then the squares of the differences, which lose no digits if the mean is
-// large. The order of the sums is fixed.
+// The rows of a channel are summed in parts: an invocation sums a part of one channel, so that neighbours read neighbouring
+// channels, and a workgroup then adds up the parts of one channel. All differences are from the channel's first value, so
+// that no digits are lost if the mean is large. The variance is put together from the squares about the mean of each part:
+// sum over the parts of squares + rows * (mean of the part - mean)^2. The order of the sums is fixed.
+// Source of the last: Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample variances, 1979.
 
 override N: u32 = 1u;   // images, the batch
 override P: u32 = 1u;   // positions of an image
 override C: u32 = 1u;   // channels
 override K: u32 = 1u;   // fold: rows of the weights
 override O: u32 = 1u;   // fold: columns of the weights, the channels
+override ROWS_PER_PART: u32 = 4u;   // rows (images times positions) that an invocation sums
+override PARTS: u32 = 1u;           // of a channel
 override EPSILON: f32 = 1e-3;
 override MOMENTUM: f32 = 0.99;
 override ONE_MINUS_MOMENTUM: f32 = 0.01;   // computed in double precision: in single precision its relative error is 1e-6
@@ -48,8 +53,10 @@ override ONE_MINUS_MOMENTUM: f32 = 0.01;   // computed in double precision: in s
 @group(0) @binding(18) var<storage, read> b: array<f32>;                    // [O]
 @group(0) @binding(19) var<storage, read_write> w_out: array<f32>;          // [K, O]
 @group(0) @binding(20) var<storage, read_write> b_out: array<f32>;          // [O]
+@group(0) @binding(21) var<storage, read_write> parts_out: array<f32>;      // [2, PARTS, C]: sums and squares, or sums for dscale and dshift
+@group(0) @binding(22) var<storage, read> parts: array<f32>;                // [2, PARTS, C]: parts_out, read
 
-const LANES = 256u;
+const LANES = 64u;
 var<workgroup> tile: array<f32, LANES>;
 
 // Returns the sum of `value` over the lanes of a workgroup.
@@ -65,18 +72,23 @@ fn sum_of_lanes(value: f32, lane: u32) -> f32 {
     return sum;
 }
 
-// Returns the rows (images times positions) row, row + LANES, ... of channel `c`, minus `mean`; 0 for those from `rows` on.
-fn differences(row: u32, rows: u32, c: u32, mean: f32) -> vec4<f32> {
-    let at = vec4(row) + LANES * vec4(0u, 1u, 2u, 3u);
-    let valid = at < vec4(rows);
+// Returns the number of images of this batch.
+fn valid_images() -> u32 {
+    return min(progress[1] - progress[0] * N, N);
+}
+
+// Returns the rows row..row+3 of channel `c`, minus `origin`, minus `mean`; 0 for those from `end` on.
+fn differences(row: u32, end: u32, c: u32, origin: f32, mean: f32) -> vec4<f32> {
+    let at = vec4(row) + vec4(0u, 1u, 2u, 3u);
+    let valid = at < vec4(end);
     let i = select(vec4(row), at, valid) * C + c;
-    return select(vec4(0.0), vec4(x[i.x], x[i.y], x[i.z], x[i.w]) - mean, valid);
+    return select(vec4(0.0), (vec4(x[i.x], x[i.y], x[i.z], x[i.w]) - origin) - mean, valid);
 }
 
 // The same of dy.
-fn gradients(row: u32, rows: u32, c: u32) -> vec4<f32> {
-    let at = vec4(row) + LANES * vec4(0u, 1u, 2u, 3u);
-    let valid = at < vec4(rows);
+fn gradients(row: u32, end: u32, c: u32) -> vec4<f32> {
+    let at = vec4(row) + vec4(0u, 1u, 2u, 3u);
+    let valid = at < vec4(end);
     let i = select(vec4(row), at, valid) * C + c;
     return select(vec4(0.0), vec4(dy[i.x], dy[i.y], dy[i.z], dy[i.w]), valid);
 }
@@ -85,30 +97,52 @@ fn sum_of_four(v: vec4<f32>) -> f32 {
     return (v.x + v.y) + (v.z + v.w);
 }
 
-// Lane l sums the rows l, l + LANES, ..., four per iteration.
+// Sums a part of the rows of a channel, then the squares of the differences from its mean.
+@compute @workgroup_size(64)
+fn batchnorm_statistics_parts(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let index = id.y * groups.x * 64u + id.x;
+    if (index >= PARTS * C) { return; }
+    let c = index % C;
+    let first = index / C * ROWS_PER_PART;
+    let end = min(first + ROWS_PER_PART, valid_images() * P);
+    var sum = 0.0;
+    for (var row = first; row < end; row += 4u) { sum += sum_of_four(differences(row, end, c, x[c], 0.0)); }
+    let mean = sum / f32(max(end, first + 1u) - first);
+    var squares = 0.0;
+    for (var row = first; row < end; row += 4u) {
+        let difference = differences(row, end, c, x[c], mean);
+        squares += sum_of_four(difference * difference);
+    }
+    parts_out[index] = sum;
+    parts_out[PARTS * C + index] = squares;
+}
+
+// Lane l adds up the parts l, l + LANES, ...
 @compute @workgroup_size(LANES)
 fn batchnorm_statistics(
     @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32
 ) {
     let c = group.y * groups.x + group.x;
     if (c >= C) { return; }
-    let n_valid = min(progress[1] - progress[0] * N, N);
+    let n_valid = valid_images();
     let rows = n_valid * P;
     let m = f32(max(rows, 1u));
     var part = 0.0;
-    for (var row = lane; row < rows; row += 4u * LANES) { part += sum_of_four(differences(row, rows, c, 0.0)); }
+    for (var i = lane; i < PARTS; i += LANES) { part += parts[i * C + c]; }
     let mean = sum_of_lanes(part, lane) / m;
     part = 0.0;
-    for (var row = lane; row < rows; row += 4u * LANES) {
-        let difference = differences(row, rows, c, mean);
-        part += sum_of_four(difference * difference);
+    for (var i = lane; i < PARTS; i += LANES) {
+        let first = i * ROWS_PER_PART;
+        let n = f32(min(max(rows, first) - first, ROWS_PER_PART));
+        let difference = parts[i * C + c] / max(n, 1.0) - mean;
+        part += parts[(PARTS + i) * C + c] + n * (difference * difference);
     }
     let variance = sum_of_lanes(part, lane) / m;
     if (lane != 0u) { return; }
-    moments_out[c] = mean;
+    moments_out[c] = x[c] + mean;
     moments_out[C + c] = variance;
     moments_out[2u * C + c] = f32(n_valid);
-    running_mean[c] = MOMENTUM * running_mean[c] + ONE_MINUS_MOMENTUM * mean;
+    running_mean[c] = MOMENTUM * running_mean[c] + ONE_MINUS_MOMENTUM * (x[c] + mean);
     running_var[c] = MOMENTUM * running_var[c] + ONE_MINUS_MOMENTUM * variance;
 }
 
@@ -130,6 +164,26 @@ fn batchnorm_forward(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_
     y[index] = normal * scale[c] + shift[c];
 }
 
+// As batchnorm_statistics_parts.
+@compute @workgroup_size(64)
+fn batchnorm_backward_w_parts(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let index = id.y * groups.x * 64u + id.x;
+    if (index >= PARTS * C) { return; }
+    let c = index % C;
+    let first = index / C * ROWS_PER_PART;
+    let end = min(first + ROWS_PER_PART, min(u32(moments[2u * C + c]), N) * P);
+    let mean = moments[c];
+    var scale_sum = 0.0;
+    var shift_sum = 0.0;
+    for (var row = first; row < end; row += 4u) {
+        let gradient = gradients(row, end, c);
+        scale_sum += sum_of_four(gradient * differences(row, end, c, mean, 0.0));
+        shift_sum += sum_of_four(gradient);
+    }
+    parts_out[index] = scale_sum;
+    parts_out[PARTS * C + index] = shift_sum;
+}
+
 // As batchnorm_statistics.
 @compute @workgroup_size(LANES)
 fn batchnorm_backward_w(
@@ -137,14 +191,11 @@ fn batchnorm_backward_w(
 ) {
     let c = group.y * groups.x + group.x;
     if (c >= C) { return; }
-    let mean = moments[c];
-    let rows = min(u32(moments[2u * C + c]), N) * P;
     var scale_part = 0.0;
     var shift_part = 0.0;
-    for (var row = lane; row < rows; row += 4u * LANES) {
-        let gradient = gradients(row, rows, c);
-        scale_part += sum_of_four(gradient * differences(row, rows, c, mean));
-        shift_part += sum_of_four(gradient);
+    for (var i = lane; i < PARTS; i += LANES) {
+        scale_part += parts[i * C + c];
+        shift_part += parts[(PARTS + i) * C + c];
     }
     let scale_sum = sum_of_lanes(scale_part, lane);
     let shift_sum = sum_of_lanes(shift_part, lane);

@@ -226,12 +226,31 @@ const MUTANTS: &[Mutant] = &[
     mutant("dropout_backward_x", "drops what the next step drops", "progress[0] - 1u", "progress[0]"),
     mutant("add_forward", "an operand twice", "x1[index] + x2[index]", "x1[index] + x1[index]"),
     mutant("batchnorm_statistics", "padded images count", "min(progress[1] - progress[0] * N, N)", "N"),
+    mutant("batchnorm_statistics", "parts have one mean", "+ n * (difference * difference)", ""),
+    part(
+        "batchnorm_statistics_parts",
+        "batchnorm_statistics",
+        "squares of the values",
+        ["differences(row, end, c, x[c], mean)", "differences(row, end, c, x[c], 0.0)"],
+    ),
+    part(
+        "batchnorm_statistics_parts",
+        "batchnorm_statistics",
+        "a row of the next part",
+        ["min(first + ROWS_PER_PART, valid", "min(first + ROWS_PER_PART + 1u, valid"],
+    ),
+    part(
+        "batchnorm_backward_w_parts",
+        "batchnorm_backward_w",
+        "the mean is not subtracted",
+        ["differences(row, end, c, mean, 0.0)", "differences(row, end, c, 0.0, 0.0)"],
+    ),
     mutant("batchnorm_statistics", "the variance is unbiased", "f32(max(rows, 1u))", "f32(max(rows, 2u) - 1u)"),
     mutant(
         "batchnorm_statistics",
         "shares of the running average swapped",
-        "MOMENTUM * running_mean[c] + ONE_MINUS_MOMENTUM * mean",
-        "ONE_MINUS_MOMENTUM * running_mean[c] + MOMENTUM * mean",
+        "MOMENTUM * running_mean[c] + ONE_MINUS_MOMENTUM * (",
+        "ONE_MINUS_MOMENTUM * running_mean[c] + MOMENTUM * (",
     ),
     mutant(
         "batchnorm_moments",

@@ -8,10 +8,21 @@ pub use crate::cpu::batchnorm::BatchNormDims;
 
 const SHADER: Shader = Shader { op: "batchnorm", source: include_str!("../../shaders/batchnorm.wgsl") };
 
-/// Mean and variance of the valid images of a batch, and the running averages.
+/// Sums and squares of parts of the rows of each channel.
+pub static STATISTICS_PARTS: KernelSpec =
+    SHADER.kernel("batchnorm_statistics_parts", &[read(0, "x"), read(1, "progress"), write(21, "parts_out")]);
+
+/// Mean and variance of the valid images of a batch, and the running averages, from the parts.
 pub static STATISTICS: KernelSpec = SHADER.kernel(
     "batchnorm_statistics",
-    &[read(0, "x"), read(1, "progress"), write(2, "moments_out"), write(3, "running_mean"), write(4, "running_var")],
+    &[
+        read(0, "x"),
+        read(1, "progress"),
+        read(22, "parts"),
+        write(2, "moments_out"),
+        write(3, "running_mean"),
+        write(4, "running_var"),
+    ],
 );
 
 /// The moments for inference: the running averages.
@@ -24,10 +35,14 @@ pub static FORWARD: KernelSpec = SHADER.kernel(
     &[read(0, "x"), read(7, "moments"), read(8, "scale"), read(9, "shift"), write(10, "y")],
 );
 
-/// The gradients of scale and shift.
+/// What parts of the rows add to the gradients of scale and shift.
+pub static BACKWARD_W_PARTS: KernelSpec = SHADER
+    .kernel("batchnorm_backward_w_parts", &[read(0, "x"), read(7, "moments"), read(11, "dy"), write(21, "parts_out")]);
+
+/// The gradients of scale and shift, from the parts.
 pub static BACKWARD_W: KernelSpec = SHADER.kernel(
     "batchnorm_backward_w",
-    &[read(0, "x"), read(7, "moments"), read(11, "dy"), write(12, "dscale_out"), write(13, "dshift_out")],
+    &[read(7, "moments"), read(22, "parts"), write(12, "dscale_out"), write(13, "dshift_out")],
 );
 
 /// The gradient of the input, from those of scale and shift.
@@ -59,26 +74,37 @@ pub static FOLD: KernelSpec = SHADER.kernel(
     ],
 );
 
-/// Invocations that sum a channel: `LANES` in the shader.
-const LANES: usize = 256;
+/// Invocations that add up the parts of a channel: `LANES` in the shader.
+const LANES: usize = 64;
 
 /// Rows per iteration of the loop of an invocation.
 const ROWS_EACH: usize = 4;
 
-/// Iterations that add up the sums of the invocations.
-const REDUCTION: usize = LANES.ilog2() as usize;
+/// Fewest rows of a part, but for the last one: enough that its own sums are most of the work.
+const LEAST_ROWS: usize = 32;
 
-/// Returns the largest number of additions that a row of a channel is part of, for a channel of `rows` rows: four rows,
-/// the iterations of an invocation, the invocations.
-pub fn additions(rows: usize) -> usize {
-    2 + rows.div_ceil(ROWS_EACH * LANES) + REDUCTION
+/// Most parts of a channel: with 32 channels, as many invocations as a large GPU keeps busy.
+const MOST_PARTS: usize = 1024;
+
+/// Returns the number of rows per part and the number of parts of a channel. They depend on the shape alone, so results are reproducible.
+pub fn parts(d: &BatchNormDims) -> [usize; 2] {
+    let rows = d.n * d.positions;
+    let each = rows.div_ceil(MOST_PARTS).next_multiple_of(ROWS_EACH).max(LEAST_ROWS);
+    [each, rows.div_ceil(each)]
 }
 
-/// Returns the largest number of rows (images times positions) that a kernel which sums every channel twice can sum.
+/// Returns the largest number of additions that a row of a channel is part of: four rows, the iterations over a part, the parts of a lane,
+/// the lanes.
+pub fn additions(d: &BatchNormDims) -> usize {
+    let [rows, parts] = parts(d);
+    2 + rows.div_ceil(ROWS_EACH) + parts.div_ceil(LANES) + LANES.ilog2() as usize
+}
+
+/// Largest number of rows (images times positions) that are summed: those of one channel in a buffer of 128 MiB, the most that WebGPU
+/// guarantees.
 ///
-/// lavapipe silently ends the loops of an invocation after 65,535 iterations in total, including the last one of each loop,
-/// which only finds that its condition is false. Each of the two sums has two loops.
-pub const MOST_ROWS: usize = (65_535 / 2 - (REDUCTION + 2)) * ROWS_EACH * LANES;
+/// lavapipe silently ends the loops of an invocation after 65,535 iterations in total; a part of so many rows takes a quarter of them.
+pub const MOST_ROWS: usize = 1 << 25;
 
 /// Rejects sizes whose sums would be incomplete.
 fn check_rows(spec: &KernelSpec, d: &BatchNormDims) -> Result<(), GpuError> {
@@ -100,6 +126,11 @@ fn constants(d: &BatchNormDims, more: &[Constant]) -> Vec<Constant> {
     super::constants(&[("N", d.n), ("P", d.positions), ("C", d.c)], more)
 }
 
+fn of_parts(d: &BatchNormDims) -> [Constant; 2] {
+    let [rows, parts] = parts(d);
+    [("ROWS_PER_PART", rows as f64), ("PARTS", parts as f64)]
+}
+
 /// Records mean and variance of the valid images of a batch, and `running = momentum * running + (1 - momentum) * batch`.
 ///
 /// `progress` is `[batches done, samples of the epoch]`, and this batch is not done: its loss, which advances the number,
@@ -114,8 +145,14 @@ pub fn record_statistics(
     [x, progress, moments, running_mean, running_var]: [&Tensor; 5],
 ) -> Result<(), GpuError> {
     check_rows(&STATISTICS, d)?;
-    let constants = constants(d, &[("MOMENTUM", momentum), ("ONE_MINUS_MOMENTUM", 1.0 - momentum)]);
-    let tensors = [(x, d.x_len()), (progress, 2), (moments, 3 * d.c), (running_mean, d.c), (running_var, d.c)];
+    let [_, n_parts] = parts(d);
+    let parts = plan.scratch("statistics_parts", &[2, n_parts, d.c])?;
+    let tensors = [(x, d.x_len()), (progress, 2), (&parts, parts.len())];
+    push(plan, &STATISTICS_PARTS, &constants(d, &of_parts(d)), workgroups_linear(n_parts * d.c, 64), &tensors)?;
+    let momenta = [("MOMENTUM", momentum), ("ONE_MINUS_MOMENTUM", 1.0 - momentum)];
+    let constants = constants(d, &[&of_parts(d)[..], &momenta].concat());
+    let averages = [(moments, 3 * d.c), (running_mean, d.c), (running_var, d.c)];
+    let tensors = [&tensors[..], &averages].concat();
     push(plan, &STATISTICS, &constants, workgroups_linear(d.c, 1), &tensors)
 }
 
@@ -162,8 +199,13 @@ pub fn record_backward_w(
     [x, moments, dy, dscale, dshift]: [&Tensor; 5],
 ) -> Result<(), GpuError> {
     check_rows(&BACKWARD_W, d)?;
-    let tensors = [(x, d.x_len()), (moments, 3 * d.c), (dy, d.x_len()), (dscale, d.c), (dshift, d.c)];
-    push(plan, &BACKWARD_W, &constants(d, &[("EPSILON", epsilon)]), workgroups_linear(d.c, 1), &tensors)
+    let [_, n_parts] = parts(d);
+    let parts = plan.scratch("gradient_parts", &[2, n_parts, d.c])?;
+    let tensors = [(x, d.x_len()), (moments, 3 * d.c), (dy, d.x_len()), (&parts, parts.len())];
+    push(plan, &BACKWARD_W_PARTS, &constants(d, &of_parts(d)), workgroups_linear(n_parts * d.c, 64), &tensors)?;
+    let constants = constants(d, &[&of_parts(d)[..], &[("EPSILON", epsilon)]].concat());
+    let tensors = [(moments, 3 * d.c), (&parts, parts.len()), (dscale, d.c), (dshift, d.c)];
+    push(plan, &BACKWARD_W, &constants, workgroups_linear(d.c, 1), &tensors)
 }
 
 /// Records the gradient of the input, through mean and variance of the batch; it is 0 in images that moments are not of.

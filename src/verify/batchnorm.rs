@@ -8,8 +8,8 @@ use super::{Bounded, UNIT_ROUNDOFF, Verifier, sum_bound, widen};
 use crate::cpu::batchnorm::{self as cpu, BatchNormDims};
 use crate::gpu::GpuError;
 use crate::ops::batchnorm::{
-    BACKWARD_W, BACKWARD_X, FOLD, FORWARD, MOMENTS, STATISTICS, additions, record_backward_w, record_backward_x,
-    record_fold, record_forward, record_moments, record_statistics,
+    BACKWARD_W, BACKWARD_W_PARTS, BACKWARD_X, FOLD, FORWARD, MOMENTS, STATISTICS, STATISTICS_PARTS, additions, parts,
+    record_backward_w, record_backward_x, record_fold, record_forward, record_moments, record_statistics,
 };
 
 /// Added to the variance, as in Keras.
@@ -37,21 +37,73 @@ pub fn statistics(
     additions: usize,
 ) -> [Bounded; 3] {
     let u = UNIT_ROUNDOFF;
-    let x = widen(x);
-    let (mut moments, mut mean_after, mut var_after) = (vec![0.0; 3 * d.c], widen(running_mean), widen(running_var));
-    cpu::batchnorm_statistics(d, MOMENTUM, n_valid, &x, &mut moments, &mut mean_after, &mut var_after);
     let rows = n_valid * d.positions;
     let m = rows as f64;
-    let mut bound = vec![0.0; 3 * d.c];
-    for c in 0..d.c {
-        let (mean, variance) = (moments[c], moments[d.c + c]);
+    statistics_within(d, n_valid, x, running_mean, running_var, |x, c, mean, variance| {
         // The conversion of m and the division add 6 roundoffs.
         let mean_error = sum_bound(additions, sum(d, rows, c, |i| x[i].abs())) / m + 6.0 * u * mean.abs();
         // An error of the mean adds its square to the variance. The difference, rounded once, is squared, which rounds
         // again: 3 roundoffs.
         let squares = m * (variance + mean_error * mean_error);
-        bound[c] = mean_error;
-        bound[d.c + c] = sum_bound(additions + 2, squares) / m + mean_error * mean_error + 6.0 * u * variance;
+        [mean_error, sum_bound(additions + 2, squares) / m + mean_error * mean_error + 6.0 * u * variance]
+    })
+}
+
+/// The same as the kernels compute it, in parts and from the first value of each channel.
+pub fn statistics_in_parts(
+    d: &BatchNormDims,
+    n_valid: usize,
+    x: &[f32],
+    running_mean: &[f32],
+    running_var: &[f32],
+) -> [Bounded; 3] {
+    let (u, additions) = (UNIT_ROUNDOFF, additions(d));
+    let rows = n_valid * d.positions;
+    let [rows_per_part, _] = parts(d);
+    statistics_within(d, n_valid, x, running_mean, running_var, |x, c, mean, variance| {
+        let values: Vec<f64> = (0..rows).map(|row| x[row * d.c + c] - x[c]).collect();
+        // The mean of some values, and its error: each difference from the first value rounds once, as do the conversion of
+        // their number and, with 5 roundoffs, the division.
+        let averaged = |values: &[f64]| {
+            let n = values.len() as f64;
+            let (average, scale) = (values.iter().sum::<f64>() / n, values.iter().map(|x| x.abs()).sum::<f64>());
+            (average, sum_bound(additions + 1, scale) / n + 6.0 * u * average.abs())
+        };
+        let (center, center_error) = averaged(&values);
+        let mut error = 0.0;
+        for part in values.chunks(rows_per_part) {
+            let n = part.len() as f64;
+            let (average, average_error) = averaged(part);
+            let of_differences: f64 = part.iter().map(|x| 2.0 * u * (x - average).abs() * x.abs()).sum();
+            // Squares about another center than the average are larger by its square; a difference and its square round.
+            let squares = part.iter().map(|x| (x - average).powi(2)).sum::<f64>() + n * average_error.powi(2);
+            error += n * average_error.powi(2) + of_differences + sum_bound(additions + 3, squares);
+            // The square of the distance of both averages: two roundoffs, a product and a sum.
+            let (distance, distance_error) = ((average - center).abs(), average_error + center_error);
+            error += n * distance_error * (2.0 * distance + distance_error);
+            error += sum_bound(additions + 4, n * (distance + distance_error).powi(2));
+        }
+        let m = rows as f64;
+        [center_error + 2.0 * u * mean.abs(), error / m + 6.0 * u * variance]
+    })
+}
+
+/// Returns moments and running averages; `errors` returns those of mean and variance, given x, the channel, and both.
+fn statistics_within(
+    d: &BatchNormDims,
+    n_valid: usize,
+    x: &[f32],
+    running_mean: &[f32],
+    running_var: &[f32],
+    errors: impl Fn(&[f64], usize, f64, f64) -> [f64; 2],
+) -> [Bounded; 3] {
+    let u = UNIT_ROUNDOFF;
+    let x = widen(x);
+    let (mut moments, mut mean_after, mut var_after) = (vec![0.0; 3 * d.c], widen(running_mean), widen(running_var));
+    cpu::batchnorm_statistics(d, MOMENTUM, n_valid, &x, &mut moments, &mut mean_after, &mut var_after);
+    let mut bound = vec![0.0; 3 * d.c];
+    for c in 0..d.c {
+        [bound[c], bound[d.c + c]] = errors(&x, c, moments[c], moments[d.c + c]);
     }
     // Both constants, the products and the sum: 3 roundoffs.
     let averaged = |before: &[f32], moment: usize, values: Vec<f64>| {
@@ -145,14 +197,14 @@ pub fn verify(v: &mut Verifier, d: &BatchNormDims, n_valid: usize) -> Result<(),
     // The last batch of an epoch: two whole batches are done, n_valid samples are left.
     let progress = [2, (2 * d.n + n_valid) as u32];
 
-    let additions = additions(n_valid * d.positions);
-    let [expected, mean_after, var_after] = statistics(d, n_valid, &x, &running_mean, &running_var, additions);
+    let [expected, mean_after, var_after] = statistics_in_parts(d, n_valid, &x, &running_mean, &running_var);
     let mut run = v.run();
     let (tx, tprogress, tmoments) = (run.input(&x)?, run.input_u32(&progress)?, run.output(3 * d.c)?);
     let (tmean, tvar) = (run.in_place(&running_mean)?, run.in_place(&running_var)?);
     record_statistics(&mut run.plan, d, MOMENTUM, [&tx, &tprogress, &tmoments, &tmean, &tvar])?;
     let outputs = [(&tmoments, &expected), (&tmean, &mean_after), (&tvar, &var_after)];
     run.check(STATISTICS.entry, &case, &outputs, &[]);
+    v.covered(STATISTICS_PARTS.entry, STATISTICS.entry);
     let moments = expected.narrow();
 
     let mut copies = vec![f64::NAN; 3 * d.c];
@@ -167,11 +219,12 @@ pub fn verify(v: &mut Verifier, d: &BatchNormDims, n_valid: usize) -> Result<(),
         record_forward(plan, d, EPSILON, [x, moments, scale, shift, y])
     })?;
 
-    let [dscale, dshift] = backward_w(d, &x, &moments, &dy, additions);
+    let [dscale, dshift] = backward_w(d, &x, &moments, &dy, additions(d));
     let (inputs, outputs) = ([&x[..], &moments, &dy], [&dscale, &dshift]);
     v.check(BACKWARD_W.entry, &case, inputs, outputs, |plan, [x, moments, dy], [dscale, dshift]| {
         record_backward_w(plan, d, EPSILON, [x, moments, dy, dscale, dshift])
     })?;
+    v.covered(BACKWARD_W_PARTS.entry, BACKWARD_W.entry);
 
     let (dscale, dshift) = (dscale.narrow(), dshift.narrow());
     let dx = backward_x(d, &x, &moments, &scale, &dscale, &dshift, &dy);

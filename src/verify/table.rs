@@ -214,9 +214,11 @@ pub static OPS: &[Op] = &[
     Op {
         name: "batchnorm",
         kernels: &[
+            Entry { spec: &batchnorm::STATISTICS_PARTS, mirror: mirror!(batchnorm::batchnorm_statistics) },
             Entry { spec: &batchnorm::STATISTICS, mirror: mirror!(batchnorm::batchnorm_statistics) },
             Entry { spec: &batchnorm::MOMENTS, mirror: mirror!(batchnorm::batchnorm_moments) },
             Entry { spec: &batchnorm::FORWARD, mirror: mirror!(batchnorm::batchnorm_forward) },
+            Entry { spec: &batchnorm::BACKWARD_W_PARTS, mirror: mirror!(batchnorm::batchnorm_backward_w) },
             Entry { spec: &batchnorm::BACKWARD_W, mirror: mirror!(batchnorm::batchnorm_backward_w) },
             Entry { spec: &batchnorm::BACKWARD_X, mirror: mirror!(batchnorm::batchnorm_backward_x) },
             Entry { spec: &batchnorm::FOLD, mirror: mirror!(batchnorm::batchnorm_fold) },
