@@ -1,11 +1,13 @@
 use crate::support::program::{Place, Ran};
 use crate::support::{genuine_data, gpu};
 use fmnist_gpu::data::{Split, fashion_mnist};
+use fmnist_gpu::model::{ModelFile, TRAINED_TINY, weights};
 use fmnist_gpu::photo::{
     Doubt, Garment, Invert, MAX_DISTANCE, MAX_FILE_BYTES, Photo, PhotoError, distance, features, prepare,
 };
 use image::codecs::jpeg::JpegEncoder;
 use image::{ExtendedColorType, ImageEncoder, ImageFormat, RgbaImage};
+use sha2::{Digest, Sha256};
 use std::fs;
 use std::io::{Cursor, Write};
 use std::path::Path;
@@ -549,6 +551,73 @@ fn drawn_garments_are_recognised_on_any_background_in_any_format_and_orientation
     let text = place.run("predict run garments/boot-white.png --top 2").exits(0).out;
     assert!(text.contains("garments/boot-white.png") && text.contains("Ankle boot"), "{text}");
     assert_eq!(text.matches('%').count(), 2, "{text}");
+}
+
+/// The trained model that comes with the program is small, as `assets/README.md` describes it, and as good as that says.
+#[test]
+fn the_trained_model_is_the_one_described() {
+    assert!(TRAINED_TINY.len() <= 200_000, "{} bytes", TRAINED_TINY.len());
+    let digest: String = Sha256::digest(TRAINED_TINY).iter().map(|byte| format!("{byte:02x}")).collect();
+    let described = include_str!("../assets/README.md");
+    assert!(described.contains(&digest), "assets/README.md does not have {digest}");
+    let (model, _) = weights::from_bytes(TRAINED_TINY).unwrap();
+    assert_eq!(model, ModelFile::built_in("tiny").unwrap().model, "models/tiny.toml is another network");
+    let Some(folder) = genuine_data() else { return };
+    let folder = fs::canonicalize(folder).unwrap();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/tiny.safetensors");
+    let line = format!("evaluate {} --data-dir {} --device cpu --json", file.display(), folder.display());
+    let accuracy = Place::new().run(&line).exits(0).json()["test_accuracy"].as_f64().unwrap();
+    let said: f64 = described.split("Test accuracy ").nth(1).unwrap()[..6].parse().unwrap();
+    assert!((accuracy - said).abs() <= 0.0005, "{accuracy}, not {said}");
+}
+
+/// Without a run, the model that comes with the program answers, and says so. It was trained on mirrored images too: a boot may show its toe
+/// to the right. So was `fast`.
+#[test]
+fn mirrored_boots_are_boots_to_models_that_train_on_both_sides() {
+    let place = trained();
+    let folder = place.path("mirrored");
+    fs::create_dir_all(&folder).unwrap();
+    for (name, outlines) in [("shirt", T_SHIRT), ("boot", BOOT), ("bag", BAG)] {
+        let drawn = draw(outlines, ON_WHITE);
+        fs::write(folder.join(format!("{name}.png")), encoded(&drawn, ImageFormat::Png)).unwrap();
+        let mirrored = image::imageops::flip_horizontal(&drawn);
+        fs::write(folder.join(format!("{name}-mirrored.png")), encoded(&mirrored, ImageFormat::Png)).unwrap();
+    }
+    let expected = [
+        ("bag-mirrored.png", "Bag"),
+        ("bag.png", "Bag"),
+        ("boot-mirrored.png", "Ankle boot"),
+        ("boot.png", "Ankle boot"),
+        ("shirt-mirrored.png", "T-shirt/top"),
+        ("shirt.png", "T-shirt/top"),
+    ];
+    let answers = |line: &str, model: &str| {
+        let ran = place.run(line).exits(0);
+        let list = ran.json();
+        for (answer, (file, class)) in list.as_array().unwrap().iter().zip(expected) {
+            assert_eq!(answer["model"], model, "{line}");
+            assert_eq!([&answer["file"], &answer["class"]], [&format!("mirrored/{file}"), class], "{line}: {answer}");
+        }
+        assert_eq!(list.as_array().unwrap().len(), expected.len());
+        ran
+    };
+    answers("predict mirrored --json --device cpu", "tiny").says(&["Model: tiny"]);
+    answers("predict mirrored --json --device reference", "tiny");
+    let data = match genuine_data() {
+        Some(folder) => format!("--data-dir {}", fs::canonicalize(folder).unwrap().display()),
+        None => "--dataset synthetic".to_string(),
+    };
+    let flags = "--train-limit 15000 --epochs 3 --views one --device cpu --out fast --quiet --no-report";
+    place.run(&format!("train --model fast {data} {flags}")).exits(0);
+    answers("predict fast mirrored --json --device cpu", "fast");
+    // Single files, and standard input, need no run either; flags that belong to the other kind of images are refused.
+    let text = place.run("predict mirrored/boot.png --device cpu").exits(0);
+    assert!(text.out.contains("Ankle boot"), "{}", text.out);
+    place.run("predict mirrored/missing.jpg").exits(2).says(&["missing.jpg", "nothing was predicted"]);
+    place.run("predict mirrored/boot.png --test-index 3").exits(2).says(&["--test-index", "photos"]);
+    place.run("predict fast --show-input seen.png").exits(2).says(&["--show-input is for photos"]);
+    place.run("predict --invert yes").exits(2).says(&["--invert is for photos"]);
 }
 
 #[test]

@@ -10,13 +10,13 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use fmnist_gpu::data::Description;
 use fmnist_gpu::files::{ShownPath, check_target};
-use fmnist_gpu::model::Views;
+use fmnist_gpu::model::{Model, Views};
 use fmnist_gpu::photo::{Doubt, Garment, Invert, Photo, prepare};
 use fmnist_gpu::report::metrics::argmax;
 use fmnist_gpu::report::{GridItem, Tile, Tone, columns_for, draw_tiles, grid_png, predictions_png};
-use fmnist_gpu::run::Run;
+use fmnist_gpu::run::{CONFIG_FILE, MODEL_FILE, Run};
 use serde::Serialize;
-use std::ffi::OsStr;
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -29,23 +29,22 @@ const MAX_INDICES: usize = 100_000;
 #[derive(Debug, Args)]
 #[command(allow_negative_numbers = true)]
 pub struct PredictArgs {
-    /// Run folder, or the model.safetensors in it
-    run: PathBuf,
+    /// Run folder, or the model.safetensors in it [default: the trained model `tiny`, which comes with the program]
+    run: Option<PathBuf>,
     /// Your own photos: PNG, JPEG, WebP or BMP, folders of them, or - for standard input; test images if omitted
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Test images: an index, a range that excludes its end, or a list of them, such as 7 or 0..25 or 3,10..12 [default: 0..25]
-    #[arg(long, value_name = "INDICES", conflicts_with = "files", default_value = "0..25", hide_default_value = true,
-          value_parser = index_list)]
-    test_index: IndexList,
-    /// Photos: swap light and dark; auto does so if the background is light
-    #[arg(long, value_enum, default_value_t = InvertChoice::Auto, requires = "files")]
-    invert: InvertChoice,
+    #[arg(long, value_name = "INDICES", value_parser = index_list)]
+    test_index: Option<IndexList>,
+    /// Photos: swap light and dark; auto does so if the background is light [default: auto]
+    #[arg(long, value_enum)]
+    invert: Option<InvertChoice>,
     /// Photos: how many classes to list for each
     #[arg(long, value_name = "K", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=10))]
     top: u8,
     /// Photos: draw each one with the part that was used, beside what the network saw
-    #[arg(long, value_name = "FILE.png", requires = "files", value_parser = output_path())]
+    #[arg(long, value_name = "FILE.png", value_parser = output_path())]
     show_input: Option<PathBuf>,
     /// Draw the images with their predictions; for test images also the original class, blue if correct, red if wrong
     #[arg(long, value_name = "FILE.png", value_parser = output_path())]
@@ -99,12 +98,32 @@ fn index_list(text: &str) -> Result<IndexList, String> {
 
 /// Predicts photos or test images.
 pub async fn run(args: PredictArgs, global: &Global) -> Result<ExitCode> {
-    let run = match Run::open(&args.run) {
-        // `predict photo.jpg RUN`: the arguments were swapped.
-        Err(_) if args.files.iter().any(|file| Run::open(file).is_ok()) && !args.run.is_dir() => {
-            bail!("{} is not a run; the run comes first, then the photos: predict RUN {0}", args.run.shown())
+    let mut args = args;
+    // `predict photo.jpg`: no run is named.
+    if let Some(path) = args.run.take_if(|path| is_photo(path)) {
+        if args.files.iter().any(|file| Run::open(file).is_ok()) {
+            bail!("{} is not a run; the run comes first, then the photos: predict RUN {0}", path.shown());
         }
-        run => run?,
+        args.files.insert(0, path);
+    }
+    if args.files.is_empty() {
+        let photos_only = [("--invert", args.invert.is_some()), ("--show-input", args.show_input.is_some())];
+        if let Some((flag, _)) = photos_only.iter().find(|(_, is_given)| *is_given) {
+            bail!("{flag} is for photos, and none is named; name them after the run, or leave {flag} out");
+        }
+    } else if args.test_index.is_some() {
+        bail!("--test-index names test images, and photos are named too; leave out the one or the other");
+    }
+    let run = match &args.run {
+        Some(path) => Run::open(path)?,
+        None => {
+            let run = Run::built_in();
+            global.say(format!(
+                "Model: {}, trained, as it comes with the program; another: predict RUN ...",
+                run.model.name
+            ));
+            run
+        }
     };
     // Before any work: of several images, none is written if one is refused.
     for path in [&args.grid, &args.show_input].into_iter().flatten() {
@@ -116,9 +135,19 @@ pub async fn run(args: PredictArgs, global: &Global) -> Result<ExitCode> {
     }
 }
 
+/// Whether the first path names photos, and no run: by its ending, or as a folder that holds images and nothing of a run.
+fn is_photo(path: &Path) -> bool {
+    if !path.is_dir() {
+        return path == Path::new("-") || has_image_ending(path);
+    }
+    let is_run = [CONFIG_FILE, MODEL_FILE].iter().any(|file| path.join(file).symlink_metadata().is_ok());
+    !is_run && images_in(path).is_ok_and(|images| !images.is_empty())
+}
+
 /// What the model makes of an image.
 #[derive(Debug, Serialize)]
 struct Guess<'a> {
+    model: &'a str,
     predicted: usize,
     class: &'a str,
     probability: f32,
@@ -129,11 +158,11 @@ struct Guess<'a> {
 }
 
 impl<'a> Guess<'a> {
-    fn new(row: &[f32], views: Views, description: &'a Description) -> Self {
+    fn new(row: &[f32], model: &'a Model, views: Views, description: &'a Description) -> Self {
         let predicted = argmax(row);
         let class = description.class_name(predicted);
         let views = Some(views.list().len()).filter(|&views| views > 1);
-        Guess { predicted, class, probability: row[predicted], probabilities: row.to_vec(), views }
+        Guess { model: &model.name, predicted, class, probability: row[predicted], probabilities: row.to_vec(), views }
     }
 
     fn caption(&self) -> String {
@@ -160,15 +189,16 @@ async fn test_images(args: &PredictArgs, run: &Run, global: &Global) -> Result<E
     let dataset = evaluate::load_data(run, &args.source, global, &interrupt)?;
     let (available, description) = (dataset.test.len(), &dataset.description);
     // Checked before the list is spelled out: 0..18446744073709551615 is a short text.
-    if let Some(range) = args.test_index.iter().find(|range| range.end > available) {
+    let test_index = args.test_index.clone().unwrap_or_else(|| vec![0..25]);
+    if let Some(range) = test_index.iter().find(|range| range.end > available) {
         let last = available - 1;
         bail!("--test-index {range:?} reaches past the test set, which has {available} images (0 to {last})");
     }
-    let count = args.test_index.iter().map(|range| range.len()).fold(0, usize::saturating_add);
+    let count = test_index.iter().map(|range| range.len()).fold(0, usize::saturating_add);
     if count > MAX_INDICES {
         bail!("--test-index lists {count} images, and at most {MAX_INDICES} are predicted at once; list fewer");
     }
-    let indices: Vec<usize> = args.test_index.iter().cloned().flatten().collect();
+    let indices: Vec<usize> = test_index.iter().cloned().flatten().collect();
     let images: Vec<u8> = indices.iter().flat_map(|&i| dataset.test.image(i)).copied().collect();
     let mut engine = device.evaluator(&run.model, &run.parameters)?;
     let views = args.views.of(&run.model);
@@ -181,7 +211,7 @@ async fn test_images(args: &PredictArgs, run: &Run, global: &Global) -> Result<E
     let mut predictions = Vec::new();
     for (index, row) in indices.into_iter().zip(probabilities.chunks(description.classes())) {
         let label = dataset.test.labels[index];
-        predictions.push(Prediction { index, label, guess: Guess::new(row, views, description) });
+        predictions.push(Prediction { index, label, guess: Guess::new(row, &run.model, views, description) });
     }
     print_result(args.json, &predictions, |list| table(list, views, description))?;
     Ok(ExitCode::SUCCESS)
@@ -229,9 +259,9 @@ struct PhotoPrediction<'a> {
 async fn photos(args: &PredictArgs, run: &Run, global: &Global) -> Result<ExitCode> {
     let interrupt = interrupt_flag();
     let invert = match args.invert {
-        InvertChoice::Auto => Invert::Auto,
-        InvertChoice::Yes => Invert::Yes,
-        InvertChoice::No => Invert::No,
+        None | Some(InvertChoice::Auto) => Invert::Auto,
+        Some(InvertChoice::Yes) => Invert::Yes,
+        Some(InvertChoice::No) => Invert::No,
     };
     let mut failures = 0;
     let mut prepared = Vec::new();
@@ -263,8 +293,11 @@ async fn photos(args: &PredictArgs, run: &Run, global: &Global) -> Result<ExitCo
     let probabilities = evaluate::predict(&mut *engine, &images, views, &interrupt).await?;
     let description = evaluate::description(run);
     let rows = probabilities.chunks(description.classes());
-    let predictions: Vec<PhotoPrediction<'_>> =
-        prepared.iter().zip(rows).map(|(prepared, row)| predicted(prepared, row, views, description)).collect();
+    let predictions: Vec<PhotoPrediction<'_>> = prepared
+        .iter()
+        .zip(rows)
+        .map(|(prepared, row)| predicted(prepared, row, &run.model, views, description))
+        .collect();
     if let Some(path) = &args.grid {
         let mut items = Vec::new();
         for (p, prediction) in prepared.iter().zip(&predictions) {
@@ -289,36 +322,46 @@ async fn photos(args: &PredictArgs, run: &Run, global: &Global) -> Result<ExitCo
     Ok(ExitCode::SUCCESS)
 }
 
+/// The endings of the files that are taken from folders.
+const ENDINGS: [&str; 5] = ["png", "jpg", "jpeg", "webp", "bmp"];
+
+fn has_image_ending(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known)))
+}
+
 /// The named files, and those in the named folders in alphabetical order.
 fn listed(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    const ENDINGS: [&str; 5] = ["png", "jpg", "jpeg", "webp", "bmp"];
     let mut files = Vec::new();
     for path in named {
         if !path.is_dir() {
             files.push(path.clone());
             continue;
         }
-        let context = || format!("reading the folder {}", path.shown());
-        let mut inside = Vec::new();
-        for entry in std::fs::read_dir(path).with_context(context)? {
-            let entry = entry.with_context(context)?;
-            let file = entry.path();
-            let is_image = |ending: &OsStr| ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known));
-            // macOS puts a file `._photo.png` beside each photo on foreign disks, which holds attributes.
-            let is_attributes = entry.file_name().to_string_lossy().starts_with("._");
-            // A broken link is taken too, to be named with the files that cannot be read; a pipe would block.
-            let is_taken = file.is_file() || !file.exists();
-            if file.extension().is_some_and(is_image) && !is_attributes && is_taken {
-                inside.push(file);
-            }
-        }
+        let inside = images_in(path).with_context(|| format!("reading the folder {}", path.shown()))?;
         if inside.is_empty() {
             bail!("the folder {} contains no images (files that end in {})", path.shown(), ENDINGS.join(", "));
         }
-        inside.sort_unstable();
         files.extend(inside);
     }
     Ok(files)
+}
+
+/// The images in a folder in alphabetical order.
+fn images_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut inside = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let file = entry.path();
+        // macOS puts a file `._photo.png` beside each photo on foreign disks, which holds attributes.
+        let is_attributes = entry.file_name().to_string_lossy().starts_with("._");
+        // A broken link is taken too, to be named with the files that cannot be read; a pipe would block.
+        let is_taken = file.is_file() || !file.exists();
+        if has_image_ending(&file) && !is_attributes && is_taken {
+            inside.push(file);
+        }
+    }
+    inside.sort_unstable();
+    Ok(inside)
 }
 
 fn open(path: &Path) -> Result<(String, Photo)> {
@@ -347,8 +390,14 @@ fn thumbnail(photo: &Photo, crop: [usize; 4], caption: String) -> Tile {
     Tile { width, height, rgb, caption, outline: Some(outline) }
 }
 
-fn predicted<'a>(prepared: &Prepared, row: &[f32], views: Views, description: &'a Description) -> PhotoPrediction<'a> {
-    let guess = Guess::new(row, views, description);
+fn predicted<'a>(
+    prepared: &Prepared,
+    row: &[f32],
+    model: &'a Model,
+    views: Views,
+    description: &'a Description,
+) -> PhotoPrediction<'a> {
+    let guess = Guess::new(row, model, views, description);
     let mut doubts = prepared.garment.doubts.clone();
     if doubts.is_empty() && guess.probability < 0.5 {
         doubts.push(Doubt::Unsure { probability: guess.probability });

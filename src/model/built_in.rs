@@ -12,6 +12,9 @@ const FILES: [(&str, &str); 5] = [
     ("best", include_str!("../../models/best.toml")),
 ];
 
+/// The model `tiny` after its training, in half precision: the bytes of a weight file. `assets/README.md` says how they were made.
+pub const TRAINED_TINY: &[u8] = include_bytes!("../../assets/tiny.safetensors");
+
 impl ModelFile {
     /// Returns the built-in model of this name, with its recipe.
     pub fn built_in(name: &str) -> Option<Self> {

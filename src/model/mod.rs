@@ -15,6 +15,7 @@ pub mod weights;
 mod whitening;
 
 pub use crate::text::Named;
+pub use built_in::TRAINED_TINY;
 pub use eigen::eigenvectors;
 pub use graph::{INPUT_NAME, LayerShape, Node, Source};
 pub use init::{Init, initial_parameters, permutation};

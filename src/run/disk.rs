@@ -6,7 +6,7 @@ use super::{
     Summary, parse_history,
 };
 use crate::files::read_bounded;
-use crate::model::{Model, weights};
+use crate::model::{Model, TRAINED_TINY, weights};
 use crate::train::EpochRecord;
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -55,6 +55,13 @@ impl Run {
             weights::from_bytes(&model_file).map_err(|source| RunError::Weights { path: file, source })?;
         let config = RunConfig::read(&folder)?;
         Ok(Run { path: folder, model, parameters, config, model_file })
+    }
+
+    /// The trained model that comes with the program; it has no folder.
+    pub fn built_in() -> Self {
+        let model_file = TRAINED_TINY.to_vec();
+        let (model, parameters) = weights::from_bytes(&model_file).expect("a test opens this file");
+        Run { path: PathBuf::new(), model, parameters, config: None, model_file }
     }
 
     /// The summary; `None` if there is no such file, as beside a weight file alone.
