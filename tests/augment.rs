@@ -90,7 +90,7 @@ fn steps_with_dropout_and_mixing_agree_with_pytorch() {
     let dense = |units: usize, activation: &str| -> Layer {
         toml::from_str(&format!("type = \"dense\"\nunits = {units}\nactivation = \"{activation}\"")).unwrap()
     };
-    let layers = [Layer::Flatten, dense(6, "relu"), dropout, dense(3, "softmax")];
+    let layers = [Layer::Flatten {}, dense(6, "relu"), dropout, dense(3, "softmax")];
     let model = Model { input: [2, 4, 1], ..Model::sequential("dropping", layers) };
     let split = Split { images, labels };
     let optimizer = Optimizer::Sgd(SgdConfig { learning_rate, momentum: 0.0, nesterov: false });
@@ -242,6 +242,9 @@ units = 10
 [train]
 epochs = 2
 batch_size = 4
+label_smoothing = 0.1
+average = "ema"
+schedule = "onecycle"
 [train.augment]
 shift = 2
 flip = "alternating"

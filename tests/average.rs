@@ -54,10 +54,10 @@ fn rates_of_averages() {
 /// The network of the fixture.
 fn model() -> Model {
     let layers = [
-        Layer::Flatten,
+        Layer::Flatten {},
         Layer::dense(4, Activation::None),
         Layer::BatchNorm { momentum: 0.8, epsilon: 0.01, scale: true, center: true, trainable: true },
-        Layer::Relu,
+        Layer::Relu {},
         Layer::dense(3, Activation::Softmax),
     ];
     Model { input: [2, 2, 1], ..Model::sequential("normalized", layers) }

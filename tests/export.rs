@@ -888,9 +888,9 @@ fn layer_channels_first(
             };
             (x.iter().enumerate().map(normalized).collect(), shape)
         }
-        Layer::Add => ((0..x.len()).map(|i| inputs.iter().map(|(x, _)| x[i]).sum()).collect(), shape),
-        Layer::Relu => (x.iter().copied().map(relu).collect(), shape),
-        Layer::Gelu => (x.iter().copied().map(gelu).collect(), shape),
+        Layer::Add {} => ((0..x.len()).map(|i| inputs.iter().map(|(x, _)| x[i]).sum()).collect(), shape),
+        Layer::Relu {} => (x.iter().copied().map(relu).collect(), shape),
+        Layer::Gelu {} => (x.iter().copied().map(gelu).collect(), shape),
         Layer::LeakyRelu { slope } => (x.iter().copied().map(leaky(*slope)).collect(), shape),
         Layer::Silu {} => (x.iter().copied().map(silu).collect(), shape),
         Layer::Scale { factor } => (x.iter().map(|v| v * factor).collect(), shape),
@@ -904,10 +904,10 @@ fn layer_channels_first(
         }
         // Nothing but in training.
         Layer::Dropout { .. } => (x.clone(), shape),
-        Layer::Flatten if channels_last => {
+        Layer::Flatten {} if channels_last => {
             ((0..x.len()).map(|i| x[i % shape[0] * plane + i / shape[0]]).collect(), [x.len(), 1, 1])
         }
-        Layer::Flatten => (x.clone(), [x.len(), 1, 1]),
+        Layer::Flatten {} => (x.clone(), [x.len(), 1, 1]),
         Layer::Dense { units, activation: after, use_bias, .. } => {
             activation = *after;
             let (w, b) = (parameter("weight"), if *use_bias { parameter("bias") } else { vec![0.0; *units] });

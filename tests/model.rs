@@ -286,6 +286,10 @@ fn a_model_file_with_a_typing_error_is_refused_with_its_line() {
         ("name = \"x\"\nlayer = [{ type = \"scale\" }]", "factor"),
         ("name = \"x\"\nlayer = [{ type = \"globalmaxpool2d\", pool_size = 2 }]", "pool_size"),
         ("name = \"x\"\nlayer = [{ type = \"silu\", slope = 0.1 }]", "slope"),
+        ("name = \"x\"\nlayer = [{ type = \"relu\", slope = 0.1 }]", "slope"),
+        ("name = \"x\"\nlayer = [{ type = \"gelu\", approximate = false }]", "approximate"),
+        ("name = \"x\"\nlayer = [{ type = \"flatten\", units = 3 }]", "units"),
+        ("name = \"x\"\nlayer = [{ type = \"add\", axis = 1 }]", "axis"),
         ("name = \"x\"\nlayers_ = []", "layers_"),
         ("name = ", "1"),
         ("name = \"x\"\nlayer = [{ type = \"conv2d\", filters = 1, kernel_size = [1, 2, 3] }]", "one number, or two"),
@@ -439,10 +443,10 @@ fn models_at_random_are_refused_or_fit_together() {
                     use_bias: random(2) == 0,
                     activation: Activation::None,
                 },
-                _ => Layer::Relu,
+                _ => Layer::Relu {},
             });
         }
-        layers.push(Layer::Flatten);
+        layers.push(Layer::Flatten {});
         if random(3) == 0 {
             layers.push(Layer::dense(pair(&mut random).0, Activation::Relu));
         }

@@ -175,10 +175,10 @@ impl Sketch {
                 use_bias: self.draw.chance(70),
                 activation: self.activation(),
             },
-            (9, _) => Layer::Relu,
-            (10, _) => Layer::Gelu,
+            (9, _) => Layer::Relu {},
+            (10, _) => Layer::Gelu {},
             (18, _) => Layer::Dropout { rate: [0.0, 0.2, 0.5][self.draw.among(0..=2)] },
-            (11, 3) if self.draw.chance(30) => Layer::Flatten,
+            (11, 3) if self.draw.chance(30) => Layer::Flatten {},
             (12, 3) if self.draw.chance(50) => Layer::GlobalMaxPool2d {},
             (12, 3) => Layer::GlobalAveragePool2d {},
             (13, _) => Layer::LeakyRelu { slope: [0.01, 0.3, 0.0][self.draw.among(0..=2)] },
@@ -188,7 +188,7 @@ impl Sketch {
                 let same: Vec<String> =
                     self.values.iter().filter(|(_, other)| *other == shape).map(|(name, _)| name.clone()).collect();
                 let other = same[self.draw.among(0..=same.len() - 1)].clone();
-                self.add(Layer::Add, &[name, other]);
+                self.add(Layer::Add {}, &[name, other]);
                 return;
             }
         };
@@ -201,14 +201,14 @@ fn shape_of_last(mut model: Model, unread: &[String]) -> Option<Vec<usize>> {
     let last = model.layers.last()?.name.clone()?;
     let mut ends = Vec::new();
     for (i, name) in unread.iter().enumerate() {
-        let flat = Node { name: Some(format!("flat{i}")), input: Some(name.clone()), ..Node::from(Layer::Flatten) };
+        let flat = Node { name: Some(format!("flat{i}")), input: Some(name.clone()), ..Node::from(Layer::Flatten {}) };
         let end = Layer::dense(2, Activation::None);
         let end = Node { name: Some(format!("end{i}")), input: flat.name.clone(), ..Node::from(end) };
         ends.extend(end.name.clone());
         model.layers.extend([flat, end]);
     }
     if ends.len() > 1 {
-        model.layers.push(Node { inputs: Some(ends), ..Node::from(Layer::Add) });
+        model.layers.push(Node { inputs: Some(ends), ..Node::from(Layer::Add {}) });
     }
     model.layers.push(Node::from(Layer::dense(2, Activation::Softmax)));
     model.graph().ok()?.into_iter().find(|shape| shape.name == last).map(|shape| shape.output)
@@ -240,7 +240,7 @@ pub fn draw_model(seed: u64) -> Model {
         let shape = sketch.values.iter().find(|(of, _)| *of == name).unwrap().1.clone();
         let mut last = name;
         if shape.len() == 3 {
-            assert!(sketch.add(Layer::Flatten, &[last]), "seed {seed}");
+            assert!(sketch.add(Layer::Flatten {}, &[last]), "seed {seed}");
             last = sketch.values.last().unwrap().0.clone();
         }
         let activation = sketch.activation();
@@ -255,7 +255,7 @@ pub fn draw_model(seed: u64) -> Model {
     }
     let mut model = sketch.model;
     if ends.len() > 1 {
-        model.layers.push(Node { inputs: Some(ends), ..Node::from(Layer::Add) });
+        model.layers.push(Node { inputs: Some(ends), ..Node::from(Layer::Add {}) });
     }
     model.layers.push(Node::from(last));
     model.graph().unwrap_or_else(|error| panic!("seed {seed}: {error}\n{model:?}"));

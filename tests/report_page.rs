@@ -194,7 +194,7 @@ fn graphs_have_filters_and_feature_maps() {
     let maps = feature_maps(&model, &parameters, split.image(0), &FASHION_MNIST).unwrap();
     let drawn: Vec<&str> = maps.iter().map(|map| map.layer.as_str()).collect();
     let shapes = model.shapes().unwrap();
-    let names = shapes.iter().filter(|shape| shape.layer != Layer::Flatten).map(|shape| shape.name.as_str());
+    let names = shapes.iter().filter(|shape| shape.layer != Layer::Flatten {}).map(|shape| shape.name.as_str());
     assert_eq!(drawn, std::iter::once("input").chain(names).collect::<Vec<_>>());
     let add = maps.iter().find(|map| map.layer == "add_1").unwrap();
     assert_eq!(add.title, "add_1: 6 maps of 14 x 14");

@@ -31,14 +31,14 @@ pub(super) enum Features {
 /// Returns what a layer does to the order of the features.
 pub(super) fn features(shape: &LayerShape) -> Features {
     match &shape.layer {
-        BatchNorm { .. } | Add | Relu | Gelu | LeakyRelu { .. } | Silu {} | Scale { .. } | Dropout { .. } => {
+        BatchNorm { .. } | Add {} | Relu {} | Gelu {} | LeakyRelu { .. } | Silu {} | Scale { .. } | Dropout { .. } => {
             Features::Kept
         }
         // A cell for each channel.
         GlobalMaxPool2d {} | GlobalAveragePool2d {} => Features::Flattened { channels: 1 },
         Conv2d { .. } | DepthwiseConv2d { .. } | Dense { .. } => Features::Mixed,
         MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) => Features::Mixed,
-        Flatten => match shape.input[..] {
+        Flatten {} => match shape.input[..] {
             // A single cell.
             [1, 1, _] => Features::Flattened { channels: 1 },
             [_, _, channels] => Features::Flattened { channels },
@@ -55,7 +55,7 @@ pub(super) fn torch_roles(layer: &Layer) -> &'static [Role] {
         }
         Conv2d { .. } | DepthwiseConv2d { .. } | Dense { .. } => &[Role::Weight, Role::Bias],
         BatchNorm { .. } => &[Role::Scale, Role::Shift, Role::Mean, Role::Variance],
-        MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) | Add | Relu | Gelu | Flatten => &[],
+        MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) | Add {} | Relu {} | Gelu {} | Flatten {} => &[],
         GlobalMaxPool2d {} | GlobalAveragePool2d {} | LeakyRelu { .. } | Silu {} | Scale { .. } | Dropout { .. } => &[],
     }
 }
@@ -113,7 +113,7 @@ pub(super) fn onnx(shape: &LayerShape, name: &str, inputs: &[&str], channels_las
             let attributes = vec![float_attribute("epsilon", *epsilon), float_attribute("momentum", *momentum)];
             graph.apply("BatchNormalization", name, &reads, attributes);
         }
-        Add => {
+        Add {} => {
             let mut sum = x.to_string();
             for (i, other) in inputs.iter().enumerate().skip(1) {
                 let next = if i + 1 == inputs.len() { name.to_string() } else { format!("{name}.sum_{i}") };
@@ -121,8 +121,8 @@ pub(super) fn onnx(shape: &LayerShape, name: &str, inputs: &[&str], channels_las
                 sum = next;
             }
         }
-        Relu => graph.apply("Relu", name, &[x], vec![]),
-        Gelu => onnx_gelu(name, x, graph),
+        Relu {} => graph.apply("Relu", name, &[x], vec![]),
+        Gelu {} => onnx_gelu(name, x, graph),
         LeakyRelu { slope } => onnx_leaky_relu(*slope, name, x, graph),
         Silu {} => onnx_silu(name, x, graph),
         Scale { factor } => {
@@ -132,7 +132,7 @@ pub(super) fn onnx(shape: &LayerShape, name: &str, inputs: &[&str], channels_las
         }
         // Nothing in inference.
         Dropout { .. } => return x.to_string(),
-        Flatten => {
+        Flatten {} => {
             let last = format!("{name}.channels_last");
             if channels_last {
                 graph.apply("Transpose", &last, &[x], vec![sizes_attribute("perm", &[0, 2, 3, 1])]);
@@ -268,7 +268,7 @@ pub(super) fn torch_constructor(shape: &LayerShape) -> Option<String> {
             Some(format!("nn.{class}({channels}, eps={epsilon}, momentum={changed})"))
         }
         Dropout { rate } => Some(format!("nn.Dropout({rate})")),
-        MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) | Add | Relu | Gelu | Flatten => None,
+        MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) | Add {} | Relu {} | Gelu {} | Flatten {} => None,
         GlobalMaxPool2d {} | GlobalAveragePool2d {} | LeakyRelu { .. } | Silu {} | Scale { .. } => None,
     }
 }
@@ -319,15 +319,15 @@ pub(super) fn torch(shape: &LayerShape, others: &[String], channels_last: bool, 
             forward.shorten();
             forward.value = format!("self.{}({})", shape.name, forward.value);
         }
-        Add => {
+        Add {} => {
             for other in others {
                 let _ = write!(forward.value, " + {other}");
             }
             // Within another expression, the sum might need parentheses.
             forward.finish();
         }
-        Relu => forward.value = torch_activation(Activation::Relu, std::mem::take(&mut forward.value)),
-        Gelu => {
+        Relu {} => forward.value = torch_activation(Activation::Relu, std::mem::take(&mut forward.value)),
+        Gelu {} => {
             forward.shorten();
             forward.value = torch_activation(Activation::Gelu, std::mem::take(&mut forward.value));
         }
@@ -344,8 +344,8 @@ pub(super) fn torch(shape: &LayerShape, others: &[String], channels_last: bool, 
             // As for a sum.
             forward.finish();
         }
-        Flatten if channels_last => forward.value.push_str(".permute(0, 2, 3, 1).flatten(1)"),
-        Flatten => forward.value.push_str(".flatten(1)"),
+        Flatten {} if channels_last => forward.value.push_str(".permute(0, 2, 3, 1).flatten(1)"),
+        Flatten {} => forward.value.push_str(".flatten(1)"),
     }
 }
 
@@ -411,9 +411,9 @@ pub(super) fn keras_function(layer: &Layer) -> Option<&'static str> {
         Conv2d { activation: Activation::Gelu, .. }
         | DepthwiseConv2d { activation: Activation::Gelu, .. }
         | Dense { activation: Activation::Gelu, .. }
-        | Gelu => Some(KERAS_GELU_CODE),
+        | Gelu {} => Some(KERAS_GELU_CODE),
         Conv2d { .. } | DepthwiseConv2d { .. } | Dense { .. } => None,
-        MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) | BatchNorm { .. } | Add | Relu | Flatten => None,
+        MaxPool2d(_) | AveragePool2d(_) | SumPool2d(_) | BatchNorm { .. } | Add {} | Relu {} | Flatten {} => None,
         GlobalMaxPool2d {} | GlobalAveragePool2d {} | LeakyRelu { .. } | Silu {} | Scale { .. } | Dropout { .. } => {
             None
         }
@@ -453,14 +453,14 @@ pub(super) fn keras(shapes: &[LayerShape], i: usize) -> Vec<String> {
             }
             vec![format!("{line}, name=\"{name}\")")]
         }
-        Add => vec![format!("Add(name=\"{name}\")")],
-        Relu => vec![format!("ReLU(name=\"{name}\")")],
-        Gelu => vec![format!("Activation({KERAS_GELU}, name=\"{name}\")")],
+        Add {} => vec![format!("Add(name=\"{name}\")")],
+        Relu {} => vec![format!("ReLU(name=\"{name}\")")],
+        Gelu {} => vec![format!("Activation({KERAS_GELU}, name=\"{name}\")")],
         LeakyRelu { slope } => vec![keras_leaky_relu(*slope, name)],
         Silu {} => vec![format!("Activation(\"silu\", name=\"{name}\")")],
         Scale { factor } => vec![format!("Rescaling({factor}, name=\"{name}\")")],
         Dropout { rate } => vec![format!("Dropout({rate}, name=\"{name}\")")],
-        Flatten => vec![format!("Flatten(name=\"{name}\")")],
+        Flatten {} => vec![format!("Flatten(name=\"{name}\")")],
         Dense { units, activation, use_bias, .. } => {
             let activation = if i + 1 == shapes.len() { Activation::Softmax } else { *activation };
             let rest = keras_activation(activation) + &no_bias(*use_bias, "use_bias");

@@ -86,7 +86,7 @@ impl Lowering<'_> {
         };
         if folded.is_some()
             && activation == Activation::None
-            && let Some(relu) = next(&included, |layer| *layer == Layer::Relu)
+            && let Some(relu) = next(&included, |layer| *layer == Layer::Relu {})
         {
             activation = Activation::Relu;
             included.push(relu);

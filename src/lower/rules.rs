@@ -343,7 +343,7 @@ impl Lowering<'_> {
                 let momentum = trainable.then_some(*momentum);
                 self.batchnorm(at, x, momentum, *epsilon)
             }
-            Layer::Add => {
+            Layer::Add {} => {
                 let mut sum = x;
                 for (i, &other) in inputs.iter().enumerate().skip(1) {
                     let name = if i + 1 == inputs.len() { name.clone() } else { format!("{}.y{i}", shape.name) };
@@ -353,8 +353,8 @@ impl Lowering<'_> {
                 }
                 sum
             }
-            Layer::Relu => self.activated(Op::Relu(Relu::Forward), x, name),
-            Layer::Gelu => self.activated(Op::Gelu(Gelu::Forward), x, name),
+            Layer::Relu {} => self.activated(Op::Relu(Relu::Forward), x, name),
+            Layer::Gelu {} => self.activated(Op::Gelu(Gelu::Forward), x, name),
             Layer::LeakyRelu { slope } => self.activated(Op::LeakyRelu(LeakyRelu::Forward(*slope)), x, name),
             Layer::Silu {} => self.activated(Op::Silu(Silu::Forward), x, name),
             Layer::Scale { factor } => self.activated(Op::Scale(Scale::Forward(*factor)), x, name),
@@ -367,7 +367,7 @@ impl Lowering<'_> {
                 y
             }
             // The same values in the same order.
-            Layer::Dropout { .. } | Layer::Flatten => x,
+            Layer::Dropout { .. } | Layer::Flatten {} => x,
         };
         Ok((y, Vec::new()))
     }

@@ -69,7 +69,7 @@ pub struct LayerShape {
     pub name: String,
     /// The layer.
     pub layer: Layer,
-    /// What it reads: one value, or several for a layer such as [`Layer::Add`].
+    /// What it reads: one value, or several for a layer such as [`Layer::Add {}`].
     pub sources: Vec<Source>,
     /// Shape of each of its inputs, without the batch: `[H, W, C]` or `[I]`.
     pub input: Vec<usize>,
@@ -204,8 +204,8 @@ fn sources(node: &Node, before: &[LayerShape]) -> Result<Vec<Source>, String> {
     let before_it = || before.len().checked_sub(1).map_or(Source::Image, Source::Layer);
     match (&node.layer, &node.input, &node.inputs) {
         (_, Some(_), Some(_)) => Err("it has both `input` and `inputs`; use one of them".to_string()),
-        (Layer::Add, None, Some(names)) if names.len() >= 2 => names.iter().map(find).collect(),
-        (Layer::Add, ..) => Err("`inputs` must name the two or more layers whose outputs it adds".to_string()),
+        (Layer::Add {}, None, Some(names)) if names.len() >= 2 => names.iter().map(find).collect(),
+        (Layer::Add {}, ..) => Err("`inputs` must name the two or more layers whose outputs it adds".to_string()),
         (_, _, Some(_)) => Err("it reads one layer; use `input` instead of `inputs`".to_string()),
         (_, Some(name), None) => Ok(vec![find(name)?]),
         (_, None, None) => Ok(vec![before_it()]),

@@ -200,11 +200,11 @@ pub enum Layer {
         trainable: bool,
     },
     /// The sum of several inputs of the same shape.
-    Add,
+    Add {},
     /// max(x, 0) as a separate layer.
-    Relu,
+    Relu {},
     /// x times the normal distribution function of x, in the form with tanh, as a separate layer.
-    Gelu,
+    Gelu {},
     /// x where it is positive, else `slope` times x.
     LeakyRelu {
         /// The factor of negative inputs; not negative itself.
@@ -224,7 +224,7 @@ pub enum Layer {
         rate: f64,
     },
     /// From `[H, W, C]` to `[H*W*C]`.
-    Flatten,
+    Flatten {},
     /// Fully connected.
     Dense {
         /// Number of outputs.
@@ -261,14 +261,14 @@ impl Layer {
             Layer::GlobalMaxPool2d {} => "globalmaxpool2d",
             Layer::GlobalAveragePool2d {} => "globalaveragepool2d",
             Layer::BatchNorm { .. } => "batchnorm",
-            Layer::Add => "add",
-            Layer::Relu => "relu",
-            Layer::Gelu => "gelu",
+            Layer::Add {} => "add",
+            Layer::Relu {} => "relu",
+            Layer::Gelu {} => "gelu",
             Layer::LeakyRelu { .. } => "leakyrelu",
             Layer::Silu {} => "silu",
             Layer::Scale { .. } => "scale",
             Layer::Dropout { .. } => "dropout",
-            Layer::Flatten => "flatten",
+            Layer::Flatten {} => "flatten",
             Layer::Dense { .. } => "dense",
         }
     }
@@ -281,7 +281,7 @@ impl Layer {
             | Layer::Dense { activation, .. } => *activation,
             Layer::MaxPool2d(_) | Layer::AveragePool2d(_) | Layer::SumPool2d(_) => Activation::None,
             Layer::GlobalMaxPool2d {} | Layer::GlobalAveragePool2d {} => Activation::None,
-            Layer::BatchNorm { .. } | Layer::Add | Layer::Relu | Layer::Gelu | Layer::Flatten => Activation::None,
+            Layer::BatchNorm { .. } | Layer::Add {} | Layer::Relu {} | Layer::Gelu {} | Layer::Flatten {} => Activation::None,
             Layer::LeakyRelu { .. } | Layer::Silu {} | Layer::Scale { .. } | Layer::Dropout { .. } => Activation::None,
         }
     }
@@ -320,7 +320,7 @@ impl Layer {
             }
             Layer::MaxPool2d(_) | Layer::AveragePool2d(_) | Layer::SumPool2d(_) => Vec::new(),
             Layer::GlobalMaxPool2d {} | Layer::GlobalAveragePool2d {} => Vec::new(),
-            Layer::Add | Layer::Relu | Layer::Gelu | Layer::Flatten => Vec::new(),
+            Layer::Add {} | Layer::Relu {} | Layer::Gelu {} | Layer::Flatten {} => Vec::new(),
             Layer::LeakyRelu { .. } | Layer::Silu {} | Layer::Scale { .. } | Layer::Dropout { .. } => Vec::new(),
         }
     }
@@ -354,13 +354,13 @@ impl Layer {
             Layer::Scale { factor } if !(*factor as f32).is_finite() => {
                 Err(format!("`factor` is {factor}; use a finite number in the range of single precision"))
             }
-            Layer::Add | Layer::Relu | Layer::Gelu => Ok((input.to_vec(), 0)),
+            Layer::Add {} | Layer::Relu {} | Layer::Gelu {} => Ok((input.to_vec(), 0)),
             Layer::LeakyRelu { .. } | Layer::Silu {} | Layer::Scale { .. } => Ok((input.to_vec(), 0)),
             Layer::Dropout { rate } if !(0.0..1.0).contains(rate) => {
                 Err(format!("`rate` is {rate}; it must be at least 0 and less than 1, for example 0.5"))
             }
             Layer::Dropout { .. } => Ok((input.to_vec(), 0)),
-            Layer::Flatten => Ok((vec![len], 0)),
+            Layer::Flatten {} => Ok((vec![len], 0)),
             Layer::Dense { units, .. } => match input {
                 [_] if *units == 0 => Err("`units` is 0; use at least 1".to_string()),
                 // Kernels use 32-bit indices.

@@ -63,7 +63,7 @@ pub fn filters(model: &Model, parameters: &[Vec<f32>]) -> Result<Option<LayerPic
 fn is_image(shapes: &[LayerShape], source: Source) -> bool {
     match source {
         Source::Image => true,
-        Source::Layer(i) => shapes[i].layer == Layer::Flatten && is_image(shapes, shapes[i].sources[0]),
+        Source::Layer(i) => shapes[i].layer == Layer::Flatten {} && is_image(shapes, shapes[i].sources[0]),
     }
 }
 
@@ -91,7 +91,7 @@ pub fn feature_maps(
         let is_last = i + 1 == shapes.len();
         let (size, picture) = match shape.output[..] {
             // A flattened tensor shows nothing new.
-            _ if shape.layer == Layer::Flatten => continue,
+            _ if shape.layer == Layer::Flatten {} => continue,
             [height, width, n] => {
                 let side = (2 * width as u32).max(56) + 1;
                 let maps = channels(output, n, width, largest(output));
