@@ -161,6 +161,34 @@ write(
 )
 write(
     "model_file",
+    "scheduled.toml",
+    'name = "s"\n'
+    + DENSE
+    + """[train]
+epochs = 3
+batch_size = 8
+optimizer = "sgd"
+learning_rate = 0.3
+momentum = 0.85
+nesterov = true
+weight_decay = 1e-2
+bias_factor = 2
+scale_factor = 0.5
+shift_factor = 64
+schedule = "onecycle"
+warmup = 0.25
+initial = 0.1
+final = 0.0
+clip_norm = 1.5
+""",
+)
+write(
+    "model_file",
+    "adamw.toml",
+    'name = "a"\n' + DENSE + '[train]\noptimizer = "adamw"\nweight_decay = 0.05\nschedule = "step"\nbatch_size = 64\n',
+)
+write(
+    "model_file",
     "weighted.toml",
     'name = "w"\n' + DENSE + '[train]\nclass_weights = [1, 0.5, 0, 2, 1, 1, 1, 1, 1, 1e3]\naverage = "lookahead"\n',
 )
@@ -223,11 +251,19 @@ def named(prefix, first):
     return [(prefix + name, "F32", shape, floats(count, first)) for name, shape, count in PARAMETERS]
 
 
+def halves(first):
+    return [
+        (name, "F16", shape, struct.pack(f"<{count}e", *((first + 0.01 * i) for i in range(count)))) for name, shape, count in PARAMETERS
+    ]
+
+
 def weights(model=TINY, version="fmnist-gpu 1", tensors=None):
     return safetensors(tensors or named("", -0.05), {"format": version, "layout": "row-major", "model": json.dumps(model)})
 
 
 write("weights", "tiny.safetensors", weights())
+write("weights", "half.safetensors", weights(tensors=halves(-0.05)))
+write("weights", "half-infinite.safetensors", weights(tensors=halves(float("inf"))))
 write("weights", "newer.safetensors", weights(version="fmnist-gpu 2"))
 write("weights", "nan.safetensors", weights(tensors=named("", float("nan"))))
 write("weights", "path.safetensors", weights(model={**TINY, "name": "../../etc/x"}))

@@ -63,6 +63,9 @@ pub fn seeds_that_are_right_are_taken() {
         "pooled.toml",
         "grouped.toml",
         "recipe.toml",
+        "scheduled.toml",
+        "adamw.toml",
+        "augmented.toml",
         "weighted.toml",
         "parameters.toml",
     ] {
@@ -70,7 +73,9 @@ pub fn seeds_that_are_right_are_taken() {
         let file = fmnist_gpu::model::ModelFile::parse(Path::new(name), &text).unwrap();
         fmnist_gpu::session::Plan::new(file, &[]).unwrap();
     }
-    fmnist_gpu::model::weights::from_bytes(&read("weights", "tiny.safetensors")).unwrap();
+    for name in ["tiny.safetensors", "half.safetensors"] {
+        fmnist_gpu::model::weights::from_bytes(&read("weights", name)).unwrap();
+    }
     for name in ["adam.safetensors", "sgd.safetensors", "averages.safetensors"] {
         Checkpoint::from_bytes(&read("checkpoint", name)).unwrap();
     }
@@ -103,6 +108,7 @@ fn seeds_that_are_wrong_are_refused_with_a_reason() {
     for (path, parts) in [
         ("weights/newer.safetensors", ["fmnist-gpu 2", "use the version that wrote it"]),
         ("weights/nan.safetensors", ["dense_1.", "NaN at position 0"]),
+        ("weights/half-infinite.safetensors", ["dense_1.", "inf at position 0"]),
         ("weights/path.safetensors", ["../../etc/x", "its name is a path"]),
         ("weights/tensor-with-a-path.safetensors", ["`../dense_1.", "belongs to no layer"]),
         ("weights/input-of-another-size.safetensors", ["`input` is", "[28, 28, 1]"]),
