@@ -281,7 +281,9 @@ impl Layer {
             | Layer::Dense { activation, .. } => *activation,
             Layer::MaxPool2d(_) | Layer::AveragePool2d(_) | Layer::SumPool2d(_) => Activation::None,
             Layer::GlobalMaxPool2d {} | Layer::GlobalAveragePool2d {} => Activation::None,
-            Layer::BatchNorm { .. } | Layer::Add {} | Layer::Relu {} | Layer::Gelu {} | Layer::Flatten {} => Activation::None,
+            Layer::BatchNorm { .. } | Layer::Add {} | Layer::Relu {} | Layer::Gelu {} | Layer::Flatten {} => {
+                Activation::None
+            }
             Layer::LeakyRelu { .. } | Layer::Silu {} | Layer::Scale { .. } | Layer::Dropout { .. } => Activation::None,
         }
     }

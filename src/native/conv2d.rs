@@ -1,9 +1,9 @@
 //! Convolution with bias, optional ReLU and optional max pooling; see [`crate::cpu::conv2d`] and
 //! [`crate::cpu::pool2d`].
 //!
-//! Whatever depends only on the shape is decided once, in [`Conv2d::new`]: in tiles of sums in vector registers, or, for
-//! few channels, as products over patches, which work for every shape; backward over the positions that the pooling
-//! chose, if that is possible. All forms of the forward pass but the patches compute the same bits.
+//! Whatever depends only on the shape is decided once, in [`Conv2d::new`]: in tiles of sums in vector registers, for 3x3
+//! windows by Winograd's algorithm, or, for few channels, as products over patches, which work for every shape; backward
+//! over the positions that the pooling chose, if that is possible. Both forms in tiles compute the same bits forward.
 
 use super::conv2d_direct::{self, Forward};
 use super::conv2d_pooled::{self, BackwardW, BackwardX, Entry, FilterSums};

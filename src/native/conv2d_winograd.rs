@@ -219,7 +219,7 @@ pub(super) fn backward_w<S: Simd, const V: usize>(simd: S, winograd: &Winograd, 
                 let mut channel = 0;
                 while channel < c {
                     let to = &mut of_filter[channel * o..];
-                    // Numbers of channels are multiples of eight or four.
+                    // Most numbers of channels are multiples of eight.
                     channel += match c - channel {
                         8.. if S::REGISTER_COUNT >= 32 => sums.add_tile::<8>(simd, channel, to),
                         4.. => sums.add_tile::<4>(simd, channel, to),

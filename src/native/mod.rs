@@ -9,6 +9,7 @@
 //! |---|---|
 //! | convolution, dense layers | in tiles of sums in vector registers ([`conv2d`], [`dense`]); as matrix products for shapes that do not allow it |
 //! | gradients of a convolution | in tiles too; after a max pooling, which leaves one position per window with a gradient, a quarter of the sums |
+//! | 3x3 convolutions, without ReLU and pooling behind them | by Winograd's algorithm: 16 products instead of 36 |
 //! | other matrix products | the crate `matrixmultiply`: AVX-512, AVX2 with FMA, or NEON, whichever the CPU has |
 //! | grouped and depthwise convolution | sums of products of vectors of channels ([`groupedconv2d`]) |
 //! | batch normalization | sums over fixed groups of images, in double precision, with all threads ([`batchnorm`]) |
