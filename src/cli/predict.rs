@@ -119,7 +119,7 @@ pub async fn run(args: PredictArgs, global: &Global) -> Result<ExitCode> {
         None => {
             let run = Run::built_in();
             global.say(format!(
-                "Model: {}, trained, as it comes with the program; another: predict RUN ...",
+                "Model: {}, which comes with the program; to use another: predict RUN FILE",
                 run.model.name
             ));
             run
