@@ -25,6 +25,9 @@ use std::sync::atomic::Ordering;
 /// Most test images that are predicted at once: the table and the probabilities of more would fill memory.
 const MAX_INDICES: usize = 100_000;
 
+/// The test images that are predicted unless others are named.
+const FIRST_IMAGES: Range<usize> = 0..25;
+
 /// Flags of `predict`.
 #[derive(Debug, Args)]
 #[command(allow_negative_numbers = true)]
@@ -189,7 +192,7 @@ async fn test_images(args: &PredictArgs, run: &Run, global: &Global) -> Result<E
     let dataset = evaluate::load_data(run, &args.source, global, &interrupt)?;
     let (available, description) = (dataset.test.len(), &dataset.description);
     // Checked before the list is spelled out: 0..18446744073709551615 is a short text.
-    let test_index = args.test_index.clone().unwrap_or_else(|| vec![0..25]);
+    let test_index = args.test_index.clone().unwrap_or_else(|| vec![FIRST_IMAGES]);
     if let Some(range) = test_index.iter().find(|range| range.end > available) {
         let last = available - 1;
         bail!("--test-index {range:?} reaches past the test set, which has {available} images (0 to {last})");

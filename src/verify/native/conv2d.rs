@@ -178,7 +178,6 @@ fn backward_pass(check: &mut Check, case: &str, conv: &Conv2d, d: &Conv2dDims, n
     let [_, dx_by_winograd, dw_by_winograd] = conv.winograd();
     let [mut expected_dw, expected_db] = backward_w(d, &x, &dy);
     if dw_by_winograd {
-        let dy: Vec<f32> = dy.iter().map(|&dy| dy as f32).collect();
         expected_dw = Bounded::sums(expected_dw.values, &winograd_scale_w(d, &x, &dy), d.n * d.ho * d.wo + 16);
     }
     check.bounded("native conv2d_backward_w", case, &dw, &expected_dw);
