@@ -5,6 +5,7 @@ use crate::programs::draw_model;
 use crate::support::program::Place;
 use crate::support::python::Python;
 use crate::support::{cases, genuine_data, gpu};
+use ::half::f16;
 use fmnist_gpu::cpu::conv2d::Padding;
 use fmnist_gpu::data::{DatasetKind, FASHION_MNIST, LoadOptions, Split, load, synthetic};
 use fmnist_gpu::engine::{Engine, GpuEngine, Optimizer, ReferenceEngine};
@@ -18,6 +19,7 @@ use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
 use pollster::FutureExt as _;
 use safetensors::SafeTensors;
+use safetensors::tensor::Dtype;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Cursor, Read};
@@ -630,6 +632,20 @@ pub fn read_back(path: &str, bytes: &[u8], model: &Model, parameters: &[Vec<f32>
         "model.npz" => {
             assert!(values() == parameters, "{path}");
             "npz"
+        }
+        "model.half.safetensors" => {
+            let file = SafeTensors::deserialize(bytes).unwrap();
+            for (parameter, values) in model.parameters().unwrap().iter().zip(parameters) {
+                let tensor = file.tensor(&parameter.name).unwrap();
+                assert_eq!((tensor.dtype(), tensor.shape()), (Dtype::F16, &parameter.shape[..]), "{path}");
+                let bits = tensor.data().chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
+                assert!(
+                    bits.eq(values.iter().map(|&value| f16::from_f32(value).to_bits())),
+                    "{path}: {}",
+                    parameter.name
+                );
+            }
+            "half"
         }
         _ => panic!("nothing reads {path}"),
     }
