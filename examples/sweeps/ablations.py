@@ -13,18 +13,13 @@ import argparse
 import signal
 import statistics
 import sys
-import time
 import tomllib
-import warnings
 from pathlib import Path
 
 import optuna
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import TrialState
+from study import open_study, requeue_dead_trials
 from trial import Failed, Trial, flags_of
-
-# Heartbeats have been an experimental feature of Optuna since version 3.
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
 def main():
@@ -44,30 +39,16 @@ def main():
 
     plan = tomllib.loads(args.plan.read_text())
     variants = {variant["name"]: variant for variant in plan["variant"]}
-    args.out.mkdir(parents=True, exist_ok=True)
-    study = optuna.create_study(
-        study_name=args.plan.stem,
-        storage=RDBStorage(
-            f"sqlite:///{args.out / 'study.db'}",
-            heartbeat_interval=args.heartbeat,
-            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
-        ),
-        direction="maximize",
-        load_if_exists=True,
-    )
+    study = open_study(args.plan.stem, args.out, args.heartbeat)
     if not args.table:
         train(study, plan, variants, args)
     print(table(study, plan, variants))
 
 
 def train(study, plan, variants, args):
-    if study.get_trials(states=(TrialState.RUNNING,)):
-        print("Some runs are under way elsewhere, or their process was killed: waiting for a sign of life")
-        time.sleep(2 * args.heartbeat + 1)
-        # Puts those that are dead back into the queue.
-        fail_stale_trials(study)
-    under_way = (TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE)
-    planned = {(trial.params or trial.system_attrs["fixed_params"])["run"] for trial in study.get_trials(states=under_way)}
+    requeue_dead_trials(study, args.heartbeat)
+    planned_states = (TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
+    planned = {(trial.params or trial.system_attrs["fixed_params"])["run"] for trial in study.get_trials(states=planned_states)}
     # One seed of every variant before the next seed.
     runs = [f"{name}-{seed}" for seed in range(args.seeds) for name in variants]
     for run in runs:
@@ -79,7 +60,7 @@ def train(study, plan, variants, args):
         name, seed = run.rsplit("-", 1)
         variant = variants[name]
         flags = {
-            **plan["flags"],
+            **plan.get("flags", {}),
             **flags_of(args.flags),
             **variant.get("flags", {}),
             "model": model_file(plan["model"], variant, args.out),
@@ -91,6 +72,9 @@ def train(study, plan, variants, args):
             for epoch in training:
                 accuracies.append(epoch["val_accuracy"])
                 trial.report(accuracies[-1], epoch["epoch"])
+        if not accuracies:
+            # The loss became infinite or NaN in the first epoch.
+            raise optuna.TrialPruned
         return accuracies[-1]
 
     while any(trial.state == TrialState.WAITING for trial in study.trials):

@@ -10,17 +10,12 @@ on one study. The objective is the accuracy on held-out training images, never t
 import argparse
 import signal
 import sys
-import time
-import warnings
 from pathlib import Path
 
 import optuna
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import TrialState
+from study import open_study, requeue_dead_trials
 from trial import Failed, Trial, flags_of
-
-# Heartbeats have been an experimental feature of Optuna since version 3.
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
 def main():
@@ -35,26 +30,12 @@ def main():
     # As Ctrl-C does, SIGTERM unwinds the stack, which lets the program save a checkpoint.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
-    args.out.mkdir(parents=True, exist_ok=True)
-    study = optuna.create_study(
-        study_name="fmnist",
-        storage=RDBStorage(
-            f"sqlite:///{args.out / 'study.db'}",
-            heartbeat_interval=args.heartbeat,
-            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
-        ),
-        # A trial is stopped if it is worse, after an epoch, than the median of the others after that epoch.
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=3),
-        direction="maximize",
-        load_if_exists=True,
-    )
+    # A trial is stopped if it is worse, after an epoch, than the median of the others after that epoch.
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=3)
+    study = open_study("fmnist", args.out, args.heartbeat, pruner=pruner)
     # Another seed each time, or a study that is continued would begin with the settings that it began with.
     study.sampler = optuna.samplers.TPESampler(seed=args.sampler_seed + len(study.trials))
-    if study.get_trials(states=(TrialState.RUNNING,)):
-        print("The study has trials that run elsewhere, or whose process was killed: waiting for a sign of life")
-        time.sleep(2 * args.heartbeat + 1)
-        # Puts those that are dead back into the queue.
-        fail_stale_trials(study)
+    requeue_dead_trials(study, args.heartbeat)
     common = {"validation-split": 0.1, "device": "auto", **flags_of(args.flags)}
     over = (TrialState.COMPLETE, TrialState.PRUNED)
     study.optimize(
