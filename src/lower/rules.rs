@@ -441,30 +441,34 @@ impl Lowering<'_> {
         [w_out, b_out]
     }
 
+    /// The rule of a convolution with the pooling after it, which the backward pass undoes itself if the engine can.
+    fn conv2d_rule(&mut self, instruction: &Instruction, d: Conv2dDims, pool: Option<Pool2dDims>, dy: Id) {
+        let x = instruction.reads[0];
+        let (masked, weights) = (self.masks_all(x), self.trains_weights(instruction));
+        let mut reads = vec![x, instruction.reads[1], dy];
+        let needs_dx = self.is_trained[x.0];
+        let unpool = |pool: &Pool2dDims| self.fusion.is_some_and(|fusion| fusion.unpool(&d, pool, needs_dx));
+        let unpool = pool.filter(unpool);
+        match (pool, unpool) {
+            (Some(_), Some(_)) => reads.push(instruction.writes[1]),
+            (Some(pool), None) => {
+                // The gradient before the pooling, which no forward instruction stored.
+                let name = self.name_of_gradient(instruction.writes[0], "dx");
+                reads[2] = self.rows(name, &[d.ho, d.wo, d.o]);
+                let op = Op::MaxPool2d(MaxPool2d::Backward(pool));
+                self.emit(op, vec![instruction.writes[1], dy], vec![reads[2]]);
+            }
+            (None, _) => {}
+        }
+        let op = Op::Conv2d(Conv2d::Backward { d, pool: unpool, masked, weights });
+        self.weights(op, reads, instruction);
+    }
+
     /// The rule of each operation: given the gradient `dy` of what an instruction wrote, emits the instructions for the gradients of what it read.
     pub(super) fn rule(&mut self, instruction: &Instruction, dy: Id) {
         let x = instruction.reads[0];
         match instruction.op {
-            Op::Conv2d(Conv2d::Forward { d, pool, .. }) => {
-                let (masked, weights) = (self.masks_all(x), self.trains_weights(instruction));
-                let mut reads = vec![x, instruction.reads[1], dy];
-                let needs_dx = self.is_trained[x.0];
-                let unpool = |pool: &Pool2dDims| self.fusion.is_some_and(|fusion| fusion.unpool(&d, pool, needs_dx));
-                let unpool = pool.filter(unpool);
-                match (pool, unpool) {
-                    (Some(_), Some(_)) => reads.push(instruction.writes[1]),
-                    (Some(pool), None) => {
-                        // The gradient before the pooling, which no forward instruction stored.
-                        let name = self.name_of_gradient(instruction.writes[0], "dx");
-                        reads[2] = self.rows(name, &[d.ho, d.wo, d.o]);
-                        let op = Op::MaxPool2d(MaxPool2d::Backward(pool));
-                        self.emit(op, vec![instruction.writes[1], dy], vec![reads[2]]);
-                    }
-                    (None, _) => {}
-                }
-                let op = Op::Conv2d(Conv2d::Backward { d, pool: unpool, masked, weights });
-                self.weights(op, reads, instruction);
-            }
+            Op::Conv2d(Conv2d::Forward { d, pool, .. }) => self.conv2d_rule(instruction, d, pool, dy),
             Op::GroupedConv2d(GroupedConv2d::Forward { d, .. }) => {
                 let (masked, weights) = (self.masks_all(x), self.trains_weights(instruction));
                 let op = Op::GroupedConv2d(GroupedConv2d::Backward { d, masked, weights });
