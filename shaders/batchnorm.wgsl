@@ -16,8 +16,8 @@
 // the backward pass. For inference, moments are the running averages, of no image.
 //
 // The rows of a channel are summed in parts: an invocation sums a part of one channel, so that neighbours read neighbouring
-// channels, and a workgroup then adds up the parts of one channel. All differences are from the channel's first value, so
-// that no digits are lost if the mean is large. The variance is put together from the squares about the mean of each part:
+// channels, and a workgroup then adds up the parts of one channel. The statistics are of the differences from the channel's
+// first value, so that no digits are lost if the mean is large. The variance is put together from the squares about the mean of each part:
 // sum over the parts of squares + rows * (mean of the part - mean)^2. The order of the sums is fixed.
 // Source of the last: Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample variances, 1979.
 
