@@ -34,7 +34,7 @@ fn dropout_forward(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_wo
     for (var i = 0u; i < 4u; i++) {
         let index = block * 4u + i;
         if (index >= LEN) { return; }
-        y[index] = select(0.0, x[index] * SCALE, (bits >> i & 1u) == 1u);
+        y[index] = select(0.0, x[index] * SCALE, ((bits >> i) & 1u) == 1u);
     }
 }
 
@@ -45,6 +45,6 @@ fn dropout_backward_x(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num
     for (var i = 0u; i < 4u; i++) {
         let index = block * 4u + i;
         if (index >= LEN) { return; }
-        dx[index] = select(0.0, dy[index] * SCALE, (bits >> i & 1u) == 1u);
+        dx[index] = select(0.0, dy[index] * SCALE, ((bits >> i) & 1u) == 1u);
     }
 }

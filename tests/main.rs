@@ -33,8 +33,6 @@ mod softmax_xent;
 
 /// Speeds, peaks and timings: whether they are measured, not how high they are.
 mod bench;
-/// The core in a browser.
-mod browser_page;
 /// The mirrors compared with finite differences and examples computed by hand.
 mod gradients;
 /// Proof that the proofs can fail.
@@ -42,6 +40,8 @@ mod mutants;
 /// Proof that the comparisons can fail.
 mod negative;
 mod non_finite;
+/// The page in real browsers.
+mod page;
 /// Conventions as tests: every entry point has its spec, mirror, test and header.
 mod registry;
 /// Every shader translated for Vulkan, Metal and DX12; needs no GPU.

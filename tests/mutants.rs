@@ -216,7 +216,7 @@ const MUTANTS: &[Mutant] = &[
     mutant("silu_backward_x", "the sigmoid is taken for a constant", "(1.0 + z * (e * s))", "1.0"),
     mutant("scale_forward", "the inverse", "FACTOR * x[index]", "x[index] / FACTOR"),
     mutant("scale_backward_x", "no factor", "FACTOR * dy[index]", "dy[index]"),
-    mutant("dropout_forward", "what is kept is dropped", "(bits >> i & 1u) == 1u", "(bits >> i & 1u) == 0u"),
+    mutant("dropout_forward", "what is kept is dropped", "((bits >> i) & 1u) == 1u", "((bits >> i) & 1u) == 0u"),
     mutant("dropout_forward", "not scaled", "x[index] * SCALE", "x[index]"),
     mutant("dropout_forward", "the same in every epoch", "random[2], STREAM", "1u, STREAM"),
     mutant("dropout_forward", "the same in every layer", "random[2], STREAM", "random[2], 16u"),

@@ -271,7 +271,7 @@ fn lines_with(words: &[&str], allowed: &[&str]) -> Vec<String> {
 const GATED: &[(&str, &str)] = &[
     ("src/data/disk.rs", r#"feature = "disk""#),
     ("src/data/download.rs", r#"feature = "download""#),
-    ("src/data/fashion_mnist.rs", r#"feature = "disk""#),
+    ("src/data/fashion_mnist/disk.rs", r#"feature = "disk""#),
     ("src/data/idx/disk.rs", r#"feature = "disk""#),
     ("src/engine/gpu/autotune/disk.rs", r#"feature = "disk""#),
     ("src/engine/native", r#"feature = "native""#),

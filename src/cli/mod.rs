@@ -11,6 +11,7 @@ mod evaluate;
 mod export;
 mod filter;
 mod import;
+mod page;
 mod predict;
 mod profile;
 mod progress;
@@ -26,6 +27,7 @@ mod summary;
 pub mod terminal;
 mod train;
 mod views;
+mod web;
 
 use self::advice::{is_interruption, with_causes};
 use self::signals::interrupt_flag;
@@ -88,6 +90,8 @@ enum Command {
     Filter(filter::FilterArgs),
     /// Draw the first training images with their class names
     Samples(samples::SamplesArgs),
+    /// Serve the page that trains in a browser, to this machine only, with its data and runs
+    Web(web::WebArgs),
     /// List the devices of this machine, for --device
     Devices(devices::DevicesArgs),
     /// Collect facts for a bug report: version, system, adapters, limits, environment, self-test, speed
@@ -160,6 +164,7 @@ async fn carry_out(command: Command, global: &Global) -> Result<ExitCode> {
         Command::Import(args) => import::run(args, global)?,
         Command::Filter(args) => filter::run(args, global).await?,
         Command::Samples(args) => samples::run(args, global)?,
+        Command::Web(args) => return web::run(args, global),
         Command::Devices(args) => return devices::run(args).await,
         Command::Doctor(args) => return doctor::run(args, global).await,
         Command::Selftest(args) => return selftest::run(args, global).await,

@@ -7,9 +7,8 @@ use anyhow::{Context, Result};
 use clap::Args;
 use fmnist_gpu::gpu::Gpu;
 use fmnist_gpu::session::Device;
-use fmnist_gpu::verify::{Breadth, OPS, Op, Verdict, Verifier, gradients, native};
+use fmnist_gpu::verify::{Breadth, OPS, Op, SelfTest, Verdict, Verifier, gradients, native};
 use pollster::block_on;
-use serde::Serialize;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -27,17 +26,6 @@ pub struct SelftestArgs {
     json: bool,
 }
 
-/// What `selftest --json` prints.
-#[derive(Debug, Serialize)]
-struct SelftestOutput {
-    device: String,
-    driver: String,
-    passed: bool,
-    seconds: f64,
-    kernels: Vec<Verdict>,
-    gradients: Vec<Verdict>,
-}
-
 /// Runs the command: compares every kernel and every loop of the native engine with its mirror, and the gradient of every mirror with
 /// finite differences.
 pub async fn run(args: SelftestArgs, global: &Global) -> Result<ExitCode> {
@@ -51,15 +39,14 @@ pub async fn run(args: SelftestArgs, global: &Global) -> Result<ExitCode> {
     kernels.extend(native::check_all(args.seed, Breadth::Forms));
     global.say("Testing the mirrors' gradients against finite differences");
     let gradients = gradients::check_all(args.seed);
-    let passed = kernels.iter().chain(&gradients).all(Verdict::passed);
     let [device, driver, _] = match gpu {
         Some(gpu) => Device::Gpu(gpu),
         None => Device::Native(args.device.threads()),
     }
     .describe();
-    let report = SelftestOutput { device, driver, passed, seconds: start.elapsed().as_secs_f64(), kernels, gradients };
+    let report = SelfTest::new(device, driver, start.elapsed(), kernels, gradients);
     print_result(args.json, &report, table)?;
-    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(if report.passed { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 /// Compares every kernel with its mirror on `gpu`, which was opened by `device`.
@@ -90,7 +77,7 @@ async fn compare(gpu: &Gpu, ops: &[Op], seed: u64, global: &Global) -> Result<Ve
     Ok(verifier.verdicts().await?.to_vec())
 }
 
-fn table(report: &SelftestOutput) -> String {
+fn table(report: &SelfTest) -> String {
     let mut lines = Vec::new();
     for (title, verdicts) in [
         ("Kernel against its mirror in double precision", &report.kernels),

@@ -46,6 +46,15 @@ impl Places {
             others,
         }
     }
+
+    /// Returns the first of the folders that has files of a data set.
+    pub fn find(&self, files: &FileSet) -> Option<PathBuf> {
+        let folders = match &self.env_dir {
+            Some(only) => vec![only.clone()],
+            None => self.cache_dir.iter().chain(&self.others).cloned().collect(),
+        };
+        folders.iter().find_map(|folder| fashion_mnist::find_folder(folder, files))
+    }
 }
 
 /// What to load, and from where.

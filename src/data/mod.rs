@@ -15,7 +15,6 @@ mod disk;
 #[cfg(feature = "download")]
 pub mod download;
 mod error;
-#[cfg(feature = "disk")]
 pub mod fashion_mnist;
 pub mod idx;
 pub mod synthetic;
@@ -25,7 +24,6 @@ pub use disk::{DataEvent, LoadOptions, Places, load};
 #[cfg(feature = "download")]
 pub use download::{DownloadOptions, Proxies};
 pub use error::{Attempt, DataError};
-#[cfg(feature = "disk")]
 pub use fashion_mnist::{DataFile, FileSet};
 
 // Fashion-MNIST in numbers, for its reader and its substitute, which know no other images; the rest reads a `Description`.

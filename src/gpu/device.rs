@@ -266,6 +266,12 @@ impl Gpu {
         Ok(())
     }
 
+    /// Submits nothing. Firefox looks for finished work only ten times per second, and at each submission.
+    #[cfg(target_family = "wasm")]
+    pub fn nudge(&self) {
+        self.queue.submit([]);
+    }
+
     /// Waits until a submission has finished.
     pub(super) async fn wait(&self, submission: Submission) -> Result<(), GpuError> {
         #[cfg(target_family = "wasm")]

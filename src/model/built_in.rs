@@ -18,9 +18,13 @@ pub const TRAINED_TINY: &[u8] = include_bytes!("../../assets/tiny.safetensors");
 impl ModelFile {
     /// Returns the built-in model of this name, with its recipe.
     pub fn built_in(name: &str) -> Option<Self> {
-        let (_, text) = FILES.iter().find(|(known, _)| *known == name)?;
-        let file = ModelFile::parse(Path::new(name), text).expect("a test parses all of these files");
-        Some(ModelFile { path: None, ..file })
+        let file = ModelFile::parse(Path::new(name), Self::built_in_text(name)?);
+        Some(ModelFile { path: None, ..file.expect("a test parses all of these files") })
+    }
+
+    /// Returns the text of the file of the built-in model of this name.
+    pub fn built_in_text(name: &str) -> Option<&'static str> {
+        FILES.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
     }
 }
 

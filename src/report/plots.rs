@@ -60,14 +60,15 @@ pub fn draw_curves(title: &str, quantity: &str, curves: &[Curve]) -> Result<Stri
     };
     let curves: Vec<Curve> = curves.iter().map(drawable).filter(|curve| !curve.points.is_empty()).collect();
     let line = |curve: &Curve| {
-        let points: Vec<String> = curve.points.iter().map(|(x, y)| format!("epoch {x:.0}: {y:.4}")).collect();
+        let at = |(x, y): &(f64, f64)| format!("epoch {:.*}: {y:.4}", if x.fract() == 0.0 { 0 } else { 2 }, x);
+        let points: Vec<String> = curve.points.iter().map(at).collect();
         format!("{}: {}", curve.name, points.join(", "))
     };
     let lines: Vec<String> = curves.iter().map(line).collect();
     svg((NARROW, 330 + 20 * curves.len() as u32), &labels(title, &lines.join(". ")), |root| {
         root.draw(&Text::new(printable(title), (20, 12), text(TITLE, &INK)))?;
         let points = || curves.iter().flat_map(|curve| &curve.points);
-        let last = points().map(|p| p.0).fold(1.0, f64::max);
+        let (first, last) = (points().map(|p| p.0).fold(1.0, f64::min), points().map(|p| p.0).fold(1.0, f64::max));
         let low = points().map(|p| p.1).fold(f64::INFINITY, f64::min);
         let high = points().map(|p| p.1).fold(f64::NEG_INFINITY, f64::max);
         let (low, high) = if low <= high { (low, high) } else { (0.0, 1.0) };
@@ -79,7 +80,7 @@ pub fn draw_curves(title: &str, quantity: &str, curves: &[Curve]) -> Result<Stri
             .margin_right(24)
             .x_label_area_size(42)
             .y_label_area_size(62)
-            .build_cartesian_2d(0.75..last + 0.25, (low - room).max(0.0)..high + room)?;
+            .build_cartesian_2d(first - 0.25..last + 0.25, (low - room).max(0.0)..high + room)?;
         chart
             .configure_mesh()
             .light_line_style(TRANSPARENT)
@@ -100,7 +101,12 @@ pub fn draw_curves(title: &str, quantity: &str, curves: &[Curve]) -> Result<Stri
             } else {
                 chart.draw_series(LineSeries::new(curve.points.iter().copied(), colour.stroke_width(2)))?;
             }
-            let size = if curve.points.len() == 1 { 5 } else { 3 };
+            // Dots of many points would hide the line.
+            let size = match curve.points.len() {
+                1 => 5,
+                2..=40 => 3,
+                _ => 0,
+            };
             chart.draw_series(curve.points.iter().map(|&at| Circle::new(at, size, colour.filled())))?;
         }
         for (i, curve) in (0..).zip(&curves) {

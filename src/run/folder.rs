@@ -10,7 +10,7 @@ use super::checkpoint::{self, Checkpoints};
 use super::disk::{entries, file_name};
 use super::{
     CONFIG_FILE, HISTORY_CSV_FILE, HISTORY_FILE, RUN_FILES, RunConfig, RunError, SUMMARY_FILE, Summary,
-    TENSORBOARD_FOLDER, history_csv, is_feature_map,
+    TENSORBOARD_FOLDER, history_csv, history_lines, is_feature_map, to_json,
 };
 use crate::clock::Instant;
 use crate::files::{PART_PREFIX, PART_SUFFIX, Unfinished, create_folder, sync_folder, write_whole};
@@ -232,8 +232,7 @@ impl RunFolder {
     /// # Errors
     /// The file could not be written.
     pub fn write_history(&self, history: &[EpochRecord]) -> Result<(), RunError> {
-        let text: String = history.iter().map(|record| to_json(record, false) + "\n").collect();
-        self.write(HISTORY_FILE, text.as_bytes(), true)
+        self.write(HISTORY_FILE, history_lines(history).as_bytes(), true)
     }
 
     /// Writes `history.csv` with all epochs so far; called after each epoch.
@@ -273,7 +272,7 @@ impl RunFolder {
     }
 
     fn write_json(&self, name: &str, value: &impl Serialize) -> Result<(), RunError> {
-        self.write(name, (to_json(value, true) + "\n").as_bytes(), self.replace)
+        self.write(name, to_json(value).as_bytes(), self.replace)
     }
 
     fn write(&self, name: &str, bytes: &[u8], overwrite: bool) -> Result<(), RunError> {
@@ -379,10 +378,4 @@ fn is_at(file: &File, path: &Path) -> io::Result<bool> {
 #[cfg(not(unix))]
 fn is_at(_: &File, _: &Path) -> io::Result<bool> {
     Ok(true)
-}
-
-/// JSON text of a file of the run.
-fn to_json(value: &impl Serialize, pretty: bool) -> String {
-    let text = if pretty { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) };
-    text.expect("structs of numbers, strings and lists always have a JSON form")
 }

@@ -1,11 +1,13 @@
 //! The files of a run, and how a finished run is read: configuration, weights, history, summary, images.
 
+pub mod archive;
 pub mod checkpoint;
 #[cfg(feature = "disk")]
 mod disk;
 #[cfg(feature = "disk")]
 pub mod folder;
 
+pub use archive::RunFiles;
 #[cfg(feature = "disk")]
 pub use disk::{Run, run_name};
 
@@ -317,6 +319,20 @@ pub fn parse_history(bytes: &[u8]) -> Result<Vec<EpochRecord>, String> {
     };
     bytes.split(|&byte| byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty()).map(line).collect()
 }
+
+/// The text of `history.jsonl`: a line per epoch.
+pub fn history_lines(history: &[EpochRecord]) -> String {
+    let line = |record| serde_json::to_string(record).expect(JSON) + "\n";
+    history.iter().map(line).collect()
+}
+
+/// The text of a JSON file of a run.
+fn to_json(value: &impl Serialize) -> String {
+    serde_json::to_string_pretty(value).expect(JSON) + "\n"
+}
+
+/// Why what is written has a JSON form.
+const JSON: &str = "structs of numbers, strings and lists always have a JSON form";
 
 fn is_zero(n: &usize) -> bool {
     *n == 0

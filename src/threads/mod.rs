@@ -5,8 +5,12 @@ mod one;
 #[cfg(not(target_family = "wasm"))]
 mod several;
 
+#[cfg(all(target_family = "wasm", feature = "native"))]
+pub(crate) use one::Pool;
 #[cfg(target_family = "wasm")]
 pub(crate) use one::{available, in_any_order, in_parallel};
+#[cfg(all(not(target_family = "wasm"), feature = "native"))]
+pub(crate) use several::Pool;
 #[cfg(all(not(target_family = "wasm"), feature = "disk"))]
 pub(crate) use several::beside;
 #[cfg(not(target_family = "wasm"))]

@@ -78,6 +78,25 @@ fn in_any_order_on<T: Send>(
     })
 }
 
+/// A pool of threads for rayon's parallel iterators.
+#[cfg(feature = "native")]
+#[derive(Debug)]
+pub(crate) struct Pool(rayon::ThreadPool);
+
+#[cfg(feature = "native")]
+impl Pool {
+    /// Starts `n` threads, or says why it cannot.
+    pub(crate) fn new(n: usize) -> Result<Self, String> {
+        let threads = rayon::ThreadPoolBuilder::new().num_threads(n).thread_name(|i| format!("native {i}"));
+        threads.build().map(Pool).map_err(|error| error.to_string())
+    }
+
+    /// Runs `work` in a thread of the pool; parallel iterators in it use all of them.
+    pub(crate) fn install<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.0.install(work)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::in_any_order_on;

@@ -10,6 +10,7 @@ pub mod program;
 pub mod python;
 #[cfg(unix)]
 pub mod strace;
+pub mod visit;
 #[cfg(unix)]
 pub mod whole;
 

@@ -1,20 +1,9 @@
 //! IDX files on a disk.
 
-use super::{Idx, UNSIGNED_BYTE, parse};
+use super::{Idx, parse};
 use crate::data::DataError;
 use crate::files::ShownPath;
 use std::path::Path;
-
-impl Idx {
-    /// Returns the header of this content; followed by the payload, it is the uncompressed file.
-    pub(in crate::data) fn header(&self) -> Vec<u8> {
-        let mut header = vec![0, 0, UNSIGNED_BYTE, self.shape.len() as u8];
-        for &dimension in &self.shape {
-            header.extend_from_slice(&(dimension as u32).to_be_bytes());
-        }
-        header
-    }
-}
 
 /// Reads a file that must have `rank` dimensions, plain or gzip; the values of labels are not checked.
 ///

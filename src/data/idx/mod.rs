@@ -44,6 +44,17 @@ pub struct Idx {
     pub payload: Vec<u8>,
 }
 
+impl Idx {
+    /// Returns the header of this content; followed by the payload, it is the uncompressed file.
+    pub(in crate::data) fn header(&self) -> Vec<u8> {
+        let mut header = vec![0, 0, UNSIGNED_BYTE, self.shape.len() as u8];
+        for &dimension in &self.shape {
+            header.extend_from_slice(&(dimension as u32).to_be_bytes());
+        }
+        header
+    }
+}
+
 /// Returns whether a file that starts with these bytes is a gzip stream.
 pub(super) fn is_gzip(bytes: &[u8]) -> bool {
     bytes.starts_with(&GZIP_MAGIC)

@@ -21,6 +21,7 @@ use crate::lower::Mode;
 use crate::model::{Model, Parameter};
 use crate::native::conv2d::{Algorithm, Scratch};
 use crate::native::{Aligned, peak};
+use crate::threads::Pool;
 use batch::{BatchBuffers, Share, Whole, totals};
 use program::{Prepared, zeros};
 use rayon::prelude::*;
@@ -35,7 +36,7 @@ const SILENCE: Duration = Duration::from_millis(50);
 /// A model on the CPU.
 #[derive(Debug)]
 pub struct NativeEngine<'d> {
-    threads: rayon::ThreadPool,
+    threads: Pool,
     model: Model,
     algorithm: Algorithm,
     described: Vec<Parameter>,
@@ -75,9 +76,7 @@ impl<'d> NativeEngine<'d> {
         let inference = Prepared::new(model, Mode::Infer, algorithm)?;
         // For 0, rayon would choose a number itself, but each thread needs its scratch memory.
         let n = threads.max(1);
-        let threads = rayon::ThreadPoolBuilder::new().num_threads(n).thread_name(|i| format!("native {i}"));
-        let threads =
-            threads.build().map_err(|error| EngineError::Threads { threads: n, reason: error.to_string() })?;
+        let threads = Pool::new(n).map_err(|reason| EngineError::Threads { threads: n, reason })?;
         let described = model.parameters()?;
         State { parameters: parameters.to_vec(), ..State::default() }.check(&described, &[], false)?;
         let (model, parameters, evaluation) = (model.clone(), aligned(parameters), Vec::new());

@@ -1,6 +1,6 @@
 //! The checkpoints in a run folder.
 
-use super::{Checkpoint, CheckpointError, FOLDER, MAX_CHECKPOINT_BYTES, to_bytes};
+use super::{Checkpoint, CheckpointError, FOLDER, MAX_CHECKPOINT_BYTES, PREFIX, SUFFIX, name, to_bytes};
 use crate::engine::State;
 use crate::files::{read_bounded, sync_folder, write_whole};
 use crate::run::RunConfig;
@@ -8,9 +8,6 @@ use crate::run::disk::{entries, file_name};
 use crate::train::Position;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-
-const PREFIX: &str = "step-";
-const SUFFIX: &str = ".safetensors";
 
 /// The checkpoints of a run: written, found again, and the oldest removed.
 #[derive(Debug)]
@@ -40,8 +37,7 @@ impl Checkpoints {
                 sync_folder(self.folder.parent().unwrap_or(Path::new("."))).map_err(io)?;
             }
         }
-        let step = position.steps(config.train_images.div_ceil(config.batch_size));
-        let path = self.folder.join(format!("{PREFIX}{step:012}{SUFFIX}"));
+        let path = self.folder.join(name(config, position));
         write_whole(&path, &to_bytes(config, position, state)?, true)?;
         let paths = self.newest_first()?;
         for old in paths.iter().skip(self.keep).filter(|old| **old != path) {
@@ -77,6 +73,12 @@ impl Checkpoints {
         found.sort_unstable_by(|a, b| b.cmp(a));
         Ok(found.into_iter().map(|(_, path)| path).collect())
     }
+}
+
+/// The files of the checkpoints of the run folder `run`, relative to it, in no order; none if the folder cannot be read.
+pub fn names(run: &Path) -> Vec<String> {
+    let found = files(&run.join(FOLDER)).unwrap_or_default();
+    found.iter().map(|(_, path)| format!("{FOLDER}/{}", file_name(path))).collect()
 }
 
 /// The checkpoints in a folder with their steps, in no order; none if there is no folder. A folder of such a name is not one.

@@ -8,7 +8,7 @@
 mod disk;
 
 #[cfg(feature = "disk")]
-pub use disk::Checkpoints;
+pub use disk::{Checkpoints, names};
 #[cfg(feature = "disk")]
 pub(super) use disk::files;
 
@@ -28,6 +28,15 @@ pub const FOLDER: &str = "checkpoints";
 
 /// Largest checkpoint that is read, bytes: the weights with two moments and an average each, and those of the best epoch.
 pub const MAX_CHECKPOINT_BYTES: u64 = 5 * MAX_WEIGHT_BYTES;
+
+const PREFIX: &str = "step-";
+const SUFFIX: &str = ".safetensors";
+
+/// The name of the file of a checkpoint; the names of a run's checkpoints sort by their steps.
+pub(super) fn name(config: &RunConfig, position: &Position) -> String {
+    let step = position.steps(config.train_images.div_ceil(config.batch_size));
+    format!("{PREFIX}{step:012}{SUFFIX}")
+}
 
 const FORMAT: &str = "fmnist-gpu checkpoint 1";
 

@@ -1,21 +1,25 @@
-//! The four files of Fashion-MNIST: their sizes and hashes, and how to read a folder of them.
+//! The four files of Fashion-MNIST: their sizes and hashes, and how they are read.
 //!
 //! A file is accepted only if its SHA-256 is that of the genuine file, wherever it comes from: other data sets (MNIST,
 //! KMNIST) use the same file names, and one of the mirrors is served without TLS.
 //!
 //! Source: <https://github.com/zalandoresearch/fashion-mnist>, MIT licence, Copyright (c) 2017 Zalando SE.
 
+#[cfg(feature = "disk")]
+mod disk;
+
+#[cfg(feature = "disk")]
+pub use disk::load_from_dir;
+#[cfg(feature = "disk")]
+pub(super) use disk::{find_folder, load_file};
+
 use std::borrow::Cow;
-use std::io;
-use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
 use super::error::DataError;
 use super::idx::{self, IMAGES_RANK, Idx, LABELS_RANK};
 use super::{IMAGE_SIDE, N_CLASSES, Split};
-use crate::files::{ShownPath, read_bounded};
-use crate::threads::{beside, in_parallel};
 
 /// The expected name, sizes and hashes of one file of a data set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +43,7 @@ impl DataFile {
     }
 
     /// Returns the largest file size that is read: content stored in gzip without compression, in blocks of any sensible size.
+    #[cfg(feature = "disk")]
     fn max_bytes(&self) -> u64 {
         self.idx_bytes + self.idx_bytes / 100 + 1024
     }
@@ -69,7 +74,7 @@ impl FileSet {
     }
 
     /// Returns the names of the uncompressed files.
-    fn names(&self) -> Vec<String> {
+    pub fn names(&self) -> Vec<String> {
         let files = self.with_ranks().into_iter();
         files.map(|(file, _)| file.name.to_string()).collect()
     }
@@ -115,84 +120,20 @@ const MNIST_GZ_SHA256: [&str; 4] = [
     "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 ];
 
-/// Where the files may be in a data folder: directly, where torchvision puts them, or in torchvision's own folder.
-const SUBFOLDERS: [&str; 3] = ["", "FashionMNIST/raw", "raw"];
-
-/// Reads a data set, [`FILES`] for Fashion-MNIST, from a folder; returns the training set and the test set.
+/// Reads a data set, [`FILES`] for Fashion-MNIST, from the bytes of its four files: training images, their labels, test images, their labels.
+/// Returns the training set and the test set.
 ///
-/// Each file may be plain or compressed (`.gz`), directly in the folder or in its subfolders `FashionMNIST/raw` or
-/// `raw`. The SHA-256 of every file is verified, and the images must be 28 x 28 with labels 0 to 9. The four files are
-/// read in parallel.
-pub fn load_from_dir(dir: &Path, files: &FileSet) -> Result<(Split, Split), DataError> {
-    if !dir.is_dir() {
-        return Err(DataError::NotAFolder(dir.into()));
-    }
-    let folder =
-        find_folder(dir, files).ok_or_else(|| DataError::NoFiles { dir: dir.into(), expected: files.names() })?;
-    let missing: Vec<String> = files.names().into_iter().filter(|name| !has_file(&folder, name)).collect();
-    if !missing.is_empty() {
-        return Err(DataError::MissingFiles { dir: folder, missing });
-    }
-    let folder = folder.as_path();
-    let load = |(file, rank)| move || load_file(folder, file, rank);
-    let mut loaded = in_parallel(files.with_ranks().map(load)).into_iter();
-    let mut next = || loaded.next().expect("one result per file");
-    let (train_images, train_labels, test_images, test_labels) = (next(), next(), next(), next());
-    Ok((split(train_images?, train_labels?)?, split(test_images?, test_labels?)?))
-}
-
-/// Returns the folder at or below `dir` that contains most of the files, if any contains one.
-pub(super) fn find_folder(dir: &Path, files: &FileSet) -> Option<PathBuf> {
-    let names = files.names();
-    let mut best = (0, None);
-    for subfolder in SUBFOLDERS {
-        let folder = if subfolder.is_empty() { dir.to_path_buf() } else { dir.join(subfolder) };
-        let n_found = names.iter().filter(|name| has_file(&folder, name)).count();
-        if n_found > best.0 {
-            best = (n_found, Some(folder));
-        }
-    }
-    best.1
-}
-
-fn has_file(folder: &Path, name: &str) -> bool {
-    folder.join(format!("{name}.gz")).exists() || folder.join(name).exists()
-}
-
-/// Reads one file from exactly this folder: the compressed one, or else the plain one. Returns its path as shown in errors, and its
-/// content.
-///
-/// The error is that of the first of the two that exists.
-pub(super) fn load_file(folder: &Path, file: &DataFile, rank: usize) -> Result<(String, Idx), DataError> {
-    let mut first_error = None;
-    for name in [file.gz_name(), file.name.to_string()] {
-        match load_path(&folder.join(name), file, rank) {
-            Ok(loaded) => return Ok(loaded),
-            Err(DataError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => {
-                first_error.get_or_insert(error);
-            }
-        }
-    }
-    Err(first_error
-        .unwrap_or_else(|| DataError::MissingFiles { dir: folder.into(), missing: vec![file.name.to_string()] }))
-}
-
-fn load_path(path: &Path, file: &DataFile, rank: usize) -> Result<(String, Idx), DataError> {
-    let shown = path.shown();
-    let (file_bytes, limit) = (idx::regular_file_size(path)?, file.max_bytes());
-    if file_bytes > limit {
-        return Err(DataError::TooLarge { file: shown, found: file_bytes, expected: file.gz_bytes, limit });
-    }
-    let bytes = read_bounded(path, limit).map_err(|source| match source.kind() {
-        io::ErrorKind::OutOfMemory => DataError::OutOfMemory { file: shown.clone(), bytes: file_bytes },
-        _ => DataError::io("read", path)(source),
-    })?;
-    // Decompressing the training images takes about as long as hashing without hardware support, so both run at once.
-    let (hash, parsed) = beside(|| sha256_hex(&[&bytes]), || idx::parse(&shown, &bytes, rank));
-    let idx = parsed?;
-    check_hash(&shown, &bytes, hash, &idx, file)?;
-    Ok((shown, idx))
+/// # Errors
+/// A file is not the genuine one, or cannot be read.
+pub fn from_bytes(files: [&[u8]; 4], set: &FileSet) -> Result<(Split, Split), DataError> {
+    let mut parsed = files.into_iter().zip(set.with_ranks()).map(|(bytes, (file, rank))| {
+        let name = if idx::is_gzip(bytes) { file.gz_name() } else { file.name.to_string() };
+        let idx = idx::parse(&name, bytes, rank)?;
+        check_hash(&name, bytes, sha256_hex(&[bytes]), &idx, file)?;
+        Ok((name, idx))
+    });
+    let mut next = || parsed.next().expect("one result per file");
+    Ok((split(next()?, next()?)?, split(next()?, next()?)?))
 }
 
 /// Accepts the genuine file, and the genuine content compressed in any other way.

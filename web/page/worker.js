@@ -1,0 +1,252 @@
+// The worker: holds the library and whatever it computes, so that the page never blocks. The page calls the functions of `commands` by their
+// names (see calls.js), and is sent an `event` whenever a training or a test has come further.
+import load, * as library from "./fmnist_gpu_web.js";
+import { loadData } from "./files.js";
+
+const ready = load({ module_or_path: new URL("./fmnist_gpu_web_bg.wasm", import.meta.url) });
+
+// What the commands work with: a device, a data set, the network that the page shows, and the one that is being trained.
+let computer = null;
+let data = null;
+let network = null;
+let live = null;
+
+const send = (event, detail, transfer = []) => self.postMessage({ event, detail }, transfer);
+
+// Lets the worker read its messages: a message to itself comes after those that wait, and without the delay of a timer.
+const channel = new MessageChannel();
+let wake = () => {};
+channel.port1.onmessage = () => wake();
+const breathe = () => new Promise((resolve) => { wake = resolve; channel.port2.postMessage(0); });
+
+const decoder = new TextDecoder();
+
+let paused = null;
+const pauseEnds = () => (paused ? paused.promise : undefined);
+
+// Firefox looks for finished work on the GPU ten times a second, and whenever something is submitted.
+const isFirefox = /Firefox\//.test(navigator.userAgent);
+async function nudging(work) {
+  const timer = isFirefox && computer.isGpu() ? setInterval(() => computer.nudge(), 5) : 0;
+  try {
+    return await work();
+  } finally {
+    clearInterval(timer);
+  }
+}
+
+function browser() {
+  const known = [[/Edg\/(\d+)/, "Edge"], [/Firefox\/(\d+)/, "Firefox"], [/Chrome\/(\d+)/, "Chrome"], [/Version\/(\d+).*Safari/, "Safari"]];
+  for (const [pattern, name] of known) {
+    const found = navigator.userAgent.match(pattern);
+    if (found) return `${name} ${found[1]}`;
+  }
+  return "this browser";
+}
+
+// The adapter that the browser would use, or why there is none.
+async function findAdapter() {
+  if (!self.isSecureContext) return { why: "WebGPU needs a secure page: one with https, or on localhost" };
+  if (!navigator.gpu) return { why: `${browser()} has no WebGPU` };
+  const adapter = await navigator.gpu.requestAdapter({ powerPreference: "high-performance" }).catch(() => null);
+  if (!adapter) return { why: `${browser()} has WebGPU, but found no adapter for it` };
+  const { vendor, architecture, device, description, isFallbackAdapter } = adapter.info ?? {};
+  const name = description || [vendor, architecture, device].filter(Boolean).join(" ") || "WebGPU adapter";
+  const isSoftware = isFallbackAdapter || adapter.isFallbackAdapter || /swiftshader|llvmpipe|basic render/i.test(name);
+  return { name, isSoftware };
+}
+
+async function openDevice(choice) {
+  const adapter = choice === "cpu" ? { why: "as chosen" } : await findAdapter();
+  if (choice === "gpu" && adapter.why) throw new Error(adapter.why);
+  let why = adapter.why;
+  if (adapter.name && adapter.isSoftware && choice !== "gpu") {
+    why = `the only adapter, ${adapter.name}, computes in software`;
+  }
+  if (!why) {
+    try {
+      return { computer: await library.Computer.gpu(`${adapter.name}, ${browser()}`), why: choice === "gpu" ? "as chosen" : "WebGPU found it" };
+    } catch (error) {
+      if (choice === "gpu") throw error;
+      why = `the adapter ${adapter.name} could not be opened: ${error.message}`;
+    }
+  }
+  return { computer: library.Computer.cpu(`CPU, ${browser()}`), why };
+}
+
+// The network that is shown: the one in training, or the last result, or the one that comes with the page.
+const shown = () => live ?? network;
+
+async function needNetwork() {
+  if (shown()) return;
+  const response = await fetch(new URL("./tiny.safetensors", import.meta.url));
+  if (!response.ok) throw new Error(`tiny.safetensors: status ${response.status}`);
+  const bytes = new Uint8Array(await response.arrayBuffer());
+  network ??= library.Network.open(["tiny.safetensors"], [bytes]);
+}
+
+// The pixels of an image file. The browser decodes it and turns it upright.
+async function decoded(bytes, name) {
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(new Blob([bytes]));
+  } catch {
+    throw new Error(`${name} is not an image that this browser can read`);
+  }
+  const { width, height } = bitmap;
+  // Far more than the 28 x 28 pixels that the network sees.
+  const scale = Math.min(1, 2000 / Math.max(width, height));
+  const canvas = new OffscreenCanvas(Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale)));
+  const context = canvas.getContext("2d");
+  context.imageSmoothingQuality = "high";
+  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  bitmap.close();
+  return context.getImageData(0, 0, canvas.width, canvas.height);
+}
+
+function figure(drawn) {
+  return drawn && { title: drawn.title, description: drawn.description, png: drawn.png };
+}
+
+const commands = {
+  version: () => library.version(),
+
+  async open(choice) {
+    await ready;
+    const before = computer;
+    const opened = await openDevice(choice);
+    computer = opened.computer;
+    before?.close();
+    return { ...JSON.parse(computer.describe()), why: opened.why };
+  },
+
+  async loadData(request) {
+    await ready;
+    const loaded = await loadData(library.Data, request, (detail) => send("loading", detail));
+    data?.free();
+    data = loaded.data;
+    return { ...JSON.parse(data.describe()), remarks: loaded.remarks, samples: data.samples() };
+  },
+
+  modelText: async (name) => (await ready, library.model_text(name)),
+  checkModel: async (text) => (await ready, library.check_model(text)),
+
+  async train(request, goesOn) {
+    const start = goesOn ? network : undefined;
+    if (goesOn) network = null;
+    paused = null;
+    const onEvent = (kind, json, snapshot) => {
+      if (snapshot) {
+        live?.free();
+        live = snapshot;
+      }
+      send(kind, JSON.parse(json));
+      return breathe().then(pauseEnds);
+    };
+    try {
+      const trained = await nudging(() => library.train(computer, data, JSON.stringify(request), start, onEvent));
+      network?.free();
+      network = trained;
+    } catch (error) {
+      // What the last epoch left is not lost.
+      if (live) {
+        network?.free();
+        network = live;
+        live = null;
+      }
+      throw error;
+    } finally {
+      live?.free();
+      live = null;
+    }
+    return JSON.parse(network.describe());
+  },
+
+  pause() {
+    if (paused) return;
+    paused = {};
+    paused.promise = new Promise((resolve) => { paused.end = resolve; });
+  },
+  goOn() {
+    paused?.end();
+    paused = null;
+  },
+  stop() {
+    library.stop();
+    commands.goOn();
+  },
+
+  async describe() {
+    await needNetwork();
+    return JSON.parse(shown().describe());
+  },
+  file: (name) => shown().file(name),
+  predictions: () => shown().predictions(data),
+  zip: (name) => shown().zip(name),
+  safetensors: () => shown().safetensors(),
+  onnx: () => shown().onnx(),
+
+  filters: () => figure(shown().filters()),
+  maps: (index) => shown().maps(data.test_image(index)).map(figure),
+  mapsOf: (image) => shown().maps(image).map(figure),
+
+  async predictTest(index) {
+    return nudging(() => shown().predict(computer, data.test_image(index)));
+  },
+
+  async predict(bytes, name, invert) {
+    await needNetwork();
+    const { data: rgba, width } = await decoded(bytes, name);
+    const prepared = library.prepare_photo(rgba, width, invert);
+    const image = prepared.image;
+    const probabilities = await nudging(() => shown().predict(computer, image));
+    const { model } = JSON.parse(shown().describe());
+    return { image, probabilities, model, ...JSON.parse(prepared.description) };
+  },
+
+  async openRun(names, contents) {
+    await ready;
+    const opened = library.Network.open(names, contents);
+    network?.free();
+    network = opened;
+    return JSON.parse(network.describe());
+  },
+
+  async evaluate() {
+    const onProgress = (images) => send("evaluating", { images });
+    const tested = shown();
+    const probabilities = await nudging(() => tested.predict(computer, data.test_images(), onProgress));
+    tested.report(data, probabilities);
+    const { loss, accuracy } = JSON.parse(decoder.decode(tested.file("report.json")));
+    return { loss, accuracy, ...JSON.parse(tested.describe()) };
+  },
+
+  async selftest(seed) {
+    const onProgress = (what) => {
+      send("proving", { what });
+      return breathe();
+    };
+    return nudging(() => library.selftest(computer, seed, onProgress));
+  },
+
+  namedFilters: async () => (await ready, JSON.parse(library.named_filters())),
+  testImage: (index) => data.test_image(index),
+  async greyPhoto(bytes, name, side) {
+    const { data: rgba, width } = await decoded(bytes, name);
+    const [columns, ...values] = library.grey_photo(rgba, width, side);
+    return { columns, values: Float32Array.from(values) };
+  },
+  async convolve(image, columns, filter, stride, padding) {
+    return JSON.parse(await nudging(() => library.convolve(computer, image, columns, filter, stride, padding)));
+  },
+  pool: (image, columns, side, stride, average) => JSON.parse(library.pool(image, columns, side, stride, average)),
+};
+
+self.onmessage = async ({ data: { id, command, args } }) => {
+  try {
+    const result = await commands[command](...args);
+    self.postMessage({ id, result });
+  } catch (error) {
+    self.postMessage({ id, error: error?.message ?? String(error) });
+  }
+};
