@@ -82,6 +82,8 @@ mod settings;
 /// Training as a whole: compared with Keras and with the mirrors, the same seed twice, overfitting a single batch.
 mod training;
 mod views;
+/// The page as a server and as a file.
+mod web;
 
 /// Any number of runs, sorted and drawn.
 mod comparison;

@@ -166,10 +166,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("engine", &["text", "clock", "files", "cpu", "gpu", "native", "ops", "data", "model", "lower"]),
     ("train", &["text", "clock", "cpu", "ops", "data", "model", "engine"]),
     ("run", &["clock", "files", "ops", "data", "model", "engine", "train"]),
-    ("export", &["cpu", "data", "model"]),
+    ("export", &["text", "cpu", "data", "model"]),
     ("import", &["text", "model", "export"]),
     ("photo", &["text", "files", "cpu", "gpu", "native", "ops"]),
-    ("report", &["ops", "data", "model", "photo", "engine", "train", "run"]),
+    ("report", &["text", "ops", "data", "model", "photo", "engine", "train", "run"]),
     ("tensorboard", &["files", "run", "train"]),
     (
         "session",

@@ -15,8 +15,13 @@ cd "$here"
 # Not the folder of the program: the settings are others, and each would build the other's crates anew.
 export CARGO_TARGET_DIR="$here/../target/web"
 # Vector instructions, which every browser of the last years has.
-RUSTFLAGS="-C target-feature=+simd128" cargo build --release --locked --lib --target wasm32-unknown-unknown
-cargo run --release --locked --quiet --bin bindgen -- "$CARGO_TARGET_DIR"/wasm32-unknown-unknown/release/fmnist_gpu_web.wasm "$dir"
+build() {
+    RUSTFLAGS="-C target-feature=+simd128" cargo build --release --locked --lib --target wasm32-unknown-unknown --no-default-features --features "$1"
+    cargo run --release --locked --quiet --bin bindgen -- "$CARGO_TARGET_DIR"/wasm32-unknown-unknown/release/fmnist_gpu_web.wasm "$1" "$dir"
+}
+build page
+# What `fmnist-gpu export --format html` puts into its file.
+build classifier
 cp page/* "$dir"
 cp ../templates/page.css "$dir/report.css"
 cp ../assets/tiny.safetensors "$dir"

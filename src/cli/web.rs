@@ -46,7 +46,9 @@ pub fn run(args: WebArgs, global: &Global) -> Result<ExitCode> {
     let address = format!("http://127.0.0.1:{port}/{}/", site.token);
     match &site.data {
         Some(folder) => global.say(format!("Data: {}", folder.shown())),
-        None => global.say("Data: none on this machine; the page downloads it, and `fmnist-gpu train` would keep it here"),
+        None => {
+            global.say("Data: none on this machine; the page downloads it, and `fmnist-gpu train` would keep it here")
+        }
     }
     global.say(format!("Runs: {} in {}", counted(site.runs().len(), "run"), site.folder.shown()));
     let server = Server::new(move |request| site.answer(request))
@@ -56,7 +58,9 @@ pub fn run(args: WebArgs, global: &Global) -> Result<ExitCode> {
     // It ends with the process.
     server.spawn().with_context(|| format!("cannot listen on port {port}; choose another with --port"))?;
     print(&address);
-    if !args.no_open && let Err(error) = open::that_detached(&address) {
+    if !args.no_open
+        && let Err(error) = open::that_detached(&address)
+    {
         say(format_args!("no browser could be opened ({error}); open the address yourself"));
     }
     global.say("Only this machine can reach the page, and only with this address. Ctrl-C ends it.");
@@ -71,7 +75,9 @@ fn free_port(wanted: Option<u16>) -> Result<u16> {
     let found = TcpListener::bind((Ipv4Addr::LOCALHOST, wanted.unwrap_or(0)));
     match (found, wanted) {
         (Ok(listener), _) => Ok(listener.local_addr()?.port()),
-        (Err(error), Some(port)) => bail!("port {port} cannot be used: {error}; leave --port out to take any that is free"),
+        (Err(error), Some(port)) => {
+            bail!("port {port} cannot be used: {error}; leave --port out to take any that is free")
+        }
         (Err(error), None) => bail!("no port of this machine can be used: {error}"),
     }
 }
@@ -121,7 +127,10 @@ impl Site {
         if name.is_empty() || name == "index.html" {
             let page = String::from_utf8(page::file("index.html")?).ok()?;
             // It asks for the list of runs only where there is one.
-            return plain("text/html; charset=utf-8", page.replace("<body ", "<body data-runs=\"runs.json\" ").into_bytes());
+            return plain(
+                "text/html; charset=utf-8",
+                page.replace("<body ", "<body data-runs=\"runs.json\" ").into_bytes(),
+            );
         }
         if let Some((_, bytes)) = FILES.iter().find(|(known, _)| *known == name) {
             return Some(Served { kind: kind(name), bytes: bytes.to_vec(), is_packed: true });

@@ -5,6 +5,7 @@
 //! - [`keras`]: npz with Keras's names and layouts.
 //! - [`npz`]: npz with this program's own names and layouts.
 //! - [`half`]: this program's own weight file in half precision.
+//! - [`html`]: a page that classifies images in any browser.
 //!
 //! `layers.rs` has the rules for each type of layer in all of them; the other files put these together.
 //!
@@ -13,6 +14,7 @@
 //! use.
 
 pub mod half;
+pub mod html;
 pub mod keras;
 mod layers;
 pub(crate) mod layout;
@@ -78,6 +80,12 @@ pub enum ExportError {
     /// The safetensors file could not be created.
     #[error(transparent)]
     Safetensors(#[from] WeightsError),
+    /// The page could not be rendered.
+    #[error("the page could not be created")]
+    Page(#[from] askama::Error),
+    /// The page's content could not be compressed.
+    #[error("the page's content could not be compressed: {0}")]
+    Compression(#[source] std::io::Error),
     /// The archive could not be created.
     #[error("the npz archive could not be created: {0}")]
     Archive(#[from] zip::result::ZipError),

@@ -4,6 +4,8 @@
 //! background; images are inline PNG. Every figure is accompanied by equivalent text, mostly a table. The pages are also valid
 //! XML, so that a test can parse them.
 
+pub(super) use crate::text::grouped;
+
 use super::plots::is_forbidden;
 use super::{Picture, ReportError};
 use askama::Template;
@@ -35,17 +37,4 @@ impl Figure {
     pub(super) fn base64(&self) -> String {
         BASE64_STANDARD.encode(&self.png)
     }
-}
-
-/// Formats a whole number with commas as thousands separators.
-pub(super) fn grouped(number: impl ToString) -> String {
-    let digits = number.to_string();
-    let mut grouped = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
 }

@@ -1,6 +1,6 @@
 // The device that computes.
 import { call } from "./calls.js";
-import { $, sentence } from "./dom.js";
+import { $ } from "./dom.js";
 
 let opening = null;
 export let device = null;
@@ -11,7 +11,7 @@ export async function openDevice(choice) {
   device = await opening.device;
   const { name, backend, why } = device;
   $("#device").textContent = backend === "cpu"
-    ? `Computes on the CPU (${name}): ${sentence(why).replace(/^./, (c) => c.toLowerCase())}`
+    ? `Computes on the CPU, in one thread (${why}).`
     : `Computes on the GPU: ${name}.`;
   return device;
 }

@@ -22,6 +22,8 @@ export function sentence(text) {
 export const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)} %`;
 export const grouped = (number) => Math.round(number).toLocaleString("en");
 
+export const counted = (number, noun) => `${grouped(number)} ${noun}${number === 1 ? "" : "s"}`;
+
 export function duration(seconds) {
   if (seconds < 90) return `${Math.ceil(seconds)} s`;
   return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;

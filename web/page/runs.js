@@ -1,6 +1,6 @@
 // The chapter on saving and opening runs, and whatever is dropped on the page.
 import { call, on } from "./calls.js";
-import { $, bytesOf, grouped, percent, save, sentence } from "./dom.js";
+import { $, bytesOf, counted, grouped, percent, save, sentence } from "./dom.js";
 import { needData, takeFiles } from "./data.js";
 import { openDevice } from "./device.js";
 import { isBusy, run, show, showResult } from "./training.js";
@@ -25,7 +25,7 @@ async function open(files) {
   show(opened);
   const { model, parameters, history, summary } = opened;
   const result = summary?.test_accuracy ? `, test accuracy ${percent(summary.test_accuracy, 2)}` : "";
-  say(`open: ${model}, ${grouped(parameters)} parameters${history.length ? `, ${history.length} epochs` : ""}${result}`);
+  say(`open: ${model}, ${grouped(parameters)} parameters${history.length ? `, ${counted(history.length, "epoch")}` : ""}${result}`);
   $("#test-run").hidden = false;
   await showResult();
 }
@@ -86,7 +86,24 @@ function startDrop() {
   }));
 }
 
+// The runs of the computer, if `fmnist-gpu web` serves the page.
+async function startOwnRuns() {
+  const { runs } = document.body.dataset;
+  if (!runs) return;
+  const names = await (await fetch(runs)).json();
+  $("#own-runs").hidden = names.length === 0;
+  $("#own-run").replaceChildren(...names.map((name) => new Option(name, name)));
+  $("#own-runs").addEventListener("submit", attempt(async (event) => {
+    event.preventDefault();
+    const name = $("#own-run").value;
+    const response = await fetch(`runs/${encodeURIComponent(name)}.zip`);
+    if (!response.ok) throw new Error(`the run ${name} cannot be read: status ${response.status}`);
+    await open([new File([await response.blob()], `${name}.zip`)]);
+  }));
+}
+
 export function startRuns() {
+  startOwnRuns().catch((error) => say(error.message));
   const name = () => (run ? `${run.model}-seed-${run.config?.seed ?? 0}` : "tiny");
   $("#save-zip").addEventListener("click", attempt(async () => save(await call.zip(name()), `${name()}.zip`, "application/zip")));
   $("#save-weights").addEventListener("click", attempt(async () => save(await call.safetensors(), "model.safetensors")));
@@ -98,6 +115,6 @@ export function startRuns() {
   }));
   $("#run-files").addEventListener("change", attempt(async (event) => open([...event.target.files])));
   $("#test-run").addEventListener("click", attempt(test));
-  on("evaluating", ({ images }) => say(`${grouped(images)} images tested`));
+  on("evaluating", ({ images }) => say(`${counted(images, "image")} tested`));
   startDrop();
 }

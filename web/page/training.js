@@ -1,6 +1,6 @@
 // The chapters on training and its result.
 import { call, on } from "./calls.js";
-import { $, complain, copied, duration, grouped, percent, setState, showPng } from "./dom.js";
+import { $, complain, copied, counted, duration, grouped, percent, setState, showPng } from "./dom.js";
 import { needData } from "./data.js";
 import { forgetDevice, openDevice } from "./device.js";
 import { link, trainingSettings } from "./settings.js";
@@ -85,7 +85,7 @@ export async function showResult() {
   if (summary) {
     status.textContent = interrupted
       ? `Stopped after ${summary.epochs_completed} of ${summary.epochs} epochs.`
-      : `${summary.epochs_completed} epochs in ${duration(summary.train_seconds)}, ${grouped(summary.images_per_second)} images/s.`;
+      : `${counted(summary.epochs_completed, "epoch")} in ${duration(summary.train_seconds)}, ${grouped(summary.images_per_second)} images/s.`;
   }
   $("#progress").value = interrupted ? $("#progress").value : 1;
   await showInside();

@@ -2,6 +2,7 @@
 // names (see calls.js), and is sent an `event` whenever a training or a test has come further.
 import load, * as library from "./fmnist_gpu_web.js";
 import { loadData } from "./files.js";
+import { decoded } from "./sources.js";
 
 const ready = load({ module_or_path: new URL("./fmnist_gpu_web_bg.wasm", import.meta.url) });
 
@@ -83,25 +84,6 @@ async function needNetwork() {
   if (!response.ok) throw new Error(`tiny.safetensors: status ${response.status}`);
   const bytes = new Uint8Array(await response.arrayBuffer());
   network ??= library.Network.open(["tiny.safetensors"], [bytes]);
-}
-
-// The pixels of an image file. The browser decodes it and turns it upright.
-async function decoded(bytes, name) {
-  let bitmap;
-  try {
-    bitmap = await createImageBitmap(new Blob([bytes]));
-  } catch {
-    throw new Error(`${name} is not an image that this browser can read`);
-  }
-  const { width, height } = bitmap;
-  // Far more than the 28 x 28 pixels that the network sees.
-  const scale = Math.min(1, 2000 / Math.max(width, height));
-  const canvas = new OffscreenCanvas(Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale)));
-  const context = canvas.getContext("2d");
-  context.imageSmoothingQuality = "high";
-  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
-  bitmap.close();
-  return context.getImageData(0, 0, canvas.width, canvas.height);
 }
 
 function figure(drawn) {

@@ -3,14 +3,25 @@
 //! Nothing is computed here. Each file wraps a part of the library: `computer` the devices, `data` the data sets, `training` a session,
 //! `network` a trained model and its run, `photo` the visitor's own images, `laboratory` a single convolution, `proof` the self-test. What
 //! JavaScript reads is JSON, with the field names of the command line, or the bytes of a file.
+//!
+//! With the feature `classifier` in place of `page`, only `classifier`, `figure` and `photo` are compiled: what an exported page needs.
 #![cfg(target_arch = "wasm32")]
 
+#[cfg(feature = "classifier")]
+mod classifier;
+#[cfg(feature = "page")]
 mod computer;
+#[cfg(feature = "page")]
 mod data;
+#[cfg(feature = "page")]
 mod laboratory;
+mod figure;
+#[cfg(feature = "page")]
 mod network;
 mod photo;
+#[cfg(feature = "page")]
 mod proof;
+#[cfg(feature = "page")]
 mod training;
 
 use serde::Serialize;

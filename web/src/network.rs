@@ -2,11 +2,12 @@
 
 use crate::computer::Computer;
 use crate::data::Data;
+use crate::figure::{Figure, maps};
 use crate::{failed, json};
 use fmnist_gpu::data::{Dataset, FASHION_MNIST};
 use fmnist_gpu::export::{Facts, onnx};
 use fmnist_gpu::model::weights;
-use fmnist_gpu::report::maps::{LayerPicture, feature_maps, filters};
+use fmnist_gpu::report::maps::filters;
 use fmnist_gpu::report::predictions_png;
 use fmnist_gpu::report::run_page::{File, Report, report_files};
 use fmnist_gpu::run::{RunConfig, RunFiles, Summary, archive};
@@ -48,21 +49,6 @@ struct Described<'a> {
     /// Whether it can be trained further.
     can_resume: bool,
     files: Vec<&'a str>,
-}
-
-/// An image of a layer: a title, a text alternative, the bytes of a PNG.
-#[wasm_bindgen(getter_with_clone)]
-pub struct Figure {
-    pub title: String,
-    pub description: String,
-    pub png: Vec<u8>,
-}
-
-impl Figure {
-    fn new(layer: &LayerPicture) -> Result<Self, JsError> {
-        let (title, description) = (layer.title.clone(), layer.description.clone());
-        Ok(Figure { title, description, png: layer.picture.encode_png().map_err(failed)? })
-    }
 }
 
 #[wasm_bindgen]
@@ -125,8 +111,7 @@ impl Network {
 
     /// What each layer makes of an image, `[28, 28]`.
     pub fn maps(&self, image: &[u8]) -> Result<Vec<Figure>, JsError> {
-        let maps = feature_maps(&self.run.model, &self.run.parameters, image, &FASHION_MNIST).map_err(failed)?;
-        maps.iter().map(Figure::new).collect()
+        maps(&self.run.model, &self.run.parameters, image)
     }
 
     /// Promises the probabilities of the classes of each image, by the views of the model; `on_progress` is told how many images are done. The

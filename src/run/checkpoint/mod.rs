@@ -8,9 +8,9 @@
 mod disk;
 
 #[cfg(feature = "disk")]
-pub use disk::{Checkpoints, names};
-#[cfg(feature = "disk")]
 pub(super) use disk::files;
+#[cfg(feature = "disk")]
+pub use disk::{Checkpoints, names};
 
 use super::{MAX_WEIGHT_BYTES, RunConfig};
 use crate::engine::State;
