@@ -252,6 +252,23 @@ fn a_drawing_and_a_photo_are_classified_and_a_filter_is_explained() {
     assert!(text("sum").starts_with("Row 2, column 1: ") && text("sum").contains(" = "), "{}", text("sum"));
 }
 
+/// What a visitor downloads before anything computes: the module and what loads it, compressed as web servers do.
+#[test]
+fn the_page_is_small() {
+    const BUDGET: usize = 900_000;
+    let Some(folder) = crate::support::visit::page() else { return };
+    let Some(python) = std::env::var_os("FMNIST_TEST_PYTHON") else {
+        return not_run("brotli", "FMNIST_TEST_PYTHON is not set; see tests/python/setup.sh", "FMNIST_EXPECT_PYTHON");
+    };
+    let code = "import brotli, sys\nprint(sum(len(brotli.compress(open(name, 'rb').read())) for name in sys.argv[1:]))";
+    let files = ["fmnist_gpu_web_bg.wasm", "fmnist_gpu_web.js"].map(|name| folder.join(name));
+    let output = std::process::Command::new(python).args(["-c", code]).args(files).output().unwrap();
+    let size = String::from_utf8_lossy(&output.stdout).trim().parse::<usize>();
+    let size = size.unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+    eprintln!("{size} bytes with brotli");
+    assert!(size < BUDGET, "{size} bytes, and {BUDGET} are allowed");
+}
+
 /// The data set is accepted by its digests only, wherever it comes from.
 #[test]
 fn the_data_set_is_the_genuine_one_or_none() {

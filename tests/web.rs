@@ -11,17 +11,19 @@ use pollster::block_on;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::ops::ControlFlow;
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 
 /// Whether the program has the page; if not, it says how to get it.
 fn has_page(place: &Place) -> bool {
-    let output = place.command("web --no-open --port 1 --runs .").output().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let output = place.command(&format!("web --no-open --port {port}")).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
-    if said.contains("port 1 cannot be used") {
+    if said.contains(&format!("port {port} cannot be used")) {
         return true;
     }
     assert!(said.contains("built without the page") && said.contains("sh web/build.sh"), "{said}");

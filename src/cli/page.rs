@@ -2,10 +2,13 @@
 
 use anyhow::{Result, bail};
 use flate2::bufread::GzDecoder;
-use std::io::Read;
+use fmnist_gpu::files::read_stream;
 
 /// Its files, compressed, by their names; none if this program was built without it.
 pub const FILES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/page.rs"));
+
+/// No file of the page is larger.
+const MAX_BYTES: u64 = 64 << 20;
 
 /// Refuses what needs the page where this program has none.
 pub fn check() -> Result<()> {
@@ -20,7 +23,5 @@ pub fn check() -> Result<()> {
 /// A file of the page; `None` if there is none of this name.
 pub fn file(name: &str) -> Option<Vec<u8>> {
     let (_, packed) = FILES.iter().find(|(known, _)| *known == name)?;
-    let mut content = Vec::new();
-    GzDecoder::new(*packed).read_to_end(&mut content).expect("the build script compressed it");
-    Some(content)
+    Some(read_stream(GzDecoder::new(*packed), MAX_BYTES).expect("the build script compressed it"))
 }

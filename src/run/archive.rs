@@ -5,10 +5,11 @@ use super::{
     CONFIG_FILE, HISTORY_CSV_FILE, HISTORY_FILE, MAX_JSON_BYTES, MAX_WEIGHT_BYTES, MODEL_FILE, RunConfig, RunError,
     SUMMARY_FILE, Summary, history_csv, history_lines, parse_history, to_json,
 };
+use crate::files::read_stream;
 use crate::model::{Model, weights};
 use crate::train::EpochRecord;
 use std::collections::BTreeMap;
-use std::io::{self, Cursor, Read, Write};
+use std::io::{self, Cursor, Write};
 use std::path::PathBuf;
 use zip::result::ZipError;
 use zip::write::SimpleFileOptions;
@@ -142,13 +143,13 @@ pub fn unpack(bytes: &[u8]) -> Result<Files, ZipError> {
     let (mut files, mut left) = (Files::new(), 2 * MAX_WEIGHT_BYTES);
     for i in 0..zip.len() {
         let file = zip.by_index(i)?;
-        if file.is_dir() {
+        let name = file.name()?.into_owned();
+        if name.ends_with('/') {
             continue;
         }
-        let (name, mut content) = (file.name()?.into_owned(), Vec::new());
         // The sizes that an archive announces may be wrong.
-        file.take(left + 1).read_to_end(&mut content)?;
-        left = left.checked_sub(content.len() as u64).ok_or_else(too_large)?;
+        let content = read_stream(file, left)?;
+        left -= content.len() as u64;
         files.insert(name, content);
     }
     Ok(files)

@@ -24,7 +24,7 @@ if [ -z "${PYTHON:-}" ] && /usr/bin/python3 -c 'import sys, torch; sys.exit(sys.
     system=--system-site-packages
 fi
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"; }
-imports() { KERAS_BACKEND=jax "$venv/bin/python" -c "import onnx, onnxruntime, keras, safetensors.torch, tensorboard, torch" >/dev/null 2>&1; }
+imports() { KERAS_BACKEND=jax "$venv/bin/python" -c "import brotli, onnx, onnxruntime, keras, safetensors.torch, tensorboard, torch" >/dev/null 2>&1; }
 
 if [ -x "$venv/bin/python" ] && imports; then
     echo "setup: $venv is complete"
@@ -61,7 +61,7 @@ PYTHON
 fi
 if ! imports; then
     echo "setup: the packages were installed but cannot be imported:" >&2
-    KERAS_BACKEND=jax "$venv/bin/python" -c "import onnx, onnxruntime, keras, safetensors.torch, tensorboard, torch"
+    KERAS_BACKEND=jax "$venv/bin/python" -c "import brotli, onnx, onnxruntime, keras, safetensors.torch, tensorboard, torch"
     exit 1
 fi
 echo "setup: $venv is complete ($(du -sm "$venv" | cut -f1) MB)"
