@@ -10,6 +10,7 @@ import io
 import json
 import pathlib
 import struct
+import zipfile
 
 from PIL import Image
 
@@ -452,3 +453,24 @@ write("caches", "pipelines-of-another", pipelines(adapter=b"other"))
 write("caches", "pipelines-cut", pipelines()[:-3])
 write("caches", "tiles", json.dumps({"choices": [{"key": "k", "tiles": {"rows_each": 8, "workgroups": 64}}]}))
 write("caches", "odd-tiles", json.dumps({"choices": [{"key": "k", "tiles": {"rows_each": 3, "workgroups": 0}}]}))
+
+
+def zipped(files, compression=zipfile.ZIP_STORED):
+    """A zip archive of files by their names, always the same bytes."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", compression) as archive:
+        for name, data in files.items():
+            info = zipfile.ZipInfo(name)
+            info.compress_type = compression
+            archive.writestr(info, data)
+    return packed.getvalue()
+
+
+WEIGHTS = (CORPUS / "weights" / "tiny.safetensors").read_bytes()
+RUN = {"run/model.safetensors": WEIGHTS, "run/history.jsonl": json.dumps(EPOCH), "run/summary.json": json.dumps(SUMMARY)}
+write("archive", "run.zip", zipped(RUN))
+write("archive", "deflated.zip", zipped(RUN, zipfile.ZIP_DEFLATED))
+write("archive", "checkpoint.zip", zipped({**RUN, "run/checkpoints/step-000000000002.safetensors": (CORPUS / "checkpoint" / "adam.safetensors").read_bytes()}))
+write("archive", "weights-alone.zip", zipped({"any.safetensors": WEIGHTS}))
+write("archive", "outside.zip", zipped({"../../model.safetensors": WEIGHTS, "/etc/config.json": "{}"}))
+write("archive", "empty.zip", zipped({}))

@@ -20,7 +20,7 @@ use fmnist_gpu::report::comparison::{
 use fmnist_gpu::report::metrics::Metrics;
 use fmnist_gpu::report::ranking::{ranking, validation_remarks};
 use fmnist_gpu::run::checkpoint::Checkpoint;
-use fmnist_gpu::run::{RunConfig, Summary, history_csv, parse_history};
+use fmnist_gpu::run::{RunConfig, RunFiles, Summary, archive as zip, history_csv, parse_history};
 use fmnist_gpu::train::settings::Recipe;
 use pollster::FutureExt as _;
 use safetensors::SafeTensors;
@@ -34,13 +34,14 @@ use std::path::Path;
 pub type Parser = (&'static str, fn(&[u8]));
 
 /// All parsers.
-pub const PARSERS: [Parser; 9] = [
+pub const PARSERS: [Parser; 10] = [
     ("idx", idx),
     ("model_file", model_file),
     ("weights", weights),
     ("checkpoint", checkpoint),
     ("import", import),
     ("run_folder", run_folder),
+    ("archive", archive),
     ("photo", photo),
     ("filter", filter),
     ("caches", caches),
@@ -210,6 +211,16 @@ pub fn run_folder(bytes: &[u8]) {
     if let Ok(page) = comparison_page(&runs) {
         assert!(!page.contains("<script"), "markup from a run file reached the page");
     }
+}
+
+/// Zip archives of runs; what is accepted is packed again.
+pub fn archive(bytes: &[u8]) {
+    let Ok(files) = zip::unpack(bytes) else { return };
+    let Ok(run) = RunFiles::open(&files) else { return };
+    let files = run.files().expect("an accepted run has files");
+    let packed = zip::pack("run", &files).expect("these files fit into an archive");
+    let again = RunFiles::open(&zip::unpack(&packed).expect("it was packed here")).expect("it was accepted before");
+    assert_eq!((again.model, again.parameters.len()), (run.model, run.parameters.len()));
 }
 
 const VALIDATED: &str = r#"{"epoch": 1, "loss": 1.0, "accuracy": 0.5, "val_loss": 1.1, "val_accuracy": 0.4, "seconds": 1.0, "images_per_second": 80.0}"#;

@@ -62,7 +62,7 @@ fn completions_and_manual_pages_are_well_formed() {
         }
     }
     place.run("completions tcsh").exits(2).says(&["tcsh", "bash"]);
-    place.run("man --out pages").exits(0).says(&["19 pages in pages"]);
+    place.run("man --out pages").exits(0).says(&["20 pages in pages"]);
     place.run("man --out pages").exits(2).says(&["exists", "--force"]);
     for entry in fs::read_dir(place.path("pages")).unwrap() {
         let path = entry.unwrap().path();

@@ -92,6 +92,10 @@ pub fn seeds_that_are_right_are_taken() {
     for path in files("corpus", "photo").iter().filter(|path| !path.ends_with("huge.bmp")) {
         fmnist_gpu::photo::Photo::open(path).unwrap();
     }
+    for name in ["run.zip", "checkpoint.zip", "weights-alone.zip"] {
+        use fmnist_gpu::run::{RunFiles, archive};
+        RunFiles::open(&archive::unpack(&read("archive", name)).unwrap()).unwrap();
+    }
     let filter = String::from_utf8(read("filter", "edge")).unwrap();
     fmnist_gpu::photo::ImageFilter::parse("edge", &filter).unwrap();
     fmnist_gpu::gpu::pipeline_cache::unpack("1", "adapter", &read("caches", "pipelines")).unwrap();

@@ -238,6 +238,16 @@ fn a_training_pauses_stops_and_goes_on() {
 }
 
 #[test]
+fn a_lost_device_costs_no_more_than_an_epoch() {
+    let query = "model=mlp&dataset=synthetic&train_limit=512&test_limit=50&device=gpu";
+    let Some(result) = visit(Browser::Chromium, query, "lost", nothing()) else { return };
+    let (said, label) = (result["said"].as_str().unwrap(), result["label"].as_str().unwrap());
+    assert!(said.contains("was lost") && said.contains("up to epoch 2 is kept"), "{said}");
+    assert_eq!(label, "Go on after epoch 2 of 6");
+    assert_eq!((&result["summary"]["epochs_completed"], &result["summary"]["status"]), (&6.into(), &"complete".into()));
+}
+
+#[test]
 fn a_drawing_and_a_photo_are_classified_and_a_filter_is_explained() {
     let Some(result) = visit(Browser::Chromium, "device=cpu", "photo", nothing()) else { return };
     let text = |name: &str| result[name].as_str().unwrap();
@@ -324,6 +334,8 @@ fn the_page_fits_a_phone_and_is_accessible() {
             assert_eq!(found["found"], serde_json::json!([]), "{browser:?}, {name}");
             assert_eq!(found["unreachable"], serde_json::json!([]), "{browser:?}, {name}");
             assert!(found["width"].as_u64().unwrap() <= width, "{browser:?}, {name}: {} wide", found["width"]);
+            // Two models, trained with two sizes of batches, and their inference.
+            assert_eq!(found["speeds"], 6, "{found:#}");
             assert!(found["rules"].as_u64().unwrap() > 20 && found["controls"].as_u64().unwrap() > 40, "{found:#}");
         }
     }

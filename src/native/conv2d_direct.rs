@@ -21,11 +21,12 @@ use pulp::{Simd, WithSimd};
 const CHANNELS: [usize; 6] = [1, 3, 8, 16, 32, 64];
 
 /// Positions and vectors per tile, by the lanes of a vector: as many sums as fit into the registers beside their
-/// operands (there are 32 with AVX-512 and NEON, 16 with AVX2).
+/// operands (there are 32 with AVX-512 and NEON, 16 with AVX2; see [`registers`](super::registers) for WebAssembly).
 const fn tile(lanes: usize) -> Option<[usize; 2]> {
     match lanes {
         16 => Some([14, 2]),
         8 => Some([5, 2]),
+        4 if cfg!(target_arch = "wasm32") => Some([5, 2]),
         4 => Some([5, 4]),
         _ => None,
     }
@@ -79,6 +80,7 @@ impl WithSimd for Forward<'_> {
         match S::F32_LANES {
             16 => by_channels::<S, 14, 2>(simd, self),
             8 => by_channels::<S, 5, 2>(simd, self),
+            4 if cfg!(target_arch = "wasm32") => by_channels::<S, 5, 2>(simd, self),
             4 => by_channels::<S, 5, 4>(simd, self),
             lanes => unreachable!("no tile for {lanes} lanes"),
         }

@@ -14,6 +14,7 @@
 
 use super::conv2d::Conv2d;
 use super::conv2d_direct::{constant_len, vectors};
+use super::registers;
 use pulp::{Simd, WithSimd};
 
 /// Cells of the filter; the loops are written for this number.
@@ -85,7 +86,7 @@ impl WithSimd for BackwardW<'_> {
 #[inline(always)]
 fn by_inputs<S: Simd, const C: usize>(simd: S, image: BackwardW<'_>) {
     // As many sums as fit into registers: nine, or eighteen if there are 32 registers and enough channels.
-    if S::REGISTER_COUNT >= 32 && C.is_multiple_of(2 * S::F32_LANES) {
+    if registers::<S>() >= 32 && C.is_multiple_of(2 * S::F32_LANES) {
         by_inputs_of::<S, C, 2>(simd, image);
     } else {
         by_inputs_of::<S, C, 1>(simd, image);
@@ -132,7 +133,7 @@ fn by_inputs_of<S: Simd, const C: usize, const V: usize>(simd: S, image: Backwar
 
 #[inline(always)]
 fn by_outputs<S: Simd>(simd: S, image: BackwardW<'_>) {
-    if S::REGISTER_COUNT >= 32 && image.conv.d.o.is_multiple_of(2 * S::F32_LANES) {
+    if registers::<S>() >= 32 && image.conv.d.o.is_multiple_of(2 * S::F32_LANES) {
         by_outputs_of::<S, 2>(simd, image);
     } else {
         by_outputs_of::<S, 1>(simd, image);

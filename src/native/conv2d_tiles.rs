@@ -50,7 +50,7 @@ impl Windows {
             return None;
         }
         // As `with_tile` has them.
-        let most = if lanes == 4 { 4 } else { 2 };
+        let most = if lanes == 4 && !cfg!(target_arch = "wasm32") { 4 } else { 2 };
         let vectors = if d.o >= most * lanes { most } else { 1 };
         // Framed images that fit into the L2 cache beside their gradients.
         const NEAR: usize = 1 << 15;
@@ -184,12 +184,12 @@ pub(super) fn pad(d: &Conv2dDims, x: &[f32], framed: &mut [f32]) {
 }
 
 /// Calls a function with the tile for this instruction set, `R` by `V`: as many sums as fit into the registers beside their operands
-/// (there are 32 with AVX-512 and NEON, 16 with AVX2).
+/// (there are 32 with AVX-512 and NEON, 16 with AVX2; see [`registers`](super::registers) for WebAssembly).
 macro_rules! with_tile {
     ($function:ident, $simd:expr, $product:expr) => {
         match (S::F32_LANES, $product.windows.vectors) {
             (16, 2) => $function::<S, 12, 2>($simd, $product),
-            (8, 2) => $function::<S, 6, 2>($simd, $product),
+            (8 | 4, 2) => $function::<S, 6, 2>($simd, $product),
             (4, 4) => $function::<S, 6, 4>($simd, $product),
             _ => $function::<S, 12, 1>($simd, $product),
         }

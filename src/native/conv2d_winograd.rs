@@ -25,7 +25,7 @@
 
 use super::conv2d_direct::{constant_len, relu, vectors};
 use super::conv2d_tiles::{BackwardW, Forward, Sums, Tiles, Windows, convolve, frame_len, frame_width, is_new};
-use super::{Aligned, vectorized};
+use super::{Aligned, registers, vectorized};
 use crate::cpu::conv2d::Conv2dDims;
 use pulp::Simd;
 
@@ -221,7 +221,7 @@ pub(super) fn backward_w<S: Simd, const V: usize>(simd: S, winograd: &Winograd, 
                     let to = &mut of_filter[channel * o..];
                     // Most numbers of channels are multiples of eight.
                     channel += match c - channel {
-                        8.. if S::REGISTER_COUNT >= 32 => sums.add_tile::<8>(simd, channel, to),
+                        8.. if registers::<S>() >= 32 => sums.add_tile::<8>(simd, channel, to),
                         4.. => sums.add_tile::<4>(simd, channel, to),
                         _ => sums.add_tile::<1>(simd, channel, to),
                     };

@@ -12,6 +12,7 @@
 )]
 
 use super::conv2d_direct::{constant_len, relu, vectors};
+use super::registers;
 use crate::cpu::dense::DenseDims;
 use pulp::{Simd, WithSimd};
 
@@ -36,12 +37,12 @@ impl WithSimd for Forward<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
         // As many rows as there are registers for their sums.
-        let rows = if S::REGISTER_COUNT >= 32 { 8 } else { 6 };
+        let rows = if registers::<S>() >= 32 { 8 } else { 6 };
         let n = self.d.n;
         for first in (0..self.d.o).step_by(2 * S::F32_LANES) {
             let mut row = 0;
             while row < n {
-                match (n >= rows, S::REGISTER_COUNT >= 32) {
+                match (n >= rows, registers::<S>() >= 32) {
                     // The last tile starts where it just fits, and sums some rows again.
                     (true, true) => forward_tile::<S, 8>(simd, &mut self, row.min(n - rows), first),
                     (true, false) => forward_tile::<S, 6>(simd, &mut self, row.min(n - rows), first),
@@ -97,12 +98,12 @@ impl WithSimd for BackwardW<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        let inputs = if S::REGISTER_COUNT >= 32 { 14 } else { 6 };
+        let inputs = if registers::<S>() >= 32 { 14 } else { 6 };
         let n = self.dw.len() / self.d.o;
         for output in (0..self.d.o).step_by(2 * S::F32_LANES) {
             let mut input = 0;
             while input < n {
-                match (n >= inputs, S::REGISTER_COUNT >= 32) {
+                match (n >= inputs, registers::<S>() >= 32) {
                     (true, true) => backward_w_tile::<S, 14>(simd, &mut self, input.min(n - inputs), output),
                     (true, false) => backward_w_tile::<S, 6>(simd, &mut self, input.min(n - inputs), output),
                     (false, _) => backward_w_tile::<S, 1>(simd, &mut self, input, output),

@@ -137,6 +137,12 @@ pub fn lanes() -> usize {
     vectorized(Lanes)
 }
 
+/// The number of vector registers for which loops are unrolled. WebAssembly has any number; here it is that of x86, as most visitors' computers
+/// have, where sums beyond it would be kept in memory.
+const fn registers<S: Simd>() -> usize {
+    if cfg!(target_arch = "wasm32") { 16 } else { S::REGISTER_COUNT }
+}
+
 /// Returns the name of the instruction set, for reports.
 pub fn instruction_set() -> &'static str {
     match (lanes(), cfg!(target_arch = "x86_64")) {

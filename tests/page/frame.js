@@ -8,6 +8,8 @@ async function framed(width) {
   content.querySelectorAll("details").forEach((details) => { details.open = true; });
   content.querySelector("#prove").click();
   await until(() => !content.querySelector("#copy-proof").hidden);
+  content.querySelector("#measure").click();
+  await until(() => !content.querySelector("#copy-speeds").hidden);
   const script = content.createElement("script");
   script.src = "axe.min.js";
   content.head.append(script);
@@ -17,7 +19,7 @@ async function framed(width) {
   // Whatever can be used can be reached by the Tab key.
   const controls = [...content.querySelectorAll("button, input, select, textarea, summary, a[href]")];
   const unreachable = controls.filter((control) => control.tabIndex < 0).map((control) => control.id);
-  return { state: content.body.dataset.state, width: content.documentElement.scrollWidth, rules: passes.length, found, unreachable, controls: controls.length };
+  return { state: content.body.dataset.state, width: content.documentElement.scrollWidth, rules: passes.length, found, unreachable, controls: controls.length, speeds: content.querySelectorAll("#speed-table tbody tr").length };
 }
 
 async function scenario() {

@@ -6,12 +6,12 @@ import { startData } from "./data.js";
 import { startTraining } from "./training.js";
 import { startInside } from "./inside.js";
 import { startPhoto } from "./photo.js";
-import { startProof, selftest } from "./proof.js";
+import { selftest, speed, startProof } from "./proof.js";
 import { startRuns } from "./runs.js";
 import { readSettings } from "./settings.js";
 import { openDevice } from "./device.js";
 
-window.fmnist = { summary: null, selftest };
+window.fmnist = { summary: null, selftest, speed };
 
 on("failed", complain);
 

@@ -38,6 +38,12 @@ async function request(goesOn) {
   return wanted;
 }
 
+// The data set of a training. Of generated images, only as many are needed as it uses.
+function imagesOf({ settings, test_limit: test }, goesOn) {
+  const train = goesOn ? run.config.train_images + run.config.validation_images : settings.train_limit;
+  return { ...(goesOn && { dataset: run.config.dataset }), ...(train && { train }), ...(test && { test }) };
+}
+
 async function train(goesOn) {
   $("#error").hidden = true;
   $("#live").hidden = false;
@@ -48,9 +54,7 @@ async function train(goesOn) {
   try {
     const wanted = await request(goesOn);
     status.textContent = "Loading the data…";
-    // Only as many images are generated as are used, and an even share for the test.
-    const { train_limit: limit } = wanted.settings;
-    await needData({ ...(limit && { train: limit }), ...(wanted.test_limit && { test: wanted.test_limit }) });
+    await needData(imagesOf(wanted, goesOn));
     await openDevice($("#device-choice").value);
     status.textContent = "Preparing the kernels…";
     setState("training");

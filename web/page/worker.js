@@ -90,6 +90,17 @@ function figure(drawn) {
   return drawn && { title: drawn.title, description: drawn.description, png: drawn.png };
 }
 
+// Trains for some seconds.
+function speedOf(images, model, batch_size, seconds) {
+  const begin = performance.now();
+  const onEvent = (kind) => {
+    if (kind === "progress" && performance.now() - begin > 1000 * seconds) library.stop();
+    return breathe();
+  };
+  const request = { model, settings: { batch_size, epochs: 10_000 }, test_limit: 1 };
+  return library.train(computer, images, JSON.stringify(request), undefined, onEvent);
+}
+
 const commands = {
   version: () => library.version(),
 
@@ -209,6 +220,45 @@ const commands = {
       return breathe();
     };
     return nudging(() => library.selftest(computer, seed, onProgress));
+  },
+
+  // Images per second of training and inference, on generated images: the best and the median of some windows of `seconds` each.
+  async measure({ models, batches, windows, seconds }) {
+    const images = library.Data.generated(4096, 2048, 0);
+    const rows = [];
+    const note = (model, what, batch, rates) => {
+      rates.sort((a, b) => a - b);
+      rows.push({ model, what, batch, best: rates.at(-1), median: rates[rates.length >> 1] });
+      send("measured", rows);
+    };
+    try {
+      for (const model of models) {
+        let trained = null;
+        for (const batch of batches) {
+          const rates = [];
+          for (let window = 0; window < windows; window++) {
+            trained?.free();
+            trained = await nudging(() => speedOf(images, model, batch, seconds));
+            rates.push(JSON.parse(trained.describe()).summary.images_per_second);
+          }
+          note(model, "training", batch, rates);
+        }
+        const [test, rates] = [images.test_images(), []];
+        for (let window = 0; window < windows; window++) {
+          let [done, begin] = [0, performance.now()];
+          do {
+            await nudging(() => trained.predict(computer, test));
+            done += 2048;
+          } while (performance.now() - begin < 1000 * seconds);
+          rates.push((1000 * done) / (performance.now() - begin));
+        }
+        note(model, "inference", 2048, rates);
+        trained.free();
+      }
+    } finally {
+      images.free();
+    }
+    return rows;
   },
 
   namedFilters: async () => (await ready, JSON.parse(library.named_filters())),
