@@ -6,6 +6,7 @@ use crate::support::program::Place;
 use crate::support::python::Python;
 use crate::support::{cases, genuine_data, gpu};
 use ::half::f16;
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use fmnist_gpu::cpu::conv2d::Padding;
 use fmnist_gpu::data::{DatasetKind, FASHION_MNIST, LoadOptions, Split, load, synthetic};
 use fmnist_gpu::engine::{Engine, GpuEngine, Optimizer, ReferenceEngine};
@@ -632,6 +633,16 @@ pub fn read_back(path: &str, bytes: &[u8], model: &Model, parameters: &[Vec<f32>
         "model.npz" => {
             assert!(values() == parameters, "{path}");
             "npz"
+        }
+        "model.html" => {
+            // The weights of `half`, compressed and in Base64.
+            let page = std::str::from_utf8(bytes).unwrap();
+            let start = page.split("<script id=\"weights\" type=\"application/octet-stream\">").nth(1).unwrap();
+            let packed = BASE64_STANDARD.decode(start.split('<').next().unwrap()).unwrap();
+            let mut file = Vec::new();
+            flate2::bufread::GzDecoder::new(&packed[..]).read_to_end(&mut file).unwrap();
+            assert_eq!(read_back("model.half.safetensors", &file, model, parameters), "half");
+            "html"
         }
         "model.half.safetensors" => {
             let file = SafeTensors::deserialize(bytes).unwrap();

@@ -17,7 +17,7 @@ use std::process::{Child, Stdio};
 use std::sync::Arc;
 
 /// Whether the program has the page; if not, it says how to get it.
-fn has_page(place: &Place) -> bool {
+pub fn has_page(place: &Place) -> bool {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let output = place.command(&format!("web --no-open --port {port}")).output().unwrap();

@@ -17,7 +17,7 @@ export CARGO_TARGET_DIR="$here/../target/web"
 # Vector instructions, which every browser of the last years has.
 build() {
     RUSTFLAGS="-C target-feature=+simd128" cargo build --release --locked --lib --target wasm32-unknown-unknown --no-default-features --features "$1"
-    cargo run --release --locked --quiet --bin bindgen -- "$CARGO_TARGET_DIR"/wasm32-unknown-unknown/release/fmnist_gpu_web.wasm "$1" "$dir"
+    cargo run --locked --quiet --bin bindgen -- "$CARGO_TARGET_DIR"/wasm32-unknown-unknown/release/fmnist_gpu_web.wasm "$1" "$dir"
 }
 build page
 # What `fmnist-gpu export --format html` puts into its file.

@@ -279,6 +279,9 @@ self.onmessage = async ({ data: { id, command, args } }) => {
     const result = await commands[command](...args);
     self.postMessage({ id, result });
   } catch (error) {
-    self.postMessage({ id, error: error?.message ?? String(error) });
+    // A trap leaves the module unusable. Phones give a page little memory, and nothing else is known to end like this.
+    const isBroken = error instanceof WebAssembly.RuntimeError || error instanceof RangeError;
+    const said = isBroken ? "the computation broke down, probably for want of memory; reload the page, and use fewer images or a smaller model" : error?.message;
+    self.postMessage({ id, error: said ?? String(error) });
   }
 };
