@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 /// Where the files may be in a data folder: directly, where torchvision puts them, or in torchvision's own folder.
 const SUBFOLDERS: [&str; 3] = ["", "FashionMNIST/raw", "raw"];
 
-/// Reads a data set, [`FILES`] for Fashion-MNIST, from a folder; returns the training set and the test set.
+/// Reads a data set, [`FILES`](super::FILES) for Fashion-MNIST, from a folder; returns the training set and the test set.
 ///
 /// Each file may be plain or compressed (`.gz`), directly in the folder or in its subfolders `FashionMNIST/raw` or
 /// `raw`. The SHA-256 of every file is verified, and the images must be 28 x 28 with labels 0 to 9. The four files are

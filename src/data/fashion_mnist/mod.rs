@@ -9,9 +9,11 @@
 mod disk;
 
 #[cfg(feature = "disk")]
-pub use disk::load_from_dir;
+pub(super) use disk::find_folder;
+#[cfg(feature = "download")]
+pub(super) use disk::load_file;
 #[cfg(feature = "disk")]
-pub(super) use disk::{find_folder, load_file};
+pub use disk::load_from_dir;
 
 use std::borrow::Cow;
 
