@@ -74,7 +74,7 @@
 //! By default everything is compiled. Without features, the library is its core: models, engines, training, exports and reports, which touch no
 //! file, thread, environment, network or process. The features add:
 //!
-//! - `native`: the engine that computes on the CPU, with threads and vector instructions ([`native`], [`engine::NativeEngine`]).
+//! - `native`: the engine that computes on the CPU, with threads and vector instructions; in a browser with one thread ([`native`], [`engine::NativeEngine`]).
 //! - `disk`: files and the environment. Data sets, model files, runs, photos by their paths, [`tensorboard`], compiled pipelines and tile sizes
 //!   that are kept between runs, and the variables that choose an adapter.
 //! - `download`: the data set from the network. Implies `disk`.

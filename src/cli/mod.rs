@@ -82,7 +82,7 @@ enum Command {
     Report(report::ReportArgs),
     /// Compare runs side by side, such as "without CNN" and "with CNN"
     Compare(compare::CompareArgs),
-    /// Export a trained model to ONNX, PyTorch, Keras or NumPy
+    /// Export a trained model to ONNX, PyTorch, Keras or NumPy, or as a web page
     Export(export::ExportArgs),
     /// Import weights from PyTorch or Keras as a run
     Import(import::ImportArgs),

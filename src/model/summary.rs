@@ -1,5 +1,5 @@
 use super::{INPUT_NAME, Layer, LayerShape, Model, ModelError, Parameter, Pooling, Source};
-use crate::text::shortened;
+use crate::text::{grouped, shortened};
 use std::fmt::Write;
 
 /// Minimum width of the column of layers.
@@ -29,7 +29,7 @@ pub fn summary(model: &Model) -> Result<String, ModelError> {
             text,
             "{layer:<width$} {:<16} {:>9} {:>8.3}",
             format!("{:?}", shape.output),
-            thousands(count(&shape.parameters())),
+            grouped(count(&shape.parameters())),
             2e-6 * shape.multiply_adds as f64
         );
     }
@@ -40,7 +40,7 @@ pub fn summary(model: &Model) -> Result<String, ModelError> {
     let _ = writeln!(
         text,
         "Parameters: {} ({:.2} MB). Forward pass: {forward:.2} MFLOP per image; training step: {:.1} MFLOP.",
-        thousands(total),
+        grouped(total),
         total as f64 * 4e-6,
         training_mflop(&shapes)
     );
@@ -48,9 +48,9 @@ pub fn summary(model: &Model) -> Result<String, ModelError> {
     if trained < total {
         let statistics = match count(parameters.iter().filter(|parameter| parameter.role.is_statistic())) {
             0 => String::new(),
-            n => format!(", of which {} are running statistics", thousands(n)),
+            n => format!(", of which {} are running statistics", grouped(n)),
         };
-        let [trained, others] = [trained, total - trained].map(thousands);
+        let [trained, others] = [trained, total - trained].map(grouped);
         let _ = writeln!(text, "Trainable params: {trained}. Non-trainable params: {others}{statistics}.");
     }
     Ok(text)
@@ -113,17 +113,4 @@ fn describe(shapes: &[LayerShape], i: usize) -> String {
 
 fn step(down: usize, across: usize) -> String {
     if down == across { down.to_string() } else { format!("{down}x{across}") }
-}
-
-/// Formats a number with thousands separators: 421,642.
-fn thousands(n: usize) -> String {
-    let digits = n.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }

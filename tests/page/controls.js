@@ -1,4 +1,4 @@
-// Pause, go on and stop; then training further from the epoch that was done.
+// Pause, continue and stop; then training further from the epoch that was done.
 async function scenario() {
   $("#dataset").value = "synthetic";
   enter("#model", "mlp");
@@ -12,7 +12,7 @@ async function scenario() {
   const then = $("#progress").value;
   await sleep(300);
   const paused = $("#progress").value - then;
-  $("#go-on").click();
+  $("#continue").click();
   await until(() => $("#progress").value > then);
   $("#stop").click();
   const stopped = await finished();

@@ -1,4 +1,4 @@
-// A device that is lost in a training: what the last epoch left is kept, and training goes on from there.
+// A device that is lost in a training: what the last epoch left is kept, and training is resumed from there.
 async function scenario() {
   enter("#epochs", "6");
   $("#start").click();

@@ -12,5 +12,5 @@ await library.default({ module_or_path: readFileSync(resolve(folder, "fmnist_gpu
 const computer = library.Computer.cpu("Node");
 const data = library.Data.generated(Number(train), Number(test), 0);
 const request = { model: "cnn", settings: { epochs: 2, train_limit: Number(train) }, test_limit: Number(test) };
-const network = await library.train(computer, data, JSON.stringify(request), undefined, () => {});
+const network = await library.train(computer, data, JSON.stringify(request), () => {});
 console.log(createHash("sha256").update(network.safetensors()).digest("hex"));

@@ -10,14 +10,7 @@ async function scenario() {
   at(70, 60, "pointerup");
   const drawing = await until(() => $("#photo-verdict").textContent);
   const { classify } = await import("./photo.js");
-  const canvas = Object.assign(document.createElement("canvas"), { width: 300, height: 400 });
-  const context = canvas.getContext("2d");
-  context.fillStyle = "#fff";
-  context.fillRect(0, 0, 300, 400);
-  context.fillStyle = "#333";
-  context.fill(new Path2D("M90 40h120l20 330h-60l-20-220-20 220H70z"));
-  const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
-  await classify(new Uint8Array(await blob.arrayBuffer()), "trouser.png");
+  await classify(await trousers(), "trouser.png");
   const file = $("#photo-verdict").textContent;
   await classify(new TextEncoder().encode("no image"), "notes.txt");
   const refused = $("#photo-doubt").textContent;

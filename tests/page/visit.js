@@ -49,6 +49,18 @@ function enter(selector, value) {
   for (const kind of ["input", "change"]) field.dispatchEvent(new Event(kind, { bubbles: true }));
 }
 
+// The bytes of a PNG: dark trousers on a light background.
+async function trousers() {
+  const canvas = Object.assign(document.createElement("canvas"), { width: 300, height: 400 });
+  const context = canvas.getContext("2d");
+  context.fillStyle = "#fff";
+  context.fillRect(0, 0, 300, 400);
+  context.fillStyle = "#333";
+  context.fill(new Path2D("M90 40h120l20 330h-60l-20-220-20 220H70z"));
+  const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+  return new Uint8Array(await blob.arrayBuffer());
+}
+
 addEventListener("DOMContentLoaded", async () => {
   const report = { result: null, failure: null, complaints };
   try {

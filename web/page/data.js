@@ -13,7 +13,7 @@ export const onData = (listener) => listeners.push(listener);
 
 // Loads the data set that the form names, unless it is there; `least` are the images that are needed if they must be generated.
 export async function needData(least = {}) {
-  const wanted = { dataset: $("#dataset").value, ...GENERATED, ...least };
+  const wanted = { keeps: !document.body.dataset.runs, dataset: $("#dataset").value, ...GENERATED, ...least };
   const isThere = data && (data.isOwn || (loading?.dataset === wanted.dataset && (data.dataset !== "synthetic" || data.train_images >= wanted.train)));
   if (!isThere) await load(wanted);
   return data;

@@ -35,7 +35,7 @@ async function get(url, name, onProgress) {
 function sources(kept, onProgress) {
   return [
     ["kept by this browser", async (name) => {
-      const known = await kept?.match(here(name));
+      const known = kept && (await kept.match(here(name)));
       if (!known) throw new Error("nothing is kept yet");
       return new Uint8Array(await known.arrayBuffer());
     }],
@@ -44,9 +44,9 @@ function sources(kept, onProgress) {
   ];
 }
 
-async function download(Data, names, onProgress) {
+async function download(Data, names, keeps, onProgress) {
   // Private windows may keep nothing.
-  const kept = await self.caches?.open(CACHE).catch(() => null);
+  const kept = keeps && await self.caches?.open(CACHE).catch(() => null);
   let reason = "";
   for (const [origin, bytesOf] of sources(kept, onProgress)) {
     try {
@@ -55,7 +55,7 @@ async function download(Data, names, onProgress) {
       onProgress({ name: "checking", size: 0, total: 0 });
       const data = Data.read(files, origin);
       // No room is no reason to stop.
-      await Promise.all(names.map((name, i) => kept?.put(here(`${name}.gz`), new Response(files[i])))).catch(() => {});
+      await Promise.all(names.map((name, i) => kept && kept.put(here(`${name}.gz`), new Response(files[i])))).catch(() => {});
       return data;
     } catch (error) {
       reason += `${reason && "; "}${origin}: ${error.message}`;
@@ -72,14 +72,15 @@ function dropped(Data, names, files) {
   return Data.read(found.map((file) => file.bytes), "your files");
 }
 
-// `request` has `dataset` (auto, fashion-mnist or synthetic), the number of generated images `train` and `test`, and `files` of the visitor.
-export async function loadData(Data, { dataset, train, test, files }, onProgress) {
+// `request` has `dataset` (auto, fashion-mnist or synthetic), the number of generated images `train` and `test`, whether
+// the browser `keeps` what was downloaded, and `files` of the visitor.
+export async function loadData(Data, { dataset, train, test, keeps, files }, onProgress) {
   const names = JSON.parse(Data.file_names());
   const remarks = [];
   if (files) return { data: dropped(Data, names, files), remarks };
   if (dataset !== "synthetic") {
     try {
-      return { data: await download(Data, names, onProgress), remarks };
+      return { data: await download(Data, names, keeps, onProgress), remarks };
     } catch (error) {
       if (dataset === "fashion-mnist") throw error;
       remarks.push(`Fashion-MNIST is not available: ${error.message}. Generated images take its place; they are as hard to classify.`);

@@ -31,7 +31,8 @@ async function start() {
 
 start().catch(complain);
 
-// Offline after the first visit. Where it is not possible, the page only needs the network again.
-if ("serviceWorker" in navigator && window.isSecureContext) {
+// Offline after the first visit. Where it is not possible, the page only needs the network again. `fmnist-gpu web` has another address at
+// each start, for which nothing should be kept.
+if (!document.body.dataset.runs && "serviceWorker" in navigator && window.isSecureContext) {
   navigator.serviceWorker.register(new URL("./sw.js", import.meta.url)).catch(() => {});
 }

@@ -1,10 +1,7 @@
 // The chapter on the visitor's own photo.
 import { call } from "./calls.js";
 import { $, bytesOf, drawGrey, percent, sentence } from "./dom.js";
-import { data } from "./data.js";
 import { bars, doubtful, pngOf, ranked, startCamera, startPad } from "./sources.js";
-
-const NAMES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"];
 
 function say(verdict, doubt, figures = []) {
   $("#photo-result").hidden = false;
@@ -17,9 +14,8 @@ function say(verdict, doubt, figures = []) {
 // Classifies an image file, and shows what the network saw.
 export async function classify(bytes, name) {
   try {
-    const { image, probabilities, model, inverted, doubts } = await call.predict(bytes, name, "auto");
+    const { image, probabilities, names, model, inverted, doubts } = await call.predict(bytes, name, "auto");
     drawGrey($("#photo-seen"), image, 28, true);
-    const names = data?.class_names ?? NAMES;
     const [best] = ranked(probabilities);
     const swapped = inverted ? " Light and dark were swapped, as the background is light." : "";
     say(`${names[best]}, ${percent(probabilities[best], 0)}, says ${model}.${swapped}`, doubtful(doubts, probabilities), bars(names, probabilities));

@@ -66,7 +66,7 @@ export async function decoded(bytes, name) {
   try {
     bitmap = await createImageBitmap(new Blob([bytes]));
   } catch {
-    throw new Error(`${name} is not an image that this browser can read`);
+    throw new Error(`this browser cannot read ${name} as an image`);
   }
   // Far more than the 28 x 28 pixels that the network sees.
   const scale = Math.min(1, 2000 / Math.max(bitmap.width, bitmap.height));

@@ -17,20 +17,21 @@ function buttons({ training, paused = false }) {
   isTraining = training;
   $("#start").disabled = training;
   $("#pause").hidden = !training || paused;
-  $("#go-on").hidden = !training || !paused;
+  $("#continue").hidden = !training || !paused;
   $("#stop").hidden = !training;
+  $("#device-choice").disabled = training; // It must not be opened anew meanwhile.
   $("#resume").hidden = training || !run?.can_resume;
   if (run?.can_resume) {
     const done = run.history.length;
     const isDone = done >= run.config.epochs;
-    $("#resume").textContent = isDone ? `Train further after epoch ${done}` : `Go on after epoch ${done} of ${run.config.epochs}`;
+    $("#resume").textContent = isDone ? `Train further after epoch ${done}` : `Resume after epoch ${done} of ${run.config.epochs}`;
   }
 }
 
-async function request(goesOn) {
+async function request(resumes) {
   const wanted = { ...trainingSettings(), model: $("#model").value };
   if (wanted.model === "own") wanted.model = $("#model-text").value;
-  if (goesOn) {
+  if (resumes) {
     const done = run.history.length;
     const more = Number($("#epochs").value) || 1;
     wanted.settings = { epochs: done >= run.config.epochs ? done + more : run.config.epochs };
@@ -39,12 +40,12 @@ async function request(goesOn) {
 }
 
 // The data set of a training. Of generated images, only as many are needed as it uses.
-function imagesOf({ settings, test_limit: test }, goesOn) {
-  const train = goesOn ? run.config.train_images + run.config.validation_images : settings.train_limit;
-  return { ...(goesOn && { dataset: run.config.dataset }), ...(train && { train }), ...(test && { test }) };
+function imagesOf({ settings, test_limit: test }, resumes) {
+  const train = resumes ? run.config.train_images + run.config.validation_images : settings.train_limit;
+  return { ...(resumes && { dataset: run.config.dataset }), ...(train && { train }), ...(test && { test }) };
 }
 
-async function train(goesOn) {
+async function train(resumes) {
   $("#error").hidden = true;
   $("#live").hidden = false;
   buttons({ training: true });
@@ -52,13 +53,13 @@ async function train(goesOn) {
   window.fmnist.summary = null;
   const status = $("#live-status");
   try {
-    const wanted = await request(goesOn);
+    const wanted = await request(resumes);
     status.textContent = "Loading the data…";
-    await needData(imagesOf(wanted, goesOn));
+    await needData(imagesOf(wanted, resumes));
     await openDevice($("#device-choice").value);
     status.textContent = "Preparing the kernels…";
     setState("training");
-    show(await call.train(wanted, goesOn));
+    show(await call.train(wanted, resumes));
     await showResult();
     setState("done");
   } catch (error) {
@@ -166,8 +167,8 @@ export function startTraining() {
     buttons({ training: true, paused: true });
     $("#live-status").textContent += " (paused)";
   });
-  $("#go-on").addEventListener("click", async () => {
-    await call.goOn();
+  $("#continue").addEventListener("click", async () => {
+    await call.endPause();
     buttons({ training: true });
   });
   $("#stop").addEventListener("click", () => {

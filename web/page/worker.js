@@ -11,14 +11,15 @@ let computer = null;
 let data = null;
 let network = null;
 let live = null;
+let isTraining = false;
 
-const send = (event, detail, transfer = []) => self.postMessage({ event, detail }, transfer);
+const send = (event, detail) => self.postMessage({ event, detail });
 
 // Lets the worker read its messages: a message to itself comes after those that wait, and without the delay of a timer.
 const channel = new MessageChannel();
-let wake = () => {};
-channel.port1.onmessage = () => wake();
-const breathe = () => new Promise((resolve) => { wake = resolve; channel.port2.postMessage(0); });
+const breathing = []; // A training and a self-test may wait at once.
+channel.port1.onmessage = () => breathing.shift()();
+const breathe = () => new Promise((resolve) => { breathing.push(resolve); channel.port2.postMessage(0); });
 
 const decoder = new TextDecoder();
 
@@ -93,12 +94,13 @@ function figure(drawn) {
 // Trains for some seconds.
 function speedOf(images, model, batch_size, seconds) {
   const begin = performance.now();
-  const onEvent = (kind) => {
+  const onEvent = (kind, _, snapshot) => {
+    snapshot?.free();
     if (kind === "progress" && performance.now() - begin > 1000 * seconds) library.stop();
     return breathe();
   };
   const request = { model, settings: { batch_size, epochs: 10_000 }, test_limit: 1 };
-  return library.train(computer, images, JSON.stringify(request), undefined, onEvent);
+  return library.train(computer, images, JSON.stringify(request), onEvent);
 }
 
 const commands = {
@@ -124,9 +126,9 @@ const commands = {
   modelText: async (name) => (await ready, library.model_text(name)),
   checkModel: async (text) => (await ready, library.check_model(text)),
 
-  async train(request, goesOn) {
-    const start = goesOn ? network : undefined;
-    if (goesOn) network = null;
+  async train(request, resumes) {
+    if (isTraining) throw new Error("something is trained or measured already; wait for it, or stop it");
+    isTraining = true;
     paused = null;
     const onEvent = (kind, json, snapshot) => {
       if (snapshot) {
@@ -137,7 +139,8 @@ const commands = {
       return breathe().then(pauseEnds);
     };
     try {
-      const trained = await nudging(() => library.train(computer, data, JSON.stringify(request), start, onEvent));
+      const wanted = [computer, data, JSON.stringify(request), onEvent];
+      const trained = await nudging(() => (resumes ? network.resume(...wanted) : library.train(...wanted)));
       network?.free();
       network = trained;
     } catch (error) {
@@ -149,6 +152,7 @@ const commands = {
       }
       throw error;
     } finally {
+      isTraining = false;
       live?.free();
       live = null;
     }
@@ -160,13 +164,13 @@ const commands = {
     paused = {};
     paused.promise = new Promise((resolve) => { paused.end = resolve; });
   },
-  goOn() {
+  endPause() {
     paused?.end();
     paused = null;
   },
   stop() {
     library.stop();
-    commands.goOn();
+    commands.endPause();
   },
 
   async describe() {
@@ -181,7 +185,6 @@ const commands = {
 
   filters: () => figure(shown().filters()),
   maps: (index) => shown().maps(data.test_image(index)).map(figure),
-  mapsOf: (image) => shown().maps(image).map(figure),
 
   async predictTest(index) {
     return nudging(() => shown().predict(computer, data.test_image(index)));
@@ -194,7 +197,8 @@ const commands = {
     const image = prepared.image;
     const probabilities = await nudging(() => shown().predict(computer, image));
     const { model } = JSON.parse(shown().describe());
-    return { image, probabilities, model, ...JSON.parse(prepared.description) };
+    const names = JSON.parse(library.class_names());
+    return { image, probabilities, names, model, ...JSON.parse(prepared.description) };
   },
 
   async openRun(names, contents) {
@@ -224,6 +228,9 @@ const commands = {
 
   // Images per second of training and inference, on generated images: the best and the median of some windows of `seconds` each.
   async measure({ models, batches, windows, seconds }) {
+    // Only one can be told to stop.
+    if (isTraining) throw new Error("a training is running; wait for it, or stop it, before you measure");
+    isTraining = true;
     const images = library.Data.generated(4096, 2048, 0);
     const rows = [];
     const note = (model, what, batch, rates) => {
@@ -256,6 +263,7 @@ const commands = {
         trained.free();
       }
     } finally {
+      isTraining = false;
       images.free();
     }
     return rows;
@@ -281,7 +289,7 @@ self.onmessage = async ({ data: { id, command, args } }) => {
   } catch (error) {
     // A trap leaves the module unusable. Phones give a page little memory, and nothing else is known to end like this.
     const isBroken = error instanceof WebAssembly.RuntimeError || error instanceof RangeError;
-    const said = isBroken ? "the computation broke down, probably for want of memory; reload the page, and use fewer images or a smaller model" : error?.message;
+    const said = isBroken ? "the computation broke down, probably because memory ran out; reload the page, and use fewer images or a smaller model" : error?.message;
     self.postMessage({ id, error: said ?? String(error) });
   }
 };

@@ -1,6 +1,7 @@
 //! The visitor's own images.
 
 use crate::json;
+use fmnist_gpu::data::FASHION_MNIST;
 use fmnist_gpu::photo::{Garment, Invert, Photo, prepare};
 use serde::Serialize;
 use wasm_bindgen::prelude::{JsError, wasm_bindgen};
@@ -20,6 +21,12 @@ struct Described {
     crop: [usize; 4],
     size: [usize; 2],
     doubts: Vec<String>,
+}
+
+/// The names of the classes, as JSON.
+#[wasm_bindgen]
+pub fn class_names() -> String {
+    json(&FASHION_MNIST.class_names)
 }
 
 /// Makes an image of the data set's kind of a photo, four bytes per pixel, as the browser decodes it; `invert` is `auto`, `yes` or `no`.

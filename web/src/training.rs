@@ -59,7 +59,7 @@ struct Request {
 }
 
 impl Request {
-    fn plan(self) -> Result<Plan, JsError> {
+    fn plan(&self) -> Result<Plan, JsError> {
         let built_in = ModelFile::built_in(&self.model).map(Ok);
         let file = built_in.unwrap_or_else(|| ModelFile::parse(Path::new("model"), &self.model)).map_err(failed)?;
         let given: Result<Vec<_>, JsError> = self.settings.iter().map(|(name, value)| given(name, value)).collect();
@@ -80,44 +80,74 @@ fn given(name: &str, value: &toml::Value) -> Result<(&'static Setting, Value), J
 /// Trains a model and evaluates it.
 ///
 /// Each event is passed to `on_event`: its kind, what is known as JSON, and for `epoch` the network as it is. Training waits for the promise
-/// that it may return. `start` is a run to go on with; of the settings, it then takes only the number of epochs.
+/// that it may return.
 #[wasm_bindgen]
-pub fn train(computer: &Computer, data: &Data, request: String, start: Option<Network>, on_event: Function) -> Promise {
-    // Nothing of JavaScript's is borrowed while it runs.
+pub fn train(computer: &Computer, data: &Data, request: &str, on_event: Function) -> Promise {
+    let plan = parsed(request).and_then(|request| Ok((request.test_limit, request.plan()?)));
+    promised(computer, data, plan, on_event)
+}
+
+#[wasm_bindgen]
+impl Network {
+    /// Resumes its run, as [`train`]; of the settings, only the number of epochs may be given.
+    pub fn resume(&self, computer: &Computer, data: &Data, request: &str, on_event: Function) -> Promise {
+        let plan = parsed(request).and_then(|request| Ok((request.test_limit, self.resumed(&request)?)));
+        promised(computer, data, plan, on_event)
+    }
+}
+
+impl Network {
+    /// The plan that resumes its run.
+    fn resumed(&self, request: &Request) -> Result<Plan, JsError> {
+        let RunFiles { config, checkpoint, .. } = &self.run;
+        let Some(config) = config.clone() else {
+            return Err(JsError::new("weights alone cannot be trained further; a run has a config.json and a checkpoint"));
+        };
+        let epochs = request.settings.get_key_value("epochs").map(|(name, value)| given(name, value));
+        let given: Vec<_> = epochs.transpose()?.into_iter().collect();
+        Plan::resume(config, checkpoint.clone(), None, &given).map_err(failed)
+    }
+}
+
+fn parsed(request: &str) -> Result<Request, JsError> {
+    serde_json::from_str(request).map_err(failed)
+}
+
+/// Promises what a plan, with its number of test images, gives. Nothing of JavaScript's is borrowed meanwhile.
+fn promised(
+    computer: &Computer,
+    data: &Data,
+    plan: Result<(Option<usize>, Plan), JsError>,
+    on_event: Function,
+) -> Promise {
     let (computer, dataset) = (computer.clone(), Rc::clone(&data.dataset));
     future_to_promise(async move {
-        let trained = trained(&computer, &dataset, &request, start, on_event).await;
-        trained.map(JsValue::from).map_err(JsValue::from)
+        let (test_limit, plan) = plan?;
+        let trained = trained(&computer, &dataset, &plan, test_limit.unwrap_or(usize::MAX), on_event).await;
+        Ok(trained?.into())
     })
 }
 
 async fn trained(
     computer: &Computer,
     dataset: &Dataset,
-    request: &str,
-    start: Option<Network>,
+    plan: &Plan,
+    test_limit: usize,
     on_event: Function,
 ) -> Result<Network, JsError> {
     STOP.store(false, Ordering::Relaxed);
-    let request: Request = serde_json::from_str(request).map_err(failed)?;
-    let test_limit = request.test_limit.unwrap_or(usize::MAX);
-    let plan = match start {
-        Some(network) => resumed(network, &request)?,
-        None => request.plan()?,
-    };
     let mut dataset = dataset.clone();
     dataset.train.truncate(plan.recipe.train_limit.map_or(usize::MAX, |limit| limit as usize));
     dataset.test.truncate(test_limit);
     let mut session =
-        Session::new(&plan, &computer.device, SharedTiles::default(), dataset, &STOP).map_err(failed)?;
+        Session::new(plan, &computer.device, SharedTiles::default(), dataset, &STOP).map_err(failed)?;
     session.config.device = computer.name.clone();
     let mut page = Page { session: &session, on_event, live: Live::default() };
-    page.tell("start", &session.config, None).await?;
     let mut training = Training::new(&session).await.map_err(failed)?;
     let trained = page.follow(&mut training).await?;
     let mut test = None;
     if trained.outcome == Outcome::Complete {
-        page.tell("testing", &(), None).await?;
+        page.tell("testing", &(), None).await;
         test = training.evaluate().await.map_err(failed)?;
     }
     let mut run = page.run(&trained.position, &trained.state);
@@ -137,17 +167,6 @@ fn remark(outcome: &Outcome) -> Option<String> {
     Some(format!(
         "A value was no longer finite in epoch {epoch}, step {step}. The network is as it was before; try a smaller learning rate."
     ))
-}
-
-/// The plan to go on with a run.
-fn resumed(network: Network, request: &Request) -> Result<Plan, JsError> {
-    let RunFiles { config, checkpoint, .. } = network.run;
-    let Some(config) = config else {
-        return Err(JsError::new("weights alone cannot be trained further; a run has a config.json and a checkpoint"));
-    };
-    let epochs = request.settings.get_key_value("epochs").map(|(name, value)| given(name, value));
-    let given: Vec<_> = epochs.transpose()?.into_iter().collect();
-    Plan::resume(config, checkpoint, None, &given).map_err(failed)
 }
 
 /// The page, which is told what happens.
@@ -182,7 +201,7 @@ struct EpochDone<'a> {
 }
 
 impl Page<'_> {
-    async fn tell(&self, kind: &str, what: &impl Serialize, network: Option<Network>) -> Result<(), JsError> {
+    async fn tell(&self, kind: &str, what: &impl Serialize, network: Option<Network>) {
         let network = network.map_or(JsValue::NULL, JsValue::from);
         let answer = self.on_event.call3(&JsValue::NULL, &kind.into(), &json(what).into(), &network);
         let answer = answer.and_then(|answer| answer.dyn_into::<Promise>());
@@ -190,7 +209,6 @@ impl Page<'_> {
         if let Ok(promise) = answer {
             let _ = JsFuture::from(promise).await;
         }
-        Ok(())
     }
 
     async fn follow(&mut self, training: &mut Training<'_>) -> Result<Trained, JsError> {
@@ -200,13 +218,13 @@ impl Page<'_> {
             match event {
                 Event::Progress { epoch, totals, seconds } => {
                     let progress = self.progress(&trainer, epoch, totals, seconds)?;
-                    self.tell("progress", &progress, None).await?;
+                    self.tell("progress", &progress, None).await;
                 }
                 Event::EpochFinished(record) => {
                     let epochs = self.session.plan.recipe.epochs;
                     let curves = self.live.draw(&trainer.position().history)?;
                     let network = Network::from(self.run(trainer.position(), trainer.state()));
-                    self.tell("epoch", &EpochDone { record: &record, epochs, curves }, Some(network)).await?;
+                    self.tell("epoch", &EpochDone { record: &record, epochs, curves }, Some(network)).await;
                 }
                 Event::Ended(outcome) => return Ok(trainer.into_trained(outcome)),
                 Event::EpochStarted { .. } | Event::Paused => {}
