@@ -128,6 +128,10 @@ impl Conv2d {
             {
                 windows.winograd = None;
             }
+            // Fewer products are faster than fewer passes over the data.
+            if conv.windows.as_ref().is_some_and(|windows| windows.winograd.is_some()) {
+                conv.direct = None;
+            }
             // A ReLU leaves so few gradients after a pooling that it is faster to skip the others.
             let is_sparse = conv.pooled.is_some() && relu;
             conv.dx_windows = Windows::of_gradient(&d, lanes()).filter(|_| needs_dx && !is_sparse);

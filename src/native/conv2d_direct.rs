@@ -26,7 +26,7 @@ const fn tile(lanes: usize) -> Option<[usize; 2]> {
     match lanes {
         16 => Some([14, 2]),
         8 => Some([5, 2]),
-        4 if cfg!(target_arch = "wasm32") => Some([5, 2]),
+        4 if cfg!(target_arch = "wasm32") => Some([4, 2]),
         4 => Some([5, 4]),
         _ => None,
     }
@@ -80,7 +80,7 @@ impl WithSimd for Forward<'_> {
         match S::F32_LANES {
             16 => by_channels::<S, 14, 2>(simd, self),
             8 => by_channels::<S, 5, 2>(simd, self),
-            4 if cfg!(target_arch = "wasm32") => by_channels::<S, 5, 2>(simd, self),
+            4 if cfg!(target_arch = "wasm32") => by_channels::<S, 4, 2>(simd, self),
             4 => by_channels::<S, 5, 4>(simd, self),
             lanes => unreachable!("no tile for {lanes} lanes"),
         }

@@ -214,8 +214,8 @@ pub(super) fn pack(c: usize, o: usize, lanes: usize, w: &[f32], packed: &mut [f3
 
 /// Returns how many of `c` input channels [`BackwardX`] sums at once.
 fn block(c: usize, lanes: usize) -> usize {
-    // Two vectors if the registers suffice, which they do on everything but AVX2.
-    if lanes != 8 && c.is_multiple_of(2 * lanes) { 2 * lanes } else { lanes }
+    // Two vectors if the registers suffice, which they do with AVX-512 and NEON.
+    if lanes != 8 && !cfg!(target_arch = "wasm32") && c.is_multiple_of(2 * lanes) { 2 * lanes } else { lanes }
 }
 
 /// The gradient of the input for one image.

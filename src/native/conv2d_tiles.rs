@@ -189,7 +189,8 @@ macro_rules! with_tile {
     ($function:ident, $simd:expr, $product:expr) => {
         match (S::F32_LANES, $product.windows.vectors) {
             (16, 2) => $function::<S, 12, 2>($simd, $product),
-            (8 | 4, 2) => $function::<S, 6, 2>($simd, $product),
+            (8, 2) => $function::<S, 6, 2>($simd, $product),
+            (4, 2) => $function::<S, 4, 2>($simd, $product),
             (4, 4) => $function::<S, 6, 4>($simd, $product),
             _ => $function::<S, 12, 1>($simd, $product),
         }
@@ -299,9 +300,11 @@ fn convolve_tile<S: Simd, const R: usize, const V: usize>(
             for r in 0..R {
                 four[r] = constant_len(&x[r][4 * k..][..4]);
             }
-            for i in 0..4 {
-                sums = add_products::<S, R, V>(simd, |r| four[r][i], &w[i], sums);
-            }
+            // Not in a loop, which compilers for WebAssembly keep.
+            sums = add_products::<S, R, V>(simd, |r| four[r][0], &w[0], sums);
+            sums = add_products::<S, R, V>(simd, |r| four[r][1], &w[1], sums);
+            sums = add_products::<S, R, V>(simd, |r| four[r][2], &w[2], sums);
+            sums = add_products::<S, R, V>(simd, |r| four[r][3], &w[3], sums);
         }
         for (w, k) in rest.iter().zip(run - rest.len()..) {
             sums = add_products::<S, R, V>(simd, |r| x[r][k], w, sums);

@@ -109,7 +109,7 @@ pub(super) fn pack(windows: &Windows, packed: &mut Aligned<f32>, value: impl Fn(
             }
             vectorized(
                 #[inline(always)]
-                || transform_filter(&filter, &mut transformed),
+                || transform_filter(&filter, block, &mut transformed),
             );
             for (frequency, values) in transformed.iter().enumerate() {
                 let to = frequency * of_frequency + i_block * of_block + channel * block;
@@ -119,9 +119,10 @@ pub(super) fn pack(windows: &Windows, packed: &mut Aligned<f32>, value: impl Fn(
     }
 }
 
+/// Transforms the first `n` filters.
 #[inline(always)]
-fn transform_filter<const N: usize>(filter: &[[f32; N]; 9], transformed: &mut [[f32; N]; FREQUENCIES]) {
-    for i in 0..N {
+fn transform_filter<const N: usize>(filter: &[[f32; N]; 9], n: usize, transformed: &mut [[f32; N]; FREQUENCIES]) {
+    for i in 0..n.min(N) {
         let mut rows = [[0.0; 3]; 4];
         for q in 0..3 {
             let column = spread([filter[q][i], filter[3 + q][i], filter[6 + q][i]]);
@@ -166,10 +167,10 @@ pub(super) fn forward<S: Simd, const R: usize, const V: usize>(simd: S, winograd
         }
         for (i_tile, &[_, position]) in tiles.iter().enumerate() {
             let position = position as usize;
+            let products = of_tile(sums, of_y, i_tile, o);
             for first in vectors_of(o, S::F32_LANES) {
                 let bias = b.map_or(zero, |b| vector::<S>(&b[first..]));
-                let mut outputs =
-                    outputs(simd, |frequency| vector::<S>(&sums[frequency * of_y + i_tile * o + first..]));
+                let mut outputs = outputs(simd, |frequency| vector::<S>(&products[frequency][first..]));
                 for k in 0..4 {
                     outputs[k] = simd.add_f32s(outputs[k], bias);
                     outputs[k] = if with_relu { relu(simd, outputs[k]) } else { outputs[k] };
@@ -286,8 +287,15 @@ fn gathered([u0, u1, u2, u3]: [f32; 4]) -> [f32; 3] {
 fn transform_x<S: Simd>(simd: S, d: &Conv2dDims, framed: &[f32], tiles: &[[u32; 2]], to: &mut [f32]) {
     let (c, row, distance) = (d.c, frame_width(d) * d.c, distance(tiles.len(), d.c));
     for (i_tile, &[window, _]) in tiles.iter().enumerate() {
+        let mut pixels: [[&[f32]; 4]; 4] = [[&[]; 4]; 4];
+        for i in 0..4 {
+            for j in 0..4 {
+                pixels[i][j] = &framed[window as usize + i * row + j * c..][..c];
+            }
+        }
+        let to = of_tile_mut(to, distance, i_tile, c);
         for first in vectors_of(c, S::F32_LANES) {
-            let x = |i: usize, j: usize| vector::<S>(&framed[window as usize + i * row + j * c + first..]);
+            let x = |i: usize, j: usize| vector::<S>(&pixels[i][j][first..]);
             let mut rows = [[simd.splat_f32s(0.0); 4]; 4];
             for j in 0..4 {
                 let column = differences(simd, [x(0, j), x(1, j), x(2, j), x(3, j)]);
@@ -298,11 +306,31 @@ fn transform_x<S: Simd>(simd: S, d: &Conv2dDims, framed: &[f32], tiles: &[[u32; 
             for i in 0..4 {
                 let row = differences(simd, rows[i]);
                 for j in 0..4 {
-                    store::<S>(&mut to[(4 * i + j) * distance + i_tile * c + first..], row[j]);
+                    store::<S>(&mut to[4 * i + j][first..], row[j]);
                 }
             }
         }
     }
+}
+
+/// Returns the values of a tile in each frequency of a transformed tensor. All have one length, so their indices are checked together.
+#[inline(always)]
+fn of_tile(transformed: &[f32], distance: usize, tile: usize, channels: usize) -> [&[f32]; FREQUENCIES] {
+    let mut values: [&[f32]; FREQUENCIES] = [&[]; FREQUENCIES];
+    for (frequency, values) in values.iter_mut().enumerate() {
+        *values = &transformed[frequency * distance + tile * channels..][..channels];
+    }
+    values
+}
+
+/// The same, to write them.
+#[inline(always)]
+fn of_tile_mut(transformed: &mut [f32], distance: usize, tile: usize, channels: usize) -> [&mut [f32]; FREQUENCIES] {
+    let mut frequencies = transformed.chunks_exact_mut(distance);
+    std::array::from_fn(
+        #[inline(always)]
+        |_| &mut frequencies.next().expect("there is room for all")[tile * channels..][..channels],
+    )
 }
 
 /// The transform of inputs along one axis.
@@ -341,13 +369,16 @@ fn outputs<S: Simd>(simd: S, product: impl Fn(usize) -> S::f32s) -> [S::f32s; 4]
 fn transform_dy<S: Simd>(simd: S, d: &Conv2dDims, dy: &[f32], tiles: &[[u32; 2]], to: &mut [f32]) {
     let (o, distance) = (d.o, distance(tiles.len(), d.o));
     for (i_tile, &[_, position]) in tiles.iter().enumerate() {
+        let to = of_tile_mut(to, distance, i_tile, o);
+        let pixel = |i: usize, j: usize| &dy[(position as usize + i * d.wo + j) * o..][..o];
+        let pixels = [[pixel(0, 0), pixel(0, 1)], [pixel(1, 0), pixel(1, 1)]];
         for first in vectors_of(o, S::F32_LANES) {
-            let dy = |i: usize, j: usize| vector::<S>(&dy[(position as usize + i * d.wo + j) * o + first..]);
+            let dy = |i: usize, j: usize| vector::<S>(&pixels[i][j][first..]);
             let columns = [parts(simd, [dy(0, 0), dy(1, 0)]), parts(simd, [dy(0, 1), dy(1, 1)])];
             for i in 0..4 {
                 let row = parts(simd, [columns[0][i], columns[1][i]]);
                 for j in 0..4 {
-                    store::<S>(&mut to[(4 * i + j) * distance + i_tile * o + first..], row[j]);
+                    store::<S>(&mut to[4 * i + j][first..], row[j]);
                 }
             }
         }

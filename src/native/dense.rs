@@ -1,6 +1,6 @@
 //! Fully connected layer; see [`crate::cpu::dense`].
 
-use super::dense_direct::{self, BackwardW, Forward};
+use super::dense_direct::{self, BackwardW, BackwardX, Forward};
 use super::{Matrix, lanes, matmul, vectorized};
 use crate::cpu::dense::DenseDims;
 
@@ -26,7 +26,11 @@ pub fn dense_forward(d: &DenseDims, relu: bool, x: &[f32], w: &[f32], b: &[f32],
 ///
 /// Shapes: x and dx `[N, I]`, w `[I, O]`, dy `[N, O]`.
 pub fn dense_backward_x(d: &DenseDims, masked: bool, x: &[f32], w: &[f32], dy: &[f32], dx: &mut [f32]) {
-    matmul(Matrix::new(dy, d.n, d.o), Matrix::new(w, d.i, d.o).transposed(), false, dx);
+    if BackwardX::suits(d, lanes()) {
+        vectorized(BackwardX { d, w, dy, dx });
+    } else {
+        matmul(Matrix::new(dy, d.n, d.o), Matrix::new(w, d.i, d.o).transposed(), false, dx);
+    }
     if masked {
         super::mask(x, dx);
     }

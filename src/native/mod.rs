@@ -9,7 +9,7 @@
 //! |---|---|
 //! | convolution, dense layers | in tiles of sums in vector registers ([`conv2d`], [`dense`]); as matrix products for shapes that do not allow it |
 //! | gradients of a convolution | in tiles too; after a max pooling, which leaves one position per window with a gradient, a quarter of the sums |
-//! | 3x3 convolutions, without ReLU and pooling behind them | by Winograd's algorithm: 16 products instead of 36 |
+//! | 3x3 convolutions | forward, and their gradients where few are zero, by Winograd's algorithm: 16 products instead of 36 |
 //! | other matrix products | the crate `matrixmultiply`: AVX-512, AVX2 with FMA, or NEON, whichever the CPU has |
 //! | grouped and depthwise convolution | sums of products of vectors of channels ([`groupedconv2d`]) |
 //! | batch normalization | sums over fixed groups of images, in double precision, with all threads ([`batchnorm`]) |
@@ -137,10 +137,11 @@ pub fn lanes() -> usize {
     vectorized(Lanes)
 }
 
-/// The number of vector registers for which loops are unrolled. WebAssembly has any number; here it is that of x86, as most visitors' computers
-/// have, where sums beyond it would be kept in memory.
+/// The number of vector registers for which loops are unrolled; sums beyond it would be kept in memory.
+///
+/// WebAssembly has any number, but most visitors' computers have 16, and browsers load all operands of a tile before they use the first.
 const fn registers<S: Simd>() -> usize {
-    if cfg!(target_arch = "wasm32") { 16 } else { S::REGISTER_COUNT }
+    if cfg!(target_arch = "wasm32") { 12 } else { S::REGISTER_COUNT }
 }
 
 /// Returns the name of the instruction set, for reports.

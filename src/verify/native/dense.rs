@@ -9,7 +9,16 @@ use crate::verify::dense::{backward_w, backward_x, forward};
 pub(in crate::verify) fn proof(check: &mut Check) {
     let mut sizes = vec![(32, 784, 128), (16, 3136, 128), (32, 128, 10), (3, 5, 7)];
     if check.breadth == Breadth::Everything {
-        sizes.extend([(1, 1, 1), (1, 65, 1), (7, 64, 17), (33, 63, 31), (13, 257, 64), (5, 2, 100)]);
+        sizes.extend([
+            (1, 1, 1),
+            (1, 65, 1),
+            (7, 64, 17),
+            (33, 63, 31),
+            (13, 257, 64),
+            (5, 2, 100),
+            (40, 31, 128),
+            (5, 14, 32),
+        ]);
     }
     for (n, i, o) in sizes {
         let d = DenseDims { n, i, o };
