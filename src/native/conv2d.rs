@@ -119,7 +119,6 @@ impl Conv2d {
         let (pixel_of, place_of, direct, windows, dx_windows, pooled) = Default::default();
         let mut conv = Conv2d { d, relu, pool, direct, windows, dx_windows, pooled, needs_dx, pixel_of, place_of };
         if algorithm == Algorithm::Fastest {
-            conv.direct = conv2d_direct::block(&conv, lanes());
             conv.pooled = conv2d_pooled::plan(&conv, needs_dx, lanes());
             conv.windows = Windows::new(&d, lanes());
             // Its tiles are windows of 2x2 positions.
@@ -129,8 +128,8 @@ impl Conv2d {
                 windows.winograd = None;
             }
             // Fewer products are faster than fewer passes over the data.
-            if conv.windows.as_ref().is_some_and(|windows| windows.winograd.is_some()) {
-                conv.direct = None;
+            if !conv.windows.as_ref().is_some_and(Windows::is_winograd) {
+                conv.direct = conv2d_direct::block(&conv, lanes());
             }
             // A ReLU leaves so few gradients after a pooling that it is faster to skip the others.
             let is_sparse = conv.pooled.is_some() && relu;
@@ -160,7 +159,7 @@ impl Conv2d {
 
     /// Describes in words how the forward pass and the backward pass are computed.
     pub fn describe(&self) -> [&'static str; 2] {
-        let in_tiles = |windows: &Windows| if windows.winograd.is_some() { "Winograd" } else { "tiles" };
+        let in_tiles = |windows: &Windows| if windows.is_winograd() { "Winograd" } else { "tiles" };
         let forward = match (self.direct, &self.windows) {
             (Some(_), _) => "direct",
             (None, Some(windows)) => in_tiles(windows),
@@ -178,7 +177,7 @@ impl Conv2d {
 
     /// Whether y, dx and dw are computed by Winograd's algorithm, which has a bound of its own.
     pub(crate) fn winograd(&self) -> [bool; 3] {
-        let is_winograd = |windows: Option<&Windows>| windows.is_some_and(|windows| windows.winograd.is_some());
+        let is_winograd = |windows: Option<&Windows>| windows.is_some_and(Windows::is_winograd);
         let forward = self.windows.as_ref().filter(|_| self.direct.is_none());
         let dw = self.tiles_backward().filter(|_| self.pooled.is_none());
         [forward, self.dx_windows.as_ref(), dw].map(is_winograd)

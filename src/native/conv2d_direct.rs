@@ -5,7 +5,9 @@
 //! vectors of the filter and broadcasts one input value at a time to all lanes, so `R * V` multiply-adds share `R + V`
 //! loads. The number of channels is a type parameter, so that positions are at fixed offsets and no index is checked in
 //! the loop. Measured on one core with AVX-512, second convolution of the article, one image: 37.8 us, 191 GFLOP/s of a
-//! peak of about 240; the same as a product over patches, not counting building them, takes 60 us.
+//! peak of about 240; the same as a product over patches, not counting building them, takes 60 us. Winograd's algorithm,
+//! which needs fewer products, computes that layer now; this form is for few channels and for sizes and poolings that the
+//! algorithm does not allow.
 
 #![allow(
     clippy::needless_range_loop,

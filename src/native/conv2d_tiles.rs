@@ -82,6 +82,11 @@ impl Windows {
         if self.is_framed() { self.images * frame_len(&self.d) } else { 0 }
     }
 
+    /// Whether these windows are computed by Winograd's algorithm.
+    pub(super) fn is_winograd(&self) -> bool {
+        self.winograd.is_some()
+    }
+
     /// Returns the length of what Winograd's algorithm writes between its steps.
     pub(super) fn transformed_len(&self) -> usize {
         self.winograd.as_ref().map_or(0, |winograd| winograd.room(&self.d))
@@ -123,7 +128,7 @@ impl Windows {
 
     /// Packs a filter as `[blocks, KH, KW, C, block]`, or transformed; `value` returns the one for a term and an output channel.
     fn pack(&self, packed: &mut Aligned<f32>, value: impl Fn(usize, usize) -> f32) {
-        if self.winograd.is_some() {
+        if self.is_winograd() {
             return conv2d_winograd::pack(self, packed, value);
         }
         packed.grow(self.packed_len());

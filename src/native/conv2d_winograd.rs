@@ -119,7 +119,7 @@ pub(super) fn pack(windows: &Windows, packed: &mut Aligned<f32>, value: impl Fn(
     }
 }
 
-/// Transforms the first `n` filters.
+/// Transforms the first `n` filters. At most `N`, so that no index is checked.
 #[inline(always)]
 fn transform_filter<const N: usize>(filter: &[[f32; N]; 9], n: usize, transformed: &mut [[f32; N]; FREQUENCIES]) {
     for i in 0..n.min(N) {
@@ -316,11 +316,10 @@ fn transform_x<S: Simd>(simd: S, d: &Conv2dDims, framed: &[f32], tiles: &[[u32; 
 /// Returns the values of a tile in each frequency of a transformed tensor. All have one length, so their indices are checked together.
 #[inline(always)]
 fn of_tile(transformed: &[f32], distance: usize, tile: usize, channels: usize) -> [&[f32]; FREQUENCIES] {
-    let mut values: [&[f32]; FREQUENCIES] = [&[]; FREQUENCIES];
-    for (frequency, values) in values.iter_mut().enumerate() {
-        *values = &transformed[frequency * distance + tile * channels..][..channels];
-    }
-    values
+    std::array::from_fn(
+        #[inline(always)]
+        |frequency| &transformed[frequency * distance + tile * channels..][..channels],
+    )
 }
 
 /// The same, to write them.

@@ -12,7 +12,7 @@
 )]
 
 use super::conv2d_direct::{constant_len, relu, vectors};
-use super::registers;
+use super::{Aligned, registers};
 use crate::cpu::dense::DenseDims;
 use pulp::{Simd, WithSimd};
 
@@ -36,31 +36,25 @@ impl WithSimd for Forward<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        // As many rows as there are registers for their sums.
-        let rows = match registers::<S>() {
-            32.. => 8,
-            16.. => 6,
-            _ => 4,
-        };
         let n = self.d.n;
         for first in (0..self.d.o).step_by(2 * S::F32_LANES) {
             let mut row = 0;
             while row < n {
-                match (n >= rows, registers::<S>()) {
-                    // The last tile starts where it just fits, and sums some rows again.
-                    (true, 32..) => forward_tile::<S, 8>(simd, &mut self, row.min(n - rows), first),
-                    (true, 16..) => forward_tile::<S, 6>(simd, &mut self, row.min(n - rows), first),
-                    (true, _) => forward_tile::<S, 4>(simd, &mut self, row.min(n - rows), first),
-                    (false, _) => forward_tile::<S, 1>(simd, &mut self, row, first),
-                }
-                row += if n >= rows { rows } else { 1 };
+                // As many rows as there are registers for their sums. The last tile starts where it just fits, and sums some rows again.
+                row += match (n, registers::<S>()) {
+                    (8.., 32..) => forward_tile::<S, 8>(simd, &mut self, row.min(n - 8), first),
+                    (6.., 16..32) => forward_tile::<S, 6>(simd, &mut self, row.min(n - 6), first),
+                    (4.., ..16) => forward_tile::<S, 4>(simd, &mut self, row.min(n - 4), first),
+                    _ => forward_tile::<S, 1>(simd, &mut self, row, first),
+                };
             }
         }
     }
 }
 
+/// Computes `R` rows of two vectors of outputs; returns `R`.
 #[inline(always)]
-fn forward_tile<S: Simd, const R: usize>(simd: S, layer: &mut Forward<'_>, row: usize, first: usize) {
+fn forward_tile<S: Simd, const R: usize>(simd: S, layer: &mut Forward<'_>, row: usize, first: usize) -> usize {
     let DenseDims { i, o, .. } = *layer.d;
     let block = 2 * S::F32_LANES;
     let mut x: [&[f32]; R] = [&[]; R];
@@ -86,6 +80,7 @@ fn forward_tile<S: Simd, const R: usize>(simd: S, layer: &mut Forward<'_>, row: 
         y[0] = sums[r][0];
         y[1] = sums[r][1];
     }
+    R
 }
 
 /// See [`super::dense::dense_backward_w`].
@@ -103,29 +98,24 @@ impl WithSimd for BackwardW<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        let inputs = match registers::<S>() {
-            32.. => 14,
-            16.. => 6,
-            _ => 4,
-        };
         let n = self.dw.len() / self.d.o;
         for output in (0..self.d.o).step_by(2 * S::F32_LANES) {
             let mut input = 0;
             while input < n {
-                match (n >= inputs, registers::<S>()) {
-                    (true, 32..) => backward_w_tile::<S, 14>(simd, &mut self, input.min(n - inputs), output),
-                    (true, 16..) => backward_w_tile::<S, 6>(simd, &mut self, input.min(n - inputs), output),
-                    (true, _) => backward_w_tile::<S, 4>(simd, &mut self, input.min(n - inputs), output),
-                    (false, _) => backward_w_tile::<S, 1>(simd, &mut self, input, output),
-                }
-                input += if n >= inputs { inputs } else { 1 };
+                input += match (n, registers::<S>()) {
+                    (14.., 32..) => backward_w_tile::<S, 14>(simd, &mut self, input.min(n - 14), output),
+                    (6.., 16..32) => backward_w_tile::<S, 6>(simd, &mut self, input.min(n - 6), output),
+                    (4.., ..16) => backward_w_tile::<S, 4>(simd, &mut self, input.min(n - 4), output),
+                    _ => backward_w_tile::<S, 1>(simd, &mut self, input, output),
+                };
             }
         }
     }
 }
 
+/// Computes the gradients of the weights of `R` inputs and two vectors of outputs; returns `R`.
 #[inline(always)]
-fn backward_w_tile<S: Simd, const R: usize>(simd: S, layer: &mut BackwardW<'_>, input: usize, output: usize) {
+fn backward_w_tile<S: Simd, const R: usize>(simd: S, layer: &mut BackwardW<'_>, input: usize, output: usize) -> usize {
     let DenseDims { i, o, .. } = *layer.d;
     let block = 2 * S::F32_LANES;
     let mut sums = [[simd.splat_f32s(0.0); 2]; R];
@@ -143,6 +133,7 @@ fn backward_w_tile<S: Simd, const R: usize>(simd: S, layer: &mut BackwardW<'_>, 
         dw[0] = sums[r][0];
         dw[1] = sums[r][1];
     }
+    R
 }
 
 /// See [`super::dense::dense_backward_x`].
@@ -153,21 +144,13 @@ pub(super) struct BackwardX<'a> {
     pub(super) dx: &'a mut [f32],
 }
 
-/// The most outputs of a layer whose gradient [`BackwardX`] computes.
-const MOST_OUTPUTS: usize = 128;
-/// The most inputs of a tile of it.
-const MOST_INPUTS: usize = 12;
-/// The most lanes of two vectors.
-const MOST_LANES: usize = 32;
-
-/// Numbers that begin at a cache line.
-#[repr(align(64))]
-struct Lined<const N: usize>([f32; N]);
-
 impl BackwardX<'_> {
-    /// Whether this computes a layer. With few outputs, there is little to pack.
+    /// The most inputs of a tile.
+    const INPUTS: usize = 12;
+
+    /// Whether a layer fills the tiles. One whose outputs fill no vectors has few, and little to pack.
     pub(super) fn suits(d: &DenseDims, lanes: usize) -> bool {
-        suits(d, lanes) && d.i >= MOST_INPUTS && d.o <= MOST_OUTPUTS
+        suits(d, lanes) && d.i >= Self::INPUTS
     }
 }
 
@@ -179,35 +162,42 @@ impl WithSimd for BackwardX<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let BackwardX { d: &DenseDims { i, o, .. }, w, dy, dx } = self;
         let rows = 2 * S::F32_LANES;
-        let mut columns = Lined([0.0; MOST_OUTPUTS * MOST_LANES]);
+        // The columns of dy, and the tile before it is turned.
+        let (mut columns, mut turned) = (Aligned::default(), Aligned::default());
+        columns.grow(o * rows);
+        turned.grow(Self::INPUTS * rows);
         for (dy, dx) in dy.chunks(rows * o).zip(dx.chunks_mut(rows * i)) {
             let n = dx.len() / i;
-            for (output, column) in columns.0.chunks_exact_mut(rows).take(o).enumerate() {
+            for (output, column) in columns.chunks_exact_mut(rows).enumerate() {
                 (0..rows).for_each(|row| column[row] = if row < n { dy[row * o + output] } else { 0.0 });
             }
-            let columns = &S::as_simd_f32s(&columns.0[..o * rows]).0.as_chunks::<2>().0;
-            let fits_one = n <= S::F32_LANES;
-            let mut input = 0;
+            let columns = S::as_simd_f32s(&columns).0.as_chunks::<2>().0;
+            let fit_one = n <= S::F32_LANES;
+            let (mut input, turned) = (0, &mut *turned);
             while input < i {
-                // The last tile starts where it just fits, and computes some columns again.
-                input += match (fits_one, registers::<S>()) {
-                    (false, 32..) => backward_x_tile::<S, 12, 2>(simd, columns, w, input.min(i - 12), [i, n], dx),
-                    (true, 16..) => backward_x_tile::<S, 12, 1>(simd, columns, w, input.min(i - 12), [i, n], dx),
-                    (false, 16..) => backward_x_tile::<S, 6, 2>(simd, columns, w, input.min(i - 6), [i, n], dx),
-                    _ => backward_x_tile::<S, 4, 2>(simd, columns, w, input.min(i - 4), [i, n], dx),
+                input += match (fit_one, registers::<S>()) {
+                    (false, 32..) => {
+                        backward_x_tile::<S, 12, 2>(simd, columns, w, input.min(i - 12), turned, [i, n], dx)
+                    }
+                    (true, 16..) => {
+                        backward_x_tile::<S, 12, 1>(simd, columns, w, input.min(i - 12), turned, [i, n], dx)
+                    }
+                    (false, 16..) => backward_x_tile::<S, 6, 2>(simd, columns, w, input.min(i - 6), turned, [i, n], dx),
+                    _ => backward_x_tile::<S, 4, 2>(simd, columns, w, input.min(i - 4), turned, [i, n], dx),
                 };
             }
         }
     }
 }
 
-/// Computes `R` columns of dx, `i` wide, of `n` rows in `V` vectors; returns `R`. `columns` are those of dy, of two vectors each.
+/// Computes `R` columns of dx, which has `n` rows, in `V` vectors, and `i` columns; returns `R`. `columns` are those of dy.
 #[inline(always)]
 fn backward_x_tile<S: Simd, const R: usize, const V: usize>(
     simd: S,
     columns: &[[S::f32s; 2]],
     w: &[f32],
     input: usize,
+    turned: &mut [f32],
     [i, n]: [usize; 2],
     dx: &mut [f32],
 ) -> usize {
@@ -226,9 +216,8 @@ fn backward_x_tile<S: Simd, const R: usize, const V: usize>(
         }
     }
     let lanes = S::F32_LANES * V;
-    let mut turned = Lined([0.0; MOST_INPUTS * MOST_LANES]);
     for r in 0..R {
-        let to = S::as_mut_simd_f32s(&mut turned.0[r * lanes..][..lanes]).0;
+        let to = S::as_mut_simd_f32s(&mut turned[r * lanes..][..lanes]).0;
         for v in 0..V {
             to[v] = sums[r][v];
         }
@@ -236,7 +225,7 @@ fn backward_x_tile<S: Simd, const R: usize, const V: usize>(
     for (row, dx) in dx.chunks_exact_mut(i).take(n).enumerate() {
         let dx = &mut dx[input..input + R];
         for r in 0..R {
-            dx[r] = turned.0[r * lanes + row];
+            dx[r] = turned[r * lanes + row];
         }
     }
     R
