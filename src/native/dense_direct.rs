@@ -172,9 +172,11 @@ impl WithSimd for BackwardX<'_> {
                 (0..rows).for_each(|row| column[row] = if row < n { dy[row * o + output] } else { 0.0 });
             }
             let columns = S::as_simd_f32s(&columns).0.as_chunks::<2>().0;
+            // One vector holds all rows.
             let fit_one = n <= S::F32_LANES;
             let (mut input, turned) = (0, &mut *turned);
             while input < i {
+                // As above, the last tile starts where it just fits.
                 input += match (fit_one, registers::<S>()) {
                     (false, 32..) => {
                         backward_x_tile::<S, 12, 2>(simd, columns, w, input.min(i - 12), turned, [i, n], dx)
