@@ -39,6 +39,13 @@ const MUTANTS: &[Mutant] = &[
     mutant("conv2d_forward", "padding off by one", "j * SW + q - PL", "j * SW + q - PL + 1u"),
     mutant("conv2d_forward", "strides swapped", "i * SH + p - PT", "i * SW + p - PT"),
     mutant("conv2d_forward", "rows outside are not left out", "if (row >= H) { continue; }", ""),
+    mutant("conv2d_forward_by_4", "a row is another", "x_value(x_5, c)", "x_value(x_4, c)"),
+    mutant(
+        "conv2d_forward_by_4",
+        "padding above and left swapped",
+        "let top = position / WO % HO * SH + p - PT",
+        "let top = position / WO % HO * SH + p - PL",
+    ),
     mutant("conv2d_forward_subgroup", "wrong stride of the filter", "(w_row + c * 4u + 1u)", "(w_row + c * 4u + 2u)"),
     mutant(
         "conv2d_forward_subgroup",
@@ -65,6 +72,7 @@ const MUTANTS: &[Mutant] = &[
     mutant("conv2d_forward_shared_pool", "a cell of the window left out", "r < 4u", "r < 3u"),
     mutant("conv2d_backward_x", "strides swapped", "(row + PT - p) % SH", "(row + PT - p) % SW"),
     mutant("conv2d_backward_x", "outputs past the end", "|| i >= HO", ""),
+    mutant("conv2d_backward_x_by_4", "a pixel that no output used", "bottom % SH == 0u && ", ""),
     mutant(
         "conv2d_backward_x_subgroup",
         "the filter is not transposed",
@@ -96,6 +104,7 @@ const MUTANTS: &[Mutant] = &[
         "wrong stride of the parts",
         ["part * (n_weights + O)", "part * n_weights"],
     ),
+    mutant("conv2d_backward_w_by_4", "no gradient of the bias", "if (row_quad == 0u)", "if (row_quad == row_quads)"),
     mutant(
         "conv2d_backward_w_subgroup",
         "operands swapped",
@@ -161,6 +170,7 @@ const MUTANTS: &[Mutant] = &[
         "((at.n * HO + i) * HO + j) * C",
     ),
     mutant("dense_forward", "an input too few", "i < I", "i + 1u < I"),
+    mutant("dense_forward_by_4", "a row is another", "row(n + 2u) * (I / 4u)", "row(n + 1u) * (I / 4u)"),
     mutant("dense_forward_subgroup", "a wrong stride", "(i * 4u + 2u) * (O / 4u)", "(i * 4u + 2u) * (I / 4u)"),
     mutant("dense_forward_shared", "the first round again", "i + STEPS, end, lane", "first, end, lane"),
     mutant("dense_forward_shared", "no bias", "sums[r][c] + b[o]", "sums[r][c]"),
@@ -172,6 +182,7 @@ const MUTANTS: &[Mutant] = &[
         ["var part = 0u", "var part = 1u"],
     ),
     mutant("dense_backward_x", "the filter is transposed", "w[i * O + o]", "w[o * O + i]"),
+    mutant("dense_backward_x_by_4", "the filter is transposed", "dy_by_4[dy_1 + o] * w", "w * dy_by_4[dy_1 + o]"),
     mutant(
         "dense_backward_x_subgroup",
         "two of four inputs swapped",
@@ -180,6 +191,7 @@ const MUTANTS: &[Mutant] = &[
     ),
     mutant("dense_backward_x_shared", "inputs and outputs swapped", "w_cell(i + 1u, o)", "w_cell(i, o + 1u)"),
     mutant("dense_backward_w", "no gradient of the bias", "if (i == I) {", "if (i == I + 1u) {"),
+    mutant("dense_backward_w_by_4", "the last quad of inputs is left out", "i >= I / 4u", "i + 1u >= I / 4u"),
     mutant(
         "dense_backward_w_subgroup",
         "the second quad of inputs is the first",

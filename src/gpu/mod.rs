@@ -46,7 +46,7 @@ pub(crate) type Submission = wgpu::SubmissionIndex;
 /// kernels with barriers four times slower; a real GPU needs shared memory to be fast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Tiling {
-    /// One output per invocation: for software adapters without subgroup operations.
+    /// One output per invocation, or four by four: for software adapters without subgroup operations, as in a browser.
     Plain,
     /// Tiles in the registers of one subgroup, no workgroup memory, no barriers: for software adapters.
     Subgroup,

@@ -26,6 +26,9 @@ const BACKWARD_W_POOL_BINDINGS: &[Binding] = &[read(0, "x"), read(4, "dy"), writ
 /// `y = conv(x, w) + b`, one output per invocation.
 pub static FORWARD: KernelSpec = PLAIN.kernel("conv2d_forward", FORWARD_BINDINGS);
 
+/// As [`FORWARD`], eight by four outputs per invocation.
+pub static FORWARD_BY_4: KernelSpec = PLAIN.kernel("conv2d_forward_by_4", FORWARD_BINDINGS);
+
 /// As [`FORWARD`], in subgroup tiles.
 pub static FORWARD_SUBGROUP: KernelSpec = SUBGROUP.kernel("conv2d_forward_subgroup", FORWARD_BINDINGS);
 
@@ -48,6 +51,9 @@ pub static FORWARD_SHARED_POOL: KernelSpec = SHARED.kernel("conv2d_forward_share
 /// The gradient of the input, one output per invocation.
 pub static BACKWARD_X: KernelSpec = PLAIN.kernel("conv2d_backward_x", BACKWARD_X_BINDINGS);
 
+/// As [`BACKWARD_X`], four by four outputs per invocation.
+pub static BACKWARD_X_BY_4: KernelSpec = PLAIN.kernel("conv2d_backward_x_by_4", BACKWARD_X_BINDINGS);
+
 /// As [`BACKWARD_X`], in subgroup tiles.
 pub static BACKWARD_X_SUBGROUP: KernelSpec = SUBGROUP.kernel("conv2d_backward_x_subgroup", BACKWARD_X_BINDINGS);
 
@@ -59,6 +65,9 @@ pub static BACKWARD_X_SHARED: KernelSpec = SHARED.kernel(
 
 /// Partial sums of the gradients of filter and bias, one output per invocation.
 pub static BACKWARD_W: KernelSpec = PLAIN.kernel("conv2d_backward_w", BACKWARD_W_BINDINGS);
+
+/// As [`BACKWARD_W`], four by four outputs per invocation.
+pub static BACKWARD_W_BY_4: KernelSpec = PLAIN.kernel("conv2d_backward_w_by_4", BACKWARD_W_BINDINGS);
 
 /// As [`BACKWARD_W`], in subgroup tiles.
 pub static BACKWARD_W_SUBGROUP: KernelSpec = SUBGROUP.kernel("conv2d_backward_w_subgroup", BACKWARD_W_BINDINGS);
@@ -95,6 +104,20 @@ fn multiply_adds(d: &Conv2dDims) -> usize {
     d.n * d.ho * d.wo * d.o * d.kh * d.kw * d.c
 }
 
+/// Whether the plain form computes four by four gradients per invocation.
+fn by_4(d: &Conv2dDims) -> bool {
+    d.c.is_multiple_of(4) && d.o.is_multiple_of(4)
+}
+
+/// Returns the workgroups for a product of `rows` x `columns` whose rows are positions. If the plain form computes four columns per invocation, it
+/// does so of `rows_by_4` rows.
+fn workgroups(form: Form, rows: usize, columns: usize, rows_by_4: Option<usize>) -> [u32; 3] {
+    match (form, rows_by_4) {
+        (Form::Plain, Some(rows_each)) => workgroups_linear(rows.div_ceil(rows_each) * (columns / 4), 64),
+        _ => form.workgroups(rows, columns, POSITIONS_PER_LANE),
+    }
+}
+
 /// Returns the kernel for the forward pass, with or without a max pooling after it; there is no plain one with it.
 pub(crate) fn forward_kernel(form: Form, d: &Conv2dDims, pooled: bool) -> &'static KernelSpec {
     let subgroup = match (d.c.is_multiple_of(4), pooled) {
@@ -103,7 +126,8 @@ pub(crate) fn forward_kernel(form: Form, d: &Conv2dDims, pooled: bool) -> &'stat
         (false, false) => &FORWARD_SUBGROUP_ANY,
         (false, true) => &FORWARD_SUBGROUP_ANY_POOL,
     };
-    form.pick(if pooled { [subgroup, subgroup, &FORWARD_SHARED_POOL] } else { [&FORWARD, subgroup, &FORWARD_SHARED] })
+    let plain = if d.o.is_multiple_of(4) { &FORWARD_BY_4 } else { &FORWARD };
+    form.pick(if pooled { [subgroup, subgroup, &FORWARD_SHARED_POOL] } else { [plain, subgroup, &FORWARD_SHARED] })
 }
 
 /// Records `y = conv(x, w) + b`, followed by `max(y, 0)` if `relu`; with `argmax`, followed by a max pooling in 2x2
@@ -132,7 +156,8 @@ pub fn record_forward(
     let mut tensors = vec![(x, d.x_len()), (w, d.w_len()), (b, d.o), (y, y_len)];
     tensors.extend(argmax.map(|argmax| (argmax, y_len)));
     let constants = form.constants(constants(d, &[("RELU", f64::from(relu))]), d.o);
-    push(plan, spec, &constants, form.workgroups(d.n * d.ho * d.wo, d.o, POSITIONS_PER_LANE), &tensors)?;
+    let workgroups = workgroups(form, d.n * d.ho * d.wo, d.o, d.o.is_multiple_of(4).then_some(8));
+    push(plan, spec, &constants, workgroups, &tensors)?;
     plan.note_multiply_adds(multiply_adds(d));
     Ok(())
 }
@@ -188,8 +213,8 @@ fn pooled(form: Form, argmax: Option<&Tensor>) -> Option<Constant> {
 }
 
 /// Returns the kernel for the input's gradient.
-pub(crate) fn backward_x_kernel(form: Form) -> &'static KernelSpec {
-    form.pick([&BACKWARD_X, &BACKWARD_X_SUBGROUP, &BACKWARD_X_SHARED])
+pub(crate) fn backward_x_kernel(form: Form, d: &Conv2dDims) -> &'static KernelSpec {
+    form.pick([if by_4(d) { &BACKWARD_X_BY_4 } else { &BACKWARD_X }, &BACKWARD_X_SUBGROUP, &BACKWARD_X_SHARED])
 }
 
 /// Records the gradient of the input. If `x_is_relu`, dx is zero where x is, which is the backward pass of the ReLU
@@ -208,14 +233,14 @@ pub fn record_backward_x(
     [x, w, dy, dx]: [&Tensor; 4],
     argmax: Option<&Tensor>,
 ) -> Result<(), GpuError> {
-    let spec = backward_x_kernel(form);
+    let spec = backward_x_kernel(form, d);
     form.check(spec, &[d.c, d.o])?;
     let mut constants = constants(d, &[("X_IS_RELU", f64::from(x_is_relu))]);
     constants.extend(pooled(form, argmax));
     let (dy_len, argmax) = upstream(plan, spec, d, argmax)?;
     let mut tensors = vec![(x, d.x_len()), (w, d.w_len()), (dy, dy_len), (dx, d.x_len())];
     tensors.extend(argmax.iter().map(|(tensor, len)| (tensor, *len)));
-    let workgroups = form.workgroups(d.n * d.h * d.w, d.c, POSITIONS_PER_LANE);
+    let workgroups = workgroups(form, d.n * d.h * d.w, d.c, by_4(d).then_some(4));
     push(plan, spec, &form.constants(constants, d.c), workgroups, &tensors)?;
     plan.note_multiply_adds(multiply_adds(d));
     Ok(())
@@ -228,7 +253,7 @@ pub(crate) fn backward_w_kernel(form: Form, d: &Conv2dDims, pooled: bool) -> &'s
         (false, false) => &BACKWARD_W_SUBGROUP_ANY,
         (false, true) => &BACKWARD_W_SUBGROUP_ANY_POOL,
     };
-    form.pick([&BACKWARD_W, subgroup, &BACKWARD_W_SHARED])
+    form.pick([if by_4(d) { &BACKWARD_W_BY_4 } else { &BACKWARD_W }, subgroup, &BACKWARD_W_SHARED])
 }
 
 /// Returns the number of rows of the filter's gradient: its cells and the bias.
@@ -251,9 +276,11 @@ struct Split {
 impl Split {
     /// Splits by whole images, for the plain and the subgroup forms.
     fn by_images(form: Form, d: &Conv2dDims) -> Split {
+        // Of the plain form, for one part. Four by four, the bias is computed along with the cells.
+        let invocations = if by_4(d) { d.w_len() / 16 } else { dw_rows(d) * d.o };
         let tiles = match form {
             Form::Subgroup(lanes) => [(d.kh * d.kw * d.c).div_ceil(CELLS_PER_LANE * lanes), d.o.div_ceil(4 * lanes)],
-            _ => [(dw_rows(d) * d.o).div_ceil(64), 1],
+            _ => [invocations.div_ceil(64), 1],
         };
         let parts = 32usize.div_ceil(tiles[0] * tiles[1]).clamp(1, d.n);
         // lavapipe stops an invocation's loops after 65,535 iterations in total, including the last one of each loop, which only finds
@@ -263,7 +290,7 @@ impl Split {
         let parts = d.n.div_ceil(images_per_part);
         let workgroups = match form {
             Form::Subgroup(_) => [tiles[0] as u32, tiles[1] as u32, parts as u32],
-            _ => workgroups_linear(parts * dw_rows(d) * d.o, 64),
+            _ => workgroups_linear(parts * invocations, 64),
         };
         Split { parts, constant: ("IMAGES_PER_PART", images_per_part as f64), workgroups }
     }

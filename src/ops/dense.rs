@@ -22,6 +22,9 @@ const BACKWARD_W_BINDINGS: &[Binding] = &[read(0, "x"), read(4, "dy"), write(6, 
 /// `y = x w + b`, one output per invocation.
 pub static FORWARD: KernelSpec = PLAIN.kernel("dense_forward", FORWARD_BINDINGS);
 
+/// As [`FORWARD`], four by four outputs per invocation.
+pub static FORWARD_BY_4: KernelSpec = PLAIN.kernel("dense_forward_by_4", FORWARD_BINDINGS);
+
 /// As [`FORWARD`], in subgroup tiles.
 pub static FORWARD_SUBGROUP: KernelSpec = SUBGROUP.kernel("dense_forward_subgroup", FORWARD_BINDINGS);
 
@@ -39,6 +42,9 @@ pub static FORWARD_SUM: KernelSpec =
 /// `dx = dy w^T`, one output per invocation.
 pub static BACKWARD_X: KernelSpec = PLAIN.kernel("dense_backward_x", BACKWARD_X_BINDINGS);
 
+/// As [`BACKWARD_X`], four by four outputs per invocation.
+pub static BACKWARD_X_BY_4: KernelSpec = PLAIN.kernel("dense_backward_x_by_4", BACKWARD_X_BINDINGS);
+
 /// As [`BACKWARD_X`], in subgroup tiles.
 pub static BACKWARD_X_SUBGROUP: KernelSpec = SUBGROUP.kernel("dense_backward_x_subgroup", BACKWARD_X_BINDINGS);
 
@@ -47,6 +53,9 @@ pub static BACKWARD_X_SHARED: KernelSpec = SHARED.kernel("dense_backward_x_share
 
 /// `dw = x^T dy` and `db`, one output per invocation.
 pub static BACKWARD_W: KernelSpec = PLAIN.kernel("dense_backward_w", BACKWARD_W_BINDINGS);
+
+/// As [`BACKWARD_W`], four by four outputs per invocation.
+pub static BACKWARD_W_BY_4: KernelSpec = PLAIN.kernel("dense_backward_w_by_4", BACKWARD_W_BINDINGS);
 
 /// As [`BACKWARD_W`], in subgroup tiles.
 pub static BACKWARD_W_SUBGROUP: KernelSpec = SUBGROUP.kernel("dense_backward_w_subgroup", BACKWARD_W_BINDINGS);
@@ -64,20 +73,34 @@ fn constants(d: &DenseDims, more: &[Constant]) -> Vec<Constant> {
     super::constants(&[("N", d.n), ("I", d.i), ("O", d.o)], more)
 }
 
+/// Whether the plain form computes four by four outputs per invocation.
+fn by_4(d: &DenseDims) -> bool {
+    d.i.is_multiple_of(4) && d.o.is_multiple_of(4)
+}
+
+/// Returns the workgroups for a product of `rows` x `columns`.
+fn workgroups(form: Form, d: &DenseDims, rows: usize, columns: usize, rows_per_lane: usize) -> [u32; 3] {
+    match form {
+        Form::Plain if by_4(d) => workgroups_linear(rows.div_ceil(4) * (columns / 4), 64),
+        _ => form.workgroups(rows, columns, rows_per_lane),
+    }
+}
+
 /// Returns the kernel for the forward pass.
 pub(crate) fn forward_kernel(form: Form, d: &DenseDims) -> &'static KernelSpec {
     let split = matches!(form, Form::Shared(tiles) if inputs_per_part(tiles, d) < d.i);
-    form.pick([&FORWARD, &FORWARD_SUBGROUP, if split { &FORWARD_SHARED_PARTS } else { &FORWARD_SHARED }])
+    let plain = if by_4(d) { &FORWARD_BY_4 } else { &FORWARD };
+    form.pick([plain, &FORWARD_SUBGROUP, if split { &FORWARD_SHARED_PARTS } else { &FORWARD_SHARED }])
 }
 
 /// Returns the kernel for the input's gradient.
-pub(crate) fn backward_x_kernel(form: Form) -> &'static KernelSpec {
-    form.pick([&BACKWARD_X, &BACKWARD_X_SUBGROUP, &BACKWARD_X_SHARED])
+pub(crate) fn backward_x_kernel(form: Form, d: &DenseDims) -> &'static KernelSpec {
+    form.pick([if by_4(d) { &BACKWARD_X_BY_4 } else { &BACKWARD_X }, &BACKWARD_X_SUBGROUP, &BACKWARD_X_SHARED])
 }
 
 /// Returns the kernel for the gradients of weights and bias.
-pub(crate) fn backward_w_kernel(form: Form) -> &'static KernelSpec {
-    form.pick([&BACKWARD_W, &BACKWARD_W_SUBGROUP, &BACKWARD_W_SHARED])
+pub(crate) fn backward_w_kernel(form: Form, d: &DenseDims) -> &'static KernelSpec {
+    form.pick([if by_4(d) { &BACKWARD_W_BY_4 } else { &BACKWARD_W }, &BACKWARD_W_SUBGROUP, &BACKWARD_W_SHARED])
 }
 
 /// Records `y = x w + b`, followed by `max(y, 0)` if `relu`.
@@ -101,7 +124,7 @@ pub fn record_forward(
     }
     let constants = form.constants(constants(d, &[("RELU", f64::from(relu))]), d.o);
     let tensors = [(x, d.n * d.i), (w, d.i * d.o), (b, d.o), (y, d.n * d.o)];
-    push(plan, forward_kernel(form, d), &constants, form.workgroups(d.n, d.o, SAMPLES_PER_LANE), &tensors)?;
+    push(plan, forward_kernel(form, d), &constants, workgroups(form, d, d.n, d.o, SAMPLES_PER_LANE), &tensors)?;
     plan.note_multiply_adds(d.n * d.i * d.o);
     Ok(())
 }
@@ -147,11 +170,11 @@ pub fn record_backward_x(
     x_is_relu: bool,
     [x, w, dy, dx]: [&Tensor; 4],
 ) -> Result<(), GpuError> {
-    let spec = backward_x_kernel(form);
+    let spec = backward_x_kernel(form, d);
     form.check(spec, &[d.i, d.o])?;
     let constants = form.constants(constants(d, &[("X_IS_RELU", f64::from(x_is_relu))]), d.i);
     let tensors = [(x, d.n * d.i), (w, d.i * d.o), (dy, d.n * d.o), (dx, d.n * d.i)];
-    push(plan, spec, &constants, form.workgroups(d.n, d.i, SAMPLES_PER_LANE), &tensors)?;
+    push(plan, spec, &constants, workgroups(form, d, d.n, d.i, SAMPLES_PER_LANE), &tensors)?;
     plan.note_multiply_adds(d.n * d.i * d.o);
     Ok(())
 }
@@ -168,13 +191,14 @@ pub fn record_backward_w(
     d: &DenseDims,
     [x, dy, dw, db]: [&Tensor; 4],
 ) -> Result<(), GpuError> {
-    let spec = backward_w_kernel(form);
+    let spec = backward_w_kernel(form, d);
     form.check(spec, &[d.i, d.o])?;
-    // The bias takes a separate row, except in subgroup tiles, where its gradient is computed along with the weights'.
-    let rows = d.i + usize::from(!matches!(form, Form::Subgroup(_)));
     let tensors = [(x, d.n * d.i), (dy, d.n * d.o), (dw, d.i * d.o), (db, d.o)];
     let constants = form.constants(constants(d, &[]), d.o);
-    push(plan, spec, &constants, form.workgroups(rows, d.o, INPUTS_PER_LANE), &tensors)?;
+    // The bias takes a separate row, unless its gradient is computed along with the weights'.
+    let along = matches!(form, Form::Subgroup(_)) || form == Form::Plain && by_4(d);
+    let rows = d.i + usize::from(!along);
+    push(plan, spec, &constants, workgroups(form, d, rows, d.o, INPUTS_PER_LANE), &tensors)?;
     plan.note_multiply_adds(d.n * d.i * d.o);
     Ok(())
 }

@@ -91,7 +91,7 @@ fn push_each_with(
 /// The form of a heavy kernel; all three compute the same sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// One output per invocation: any shape, and the easiest to read.
+    /// One output per invocation: any shape, and the easiest to read; four by four where the shape allows it.
     Plain,
     /// Tiles in the registers of a subgroup with that many lanes (one of [`LANES`]), for software adapters; sizes must
     /// be multiples of four.

@@ -97,7 +97,7 @@ fn verify_backward(
     let trained = breadth != Breadth::AsTrained || d.c > 1;
     for form in forms(v, true, d.c, &[d.c, d.o]).into_iter().filter(|_| trained) {
         for &x_is_relu in breadth.relu() {
-            let (name, dx) = (backward_x_kernel(form).entry, dx.masked(x_is_relu, x));
+            let (name, dx) = (backward_x_kernel(form, d).entry, dx.masked(x_is_relu, x));
             v.check(name, case, [x, w, dy], [&dx], |plan, [x, w, dy], [dx]| {
                 record_backward_x(plan, form, d, x_is_relu, [x, w, dy, dx], argmax.as_ref())
             })?;
@@ -156,14 +156,16 @@ fn verify_forward_pool(v: &mut Verifier, d: &Conv2dDims, breadth: Breadth, case:
 /// ones in every form.
 ///
 /// The odd shapes have more than 32 channels and more than 32 filter cells: Mesa 25.0 unrolls shorter sums and then
-/// takes up to 14 s to compile a kernel. Shorter ones are compared in the tests. The padded one has two images: of a single one, what a
-/// forgotten guard reads is outside the tensor, and zero.
+/// takes up to 14 s to compile a kernel. Shorter ones are compared in the tests. The padded ones have two images: of a single one, what a
+/// forgotten guard reads is outside the tensor, and zero. One of them has channels in multiples of four, for which the plain form has
+/// other kernels.
 pub(super) fn selftest(v: &mut Verifier) -> Result<(), GpuError> {
     let cases = [
         (2, [28, 28, 1], [3, 3], 32, [1, 1], Padding::Same, Breadth::AsTrained),
         (2, [14, 14, 32], [3, 3], 64, [1, 1], Padding::Same, Breadth::AsTrained),
         (3, [9, 6, 6], [2, 3], 36, [2, 1], Padding::Valid, Breadth::Forms),
         (2, [7, 6, 4], [3, 4], 36, [2, 3], Padding::Same, Breadth::OwnForms),
+        (2, [7, 6, 3], [3, 4], 37, [2, 3], Padding::Same, Breadth::OwnForms),
     ];
     for (n, input, window, o, stride, padding, breadth) in cases {
         let d = Conv2dDims::new(n, input, window, o, stride, padding).expect("the shapes above are valid");

@@ -46,7 +46,7 @@ pub fn verify(v: &mut Verifier, d: &DenseDims, breadth: Breadth) -> Result<(), G
     let dx = backward_x(d, &w, &dy);
     for form in v.forms(breadth, d.i, &[d.i, d.o]) {
         for &x_is_relu in breadth.relu() {
-            let (name, dx) = (backward_x_kernel(form).entry, dx.masked(x_is_relu, &x));
+            let (name, dx) = (backward_x_kernel(form, d).entry, dx.masked(x_is_relu, &x));
             v.check(name, &case, [&x, &w, &dy], [&dx], |plan, [x, w, dy], [dx]| {
                 record_backward_x(plan, form, d, x_is_relu, [x, w, dy, dx])
             })?;
@@ -54,7 +54,7 @@ pub fn verify(v: &mut Verifier, d: &DenseDims, breadth: Breadth) -> Result<(), G
     }
     let (dw, db) = (backward_w(d, &x, &dy), bias::backward_b(&BiasDims { n: d.n, o: d.o }, &dy));
     for form in v.forms(breadth, d.o, &[d.i, d.o]) {
-        v.check(backward_w_kernel(form).entry, &case, [&x, &dy], [&dw, &db], |plan, [x, dy], [dw, db]| {
+        v.check(backward_w_kernel(form, d).entry, &case, [&x, &dy], [&dw, &db], |plan, [x, dy], [dw, db]| {
             record_backward_w(plan, form, d, [x, dy, dw, db])
         })?;
     }
