@@ -264,6 +264,12 @@ fn the_report_stands_alone_and_is_accessible() {
             == fs::read(place.path("mlp/model.safetensors")).unwrap()
     );
 
+    // Where training has another loss, the page says so.
+    assert!(!page.contains("Training has"));
+    place.run(&format!("{TRAIN} --model mlp --label-smoothing 0.1 --augment-flip random --out soft")).exits(0);
+    let soft = fs::read_to_string(place.path("soft/report.html")).unwrap();
+    assert!(soft.contains("Training has augmented images and smoothed labels. Validation and test do not"));
+
     place.run("report mlp").exits(2).says(&["exists", "--force"]);
     let figures = place.run("report cnn --json --image 3").exits(0).json();
     assert_eq!(figures["classes"].as_array().unwrap().len(), 10);

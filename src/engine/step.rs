@@ -163,7 +163,7 @@ impl StepConfig {
     }
 
     /// Whether batches are more than the images of the data set as they are.
-    pub(super) fn changes_images(&self) -> bool {
+    pub fn changes_images(&self) -> bool {
         self.augment != Augment::default() || !self.mixing.is_none()
     }
 }

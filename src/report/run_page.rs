@@ -7,8 +7,8 @@ use super::page::{Figure, grouped, rendered};
 use super::plots::{Curve, draw_bars, draw_calibration, draw_confusion, draw_curves};
 use super::{GridItem, ReportError, Tone, columns_for, draw_grid, prediction_caption};
 use crate::data::{DatasetKind, Description, Split};
-use crate::engine::{KernelTimes, Optimizer};
-use crate::model::{Model, summary};
+use crate::engine::{ClassWeights, KernelTimes, Optimizer};
+use crate::model::{Layer, Model, summary};
 use crate::ops::SharedTiles;
 use crate::run::{RunConfig, Summary};
 use crate::train::EpochRecord;
@@ -157,6 +157,20 @@ impl ReportPage<'_> {
     /// Returns whether images were held out for validation.
     fn is_validated(&self) -> bool {
         self.report.history.iter().any(|record| record.val_loss.is_some())
+    }
+
+    /// Names what makes the loss and accuracy of training other quantities than those of validation and test, if anything does.
+    fn only_in_training(&self) -> Option<String> {
+        let step = self.report.config?.step().ok()?;
+        let parts = [
+            ("augmented images", step.changes_images()),
+            ("smoothed labels", step.loss.label_smoothing > 0.0),
+            ("class weights", step.loss.class_weights != ClassWeights::Equal),
+            ("dropout", self.report.model.layers.iter().any(|node| matches!(node.layer, Layer::Dropout { .. }))),
+        ];
+        let names: Vec<&str> = parts.into_iter().filter(|(_, has)| *has).map(|(name, _)| name).collect();
+        let (last, others) = names.split_last()?;
+        Some(if others.is_empty() { last.to_string() } else { format!("{} and {last}", others.join(", ")) })
     }
 
     /// Returns the results of the TensorFlow 2 article on CNNs for its two models.
