@@ -1,4 +1,5 @@
-use crate::support::{assert_all_right, breadth, gpu};
+use crate::support::{assert_all_right, breadth, gpu, is_thorough};
+use fmnist_gpu::ops::Form;
 use fmnist_gpu::ops::conv2d::{Conv2dDims, Padding, record_backward_w};
 use fmnist_gpu::verify::conv2d::verify;
 use fmnist_gpu::verify::{Bounded, Breadth, Verifier};
@@ -6,7 +7,12 @@ use fmnist_gpu::verify::{Bounded, Breadth, Verifier};
 type Case = (usize, [usize; 3], [usize; 2], usize, [usize; 2], Padding);
 
 fn check(cases: &[Case]) {
-    let mut verifier = Verifier::new(gpu(), 1);
+    check_in(|_| true, cases);
+}
+
+/// Compares the shapes in these forms; in every form if the tests are to be thorough.
+fn check_in(forms: fn(&Form) -> bool, cases: &[Case]) {
+    let mut verifier = Verifier::new(gpu(), 1).in_forms(if is_thorough() { |_| true } else { forms });
     for (i, &(n, input, window, o, stride, padding)) in cases.iter().enumerate() {
         let d = Conv2dDims::new(n, input, window, o, stride, padding).unwrap();
         verify(&mut verifier, &d, breadth(i)).unwrap();
@@ -88,32 +94,52 @@ fn conv2d_matches_cpu_where_the_window_exceeds_the_picture() {
     check(&[(2, [3, 2, 4], [5, 7], 4, [1, 1], Same), (1, [2, 4, 3], [6, 5], 4, [2, 3], Same)]);
 }
 
+/// Tiles in workgroup memory: 32 or 64 columns, 64 or 128 rows.
 #[test]
 fn conv2d_matches_cpu_around_the_tile_sizes() {
-    check(&[
-        // Rows: 63, 64 and 65 output positions; columns: 28, 32 and 36 channels.
-        (1, [9, 7, 4], [1, 1], 28, [1, 1], Valid),
-        (1, [8, 8, 4], [1, 1], 32, [1, 1], Valid),
-        (1, [5, 13, 4], [1, 1], 36, [1, 1], Valid),
-        // 63, 64 and 65 channels, and as many inputs, for the tiles of 64.
-        (1, [3, 3, 63], [1, 1], 63, [1, 1], Valid),
-        (1, [3, 3, 64], [1, 1], 64, [1, 1], Valid),
-        (1, [3, 3, 65], [1, 1], 65, [1, 1], Valid),
-        // Filter cells including the bias row: 63 + 1, 64 + 1.
-        (2, [5, 5, 7], [3, 3], 8, [1, 1], Same),
-        (2, [5, 5, 16], [2, 2], 8, [1, 1], Same),
-        // More input channels than one tile of columns, with a remainder; more output channels than one, pooled and
-        // not.
-        (1, [5, 13, 36], [1, 1], 36, [1, 1], Valid),
-        (2, [6, 8, 7], [3, 4], 36, [1, 1], Same),
-        (2, [6, 8, 8], [3, 4], 36, [1, 1], Same),
-        // Parts of the filter's gradient: the last one has fewer images.
-        (65, [2, 2, 32], [3, 3], 64, [1, 1], Same),
-        (7, [3, 3, 8], [3, 3], 32, [1, 1], Same),
-        // 15 and 16 filter cells: fewer than the rows of one tile, with and without a remainder of vec4.
-        (2, [6, 6, 3], [5, 1], 8, [1, 1], Same),
-        (2, [6, 6, 4], [2, 2], 8, [1, 1], Same),
-    ]);
+    check_in(
+        |form| matches!(form, Form::Shared(_)),
+        &[
+            // Columns: 32 and 36 channels.
+            (1, [8, 8, 4], [1, 1], 32, [1, 1], Valid),
+            (1, [5, 13, 4], [1, 1], 36, [1, 1], Valid),
+            // 63, 64 and 65 channels, and as many inputs.
+            (1, [3, 3, 63], [1, 1], 63, [1, 1], Valid),
+            (1, [3, 3, 64], [1, 1], 64, [1, 1], Valid),
+            (1, [3, 3, 65], [1, 1], 65, [1, 1], Valid),
+            // Filter cells including the bias row: 63 + 1, 64 + 1.
+            (2, [5, 5, 7], [3, 3], 8, [1, 1], Same),
+            (2, [5, 5, 16], [2, 2], 8, [1, 1], Same),
+            // More input channels than one tile of columns, with a remainder; more output channels than one, pooled and not.
+            (1, [5, 13, 36], [1, 1], 36, [1, 1], Valid),
+            (2, [6, 8, 7], [3, 4], 36, [1, 1], Same),
+            // Parts of the filter's gradient: the last one has fewer positions.
+            (65, [2, 2, 32], [3, 3], 64, [1, 1], Same),
+        ],
+    );
+}
+
+/// Tiles in registers: 16 or 32 columns, as many rows or twice as many; four by four, eight by four.
+#[test]
+fn conv2d_matches_cpu_around_the_tile_sizes_in_registers() {
+    check_in(
+        |form| !matches!(form, Form::Shared(_)),
+        &[
+            // Rows: 63, 64 and 65 output positions; columns: 28, 32 and 36 channels.
+            (1, [9, 7, 4], [1, 1], 28, [1, 1], Valid),
+            (1, [8, 8, 4], [1, 1], 32, [1, 1], Valid),
+            (1, [5, 13, 4], [1, 1], 36, [1, 1], Valid),
+            // More input channels than one tile of columns, with a remainder; more output channels than one, pooled and not.
+            (1, [5, 13, 36], [1, 1], 36, [1, 1], Valid),
+            (2, [6, 8, 7], [3, 4], 36, [1, 1], Same),
+            (2, [6, 8, 8], [3, 4], 36, [1, 1], Same),
+            // Parts of the filter's gradient: the last one has fewer images.
+            (7, [3, 3, 8], [3, 3], 32, [1, 1], Same),
+            // 15 and 16 filter cells: fewer than the rows of one tile, with and without a remainder of vec4.
+            (2, [6, 6, 3], [5, 1], 8, [1, 1], Same),
+            (2, [6, 6, 4], [2, 2], 8, [1, 1], Same),
+        ],
+    );
 }
 
 #[test]

@@ -177,6 +177,7 @@ pub struct Verifier {
     /// Kernels that are tested by the comparisons of another one.
     covered: Vec<(&'static str, &'static str)>,
     only: Option<&'static str>,
+    takes: fn(&Form) -> bool,
     verdicts: Vec<Verdict>,
 }
 
@@ -194,12 +195,19 @@ impl Verifier {
     /// Creates a verifier on `gpu` whose inputs are generated from `seed`.
     pub fn new(gpu: &Gpu, seed: u64) -> Self {
         let (recorded, covered, verdicts) = (Vec::new(), Vec::new(), Vec::new());
-        Verifier { gpu: gpu.clone(), random: ChaCha8Rng::seed_from_u64(seed), only: None, recorded, covered, verdicts }
+        let random = ChaCha8Rng::seed_from_u64(seed);
+        Verifier { gpu: gpu.clone(), random, only: None, takes: |_| true, recorded, covered, verdicts }
     }
 
     /// Compares this kernel alone, on the same inputs: the others are neither compiled nor run.
     pub fn only(mut self, kernel: &'static str) -> Self {
         self.only = Some(kernel);
+        self
+    }
+
+    /// Compares heavy kernels only in the forms that `takes` accepts.
+    pub fn in_forms(mut self, takes: fn(&Form) -> bool) -> Self {
+        self.takes = takes;
         self
     }
 
@@ -211,7 +219,7 @@ impl Verifier {
     /// Returns the forms to compare for a product with this many columns; `by_4` are the sizes that the subgroup form
     /// loads four at a time.
     pub fn forms(&self, breadth: Breadth, columns: usize, by_4: &[usize]) -> Vec<Form> {
-        match breadth {
+        let forms = match breadth {
             Breadth::Everything | Breadth::EveryForm => Form::all(&self.gpu, columns, by_4),
             Breadth::Forms | Breadth::OwnForms => {
                 let own = Form::choose(&self.gpu, SharedTiles::default(), by_4);
@@ -231,7 +239,8 @@ impl Verifier {
                 Form::all(&self.gpu, columns, by_4).into_iter().filter(wanted).collect()
             }
             Breadth::AsTrained => vec![Form::choose(&self.gpu, SharedTiles::default(), by_4)],
-        }
+        };
+        forms.into_iter().filter(self.takes).collect()
     }
 
     /// Records the comparison of a kernel whose inputs and outputs are floating-point tensors: `record` is given both.

@@ -68,7 +68,7 @@ pub fn genuine_data() -> Option<PathBuf> {
 }
 
 /// Whether to try more than usual, which takes an hour: `FMNIST_TEST_THOROUGH=1`.
-fn is_thorough() -> bool {
+pub fn is_thorough() -> bool {
     std::env::var_os("FMNIST_TEST_THOROUGH").is_some()
 }
 
