@@ -7,12 +7,16 @@ use fmnist_gpu::verify::{Bounded, Breadth, Verifier};
 type Case = (usize, [usize; 3], [usize; 2], usize, [usize; 2], Padding);
 
 fn check(cases: &[Case]) {
-    check_in(|_| true, cases);
+    compare(Verifier::new(gpu(), 1), cases, breadth);
 }
 
-/// Compares the shapes in these forms; in every form if the tests are to be thorough.
-fn check_in(forms: fn(&Form) -> bool, cases: &[Case]) {
-    let mut verifier = Verifier::new(gpu(), 1).in_forms(if is_thorough() { |_| true } else { forms });
+/// Compares shapes around the sizes of the tiles of some forms in these, of every tile size; if the tests are to be thorough, in all forms.
+fn check_tiles(forms: fn(&Form) -> bool, cases: &[Case]) {
+    let forms = if is_thorough() { |_: &Form| true } else { forms };
+    compare(Verifier::new(gpu(), 1).in_forms(forms), cases, |_| Breadth::EveryForm);
+}
+
+fn compare(mut verifier: Verifier, cases: &[Case], breadth: fn(usize) -> Breadth) {
     for (i, &(n, input, window, o, stride, padding)) in cases.iter().enumerate() {
         let d = Conv2dDims::new(n, input, window, o, stride, padding).unwrap();
         verify(&mut verifier, &d, breadth(i)).unwrap();
@@ -97,7 +101,7 @@ fn conv2d_matches_cpu_where_the_window_exceeds_the_picture() {
 /// Tiles in workgroup memory: 32 or 64 columns, 64 or 128 rows.
 #[test]
 fn conv2d_matches_cpu_around_the_tile_sizes() {
-    check_in(
+    check_tiles(
         |form| matches!(form, Form::Shared(_)),
         &[
             // Columns: 32 and 36 channels.
@@ -122,7 +126,7 @@ fn conv2d_matches_cpu_around_the_tile_sizes() {
 /// Tiles in registers: 16 or 32 columns, as many rows or twice as many; four by four, eight by four.
 #[test]
 fn conv2d_matches_cpu_around_the_tile_sizes_in_registers() {
-    check_in(
+    check_tiles(
         |form| !matches!(form, Form::Shared(_)),
         &[
             // Rows: 63, 64 and 65 output positions; columns: 28, 32 and 36 channels.

@@ -2,17 +2,23 @@ use crate::support::{assert_all_right, breadth, gpu, is_thorough};
 use fmnist_gpu::gpu::{Element, PlanBuilder};
 use fmnist_gpu::ops::dense::{DenseDims, record_forward};
 use fmnist_gpu::ops::{Form, SharedTiles};
-use fmnist_gpu::verify::Verifier;
 use fmnist_gpu::verify::dense::verify;
+use fmnist_gpu::verify::{Breadth, Verifier};
 use pollster::FutureExt as _;
 
-fn check(cases: &[(usize, usize, usize)]) {
-    check_in(|_| true, cases);
+type Case = (usize, usize, usize);
+
+fn check(cases: &[Case]) {
+    compare(Verifier::new(gpu(), 2), cases, breadth);
 }
 
-/// Compares the shapes in these forms; in every form if the tests are to be thorough.
-fn check_in(forms: fn(&Form) -> bool, cases: &[(usize, usize, usize)]) {
-    let mut verifier = Verifier::new(gpu(), 2).in_forms(if is_thorough() { |_| true } else { forms });
+/// Compares shapes around the sizes of the tiles of some forms in these, of every tile size; if the tests are to be thorough, in all forms.
+fn check_tiles(forms: fn(&Form) -> bool, cases: &[Case]) {
+    let forms = if is_thorough() { |_: &Form| true } else { forms };
+    compare(Verifier::new(gpu(), 2).in_forms(forms), cases, |_| Breadth::EveryForm);
+}
+
+fn compare(mut verifier: Verifier, cases: &[Case], breadth: fn(usize) -> Breadth) {
     for (case, &(n, i, o)) in cases.iter().enumerate() {
         verify(&mut verifier, &DenseDims { n, i, o }, breadth(case)).unwrap();
     }
@@ -27,7 +33,7 @@ fn dense_matches_cpu_on_small_and_odd_sizes() {
 /// Tiles in workgroup memory: 32 or 64 columns, 64 or 128 rows.
 #[test]
 fn dense_matches_cpu_around_the_tile_sizes() {
-    check_in(
+    check_tiles(
         |form| matches!(form, Form::Shared(_)),
         &[(31, 63, 28), (32, 64, 32), (33, 65, 36), (63, 15, 63), (64, 16, 64), (65, 17, 65), (7, 62, 4), (7, 63, 4)],
     );
@@ -36,7 +42,7 @@ fn dense_matches_cpu_around_the_tile_sizes() {
 /// Tiles in registers: 16 or 32 columns, as many rows or twice as many; four by four. Partial tiles, odd batches.
 #[test]
 fn dense_matches_cpu_around_the_tile_sizes_in_registers() {
-    check_in(
+    check_tiles(
         |form| !matches!(form, Form::Shared(_)),
         &[(1, 4, 4), (7, 64, 4), (15, 12, 12), (17, 20, 20), (31, 60, 28), (32, 64, 32), (33, 68, 36)],
     );
