@@ -265,10 +265,10 @@ fn the_report_stands_alone_and_is_accessible() {
     );
 
     // Where training has another loss, the page says so.
-    assert!(!page.contains("Training has"));
+    assert!(!page.contains("Training uses"));
     place.run(&format!("{TRAIN} --model mlp --label-smoothing 0.1 --augment-flip random --out soft")).exits(0);
     let soft = fs::read_to_string(place.path("soft/report.html")).unwrap();
-    assert!(soft.contains("Training has augmented images and smoothed labels. Validation and test do not"));
+    assert!(soft.contains("Training uses augmented images and smoothed labels; validation and test do not"));
 
     place.run("report mlp").exits(2).says(&["exists", "--force"]);
     let figures = place.run("report cnn --json --image 3").exits(0).json();
