@@ -13,8 +13,8 @@
 //   <name>_shared     for GPUs: 64x64 or more outputs per workgroup, operands staged in workgroup memory; in conv2d_shared.wgsl
 //   <name>_subgroup   for software adapters: 32x32 or more outputs per subgroup of 8, no barriers; in conv2d_subgroup.wgsl
 // The fast forms treat the convolution as a matrix product: rows are output positions (for dw: filter cells), columns are
-// channels. So do the plain passes `_by_4`, for C and O that are multiples of four: four by four outputs per invocation, so
-// that each value loaded serves at least four products. Loads are what costs on a software adapter.
+// channels. So do the plain passes `_by_4`, if C and O (forward: O) are multiples of four: four columns of four rows (forward: eight)
+// per invocation. Each value loaded serves at least four products, and loads are what costs on a software adapter.
 
 override N: u32 = 1u;      // images
 override H: u32 = 1u;      // input rows

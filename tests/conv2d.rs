@@ -7,16 +7,16 @@ use fmnist_gpu::verify::{Bounded, Breadth, Verifier};
 type Case = (usize, [usize; 3], [usize; 2], usize, [usize; 2], Padding);
 
 fn check(cases: &[Case]) {
-    compare(Verifier::new(gpu(), 1), cases, breadth);
+    compare(Verifier::new(gpu(), 1), cases);
 }
 
-/// Compares shapes around the sizes of the tiles of some forms in these, of every tile size; if the tests are to be thorough, in all forms.
+/// Compares shapes around the sizes of the tiles of some forms in these; in all forms if the tests are to be thorough.
 fn check_tiles(forms: fn(&Form) -> bool, cases: &[Case]) {
     let forms = if is_thorough() { |_: &Form| true } else { forms };
-    compare(Verifier::new(gpu(), 1).in_forms(forms), cases, |_| Breadth::EveryForm);
+    compare(Verifier::new(gpu(), 1).in_forms(forms), cases);
 }
 
-fn compare(mut verifier: Verifier, cases: &[Case], breadth: fn(usize) -> Breadth) {
+fn compare(mut verifier: Verifier, cases: &[Case]) {
     for (i, &(n, input, window, o, stride, padding)) in cases.iter().enumerate() {
         let d = Conv2dDims::new(n, input, window, o, stride, padding).unwrap();
         verify(&mut verifier, &d, breadth(i)).unwrap();
@@ -104,7 +104,8 @@ fn conv2d_matches_cpu_around_the_tile_sizes() {
     check_tiles(
         |form| matches!(form, Form::Shared(_)),
         &[
-            // Columns: 32 and 36 channels.
+            // Rows: 63, 64 and 65 output positions; columns: 28, 32 and 36 channels.
+            (1, [9, 7, 4], [1, 1], 28, [1, 1], Valid),
             (1, [8, 8, 4], [1, 1], 32, [1, 1], Valid),
             (1, [5, 13, 4], [1, 1], 36, [1, 1], Valid),
             // 63, 64 and 65 channels, and as many inputs.
@@ -117,8 +118,13 @@ fn conv2d_matches_cpu_around_the_tile_sizes() {
             // More input channels than one tile of columns, with a remainder; more output channels than one, pooled and not.
             (1, [5, 13, 36], [1, 1], 36, [1, 1], Valid),
             (2, [6, 8, 7], [3, 4], 36, [1, 1], Same),
+            (2, [6, 8, 8], [3, 4], 36, [1, 1], Same),
             // Parts of the filter's gradient: the last one has fewer positions.
             (65, [2, 2, 32], [3, 3], 64, [1, 1], Same),
+            (7, [3, 3, 8], [3, 3], 32, [1, 1], Same),
+            // 15 and 16 filter cells: fewer than the rows of one tile, with and without a remainder of vec4.
+            (2, [6, 6, 3], [5, 1], 8, [1, 1], Same),
+            (2, [6, 6, 4], [2, 2], 8, [1, 1], Same),
         ],
     );
 }
@@ -138,6 +144,7 @@ fn conv2d_matches_cpu_around_the_tile_sizes_in_registers() {
             (2, [6, 8, 7], [3, 4], 36, [1, 1], Same),
             (2, [6, 8, 8], [3, 4], 36, [1, 1], Same),
             // Parts of the filter's gradient: the last one has fewer images.
+            (65, [2, 2, 32], [3, 3], 64, [1, 1], Same),
             (7, [3, 3, 8], [3, 3], 32, [1, 1], Same),
             // 15 and 16 filter cells: fewer than the rows of one tile, with and without a remainder of vec4.
             (2, [6, 6, 3], [5, 1], 8, [1, 1], Same),

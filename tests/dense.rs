@@ -2,23 +2,23 @@ use crate::support::{assert_all_right, breadth, gpu, is_thorough};
 use fmnist_gpu::gpu::{Element, PlanBuilder};
 use fmnist_gpu::ops::dense::{DenseDims, record_forward};
 use fmnist_gpu::ops::{Form, SharedTiles};
+use fmnist_gpu::verify::Verifier;
 use fmnist_gpu::verify::dense::verify;
-use fmnist_gpu::verify::{Breadth, Verifier};
 use pollster::FutureExt as _;
 
 type Case = (usize, usize, usize);
 
 fn check(cases: &[Case]) {
-    compare(Verifier::new(gpu(), 2), cases, breadth);
+    compare(Verifier::new(gpu(), 2), cases);
 }
 
-/// Compares shapes around the sizes of the tiles of some forms in these, of every tile size; if the tests are to be thorough, in all forms.
+/// Compares shapes around the sizes of the tiles of some forms in these; in all forms if the tests are to be thorough.
 fn check_tiles(forms: fn(&Form) -> bool, cases: &[Case]) {
     let forms = if is_thorough() { |_: &Form| true } else { forms };
-    compare(Verifier::new(gpu(), 2).in_forms(forms), cases, |_| Breadth::EveryForm);
+    compare(Verifier::new(gpu(), 2).in_forms(forms), cases);
 }
 
-fn compare(mut verifier: Verifier, cases: &[Case], breadth: fn(usize) -> Breadth) {
+fn compare(mut verifier: Verifier, cases: &[Case]) {
     for (case, &(n, i, o)) in cases.iter().enumerate() {
         verify(&mut verifier, &DenseDims { n, i, o }, breadth(case)).unwrap();
     }

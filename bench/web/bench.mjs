@@ -68,13 +68,12 @@ async function measure([model, what, batch, who]) {
             await page.waitForFunction(() => globalThis.fmnist?.speed);
             const request = { models: [model], batches: [32], windows, seconds };
             const result = await page.evaluate((request) => fmnist.speed(request), request);
-            const found = result.images_per_second.find((row) => row.what === what);
+            const found = result.images_per_second.find((row) => row.what === what && row.batch === batch);
             return [found.best, found.median];
         }
         await page.goto(`${address}/peers.html`);
         await page.waitForFunction(() => globalThis.measure);
-        const found = await page.evaluate((task) => measure(task), { peer, backend, model, what, batch, windows, seconds });
-        return found;
+        return await page.evaluate((task) => measure(task), { peer, backend, model, what, batch, windows, seconds });
     } finally {
         await browser.close();
     }

@@ -104,6 +104,11 @@ fn multiply_adds(d: &Conv2dDims) -> usize {
     d.n * d.ho * d.wo * d.o * d.kh * d.kw * d.c
 }
 
+/// Whether the plain form computes eight by four outputs per invocation.
+fn forward_by_4(d: &Conv2dDims) -> bool {
+    d.o.is_multiple_of(4)
+}
+
 /// Whether the plain form computes four by four gradients per invocation.
 fn by_4(d: &Conv2dDims) -> bool {
     d.c.is_multiple_of(4) && d.o.is_multiple_of(4)
@@ -126,7 +131,7 @@ pub(crate) fn forward_kernel(form: Form, d: &Conv2dDims, pooled: bool) -> &'stat
         (false, false) => &FORWARD_SUBGROUP_ANY,
         (false, true) => &FORWARD_SUBGROUP_ANY_POOL,
     };
-    let plain = if d.o.is_multiple_of(4) { &FORWARD_BY_4 } else { &FORWARD };
+    let plain = if forward_by_4(d) { &FORWARD_BY_4 } else { &FORWARD };
     form.pick(if pooled { [subgroup, subgroup, &FORWARD_SHARED_POOL] } else { [plain, subgroup, &FORWARD_SHARED] })
 }
 
@@ -156,7 +161,7 @@ pub fn record_forward(
     let mut tensors = vec![(x, d.x_len()), (w, d.w_len()), (b, d.o), (y, y_len)];
     tensors.extend(argmax.map(|argmax| (argmax, y_len)));
     let constants = form.constants(constants(d, &[("RELU", f64::from(relu))]), d.o);
-    let workgroups = workgroups(form, d.n * d.ho * d.wo, d.o, d.o.is_multiple_of(4).then_some(8));
+    let workgroups = workgroups(form, d.n * d.ho * d.wo, d.o, forward_by_4(d).then_some(8));
     push(plan, spec, &constants, workgroups, &tensors)?;
     plan.note_multiply_adds(multiply_adds(d));
     Ok(())

@@ -72,10 +72,9 @@ pub fn is_thorough() -> bool {
     std::env::var_os("FMNIST_TEST_THOROUGH").is_some()
 }
 
-/// How much to compare for shape number `i` of a table: the first in every form, with and without ReLU, which does not depend on the shape; the others
-/// in one form of each kind.
+/// How much to compare for shape number `i` of a table: the first with and without ReLU, which does not depend on the shape.
 pub fn breadth(i: usize) -> Breadth {
-    if i == 0 || is_thorough() { Breadth::Everything } else { Breadth::Forms }
+    if i == 0 || is_thorough() { Breadth::Everything } else { Breadth::EveryForm }
 }
 
 /// How many cases at random to try: `usual` or `thorough`, unless the environment variable `name` says it.
