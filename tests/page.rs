@@ -238,9 +238,16 @@ fn a_lost_device_costs_no_more_than_an_epoch() {
     let query = "model=mlp&dataset=synthetic&train_limit=512&test_limit=50&device=gpu";
     let Some(result) = visit(Browser::Chromium, query, "lost", nothing()) else { return };
     let (said, label) = (result["said"].as_str().unwrap(), result["label"].as_str().unwrap());
-    assert!(said.contains("was lost") && said.contains("up to epoch 2 is kept"), "{said}");
-    assert_eq!(label, "Resume after epoch 2 of 6");
-    assert_eq!((&result["summary"]["epochs_completed"], &result["summary"]["status"]), (&6.into(), &"complete".into()));
+    assert!(said.contains("was lost"), "{said}");
+    let kept = said.split_once("up to epoch ").and_then(|(_, rest)| rest.split_once(" is kept")).map(|(kept, _)| kept);
+    let kept: usize = kept.and_then(|kept| kept.parse().ok()).unwrap_or_else(|| panic!("no epoch in `{said}`"));
+    // It was lost in the third epoch, or one or two later: they are short.
+    assert!((2..20).contains(&kept), "{said}");
+    assert_eq!(label, format!("Resume after epoch {kept} of 20"));
+    assert_eq!(
+        (&result["summary"]["epochs_completed"], &result["summary"]["status"]),
+        (&20.into(), &"complete".into())
+    );
 }
 
 #[test]

@@ -19,17 +19,48 @@ use fmnist_gpu::verify::{Breadth, Verifier};
 use pollster::FutureExt as _;
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
-/// Returns the device that all tests share, with wgpu's run-time checks on.
+/// How many devices the tests share. A software adapter compiles for a device in one thread, however many wait for it, and compiling is most of
+/// what tests of kernels take: with two devices, two cores compile.
+const DEVICES: usize = 2;
+
+/// How many running tests use each device.
+static USERS: Mutex<[usize; DEVICES]> = Mutex::new([0; DEVICES]);
+
+thread_local! {
+    /// The device of this test: each runs in a thread of its own.
+    static LEASE: Lease = Lease::new();
+}
+
+/// A device that a test uses until its thread ends.
+struct Lease(usize);
+
+impl Lease {
+    /// Of the device that the fewest tests use.
+    fn new() -> Lease {
+        let mut users = USERS.lock().unwrap();
+        let device = (0..DEVICES).min_by_key(|&device| users[device]).unwrap();
+        users[device] += 1;
+        Lease(device)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        USERS.lock().unwrap()[self.0] -= 1;
+    }
+}
+
+/// Returns one of the devices that the tests share, the same one throughout a test, with wgpu's run-time checks on.
 ///
 /// # Panics
 /// There is no adapter: that is a failure, never a skip. `FMNIST_EXPECT_ADAPTER=llvmpipe` also requires a name, so that
 /// continuous integration cannot silently run elsewhere; `FMNIST_GPU_TEST_LOG` names a file that gets one line per GPU
 /// test.
 pub fn gpu() -> &'static Gpu {
-    static GPU: OnceLock<Gpu> = OnceLock::new();
-    let gpu = GPU.get_or_init(|| {
+    static GPUS: [OnceLock<Gpu>; DEVICES] = [const { OnceLock::new() }; DEVICES];
+    let gpu = GPUS[LEASE.with(|lease| lease.0)].get_or_init(|| {
         let options = GpuOptions { checked: true, ..GpuOptions::default() };
         let gpu = Gpu::open(&options).block_on().unwrap_or_else(|error| panic!("the tests need an adapter: {error}"));
         if let Ok(expected) = std::env::var("FMNIST_EXPECT_ADAPTER") {
