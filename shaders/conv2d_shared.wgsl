@@ -28,7 +28,7 @@ override WO: u32 = 1u;     // output columns
 override RELU: bool = false;          // forward: y = max(y, 0)
 override X_IS_RELU: bool = false;     // backward_x: x is the output of a ReLU, so dx is 0 where x is 0
 override POOLED: bool = false;        // backward: dy is the gradient after 2x2 max pooling, argmax says where it goes
-override POSITIONS_PER_PART: u32 = 1u; // backward_w: output positions summed in one part
+override POSITIONS_PER_PART: u32 = 1u; // backward_w: output positions summed in one part; `_small`: windows, if POOLED
 override TILE_COLUMNS: u32 = 64u;     // 64 or 32
 override ROWS_EACH: u32 = 4u;         // rows per invocation: 4, or 8 if TILE_COLUMNS is 64
 
@@ -49,6 +49,10 @@ override TILE_ROWS: u32 = 4u * ROW_QUADS;
 // Each line has one more than there are quads, so that the steps of a column of quads are in different banks.
 var<workgroup> tile_a: array<vec4<f32>, STEPS * (ROW_QUADS + 1u)>;      // [STEPS][ROW_QUADS + 1]
 var<workgroup> tile_b: array<vec4<f32>, STEPS * (COLUMN_QUADS + 1u)>;   // [STEPS][COLUMN_QUADS + 1]
+
+// `_small`: the most filter cells, and the sums of one cell.
+const MOST_CELLS = 27u;
+var<workgroup> sums_of_lanes: array<f32, 256>;
 
 // The sums of an invocation: four columns of four rows, and of four more if there are more.
 alias Sums = array<vec4<f32>, 8>;
@@ -365,6 +369,37 @@ fn conv2d_backward_w_shared(
 ) {
     let tile = tile_number(group, groups);
     if (tile < backward_w_tiles()) { backward_w_tile(tile, lane); }
+}
+
+// The gradient of a filter with few cells, which would fill few rows of a tile. An invocation has one channel and sums all cells in registers, over
+// some positions of its part; then the workgroup adds up the sums of those that share a channel. After a pooling, only the position in a window that
+// was its maximum has a gradient, so there is one step per window.
+@compute @workgroup_size(256)
+fn conv2d_backward_w_shared_small(
+    @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32
+) {
+    let tile = tile_number(group, groups);
+    let part = tile / tiles(O, TILE_COLUMNS);
+    let o = tile % tiles(O, TILE_COLUMNS) * TILE_COLUMNS + lane % TILE_COLUMNS;
+    let all = N * select(HO * WO, half(HO) * half(WO), POOLED);
+    let end = min((part + 1u) * POSITIONS_PER_PART, all);
+    var sums: array<f32, MOST_CELLS + 1u>;
+    for (var at = part * POSITIONS_PER_PART + lane / TILE_COLUMNS; o < O && at < end; at += 256u / TILE_COLUMNS) {
+        let value = dy[at * O + o];
+        var position = at;
+        if (POOLED) { position = at / (half(HO) * half(WO)) * (HO * WO) + argmax[at * O + o]; }
+        for (var cell = 0u; cell <= KH * KW * C; cell++) { sums[cell] += x_or_one(position, cell) * value; }
+    }
+    for (var cell = 0u; cell <= KH * KW * C; cell++) {
+        sums_of_lanes[lane] = sums[cell];
+        workgroupBarrier();
+        if (lane < TILE_COLUMNS && o < O && part * POSITIONS_PER_PART < all) {
+            var sum = 0.0;
+            for (var other = lane; other < 256u; other += TILE_COLUMNS) { sum += sums_of_lanes[other]; }
+            dw_parts[(part * (KH * KW * C + 1u) + cell) * O + o] = sum;
+        }
+        workgroupBarrier();
+    }
 }
 
 // Both gradients: neither depends on the other, and one dispatch costs less than two.

@@ -78,7 +78,8 @@ fn impossible_tiles_are_refused() {
     let (model, gpu) = small();
     let split = synthetic::generate(4, 1, 3).0;
     let initial = initial_parameters(&model.parameters().unwrap(), 1);
-    for tiles in [SharedTiles { rows_each: 6, workgroups: 128 }, SharedTiles { rows_each: 4, workgroups: 0 }] {
+    let tiles = SharedTiles::default();
+    for tiles in [SharedTiles { rows_each: 6, ..tiles }, SharedTiles { workgroups: 0, ..tiles }] {
         let engine = GpuEngine::new(&gpu, &model, &initial).unwrap().with_tiles(tiles);
         let error = engine.and_training(&split, 4, &ADAM).block_on().unwrap_err().to_string();
         assert!(error.contains("do not support"), "{error}");
@@ -94,8 +95,8 @@ fn a_slow_adapter_is_not_searched() {
     }
     let folder = tempfile::tempdir().unwrap();
     let begin = std::time::Instant::now();
-    assert_eq!(tune(&gpu, &Model::cnn(), 256, &folder.path().join("autotune.json")), SharedTiles::default());
+    assert_eq!(tune(&gpu, &Model::cnn(), 64, &folder.path().join("autotune.json")), SharedTiles::default());
     let seconds = begin.elapsed().as_secs_f64();
-    // Two steps of up to a few seconds each, instead of the 160 of a search.
+    // Two steps of about a second each, instead of the 160 of a search.
     assert!(seconds < 60.0, "{seconds:.0} s");
 }

@@ -124,6 +124,8 @@ const MUTANTS: &[Mutant] = &[
         "Output(n, i, j + 1u), at_2",
     ),
     mutant("conv2d_backward_w_shared", "no row of ones", "1.0, cell == KH * KW * C", "0.0, cell == KH * KW * C"),
+    mutant("conv2d_backward_w_shared_small", "the position in another image", "* (HO * WO) + argmax", "* 0u + argmax"),
+    mutant("conv2d_backward_w_shared_small", "half of the sums", "other < 256u", "other < 128u"),
     mutant("conv2d_backward_x_and_w_shared", "the first tile of dx again", "tile - backward_w_tiles()", "0u * tile"),
     mutant("groupedconv2d_forward", "the channels of another group", "at.c / OG * CG", "at.c / CG * OG"),
     mutant("groupedconv2d_forward", "strides swapped", "at.row * SH + p - PT", "at.row * SW + p - PT"),

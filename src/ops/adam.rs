@@ -5,7 +5,7 @@ use crate::gpu::{GpuError, KernelSpec, PlanBuilder, Tensor, read, workgroups_lin
 
 pub use crate::cpu::adam::AdamConfig;
 
-const SHADER: Shader = Shader { op: "adam", source: include_str!("../../shaders/adam.wgsl") };
+const SHADER: Shader = Shader { op: "adam", source: shader_text!("adam.wgsl") };
 
 /// Updates all parameters by one step.
 pub static STEP: KernelSpec = SHADER.kernel(

@@ -3,7 +3,7 @@
 use super::{Shader, push_each};
 use crate::gpu::{GpuError, KernelSpec, PlanBuilder, Tensor, read, write};
 
-const SHADER: Shader = Shader { op: "add", source: include_str!("../../shaders/add.wgsl") };
+const SHADER: Shader = Shader { op: "add", source: shader_text!("add.wgsl") };
 
 /// `y = x1 + x2`.
 pub static FORWARD: KernelSpec = SHADER.kernel("add_forward", &[read(0, "x1"), read(1, "x2"), write(2, "y")]);

@@ -5,7 +5,7 @@ use crate::gpu::{GpuError, KernelSpec, PlanBuilder, Tensor, read, workgroups_lin
 
 pub use crate::cpu::average::AverageConfig;
 
-const SHADER: Shader = Shader { op: "average", source: include_str!("../../shaders/average.wgsl") };
+const SHADER: Shader = Shader { op: "average", source: shader_text!("average.wgsl") };
 
 /// Moves the average of all parameters by one step.
 pub static STEP: KernelSpec =

@@ -8,7 +8,7 @@ use crate::gpu::{GpuError, KernelSpec, PlanBuilder, Tensor, read, workgroups_lin
 
 const SHADER: Shader = Shader {
     op: "batch_gather",
-    source: concat!(include_str!("../../shaders/batch_gather.wgsl"), include_str!("../../shaders/parts/philox.wgsl")),
+    source: concat!(shader_text!("batch_gather.wgsl"), shader_text!("parts/philox.wgsl")),
 };
 
 /// Gathers the images and labels of the next batch.

@@ -6,7 +6,7 @@ use crate::text::count;
 
 pub use crate::cpu::batchnorm::BatchNormDims;
 
-const SHADER: Shader = Shader { op: "batchnorm", source: include_str!("../../shaders/batchnorm.wgsl") };
+const SHADER: Shader = Shader { op: "batchnorm", source: shader_text!("batchnorm.wgsl") };
 
 /// Sums and squares of parts of the rows of each channel.
 pub static STATISTICS_PARTS: KernelSpec =

@@ -5,7 +5,7 @@ use crate::gpu::{GpuError, KernelSpec, PlanBuilder, Tensor, read, workgroups_lin
 
 pub use crate::cpu::bias::BiasDims;
 
-const SHADER: Shader = Shader { op: "bias", source: include_str!("../../shaders/bias.wgsl") };
+const SHADER: Shader = Shader { op: "bias", source: shader_text!("bias.wgsl") };
 
 /// `y = x + b`.
 pub static FORWARD: KernelSpec = SHADER.kernel("bias_forward", &[read(0, "x"), read(1, "b"), write(2, "y")]);

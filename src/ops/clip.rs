@@ -3,7 +3,7 @@
 use super::{Shader, push};
 use crate::gpu::{GpuError, KernelSpec, PlanBuilder, Tensor, read, write};
 
-const SHADER: Shader = Shader { op: "clip", source: include_str!("../../shaders/clip.wgsl") };
+const SHADER: Shader = Shader { op: "clip", source: shader_text!("clip.wgsl") };
 
 /// Parts of the sum of the squares, one per workgroup.
 pub static FACTOR_PARTS: KernelSpec = SHADER.kernel("clip_factor_parts", &[read(0, "g"), write(1, "parts_out")]);

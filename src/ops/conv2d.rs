@@ -8,13 +8,16 @@ use crate::gpu::{read, workgroups_linear, write};
 
 pub use crate::cpu::conv2d::{Conv2dDims, Padding};
 
-const PLAIN: Shader = Shader { op: "conv2d", source: include_str!("../../shaders/conv2d.wgsl") };
-const SHARED: Shader = Shader { op: "conv2d", source: include_str!("../../shaders/conv2d_shared.wgsl") };
-const SUBGROUP: Shader = Shader { op: "conv2d", source: include_str!("../../shaders/conv2d_subgroup.wgsl") };
+const PLAIN: Shader = Shader { op: "conv2d", source: shader_text!("conv2d.wgsl") };
+const SHARED: Shader = Shader { op: "conv2d", source: shader_text!("conv2d_shared.wgsl") };
+const SUBGROUP: Shader = Shader { op: "conv2d", source: shader_text!("conv2d_subgroup.wgsl") };
 
 /// Rows of outputs per lane in the subgroup tiles of a workgroup: positions for y and dx, filter cells for dw.
 const POSITIONS_PER_LANE: usize = 4;
 const CELLS_PER_LANE: usize = 8;
+
+/// Filter cells that [`BACKWARD_W_SHARED_SMALL`] has sums for: `MOST_CELLS` in the shader.
+const MOST_CELLS: usize = 27;
 
 const FORWARD_BINDINGS: &[Binding] = &[read(0, "x"), read(1, "w"), read(2, "b"), write(3, "y")];
 const FORWARD_POOL_BINDINGS: &[Binding] =
@@ -81,6 +84,10 @@ pub static BACKWARD_W_SUBGROUP_ANY_POOL: KernelSpec =
 
 /// As [`BACKWARD_W`], in shared-memory tiles.
 pub static BACKWARD_W_SHARED: KernelSpec = SHARED.kernel("conv2d_backward_w_shared", BACKWARD_W_POOL_BINDINGS);
+
+/// As [`BACKWARD_W_SHARED`], for filters with few cells ([`is_small`]), summed in registers.
+pub static BACKWARD_W_SHARED_SMALL: KernelSpec =
+    SHARED.kernel("conv2d_backward_w_shared_small", BACKWARD_W_POOL_BINDINGS);
 
 /// [`BACKWARD_X_SHARED`] and [`BACKWARD_W_SHARED`] in one dispatch.
 pub static BACKWARD_X_AND_W_SHARED: KernelSpec = SHARED.kernel(
@@ -258,7 +265,18 @@ pub(crate) fn backward_w_kernel(form: Form, d: &Conv2dDims, pooled: bool) -> &'s
         (false, false) => &BACKWARD_W_SUBGROUP_ANY,
         (false, true) => &BACKWARD_W_SUBGROUP_ANY_POOL,
     };
-    form.pick([if by_4(d) { &BACKWARD_W_BY_4 } else { &BACKWARD_W }, subgroup, &BACKWARD_W_SHARED])
+    let shared = if sums_in_registers(form, d) { &BACKWARD_W_SHARED_SMALL } else { &BACKWARD_W_SHARED };
+    form.pick([if by_4(d) { &BACKWARD_W_BY_4 } else { &BACKWARD_W }, subgroup, shared])
+}
+
+/// Whether an invocation of a GPU can keep a sum for each filter cell in registers: 3x3 filters over up to three channels.
+pub fn is_small(d: &Conv2dDims) -> bool {
+    d.kh * d.kw * d.c <= MOST_CELLS
+}
+
+/// Whether the filter's gradient is summed in registers.
+fn sums_in_registers(form: Form, d: &Conv2dDims) -> bool {
+    matches!(form, Form::Shared(tiles) if tiles.small_filters) && is_small(d)
 }
 
 /// Returns the number of rows of the filter's gradient: its cells and the bias.
@@ -310,6 +328,19 @@ impl Split {
         let workgroups = workgroups_linear(n_tiles * parts + more, 1);
         Split { parts, constant: ("POSITIONS_PER_PART", positions_per_part as f64), workgroups }
     }
+
+    /// Splits by positions, or by windows of a pooling, for sums in registers.
+    fn by_strips(tiles: SharedTiles, d: &Conv2dDims, pooled: bool) -> Split {
+        let [_, columns] = tiles.tile(d.o);
+        let n_tiles = d.o.div_ceil(columns);
+        let positions = if pooled { d.y_len() / d.o / 4 } else { d.y_len() / d.o };
+        // As in `by_images`: an invocation's loops must not have more iterations than lavapipe allows.
+        let longest = 65_000 / (dw_rows(d) + 2) * (256 / columns);
+        let positions_per_part = tiles.steps_per_part(n_tiles, positions).min(longest);
+        let parts = positions.div_ceil(positions_per_part);
+        let workgroups = workgroups_linear(n_tiles * parts, 1);
+        Split { parts, constant: ("POSITIONS_PER_PART", positions_per_part as f64), workgroups }
+    }
 }
 
 /// Records the gradients of filter and bias: partial sums over groups of images, then their sum.
@@ -328,6 +359,7 @@ pub fn record_backward_w(
     let spec = backward_w_kernel(form, d, argmax.is_some());
     form.check(spec, &[d.o])?;
     let split = match form {
+        Form::Shared(tiles) if sums_in_registers(form, d) => Split::by_strips(tiles, d, argmax.is_some()),
         Form::Shared(tiles) => Split::by_positions(tiles, d, d.o, 0),
         _ => Split::by_images(form, d),
     };

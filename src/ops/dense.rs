@@ -6,9 +6,9 @@ use crate::gpu::{Binding, Constant, GpuError, KernelSpec, PlanBuilder, Tensor, r
 
 pub use crate::cpu::dense::DenseDims;
 
-const PLAIN: Shader = Shader { op: "dense", source: include_str!("../../shaders/dense.wgsl") };
-const SHARED: Shader = Shader { op: "dense", source: include_str!("../../shaders/dense_shared.wgsl") };
-const SUBGROUP: Shader = Shader { op: "dense", source: include_str!("../../shaders/dense_subgroup.wgsl") };
+const PLAIN: Shader = Shader { op: "dense", source: shader_text!("dense.wgsl") };
+const SHARED: Shader = Shader { op: "dense", source: shader_text!("dense_shared.wgsl") };
+const SUBGROUP: Shader = Shader { op: "dense", source: shader_text!("dense_subgroup.wgsl") };
 
 /// Rows of outputs per lane in the subgroup tiles of a workgroup: samples for y and dx, of which a batch has few;
 /// inputs for dw.

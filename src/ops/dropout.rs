@@ -5,10 +5,8 @@ use super::{Shader, push};
 use crate::cpu::dropout::Dropping;
 use crate::gpu::{GpuError, KernelSpec, PlanBuilder, Tensor, read, workgroups_linear, write};
 
-const SHADER: Shader = Shader {
-    op: "dropout",
-    source: concat!(include_str!("../../shaders/dropout.wgsl"), include_str!("../../shaders/parts/philox.wgsl")),
-};
+const SHADER: Shader =
+    Shader { op: "dropout", source: concat!(shader_text!("dropout.wgsl"), shader_text!("parts/philox.wgsl")) };
 
 /// y is 0, or `x / (1 - rate)`.
 pub static FORWARD: KernelSpec =

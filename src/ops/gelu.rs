@@ -3,7 +3,7 @@
 use super::{Shader, push_each};
 use crate::gpu::{GpuError, KernelSpec, PlanBuilder, Tensor, read, write};
 
-const SHADER: Shader = Shader { op: "gelu", source: include_str!("../../shaders/gelu.wgsl") };
+const SHADER: Shader = Shader { op: "gelu", source: shader_text!("gelu.wgsl") };
 
 /// `y = 0.5 x (1 + tanh(u))`.
 pub static FORWARD: KernelSpec = SHADER.kernel("gelu_forward", &[read(0, "x"), write(1, "y")]);

@@ -7,7 +7,7 @@ use crate::text::count;
 pub use crate::cpu::conv2d::Padding;
 pub use crate::cpu::groupedconv2d::GroupedConv2dDims;
 
-const SHADER: Shader = Shader { op: "groupedconv2d", source: include_str!("../../shaders/groupedconv2d.wgsl") };
+const SHADER: Shader = Shader { op: "groupedconv2d", source: shader_text!("groupedconv2d.wgsl") };
 
 const FORWARD_BINDINGS: &[Binding] = &[read(0, "x"), read(1, "w"), read(2, "b"), write(3, "y")];
 const BACKWARD_X_BINDINGS: &[Binding] = &[read(0, "x"), read(1, "w"), read(4, "dy"), write(5, "dx")];

@@ -3,7 +3,7 @@
 use super::{Shader, push_each_with};
 use crate::gpu::{GpuError, KernelSpec, PlanBuilder, Tensor, read, write};
 
-const SHADER: Shader = Shader { op: "leakyrelu", source: include_str!("../../shaders/leakyrelu.wgsl") };
+const SHADER: Shader = Shader { op: "leakyrelu", source: shader_text!("leakyrelu.wgsl") };
 
 /// `y = x` where x is above zero, else `slope * x`.
 pub static FORWARD: KernelSpec = SHADER.kernel("leakyrelu_forward", &[read(0, "x"), write(1, "y")]);

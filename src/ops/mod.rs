@@ -6,6 +6,22 @@
 //! tensors as one array, in the order of the kernel's bindings. Nothing here imports the proofs, so that training can be
 //! read without them.
 
+/// The text of a file in `shaders/`.
+#[cfg(not(target_family = "wasm"))]
+macro_rules! shader_text {
+    ($file:literal) => {
+        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $file))
+    };
+}
+
+/// The text of a file in `shaders/`, without the comments: every visitor of the page downloads it. `build.rs` leaves them out.
+#[cfg(target_family = "wasm")]
+macro_rules! shader_text {
+    ($file:literal) => {
+        include_str!(concat!(env!("OUT_DIR"), "/shaders/", $file))
+    };
+}
+
 pub mod adam;
 pub mod add;
 pub mod average;
@@ -109,11 +125,14 @@ pub struct SharedTiles {
     /// With fewer workgroups than this, sums over a long inner dimension are split into parts, to keep the whole GPU
     /// busy.
     pub workgroups: usize,
+    /// Whether the gradient of a filter with few cells is summed in registers instead of in tiles that it fills only in part.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub small_filters: bool,
 }
 
 impl Default for SharedTiles {
     fn default() -> Self {
-        SharedTiles { rows_each: 4, workgroups: 128 }
+        SharedTiles { rows_each: 4, workgroups: 128, small_filters: false }
     }
 }
 
@@ -122,7 +141,7 @@ const SHARED_STEPS: usize = 16;
 
 impl SharedTiles {
     /// Tiles whose invocations sum eight rows.
-    const TALL: SharedTiles = SharedTiles { rows_each: 8, workgroups: 128 };
+    const TALL: SharedTiles = SharedTiles { rows_each: 8, workgroups: 128, small_filters: false };
 
     /// Whether the shaders support these values.
     pub fn is_possible(self) -> bool {

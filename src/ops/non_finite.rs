@@ -4,7 +4,7 @@ use super::{Shader, push};
 use crate::cpu::non_finite as cpu;
 use crate::gpu::{GpuError, KernelSpec, PlanBuilder, Tensor, read, workgroups_linear, write};
 
-const SHADER: Shader = Shader { op: "non_finite", source: include_str!("../../shaders/non_finite.wgsl") };
+const SHADER: Shader = Shader { op: "non_finite", source: shader_text!("non_finite.wgsl") };
 
 /// Adds the number of infinite and NaN elements of a tensor to a count, and finds the first.
 pub static NON_FINITE: KernelSpec = SHADER.kernel("non_finite", &[read(0, "x"), write(1, "found")]);

@@ -6,7 +6,7 @@ use crate::gpu::{Binding, Constant, GpuError, KernelSpec, PlanBuilder, Tensor, r
 pub use crate::cpu::conv2d::Padding;
 pub use crate::cpu::pool2d::{Pool2dDims, Reduction};
 
-const SHADER: Shader = Shader { op: "pool2d", source: include_str!("../../shaders/pool2d.wgsl") };
+const SHADER: Shader = Shader { op: "pool2d", source: shader_text!("pool2d.wgsl") };
 
 const MAX_FORWARD_BINDINGS: &[Binding] = &[read(0, "x"), write(1, "y"), write(2, "argmax_out")];
 const MAX_BACKWARD_X_BINDINGS: &[Binding] = &[read(3, "argmax"), read(4, "dy"), write(5, "dx")];

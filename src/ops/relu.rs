@@ -3,7 +3,7 @@
 use super::{Shader, push_each};
 use crate::gpu::{GpuError, KernelSpec, PlanBuilder, Tensor, read, write};
 
-const SHADER: Shader = Shader { op: "relu", source: include_str!("../../shaders/relu.wgsl") };
+const SHADER: Shader = Shader { op: "relu", source: shader_text!("relu.wgsl") };
 
 /// `y = max(x, 0)`.
 pub static FORWARD: KernelSpec = SHADER.kernel("relu_forward", &[read(0, "x"), write(1, "y")]);

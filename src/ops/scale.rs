@@ -3,7 +3,7 @@
 use super::{Shader, push_each_with};
 use crate::gpu::{GpuError, KernelSpec, PlanBuilder, Tensor, read, write};
 
-const SHADER: Shader = Shader { op: "scale", source: include_str!("../../shaders/scale.wgsl") };
+const SHADER: Shader = Shader { op: "scale", source: shader_text!("scale.wgsl") };
 
 /// `y = factor * x`.
 pub static FORWARD: KernelSpec = SHADER.kernel("scale_forward", &[read(0, "x"), write(1, "y")]);

@@ -5,7 +5,7 @@ use crate::gpu::{GpuError, KernelSpec, PlanBuilder, Tensor, read, workgroups_lin
 
 pub use crate::cpu::sgd::SgdConfig;
 
-const SHADER: Shader = Shader { op: "sgd", source: include_str!("../../shaders/sgd.wgsl") };
+const SHADER: Shader = Shader { op: "sgd", source: shader_text!("sgd.wgsl") };
 
 /// Updates all parameters by one step.
 pub static STEP: KernelSpec = SHADER.kernel(

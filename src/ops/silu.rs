@@ -3,7 +3,7 @@
 use super::{Shader, push_each};
 use crate::gpu::{GpuError, KernelSpec, PlanBuilder, Tensor, read, write};
 
-const SHADER: Shader = Shader { op: "silu", source: include_str!("../../shaders/silu.wgsl") };
+const SHADER: Shader = Shader { op: "silu", source: shader_text!("silu.wgsl") };
 
 /// `y = x / (1 + exp(-x))`.
 pub static FORWARD: KernelSpec = SHADER.kernel("silu_forward", &[read(0, "x"), write(1, "y")]);

@@ -6,11 +6,12 @@ use crate::cpu::bias::{BiasDims, bias_backward_b};
 use crate::cpu::conv2d as cpu;
 use crate::cpu::pool2d::{Pool2dDims, pool2d_max_backward_x, pool2d_max_forward};
 use crate::gpu::GpuError;
-use crate::ops::Form;
 use crate::ops::conv2d::{
-    BACKWARD_W, BACKWARD_W_SUM, BACKWARD_X_AND_W_SHARED, Conv2dDims, Padding, backward_w_kernel, backward_x_kernel,
-    forward_kernel, halving, pools, record_backward, record_backward_w, record_backward_x, record_forward, unpools,
+    BACKWARD_W, BACKWARD_W_SHARED_SMALL, BACKWARD_W_SUM, BACKWARD_X_AND_W_SHARED, Conv2dDims, Padding,
+    backward_w_kernel, backward_x_kernel, forward_kernel, halving, is_small, pools, record_backward, record_backward_w,
+    record_backward_x, record_forward, unpools,
 };
+use crate::ops::{Form, SharedTiles};
 
 /// The dimensions of the bias of a convolution.
 fn bias_dims(d: &Conv2dDims) -> BiasDims {
@@ -68,7 +69,35 @@ pub fn verify(v: &mut Verifier, d: &Conv2dDims, breadth: Breadth) -> Result<(), 
         pool2d_max_forward(&pool, &before, &mut pooled, &mut argmax);
         verify_backward(v, d, breadth, &case, [&x, &w, &given], Some((&pool, &argmax)))?;
     }
+    if is_small(d) {
+        verify_small(v, d, breadth, &case)?;
+    }
     v.covered(BACKWARD_W_SUM.entry, BACKWARD_W.entry);
+    Ok(())
+}
+
+/// Compares the gradient of a filter with few cells, summed in registers: given that of the outputs, and that after a pooling.
+fn verify_small(v: &mut Verifier, d: &Conv2dDims, breadth: Breadth, case: &str) -> Result<(), GpuError> {
+    let forms = v.forms(breadth, d.o, &[d.o]);
+    let tiles = forms.iter().find_map(|form| if let Form::Shared(tiles) = form { Some(*tiles) } else { None });
+    let Some(form) = tiles.map(|tiles| Form::Shared(SharedTiles { small_filters: true, ..tiles })) else {
+        return Ok(());
+    };
+    let (x, before) = (v.random(d.x_len()), v.random(d.y_len()));
+    for pool in std::iter::once(None).chain(halving(d).map(Some)) {
+        let (mut given, mut whole, mut argmax) = (before.clone(), before.clone(), None);
+        if let Some(pool) = pool {
+            given.truncate(d.y_len() / 4);
+            let (mut pooled, mut positions) = (vec![0.0; given.len()], vec![0; given.len()]);
+            pool2d_max_forward(&pool, &before, &mut pooled, &mut positions);
+            pool2d_max_backward_x(&pool, &positions, &given, &mut whole);
+            argmax = Some(v.gpu.tensor_from_u32("argmax", &[positions.len()], &positions)?);
+        }
+        let [dw, db] = backward_w(d, &x, &whole);
+        v.check(BACKWARD_W_SHARED_SMALL.entry, case, [&x, &given], [&dw, &db], |plan, [x, dy], [dw, db]| {
+            record_backward_w(plan, form, d, [x, dy, dw, db], argmax.as_ref())
+        })?;
+    }
     Ok(())
 }
 
@@ -171,7 +200,9 @@ pub(super) fn selftest(v: &mut Verifier) -> Result<(), GpuError> {
         let d = Conv2dDims::new(n, input, window, o, stride, padding).expect("the shapes above are valid");
         verify(v, &d, breadth)?;
     }
-    Ok(())
+    // More channels than a tile has, and parts of different lengths.
+    let d = Conv2dDims::new(19, [9, 6, 2], [2, 3], 36, [2, 1], Padding::Valid).expect("the shape is valid");
+    verify_small(v, &d, Breadth::Forms, "a small filter")
 }
 
 pub(super) fn gradients(g: &mut Gradients) {

@@ -67,6 +67,7 @@ pub static OPS: &[Op] = &[
             Entry { spec: &conv2d::BACKWARD_W_SUBGROUP_ANY, mirror: mirror!(conv2d::conv2d_backward_w) },
             Entry { spec: &conv2d::BACKWARD_W_SUBGROUP_ANY_POOL, mirror: mirror!(conv2d::conv2d_backward_w) },
             Entry { spec: &conv2d::BACKWARD_W_SHARED, mirror: mirror!(conv2d::conv2d_backward_w) },
+            Entry { spec: &conv2d::BACKWARD_W_SHARED_SMALL, mirror: mirror!(conv2d::conv2d_backward_w) },
             Entry { spec: &conv2d::BACKWARD_X_AND_W_SHARED, mirror: mirror!(conv2d::conv2d_backward_x) },
             Entry { spec: &conv2d::BACKWARD_W_SUM, mirror: mirror!(conv2d::conv2d_backward_w) },
         ],

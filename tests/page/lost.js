@@ -1,6 +1,6 @@
 // A device that is lost in a training: what the last epoch left is kept, and training is resumed from there.
 async function scenario() {
-  enter("#epochs", "20");
+  enter("#epochs", "12");
   $("#start").click();
   await until(() => $("#live-status").textContent.startsWith("Epoch 3"));
   // Epochs are short, and the adapter takes time to open: without a pause, training might be over by then.

@@ -31,7 +31,8 @@ const SLOW_STEP: Duration = Duration::from_millis(100);
 /// A candidate must take less than this fraction of the best time so far: smaller differences are noise, and the choice should be stable.
 const MARGIN: f64 = 0.97;
 
-/// Times the candidates: first the height of the tiles, then the number of workgroups that long sums are split into.
+/// Times the candidates: first the height of the tiles, then sums of small filters in registers, then the number of workgroups that long sums are
+/// split into.
 async fn measure(gpu: &Gpu, model: &Model, batch_size: usize, config: &StepConfig) -> Result<SharedTiles, EngineError> {
     let begin = Instant::now();
     let (initial, split) = (initial_parameters(&model.parameters()?, 0), blank(model, STEPS * batch_size));
@@ -51,6 +52,7 @@ async fn measure(gpu: &Gpu, model: &Model, batch_size: usize, config: &StepConfi
         Ok(())
     };
     consider(SharedTiles { rows_each: 8, ..best }, &mut best).await?;
+    consider(SharedTiles { small_filters: true, ..best }, &mut best).await?;
     for workgroups in [64, 256, 512] {
         consider(SharedTiles { workgroups, ..best }, &mut best).await?;
     }
@@ -94,6 +96,9 @@ async fn seconds_per_step(
     Ok(Some(best))
 }
 
+/// Raised with every new candidate, so that choices that were made without it are made again.
+const SEARCH: usize = 2;
+
 /// Everything that the choice depends on.
 fn key(gpu: &Gpu, model: &Model, batch_size: usize) -> String {
     let info = gpu.info();
@@ -101,7 +106,7 @@ fn key(gpu: &Gpu, model: &Model, batch_size: usize) -> String {
     let digest: String = Sha256::digest(layers).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     let checks = if gpu.checked() { "checked" } else { "unchecked" };
     format!(
-        "{} | {} | {} | {} | {checks} | model {digest} | batch {batch_size}",
+        "{} | {} | {} | {} | {checks} | model {digest} | batch {batch_size} | search {SEARCH}",
         env!("CARGO_PKG_VERSION"),
         info.backend,
         info.name,
