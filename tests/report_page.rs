@@ -278,7 +278,7 @@ fn the_report_stands_alone_and_is_accessible() {
     assert_eq!(figures["accuracy"], summary["test_accuracy"]);
     assert!(place.path("cnn/feature_maps_conv2d_2.png").exists());
     place.run("report cnn --image 10000 --force").exits(2).says(&["--image 10000", "9999"]);
-    place.run("report cnn --out elsewhere --quiet --device reference").exits(0);
+    place.run("report mlp --out elsewhere --quiet --device reference").exits(0);
     check_page(&fs::read_to_string(place.path("elsewhere/report.html")).unwrap());
 
     let ran = place.run("compare mlp cnn --out page.html").exits(0);
