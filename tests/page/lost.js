@@ -9,9 +9,13 @@ async function scenario() {
   const { call } = await page();
   // Opens the adapter again, and gives up the one that computes.
   await call.open("gpu");
+  const [, epoch] = $("#live-status").textContent.match(/^Epoch (\d+) of/);
   $("#continue").click();
   await until(() => ["done", "error"].includes(document.body.dataset.state));
   const said = $("#error").textContent;
+  // The epoch in which it was lost, if its end was not reached, and no other.
+  const kept = Number(said.match(/up to epoch (\d+) is kept/)?.[1]);
+  if (kept !== epoch - 1 && kept !== Number(epoch)) throw new Error(`lost in epoch ${epoch}: ${said}`);
   const label = $("#resume").textContent;
   enter("#epochs", "");
   $("#resume").click();
