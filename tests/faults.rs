@@ -463,7 +463,7 @@ fn the_largest_batch_that_no_watchdog_ends_is_measured() {
     let split = Split { images: vec![0; 4 * n * FASHION_MNIST.pixels()], labels: vec![0; 4 * n] };
     let initial = initial_parameters(&model.parameters().unwrap(), 0);
     let engine = GpuEngine::new(gpu, &model, &initial).unwrap().and_training(&split, n, &optimizer).block_on().unwrap();
-    let times = engine.steps().unwrap().time(3).block_on().unwrap().seconds;
+    let times = engine.steps().unwrap().time(3, 1).block_on().unwrap().seconds;
     let fastest = times.iter().map(|rounds| rounds.iter().copied().fold(f64::INFINITY, f64::min));
     let longest = 1e3 * fastest.fold(0.0, f64::max);
     // The machine may be shared, and a batch a little over is no harm: the bound is half of what a driver allows.

@@ -520,8 +520,9 @@ fn timing_refuses_a_training_set_that_is_too_small() {
     let (model, split) = (Model::mlp(), made_data(20));
     let parameters = initial(&model, 1);
     let on_gpu = GpuEngine::new(gpu(), &model, &parameters).unwrap().and_training(&split, 8, &ADAM).block_on().unwrap();
-    assert_eq!(on_gpu.steps().unwrap().time(2).block_on().unwrap().seconds[0].len(), 2);
-    assert!(matches!(on_gpu.steps().unwrap().time(3).block_on(), Err(EngineError::Samples { .. })));
+    assert_eq!(on_gpu.steps().unwrap().time(2, 1).block_on().unwrap().seconds[0].len(), 2);
+    assert!(matches!(on_gpu.steps().unwrap().time(3, 1).block_on(), Err(EngineError::Samples { .. })));
+    assert!(matches!(on_gpu.steps().unwrap().time(1, 3).block_on(), Err(EngineError::Samples { .. })));
     let mut native = NativeEngine::new(&model, &parameters, 1).unwrap().and_training(&split, 21, ADAM).unwrap();
     assert!(matches!(native.time_step(1), Err(EngineError::Samples { .. })));
 }

@@ -59,6 +59,10 @@ enum Mode {
     Inference,
 }
 
+/// How often a dispatch is repeated between two readings of a hardware adapter's clock, each of which takes some microseconds. Kernels of
+/// software adapters take far longer.
+const REPEATS: usize = 8;
+
 /// What `profile --json` prints.
 #[derive(Debug, Serialize)]
 struct ProfileOutput {
@@ -69,8 +73,12 @@ struct ProfileOutput {
     mode: Mode,
     /// `timestamps` (the adapter's clock) or `submissions` (the host's clock, each dispatch submitted alone).
     clock: &'static str,
+    /// How often a dispatch is repeated between two timestamps.
+    repeats: usize,
     peak_gflops: f64,
     peak_gb_per_second: f64,
+    /// From one dispatch to the next that waits for it.
+    launch_us: f64,
     /// A step in normal operation, with many steps per submission.
     step_us: f64,
     /// The sum over the kernels of a step, timed one by one.
@@ -138,7 +146,8 @@ pub async fn run(args: ProfileArgs, global: &Global) -> Result<ExitCode> {
     let model = Model::load(&args.model)?;
     let gpu = args.device.open_gpu(global).await?;
     let (batch_size, steps) = (args.batch_size as usize, args.steps as usize);
-    let split = noise(&model, batch_size * (steps + 1).max(200))?;
+    let repeats = if gpu.is_software() || !gpu.has_timestamps() { 1 } else { REPEATS };
+    let split = noise(&model, batch_size * (steps * repeats + 1).max(200))?;
     let parameters = initial_parameters(&model.parameters()?, 0);
     let step = StepConfig::default();
     let (timings, dispatches, step_us, host_us_per_step) = match args.mode {
@@ -147,7 +156,7 @@ pub async fn run(args: ProfileArgs, global: &Global) -> Result<ExitCode> {
             let engine = GpuEngine::new(&gpu, &model, &parameters)?.with_tiles(tiles);
             let mut engine = engine.and_training(&split, batch_size, &step).await?;
             let epoch = in_order(split.len(), batch_size, &step);
-            let timings = engine.steps()?.time(steps).await?;
+            let timings = engine.steps()?.time(steps, repeats).await?;
             let step_us =
                 whole_step(async || Ok(engine.train_epoch(&epoch, &mut |_| ControlFlow::Continue(())).await?)).await?;
             let steps = engine.steps()?;
@@ -156,7 +165,7 @@ pub async fn run(args: ProfileArgs, global: &Global) -> Result<ExitCode> {
         Mode::Inference => {
             let engine = GpuEngine::new(&gpu, &model, &parameters)?;
             let mut evaluator = engine.evaluator(&split, batch_size).await?;
-            let timings = evaluator.time(steps).await?;
+            let timings = evaluator.time(steps, repeats).await?;
             let step_us = whole_step(async || Ok(evaluator.run_all(&mut |_| ControlFlow::Continue(())).await?)).await?;
             (timings, evaluator.dispatches(), step_us, 1e6 * evaluator.host_seconds_per_step())
         }
@@ -176,8 +185,10 @@ pub async fn run(args: ProfileArgs, global: &Global) -> Result<ExitCode> {
             Clock::Timestamps => "timestamps",
             Clock::Submissions => "submissions",
         },
+        repeats,
         peak_gflops: peak.gflops,
         peak_gb_per_second: peak.gb_per_second,
+        launch_us: peak.launch_us,
         step_us,
         kernels_us: 1e6 * total,
         host_us_per_step,
@@ -243,10 +254,13 @@ fn table(report: &ProfileOutput) -> String {
     let names: Vec<String> = report.kernels.iter().map(|row| name(report, row)).collect();
     let width = names.iter().map(String::len).max().unwrap_or(0);
     let ProfileOutput { device, driver, clock, peak_gflops, peak_gb_per_second, step_us, kernels_us, .. } = report;
-    let ProfileOutput { host_us_per_step, dispatches_per_step, barriers_per_step, .. } = report;
+    let ProfileOutput { host_us_per_step, dispatches_per_step, barriers_per_step, launch_us, .. } = report;
     let mut lines = vec![
         format!("{device} ({driver})"),
-        format!("Measured limits: {peak_gflops:.1} GFLOP/s (multiply-add), {peak_gb_per_second:.1} GB/s (copy)"),
+        format!(
+            "Measured limits: {peak_gflops:.1} GFLOP/s (multiply-add), {peak_gb_per_second:.1} GB/s (copy), \
+             {launch_us:.1} us from one dispatch to the next"
+        ),
         format!(
             "A {}: {step_us:.0} us, {dispatches_per_step} dispatches, {barriers_per_step} barriers, \
              {host_us_per_step:.1} us host time",

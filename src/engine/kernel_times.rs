@@ -51,7 +51,7 @@ impl KernelTimes {
     ) -> Result<KernelTimes, EngineError> {
         let engine = GpuEngine::new(gpu, model, &initial_parameters(&model.parameters()?, 0))?.with_tiles(tiles);
         let engine = engine.and_training(&blank(model, (STEPS + 2) * batch_size), batch_size, config).await?;
-        let timings = engine.steps()?.time(STEPS).await?;
+        let timings = engine.steps()?.time(STEPS, 1).await?;
         let dispatches = engine.steps()?.dispatches();
         let clock = match timings.clock {
             Clock::Timestamps => "timestamps",

@@ -1,4 +1,4 @@
-//! The peak rates of an adapter, for arithmetic and for memory, measured by the tiny kernels of
+//! The limits of an adapter, for arithmetic, memory and launches, measured by the tiny kernels of
 //! `shaders/measure/peak.wgsl`.
 
 use super::plan::workgroups_linear;
@@ -21,13 +21,15 @@ pub static COPY: KernelSpec = KernelSpec { op: "measure/peak", entry: "peak_copy
 /// All of them.
 pub static KERNELS: &[&KernelSpec] = &[&SCALARS, &VECTORS, &COPY];
 
-/// The two limits that every kernel has on an adapter, and every loop on a CPU.
+/// The limits of every kernel on an adapter, and of every loop on a CPU.
 #[derive(Clone, Copy, Debug)]
 pub struct Peak {
     /// Multiply-adds without memory access, in 10^9 floating-point operations per second.
     pub gflops: f64,
     /// Copying, bytes read plus bytes written, in 10^9 per second.
     pub gb_per_second: f64,
+    /// Microseconds from the start of a dispatch to the start of the next one that waits for it, if both have next to nothing to do; 0 on a CPU.
+    pub launch_us: f64,
 }
 
 /// Bytes copied: more than the caches of a GPU hold, and a CPU copies them in a few milliseconds.
@@ -36,13 +38,15 @@ const COPY_BYTES: usize = 64 << 20;
 const ROUNDS: u32 = 1024;
 /// Maximum number of workgroups.
 const MAX_GROUPS: u32 = 32_768;
+/// Dispatches that wait for each other, to time the launches.
+const LAUNCHES: u32 = 1000;
 /// A submission this long hides its own cost, and is far shorter than what a watchdog allows.
 const LONG_ENOUGH: f64 = 2e-3;
 /// How long each form is measured.
 const WINDOW: Duration = Duration::from_millis(300);
 
 impl Peak {
-    /// Measures both limits, in about a second: the best of several forms and rounds.
+    /// Measures the limits, in about a second: the best of several forms and rounds.
     ///
     /// # Errors
     /// The device failed.
@@ -77,7 +81,10 @@ impl Peak {
         let times = enough(async |times| seconds(gpu, &copy, times).await).await?;
         let copied = f64::from(times) * COPY_BYTES as f64;
         let gb_per_second = 2.0 * copied / fastest(gpu, &copy, times).await? / 1e9;
-        Ok(Peak { gflops, gb_per_second })
+        // Each writes what the one before wrote.
+        let one = plan(&COPY, &[], [1, 1, 1]).await?;
+        let launch_us = 1e6 * fastest(gpu, &one, LAUNCHES).await? / f64::from(LAUNCHES);
+        Ok(Peak { gflops, gb_per_second, launch_us })
     }
 }
 

@@ -22,17 +22,18 @@ pub struct Timings {
 }
 
 impl Timings {
-    /// Runs `plan` `rounds` times and times each dispatch, after one warm-up round that does not count.
+    /// Runs `plan` `rounds` times and times each dispatch, after one warm-up round that does not count. By the adapter's clock, a dispatch is
+    /// repeated `repeats` times in a row, since reading that clock may take longer than a short dispatch.
     ///
     /// # Errors
     /// The device failed.
-    pub async fn measure(gpu: &Gpu, plan: &Plan, rounds: usize) -> Result<Timings, GpuError> {
+    pub async fn measure(gpu: &Gpu, plan: &Plan, rounds: usize, repeats: usize) -> Result<Timings, GpuError> {
         gpu.run(plan).await?;
         let mut seconds = vec![Vec::with_capacity(rounds); plan.len()];
         let clock = if gpu.has_timestamps() { Clock::Timestamps } else { Clock::Submissions };
         for _ in 0..rounds {
             let round = match clock {
-                Clock::Timestamps => by_timestamps(gpu, plan).await?,
+                Clock::Timestamps => by_timestamps(gpu, plan, repeats).await?,
                 Clock::Submissions => by_submissions(gpu, plan).await?,
             };
             for (all, one) in seconds.iter_mut().zip(round) {
@@ -43,8 +44,8 @@ impl Timings {
     }
 }
 
-/// Runs one pass per dispatch, reading the adapter's clock at its start and end.
-async fn by_timestamps(gpu: &Gpu, plan: &Plan) -> Result<Vec<f64>, GpuError> {
+/// Runs one pass per dispatch, which repeats it, reading the adapter's clock at the start and the end.
+async fn by_timestamps(gpu: &Gpu, plan: &Plan, repeats: usize) -> Result<Vec<f64>, GpuError> {
     let count = 2 * plan.len() as u32;
     let ty = wgpu::QueryType::Timestamp;
     let queries = gpu.device.create_query_set(&wgpu::QuerySetDescriptor { label: Some("timestamps"), ty, count });
@@ -62,7 +63,8 @@ async fn by_timestamps(gpu: &Gpu, plan: &Plan) -> Result<Vec<f64>, GpuError> {
             end_of_pass_write_index: Some(2 * i as u32 + 1),
         });
         let descriptor = wgpu::ComputePassDescriptor { label: Some("timed dispatch"), timestamp_writes };
-        plan.replay_one(&mut encoder.begin_compute_pass(&descriptor), i);
+        let mut pass = encoder.begin_compute_pass(&descriptor);
+        (0..repeats).for_each(|_| plan.replay_one(&mut pass, i));
     }
     encoder.resolve_query_set(&queries, 0..count, &words.buffer, 0);
     readback.record(&mut encoder, &[&words]);
@@ -70,7 +72,7 @@ async fn by_timestamps(gpu: &Gpu, plan: &Plan) -> Result<Vec<f64>, GpuError> {
     readback.begin();
     let words = readback.wait(gpu, submission).await?;
     let ticks: Vec<u64> = words.chunks_exact(2).map(|w| u64::from(w[0]) | u64::from(w[1]) << 32).collect();
-    let period = f64::from(gpu.queue.get_timestamp_period()) * 1e-9;
+    let period = f64::from(gpu.queue.get_timestamp_period()) * 1e-9 / repeats as f64;
     Ok(ticks.chunks_exact(2).map(|pair| pair[1].saturating_sub(pair[0]) as f64 * period).collect())
 }
 

@@ -288,22 +288,24 @@ impl Batches {
         self.plan.dispatches().collect()
     }
 
-    /// Processes one batch to warm up and `rounds` more, and times each dispatch.
+    /// Processes one batch to warm up and `rounds` more, and times each dispatch; by the adapter's clock, over `repeats` of it in a row. Each of
+    /// them counts as a batch.
     ///
     /// # Errors
     /// There are too few batches, or the device failed.
-    pub async fn time(&self, rounds: usize) -> Result<Timings, EngineError> {
+    pub async fn time(&self, rounds: usize, repeats: usize) -> Result<Timings, EngineError> {
         let gpu = &self.gpu;
         let batches = self.feed.order.len().div_ceil(self.feed.dims.n);
-        if rounds >= batches {
+        let needed = rounds * repeats + 1;
+        if needed > batches {
             let reason =
-                format!("timing needs {} batches, including one to warm up, but there are only {batches}", rounds + 1);
+                format!("timing needs {needed} batches, including one to warm up, but there are only {batches}");
             return Err(EngineError::Samples(reason));
         }
-        let samples = self.feed.order.len().min((rounds + 1) * self.feed.dims.n) as u32;
+        let samples = self.feed.order.len().min(needed * self.feed.dims.n) as u32;
         gpu.write_u32(&self.feed.order.slice("order", 0, &[samples as usize]), &(0..samples).collect::<Vec<_>>());
         gpu.write_u32(&self.feed.progress, &[0, samples]);
-        Ok(Timings::measure(gpu, &self.plan, rounds).await?)
+        Ok(Timings::measure(gpu, &self.plan, rounds, repeats).await?)
     }
 
     /// Repeats the batches of `epoch` up to `last` (counted from 1), one by one, by a plan that keeps everything that it computes, and

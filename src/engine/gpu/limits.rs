@@ -47,7 +47,7 @@ impl GpuEngine {
         let timed = (trusted / 8).clamp(1, batch_size);
         let engine = GpuEngine::new(gpu, model, &initial_parameters(&model.parameters()?, 0))?;
         let engine = engine.and_training(&blank(model, timed * (ROUNDS + 1)), timed, config).await?;
-        let dispatches = engine.steps()?.time(ROUNDS).await?.seconds;
+        let dispatches = engine.steps()?.time(ROUNDS, 1).await?.seconds;
         let fastest = |rounds: &Vec<f64>| rounds.iter().copied().fold(f64::INFINITY, f64::min);
         let longest = dispatches.iter().map(fastest).fold(0.0, f64::max).max(1e-9);
         log::debug!("the longest dispatch takes {:.3} ms at batch size {timed}", 1e3 * longest);

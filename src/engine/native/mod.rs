@@ -159,7 +159,7 @@ impl<'d> NativeEngine<'d> {
     /// Measures the peak performance of the engine's threads.
     pub fn peak(&self) -> Peak {
         let [gflops, gb_per_second] = self.threads.install(peak::measure);
-        Peak { gflops, gb_per_second }
+        Peak { gflops, gb_per_second, launch_us: 0.0 }
     }
 
     /// Describes how each convolution is computed forward and backward.
