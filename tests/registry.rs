@@ -99,6 +99,18 @@ fn a_new_layer_needs_four_files() {
     }
 }
 
+/// An optimizer is in three files besides its own and the `mod` lines for these: what it is and does on each engine, its name and settings, and
+/// its row in the table.
+#[test]
+fn a_new_optimizer_needs_three_files() {
+    let own = ["src/cpu", "src/ops", "src/native", "src/verify", "src/verify/native"]
+        .map(|folder| format!("{folder}/sgd.rs"));
+    let lines = lines_with(&["Sgd", "sgd::"], &own.each_ref().map(String::as_str));
+    let files: BTreeSet<String> = lines.into_iter().map(|line| line.split(": ").next().unwrap().to_string()).collect();
+    let places = ["src/engine/optimizer.rs", "src/train/settings/mod.rs", "src/verify/table.rs"];
+    assert_eq!(files, places.map(str::to_string).into(), "where `sgd` is named");
+}
+
 /// The bindings are written twice, in the shader and in the spec; this test checks that they agree.
 #[test]
 fn every_spec_agrees_with_its_shader() {

@@ -7,6 +7,7 @@ mod mixing;
 #[cfg(feature = "native")]
 mod native;
 mod operations;
+mod optimizer;
 mod reference;
 mod schedule;
 mod step;
@@ -19,6 +20,7 @@ pub use loss::{ClassWeights, LossConfig};
 pub use mixing::Mixing;
 #[cfg(feature = "native")]
 pub use native::NativeEngine;
+pub use optimizer::Optimizer;
 pub use reference::{Batch, Pass, ReferenceEngine};
 pub use schedule::{Schedule, Shape};
 pub use step::{Factors, Rates, StepConfig};
@@ -29,8 +31,6 @@ use crate::data::Split;
 use crate::gpu::GpuError;
 use crate::lower::LowerError;
 use crate::model::{Model, ModelError, Parameter};
-use crate::ops::adam::AdamConfig;
-use crate::ops::sgd::SgdConfig;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 use std::pin::Pin;
@@ -111,44 +111,6 @@ pub enum EngineError {
         /// The adapter.
         adapter: String,
     },
-}
-
-/// An optimizer with its settings.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "name", rename_all = "lowercase")]
-pub enum Optimizer {
-    /// Adam as in Keras.
-    Adam(AdamConfig),
-    /// Adam for weights that decay: the same, but the name in a configuration.
-    AdamW(AdamConfig),
-    /// Stochastic gradient descent with momentum.
-    Sgd(SgdConfig),
-}
-
-impl Optimizer {
-    /// The names of the values that the optimizer keeps per parameter between steps.
-    pub fn slots(&self) -> &'static [&'static str] {
-        match self {
-            Optimizer::Adam(_) | Optimizer::AdamW(_) => &["m", "v"],
-            Optimizer::Sgd(_) => &["velocity"],
-        }
-    }
-
-    /// The factor of the update at a step, counted from 1.
-    pub fn step_size(&self, step: u64) -> f64 {
-        match self {
-            Optimizer::Adam(config) | Optimizer::AdamW(config) => config.step_size(step),
-            Optimizer::Sgd(config) => config.learning_rate,
-        }
-    }
-
-    /// The largest learning rate.
-    pub fn learning_rate(&self) -> f64 {
-        match self {
-            Optimizer::Adam(config) | Optimizer::AdamW(config) => config.learning_rate,
-            Optimizer::Sgd(config) => config.learning_rate,
-        }
-    }
 }
 
 /// One epoch of training.

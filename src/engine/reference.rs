@@ -5,13 +5,13 @@
 use super::loss::{SoftLoss, partner};
 use super::operations::{Answers, Operands, compute, found, found_in};
 use super::{
-    Engine, EngineError, Epoch, Inference, NonFinite, OnProgress, Optimizer, Pending, Rates, State, StepConfig, Totals,
+    Engine, EngineError, Epoch, Inference, NonFinite, OnProgress, Pending, Rates, State, StepConfig, Totals,
     check_order, check_split, for_all, only_trained, pixels,
 };
 use crate::cpu::philox::Random;
 use crate::cpu::real::Real;
 use crate::cpu::softmax_xent::{SoftTargets, softmax_xent_totals};
-use crate::cpu::{adam, average, batch_gather, clip, sgd};
+use crate::cpu::{average, batch_gather, clip};
 use crate::data::Split;
 use crate::lower::{Buffer, Id, Mode, Place, Program, Tensor, lower};
 use crate::model::{Model, Parameter};
@@ -31,7 +31,7 @@ pub struct ReferenceEngine<T> {
     batch_size: usize,
     config: StepConfig,
     loss: Option<SoftLoss>,
-    /// What the optimizer keeps for each parameter, in the order of [`Optimizer::slots`]; nothing for those that are not trained.
+    /// What the optimizer keeps for each parameter, in the order of [`Optimizer::slots`](super::Optimizer::slots); nothing for those that are not trained.
     slots: Vec<Vec<Vec<T>>>,
     /// The moving average of each parameter; empty if training keeps none.
     averages: Vec<Vec<T>>,
@@ -273,15 +273,8 @@ impl<T: Real> ReferenceEngine<T> {
         for (i, g) in gradients.iter().enumerate().filter(|(i, _)| self.described[*i].is_trained()) {
             let step = self.config.on(self.described[i].role, rates, clip);
             let w = &mut self.parameters[i];
-            match (&self.config.optimizer, &mut self.slots[..]) {
-                (Optimizer::Adam(config) | Optimizer::AdamW(config), [m, v]) => {
-                    adam::adam_step(config, step, g, w, &mut m[i], &mut v[i]);
-                }
-                (Optimizer::Sgd(config), [velocity]) => {
-                    sgd::sgd_step(config, step, g, w, &mut velocity[i]);
-                }
-                (optimizer, slots) => unreachable!("{} slots for {optimizer:?}", slots.len()),
-            }
+            let mut slots: Vec<&mut [T]> = self.slots.iter_mut().map(|slot| &mut slot[i][..]).collect();
+            self.config.optimizer.step(step, g, w, &mut slots);
         }
     }
 

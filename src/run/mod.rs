@@ -176,17 +176,14 @@ impl RunConfig {
     /// The `recipe` has a setting that no run can have; [`RunConfig::check`] finds it.
     pub fn recipe(&self) -> Result<Recipe, String> {
         let all = self.train_images + self.validation_images;
-        let (momentum, nesterov) = match self.optimizer {
-            Optimizer::Adam(_) | Optimizer::AdamW(_) => (None, false),
-            Optimizer::Sgd(sgd) => (Some(sgd.momentum), sgd.nesterov),
-        };
+        let (momentum, nesterov) = self.optimizer.momentum().unzip();
         let mut recipe = Recipe {
             epochs: self.epochs,
             batch_size: self.batch_size,
             optimizer: Method::from(&self.optimizer),
             learning_rate: self.optimizer.learning_rate(),
             momentum,
-            nesterov,
+            nesterov: nesterov.unwrap_or(false),
             seed: self.seed,
             train_limit: Some(all as u64),
             validation_split: self.validation_split.unwrap_or(self.validation_images as f64 / all as f64),

@@ -14,13 +14,13 @@ use crate::data::Split;
 use crate::engine::loss::SoftLoss;
 use crate::engine::operations::{OnGpu, record};
 use crate::engine::{
-    Engine, EngineError, Epoch, Inference, NonFinite, OnProgress, Optimizer, Pending, State, StepConfig, Totals, blank,
+    Engine, EngineError, Epoch, Inference, NonFinite, OnProgress, Pending, State, StepConfig, Totals, blank,
 };
 use crate::gpu::{Element, Gpu, Plan, PlanBuilder, Tensor};
 use crate::lower::{Mode, Program, lower};
 use crate::model::{Model, Parameter};
 use crate::ops::softmax_xent::SoftTensors;
-use crate::ops::{Groups, SharedTiles, adam, average, clip, sgd};
+use crate::ops::{Groups, SharedTiles, average, clip};
 use batches::Feed;
 use program::{Arena, GpuFusion};
 
@@ -59,7 +59,7 @@ struct Update {
     /// The training loss and its weights of the classes, if it compares with more than the labels.
     loss: Option<(SoftLoss, Tensor)>,
     gradients: Arena,
-    /// In the order of [`Optimizer::slots`].
+    /// In the order of [`Optimizer::slots`](crate::engine::Optimizer::slots).
     slots: Vec<Arena>,
     /// The moving average of all parameters, if training keeps one.
     averages: Option<Arena>,
@@ -178,15 +178,8 @@ impl GpuEngine {
             decay: config.weight_decay > 0.0,
             clip: config.clip_norm.is_some(),
         };
-        match (&config.optimizer, &slots[..]) {
-            (Optimizer::Adam(config) | Optimizer::AdamW(config), [m, v]) => {
-                adam::record(plan, config, &groups, [g, w, &m.whole, &v.whole, rates, &feed.progress, clip])?;
-            }
-            (Optimizer::Sgd(config), [velocity]) => {
-                sgd::record(plan, config, &groups, [g, w, &velocity.whole, rates, &feed.progress, clip])?;
-            }
-            (optimizer, slots) => unreachable!("`Optimizer::slots` names {} slots for {optimizer:?}", slots.len()),
-        }
+        let slots: Vec<&Tensor> = slots.iter().map(|arena| &arena.whole).collect();
+        config.optimizer.record(plan, &groups, [g, w], &slots, [rates, &feed.progress, clip])?;
         if let (Some(config), Some(averages)) = (&config.average, averages) {
             average::record(plan, config, [&self.parameters.whole, &averages.whole, rates, &feed.progress])?;
         }

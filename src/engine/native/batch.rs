@@ -6,11 +6,11 @@ use crate::cpu::philox::Random;
 use crate::data::Split;
 use crate::engine::loss::{SoftLoss, partner};
 use crate::engine::operations::{Answers, Convolving, Operands, compute_native};
-use crate::engine::{EngineError, Optimizer, Rates, StepConfig};
+use crate::engine::{EngineError, Rates, StepConfig};
 use crate::lower::{Id, Tensor};
 use crate::model::{Parameter, Role};
 use crate::native::conv2d::{Packed, Scratch};
-use crate::native::{Aligned, adam, average, batch_gather, sgd};
+use crate::native::{Aligned, average, batch_gather};
 use std::mem::take;
 
 /// The tensors of a batch.
@@ -146,12 +146,8 @@ impl Slice<'_> {
 
     /// Makes one step of the optimizer, and moves the average; `clip` is the factor of the gradients.
     pub(super) fn step(self, program: &NativeProgram, config: &StepConfig, rates: Rates, clip: f32) {
-        let Slice { role, w, g, slots: [m, v], average, packed, .. } = self;
-        let step = config.on(role, rates, clip);
-        match &config.optimizer {
-            Optimizer::Adam(config) | Optimizer::AdamW(config) => adam::adam_step(config, step, g, w, m, v),
-            Optimizer::Sgd(config) => sgd::sgd_step(config, step, g, w, m),
-        }
+        let Slice { role, w, g, slots, average, packed, .. } = self;
+        config.optimizer.step_native(config.on(role, rates, clip), g, w, slots);
         // Before the filter is packed: it may jump to the average.
         if let Some(config) = &config.average {
             average::average_step(rates.average, config.pulls(), w, average);
