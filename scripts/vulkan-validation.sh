@@ -3,6 +3,7 @@
 # synchronisation validation. The exit code is 0 only if the layer was loaded, its messages were captured, and it reported nothing.
 #
 #   sh scripts/vulkan-validation.sh
+# shellcheck disable=SC2086 # $train is several words.
 set -eu
 program=$(realpath "${FMNIST_GPU:-target/release/fmnist-gpu}")
 work=$(mktemp -d)

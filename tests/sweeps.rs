@@ -173,8 +173,14 @@ fn an_array_job_is_queued_again_and_resumes() {
 
 #[test]
 fn shellcheck_finds_nothing() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = ["bench", "examples/sweeps", "fuzz", "scripts", "tests", "tests/python", "web"];
+    let files = folders.iter().flat_map(|folder| std::fs::read_dir(root.join(folder)).unwrap());
+    let scripts: Vec<PathBuf> =
+        files.map(|file| file.unwrap().path()).filter(|path| path.extension() == Some("sh".as_ref())).collect();
+    assert!(scripts.len() >= 12, "{scripts:?}");
     let mut command = Command::new("shellcheck");
-    command.arg(examples().join("slurm_array.sh")).arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sweeps.sh"));
+    command.arg(root.join(".ci/run")).args(scripts);
     match command.output() {
         Ok(output) => assert!(output.status.success(), "{}", text(&output)),
         Err(error) => not_run("shellcheck", &error.to_string(), "FMNIST_EXPECT_SHELLCHECK"),
