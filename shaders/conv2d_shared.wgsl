@@ -5,12 +5,8 @@
 //
 // Host: src/ops/conv2d.rs   Mirror: src/cpu/conv2d.rs   Test: tests/conv2d.rs
 //
-// As a matrix product: rows are positions (backward_w: filter cells), columns are channels. A workgroup of 256
-// invocations computes a tile. In each round, 16 steps of the inner dimension of both operands are staged in workgroup
-// memory, so a value read once from memory serves 32 or 64 columns, or as many rows as the tile has. Each invocation
-// sums four columns of four or eight rows; eight rows need only one more read of workgroup memory for twice as many
-// multiply-adds, if there are enough rows to keep the whole GPU busy. The values of the next round are fetched while
-// this one multiplies. Cells outside the operands are staged as zeros; outputs outside are not stored.
+// As a matrix product: rows are positions (backward_w: filter cells), columns are channels. parts/tiles.wgsl explains the
+// tiles. Cells outside the operands are staged as zeros; outputs outside are not stored.
 
 override N: u32 = 1u;      // images
 override H: u32 = 1u;      // input rows
@@ -29,8 +25,6 @@ override RELU: bool = false;          // forward: y = max(y, 0)
 override X_IS_RELU: bool = false;     // backward_x: x is the output of a ReLU, so dx is 0 where x is 0
 override POOLED: bool = false;        // backward: dy is the gradient after 2x2 max pooling, argmax says where it goes
 override POSITIONS_PER_PART: u32 = 1u; // backward_w: output positions summed in one part; `_small`: windows, if POOLED
-override TILE_COLUMNS: u32 = 64u;     // 64 or 32
-override ROWS_EACH: u32 = 4u;         // rows per invocation: 4, or 8 if TILE_COLUMNS is 64
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;              // [N, H, W, C]
 @group(0) @binding(1) var<storage, read> w: array<f32>;              // [KH, KW, C, O]
@@ -42,20 +36,9 @@ override ROWS_EACH: u32 = 4u;         // rows per invocation: 4, or 8 if TILE_CO
 @group(0) @binding(7) var<storage, read> argmax: array<u32>;         // [N, HO/2, WO/2, O] if POOLED, else one element that is not read
 @group(0) @binding(8) var<storage, read_write> argmax_out: array<u32>; // [N, HO/2, WO/2, O]; see pool2d.wgsl
 
-const STEPS = 16u;
-override COLUMN_QUADS: u32 = TILE_COLUMNS / 4u;             // invocations in a row, four columns each
-override ROW_QUADS: u32 = 256u / COLUMN_QUADS * (ROWS_EACH / 4u);
-override TILE_ROWS: u32 = 4u * ROW_QUADS;
-// Each line has one more than there are quads, so that the steps of a column of quads are in different banks.
-var<workgroup> tile_a: array<vec4<f32>, STEPS * (ROW_QUADS + 1u)>;      // [STEPS][ROW_QUADS + 1]
-var<workgroup> tile_b: array<vec4<f32>, STEPS * (COLUMN_QUADS + 1u)>;   // [STEPS][COLUMN_QUADS + 1]
-
 // `_small`: the most filter cells, and the sums of one cell.
 const MOST_CELLS = 27u;
 var<workgroup> sums_of_lanes: array<f32, 256>;
-
-// The sums of an invocation: four columns of four rows, and of four more if there are more.
-alias Sums = array<vec4<f32>, 8>;
 
 // What an invocation fetches for a round: four or eight rows of one step, and four columns of one step.
 struct Fetched { a_0: vec4<f32>, a_1: vec4<f32>, b: vec4<f32> }
@@ -122,40 +105,6 @@ fn w_cell_transposed(k: u32, c: u32) -> f32 {
     return w[(k / O * C + c) * O + k % O];
 }
 
-// One round of multiply-adds over the staged tiles, for the rows `row_quad` (and the same number farther down) and four
-// columns.
-fn multiply_tiles(row_quad: u32, column_quad: u32, sums: ptr<function, Sums>) {
-    for (var k = 0u; k < STEPS; k++) {
-        let b_value = tile_b[k * (COLUMN_QUADS + 1u) + column_quad];
-        let a_value = tile_a[k * (ROW_QUADS + 1u) + row_quad];
-        (*sums)[0] += a_value.x * b_value;
-        (*sums)[1] += a_value.y * b_value;
-        (*sums)[2] += a_value.z * b_value;
-        (*sums)[3] += a_value.w * b_value;
-        if (ROWS_EACH > 4u) {
-            let a_more = tile_a[k * (ROW_QUADS + 1u) + row_quad + ROW_QUADS / 2u];
-            (*sums)[4] += a_more.x * b_value;
-            (*sums)[5] += a_more.y * b_value;
-            (*sums)[6] += a_more.z * b_value;
-            (*sums)[7] += a_more.w * b_value;
-        }
-    }
-}
-
-// The row of the tile that sum `r` of an invocation belongs to.
-fn sum_row(row_quad: u32, r: u32) -> u32 {
-    return (row_quad + r / 4u * (ROW_QUADS / 2u)) * 4u + r % 4u;
-}
-
-// Returns the number of this workgroup; the dispatch folds large numbers into two dimensions.
-fn tile_number(group: vec3<u32>, groups: vec3<u32>) -> u32 {
-    return group.y * groups.x + group.x;
-}
-
-fn tiles(size: u32, tile: u32) -> u32 {
-    return (size + tile - 1u) / tile;
-}
-
 // -------------------------------------------------------------------------------------------------------- forward
 
 fn x_rows(row: u32, k: u32, pooled: bool) -> vec4<f32> {
@@ -202,7 +151,7 @@ fn conv2d_forward_shared(
     @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32
 ) {
     let tile = tile_number(group, groups);
-    let first_row = tile / tiles(O, TILE_COLUMNS) * TILE_ROWS;
+    let first_row = tile / tiles(O, TILE_COLUMNS) * tile_rows();
     let first_column = tile % tiles(O, TILE_COLUMNS) * TILE_COLUMNS;
     var sums: Sums;
     forward_sums(first_row, first_column, lane, false, &sums);
@@ -220,7 +169,7 @@ fn conv2d_forward_shared_pool(
     @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32
 ) {
     let tile = tile_number(group, groups);
-    let first_row = tile / tiles(O, TILE_COLUMNS) * TILE_ROWS;
+    let first_row = tile / tiles(O, TILE_COLUMNS) * tile_rows();
     let first_column = tile % tiles(O, TILE_COLUMNS) * TILE_COLUMNS;
     var sums: Sums;
     forward_sums(first_row, first_column, lane, true, &sums);
@@ -269,7 +218,7 @@ fn backward_x_fetch(first_row: u32, first_column: u32, k: u32, lane: u32) -> Fet
 
 // Computes tile number `tile` of dx.
 fn backward_x_tile(tile: u32, lane: u32) {
-    let first_row = tile / tiles(C, TILE_COLUMNS) * TILE_ROWS;
+    let first_row = tile / tiles(C, TILE_COLUMNS) * tile_rows();
     let first_column = tile % tiles(C, TILE_COLUMNS) * TILE_COLUMNS;
     let row_quad = lane / COLUMN_QUADS;
     let column_quad = lane % COLUMN_QUADS;
@@ -323,15 +272,15 @@ fn backward_w_fetch(first_row: u32, first_column: u32, position: u32, end: u32, 
 
 // Returns the number of tiles in the parts of dw.
 fn backward_w_tiles() -> u32 {
-    return tiles(KH * KW * C + 1u, TILE_ROWS) * tiles(O, TILE_COLUMNS) * tiles(N * HO * WO, POSITIONS_PER_PART);
+    return tiles(KH * KW * C + 1u, tile_rows()) * tiles(O, TILE_COLUMNS) * tiles(N * HO * WO, POSITIONS_PER_PART);
 }
 
 // Computes tile number `tile` of dw_parts.
 fn backward_w_tile(tile: u32, lane: u32) {
     let n_rows = KH * KW * C + 1u;
     let first_column = tile % tiles(O, TILE_COLUMNS) * TILE_COLUMNS;
-    let first_row = tile / tiles(O, TILE_COLUMNS) % tiles(n_rows, TILE_ROWS) * TILE_ROWS;
-    let part = tile / (tiles(O, TILE_COLUMNS) * tiles(n_rows, TILE_ROWS));
+    let first_row = tile / tiles(O, TILE_COLUMNS) % tiles(n_rows, tile_rows()) * tile_rows();
+    let part = tile / (tiles(O, TILE_COLUMNS) * tiles(n_rows, tile_rows()));
     let first = part * POSITIONS_PER_PART;
     let end = min(first + POSITIONS_PER_PART, N * HO * WO);
     let row_quad = lane / COLUMN_QUADS;

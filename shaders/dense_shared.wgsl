@@ -4,7 +4,7 @@
 //
 // Host: src/ops/dense.rs   Mirror: src/cpu/dense.rs   Test: tests/dense.rs
 //
-// conv2d_shared.wgsl explains how such a tile works. A batch has few rows, and a first layer has many inputs: one tile
+// parts/tiles.wgsl explains how such a tile works. A batch has few rows, and a first layer has many inputs: one tile
 // would process all of them while the rest of the GPU waits. So in `_parts`, each workgroup sums a range of the inputs;
 // dense_forward_sum adds up the parts.
 
@@ -14,8 +14,6 @@ override O: u32 = 1u;               // outputs
 override RELU: bool = false;        // forward: y = max(y, 0)
 override X_IS_RELU: bool = false;   // backward_x: x is the output of a ReLU, so dx is 0 where x is 0
 override INPUTS_PER_PART: u32 = 1u; // forward_shared_parts: inputs summed in one part
-override TILE_COLUMNS: u32 = 64u;   // 64 or 32
-override ROWS_EACH: u32 = 4u;       // rows per invocation: 4, or 8 if TILE_COLUMNS is 64
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;              // [N, I]
 @group(0) @binding(1) var<storage, read> w: array<f32>;              // [I, O]
@@ -26,16 +24,6 @@ override ROWS_EACH: u32 = 4u;       // rows per invocation: 4, or 8 if TILE_COLU
 @group(0) @binding(6) var<storage, read_write> dw: array<f32>;       // [I, O]
 @group(0) @binding(7) var<storage, read_write> db: array<f32>;       // [O]
 @group(0) @binding(8) var<storage, read_write> y_parts: array<f32>;  // [parts, N, O]
-
-const STEPS = 16u;
-override COLUMN_QUADS: u32 = TILE_COLUMNS / 4u;             // invocations in a row, four columns each
-override ROW_QUADS: u32 = 256u / COLUMN_QUADS * (ROWS_EACH / 4u);
-override TILE_ROWS: u32 = 4u * ROW_QUADS;
-var<workgroup> tile_a: array<vec4<f32>, STEPS * (ROW_QUADS + 1u)>;      // [STEPS][ROW_QUADS + 1]
-var<workgroup> tile_b: array<vec4<f32>, STEPS * (COLUMN_QUADS + 1u)>;   // [STEPS][COLUMN_QUADS + 1]
-
-// The sums of an invocation: four columns of four rows, and of four more if there are more.
-alias Sums = array<vec4<f32>, 8>;
 
 // What an invocation fetches for a round: four or eight rows of one step, and four columns of one step.
 struct Fetched { a_0: vec4<f32>, a_1: vec4<f32>, b: vec4<f32> }
@@ -59,40 +47,6 @@ fn x_cell(n: u32, i: u32, end: u32) -> f32 {
 // x as the left operand of backward_w: the row after the last input is the bias, whose input is 1.
 fn x_or_one(n: u32, i: u32) -> f32 {
     return select(x_cell(n, i, I), 1.0, i == I && n < N);
-}
-
-// One round of multiply-adds over the staged tiles, for the rows `row_quad` (and the same number farther down) and four
-// columns.
-fn multiply_tiles(row_quad: u32, column_quad: u32, sums: ptr<function, Sums>) {
-    for (var k = 0u; k < STEPS; k++) {
-        let b_value = tile_b[k * (COLUMN_QUADS + 1u) + column_quad];
-        let a_value = tile_a[k * (ROW_QUADS + 1u) + row_quad];
-        (*sums)[0] += a_value.x * b_value;
-        (*sums)[1] += a_value.y * b_value;
-        (*sums)[2] += a_value.z * b_value;
-        (*sums)[3] += a_value.w * b_value;
-        if (ROWS_EACH > 4u) {
-            let a_more = tile_a[k * (ROW_QUADS + 1u) + row_quad + ROW_QUADS / 2u];
-            (*sums)[4] += a_more.x * b_value;
-            (*sums)[5] += a_more.y * b_value;
-            (*sums)[6] += a_more.z * b_value;
-            (*sums)[7] += a_more.w * b_value;
-        }
-    }
-}
-
-// The row of the tile that sum `r` of an invocation belongs to.
-fn sum_row(row_quad: u32, r: u32) -> u32 {
-    return (row_quad + r / 4u * (ROW_QUADS / 2u)) * 4u + r % 4u;
-}
-
-// Returns the number of this workgroup; the dispatch folds large numbers into two dimensions.
-fn tile_number(group: vec3<u32>, groups: vec3<u32>) -> u32 {
-    return group.y * groups.x + group.x;
-}
-
-fn tiles(size: u32, tile: u32) -> u32 {
-    return (size + tile - 1u) / tile;
 }
 
 // -------------------------------------------------------------------------------------------------------- forward
@@ -134,7 +88,7 @@ fn dense_forward_shared(
     @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32
 ) {
     let tile = tile_number(group, groups);
-    let first_row = tile / tiles(O, TILE_COLUMNS) * TILE_ROWS;
+    let first_row = tile / tiles(O, TILE_COLUMNS) * tile_rows();
     let first_column = tile % tiles(O, TILE_COLUMNS) * TILE_COLUMNS;
     var sums: Sums;
     forward_sums(first_row, first_column, 0u, I, lane, &sums);
@@ -156,8 +110,8 @@ fn dense_forward_shared_parts(
 ) {
     let tile = tile_number(group, groups);
     let first_column = tile % tiles(O, TILE_COLUMNS) * TILE_COLUMNS;
-    let first_row = tile / tiles(O, TILE_COLUMNS) % tiles(N, TILE_ROWS) * TILE_ROWS;
-    let part = tile / (tiles(O, TILE_COLUMNS) * tiles(N, TILE_ROWS));
+    let first_row = tile / tiles(O, TILE_COLUMNS) % tiles(N, tile_rows()) * tile_rows();
+    let part = tile / (tiles(O, TILE_COLUMNS) * tiles(N, tile_rows()));
     let first = part * INPUTS_PER_PART;
     var sums: Sums;
     forward_sums(first_row, first_column, first, min(first + INPUTS_PER_PART, I), lane, &sums);
@@ -191,7 +145,7 @@ fn backward_x_fetch(first_row: u32, first_column: u32, k: u32, lane: u32) -> Fet
 
 // Computes tile number `tile` of dx.
 fn backward_x_tile(tile: u32, lane: u32) {
-    let first_row = tile / tiles(I, TILE_COLUMNS) * TILE_ROWS;
+    let first_row = tile / tiles(I, TILE_COLUMNS) * tile_rows();
     let first_column = tile % tiles(I, TILE_COLUMNS) * TILE_COLUMNS;
     let row_quad = lane / COLUMN_QUADS;
     let column_quad = lane % COLUMN_QUADS;
@@ -236,12 +190,12 @@ fn backward_w_fetch(first_row: u32, first_column: u32, n: u32, lane: u32) -> Fet
 
 // Returns the number of tiles of dw and db: db is the row after the last input.
 fn backward_w_tiles() -> u32 {
-    return tiles(I + 1u, TILE_ROWS) * tiles(O, TILE_COLUMNS);
+    return tiles(I + 1u, tile_rows()) * tiles(O, TILE_COLUMNS);
 }
 
 // Computes tile number `tile` of dw.
 fn backward_w_tile(tile: u32, lane: u32) {
-    let first_row = tile / tiles(O, TILE_COLUMNS) * TILE_ROWS;
+    let first_row = tile / tiles(O, TILE_COLUMNS) * tile_rows();
     let first_column = tile % tiles(O, TILE_COLUMNS) * TILE_COLUMNS;
     let row_quad = lane / COLUMN_QUADS;
     let column_quad = lane % COLUMN_QUADS;

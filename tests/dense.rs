@@ -34,8 +34,17 @@ fn dense_matches_cpu_on_small_and_odd_sizes() {
 #[test]
 fn dense_matches_cpu_around_the_tile_sizes() {
     check_tiles(
-        |form| matches!(form, Form::Shared(_)),
+        |form| matches!(form, Form::Shared(tiles) if !tiles.loads_by_4),
         &[(31, 63, 28), (32, 64, 32), (33, 65, 36), (63, 15, 63), (64, 16, 64), (65, 17, 65), (7, 62, 4), (7, 63, 4)],
+    );
+}
+
+/// The same with four values per load, and a sum in parts of which the last is shorter.
+#[test]
+fn dense_matches_cpu_around_the_tile_sizes_by_4() {
+    check_tiles(
+        |form| matches!(form, Form::Shared(tiles) if tiles.loads_by_4),
+        &[(31, 60, 28), (32, 64, 32), (33, 68, 36), (63, 12, 60), (65, 20, 68), (7, 64, 4), (5, 268, 8)],
     );
 }
 

@@ -33,7 +33,8 @@ fn every_shader_file_has_its_twins() {
     assert_eq!(ops.len(), OPS.len(), "an operation is registered twice");
     let files = stems(&root().join("shaders"), "wgsl");
     let steps = stems(&root().join("src/engine/operations"), "rs");
-    let stem = |file: &str| file.trim_end_matches("_subgroup").trim_end_matches("_shared").to_string();
+    let kinds = ["_by_4", "_subgroup", "_shared"];
+    let stem = |file: &str| kinds.iter().fold(file, |file, kind| file.trim_end_matches(kind)).to_string();
     let stems: BTreeSet<String> = files.iter().map(|file| stem(file)).collect();
     assert_eq!(stems, ops, "shaders/ and OPS differ");
     let is_op = |file: &String| ["mod", "native"].contains(&&file[..]) || ops.contains(file);
@@ -61,7 +62,7 @@ fn every_entry_point_has_a_spec_and_a_mirror() {
             assert_eq!(kernel.spec.op, op.name, "`{entry}` is listed under another operation");
             assert!(entry.starts_with(op.name), "`{entry}` does not start with `{}`", op.name);
             // The forms of a pass share a mirror.
-            let forms = ["_parts", "_pool", "_any", "_small", "_subgroup", "_shared", "_by_4", "_sum", "_and_w"];
+            let forms = ["_parts", "_pool", "_any", "_small", "_subgroup", "_by_4", "_shared", "_sum", "_and_w"];
             let pass = forms.iter().fold(entry, |name, form| name.strip_suffix(form).unwrap_or(name));
             assert_eq!(pass, mirror, "the mirror of `{entry}`");
             // The compiler checks that the mirror exists in some file of `src/cpu`.
@@ -142,7 +143,8 @@ fn every_spec_agrees_with_its_shader() {
 #[test]
 fn every_shader_opens_with_its_formula_and_names_its_twins() {
     for (op, source) in OPS.iter().flat_map(|op| sources(op).map(move |source| (op, source))) {
-        let kinds = [": ", ", in tiles of workgroup memory: ", ", in subgroup tiles: "];
+        let tiles = ", in tiles of workgroup memory";
+        let kinds = [": ", &format!("{tiles}: "), &format!("{tiles}, four values per load: "), ", in subgroup tiles: "];
         let titles = kinds.map(|kind| format!("// {}{kind}", op.name));
         assert!(titles.iter().any(|title| source.starts_with(title)), "shaders/{}.wgsl", op.name);
         let header: String = source.lines().take_while(|line| line.starts_with("//")).collect();

@@ -407,6 +407,28 @@ fn one_batch_is_overfitted() {
     assert_eq!((evaluated.correct, evaluated.samples), (32, 32));
 }
 
+/// Four values per load are added in the same order as one. A hardware adapter's compiler may fuse other multiplications with additions.
+#[test]
+fn loads_of_four_values_change_no_bit() {
+    let (model, data) = (Model::cnn(), made_data(16));
+    let shared = Gpu::open(&GpuOptions { tiling: Some(Tiling::Shared), ..GpuOptions::default() }).block_on().unwrap();
+    let trained = |loads_by_4: bool| {
+        let tiles = SharedTiles { loads_by_4, ..SharedTiles::default() };
+        let engine = GpuEngine::new(&shared, &model, &initial(&model, 1)).unwrap().with_tiles(tiles);
+        let mut engine = engine.and_training(&data, 8, &ADAM).block_on().unwrap();
+        let entries = engine.steps().unwrap().dispatches();
+        let by_4 = entries.iter().filter(|dispatch| dispatch.entry.contains("_shared_by_4")).count();
+        engine.train_epoch(&epoch(16, 8, &ADAM, 1), &mut go).block_on().unwrap();
+        (by_4, engine.parameters().block_on().unwrap())
+    };
+    let ((none, one_by_one), (four, by_4)) = (trained(false), trained(true));
+    // The second convolution and the first dense layer, forward and backward.
+    assert_eq!((none, four), (0, 4));
+    assert!(!shared.is_software() || one_by_one == by_4);
+    let difference = one_by_one.concat().iter().zip(by_4.concat()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(difference < 1e-4, "{difference}");
+}
+
 /// The design allows 25 dispatches per step.
 #[test]
 fn a_step_of_the_cnn_is_few_dispatches() {

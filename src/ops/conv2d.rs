@@ -1,5 +1,5 @@
-//! Convolution with bias: kernels in `shaders/conv2d.wgsl`, `conv2d_shared.wgsl` and `conv2d_subgroup.wgsl`, mirror in
-//! [`crate::cpu::conv2d`].
+//! Convolution with bias: kernels in `shaders/conv2d.wgsl`, `conv2d_shared.wgsl`, `conv2d_shared_by_4.wgsl` and
+//! `conv2d_subgroup.wgsl`, mirror in [`crate::cpu::conv2d`].
 
 use super::{Form, Shader, SharedTiles, push};
 use crate::cpu::pool2d::Pool2dDims;
@@ -9,7 +9,16 @@ use crate::gpu::{read, workgroups_linear, write};
 pub use crate::cpu::conv2d::{Conv2dDims, Padding};
 
 const PLAIN: Shader = Shader { op: "conv2d", source: shader_text!("conv2d.wgsl") };
-const SHARED: Shader = Shader { op: "conv2d", source: shader_text!("conv2d_shared.wgsl") };
+const SHARED: Shader =
+    Shader { op: "conv2d", source: concat!(shader_text!("conv2d_shared.wgsl"), shader_text!("parts/tiles.wgsl")) };
+const SHARED_BY_4: Shader = Shader {
+    op: "conv2d",
+    source: concat!(
+        shader_text!("conv2d_shared_by_4.wgsl"),
+        shader_text!("parts/tiles.wgsl"),
+        shader_text!("parts/blocks.wgsl")
+    ),
+};
 const SUBGROUP: Shader = Shader { op: "conv2d", source: shader_text!("conv2d_subgroup.wgsl") };
 
 /// Rows of outputs per lane in the subgroup tiles of a workgroup: positions for y and dx, filter cells for dw.
@@ -25,6 +34,10 @@ const FORWARD_POOL_BINDINGS: &[Binding] =
 const BACKWARD_X_BINDINGS: &[Binding] = &[read(0, "x"), read(1, "w"), read(4, "dy"), write(5, "dx")];
 const BACKWARD_W_BINDINGS: &[Binding] = &[read(0, "x"), read(4, "dy"), write(6, "dw_parts")];
 const BACKWARD_W_POOL_BINDINGS: &[Binding] = &[read(0, "x"), read(4, "dy"), write(6, "dw_parts"), read(7, "argmax")];
+const BACKWARD_X_POOL_BINDINGS: &[Binding] =
+    &[read(0, "x"), read(1, "w"), read(4, "dy"), write(5, "dx"), read(7, "argmax")];
+const BACKWARD_X_AND_W_BINDINGS: &[Binding] =
+    &[read(0, "x"), read(1, "w"), read(4, "dy"), write(5, "dx"), write(6, "dw_parts"), read(7, "argmax")];
 
 /// `y = conv(x, w) + b`, one output per invocation.
 pub static FORWARD: KernelSpec = PLAIN.kernel("conv2d_forward", FORWARD_BINDINGS);
@@ -51,6 +64,13 @@ pub static FORWARD_SHARED: KernelSpec = SHARED.kernel("conv2d_forward_shared", F
 /// As [`FORWARD_SHARED`], followed by max pooling.
 pub static FORWARD_SHARED_POOL: KernelSpec = SHARED.kernel("conv2d_forward_shared_pool", FORWARD_POOL_BINDINGS);
 
+/// As [`FORWARD_SHARED`], four values per load.
+pub static FORWARD_SHARED_BY_4: KernelSpec = SHARED_BY_4.kernel("conv2d_forward_shared_by_4", FORWARD_BINDINGS);
+
+/// As [`FORWARD_SHARED_BY_4`], followed by max pooling.
+pub static FORWARD_SHARED_BY_4_POOL: KernelSpec =
+    SHARED_BY_4.kernel("conv2d_forward_shared_by_4_pool", FORWARD_POOL_BINDINGS);
+
 /// The gradient of the input, one output per invocation.
 pub static BACKWARD_X: KernelSpec = PLAIN.kernel("conv2d_backward_x", BACKWARD_X_BINDINGS);
 
@@ -61,10 +81,11 @@ pub static BACKWARD_X_BY_4: KernelSpec = PLAIN.kernel("conv2d_backward_x_by_4", 
 pub static BACKWARD_X_SUBGROUP: KernelSpec = SUBGROUP.kernel("conv2d_backward_x_subgroup", BACKWARD_X_BINDINGS);
 
 /// As [`BACKWARD_X`], in shared-memory tiles.
-pub static BACKWARD_X_SHARED: KernelSpec = SHARED.kernel(
-    "conv2d_backward_x_shared",
-    &[read(0, "x"), read(1, "w"), read(4, "dy"), write(5, "dx"), read(7, "argmax")],
-);
+pub static BACKWARD_X_SHARED: KernelSpec = SHARED.kernel("conv2d_backward_x_shared", BACKWARD_X_POOL_BINDINGS);
+
+/// As [`BACKWARD_X_SHARED`], four values per load.
+pub static BACKWARD_X_SHARED_BY_4: KernelSpec =
+    SHARED_BY_4.kernel("conv2d_backward_x_shared_by_4", BACKWARD_X_POOL_BINDINGS);
 
 /// Partial sums of the gradients of filter and bias, one output per invocation.
 pub static BACKWARD_W: KernelSpec = PLAIN.kernel("conv2d_backward_w", BACKWARD_W_BINDINGS);
@@ -85,15 +106,21 @@ pub static BACKWARD_W_SUBGROUP_ANY_POOL: KernelSpec =
 /// As [`BACKWARD_W`], in shared-memory tiles.
 pub static BACKWARD_W_SHARED: KernelSpec = SHARED.kernel("conv2d_backward_w_shared", BACKWARD_W_POOL_BINDINGS);
 
+/// As [`BACKWARD_W_SHARED`], four values per load.
+pub static BACKWARD_W_SHARED_BY_4: KernelSpec =
+    SHARED_BY_4.kernel("conv2d_backward_w_shared_by_4", BACKWARD_W_POOL_BINDINGS);
+
 /// As [`BACKWARD_W_SHARED`], for filters with few cells ([`is_small`]), summed in registers.
 pub static BACKWARD_W_SHARED_SMALL: KernelSpec =
     SHARED.kernel("conv2d_backward_w_shared_small", BACKWARD_W_POOL_BINDINGS);
 
 /// [`BACKWARD_X_SHARED`] and [`BACKWARD_W_SHARED`] in one dispatch.
-pub static BACKWARD_X_AND_W_SHARED: KernelSpec = SHARED.kernel(
-    "conv2d_backward_x_and_w_shared",
-    &[read(0, "x"), read(1, "w"), read(4, "dy"), write(5, "dx"), write(6, "dw_parts"), read(7, "argmax")],
-);
+pub static BACKWARD_X_AND_W_SHARED: KernelSpec =
+    SHARED.kernel("conv2d_backward_x_and_w_shared", BACKWARD_X_AND_W_BINDINGS);
+
+/// As [`BACKWARD_X_AND_W_SHARED`], four values per load.
+pub static BACKWARD_X_AND_W_SHARED_BY_4: KernelSpec =
+    SHARED_BY_4.kernel("conv2d_backward_x_and_w_shared_by_4", BACKWARD_X_AND_W_BINDINGS);
 
 /// Adds up the partial sums.
 pub static BACKWARD_W_SUM: KernelSpec =
@@ -121,6 +148,11 @@ fn by_4(d: &Conv2dDims) -> bool {
     d.c.is_multiple_of(4) && d.o.is_multiple_of(4)
 }
 
+/// Whether the form loads four values at a time.
+fn loads_by_4(form: Form, d: &Conv2dDims) -> bool {
+    form.loads_by_4(&[d.c, d.o])
+}
+
 /// Returns the workgroups for a product of `rows` x `columns` whose rows are positions. If the plain form computes four columns per invocation, it
 /// does so of `rows_by_4` rows.
 fn workgroups(form: Form, rows: usize, columns: usize, rows_by_4: Option<usize>) -> [u32; 3] {
@@ -138,8 +170,14 @@ pub(crate) fn forward_kernel(form: Form, d: &Conv2dDims, pooled: bool) -> &'stat
         (false, false) => &FORWARD_SUBGROUP_ANY,
         (false, true) => &FORWARD_SUBGROUP_ANY_POOL,
     };
+    let shared = match (loads_by_4(form, d), pooled) {
+        (false, false) => &FORWARD_SHARED,
+        (false, true) => &FORWARD_SHARED_POOL,
+        (true, false) => &FORWARD_SHARED_BY_4,
+        (true, true) => &FORWARD_SHARED_BY_4_POOL,
+    };
     let plain = if forward_by_4(d) { &FORWARD_BY_4 } else { &FORWARD };
-    form.pick(if pooled { [subgroup, subgroup, &FORWARD_SHARED_POOL] } else { [plain, subgroup, &FORWARD_SHARED] })
+    form.pick([if pooled { subgroup } else { plain }, subgroup, shared])
 }
 
 /// Records `y = conv(x, w) + b`, followed by `max(y, 0)` if `relu`; with `argmax`, followed by a max pooling in 2x2
@@ -213,8 +251,8 @@ fn upstream(
             let message = "this form does not take the gradient after a max pooling".to_string();
             Err(GpuError::Record { entry: spec.entry, message })
         }
-        // Something must be bound, but it is not read.
-        None if takes_argmax => Ok((d.y_len(), Some((plan.gpu().tensor("no argmax", &[1], Element::U32)?, 1)))),
+        // Something must be bound, but it is not read: one value, or one load of four.
+        None if takes_argmax => Ok((d.y_len(), Some((plan.gpu().tensor("no argmax", &[4], Element::U32)?, 4)))),
         None => Ok((d.y_len(), None)),
     }
 }
@@ -226,7 +264,8 @@ fn pooled(form: Form, argmax: Option<&Tensor>) -> Option<Constant> {
 
 /// Returns the kernel for the input's gradient.
 pub(crate) fn backward_x_kernel(form: Form, d: &Conv2dDims) -> &'static KernelSpec {
-    form.pick([if by_4(d) { &BACKWARD_X_BY_4 } else { &BACKWARD_X }, &BACKWARD_X_SUBGROUP, &BACKWARD_X_SHARED])
+    let shared = if loads_by_4(form, d) { &BACKWARD_X_SHARED_BY_4 } else { &BACKWARD_X_SHARED };
+    form.pick([if by_4(d) { &BACKWARD_X_BY_4 } else { &BACKWARD_X }, &BACKWARD_X_SUBGROUP, shared])
 }
 
 /// Records the gradient of the input. If `x_is_relu`, dx is zero where x is, which is the backward pass of the ReLU
@@ -265,7 +304,11 @@ pub(crate) fn backward_w_kernel(form: Form, d: &Conv2dDims, pooled: bool) -> &'s
         (false, false) => &BACKWARD_W_SUBGROUP_ANY,
         (false, true) => &BACKWARD_W_SUBGROUP_ANY_POOL,
     };
-    let shared = if sums_in_registers(form, d) { &BACKWARD_W_SHARED_SMALL } else { &BACKWARD_W_SHARED };
+    let shared = match (sums_in_registers(form, d), loads_by_4(form, d)) {
+        (true, _) => &BACKWARD_W_SHARED_SMALL,
+        (false, true) => &BACKWARD_W_SHARED_BY_4,
+        (false, false) => &BACKWARD_W_SHARED,
+    };
     form.pick([if by_4(d) { &BACKWARD_W_BY_4 } else { &BACKWARD_W }, subgroup, shared])
 }
 
@@ -385,6 +428,11 @@ fn record_backward_w_sum(
     push(plan, &BACKWARD_W_SUM, &constants, workgroups_linear(d.w_len() + d.o, 64), &tensors)
 }
 
+/// Returns the kernel for both gradients in one dispatch, in workgroup memory.
+pub(crate) fn backward_x_and_w_kernel(form: Form, d: &Conv2dDims) -> &'static KernelSpec {
+    if loads_by_4(form, d) { &BACKWARD_X_AND_W_SHARED_BY_4 } else { &BACKWARD_X_AND_W_SHARED }
+}
+
 /// Records [`record_backward_w`] and [`record_backward_x`]; in workgroup memory they are one dispatch.
 ///
 /// # Errors
@@ -401,7 +449,7 @@ pub fn record_backward(
         record_backward_w(plan, form_w, d, [x, dy, dw, db], argmax)?;
         return record_backward_x(plan, form_x, d, x_is_relu, [x, w, dy, dx], argmax);
     };
-    let spec = &BACKWARD_X_AND_W_SHARED;
+    let spec = backward_x_and_w_kernel(form_w, d);
     form_w.check(spec, &[])?;
     let width = d.c.min(d.o);
     let x_tiles = tiles.tiles_as(width, d.n * d.h * d.w, d.c);

@@ -1,5 +1,5 @@
-//! Fully connected layer: kernels in `shaders/dense.wgsl`, `dense_shared.wgsl` and `dense_subgroup.wgsl`, mirror in
-//! [`crate::cpu::dense`].
+//! Fully connected layer: kernels in `shaders/dense.wgsl`, `dense_shared.wgsl`, `dense_shared_by_4.wgsl` and
+//! `dense_subgroup.wgsl`, mirror in [`crate::cpu::dense`].
 
 use super::{Form, Shader, SharedTiles, push};
 use crate::gpu::{Binding, Constant, GpuError, KernelSpec, PlanBuilder, Tensor, read, workgroups_linear, write};
@@ -7,7 +7,16 @@ use crate::gpu::{Binding, Constant, GpuError, KernelSpec, PlanBuilder, Tensor, r
 pub use crate::cpu::dense::DenseDims;
 
 const PLAIN: Shader = Shader { op: "dense", source: shader_text!("dense.wgsl") };
-const SHARED: Shader = Shader { op: "dense", source: shader_text!("dense_shared.wgsl") };
+const SHARED: Shader =
+    Shader { op: "dense", source: concat!(shader_text!("dense_shared.wgsl"), shader_text!("parts/tiles.wgsl")) };
+const SHARED_BY_4: Shader = Shader {
+    op: "dense",
+    source: concat!(
+        shader_text!("dense_shared_by_4.wgsl"),
+        shader_text!("parts/tiles.wgsl"),
+        shader_text!("parts/blocks.wgsl")
+    ),
+};
 const SUBGROUP: Shader = Shader { op: "dense", source: shader_text!("dense_subgroup.wgsl") };
 
 /// Rows of outputs per lane in the subgroup tiles of a workgroup: samples for y and dx, of which a batch has few;
@@ -16,8 +25,11 @@ const SAMPLES_PER_LANE: usize = 4;
 const INPUTS_PER_LANE: usize = 8;
 
 const FORWARD_BINDINGS: &[Binding] = &[read(0, "x"), read(1, "w"), read(2, "b"), write(3, "y")];
+const FORWARD_PARTS_BINDINGS: &[Binding] = &[read(0, "x"), read(1, "w"), write(8, "y_parts")];
 const BACKWARD_X_BINDINGS: &[Binding] = &[read(0, "x"), read(1, "w"), read(4, "dy"), write(5, "dx")];
 const BACKWARD_W_BINDINGS: &[Binding] = &[read(0, "x"), read(4, "dy"), write(6, "dw"), write(7, "db")];
+const BACKWARD_X_AND_W_BINDINGS: &[Binding] =
+    &[read(0, "x"), read(1, "w"), read(4, "dy"), write(5, "dx"), write(6, "dw"), write(7, "db")];
 
 /// `y = x w + b`, one output per invocation.
 pub static FORWARD: KernelSpec = PLAIN.kernel("dense_forward", FORWARD_BINDINGS);
@@ -32,8 +44,14 @@ pub static FORWARD_SUBGROUP: KernelSpec = SUBGROUP.kernel("dense_forward_subgrou
 pub static FORWARD_SHARED: KernelSpec = SHARED.kernel("dense_forward_shared", FORWARD_BINDINGS);
 
 /// As [`FORWARD_SHARED`], but each workgroup sums a part of the inputs.
-pub static FORWARD_SHARED_PARTS: KernelSpec =
-    SHARED.kernel("dense_forward_shared_parts", &[read(0, "x"), read(1, "w"), write(8, "y_parts")]);
+pub static FORWARD_SHARED_PARTS: KernelSpec = SHARED.kernel("dense_forward_shared_parts", FORWARD_PARTS_BINDINGS);
+
+/// As [`FORWARD_SHARED`], four values per load.
+pub static FORWARD_SHARED_BY_4: KernelSpec = SHARED_BY_4.kernel("dense_forward_shared_by_4", FORWARD_BINDINGS);
+
+/// As [`FORWARD_SHARED_PARTS`], four values per load.
+pub static FORWARD_SHARED_BY_4_PARTS: KernelSpec =
+    SHARED_BY_4.kernel("dense_forward_shared_by_4_parts", FORWARD_PARTS_BINDINGS);
 
 /// Adds up these partial sums and the bias.
 pub static FORWARD_SUM: KernelSpec =
@@ -51,6 +69,9 @@ pub static BACKWARD_X_SUBGROUP: KernelSpec = SUBGROUP.kernel("dense_backward_x_s
 /// As [`BACKWARD_X`], in shared-memory tiles.
 pub static BACKWARD_X_SHARED: KernelSpec = SHARED.kernel("dense_backward_x_shared", BACKWARD_X_BINDINGS);
 
+/// As [`BACKWARD_X_SHARED`], four values per load.
+pub static BACKWARD_X_SHARED_BY_4: KernelSpec = SHARED_BY_4.kernel("dense_backward_x_shared_by_4", BACKWARD_X_BINDINGS);
+
 /// `dw = x^T dy` and `db`, one output per invocation.
 pub static BACKWARD_W: KernelSpec = PLAIN.kernel("dense_backward_w", BACKWARD_W_BINDINGS);
 
@@ -63,11 +84,16 @@ pub static BACKWARD_W_SUBGROUP: KernelSpec = SUBGROUP.kernel("dense_backward_w_s
 /// As [`BACKWARD_W`], in shared-memory tiles.
 pub static BACKWARD_W_SHARED: KernelSpec = SHARED.kernel("dense_backward_w_shared", BACKWARD_W_BINDINGS);
 
+/// As [`BACKWARD_W_SHARED`], four values per load.
+pub static BACKWARD_W_SHARED_BY_4: KernelSpec = SHARED_BY_4.kernel("dense_backward_w_shared_by_4", BACKWARD_W_BINDINGS);
+
 /// [`BACKWARD_X_SHARED`] and [`BACKWARD_W_SHARED`] in one dispatch.
-pub static BACKWARD_X_AND_W_SHARED: KernelSpec = SHARED.kernel(
-    "dense_backward_x_and_w_shared",
-    &[read(0, "x"), read(1, "w"), read(4, "dy"), write(5, "dx"), write(6, "dw"), write(7, "db")],
-);
+pub static BACKWARD_X_AND_W_SHARED: KernelSpec =
+    SHARED.kernel("dense_backward_x_and_w_shared", BACKWARD_X_AND_W_BINDINGS);
+
+/// As [`BACKWARD_X_AND_W_SHARED`], four values per load.
+pub static BACKWARD_X_AND_W_SHARED_BY_4: KernelSpec =
+    SHARED_BY_4.kernel("dense_backward_x_and_w_shared_by_4", BACKWARD_X_AND_W_BINDINGS);
 
 fn constants(d: &DenseDims, more: &[Constant]) -> Vec<Constant> {
     super::constants(&[("N", d.n), ("I", d.i), ("O", d.o)], more)
@@ -76,6 +102,11 @@ fn constants(d: &DenseDims, more: &[Constant]) -> Vec<Constant> {
 /// Whether the plain form computes four by four outputs per invocation.
 fn by_4(d: &DenseDims) -> bool {
     d.i.is_multiple_of(4) && d.o.is_multiple_of(4)
+}
+
+/// Whether the form loads four values at a time.
+fn loads_by_4(form: Form, d: &DenseDims) -> bool {
+    form.loads_by_4(&[d.i, d.o])
 }
 
 /// Returns the workgroups for a product of `rows` x `columns`.
@@ -89,18 +120,30 @@ fn workgroups(form: Form, d: &DenseDims, rows: usize, columns: usize, rows_per_l
 /// Returns the kernel for the forward pass.
 pub(crate) fn forward_kernel(form: Form, d: &DenseDims) -> &'static KernelSpec {
     let split = matches!(form, Form::Shared(tiles) if inputs_per_part(tiles, d) < d.i);
-    let plain = if by_4(d) { &FORWARD_BY_4 } else { &FORWARD };
-    form.pick([plain, &FORWARD_SUBGROUP, if split { &FORWARD_SHARED_PARTS } else { &FORWARD_SHARED }])
+    let shared = match (loads_by_4(form, d), split) {
+        (false, false) => &FORWARD_SHARED,
+        (false, true) => &FORWARD_SHARED_PARTS,
+        (true, false) => &FORWARD_SHARED_BY_4,
+        (true, true) => &FORWARD_SHARED_BY_4_PARTS,
+    };
+    form.pick([if by_4(d) { &FORWARD_BY_4 } else { &FORWARD }, &FORWARD_SUBGROUP, shared])
 }
 
 /// Returns the kernel for the input's gradient.
 pub(crate) fn backward_x_kernel(form: Form, d: &DenseDims) -> &'static KernelSpec {
-    form.pick([if by_4(d) { &BACKWARD_X_BY_4 } else { &BACKWARD_X }, &BACKWARD_X_SUBGROUP, &BACKWARD_X_SHARED])
+    let shared = if loads_by_4(form, d) { &BACKWARD_X_SHARED_BY_4 } else { &BACKWARD_X_SHARED };
+    form.pick([if by_4(d) { &BACKWARD_X_BY_4 } else { &BACKWARD_X }, &BACKWARD_X_SUBGROUP, shared])
 }
 
 /// Returns the kernel for the gradients of weights and bias.
 pub(crate) fn backward_w_kernel(form: Form, d: &DenseDims) -> &'static KernelSpec {
-    form.pick([if by_4(d) { &BACKWARD_W_BY_4 } else { &BACKWARD_W }, &BACKWARD_W_SUBGROUP, &BACKWARD_W_SHARED])
+    let shared = if loads_by_4(form, d) { &BACKWARD_W_SHARED_BY_4 } else { &BACKWARD_W_SHARED };
+    form.pick([if by_4(d) { &BACKWARD_W_BY_4 } else { &BACKWARD_W }, &BACKWARD_W_SUBGROUP, shared])
+}
+
+/// Returns the kernel for both gradients in one dispatch, in workgroup memory.
+pub(crate) fn backward_x_and_w_kernel(form: Form, d: &DenseDims) -> &'static KernelSpec {
+    if loads_by_4(form, d) { &BACKWARD_X_AND_W_SHARED_BY_4 } else { &BACKWARD_X_AND_W_SHARED }
 }
 
 /// Records `y = x w + b`, followed by `max(y, 0)` if `relu`.
@@ -149,7 +192,8 @@ fn record_forward_parts(
     let of_parts = constants(d, &[("INPUTS_PER_PART", inputs_per_part as f64)]);
     let workgroups = workgroups_linear(tiles.tiles(d.n, d.o) * parts, 1);
     let tensors = [(x, d.n * d.i), (w, d.i * d.o), (&y_parts, y_parts.len())];
-    push(plan, &FORWARD_SHARED_PARTS, &Form::Shared(tiles).constants(of_parts, d.o), workgroups, &tensors)?;
+    let form = Form::Shared(tiles);
+    push(plan, forward_kernel(form, d), &form.constants(of_parts, d.o), workgroups, &tensors)?;
     plan.note_multiply_adds(d.n * d.i * d.o);
     let constants = constants(d, &[("RELU", f64::from(relu)), ("PARTS", parts as f64)]);
     let tensors = [(&y_parts, y_parts.len()), (b, d.o), (y, d.n * d.o)];
@@ -218,14 +262,15 @@ pub fn record_backward(
         record_backward_w(plan, form, d, [x, dy, dw, db])?;
         return record_backward_x(plan, form, d, x_is_relu, [x, w, dy, dx]);
     };
-    form.check(&BACKWARD_X_AND_W_SHARED, &[])?;
+    let spec = backward_x_and_w_kernel(form, d);
+    form.check(spec, &[])?;
     let width = d.i.min(d.o);
     let n_tiles = tiles.tiles_as(width, d.i + 1, d.o) + tiles.tiles_as(width, d.n, d.i);
     let constants = form.constants(constants(d, &[("X_IS_RELU", f64::from(x_is_relu))]), width);
     let inputs = [(x, d.n * d.i), (w, d.i * d.o), (dy, d.n * d.o)];
     let gradients = [(dx, d.n * d.i), (dw, d.i * d.o), (db, d.o)];
     let tensors = [inputs, gradients].concat();
-    push(plan, &BACKWARD_X_AND_W_SHARED, &constants, workgroups_linear(n_tiles, 1), &tensors)?;
+    push(plan, spec, &constants, workgroups_linear(n_tiles, 1), &tensors)?;
     plan.note_multiply_adds(2 * d.n * d.i * d.o);
     Ok(())
 }

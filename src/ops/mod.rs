@@ -128,11 +128,14 @@ pub struct SharedTiles {
     /// Whether the gradient of a filter with few cells is summed in registers instead of in tiles that it fills only in part.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub small_filters: bool,
+    /// Whether four values are loaded at a time where channels come in fours. The sums are the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub loads_by_4: bool,
 }
 
 impl Default for SharedTiles {
     fn default() -> Self {
-        SharedTiles { rows_each: 4, workgroups: 128, small_filters: false }
+        SharedTiles { rows_each: 4, workgroups: 128, small_filters: false, loads_by_4: false }
     }
 }
 
@@ -141,14 +144,14 @@ const SHARED_STEPS: usize = 16;
 
 impl SharedTiles {
     /// Tiles whose invocations sum eight rows.
-    const TALL: SharedTiles = SharedTiles { rows_each: 8, workgroups: 128, small_filters: false };
+    const TALL: SharedTiles = SharedTiles { rows_each: 8, workgroups: 128, small_filters: false, loads_by_4: false };
 
     /// Whether the shaders support these values.
     pub fn is_possible(self) -> bool {
         matches!(self.rows_each, 4 | 8) && (1..=65_535).contains(&self.workgroups)
     }
 
-    /// Returns the rows and columns of a tile for outputs with at least this many columns: `TILE_ROWS` and
+    /// Returns the rows and columns of a tile for outputs with at least this many columns: `tile_rows()` and
     /// `TILE_COLUMNS` in the shaders.
     fn tile(self, columns: usize) -> [usize; 2] {
         match (columns <= 32, self.rows_each) {
@@ -221,6 +224,11 @@ impl Form {
 
     fn takes(self, by_4: &[usize]) -> bool {
         !matches!(self, Form::Subgroup(_)) || by_4.iter().all(|size| size.is_multiple_of(4))
+    }
+
+    /// Whether this form loads four values at a time from tensors whose rows have these lengths.
+    fn loads_by_4(self, sizes: &[usize]) -> bool {
+        matches!(self, Form::Shared(tiles) if tiles.loads_by_4) && sizes.iter().all(|size| size.is_multiple_of(4))
     }
 
     /// Returns the kernel of this form, out of three: plain, subgroup, shared.

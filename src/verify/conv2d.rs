@@ -1,17 +1,20 @@
 //! Proof of the convolution: its kernels, in every form, agree with [`crate::cpu::conv2d`].
 
 use super::gradients::Gradients;
-use super::{Bounded, Breadth, Verifier, bias, widen};
+use super::{Bounded, Breadth, LOADS_BY_4, TilesChange, Verifier, bias, widen};
 use crate::cpu::bias::{BiasDims, bias_backward_b};
 use crate::cpu::conv2d as cpu;
 use crate::cpu::pool2d::{Pool2dDims, pool2d_max_backward_x, pool2d_max_forward};
 use crate::gpu::GpuError;
 use crate::ops::conv2d::{
-    BACKWARD_W, BACKWARD_W_SHARED_SMALL, BACKWARD_W_SUM, BACKWARD_X_AND_W_SHARED, Conv2dDims, Padding,
-    backward_w_kernel, backward_x_kernel, forward_kernel, halving, is_small, pools, record_backward, record_backward_w,
-    record_backward_x, record_forward, unpools,
+    BACKWARD_W, BACKWARD_W_SUM, Conv2dDims, Padding, backward_w_kernel, backward_x_and_w_kernel, backward_x_kernel,
+    forward_kernel, halving, is_small, pools, record_backward, record_backward_w, record_backward_x, record_forward,
+    unpools,
 };
 use crate::ops::{Form, SharedTiles};
+
+/// Sums of a small filter's gradient in registers.
+const SMALL_FILTERS: TilesChange = |tiles| SharedTiles { small_filters: true, ..tiles };
 
 /// The dimensions of the bias of a convolution.
 fn bias_dims(d: &Conv2dDims) -> BiasDims {
@@ -50,7 +53,7 @@ pub fn verify(v: &mut Verifier, d: &Conv2dDims, breadth: Breadth) -> Result<(), 
     let dy = v.random(d.y_len());
 
     let y = forward(d, &x, &w, &b);
-    for form in v.forms(breadth, d.o, &[d.o]) {
+    for form in v.forms(breadth, d.o, &[d.o], &changes(d, false)) {
         for &relu in breadth.relu() {
             let name = forward_kernel(form, d, false).entry;
             v.check(name, &case, [&x, &w, &b], [&y.then_relu(relu)], |plan, [x, w, b], [y]| {
@@ -69,36 +72,15 @@ pub fn verify(v: &mut Verifier, d: &Conv2dDims, breadth: Breadth) -> Result<(), 
         pool2d_max_forward(&pool, &before, &mut pooled, &mut argmax);
         verify_backward(v, d, breadth, &case, [&x, &w, &given], Some((&pool, &argmax)))?;
     }
-    if is_small(d) {
-        verify_small(v, d, breadth, &case)?;
-    }
     v.covered(BACKWARD_W_SUM.entry, BACKWARD_W.entry);
     Ok(())
 }
 
-/// Compares the gradient of a filter with few cells, summed in registers: given that of the outputs, and that after a pooling.
-fn verify_small(v: &mut Verifier, d: &Conv2dDims, breadth: Breadth, case: &str) -> Result<(), GpuError> {
-    let forms = v.forms(breadth, d.o, &[d.o]);
-    let tiles = forms.iter().find_map(|form| if let Form::Shared(tiles) = form { Some(*tiles) } else { None });
-    let Some(form) = tiles.map(|tiles| Form::Shared(SharedTiles { small_filters: true, ..tiles })) else {
-        return Ok(());
-    };
-    let (x, before) = (v.random(d.x_len()), v.random(d.y_len()));
-    for pool in std::iter::once(None).chain(halving(d).map(Some)) {
-        let (mut given, mut whole, mut argmax) = (before.clone(), before.clone(), None);
-        if let Some(pool) = pool {
-            given.truncate(d.y_len() / 4);
-            let (mut pooled, mut positions) = (vec![0.0; given.len()], vec![0; given.len()]);
-            pool2d_max_forward(&pool, &before, &mut pooled, &mut positions);
-            pool2d_max_backward_x(&pool, &positions, &given, &mut whole);
-            argmax = Some(v.gpu.tensor_from_u32("argmax", &[positions.len()], &positions)?);
-        }
-        let [dw, db] = backward_w(d, &x, &whole);
-        v.check(BACKWARD_W_SHARED_SMALL.entry, case, [&x, &given], [&dw, &db], |plan, [x, dy], [dw, db]| {
-            record_backward_w(plan, form, d, [x, dy, dw, db], argmax.as_ref())
-        })?;
-    }
-    Ok(())
+/// Returns the other ways to compute the passes of this shape in tiles, and the one more for the filter's gradient.
+fn changes(d: &Conv2dDims, of_filter: bool) -> Vec<TilesChange> {
+    let by_4 = d.c.is_multiple_of(4) && d.o.is_multiple_of(4);
+    let small = of_filter && is_small(d);
+    [(by_4, LOADS_BY_4), (small, SMALL_FILTERS)].into_iter().filter(|(can, _)| *can).map(|(_, change)| change).collect()
 }
 
 /// Compares the gradients, each alone and both in one dispatch; with a pooling and its argmax, given the gradient dy after
@@ -118,13 +100,13 @@ fn verify_backward(
     }
     let argmax = pooled.map(|(_, argmax)| v.gpu.tensor_from_u32("argmax", &[argmax.len()], argmax)).transpose()?;
     let (dx, [dw, db]) = (backward_x(d, w, &whole), backward_w(d, x, &whole));
-    let forms = |v: &Verifier, needs_dx: bool, columns: usize, by_4: &[usize]| -> Vec<Form> {
+    let forms = |v: &Verifier, [needs_dw, needs_dx]: [bool; 2], columns: usize, by_4: &[usize]| -> Vec<Form> {
         let takes = |form: &Form| pooled.is_none_or(|(pool, _)| unpools(*form, d, needs_dx, pool));
-        v.forms(breadth, columns, by_4).into_iter().filter(takes).collect()
+        v.forms(breadth, columns, by_4, &changes(d, needs_dw && !needs_dx)).into_iter().filter(takes).collect()
     };
     // Images are not trained, so their gradient is compared only where every gradient is.
     let trained = breadth != Breadth::AsTrained || d.c > 1;
-    for form in forms(v, true, d.c, &[d.c, d.o]).into_iter().filter(|_| trained) {
+    for form in forms(v, [false, true], d.c, &[d.c, d.o]).into_iter().filter(|_| trained) {
         for &x_is_relu in breadth.relu() {
             let (name, dx) = (backward_x_kernel(form, d).entry, dx.masked(x_is_relu, x));
             v.check(name, case, [x, w, dy], [&dx], |plan, [x, w, dy], [dx]| {
@@ -132,7 +114,7 @@ fn verify_backward(
             })?;
         }
     }
-    for form in forms(v, false, d.o, &[d.o]) {
+    for form in forms(v, [true, false], d.o, &[d.o]) {
         let name = backward_w_kernel(form, d, pooled.is_some()).entry;
         v.check(name, case, [x, dy], [&dw, &db], |plan, [x, dy], [dw, db]| {
             record_backward_w(plan, form, d, [x, dy, dw, db], argmax.as_ref())
@@ -143,8 +125,9 @@ fn verify_backward(
     if breadth == Breadth::Forms && pooled.is_none() && halving(d).is_some() {
         return Ok(());
     }
-    for form in forms(v, true, d.c.min(d.o), &[]).into_iter().filter(|form| matches!(form, Form::Shared(_))) {
-        let (name, outputs) = (BACKWARD_X_AND_W_SHARED.entry, [&dx.masked(true, x), &dw, &db]);
+    let shared = |form: &Form| matches!(form, Form::Shared(_));
+    for form in forms(v, [true, true], d.c.min(d.o), &[]).into_iter().filter(shared) {
+        let (name, outputs) = (backward_x_and_w_kernel(form, d).entry, [&dx.masked(true, x), &dw, &db]);
         v.check(name, case, [x, w, dy], outputs, |plan, [x, w, dy], [dx, dw, db]| {
             record_backward(plan, [form, form], d, true, [x, w, dy, dx, dw, db], argmax.as_ref())
         })?;
@@ -158,7 +141,8 @@ fn verify_forward_pool(v: &mut Verifier, d: &Conv2dDims, breadth: Breadth, case:
     let whole = |values: Vec<f32>| -> Vec<f32> { values.into_iter().map(|value| (value * 3.0).round()).collect() };
     let (x, w, b) = (whole(v.random(d.x_len())), whole(v.random(d.w_len())), whole(v.random(d.o)));
     let Some(pool) = halving(d) else { return Ok(()) };
-    let forms: Vec<Form> = v.forms(breadth, d.o, &[d.o]).into_iter().filter(|&form| pools(form, d, &pool)).collect();
+    let forms = v.forms(breadth, d.o, &[d.o], &changes(d, false));
+    let forms: Vec<Form> = forms.into_iter().filter(|&form| pools(form, d, &pool)).collect();
     if forms.is_empty() {
         return Ok(());
     }
@@ -200,9 +184,13 @@ pub(super) fn selftest(v: &mut Verifier) -> Result<(), GpuError> {
         let d = Conv2dDims::new(n, input, window, o, stride, padding).expect("the shapes above are valid");
         verify(v, &d, breadth)?;
     }
-    // More channels than a tile has, and parts of different lengths.
-    let d = Conv2dDims::new(19, [9, 6, 2], [2, 3], 36, [2, 1], Padding::Valid).expect("the shape is valid");
-    verify_small(v, &d, Breadth::Forms, "a small filter")
+    // Other ways to compute in tiles: more channels than a tile has, and parts of different lengths.
+    let small = Conv2dDims::new(19, [9, 6, 2], [2, 3], 36, [2, 1], Padding::Valid).expect("the shape is valid");
+    let takes = |form: &Form| matches!(form, Form::Shared(tiles) if tiles.small_filters);
+    v.within(takes, |v| verify(v, &small, Breadth::Forms))?;
+    let by_4 = Conv2dDims::new(4, [6, 6, 8], [2, 3], 36, [1, 1], Padding::Same).expect("the shape is valid");
+    let takes = |form: &Form| matches!(form, Form::Shared(tiles) if tiles.loads_by_4);
+    v.within(takes, |v| verify(v, &by_4, Breadth::Forms))
 }
 
 pub(super) fn gradients(g: &mut Gradients) {

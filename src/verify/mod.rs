@@ -167,6 +167,12 @@ impl Breadth {
     }
 }
 
+/// Another way to compute the same with tiles in workgroup memory, for shapes that allow it.
+pub type TilesChange = fn(SharedTiles) -> SharedTiles;
+
+/// Loads of four values.
+const LOADS_BY_4: TilesChange = |tiles| SharedTiles { loads_by_4: true, ..tiles };
+
 /// Runs kernels on generated inputs, compares the outputs, and collects the verdicts. The proofs only record what to run: nothing waits for the
 /// device before [`Verifier::verdicts`].
 #[derive(Debug)]
@@ -211,15 +217,27 @@ impl Verifier {
         self
     }
 
+    /// Calls `prove` while heavy kernels are compared only in the tiles that `takes` accepts.
+    fn within(
+        &mut self,
+        takes: fn(&Form) -> bool,
+        prove: impl FnOnce(&mut Verifier) -> Result<(), GpuError>,
+    ) -> Result<(), GpuError> {
+        let before = std::mem::replace(&mut self.takes, takes);
+        let result = prove(self);
+        self.takes = before;
+        result
+    }
+
     /// Returns `len` values, uniform in -0.6..1.
     pub fn random(&mut self, len: usize) -> Vec<f32> {
         values(&mut self.random, len)
     }
 
     /// Returns the forms to compare for a product with this many columns; `by_4` are the sizes that the subgroup form
-    /// loads four at a time.
-    pub fn forms(&self, breadth: Breadth, columns: usize, by_4: &[usize]) -> Vec<Form> {
-        let forms = match breadth {
+    /// loads four at a time. Tiles in workgroup memory are compared with each of the `changes` too.
+    pub fn forms(&self, breadth: Breadth, columns: usize, by_4: &[usize], changes: &[TilesChange]) -> Vec<Form> {
+        let mut forms = match breadth {
             Breadth::Everything | Breadth::EveryForm => Form::all(&self.gpu, columns, by_4),
             Breadth::Forms | Breadth::OwnForms => {
                 let own = Form::choose(&self.gpu, SharedTiles::default(), by_4);
@@ -240,7 +258,11 @@ impl Verifier {
             }
             Breadth::AsTrained => vec![Form::choose(&self.gpu, SharedTiles::default(), by_4)],
         };
-        forms.into_iter().filter(self.takes).collect()
+        let tiles = forms.iter().filter_map(|form| if let Form::Shared(tiles) = form { Some(*tiles) } else { None });
+        let changed = |tiles| changes.iter().map(move |change| Form::Shared(change(tiles)));
+        forms.extend(tiles.flat_map(changed).collect::<Vec<_>>());
+        forms.retain(self.takes);
+        forms
     }
 
     /// Records the comparison of a kernel whose inputs and outputs are floating-point tensors: `record` is given both.
