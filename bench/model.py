@@ -1,0 +1,394 @@
+#!/usr/bin/env python3
+"""Predict how long a step takes on a GPU, from launches, rounds of tiles, loads and bytes.
+
+    python3 bench/model.py          # today's kernels beside what an H200 took, then forms that are planned
+    python3 bench/model.py --fit    # fit the constants again, to the figures in bench/results
+
+Eight constants describe the adapter; everything else is counted: the dispatches of a step, the workgroups of each, the
+rounds of 16 steps that a workgroup takes, and the loads of an invocation in a round. The counts follow src/ops; the
+tests compare them with the recorded profile. Only Python's standard library is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+LANES = 256  # invocations of a workgroup with tiles
+STEPS = 16  # steps of the inner dimension in a round
+PIXELS, CLASSES, HIDDEN = 784, 10, 128
+# Height and width, input channels, output channels.
+CONVOLUTIONS = {"conv1": (28, 1, 32), "conv2": (14, 32, 64)}
+PARAMETERS = {"mlp": 101_770, "cnn": 421_642}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What one GPU needs, in microseconds. Fitted to figures of an NVIDIA H200 (driver 580.159.04)."""
+
+    timestamps: float = 5.17  # a pair of timestamps around an empty dispatch
+    launch: float = 2.61  # from one dispatch to the next that waits for it
+    round: float = 0.308  # a round's multiply-adds and its two barriers
+    load: float = 0.0543  # one load, with its index, of each invocation of a workgroup
+    tile: float = 1.62  # a tile's first fetch and its stores
+    terabytes_per_second: float = 4.48
+    softmax: float = 1.22  # its one workgroup, without rows
+    row: float = 0.0257  # a row in it
+
+
+H200 = Adapter()
+CORES = 132  # multiprocessors of an H200
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """`SharedTiles` of src/ops: the rows that an invocation sums, and the workgroups that long sums are split for."""
+
+    rows_each: int = 4
+    workgroups: int = 128
+
+    def tile(self, columns: int) -> tuple[int, int]:
+        """Rows and columns of a tile for that many columns."""
+        if columns <= 32:
+            return 128, 32
+        return (128, 64) if self.rows_each == 8 else (64, 64)
+
+    def count(self, width: int, rows: int, columns: int) -> int:
+        """Tiles of `rows` x `columns`, made for `width` columns."""
+        tile_rows, tile_columns = self.tile(width)
+        return ceil(rows, tile_rows) * ceil(columns, tile_columns)
+
+    def steps_per_part(self, tiles: int, inner: int) -> int:
+        """Steps of each part of a sum over `inner` steps."""
+        parts = 1 if inner <= 16 * STEPS else ceil(self.workgroups, tiles)
+        return min(ceil(ceil(inner, parts), STEPS) * STEPS, 32_768)
+
+    def loads(self, width: int, by_4: bool) -> tuple[float, float]:
+        """Loads of an invocation in a round, of the left and of the right operand: the mean over the workgroup."""
+        rows, columns = self.tile(width)
+        values = rows * STEPS / LANES, columns * STEPS / LANES
+        return (values[0] / 4, values[1] / 4) if by_4 else values
+
+
+# The candidates of autotune.
+CANDIDATES = [Tiles(rows_each, workgroups) for rows_each in (4, 8) for workgroups in (64, 128, 256, 512)]
+
+
+@dataclass(frozen=True)
+class Forms:
+    """Forms that no GPU has timed: the first two are candidates of autotune, the others are not built."""
+
+    small_filters: bool = False  # the first filter's gradient in registers
+    loads_by_4: bool = False  # four values per load, where channels come in fours
+    head: bool = False  # from the parts of the first dense layer to its gradient in one dispatch; gather with the first layer
+    epilogue: bool = False  # the optimizer where a gradient is finished
+    one_sum: bool = False  # the parts of both filters' gradients added up in one dispatch
+    last_sums: bool = False  # instead, the last workgroup of a tile adds up its parts
+
+
+TODAY = Forms()
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """Groups of equal workgroups, each with its rounds, loads per round and loads at the end; and what is moved."""
+
+    name: str
+    groups: tuple[tuple[int, float, float, float], ...] = ()
+    megabytes: float = 0.0
+    rows: int = 0  # of softmax
+    invocations: int = 0  # of a kernel without tiles
+
+    @property
+    def workgroups(self) -> int:
+        """Workgroups in all."""
+        return sum(count for count, *_ in self.groups) or max(1, ceil(self.invocations, 64))
+
+    def us(self, adapter: Adapter) -> float:
+        """Microseconds of work, without the launch."""
+        moved = self.megabytes / adapter.terabytes_per_second
+        if self.rows:
+            return adapter.softmax + adapter.row * self.rows
+        if not self.groups:
+            return moved
+        each = [
+            rounds * (adapter.round + adapter.load * loads) + adapter.tile + adapter.load * more
+            for _, rounds, loads, more in self.groups
+        ]
+        # The tiles of one core take turns. With few tiles the fullest core decides; many even out.
+        total = sum(count * us for (count, *_), us in zip(self.groups, each))
+        per_core = self.workgroups / CORES
+        fullest = math.ceil(per_core) if per_core < 4 else per_core
+        return max(*each, total / self.workgroups * fullest, moved)
+
+
+def ceil(a: int, b: int) -> int:
+    """`a / b`, rounded up."""
+    return -(-a // b)
+
+
+def floats(count: float) -> float:
+    """Megabytes of that many numbers in single precision."""
+    return 4e-6 * count
+
+
+def forward(model: str, n: int, tiles: Tiles, forms: Forms) -> tuple[list[Dispatch], int]:
+    """The forward pass up to the logits, and the parts of the first dense layer's sum."""
+    made = [Dispatch("gather", megabytes=5e-6 * n * PIXELS, invocations=n * PIXELS // 4)]
+    inputs = PIXELS
+    if model == "cnn":
+        for name, (size, channels, filters) in CONVOLUTIONS.items():
+            positions = n * size * size
+            loads = tiles.loads(filters, forms.loads_by_4 and channels % 4 == 0)
+            groups = (tiles.count(filters, positions, filters), ceil(9 * channels, STEPS), sum(loads), 0)
+            moved = floats(positions * channels + positions * filters / 2)
+            made.append(Dispatch(f"{name} forward", (groups,), moved))
+        inputs = 49 * 64
+    elif forms.head:
+        made = []
+    outputs = tiles.count(HIDDEN, n, HIDDEN)
+    steps = tiles.steps_per_part(outputs, inputs)
+    parts = ceil(inputs, steps)
+    loads = sum(tiles.loads(HIDDEN, forms.loads_by_4))
+    name = "dense1 parts" if parts > 1 else "dense1 forward"
+    moved = floats(n * inputs + inputs * HIDDEN + parts * n * HIDDEN)
+    made.append(Dispatch(name, ((outputs * parts, steps // STEPS, loads, 0),), moved))
+    if forms.head:
+        return made, parts
+    if parts > 1:
+        made.append(Dispatch("dense1 sum", megabytes=floats((parts + 1) * n * HIDDEN), invocations=n * HIDDEN))
+    groups = (tiles.count(CLASSES, n, CLASSES), HIDDEN // STEPS, sum(tiles.loads(CLASSES, False)), 0)
+    return [*made, Dispatch("dense2 forward", (groups,))], parts
+
+
+def backward_dense(name: str, n: int, inputs: int, outputs: int, needs_dx: bool, tiles: Tiles, forms: Forms) -> Dispatch:
+    """Both gradients of a dense layer in one dispatch."""
+    width = min(inputs, outputs) if needs_dx else outputs
+    loads = sum(tiles.loads(width, forms.loads_by_4 and outputs % 4 == 0))
+    # The optimizer: weights and two moments, four values at a time, loaded and stored.
+    more = 6 * tiles.tile(width)[0] * tiles.tile(width)[1] // (4 * LANES) if forms.epilogue else 0
+    groups = [(tiles.count(width, inputs + 1, outputs), ceil(n, STEPS), loads, more)]
+    if needs_dx:
+        groups.append((tiles.count(width, n, inputs), ceil(outputs, STEPS), loads, 0))
+    if forms.head:
+        # The second layer's weights, in the same dispatch.
+        groups.append((tiles.count(32, HIDDEN + 1, CLASSES), ceil(n, STEPS), sum(tiles.loads(32, False)), 24 if forms.epilogue else 0))
+    return Dispatch(name, tuple(groups), floats(2 * n * inputs + 2 * inputs * outputs + n * outputs))
+
+
+def backward_convolution(name: str, n: int, tiles: Tiles, forms: Forms) -> list[Dispatch]:
+    """Gradients of a convolution from the pooled gradient, and the sum of the filter's parts."""
+    size, channels, filters = CONVOLUTIONS[name]
+    positions, cells = n * size * size, 9 * channels + 1
+    width = min(channels, filters) if name == "conv2" else filters
+    outputs = tiles.count(width, cells, filters)
+    steps = tiles.steps_per_part(outputs, positions)
+    parts = ceil(positions, steps)
+    left, right = tiles.loads(width, forms.loads_by_4 and channels % 4 == 0)
+    # The gradient comes with the argmax.
+    groups = [(outputs * parts, steps // STEPS, left + 2 * right, 0)]
+    if name == "conv2":
+        groups.append((tiles.count(width, positions, channels), 9 * filters // STEPS, 2 * left + right, 0))
+    if forms.small_filters and name == "conv1":
+        windows = positions // 4
+        steps = tiles.steps_per_part(1, windows)
+        parts = ceil(windows, steps)
+        # Eight windows at a time, 11 loads each and no barrier; the sums of 10 cells are added up behind 20 barriers.
+        groups = [(parts, 1, steps / 8 * (2 + 9), 20)]
+    moved = floats(positions * channels * 2 + positions * filters / 2 + cells * filters * parts)
+    if forms.last_sums:
+        # Each last workgroup adds up its tile, four values at a time.
+        count, rounds, loads, _ = groups[0]
+        groups[0] = (count, rounds, loads, ceil(tiles.tile(width)[0] * tiles.tile(width)[1], 4 * LANES) * parts)
+        return [Dispatch(f"{name} backward", tuple(groups), moved)]
+    numbers = cells * filters * (parts + 1)
+    return [
+        Dispatch(f"{name} backward", tuple(groups), moved),
+        Dispatch(f"{name} sum", megabytes=floats(numbers), invocations=cells * filters),
+    ]
+
+
+def step(model: str, n: int, mode: str, tiles: Tiles, forms: Forms = TODAY) -> list[Dispatch]:
+    """The dispatches of a step on `n` images."""
+    training = mode == "train"
+    made, parts = forward(model, n, tiles, forms if training else TODAY)
+    if not training:
+        return [*made, Dispatch("softmax", rows=n)]
+    if forms.head:
+        # Four rows per workgroup: parts, second layer's weights, the gradient back; a barrier after each of four stages.
+        made.append(Dispatch("head", ((ceil(n, 4), 4, (4 * HIDDEN * parts / LANES + 8) / 4, 0),)))
+    else:
+        made.append(Dispatch("softmax", rows=n))
+        made.append(backward_dense("dense2 backward", n, HIDDEN, CLASSES, True, tiles, forms))
+    made.append(backward_dense("dense1 backward", n, 49 * 64 if model == "cnn" else PIXELS, HIDDEN, model == "cnn", tiles, forms))
+    if model == "cnn":
+        made += backward_convolution("conv2", n, tiles, forms) + backward_convolution("conv1", n, tiles, forms)
+        if forms.one_sum:
+            sums = [made.pop(-3), made.pop()]
+            moved, invocations = sum(each.megabytes for each in sums), sum(each.invocations for each in sums)
+            made.append(Dispatch("sums", megabytes=moved, invocations=invocations))
+    if not forms.epilogue:
+        numbers = PARAMETERS[model]
+        made.append(Dispatch("adam", megabytes=floats(4 * numbers), invocations=numbers // 4))
+    return made
+
+
+def step_us(adapter: Adapter, dispatches: Iterable[Dispatch]) -> float:
+    """Microseconds of dispatches that wait for each other."""
+    return sum(adapter.launch + dispatch.us(adapter) for dispatch in dispatches)
+
+
+def best_tiles(adapter: Adapter, model: str, n: int, forms: Forms = TODAY) -> Tiles:
+    """The tiles with which training is fastest, as autotune would choose."""
+    return min(CANDIDATES, key=lambda tiles: step_us(adapter, step(model, n, "train", tiles, forms)))
+
+
+# ------------------------------------------------------------------------------------------------------- the record
+
+# The kernel and the workgroups in the profile of each dispatch that is not alone in having its name.
+PROFILED = {
+    ("conv2d_forward_shared_pool", 196): "conv1 forward",
+    ("conv2d_forward_shared_pool", 98): "conv2 forward",
+    ("dense_forward_shared_parts", 56): "dense1 parts",
+    ("dense_forward_sum", 64): "dense1 sum",
+    ("dense_forward_shared", 1): "dense2 forward",
+    ("softmax_xent_backward_x", 1): "softmax",
+    ("dense_backward_x_and_w_shared", 6): "dense2 backward",
+    ("dense_backward_x_and_w_shared", 149): "dense1 backward",
+    ("conv2d_backward_x_and_w_shared", 115): "conv2 backward",
+    ("conv2d_backward_w_sum", 289): "conv2 sum",
+    ("conv2d_backward_w_shared", 63): "conv1 backward",
+    ("conv2d_backward_w_sum", 5): "conv1 sum",
+    ("batch_gather", 98): "gather",
+    ("adam_step", 1648): "adam",
+}
+# What autotune had chosen in the recorded profile, as its workgroups show.
+PROFILED_TILES = Tiles(4, 64)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Something that was measured, and what the model says of it."""
+
+    name: str
+    measured: float
+    dispatches: int
+    predicted: float
+
+    @property
+    def error(self) -> float:
+        """The prediction above (positive) or below the measured time, as a fraction of it."""
+        return self.predicted / self.measured - 1.0
+
+
+def recorded(name: str) -> Any:
+    """A file of bench/results."""
+    return json.loads((RESULTS / name).read_text())
+
+
+def kernels(adapter: Adapter, profile: dict[str, Any]) -> list[Figure]:
+    """Each kernel of the recorded profile; the timestamps around it are included."""
+    counted = {dispatch.name: dispatch for dispatch in step("cnn", profile["batch_size"], "train", PROFILED_TILES)}
+    made = []
+    for row in profile["kernels"]:
+        name = PROFILED[row["kernel"], row["workgroups"][0]]
+        dispatch = counted[name]
+        made.append(Figure(name, row["median_us"], dispatch.workgroups, adapter.timestamps + dispatch.us(adapter)))
+    return made
+
+
+def steps(adapter: Adapter, bench: dict[str, Any]) -> list[Figure]:
+    """Each step of the recorded benchmark."""
+    made = []
+    for row in (row for model in PARAMETERS for row in bench[model]["results"]):
+        model, n, mode = row["model"], row["batch_size"], row["mode"]
+        tiles = PROFILED_TILES if (model, n) == ("cnn", 32) else best_tiles(adapter, model, n)
+        dispatches = step(model, n, mode, tiles)
+        predicted = step_us(adapter, dispatches)
+        made.append(Figure(f"{model} {mode}, {n}", 1e3 * row["step_ms"], len(dispatches), predicted))
+    return made
+
+
+def fit(profile: dict[str, Any], bench: dict[str, Any], tries: int = 4000, begin: Adapter = H200) -> Adapter:
+    """The constants with the smallest errors: changes at random that are kept if they are better."""
+
+    def badness(adapter: Adapter) -> float:
+        errors = [math.log1p(figure.error) for figure in kernels(adapter, profile) + steps(adapter, bench)]
+        # Mostly the largest one, as the model is to hold for every kernel.
+        return sum(error**8 for error in errors) ** 0.125 + 0.1 * math.sqrt(sum(e * e for e in errors) / len(errors))
+
+    generator, best = random.Random(0), begin
+    least = badness(best)
+    for i in range(tries):
+        names = generator.sample([field.name for field in fields(Adapter)], generator.choice((1, 1, 2, 3)))
+        width = 0.3 * 0.5 ** (i / 800)
+        changed = replace(best, **{name: getattr(best, name) * math.exp(generator.gauss(0.0, width)) for name in names})
+        if (worse := badness(changed)) < least:
+            best, least = changed, worse
+    return best
+
+
+# --------------------------------------------------------------------------------------------------------- the tables
+
+# Forms that are added one after the other.
+PLANNED = {
+    "today": TODAY,
+    "first filter's gradient in registers": Forms(True),
+    "and four values per load": Forms(True, True),
+    "and the head in one dispatch": Forms(True, True, True),
+    "and the optimizer with the gradients": Forms(True, True, True, True),
+    "and both filters' sums in one dispatch": Forms(True, True, True, True, one_sum=True),
+    "instead, sums by the last workgroup": Forms(True, True, True, True, last_sums=True),
+}
+PLANNED_FOR = [("mlp", 32), ("mlp", 256), ("cnn", 32), ("cnn", 256), ("cnn", 1024)]
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def compared(figures: Iterable[Figure], counted: str) -> str:
+    """Measured and predicted figures."""
+    rows = [(f.name, f.dispatches, f"{f.measured:.1f}", f"{f.predicted:.1f}", f"{100 * f.error:+.0f} %") for f in figures]
+    return table(["", counted, "measured, us", "predicted, us", "error"], rows)
+
+
+def planned(adapter: Adapter) -> str:
+    """Steps with the forms that are planned, in microseconds and images/s."""
+    rows = []
+    for name, forms in PLANNED.items():
+        cells = []
+        for model, n in PLANNED_FOR:
+            dispatches = step(model, n, "train", best_tiles(adapter, model, n, forms), forms)
+            us = step_us(adapter, dispatches)
+            cells.append(f"{len(dispatches)}: {us:.0f} us, {1e6 * n / us:,.0f}/s")
+        rows.append([name, *cells])
+    return table(["dispatches: us per step, images/s", *(f"{model}, {n}" for model, n in PLANNED_FOR)], rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fit", action="store_true", help="fit the constants to the recorded figures first, and print them")
+    options = parser.parse_args(arguments)
+    profile, bench = recorded("profile-nvidia-h200.json"), recorded("bench-nvidia-h200.json")
+    adapter = H200
+    if options.fit:
+        adapter = fit(profile, bench)
+        print(", ".join(f"{f.name} = {value:.4g}" for f, value in zip(fields(adapter), astuple(adapter))), end="\n\n")
+    print(compared(kernels(adapter, profile), "workgroups"), end="\n\n")
+    print(compared(steps(adapter, bench), "dispatches"), end="\n\n")
+    print(planned(adapter))
+
+
+if __name__ == "__main__":
+    main()
