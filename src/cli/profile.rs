@@ -59,8 +59,10 @@ enum Mode {
     Inference,
 }
 
-/// How often a dispatch is repeated between two readings of a hardware adapter's clock, each of which takes some microseconds. Kernels of
-/// software adapters take far longer.
+/// Batches of the epoch that is profiled.
+const BATCHES: usize = 200;
+/// How often a dispatch is repeated between two readings of a hardware adapter's clock, if there are batches for it: a reading takes some
+/// microseconds. Kernels of software adapters take far longer.
 const REPEATS: usize = 8;
 
 /// What `profile --json` prints.
@@ -146,8 +148,9 @@ pub async fn run(args: ProfileArgs, global: &Global) -> Result<ExitCode> {
     let model = Model::load(&args.model)?;
     let gpu = args.device.open_gpu(global).await?;
     let (batch_size, steps) = (args.batch_size as usize, args.steps as usize);
-    let repeats = if gpu.is_software() || !gpu.has_timestamps() { 1 } else { REPEATS };
-    let split = noise(&model, batch_size * (steps * repeats + 1).max(200))?;
+    let is_short = gpu.has_timestamps() && !gpu.is_software();
+    let repeats = if is_short { (BATCHES / steps).clamp(1, REPEATS) } else { 1 };
+    let split = noise(&model, batch_size * (steps * repeats + 1).max(BATCHES))?;
     let parameters = initial_parameters(&model.parameters()?, 0);
     let step = StepConfig::default();
     let (timings, dispatches, step_us, host_us_per_step) = match args.mode {
