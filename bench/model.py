@@ -18,7 +18,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 RESULTS = Path(__file__).resolve().parent / "results"
 LANES = 256  # invocations of a workgroup with tiles
@@ -96,12 +96,21 @@ class Forms:
 TODAY = Forms()
 
 
+class Group(NamedTuple):
+    """Workgroups that do the same."""
+
+    workgroups: int
+    rounds: float
+    loads: float  # of an invocation, in a round
+    more: float = 0.0  # loads and stores of an invocation beyond those of a tile, after the rounds
+
+
 @dataclass(frozen=True)
 class Dispatch:
-    """Groups of equal workgroups, each with its rounds, loads per round and loads at the end; and what is moved."""
+    """What one dispatch computes and moves."""
 
     name: str
-    groups: tuple[tuple[int, float, float, float], ...] = ()
+    groups: tuple[Group, ...] = ()
     megabytes: float = 0.0
     rows: int = 0  # of softmax
     invocations: int = 0  # of a kernel without tiles
@@ -109,7 +118,7 @@ class Dispatch:
     @property
     def workgroups(self) -> int:
         """Workgroups in all."""
-        return sum(count for count, *_ in self.groups) or max(1, ceil(self.invocations, 64))
+        return sum(group.workgroups for group in self.groups) or max(1, ceil(self.invocations, 64))
 
     def us(self, adapter: Adapter) -> float:
         """Microseconds of work, without the launch."""
@@ -119,11 +128,11 @@ class Dispatch:
         if not self.groups:
             return moved
         each = [
-            rounds * (adapter.round + adapter.load * loads) + adapter.tile + adapter.load * more
-            for _, rounds, loads, more in self.groups
+            group.rounds * (adapter.round + adapter.load * group.loads) + adapter.tile + adapter.load * group.more
+            for group in self.groups
         ]
         # The tiles of one core take turns. With few tiles the fullest core decides; many even out.
-        total = sum(count * us for (count, *_), us in zip(self.groups, each))
+        total = sum(group.workgroups * us for group, us in zip(self.groups, each))
         per_core = self.workgroups / CORES
         fullest = math.ceil(per_core) if per_core < 4 else per_core
         return max(*each, total / self.workgroups * fullest, moved)
@@ -147,9 +156,9 @@ def forward(model: str, n: int, tiles: Tiles, forms: Forms) -> tuple[list[Dispat
         for name, (size, channels, filters) in CONVOLUTIONS.items():
             positions = n * size * size
             loads = tiles.loads(filters, forms.loads_by_4 and channels % 4 == 0)
-            groups = (tiles.count(filters, positions, filters), ceil(9 * channels, STEPS), sum(loads), 0)
+            group = Group(tiles.count(filters, positions, filters), ceil(9 * channels, STEPS), sum(loads))
             moved = floats(positions * channels + positions * filters / 2)
-            made.append(Dispatch(f"{name} forward", (groups,), moved))
+            made.append(Dispatch(f"{name} forward", (group,), moved))
         inputs = 49 * 64
     elif forms.head:
         made = []
@@ -159,13 +168,13 @@ def forward(model: str, n: int, tiles: Tiles, forms: Forms) -> tuple[list[Dispat
     loads = sum(tiles.loads(HIDDEN, forms.loads_by_4))
     name = "dense1 parts" if parts > 1 else "dense1 forward"
     moved = floats(n * inputs + inputs * HIDDEN + parts * n * HIDDEN)
-    made.append(Dispatch(name, ((outputs * parts, steps // STEPS, loads, 0),), moved))
+    made.append(Dispatch(name, (Group(outputs * parts, steps // STEPS, loads),), moved))
     if forms.head:
         return made, parts
     if parts > 1:
         made.append(Dispatch("dense1 sum", megabytes=floats((parts + 1) * n * HIDDEN), invocations=n * HIDDEN))
-    groups = (tiles.count(CLASSES, n, CLASSES), HIDDEN // STEPS, sum(tiles.loads(CLASSES, False)), 0)
-    return [*made, Dispatch("dense2 forward", (groups,))], parts
+    group = Group(tiles.count(CLASSES, n, CLASSES), HIDDEN // STEPS, sum(tiles.loads(CLASSES, False)))
+    return [*made, Dispatch("dense2 forward", (group,))], parts
 
 
 def backward_dense(name: str, n: int, inputs: int, outputs: int, needs_dx: bool, tiles: Tiles, forms: Forms) -> Dispatch:
@@ -174,12 +183,13 @@ def backward_dense(name: str, n: int, inputs: int, outputs: int, needs_dx: bool,
     loads = sum(tiles.loads(width, forms.loads_by_4 and outputs % 4 == 0))
     # The optimizer: weights and two moments, four values at a time, loaded and stored.
     more = 6 * tiles.tile(width)[0] * tiles.tile(width)[1] // (4 * LANES) if forms.epilogue else 0
-    groups = [(tiles.count(width, inputs + 1, outputs), ceil(n, STEPS), loads, more)]
+    groups = [Group(tiles.count(width, inputs + 1, outputs), ceil(n, STEPS), loads, more)]
     if needs_dx:
-        groups.append((tiles.count(width, n, inputs), ceil(outputs, STEPS), loads, 0))
+        groups.append(Group(tiles.count(width, n, inputs), ceil(outputs, STEPS), loads))
     if forms.head:
         # The second layer's weights, in the same dispatch.
-        groups.append((tiles.count(32, HIDDEN + 1, CLASSES), ceil(n, STEPS), sum(tiles.loads(32, False)), 24 if forms.epilogue else 0))
+        more = 24 if forms.epilogue else 0
+        groups.append(Group(tiles.count(32, HIDDEN + 1, CLASSES), ceil(n, STEPS), sum(tiles.loads(32, False)), more))
     return Dispatch(name, tuple(groups), floats(2 * n * inputs + 2 * inputs * outputs + n * outputs))
 
 
@@ -193,20 +203,20 @@ def backward_convolution(name: str, n: int, tiles: Tiles, forms: Forms) -> list[
     parts = ceil(positions, steps)
     left, right = tiles.loads(width, forms.loads_by_4 and channels % 4 == 0)
     # The gradient comes with the argmax.
-    groups = [(outputs * parts, steps // STEPS, left + 2 * right, 0)]
+    groups = [Group(outputs * parts, steps // STEPS, left + 2 * right)]
     if name == "conv2":
-        groups.append((tiles.count(width, positions, channels), 9 * filters // STEPS, 2 * left + right, 0))
+        groups.append(Group(tiles.count(width, positions, channels), 9 * filters // STEPS, 2 * left + right))
     if forms.small_filters and name == "conv1":
         windows = positions // 4
         steps = tiles.steps_per_part(1, windows)
         parts = ceil(windows, steps)
         # Eight windows at a time, 11 loads each and no barrier; the sums of 10 cells are added up behind 20 barriers.
-        groups = [(parts, 1, steps / 8 * (2 + 9), 20)]
+        groups = [Group(parts, 1, steps / 8 * (2 + 9), 20)]
     moved = floats(positions * channels * 2 + positions * filters / 2 + cells * filters * parts)
     if forms.last_sums:
         # Each last workgroup adds up its tile, four values at a time.
-        count, rounds, loads, _ = groups[0]
-        groups[0] = (count, rounds, loads, ceil(tiles.tile(width)[0] * tiles.tile(width)[1], 4 * LANES) * parts)
+        more = ceil(tiles.tile(width)[0] * tiles.tile(width)[1], 4 * LANES) * parts
+        groups[0] = groups[0]._replace(more=more)
         return [Dispatch(f"{name} backward", tuple(groups), moved)]
     numbers = cells * filters * (parts + 1)
     return [
@@ -223,7 +233,7 @@ def step(model: str, n: int, mode: str, tiles: Tiles, forms: Forms = TODAY) -> l
         return [*made, Dispatch("softmax", rows=n)]
     if forms.head:
         # Four rows per workgroup: parts, second layer's weights, the gradient back; a barrier after each of four stages.
-        made.append(Dispatch("head", ((ceil(n, 4), 4, (4 * HIDDEN * parts / LANES + 8) / 4, 0),)))
+        made.append(Dispatch("head", (Group(ceil(n, 4), 4, (4 * HIDDEN * parts / LANES + 8) / 4),)))
     else:
         made.append(Dispatch("softmax", rows=n))
         made.append(backward_dense("dense2 backward", n, HIDDEN, CLASSES, True, tiles, forms))
