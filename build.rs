@@ -10,12 +10,12 @@ use std::{env, fs};
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-changed=web/dist");
     let out = PathBuf::from(env::var("OUT_DIR")?);
     if env::var("CARGO_CFG_TARGET_FAMILY").is_ok_and(|family| family == "wasm") {
         println!("cargo:rerun-if-changed=shaders");
         return without_comments(Path::new("shaders"), &out.join("shaders"));
     }
+    println!("cargo:rerun-if-changed=web/dist");
     let mut list = String::from("&[\n");
     for path in page(Path::new("web/dist"))? {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
