@@ -4,8 +4,9 @@ use anyhow::{Result, bail};
 use flate2::bufread::GzDecoder;
 use fmnist_gpu::files::read_stream;
 
-/// Its files, compressed, by their names; none if this program was built without it.
-pub const FILES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/page.rs"));
+/// Its files, compressed, by their names; none if this program was built without it. A constant would be in the program once for each unit of code
+/// that reads it.
+pub static FILES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/page.rs"));
 
 /// No file of the page is larger.
 const MAX_BYTES: u64 = 64 << 20;
