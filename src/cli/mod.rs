@@ -36,6 +36,7 @@ use anyhow::{Context, Result};
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use fmnist_gpu::files::{ShownPath, write_whole};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::LazyLock;
@@ -259,8 +260,14 @@ fn init_log(global: &Global) {
     };
     let environment = env_logger::Env::default().default_filter_or(filter);
     let target = env_logger::Target::Pipe(terminal::log());
+    let start = Instant::now();
+    let mut builder = env_logger::Builder::from_env(environment);
+    builder.target(target).format(move |line, record| {
+        let (seconds, level, target) = (start.elapsed().as_secs_f64(), record.level(), record.target());
+        writeln!(line, "[{seconds:.3} s {level} {target}] {}", record.args())
+    });
     // A second initialisation could only happen in a test of this function.
-    let _ = env_logger::Builder::from_env(environment).target(target).try_init();
+    let _ = builder.try_init();
 }
 
 impl Global {

@@ -20,7 +20,7 @@ pub fn check(
     case: &str,
     x: &[f64],
     gradient: &[f64],
-    mut loss: impl FnMut(&[f64]) -> f64,
+    loss: &mut dyn FnMut(&[f64]) -> f64,
 ) -> Verdict {
     let mut verdict = Verdict { kernel, comparisons: 1, elements: x.len(), worst_ratio: 0.0, failures: Vec::new() };
     let mut moved = x.to_vec();
@@ -94,7 +94,7 @@ impl Gradients {
         dy: &[f64],
         forward: impl Fn(&[f64], &mut [f64]),
     ) {
-        self.note(check(kernel, case, x, dx, |x| {
+        self.note(check(kernel, case, x, dx, &mut |x| {
             let mut y = vec![0.0; dy.len()];
             forward(x, &mut y);
             y.iter().zip(dy).map(|(y, dy)| y * dy).sum()

@@ -278,8 +278,7 @@ impl Verifier {
         record: impl FnOnce(&mut PlanBuilder, [&Tensor; I], [&Tensor; O]) -> Result<(), GpuError>,
     ) -> Result<(), GpuError> {
         let mut run = self.run();
-        let x: Vec<Tensor> = inputs.iter().map(|data| run.input(data)).collect::<Result<_, _>>()?;
-        let y: Vec<Tensor> = expected.iter().map(|y| run.output(y.values.len())).collect::<Result<_, _>>()?;
+        let (x, y) = run.tensors(&inputs, &expected)?;
         record(&mut run.plan, array::from_fn(|i| &x[i]), array::from_fn(|i| &y[i]))?;
         run.check(kernel, case, &y.iter().zip(expected).collect::<Vec<_>>(), &[]);
         Ok(())
@@ -408,6 +407,13 @@ impl Trial<'_> {
         let whole = watched.find(|(whole, len)| *len == output.len() && whole.shares_buffer(output));
         let (whole, len) = whole.expect("`output` was created by this run");
         whole.slice("guarded", 0, &[len + cells])
+    }
+
+    /// Inputs and outputs; compiled once, while what records a kernel is compiled for each.
+    fn tensors(&mut self, inputs: &[&[f32]], outputs: &[&Bounded]) -> Result<(Vec<Tensor>, Vec<Tensor>), GpuError> {
+        let x = inputs.iter().map(|data| self.input(data)).collect::<Result<_, _>>()?;
+        let y = outputs.iter().map(|y| self.output(y.values.len())).collect::<Result<_, _>>()?;
+        Ok((x, y))
     }
 
     fn guarded(&mut self, words: &[u32], element: Element) -> Result<Tensor, GpuError> {

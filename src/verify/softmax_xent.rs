@@ -204,7 +204,7 @@ pub(super) fn gradients(g: &mut Gradients) {
         let labels: Vec<u32> = (0..d.n).map(|n| ((n * 3 + 1) % d.c) as u32).collect();
         let mut dx = vec![0.0; x.len()];
         cpu::softmax_xent_backward_x(&d, &x, &labels, n_valid, &mut dx);
-        g.note(check("softmax_xent_backward_x", &format!("{d:?}"), &x, &dx, |x| {
+        g.note(check("softmax_xent_backward_x", &format!("{d:?}"), &x, &dx, &mut |x| {
             let (mut p, mut loss, mut correct) = (vec![0.0; x.len()], vec![0.0; d.n], vec![0; d.n]);
             cpu::softmax_xent_forward(&d, x, &labels, &mut p, &mut loss, &mut correct);
             loss[..n_valid].iter().sum::<f64>() / n_valid as f64
@@ -212,7 +212,7 @@ pub(super) fn gradients(g: &mut Gradients) {
         let (weights, partners) = (class_weights(c), partners(&labels, n_valid));
         let targets = SoftTargets { smoothing: 0.2, class_weights: &weights, partners: &partners, share: 0.7 };
         cpu::softmax_xent_soft_backward_x(&d, &x, &labels, &targets, n_valid, &mut dx);
-        g.note(check("softmax_xent_soft_backward_x", &format!("{d:?}"), &x, &dx, |x| {
+        g.note(check("softmax_xent_soft_backward_x", &format!("{d:?}"), &x, &dx, &mut |x| {
             let mut loss = vec![0.0; d.n];
             cpu::softmax_xent_soft_loss(&d, x, &labels, &targets, &mut loss);
             loss[..n_valid].iter().sum::<f64>() / n_valid as f64
