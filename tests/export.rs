@@ -1,7 +1,7 @@
 //! Exports, each opened by the tool that it is for: tract here, and onnxruntime, PyTorch, Keras and NumPy in Python
 //! (tests/python).
 
-use crate::programs::draw_model;
+use crate::programs::{draw_model, layers_and_activations, layers_and_activations_of};
 use crate::support::program::Place;
 use crate::support::python::Python;
 use crate::support::{cases, genuine_data, gpu};
@@ -21,7 +21,7 @@ use fmnist_gpu::ops::sgd::SgdConfig;
 use pollster::FutureExt as _;
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Cursor, Read};
 use std::ops::ControlFlow;
@@ -327,7 +327,7 @@ const MIXED: &str = r#"
 "#;
 
 /// Global poolings, whose features have one order everywhere, so that no other order suits a flattened image that is added to them; fixed
-/// factors; leaky ReLU and SiLU as layers and as activations.
+/// factors; leaky ReLU and SiLU as layers and as activations; dropout.
 const POOLED: &str = r#"
     name = "pooled"
     [[layer]]
@@ -340,6 +340,9 @@ const POOLED: &str = r#"
     stride = 2
     padding = "same"
     activation = "leakyrelu"
+    [[layer]]
+    type = "dropout"
+    rate = 0.25
     [[layer]]
     type = "conv2d"
     filters = 8
@@ -385,6 +388,9 @@ const POOLED: &str = r#"
     inputs = ["largest", "leakyrelu_2", "flat"]
     [[layer]]
     type = "silu"
+    [[layer]]
+    type = "dropout"
+    rate = 0.5
     [[layer]]
     type = "scale"
     factor = 20
@@ -519,6 +525,15 @@ fn models() -> Vec<(String, Model)> {
         [("residual", residual()), ("mixed", mixed()), ("pooled", pooled()), ("grouped", grouped()), ("bare", bare())];
     let named = plain.into_iter().chain(graphs_by_hand);
     named.map(|(name, model)| (name.to_string(), model)).chain(graphs).collect()
+}
+
+/// What no tool opens may be wrong in all exports.
+#[test]
+fn every_layer_and_every_activation_is_opened_by_every_tool() {
+    let by_hand = models().into_iter().filter(|(name, _)| !name.starts_with("graph-"));
+    let opened: BTreeSet<String> = by_hand.flat_map(|(_, model)| layers_and_activations_of(&model)).collect();
+    let missing: Vec<String> = layers_and_activations().difference(&opened).cloned().collect();
+    assert!(missing.is_empty(), "in none of the models written by hand: {missing:?}");
 }
 
 /// Returns parameters like those of a trained model: biases that are not zero, factors and variances that are not one, and logits up to
@@ -1240,7 +1255,9 @@ fn values_with_several_readers_have_names() {
             "        sum = body + x",
             "        largest = F.adaptive_max_pool2d(sum, 1).flatten(1)",
             "        x = F.adaptive_avg_pool2d(sum, 1).flatten(1)",
-            "        x = F.silu(x) * 20",
+            "        x = self.dropout_1(x)",
+            "        x = F.silu(x)",
+            "        x = self.dropout_2(x) * 20",
             "        x = F.silu(self.dense_2(x)).flatten(1)",
         ],
     );
@@ -1256,6 +1273,7 @@ fn values_with_several_readers_have_names() {
             "largest = keras.layers.GlobalMaxPooling2D(name=\"largest\")(sum)",
             "x = keras.layers.GlobalAveragePooling2D(name=\"mean\")(sum)",
             "x = keras.layers.Activation(\"silu\", name=\"silu_1\")(x)",
+            "x = keras.layers.Dropout(0.5, name=\"dropout_2\")(x)",
         ],
     );
     assert_lines(

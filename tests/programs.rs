@@ -22,7 +22,9 @@ use fmnist_gpu::ops::average::AverageConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
 use fmnist_gpu::train::TrainOptions;
 use pollster::FutureExt as _;
+use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 use std::ops::{ControlFlow, RangeInclusive};
 
 /// A generator of small numbers (xorshift), with the seed of the graph.
@@ -419,7 +421,7 @@ pub fn engines_agree(seed: u64, on_gpu: bool) -> (BTreeSet<String>, bool) {
     engines_agree_on(&model, seed, on_gpu);
     let shapes = model.graph().unwrap();
     let branches = shapes.iter().any(|shape| shape.sources.len() > 1);
-    (shapes.iter().map(|shape| shape.layer.kind().to_string()).collect(), branches)
+    (layers_and_activations_of(&model), branches)
 }
 
 /// Trains a graph on every engine, or every one but the GPU, and compares.
@@ -460,8 +462,8 @@ fn all_engines_agree_on_graphs_at_random() {
     if seeds.len() >= 100 {
         assert_eq!(
             drawn.into_iter().flatten().collect::<BTreeSet<_>>(),
-            layer_types(),
-            "drawn, and all types of layers"
+            layers_and_activations(),
+            "drawn, and all types of layers and activations"
         );
         assert!(branches > seeds.len() / 4, "{branches} with branches");
     }
@@ -530,11 +532,27 @@ fn graphs_at_random_have_frozen_layers_and_layers_without_bias() {
     assert!(drawn.len() == 13 && drawn.values().all(|&count| count >= 3), "{drawn:#?}");
 }
 
-/// The names of all types of layers: the parser lists them when it meets another one.
-pub fn layer_types() -> BTreeSet<String> {
-    let error = serde_json::from_str::<Layer>(r#"{ "type": "none of them" }"#).unwrap_err().to_string();
-    let listed = error.split("expected one of ").nth(1).unwrap_or_else(|| panic!("{error}"));
-    listed.split('`').skip(1).step_by(2).map(str::to_string).collect()
+/// The names of all types of layers, and of all activations as [`activation_of`] writes them: the parser lists them when it meets another one.
+pub fn layers_and_activations() -> BTreeSet<String> {
+    fn listed<T: DeserializeOwned + Debug>(wrong: &str) -> Vec<String> {
+        let error = serde_json::from_str::<T>(wrong).unwrap_err().to_string();
+        let listed = error.split("expected one of ").nth(1).unwrap_or_else(|| panic!("{error}"));
+        listed.split('`').skip(1).step_by(2).map(str::to_string).collect()
+    }
+    let layers = listed::<Layer>(r#"{ "type": "none of them" }"#);
+    let activations = listed::<Activation>(r#""none of them""#).into_iter().map(|name| format!("activation {name}"));
+    layers.into_iter().chain(activations).collect()
+}
+
+/// Those of [`layers_and_activations`] that a model has.
+pub fn layers_and_activations_of(model: &Model) -> BTreeSet<String> {
+    let layers = model.layers.iter().map(|node| &node.layer);
+    layers.flat_map(|layer| [layer.kind().to_string(), activation_of(layer)]).collect()
+}
+
+/// `activation relu`: not the layer `relu`.
+fn activation_of(layer: &Layer) -> String {
+    format!("activation {}", serde_json::to_value(layer.activation()).unwrap().as_str().unwrap())
 }
 
 /// A batch whose last row is beyond the end of the epoch, and parameters, in double precision.

@@ -36,10 +36,10 @@ fn every_operation_is_proven() {
     assert!(report["gradients"].as_array().unwrap().len() >= 10);
 }
 
-/// Graphs at random, until every type of layer was trained on every engine.
+/// Graphs at random, until every type of layer and every activation was trained on every engine.
 #[test]
 fn every_engine_trains_every_layer() {
-    let mut missing = programs::layer_types();
+    let mut missing = programs::layers_and_activations();
     for seed in 1.. {
         missing = missing.difference(&programs::engines_agree(seed, true).0).cloned().collect();
         if missing.is_empty() {

@@ -491,6 +491,9 @@ fn keras_leaky_relu(slope: f64, name: &str) -> String {
 /// Adds the activation to the constructor of a layer if it is a layer of its own in Keras, whose `"leaky_relu"` has another slope.
 fn with_activation(line: String, activation: Activation, shape: &LayerShape, shapes: &[LayerShape]) -> Vec<String> {
     let name = unused_layer(&format!("{}_activation", shape.name), shapes);
-    let after = (activation == Activation::LeakyRelu).then(|| keras_leaky_relu(DEFAULT_SLOPE, &name));
+    let after = match activation {
+        Activation::LeakyRelu => Some(keras_leaky_relu(DEFAULT_SLOPE, &name)),
+        Activation::None | Activation::Relu | Activation::Gelu | Activation::Silu | Activation::Softmax => None,
+    };
     [line].into_iter().chain(after).collect()
 }
