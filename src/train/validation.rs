@@ -23,6 +23,9 @@ pub fn hold_out(train: &mut Split, count: usize, which: HoldOut) -> Split {
         HoldOut::Last => return train.split_off(train.len() - count),
         HoldOut::Stratified(seed) => seed,
     };
+    if count == 0 {
+        return Split::default();
+    }
     let mut left = held_out_per_class(&train.labels, count);
     let mut is_held_out = vec![false; train.len()];
     // Epochs are counted from 1, so no epoch has this order.
@@ -32,9 +35,10 @@ pub fn hold_out(train: &mut Split, count: usize, which: HoldOut) -> Split {
         *left = left.saturating_sub(1);
     }
     let part = |held_out: bool| {
-        let chosen = || (0..train.len()).filter(|&i| is_held_out[i] == held_out);
-        let images = chosen().flat_map(|i| train.image(i)).copied().collect();
-        Split { images, labels: chosen().map(|i| train.labels[i]).collect() }
+        let chosen: Vec<usize> = (0..train.len()).filter(|&i| is_held_out[i] == held_out).collect();
+        // Whole images: byte by byte takes 0.1 s.
+        let images: Vec<&[u8]> = chosen.iter().map(|&i| train.image(i)).collect();
+        Split { images: images.concat(), labels: chosen.iter().map(|&i| train.labels[i]).collect() }
     };
     let validation = part(true);
     *train = part(false);

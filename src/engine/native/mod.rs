@@ -248,6 +248,7 @@ impl Engine for NativeEngine<'_> {
             // From a thread of the pool, so that the others are awake.
             threads.install(|| {
                 let begin = Instant::now();
+                let is_first = !training.has_run;
                 for (index, order) in epoch.order.chunks(training.batch_size).enumerate().skip(done.batches) {
                     let samples = training.samples(&epoch, index, order, model.input);
                     training.forward_backward(parameters, scratch, samples, epoch.rates[index]);
@@ -256,8 +257,8 @@ impl Engine for NativeEngine<'_> {
                     let BatchBuffers { loss, correct, .. } = &training.batch;
                     let (loss, correct) = totals(&loss[..order.len()], &correct[..order.len()]);
                     done.add(loss, correct, order.len());
-                    // Report a loss that is not finite at once.
-                    if begin.elapsed() >= SILENCE || !loss.is_finite() {
+                    // Report the first step at once, and a loss that is not finite.
+                    if is_first || begin.elapsed() >= SILENCE || !loss.is_finite() {
                         break;
                     }
                 }
