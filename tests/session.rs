@@ -108,6 +108,26 @@ fn weights_are_read_once_per_epoch() {
     assert!(trained.state == engine.engine.state().block_on().unwrap());
 }
 
+/// Whoever watches sees that training has begun after one step, however short the steps are.
+#[test]
+fn the_first_step_is_reported_by_itself() {
+    let (mut split, _) = synthetic::generate(96, 1, 3);
+    let all = split.clone();
+    assert!(hold_out(&mut split, 0, HoldOut::Stratified(1)).is_empty());
+    assert!(split == all, "no image is held out");
+    let mut engine = watched(&split);
+    let options = TrainOptions::new(1, split.len(), 16, optimizer());
+    let mut seen = Vec::new();
+    train(&mut engine, &options, Position::default(), &Split::default(), &AtomicBool::new(false), &mut |event, _| {
+        if let Event::Progress { totals, .. } = event {
+            seen.push(totals.batches);
+        }
+    })
+    .block_on()
+    .unwrap();
+    assert_eq!((seen.first(), seen.last()), (Some(&1), Some(&6)), "{seen:?}");
+}
+
 /// Each view of an image crosses the network once, and one view is the image itself, once.
 #[test]
 fn each_view_crosses_the_network_once() {
