@@ -4,7 +4,7 @@
 //   y[n,i,j,o] = b[o] + sum over p,q,c of x[n, i*SH+p-PT, j*SW+q-PL, c] * w[p,q,c,o]        (x outside its bounds is 0)
 //
 // Host: src/ops/conv2d.rs   Mirror: src/cpu/conv2d.rs   Test: tests/conv2d.rs
-// Above 500 lines: all passes, each also for channels that are not a multiple of four, over the same tiles.
+// Above 500 lines: all passes over the same tiles; forward and backward_w also where C is not a multiple of four.
 //
 // On such an adapter (lavapipe), the invocations of a subgroup are the lanes of one vector register. A load processes
 // the lanes one by one, and costs as much as ninety multiply-adds whether the lanes read the same address or not (27 ns

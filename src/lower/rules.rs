@@ -1,4 +1,5 @@
-//! The rules of each layer and operation: the instructions of a layer, and the gradient of an instruction. A new layer is added here.
+//! The instructions of each operation ([`Op`]), and the rules: which instructions a layer becomes, how a normalization becomes part of the
+//! weights before it, and the gradient of an instruction. A new layer is added here.
 //!
 //! Above 500 lines: the instructions and the rules of an operation are in one file, so that a new one changes one.
 
