@@ -116,11 +116,6 @@ enum Command {
 /// When the program started.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// Logs that something is done, and when.
-fn log_time(what: &str) {
-    log::debug!("{what} {:.0} ms after the start", 1e3 * START.elapsed().as_secs_f64());
-}
-
 /// Runs the command that the arguments name, and waits until what it printed is written.
 pub fn main() -> ExitCode {
     LazyLock::force(&START);
@@ -260,10 +255,9 @@ fn init_log(global: &Global) {
     };
     let environment = env_logger::Env::default().default_filter_or(filter);
     let target = env_logger::Target::Pipe(terminal::log());
-    let start = Instant::now();
     let mut builder = env_logger::Builder::from_env(environment);
-    builder.target(target).format(move |line, record| {
-        let (seconds, level, target) = (start.elapsed().as_secs_f64(), record.level(), record.target());
+    builder.target(target).format(|line, record| {
+        let (seconds, level, target) = (START.elapsed().as_secs_f64(), record.level(), record.target());
         writeln!(line, "[{seconds:.3} s {level} {target}] {}", record.args())
     });
     // A second initialisation could only happen in a test of this function.

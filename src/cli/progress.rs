@@ -3,7 +3,7 @@
 
 use super::advice::{non_finite, resume_command};
 use super::views::by_views;
-use super::{Global, counted, log_time, terminal, to_json, with_causes};
+use super::{Global, counted, terminal, to_json, with_causes};
 use anyhow::Result;
 use fmnist_gpu::engine::Totals;
 use fmnist_gpu::files::ShownPath;
@@ -126,7 +126,7 @@ impl<'a> Display<'a> {
 
     fn start(&mut self, epoch: u64, batches: usize) {
         if !self.has_begun {
-            log_time("engine ready");
+            log::debug!("engine ready");
         }
         self.batches = batches;
         self.last_line = Instant::now();
@@ -143,7 +143,7 @@ impl<'a> Display<'a> {
 
     fn progress(&mut self, epoch: u64, totals: &Totals, seconds: f64) {
         if !std::mem::replace(&mut self.has_begun, true) {
-            log_time("first training step done");
+            log::debug!("first training step done");
         }
         let left = self.batches.saturating_sub(totals.batches) as f64 * seconds / totals.batches.max(1) as f64;
         match (&self.bar, self.style) {

@@ -1,8 +1,8 @@
 //! The data and the device of a training: each takes about as long as the other, so both are opened at once.
 
+use super::Global;
 use super::device::{DeviceArgs, TuneArgs};
 use super::source::{SourceArgs, announce};
-use super::{Global, log_time};
 use anyhow::Result;
 use clap::Args;
 use fmnist_gpu::data::Dataset;
@@ -43,7 +43,7 @@ impl ResourceArgs {
         let limit = plan.recipe.train_limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
         let loading = Loading::start(source, global, interrupt.clone(), limit);
         let device = device.open(global).await?;
-        log_time("device opened");
+        log::debug!("device opened");
         device.check_time(plan).await?;
         loading.allow();
         let Plan { model, recipe, step, .. } = plan;
@@ -51,10 +51,10 @@ impl ResourceArgs {
         // Missing data are mostly known by now, and without data no pipelines are needed.
         let wanted = || !loading.is_finished() && !interrupt.load(Ordering::Relaxed);
         if device.compile(plan, tiles, &wanted).await {
-            log_time("kernels ready");
+            log::debug!("kernels ready");
         }
         let dataset = loading.finish(global)?;
-        log_time("data loaded");
+        log::debug!("data loaded");
         Ok((device, tiles, dataset))
     }
 }
