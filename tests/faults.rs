@@ -507,8 +507,11 @@ fn memory_that_runs_out_is_said_with_what_it_was_for() {
     };
     let enough = (400..8000).step_by(100).find(|&megabytes| train(megabytes, 32).status.success());
     let enough = enough.expect("a small batch needs less than 8 GB");
-    // A batch of 2,600 needs some 600 MB more.
-    Ran::new(train(enough, 2600), "train with little memory").exits(2).says(&[
+    // A batch of 2,600 needs some 600 MB more. What is left below a refused buffer is up to chance, and where it is less
+    // than the driver needs for itself, llvmpipe follows a null pointer: no program can say anything then.
+    let limits = (enough..enough + 400).step_by(80);
+    let told = limits.map(|megabytes| train(megabytes, 2600)).find(|output| output.status.code().is_some());
+    Ran::new(told.expect("an end that is not a crash of the driver"), "train with little memory").exits(2).says(&[
         "ran out of memory while creating the buffer",
         "use a smaller batch size",
         &gpu.info().name,
