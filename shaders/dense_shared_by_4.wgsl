@@ -5,7 +5,8 @@
 //
 // Host: src/ops/dense.rs   Mirror: src/cpu/dense.rs   Test: tests/dense.rs
 //
-// parts/tiles.wgsl and parts/blocks.wgsl explain tiles and blocks, dense_shared.wgsl the `_parts`.
+// parts/tiles.wgsl and parts/blocks.wgsl explain tiles and blocks, dense_shared.wgsl the `_parts`. `_gathered_parts` is
+// batch_gather.wgsl in the same dispatch: x is the next batch, which it also writes.
 
 override N: u32 = 1u;               // rows, the batch
 override I: u32 = 4u;               // inputs, a multiple of four
@@ -23,6 +24,12 @@ override INPUTS_PER_PART: u32 = 4u; // forward_shared_parts: inputs summed in on
 @group(0) @binding(6) var<storage, read_write> dw_by_4: array<vec4<f32>>;       // [I, O]
 @group(0) @binding(7) var<storage, read_write> db_by_4: array<vec4<f32>>;       // [O]
 @group(0) @binding(8) var<storage, read_write> y_parts_by_4: array<vec4<f32>>;  // [parts, N, O]
+@group(0) @binding(9) var<storage, read> images: array<u32>;                    // [samples, I / 4] packed bytes
+@group(0) @binding(10) var<storage, read> labels: array<u32>;                   // [samples / 4] packed bytes
+@group(0) @binding(11) var<storage, read> order: array<u32>;                    // [samples of the epoch]
+@group(0) @binding(12) var<storage, read> progress: array<u32>;                 // [2]: batches done in this epoch, samples of the epoch
+@group(0) @binding(13) var<storage, read_write> x_out_by_4: array<vec4<f32>>;   // [N, I]
+@group(0) @binding(14) var<storage, read_write> batch_labels: array<u32>;       // [N]
 
 // x for inputs before `end`, a multiple of four.
 fn x_values(n: u32, i: u32, end: u32) -> vec4<f32> {
@@ -49,7 +56,11 @@ fn forward_fetch(first_row: u32, first_column: u32, i: u32, end: u32, block: Blo
         let n = first_row + block.quad * 4u;
         return transpose(mat4x4(x_values(n, step, end), x_values(n + 1u, step, end), x_values(n + 2u, step, end), x_values(n + 3u, step, end)));
     }
-    let o = first_column + block.quad * 4u;
+    return weights(step, first_column + block.quad * 4u);
+}
+
+// Four outputs of each of four inputs.
+fn weights(step: u32, o: u32) -> mat4x4<f32> {
     return mat4x4(w_values(step, o), w_values(step + 1u, o), w_values(step + 2u, o), w_values(step + 3u, o));
 }
 
@@ -101,6 +112,69 @@ fn dense_forward_shared_by_4_parts(
         let n = first_row + sum_row(lane / COLUMN_QUADS, r);
         if (n < N && o < O) { y_parts_by_4[((part * N + n) * O + o) / 4u] = sums[r]; }
     }
+}
+
+// A row of the batch: its sample, or no valid one past the end of the epoch.
+struct Picked { sample: u32, valid: bool }
+
+fn picked(n: u32) -> Picked {
+    let at = progress[0] * N + n;
+    let valid = at < progress[1];
+    return Picked(order[select(0u, at, valid)], valid);
+}
+
+fn gathered_values(n: u32, i: u32, end: u32, writes: bool) -> vec4<f32> {
+    if (n >= N || i >= end) { return vec4(0.0); }
+    let row = picked(n);
+    let packed = select(0u, images[(row.sample * I + i) / 4u], row.valid);
+    let values = vec4<f32>((vec4(packed) >> vec4(0u, 8u, 16u, 24u)) & vec4(255u)) / 255.0;
+    if (writes) { x_out_by_4[(n * I + i) / 4u] = values; }
+    return values;
+}
+
+// As forward_fetch. The tiles of the first columns write what they gather.
+fn gathered_fetch(first_row: u32, first_column: u32, i: u32, end: u32, block: Block) -> mat4x4<f32> {
+    if (!is_in_tile(block)) { return mat4x4<f32>(); }
+    let step = i + block.step;
+    if (!block.is_left) { return weights(step, first_column + block.quad * 4u); }
+    let n = first_row + block.quad * 4u;
+    let writes = first_column == 0u;
+    return transpose(mat4x4(
+        gathered_values(n, step, end, writes), gathered_values(n + 1u, step, end, writes),
+        gathered_values(n + 2u, step, end, writes), gathered_values(n + 3u, step, end, writes)
+    ));
+}
+
+@compute @workgroup_size(256)
+fn dense_forward_shared_by_4_gathered_parts(
+    @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32
+) {
+    let tile = tile_number(group, groups);
+    let first_column = tile % tiles(O, TILE_COLUMNS) * TILE_COLUMNS;
+    let first_row = tile / tiles(O, TILE_COLUMNS) % tiles(N, tile_rows()) * tile_rows();
+    let part = tile / (tiles(O, TILE_COLUMNS) * tiles(N, tile_rows()));
+    let first = part * INPUTS_PER_PART;
+    let end = min(first + INPUTS_PER_PART, I);
+    let block = block_of(lane);
+    var sums: Sums;
+    var next = gathered_fetch(first_row, first_column, first, end, block);
+    for (var i = first; i < end; i += STEPS) {
+        stage(block, next);
+        workgroupBarrier();
+        next = gathered_fetch(first_row, first_column, i + STEPS, end, block);
+        multiply_tiles(lane / COLUMN_QUADS, lane % COLUMN_QUADS, &sums);
+        workgroupBarrier();
+    }
+    if (first >= I) { return; }
+    let o = first_column + lane % COLUMN_QUADS * 4u;
+    for (var r = 0u; r < ROWS_EACH; r++) {
+        let n = first_row + sum_row(lane / COLUMN_QUADS, r);
+        if (n < N && o < O) { y_parts_by_4[((part * N + n) * O + o) / 4u] = sums[r]; }
+    }
+    let n = first_row + lane;
+    if (part > 0u || first_column > 0u || lane >= tile_rows() || n >= N) { return; }
+    let row = picked(n);
+    batch_labels[n] = select(0u, (labels[row.sample / 4u] >> (row.sample % 4u * 8u)) & 255u, row.valid);
 }
 
 // ------------------------------------------------------------------------------------------------------- backward

@@ -2,8 +2,9 @@ use crate::support::{assert_all_right, gpu};
 use fmnist_gpu::gpu::{GpuError, PlanBuilder};
 use fmnist_gpu::ops::Groups;
 use fmnist_gpu::ops::adam::{AdamConfig, record};
+use fmnist_gpu::ops::head::HeadDims;
 use fmnist_gpu::verify::Verifier;
-use fmnist_gpu::verify::adam::verify;
+use fmnist_gpu::verify::adam::{verify, verify_pending};
 use fmnist_gpu::verify::step::groups;
 
 #[test]
@@ -30,6 +31,22 @@ fn adam_with_some_groups_matches_cpu() {
         Groups { starts: [64, 64, 260], ..all },
     ] {
         verify(&mut verifier, 260, &groups).unwrap();
+    }
+    assert_all_right(&mut verifier);
+}
+
+/// Heads of odd sizes, with and without a hidden layer that needs no gradient of its input, and filters: none, one, several.
+#[test]
+fn adam_that_finishes_gradients_matches_cpu() {
+    let mut verifier = Verifier::new(gpu(), 14);
+    for (n, i, c, inputs, filters) in [
+        (1, 4, 1, Some(1), &[][..]),
+        (3, 1, 1, None, &[]),
+        (64, 128, 10, Some(13), &[]),
+        (65, 12, 7, Some(3), &[[1, 4, 4]]),
+        (33, 5, 11, None, &[[5, 45 * 4, 20], [1, 12, 4], [130, 36, 4]]),
+    ] {
+        verify_pending(&mut verifier, &HeadDims { n, parts: 1, i, c }, inputs, filters).unwrap();
     }
     assert_all_right(&mut verifier);
 }

@@ -3,7 +3,7 @@ use fmnist_gpu::gpu::{Element, PlanBuilder};
 use fmnist_gpu::ops::dense::{DenseDims, record_forward};
 use fmnist_gpu::ops::{Form, SharedTiles};
 use fmnist_gpu::verify::Verifier;
-use fmnist_gpu::verify::dense::verify;
+use fmnist_gpu::verify::dense::{verify, verify_gathered};
 use pollster::FutureExt as _;
 
 type Case = (usize, usize, usize);
@@ -79,4 +79,22 @@ fn dense_in_workgroup_memory_goes_on_where_tiles_are_folded() {
     gpu.run(&plan).block_on().unwrap();
     let wrong = gpu.read(&y).block_on().unwrap().iter().zip(&x).position(|(&y, &x)| y != 3.0 * x + 1.0);
     assert_eq!(wrong, None);
+}
+
+/// Tiles of all heights, sums in one part and in many, batches in the middle and at the end of an epoch.
+#[test]
+fn dense_that_gathers_its_batch_matches_cpu() {
+    let mut verifier = Verifier::new(gpu(), 3);
+    let tiles = SharedTiles { loads_by_4: true, ..SharedTiles::default() };
+    let tall = SharedTiles { rows_each: 8, ..tiles };
+    for (tiles, n, i, o, samples, batch, epoch) in [
+        (tiles, 1, 4, 4, 1, 0, 1),
+        (tiles, 5, 12, 8, 9, 1, 7),
+        (tiles, 32, 784, 128, 70, 1, 64),
+        (tall, 130, 260, 68, 40, 0, 129),
+        (tall, 7, 272, 64, 20, 2, 20),
+    ] {
+        verify_gathered(&mut verifier, tiles, &DenseDims { n, i, o }, samples, [batch, epoch]).unwrap();
+    }
+    assert_all_right(&mut verifier);
 }

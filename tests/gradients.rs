@@ -14,7 +14,9 @@ fn every_mirror_gradient_agrees_with_finite_differences() {
     for seed in 0..5 {
         let verdicts = check_all(seed);
         let mirrors = OPS.iter().flat_map(|op| op.kernels).map(|entry| entry.mirror);
-        let wanted: BTreeSet<&str> = mirrors.filter(|mirror| mirror.contains("_backward_")).collect();
+        // The name of the second says forward and backward.
+        let is_gradient = |mirror: &&str| mirror.contains("_backward_") || *mirror == "head_rows";
+        let wanted: BTreeSet<&str> = mirrors.filter(is_gradient).collect();
         let found: BTreeSet<&str> = verdicts.iter().map(|verdict| verdict.kernel).collect();
         assert_eq!(found, wanted, "one verdict per gradient");
         for verdict in verdicts {

@@ -23,6 +23,7 @@ mod dense;
 mod dropout;
 mod gelu;
 mod groupedconv2d;
+mod head;
 mod leakyrelu;
 mod pool2d;
 mod relu;

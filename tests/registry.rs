@@ -63,7 +63,19 @@ fn every_entry_point_has_a_spec_and_a_mirror() {
             assert_eq!(kernel.spec.op, op.name, "`{entry}` is listed under another operation");
             assert!(entry.starts_with(op.name), "`{entry}` does not start with `{}`", op.name);
             // The forms of a pass share a mirror.
-            let forms = ["_parts", "_pool", "_any", "_small", "_subgroup", "_by_4", "_shared", "_sum", "_and_w"];
+            let forms = [
+                "_parts",
+                "_gathered",
+                "_pool",
+                "_any",
+                "_small",
+                "_subgroup",
+                "_by_4",
+                "_shared",
+                "_sum",
+                "_and_w",
+                "_pending",
+            ];
             let pass = forms.iter().fold(entry, |name, form| name.strip_suffix(form).unwrap_or(name));
             assert_eq!(pass, mirror, "the mirror of `{entry}`");
             // The compiler checks that the mirror exists in some file of `src/cpu`.

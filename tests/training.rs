@@ -429,6 +429,52 @@ fn loads_of_four_values_change_no_bit() {
     assert!(difference < 1e-4, "{difference}");
 }
 
+/// The end of the model in two dispatches instead of four, and the optimizer that finishes the gradients: the same training within rounding, losses,
+/// correct predictions and a short last batch included.
+#[test]
+fn few_dispatches_train_the_same() {
+    let shared = Gpu::open(&GpuOptions { tiling: Some(Tiling::Shared), ..GpuOptions::default() }).block_on().unwrap();
+    let head = SharedTiles { head: true, ..SharedTiles::default() };
+    let fused = SharedTiles { fused_update: true, ..head };
+    let small = SharedTiles { small_filters: true, loads_by_4: true, workgroups: 64, ..fused };
+    for (model, cases) in [
+        (
+            Model::mlp(),
+            [(head, "head_backward_w", 6), (fused, "adam_step_pending", 3), (small, "adam_step_pending", 3)],
+        ),
+        (
+            Model::cnn(),
+            [(head, "head_backward_w", 12), (fused, "adam_step_pending", 9), (small, "adam_step_pending", 9)],
+        ),
+    ] {
+        let data = made_data(20);
+        let trained = |tiles: SharedTiles| {
+            let engine = GpuEngine::new(&shared, &model, &initial(&model, 1)).unwrap().with_tiles(tiles);
+            let mut engine = engine.and_training(&data, 8, &ADAM).block_on().unwrap();
+            let entries: Vec<_> = engine.steps().unwrap().dispatches().iter().map(|dispatch| dispatch.entry).collect();
+            let totals = engine.train_epoch(&epoch(20, 8, &ADAM, 1), &mut go).block_on().unwrap();
+            let values = [
+                engine.last_logits().block_on().unwrap(),
+                engine.last_gradients().block_on().unwrap().concat(),
+                engine.parameters().block_on().unwrap().concat(),
+            ];
+            (entries, totals, values)
+        };
+        let (_, plain_totals, plain) = trained(SharedTiles::default());
+        for (tiles, entry, most) in cases {
+            let (entries, totals, values) = trained(tiles);
+            assert!(entries.contains(&"head_rows") && entries.contains(&entry), "{entries:?}");
+            assert!(entries.len() <= most, "{}: {entries:?}", entries.len());
+            assert_eq!((totals.samples, totals.batches, totals.correct), (20, 3, plain_totals.correct));
+            assert!((totals.loss - plain_totals.loss).abs() < 1e-4 * plain_totals.loss, "{totals:?}, {plain_totals:?}");
+            for (values, plain) in values.iter().zip(&plain) {
+                let difference = values.iter().zip(plain).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(values.len() == plain.len() && difference < 1e-4, "{}, {tiles:?}: {difference}", model.name);
+            }
+        }
+    }
+}
+
 /// The design allows 25 dispatches per step.
 #[test]
 fn a_step_of_the_cnn_is_few_dispatches() {

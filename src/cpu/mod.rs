@@ -18,6 +18,7 @@ pub mod dense;
 pub mod dropout;
 pub mod gelu;
 pub mod groupedconv2d;
+pub mod head;
 pub mod leakyrelu;
 pub mod non_finite;
 pub mod philox;

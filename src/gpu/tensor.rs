@@ -60,6 +60,11 @@ impl Tensor {
         self.buffer == other.buffer
     }
 
+    /// Returns a tensor of integers as one of numbers: the same bits.
+    pub(crate) fn as_floats(self) -> Tensor {
+        Tensor { element: Element::F32, ..self }
+    }
+
     /// Records a copy of the first elements of another tensor, as many as this one has.
     pub(crate) fn copy_from(&self, encoder: &mut wgpu::CommandEncoder, from: &Tensor) {
         encoder.copy_buffer_to_buffer(&from.buffer, from.offset, &self.buffer, self.offset, self.size_bytes());

@@ -1,11 +1,13 @@
 //! Convolution with bias: kernels in `shaders/conv2d.wgsl`, `conv2d_shared.wgsl`, `conv2d_shared_by_4.wgsl` and
 //! `conv2d_subgroup.wgsl`, mirror in [`crate::cpu::conv2d`].
 
+use super::conv2d_split::{dw_rows, split_w, split_x_and_w};
 use super::{Form, Shader, SharedTiles, push};
 use crate::cpu::pool2d::Pool2dDims;
 use crate::gpu::{Binding, Constant, Element, GpuError, KernelSpec, PlanBuilder, Tensor};
 use crate::gpu::{read, workgroups_linear, write};
 
+pub use super::conv2d_split::parts;
 pub use crate::cpu::conv2d::{Conv2dDims, Padding};
 
 const PLAIN: Shader = Shader { op: "conv2d", source: shader_text!("conv2d.wgsl") };
@@ -23,7 +25,7 @@ const SUBGROUP: Shader = Shader { op: "conv2d", source: shader_text!("conv2d_sub
 
 /// Rows of outputs per lane in the subgroup tiles of a workgroup: positions for y and dx, filter cells for dw.
 const POSITIONS_PER_LANE: usize = 4;
-const CELLS_PER_LANE: usize = 8;
+pub(super) const CELLS_PER_LANE: usize = 8;
 
 /// Filter cells that [`BACKWARD_W_SHARED_SMALL`] has sums for: `MOST_CELLS` in the shader.
 const MOST_CELLS: usize = 27;
@@ -144,7 +146,7 @@ fn forward_by_4(d: &Conv2dDims) -> bool {
 }
 
 /// Whether the plain form computes four by four gradients per invocation.
-fn by_4(d: &Conv2dDims) -> bool {
+pub(super) fn by_4(d: &Conv2dDims) -> bool {
     d.c.is_multiple_of(4) && d.o.is_multiple_of(4)
 }
 
@@ -318,72 +320,8 @@ pub fn is_small(d: &Conv2dDims) -> bool {
 }
 
 /// Whether the filter's gradient is summed in registers.
-fn sums_in_registers(form: Form, d: &Conv2dDims) -> bool {
+pub(super) fn sums_in_registers(form: Form, d: &Conv2dDims) -> bool {
     matches!(form, Form::Shared(tiles) if tiles.small_filters) && is_small(d)
-}
-
-/// Returns the number of rows of the filter's gradient: its cells and the bias.
-fn dw_rows(d: &Conv2dDims) -> usize {
-    d.kh * d.kw * d.c + 1
-}
-
-/// How the sum of the filter's gradient over all positions of the batch is split into parts, each computed by a set of
-/// tiles.
-///
-/// The filter has few cells, so its gradient alone would keep few cores busy: the batch is split until there are some
-/// tens of workgroups (on a CPU) or hundreds (on a GPU). The count depends only on the shapes and the form, so results
-/// are reproducible.
-struct Split {
-    parts: usize,
-    constant: Constant,
-    workgroups: [u32; 3],
-}
-
-impl Split {
-    /// Splits by whole images, for the plain and the subgroup forms.
-    fn by_images(form: Form, d: &Conv2dDims) -> Split {
-        // Of the plain form, for one part. Four by four, the bias is computed along with the cells.
-        let invocations = if by_4(d) { d.w_len() / 16 } else { dw_rows(d) * d.o };
-        let tiles = match form {
-            Form::Subgroup(lanes) => [(d.kh * d.kw * d.c).div_ceil(CELLS_PER_LANE * lanes), d.o.div_ceil(4 * lanes)],
-            _ => [invocations.div_ceil(64), 1],
-        };
-        let parts = 32usize.div_ceil(tiles[0] * tiles[1]).clamp(1, d.n);
-        // lavapipe stops an invocation's loops after 65,535 iterations in total, including the last one of each loop, which only finds
-        // that its condition is false; the sum would silently be incomplete. The loops that store need some of them too.
-        let rounds_per_image = d.ho * (d.wo + 2) + 2;
-        let images_per_part = d.n.div_ceil(parts).min((65_000 / rounds_per_image).max(1));
-        let parts = d.n.div_ceil(images_per_part);
-        let workgroups = match form {
-            Form::Subgroup(_) => [tiles[0] as u32, tiles[1] as u32, parts as u32],
-            _ => workgroups_linear(parts * invocations, 64),
-        };
-        Split { parts, constant: ("IMAGES_PER_PART", images_per_part as f64), workgroups }
-    }
-
-    /// Splits by positions, for workgroup memory. `width` is the number of columns that the tiles are made for; `more`
-    /// workgroups do other work in the same dispatch.
-    fn by_positions(tiles: SharedTiles, d: &Conv2dDims, width: usize, more: usize) -> Split {
-        let n_tiles = tiles.tiles_as(width, dw_rows(d), d.o);
-        let positions = d.n * d.ho * d.wo;
-        let positions_per_part = tiles.steps_per_part(n_tiles, positions);
-        let parts = positions.div_ceil(positions_per_part);
-        let workgroups = workgroups_linear(n_tiles * parts + more, 1);
-        Split { parts, constant: ("POSITIONS_PER_PART", positions_per_part as f64), workgroups }
-    }
-
-    /// Splits by positions, or by windows of a pooling, for sums in registers.
-    fn by_strips(tiles: SharedTiles, d: &Conv2dDims, pooled: bool) -> Split {
-        let [_, columns] = tiles.tile(d.o);
-        let n_tiles = d.o.div_ceil(columns);
-        let positions = if pooled { d.y_len() / d.o / 4 } else { d.y_len() / d.o };
-        // As in `by_images`: an invocation's loops must not have more iterations than lavapipe allows.
-        let longest = 65_000 / (dw_rows(d) + 2) * (256 / columns);
-        let positions_per_part = tiles.steps_per_part(n_tiles, positions).min(longest);
-        let parts = positions.div_ceil(positions_per_part);
-        let workgroups = workgroups_linear(n_tiles * parts, 1);
-        Split { parts, constant: ("POSITIONS_PER_PART", positions_per_part as f64), workgroups }
-    }
 }
 
 /// Records the gradients of filter and bias: partial sums over groups of images, then their sum.
@@ -399,22 +337,33 @@ pub fn record_backward_w(
     [x, dy, dw, db]: [&Tensor; 4],
     argmax: Option<&Tensor>,
 ) -> Result<(), GpuError> {
+    let parts = plan.scratch("dw_parts", &[split_w(form, d, argmax.is_some()).parts, dw_rows(d), d.o])?;
+    record_backward_w_parts(plan, form, d, [x, dy, &parts], argmax)?;
+    record_backward_w_sum(plan, d, [&parts, dw, db])
+}
+
+/// Records the parts `[parts, KH*KW*C + 1, O]` of the gradients of filter and bias, of which the last row of each is that of the bias.
+///
+/// # Errors
+/// As [`record_backward_w`].
+pub fn record_backward_w_parts(
+    plan: &mut PlanBuilder,
+    form: Form,
+    d: &Conv2dDims,
+    [x, dy, parts]: [&Tensor; 3],
+    argmax: Option<&Tensor>,
+) -> Result<(), GpuError> {
     let spec = backward_w_kernel(form, d, argmax.is_some());
     form.check(spec, &[d.o])?;
-    let split = match form {
-        Form::Shared(tiles) if sums_in_registers(form, d) => Split::by_strips(tiles, d, argmax.is_some()),
-        Form::Shared(tiles) => Split::by_positions(tiles, d, d.o, 0),
-        _ => Split::by_images(form, d),
-    };
-    let parts = plan.scratch("dw_parts", &[split.parts, dw_rows(d), d.o])?;
+    let split = split_w(form, d, argmax.is_some());
     let mut constants = constants(d, &[split.constant]);
     constants.extend(pooled(form, argmax));
     let (dy_len, argmax) = upstream(plan, spec, d, argmax)?;
-    let mut tensors = vec![(x, d.x_len()), (dy, dy_len), (&parts, parts.len())];
+    let mut tensors = vec![(x, d.x_len()), (dy, dy_len), (parts, split.parts * dw_rows(d) * d.o)];
     tensors.extend(argmax.iter().map(|(tensor, len)| (tensor, *len)));
     push(plan, spec, &form.constants(constants, d.o), split.workgroups, &tensors)?;
     plan.note_multiply_adds(multiply_adds(d));
-    record_backward_w_sum(plan, d, [&parts, dw, db])
+    Ok(())
 }
 
 /// Records the sum over the parts `[parts, KH*KW*C + 1, O]`.
@@ -449,19 +398,35 @@ pub fn record_backward(
         record_backward_w(plan, form_w, d, [x, dy, dw, db], argmax)?;
         return record_backward_x(plan, form_x, d, x_is_relu, [x, w, dy, dx], argmax);
     };
-    let spec = backward_x_and_w_kernel(form_w, d);
-    form_w.check(spec, &[])?;
-    let width = d.c.min(d.o);
-    let x_tiles = tiles.tiles_as(width, d.n * d.h * d.w, d.c);
-    let split = Split::by_positions(tiles, d, width, x_tiles);
-    let parts = plan.scratch("dw_parts", &[split.parts, dw_rows(d), d.o])?;
+    let parts = plan.scratch("dw_parts", &[split_x_and_w(tiles, d).parts, dw_rows(d), d.o])?;
+    record_backward_parts(plan, tiles, d, x_is_relu, [x, w, dy, dx, &parts], argmax)?;
+    record_backward_w_sum(plan, d, [&parts, dw, db])
+}
+
+/// Records the gradient of the input and the parts of those of filter and bias in one dispatch, with tiles in workgroup memory.
+///
+/// # Errors
+/// As [`record_backward`].
+pub fn record_backward_parts(
+    plan: &mut PlanBuilder,
+    tiles: SharedTiles,
+    d: &Conv2dDims,
+    x_is_relu: bool,
+    [x, w, dy, dx, parts]: [&Tensor; 5],
+    argmax: Option<&Tensor>,
+) -> Result<(), GpuError> {
+    let form = Form::Shared(tiles);
+    let spec = backward_x_and_w_kernel(form, d);
+    form.check(spec, &[])?;
+    let split = split_x_and_w(tiles, d);
     let mut constants = constants(d, &[split.constant]);
-    constants.extend(pooled(form_w, argmax));
+    constants.extend(pooled(form, argmax));
     constants.push(("X_IS_RELU", f64::from(x_is_relu)));
     let (dy_len, argmax) = upstream(plan, spec, d, argmax)?;
-    let mut tensors = vec![(x, d.x_len()), (w, d.w_len()), (dy, dy_len), (dx, d.x_len()), (&parts, parts.len())];
+    let of_parts = (parts, split.parts * dw_rows(d) * d.o);
+    let mut tensors = vec![(x, d.x_len()), (w, d.w_len()), (dy, dy_len), (dx, d.x_len()), of_parts];
     tensors.extend(argmax.iter().map(|(tensor, len)| (tensor, *len)));
-    push(plan, spec, &form_w.constants(constants, width), split.workgroups, &tensors)?;
+    push(plan, spec, &form.constants(constants, d.c.min(d.o)), split.workgroups, &tensors)?;
     plan.note_multiply_adds(2 * multiply_adds(d));
-    record_backward_w_sum(plan, d, [&parts, dw, db])
+    Ok(())
 }

@@ -57,6 +57,21 @@ pub static FORWARD_SHARED_BY_4_PARTS: KernelSpec =
 pub static FORWARD_SUM: KernelSpec =
     PLAIN.kernel("dense_forward_sum", &[read(8, "parts"), read(2, "b"), write(3, "y")]);
 
+/// As [`FORWARD_SHARED_BY_4_PARTS`], of the next batch of a data set, which it gathers as [`super::batch_gather::GATHER`] does.
+pub static FORWARD_SHARED_BY_4_GATHERED_PARTS: KernelSpec = SHARED_BY_4.kernel(
+    "dense_forward_shared_by_4_gathered_parts",
+    &[
+        read(9, "images"),
+        read(10, "labels"),
+        read(11, "order"),
+        read(12, "progress"),
+        read(1, "w"),
+        write(13, "x_out"),
+        write(14, "batch_labels"),
+        write(8, "y_parts"),
+    ],
+);
+
 /// `dx = dy w^T`, one output per invocation.
 pub static BACKWARD_X: KernelSpec = PLAIN.kernel("dense_backward_x", BACKWARD_X_BINDINGS);
 
@@ -163,7 +178,8 @@ pub fn record_forward(
     if let Form::Shared(tiles) = form
         && inputs_per_part(tiles, d) < d.i
     {
-        return record_forward_parts(plan, tiles, d, relu, [x, w, b, y]);
+        let parts = record_parts(plan, tiles, d, [x, w])?;
+        return record_sum(plan, d, relu, [&parts, b, y]);
     }
     let constants = form.constants(constants(d, &[("RELU", f64::from(relu))]), d.o);
     let tensors = [(x, d.n * d.i), (w, d.i * d.o), (b, d.o), (y, d.n * d.o)];
@@ -178,26 +194,87 @@ fn inputs_per_part(tiles: SharedTiles, d: &DenseDims) -> usize {
     tiles.steps_per_part(tiles.tiles(d.n, d.o), d.i)
 }
 
-/// Records the forward pass in parts, and their sum.
-fn record_forward_parts(
+/// Records the sum of the parts `[parts, N, O]` and the bias, followed by `max(y, 0)` if `relu`.
+///
+/// Shapes: b `[O]`, y `[N, O]`.
+///
+/// # Errors
+/// A tensor's size does not fit the dimensions.
+pub fn record_sum(
+    plan: &mut PlanBuilder,
+    d: &DenseDims,
+    relu: bool,
+    [parts, b, y]: [&Tensor; 3],
+) -> Result<(), GpuError> {
+    let constants = constants(d, &[("RELU", f64::from(relu)), ("PARTS", parts.shape()[0] as f64)]);
+    let tensors = [(parts, parts.len()), (b, d.o), (y, d.n * d.o)];
+    push(plan, &FORWARD_SUM, &constants, workgroups_linear(d.n * d.o, 64), &tensors)
+}
+
+/// Records `x w` in parts of the inputs, with tiles in workgroup memory. Returns the parts, `[parts, N, O]`, of which there may be only one.
+///
+/// Shapes: x `[N, I]`, w `[I, O]`.
+///
+/// # Errors
+/// A tensor's size does not fit the dimensions.
+pub fn record_parts(
     plan: &mut PlanBuilder,
     tiles: SharedTiles,
     d: &DenseDims,
-    relu: bool,
-    [x, w, b, y]: [&Tensor; 4],
-) -> Result<(), GpuError> {
+    [x, w]: [&Tensor; 2],
+) -> Result<Tensor, GpuError> {
+    let by_4 = loads_by_4(Form::Shared(tiles), d);
+    let spec = if by_4 { &FORWARD_SHARED_BY_4_PARTS } else { &FORWARD_SHARED_PARTS };
+    push_parts(plan, spec, tiles, d, &[(x, d.n * d.i), (w, d.i * d.o)])
+}
+
+/// Records the gather of a batch of `samples`, and `x w` of it as [`record_parts`]. Inputs and outputs of the gather are those of
+/// [`super::batch_gather::record`].
+///
+/// # Errors
+/// A tensor's size does not fit the dimensions.
+pub fn record_gathered_parts(
+    plan: &mut PlanBuilder,
+    tiles: SharedTiles,
+    d: &DenseDims,
+    samples: usize,
+    [images, labels, order, progress, x, batch_labels]: [&Tensor; 6],
+    w: &Tensor,
+) -> Result<Tensor, GpuError> {
+    let inputs = [
+        (images, samples * d.i / 4),
+        (labels, samples.div_ceil(4)),
+        (order, order.len()),
+        (progress, 2),
+        (w, d.i * d.o),
+    ];
+    let tensors = [&inputs[..], &[(x, d.n * d.i), (batch_labels, d.n)]].concat();
+    push_parts(plan, &FORWARD_SHARED_BY_4_GATHERED_PARTS, tiles, d, &tensors)
+}
+
+/// Whether [`record_gathered_parts`] can compute it.
+pub fn gathers(d: &DenseDims) -> bool {
+    by_4(d)
+}
+
+/// Records a kernel that writes parts after these tensors.
+fn push_parts(
+    plan: &mut PlanBuilder,
+    spec: &'static KernelSpec,
+    tiles: SharedTiles,
+    d: &DenseDims,
+    tensors: &[(&Tensor, usize)],
+) -> Result<Tensor, GpuError> {
+    let form = Form::Shared(tiles);
+    form.check(spec, &[])?;
     let inputs_per_part = inputs_per_part(tiles, d);
     let parts = d.i.div_ceil(inputs_per_part);
     let y_parts = plan.scratch("y_parts", &[parts, d.n, d.o])?;
-    let of_parts = constants(d, &[("INPUTS_PER_PART", inputs_per_part as f64)]);
+    let constants = form.constants(constants(d, &[("INPUTS_PER_PART", inputs_per_part as f64)]), d.o);
     let workgroups = workgroups_linear(tiles.tiles(d.n, d.o) * parts, 1);
-    let tensors = [(x, d.n * d.i), (w, d.i * d.o), (&y_parts, y_parts.len())];
-    let form = Form::Shared(tiles);
-    push(plan, forward_kernel(form, d), &form.constants(of_parts, d.o), workgroups, &tensors)?;
+    push(plan, spec, &constants, workgroups, &[tensors, &[(&y_parts, y_parts.len())]].concat())?;
     plan.note_multiply_adds(d.n * d.i * d.o);
-    let constants = constants(d, &[("RELU", f64::from(relu)), ("PARTS", parts as f64)]);
-    let tensors = [(&y_parts, y_parts.len()), (b, d.o), (y, d.n * d.o)];
-    push(plan, &FORWARD_SUM, &constants, workgroups_linear(d.n * d.o, 64), &tensors)
+    Ok(y_parts)
 }
 
 /// Records the gradient of the input. If `x_is_relu`, dx is zero where x is, which is the backward pass of the ReLU

@@ -30,13 +30,16 @@ pub mod batchnorm;
 pub mod bias;
 pub mod clip;
 pub mod conv2d;
+mod conv2d_split;
 pub mod dense;
 pub mod dropout;
 pub mod gelu;
 pub mod groupedconv2d;
 mod groups;
+pub mod head;
 pub mod leakyrelu;
 pub mod non_finite;
+mod pending;
 pub mod pool2d;
 pub mod relu;
 pub mod scale;
@@ -45,6 +48,7 @@ pub mod silu;
 pub mod softmax_xent;
 
 pub use groups::Groups;
+pub use pending::{FilterParts, Pending};
 
 use crate::gpu::{Binding, Constant, Gpu, GpuError, KernelSpec, LANES, PlanBuilder, Tensor, Tiling};
 use crate::gpu::{bind, workgroups_linear};
@@ -131,11 +135,17 @@ pub struct SharedTiles {
     /// Whether four values are loaded at a time where channels come in fours. The sums are the same.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub loads_by_4: bool,
+    /// Whether the end of a model whose last hidden layer is dense is computed in two dispatches ([`head`]). Its sums are added in another order.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub head: bool,
+    /// With `head`: whether Adam finishes the gradients itself ([`Pending`]), and a hidden layer that reads the images gathers them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fused_update: bool,
 }
 
 impl Default for SharedTiles {
     fn default() -> Self {
-        SharedTiles { rows_each: 4, workgroups: 128, small_filters: false, loads_by_4: false }
+        Self::STANDARD
     }
 }
 
@@ -143,8 +153,17 @@ impl Default for SharedTiles {
 const SHARED_STEPS: usize = 16;
 
 impl SharedTiles {
+    const STANDARD: SharedTiles = SharedTiles {
+        rows_each: 4,
+        workgroups: 128,
+        small_filters: false,
+        loads_by_4: false,
+        head: false,
+        fused_update: false,
+    };
+
     /// Tiles whose invocations sum eight rows.
-    const TALL: SharedTiles = SharedTiles { rows_each: 8, workgroups: 128, small_filters: false, loads_by_4: false };
+    const TALL: SharedTiles = SharedTiles { rows_each: 8, ..Self::STANDARD };
 
     /// Whether the shaders support these values.
     pub fn is_possible(self) -> bool {

@@ -1,12 +1,15 @@
 //! Proof of the fully connected layer: its kernels, in every form, agree with [`crate::cpu::dense`].
 
 use super::gradients::Gradients;
-use super::{Bounded, Breadth, LOADS_BY_4, TilesChange, Verifier, bias};
+use super::{Bounded, Breadth, LOADS_BY_4, TilesChange, UNIT_ROUNDOFF, Verifier, bias};
+use crate::cpu::batch_gather::batch_gather;
 use crate::cpu::{bias::BiasDims, dense as cpu};
 use crate::gpu::GpuError;
+use crate::ops::batch_gather::pack_bytes;
 use crate::ops::dense::{
-    DenseDims, FORWARD_SHARED_PARTS, FORWARD_SUM, backward_w_kernel, backward_x_and_w_kernel, backward_x_kernel,
-    forward_kernel, record_backward, record_backward_w, record_backward_x, record_forward,
+    DenseDims, FORWARD_SHARED_BY_4_GATHERED_PARTS, FORWARD_SHARED_PARTS, FORWARD_SUM, backward_w_kernel,
+    backward_x_and_w_kernel, backward_x_kernel, forward_kernel, record_backward, record_backward_w, record_backward_x,
+    record_forward, record_gathered_parts, record_sum,
 };
 use crate::ops::{Form, SharedTiles};
 
@@ -73,6 +76,39 @@ pub fn verify(v: &mut Verifier, d: &DenseDims, breadth: Breadth) -> Result<(), G
     Ok(())
 }
 
+/// Compares the kernel that gathers its inputs with the mirrors: batch number `batch` of an epoch of `epoch` of `samples`.
+///
+/// # Errors
+/// The device failed; a wrong result is recorded in the verifier instead.
+pub fn verify_gathered(
+    v: &mut Verifier,
+    tiles: SharedTiles,
+    d: &DenseDims,
+    samples: usize,
+    [batch, epoch]: [usize; 2],
+) -> Result<(), GpuError> {
+    let case = format!("{d:?}, {tiles:?}, batch {batch} of an epoch of {epoch}");
+    let images: Vec<u8> = v.random(samples * d.i).iter().map(|x| (x * 127.0 + 128.0) as u8).collect();
+    let labels: Vec<u8> = v.random(samples).iter().map(|x| (x.abs() * 10.0) as u8).collect();
+    let order: Vec<u32> = (0..epoch as u32).map(|i| i * 7 % samples as u32).collect();
+    let (w, b) = (v.random(d.i * d.o), v.random(d.o));
+    let (mut x64, mut batch_labels) = (vec![0.0f64; d.n * d.i], vec![0; d.n]);
+    batch_gather(d.i, &images, &labels, &order, batch * d.n, &mut x64, &mut batch_labels);
+    // Five roundoffs of each input, as for the gather alone, besides those of the sum, of which each term has two.
+    let y = Bounded::mirrored([&w, &b], d.n * d.o, d.i + 1 + 3, |[w, b], y| cpu::dense_forward(d, &x64, w, b, y));
+    let x = Bounded { bound: x64.iter().map(|x| 5.0 * UNIT_ROUNDOFF * x).collect(), values: x64.clone() };
+    let mut run = v.run();
+    let (timages, tlabels) = (run.input_u32(&pack_bytes(&images))?, run.input_u32(&pack_bytes(&labels))?);
+    let (torder, tprogress) = (run.input_u32(&order)?, run.input_u32(&[batch as u32, epoch as u32])?);
+    let (tx, tbatch, ty) = (run.output(d.n * d.i)?, run.output_u32(d.n)?, run.output(d.n * d.o)?);
+    let (w, b) = (run.input(&w)?, run.input(&b)?);
+    let tensors = [&timages, &tlabels, &torder, &tprogress, &tx, &tbatch];
+    let parts = record_gathered_parts(&mut run.plan, tiles, d, samples, tensors, &w)?;
+    record_sum(&mut run.plan, d, false, [&parts, &b, &ty])?;
+    run.check(FORWARD_SHARED_BY_4_GATHERED_PARTS.entry, &case, &[(&tx, &x), (&ty, &y)], &[(&tbatch, &batch_labels)]);
+    Ok(())
+}
+
 /// Checks the shapes of `fmnist-gpu selftest`: the layers of the article as this device trains them, and odd ones in
 /// every form (above 32, for the reason given in the convolution's self-test).
 pub(super) fn selftest(v: &mut Verifier) -> Result<(), GpuError> {
@@ -85,7 +121,13 @@ pub(super) fn selftest(v: &mut Verifier) -> Result<(), GpuError> {
     cases.into_iter().try_for_each(|(n, i, o, breadth)| verify(v, &DenseDims { n, i, o }, breadth))?;
     // Too few inputs to be summed in parts.
     let takes = |form: &Form| matches!(form, Form::Shared(tiles) if tiles.loads_by_4);
-    v.within(takes, |v| verify(v, &DenseDims { n: 33, i: 36, o: 36 }, Breadth::Forms))
+    v.within(takes, |v| verify(v, &DenseDims { n: 33, i: 36, o: 36 }, Breadth::Forms))?;
+    let gathered = DenseDims { n: 33, i: 260, o: 68 };
+    let forms = v.within(takes, |v| Ok(v.forms(Breadth::Forms, gathered.o, &[], &[LOADS_BY_4])))?;
+    forms.into_iter().try_for_each(|form| match form {
+        Form::Shared(tiles) => verify_gathered(v, tiles, &gathered, 90, [2, 33 * 2 + 20]),
+        Form::Plain | Form::Subgroup(_) => Ok(()),
+    })
 }
 
 pub(super) fn gradients(g: &mut Gradients) {

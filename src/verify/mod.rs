@@ -23,6 +23,7 @@ pub mod dropout;
 pub mod gelu;
 pub mod gradients;
 pub mod groupedconv2d;
+pub mod head;
 pub mod leakyrelu;
 #[cfg(feature = "native")]
 pub mod native;
@@ -70,6 +71,11 @@ pub fn widen(values: &[f32]) -> Vec<f64> {
 /// Returns the absolute values.
 pub fn absolute(values: &[f64]) -> Vec<f64> {
     values.iter().map(|value| value.abs()).collect()
+}
+
+/// Rounds values of -1..1 to numbers of at most a quarter with so few digits that sums of thousands of their products are exact.
+fn coarse(values: Vec<f32>) -> Vec<f32> {
+    values.into_iter().map(|value| (value * 16.0).round() / 64.0).collect()
 }
 
 /// Returns `len` values, uniform in -0.6..1: not symmetric about zero, so that sums do not cancel out.
@@ -218,11 +224,11 @@ impl Verifier {
     }
 
     /// Calls `prove` while heavy kernels are compared only in the tiles that `takes` accepts.
-    fn within(
+    fn within<T>(
         &mut self,
         takes: fn(&Form) -> bool,
-        prove: impl FnOnce(&mut Verifier) -> Result<(), GpuError>,
-    ) -> Result<(), GpuError> {
+        prove: impl FnOnce(&mut Verifier) -> Result<T, GpuError>,
+    ) -> Result<T, GpuError> {
         let before = std::mem::replace(&mut self.takes, takes);
         let result = prove(self);
         self.takes = before;

@@ -10,16 +10,16 @@ use crate::ops::softmax_xent::{
 };
 
 /// Error bounds of one row, from what the WGSL specification guarantees for `exp`, `log` and division.
-struct RowBounds {
+pub(super) struct RowBounds {
     /// Relative error of each probability.
-    probability: f64,
+    pub(super) probability: f64,
     /// Absolute error of the logarithm of the sum of the exponentials.
     log: f64,
     /// Absolute error of the loss.
-    loss: f64,
+    pub(super) loss: f64,
 }
 
-fn row_bounds(x: &[f64], label: usize) -> RowBounds {
+pub(super) fn row_bounds(x: &[f64], label: usize) -> RowBounds {
     let highest = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let lowest = x.iter().copied().fold(f64::INFINITY, f64::min);
     let spread = highest - lowest;
@@ -32,6 +32,14 @@ fn row_bounds(x: &[f64], label: usize) -> RowBounds {
     let gap = highest - x[label];
     let loss = log + 2.0 * UNIT_ROUNDOFF * (gap + sum.ln());
     RowBounds { probability: exp + total + 5.0 * UNIT_ROUNDOFF, log, loss }
+}
+
+/// Returns the error that a gradient of a logit may have in a row that counts, given that of its probability.
+pub(super) fn gradient_bound(n_valid: usize, dx: f64, probability: f64) -> f64 {
+    // The difference p - target rounds once, and the division by the number of rows adds 2.5 units.
+    let difference = dx.abs() * n_valid as f64;
+    let tiny = f64::from(f32::MIN_POSITIVE);
+    (probability + tiny + 6.0 * UNIT_ROUNDOFF * difference) / n_valid as f64 + tiny
 }
 
 /// Compares both kernels with the mirror: `n` rows, `n_valid` of them valid, logits up to `scale`.
@@ -69,14 +77,8 @@ pub fn verify(v: &mut Verifier, d: &SoftmaxXentDims, n_valid: usize, scale: f32)
 
     let mut dx64 = vec![0.0; x.len()];
     cpu::softmax_xent_backward_x(d, &x64, &labels, n_valid, &mut dx64);
-    let dx_bound = |(i, dx): (usize, &f64)| {
-        if i / d.c >= n_valid {
-            return 0.0;
-        }
-        // The difference p - target rounds once, and the division by the number of rows adds 2.5 units.
-        let difference = dx.abs() * n_valid as f64;
-        (p.bound[i] + 6.0 * UNIT_ROUNDOFF * difference) / n_valid as f64 + tiny
-    };
+    let dx_bound =
+        |(i, dx): (usize, &f64)| if i / d.c < n_valid { gradient_bound(n_valid, *dx, p.bound[i]) } else { 0.0 };
     let dx = Bounded { bound: dx64.iter().enumerate().map(dx_bound).collect(), values: dx64 };
 
     for (kernel, output) in [(FORWARD.entry, p), (BACKWARD_X.entry, dx)] {

@@ -3,8 +3,8 @@
 use super::{Verifier, gradients::Gradients};
 use crate::gpu::{GpuError, KernelSpec};
 use crate::ops::{
-    adam, add, average, batch_gather, batchnorm, bias, clip, conv2d, dense, dropout, gelu, groupedconv2d, leakyrelu,
-    non_finite, pool2d, relu, scale, sgd, silu, softmax_xent,
+    adam, add, average, batch_gather, batchnorm, bias, clip, conv2d, dense, dropout, gelu, groupedconv2d, head,
+    leakyrelu, non_finite, pool2d, relu, scale, sgd, silu, softmax_xent,
 };
 
 /// An operation: its kernels, each with the plain loops that specify it, and the proofs; all are in `src/verify/<name>.rs`.
@@ -124,6 +124,7 @@ pub static OPS: &[Op] = &[
             Entry { spec: &dense::FORWARD_SHARED_PARTS, mirror: mirror!(dense::dense_forward) },
             Entry { spec: &dense::FORWARD_SHARED_BY_4, mirror: mirror!(dense::dense_forward) },
             Entry { spec: &dense::FORWARD_SHARED_BY_4_PARTS, mirror: mirror!(dense::dense_forward) },
+            Entry { spec: &dense::FORWARD_SHARED_BY_4_GATHERED_PARTS, mirror: mirror!(dense::dense_forward) },
             Entry { spec: &dense::FORWARD_SUM, mirror: mirror!(dense::dense_forward) },
             Entry { spec: &dense::BACKWARD_X, mirror: mirror!(dense::dense_backward_x) },
             Entry { spec: &dense::BACKWARD_X_BY_4, mirror: mirror!(dense::dense_backward_x) },
@@ -258,6 +259,17 @@ pub static OPS: &[Op] = &[
         native: None,
     },
     Op {
+        name: "head",
+        kernels: &[
+            Entry { spec: &head::ROWS, mirror: mirror!(head::head_rows) },
+            Entry { spec: &head::BACKWARD_W, mirror: mirror!(head::head_backward_w) },
+        ],
+        proof: super::head::selftest,
+        gradients: Some(super::head::gradients),
+        #[cfg(feature = "native")]
+        native: None,
+    },
+    Op {
         name: "batch_gather",
         kernels: &[
             Entry { spec: &batch_gather::GATHER, mirror: mirror!(batch_gather::batch_gather) },
@@ -281,7 +293,10 @@ pub static OPS: &[Op] = &[
     },
     Op {
         name: "adam",
-        kernels: &[Entry { spec: &adam::STEP, mirror: mirror!(adam::adam_step) }],
+        kernels: &[
+            Entry { spec: &adam::STEP, mirror: mirror!(adam::adam_step) },
+            Entry { spec: &adam::STEP_PENDING, mirror: mirror!(adam::adam_step) },
+        ],
         proof: super::adam::selftest,
         gradients: None,
         #[cfg(feature = "native")]

@@ -1,5 +1,6 @@
 //! A split on the GPU, and the submission of its batches: many steps per submission, two submissions in flight, none too long.
 
+use super::head::Head;
 use crate::clock::Instant;
 use crate::data::Split;
 use crate::engine::operations::{OnGpu, record};
@@ -74,6 +75,8 @@ pub(super) struct Feed {
     mixes: Option<Tensor>,
     batch_loss: Tensor,
     batch_correct: Tensor,
+    /// The progress, and what each batch of the epoch has: the loss and the number of correct predictions.
+    pub(super) all_totals: Tensor,
 }
 
 impl Feed {
@@ -102,39 +105,59 @@ impl Feed {
         let mixed = |config: &StepConfig| if config.mixing.is_none() { 1 } else { batches };
         let mixes = config.filter(|config| config.changes_images()).map(mixed);
         let mixes = mixes.map(|batches| tensor("mixes", MIX_WORDS * batches, Element::U32)).transpose()?;
+        let parts = [("progress", 2), ("batch_loss", batches), ("batch_correct", batches)];
+        let parts = parts.map(|(part, len)| (part.to_string(), vec![len]));
+        let (all_totals, parts) = gpu.arena(name, Element::U32, &parts)?;
+        let [progress, batch_loss, batch_correct] = &parts[..] else { unreachable!("an arena has all of its parts") };
         Ok(Feed {
             dims: BatchGatherDims { n, pixels, samples },
             images,
             labels,
             order: tensor("order", samples, Element::U32)?,
-            progress: tensor("progress", 2, Element::U32)?,
+            progress: progress.clone(),
             batch_labels: tensor("batch_labels", n, Element::U32)?,
             random: tensor("random", RANDOM_WORDS, Element::U32)?,
             mixes,
-            batch_loss: tensor("batch_loss", batches, Element::F32)?,
-            batch_correct: tensor("batch_correct", batches, Element::U32)?,
+            batch_loss: batch_loss.clone().as_floats(),
+            batch_correct: batch_correct.clone(),
+            all_totals,
         })
     }
 
-    /// Records the gathering of a batch, in training by `config`, and the steps of a program on it.
+    /// Records the gathering of a batch, in training by `config`, and the steps of a program on it, with `head` in place of its own.
     pub(super) fn record(
         &self,
         plan: &mut PlanBuilder,
         on: &OnGpu<'_>,
         config: Option<&StepConfig>,
+        head: Option<&Head>,
     ) -> Result<(), EngineError> {
-        let Feed { images, labels, order, progress, batch_labels, random, .. } = self;
         let images_id = on.program.images;
         let (x, shape) = (&on.tensors[images_id.0], &on.program.tensor(images_id).shape[..]);
+        let (_, tensors) = self.gathered(x);
         match (config, &self.mixes, shape) {
             (Some(config), Some(mixes), &[h, w, c]) => {
-                let tensors = [images, labels, order, progress, x, batch_labels, random, mixes];
+                let tensors = [&tensors[..], &[&self.random, mixes]].concat();
+                let tensors = tensors.try_into().expect("six tensors and two more");
                 let (augment, mixing) = (&config.augment, !config.mixing.is_none());
                 batch_gather::record_augmented(plan, &self.dims, [h, w, c], augment, mixing, tensors)?;
             }
-            _ => batch_gather::record(plan, &self.dims, [images, labels, order, progress, x, batch_labels])?,
+            _ if head.is_some_and(|head| head.gathers) => {}
+            _ => batch_gather::record(plan, &self.dims, tensors)?,
         }
-        Ok(on.program.instructions.iter().try_for_each(|step| record(plan, step, on))?)
+        let instructions = &on.program.instructions;
+        let of_head = head.map_or(0..0, |head| head.instructions.clone());
+        instructions[..of_head.start].iter().try_for_each(|step| record(plan, step, on))?;
+        if let Some(head) = head {
+            head.record(plan, on, self)?;
+        }
+        Ok(instructions[of_head.end..].iter().try_for_each(|step| record(plan, step, on))?)
+    }
+
+    /// Returns the number of samples, and what a gather into `x` reads and writes, in the order of its kernel.
+    pub(super) fn gathered<'a>(&'a self, x: &'a Tensor) -> (usize, [&'a Tensor; 6]) {
+        let Feed { images, labels, order, progress, batch_labels, .. } = self;
+        (self.dims.samples, [images, labels, order, progress, x, batch_labels])
     }
 
     /// Writes what the draws of an epoch follow from, and how its batches are mixed.
@@ -149,6 +172,11 @@ impl Feed {
     pub(super) fn totals(&self) -> BatchTotals<'_> {
         let Feed { progress, batch_loss, batch_correct, .. } = self;
         BatchTotals { progress, batch_loss, batch_correct }
+    }
+
+    /// Where the losses and the correct predictions of the batches start among all totals.
+    pub(super) fn slots(&self) -> [usize; 2] {
+        [&self.batch_loss, &self.batch_correct].map(|part| part.first_element() - self.all_totals.first_element())
     }
 
     /// The number of samples of a batch.

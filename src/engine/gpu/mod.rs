@@ -2,6 +2,7 @@
 
 mod autotune;
 mod batches;
+mod head;
 mod limits;
 mod program;
 
@@ -22,6 +23,7 @@ use crate::model::{Model, Parameter};
 use crate::ops::softmax_xent::SoftTensors;
 use crate::ops::{Groups, SharedTiles, average, clip};
 use batches::Feed;
+use head::{Head, Unfinished};
 use program::{Arena, GpuFusion};
 
 /// Multiply-adds per evaluated batch: a quarter of a second on an adapter of 10 GFLOP/s, which is 100 times slower than a small GPU.
@@ -118,12 +120,16 @@ impl GpuEngine {
             let weights = gpu.tensor_from("class_weights", &[loss.class_weights.len()], &loss.class_weights);
             weights.map(|weights| (loss, weights))
         });
-        let tensors = self.tensors(&program, &self.parameters, Some(&gradients))?;
+        let mut tensors = self.tensors(&program, &self.parameters, Some(&gradients))?;
+        let head = match loss {
+            Some(_) => None,
+            None => Head::find(gpu, self.tiles, &program, &mut tensors, &config, &gradients)?,
+        };
         let logits = tensors[program.logits().0].clone();
         let rates = gpu.tensor("rates", &[train.len().div_ceil(batch_size), 4], Element::F32)?;
         let (clip, loss) = (gpu.tensor("clip", &[1], Element::F32)?, loss.transpose()?);
         let update = Update { config, rates, clip, loss, gradients, slots, averages };
-        let plan = self.step(&feed, &program, &tensors, &update).await?;
+        let plan = self.step(&feed, &program, &tensors, &update, head.as_ref()).await?;
         let once = self.once(&self.on_gpu(&feed, &program, &tensors)).await?;
         let entries: Vec<&str> = plan.dispatches().map(|dispatch| dispatch.entry).collect();
         log::debug!("a training step has {} dispatches: {}", entries.len(), entries.join(", "));
@@ -157,16 +163,25 @@ impl GpuEngine {
         program: &Program,
         tensors: &[Tensor],
         update: &Update,
+        head: Option<&Head>,
     ) -> Result<Plan, EngineError> {
         let mut plan = PlanBuilder::new(&self.gpu);
-        let on = OnGpu { targets: update.targets(), ..self.on_gpu(feed, program, tensors) };
-        feed.record(&mut plan, &on, Some(&update.config))?;
-        self.record_update(&mut plan, feed, update)?;
+        let unfinished = head.and_then(|head| head.unfinished.as_ref());
+        let parts = unfinished.map_or(&[][..], |unfinished| &unfinished.parts);
+        let on = OnGpu { targets: update.targets(), parts, ..self.on_gpu(feed, program, tensors) };
+        feed.record(&mut plan, &on, Some(&update.config), head)?;
+        self.record_update(&mut plan, feed, update, unfinished)?;
         Ok(plan.finish().await?)
     }
 
     /// Records the optimizer, before it the norm of the gradients if they are clipped, and after it the averages if there are any.
-    fn record_update(&self, plan: &mut PlanBuilder, feed: &Feed, update: &Update) -> Result<(), EngineError> {
+    fn record_update(
+        &self,
+        plan: &mut PlanBuilder,
+        feed: &Feed,
+        update: &Update,
+        unfinished: Option<&Unfinished>,
+    ) -> Result<(), EngineError> {
         let Update { config, rates, clip, gradients, slots, averages, .. } = update;
         let (g, w) = (&gradients.whole, &self.parameters.trained(gradients));
         if let Some(clip_norm) = config.clip_norm {
@@ -179,7 +194,14 @@ impl GpuEngine {
             clip: config.clip_norm.is_some(),
         };
         let slots: Vec<&Tensor> = slots.iter().map(|arena| &arena.whole).collect();
-        config.optimizer.record(plan, &groups, [g, w], &slots, [rates, &feed.progress, clip])?;
+        match unfinished {
+            Some(of) => {
+                let Unfinished { of, whole, inputs, .. } = of;
+                let totals = (&feed.all_totals, feed.slots());
+                config.optimizer.record_pending(plan, &groups, of, [g, w], &slots, [rates, whole, inputs], totals)?;
+            }
+            None => config.optimizer.record(plan, &groups, [g, w], &slots, [rates, &feed.progress, clip])?,
+        }
         if let (Some(config), Some(averages)) = (&config.average, averages) {
             average::record(plan, config, [&self.parameters.whole, &averages.whole, rates, &feed.progress])?;
         }
@@ -198,7 +220,7 @@ impl GpuEngine {
 
     fn on_gpu<'a>(&self, feed: &'a Feed, program: &'a Program, tensors: &'a [Tensor]) -> OnGpu<'a> {
         let (labels, random) = (&feed.batch_labels, &feed.random);
-        OnGpu { program, tiles: self.tiles, tensors, labels, targets: None, totals: feed.totals(), random }
+        OnGpu { program, tiles: self.tiles, tensors, labels, targets: None, totals: feed.totals(), random, parts: &[] }
     }
 
     /// Compiles the kernels for training `model` in advance, while the data is still being read, so that
@@ -275,7 +297,7 @@ impl GpuEngine {
             gpu.run(&once).await?;
         }
         let mut plan = PlanBuilder::new(gpu);
-        feed.record(&mut plan, &on, None)?;
+        feed.record(&mut plan, &on, None, None)?;
         let probabilities = tensors[program.instructions[program.loss()].writes[0].0].clone();
         let plan = plan.finish().await?;
         Ok((Batches::new(gpu, feed, plan)?, probabilities))
@@ -365,7 +387,7 @@ impl Engine for GpuEngine {
             if let Some(once) = self.once(&self.on_gpu(&batches.feed, &program, &tensors)).await? {
                 self.gpu.run(&once).await?;
             }
-            let plan = self.step(&batches.feed, &program, &tensors, update).await?;
+            let plan = self.step(&batches.feed, &program, &tensors, update, None).await?;
             let found = batches.search(&plan, epoch, last).await?;
             // The optimizer writes all parameters in one dispatch; report the parameter that contains the element.
             let mut arenas = update.slots.iter().chain([&self.parameters, &update.gradients]).chain(&update.averages);

@@ -26,13 +26,20 @@ impl Operation for Conv2d {
             Conv2d::Backward { d, pool, masked, .. } => {
                 let forms = [false, true].map(|dx| conv2d_form(gpu, on.tiles, &d, dx));
                 let argmax = pool.map(|_| x[3]);
-                match *y {
-                    [dw, db, dx] => {
+                match (y, on.parts_of(y[0])) {
+                    (&[_, _, dx], Some(parts)) => {
+                        let tensors = [x[0], x[1], x[2], dx, parts];
+                        conv2d::record_backward_parts(plan, on.tiles, &d, masked, tensors, argmax)
+                    }
+                    (&[_, _], Some(parts)) => {
+                        conv2d::record_backward_w_parts(plan, forms[0], &d, [x[0], x[2], parts], argmax)
+                    }
+                    (&[dw, db, dx], None) => {
                         let tensors = [x[0], x[1], x[2], dx, dw, db];
                         conv2d::record_backward(plan, forms, &d, masked, tensors, argmax)
                     }
-                    [dw, db] => conv2d::record_backward_w(plan, forms[0], &d, [x[0], x[2], dw, db], argmax),
-                    [dx] => conv2d::record_backward_x(plan, forms[1], &d, masked, [x[0], x[1], x[2], dx], argmax),
+                    (&[dw, db], None) => conv2d::record_backward_w(plan, forms[0], &d, [x[0], x[2], dw, db], argmax),
+                    (&[dx], _) => conv2d::record_backward_x(plan, forms[1], &d, masked, [x[0], x[1], x[2], dx], argmax),
                     _ => unreachable!("{self:?} does not write {} tensors", y.len()),
                 }
             }

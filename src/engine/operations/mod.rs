@@ -59,6 +59,17 @@ pub(super) struct OnGpu<'a> {
     pub(super) totals: BatchTotals<'a>,
     /// What draws follow from, besides the progress.
     pub(super) random: &'a Tensor,
+    /// The gradients of filters that the optimizer finishes, each with the tensor of its parts.
+    pub(super) parts: &'a [[Tensor; 2]],
+}
+
+impl OnGpu<'_> {
+    /// Returns the tensor of the parts of a gradient that the optimizer finishes.
+    fn parts_of(&self, gradient: &Tensor) -> Option<&Tensor> {
+        let is_it =
+            |of: &&[Tensor; 2]| of[0].shares_buffer(gradient) && of[0].first_element() == gradient.first_element();
+        self.parts.iter().find(is_it).map(|[_, parts]| parts)
+    }
 }
 
 /// Records an instruction into a plan.

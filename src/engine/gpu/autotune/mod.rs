@@ -31,8 +31,8 @@ const SLOW_STEP: Duration = Duration::from_millis(100);
 /// A candidate must take less than this fraction of the best time so far: smaller differences are noise, and the choice should be stable.
 const MARGIN: f64 = 0.97;
 
-/// Times the candidates: first loads of four values, then the height of the tiles, then sums of small filters in registers, then the number of
-/// workgroups that long sums are split into.
+/// Times the candidates: first loads of four values, then the height of the tiles, then sums of small filters in registers, then the end of the
+/// model in few dispatches, then the number of workgroups that long sums are split into.
 async fn measure(gpu: &Gpu, model: &Model, batch_size: usize, config: &StepConfig) -> Result<SharedTiles, EngineError> {
     let begin = Instant::now();
     let (initial, split) = (initial_parameters(&model.parameters()?, 0), blank(model, STEPS * batch_size));
@@ -54,6 +54,8 @@ async fn measure(gpu: &Gpu, model: &Model, batch_size: usize, config: &StepConfi
     consider(SharedTiles { loads_by_4: true, ..best }, &mut best).await?;
     consider(SharedTiles { rows_each: 8, ..best }, &mut best).await?;
     consider(SharedTiles { small_filters: true, ..best }, &mut best).await?;
+    consider(SharedTiles { head: true, ..best }, &mut best).await?;
+    consider(SharedTiles { head: true, fused_update: true, ..best }, &mut best).await?;
     for workgroups in [64, 256, 512] {
         consider(SharedTiles { workgroups, ..best }, &mut best).await?;
     }
@@ -98,7 +100,7 @@ async fn seconds_per_step(
 }
 
 /// Raised with every new candidate, so that choices that were made without it are made again.
-const SEARCH: usize = 3;
+const SEARCH: usize = 4;
 
 /// Everything that the choice depends on.
 fn key(gpu: &Gpu, model: &Model, batch_size: usize) -> String {
