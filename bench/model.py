@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Predict how long a step takes on a GPU, from launches, rounds of tiles, loads and bytes.
 
-    python3 bench/model.py          # today's kernels beside what an H200 took, then forms that are planned
+    python3 bench/model.py          # the standard kernels beside what an H200 took, then the candidates of autotune
     python3 bench/model.py --fit    # fit the constants again, to the figures in bench/results
 
 Eight constants describe the adapter; everything else is counted: the dispatches of a step, the workgroups of each, the
@@ -83,14 +83,12 @@ CANDIDATES = [Tiles(rows_each, workgroups) for rows_each in (4, 8) for workgroup
 
 @dataclass(frozen=True)
 class Forms:
-    """Forms that no GPU has timed: the first two are candidates of autotune, the others are not built."""
+    """Candidates of autotune that no GPU has timed."""
 
     small_filters: bool = False  # the first filter's gradient in registers
     loads_by_4: bool = False  # four values per load, where channels come in fours
-    head: bool = False  # from the parts of the first dense layer to its gradient in one dispatch; gather with the first layer
-    epilogue: bool = False  # the optimizer where a gradient is finished
-    one_sum: bool = False  # the parts of both filters' gradients added up in one dispatch
-    last_sums: bool = False  # instead, the last workgroup of a tile adds up its parts
+    head: bool = False  # from the parts of the first dense layer to the gradients of the second in two dispatches; the MLP's first layer gathers its images
+    fused_update: bool = False  # the optimizer finishes gradients
 
 
 TODAY = Forms()
@@ -165,8 +163,10 @@ def forward(model: str, n: int, tiles: Tiles, forms: Forms) -> tuple[list[Dispat
     outputs = tiles.count(HIDDEN, n, HIDDEN)
     steps = tiles.steps_per_part(outputs, inputs)
     parts = ceil(inputs, steps)
-    loads = sum(tiles.loads(HIDDEN, forms.loads_by_4))
-    name = "dense1 parts" if parts > 1 else "dense1 forward"
+    left, right = tiles.loads(HIDDEN, forms.loads_by_4 or not made)
+    # To gather a value, the progress and the order are read first.
+    loads = left + right if made else 3 * left + right
+    name = "dense1 parts" if parts > 1 or forms.head else "dense1 forward"
     moved = floats(n * inputs + inputs * HIDDEN + parts * n * HIDDEN)
     made.append(Dispatch(name, (Group(outputs * parts, steps // STEPS, loads),), moved))
     if forms.head:
@@ -181,24 +181,23 @@ def backward_dense(name: str, n: int, inputs: int, outputs: int, needs_dx: bool,
     """Both gradients of a dense layer in one dispatch."""
     width = min(inputs, outputs) if needs_dx else outputs
     loads = sum(tiles.loads(width, forms.loads_by_4 and outputs % 4 == 0))
-    # The optimizer: weights and two moments, four values at a time, loaded and stored.
-    more = 6 * tiles.tile(width)[0] * tiles.tile(width)[1] // (4 * LANES) if forms.epilogue else 0
-    groups = [Group(tiles.count(width, inputs + 1, outputs), ceil(n, STEPS), loads, more)]
+    groups = [Group(tiles.count(width, inputs + 1, outputs), ceil(n, STEPS), loads)]
     if needs_dx:
         groups.append(Group(tiles.count(width, n, inputs), ceil(outputs, STEPS), loads))
-    if forms.head:
-        # The second layer's weights, in the same dispatch.
-        more = 24 if forms.epilogue else 0
-        groups.append(Group(tiles.count(32, HIDDEN + 1, CLASSES), ceil(n, STEPS), sum(tiles.loads(32, False)), more))
     return Dispatch(name, tuple(groups), floats(2 * n * inputs + 2 * inputs * outputs + n * outputs))
 
 
-def backward_convolution(name: str, n: int, tiles: Tiles, forms: Forms) -> list[Dispatch]:
-    """Gradients of a convolution from the pooled gradient, and the sum of the filter's parts."""
+def cells(name: str) -> int:
+    """Cells of a filter, with the bias."""
+    return 9 * CONVOLUTIONS[name][1] + 1
+
+
+def backward_convolution(name: str, n: int, tiles: Tiles, forms: Forms) -> tuple[Dispatch, int]:
+    """Gradients of a convolution from the pooled gradient, and the parts of the filter's."""
     size, channels, filters = CONVOLUTIONS[name]
-    positions, cells = n * size * size, 9 * channels + 1
+    positions = n * size * size
     width = min(channels, filters) if name == "conv2" else filters
-    outputs = tiles.count(width, cells, filters)
+    outputs = tiles.count(width, cells(name), filters)
     steps = tiles.steps_per_part(outputs, positions)
     parts = ceil(positions, steps)
     left, right = tiles.loads(width, forms.loads_by_4 and channels % 4 == 0)
@@ -212,17 +211,22 @@ def backward_convolution(name: str, n: int, tiles: Tiles, forms: Forms) -> list[
         parts = ceil(windows, steps)
         # Eight windows at a time, 11 loads each and no barrier; the sums of 10 cells are added up behind 20 barriers.
         groups = [Group(parts, 1, steps / 8 * (2 + 9), 20)]
-    moved = floats(positions * channels * 2 + positions * filters / 2 + cells * filters * parts)
-    if forms.last_sums:
-        # Each last workgroup adds up its tile, four values at a time.
-        more = ceil(tiles.tile(width)[0] * tiles.tile(width)[1], 4 * LANES) * parts
-        groups[0] = groups[0]._replace(more=more)
-        return [Dispatch(f"{name} backward", tuple(groups), moved)]
-    numbers = cells * filters * (parts + 1)
-    return [
-        Dispatch(f"{name} backward", tuple(groups), moved),
-        Dispatch(f"{name} sum", megabytes=floats(numbers), invocations=cells * filters),
-    ]
+    moved = floats(positions * channels * 2 + positions * filters / 2 + cells(name) * filters * parts)
+    return Dispatch(f"{name} backward", tuple(groups), moved), parts
+
+
+def update(model: str, n: int, parts: dict[str, int]) -> Dispatch:
+    """The optimizer that finishes the gradients: each invocation those of four parameters. Counted in groups of 256."""
+
+    def group(values: int, loads: int) -> Group:
+        return Group(ceil(values, 4 * LANES), 1, loads)
+
+    groups = [group(cells(name) * CONVOLUTIONS[name][2], count) for name, count in parts.items()]
+    # Two loads for each row: of one gradient of the classes, and of four of the hidden layer. 64 invocations take a quarter of a load's time.
+    groups.append(Group(ceil((HIDDEN + 1) * CLASSES, 4 * 64), 1, 4 * 2 * n / 4))
+    if model == "mlp":
+        groups.append(group((PIXELS + 1) * HIDDEN, 2 * n))
+    return Dispatch("adam", tuple(groups), floats(5 * PARAMETERS[model]))
 
 
 def step(model: str, n: int, mode: str, tiles: Tiles, forms: Forms = TODAY) -> list[Dispatch]:
@@ -232,22 +236,27 @@ def step(model: str, n: int, mode: str, tiles: Tiles, forms: Forms = TODAY) -> l
     if not training:
         return [*made, Dispatch("softmax", rows=n)]
     if forms.head:
-        # Four rows per workgroup: parts, second layer's weights, the gradient back; a barrier after each of four stages.
-        made.append(Dispatch("head", (Group(ceil(n, 4), 4, (4 * HIDDEN * parts / LANES + 8) / 4),)))
+        # A row per workgroup: parts, second layer's weights, the gradient back; a barrier after each of four stages.
+        made.append(Dispatch("head", (Group(n, 4, (HIDDEN * parts / LANES + 10) / 4),)))
+        if not forms.fused_update:
+            made.append(Dispatch("head sums", (Group(ceil((HIDDEN + 1) * CLASSES, 16) + 1, 1, 2 * ceil(n, 16)),)))
     else:
         made.append(Dispatch("softmax", rows=n))
         made.append(backward_dense("dense2 backward", n, HIDDEN, CLASSES, True, tiles, forms))
-    made.append(backward_dense("dense1 backward", n, 49 * 64 if model == "cnn" else PIXELS, HIDDEN, model == "cnn", tiles, forms))
-    if model == "cnn":
-        made += backward_convolution("conv2", n, tiles, forms) + backward_convolution("conv1", n, tiles, forms)
-        if forms.one_sum:
-            sums = [made.pop(-3), made.pop()]
-            moved, invocations = sum(each.megabytes for each in sums), sum(each.invocations for each in sums)
-            made.append(Dispatch("sums", megabytes=moved, invocations=invocations))
-    if not forms.epilogue:
-        numbers = PARAMETERS[model]
-        made.append(Dispatch("adam", megabytes=floats(4 * numbers), invocations=numbers // 4))
-    return made
+    if model == "cnn" or not forms.fused_update:
+        inputs = 49 * 64 if model == "cnn" else PIXELS
+        made.append(backward_dense("dense1 backward", n, inputs, HIDDEN, model == "cnn", tiles, forms))
+    filters = {}
+    for name in ("conv2", "conv1") if model == "cnn" else ():
+        dispatch, filters[name] = backward_convolution(name, n, tiles, forms)
+        made.append(dispatch)
+        if not forms.fused_update:
+            numbers = cells(name) * CONVOLUTIONS[name][2]
+            made.append(Dispatch(f"{name} sum", megabytes=floats(numbers * (filters[name] + 1)), invocations=numbers))
+    if forms.fused_update:
+        return [*made, update(model, n, filters)]
+    numbers = PARAMETERS[model]
+    return [*made, Dispatch("adam", megabytes=floats(4 * numbers), invocations=numbers // 4)]
 
 
 def step_us(adapter: Adapter, dispatches: Iterable[Dispatch]) -> float:
@@ -348,16 +357,14 @@ def fit(profile: dict[str, Any], bench: dict[str, Any], tries: int = 4000, begin
 # --------------------------------------------------------------------------------------------------------- the tables
 
 # Forms that are added one after the other.
-PLANNED = {
-    "today": TODAY,
+ADDED = {
+    "standard": TODAY,
     "first filter's gradient in registers": Forms(True),
     "and four values per load": Forms(True, True),
-    "and the head in one dispatch": Forms(True, True, True),
-    "and the optimizer with the gradients": Forms(True, True, True, True),
-    "and both filters' sums in one dispatch": Forms(True, True, True, True, one_sum=True),
-    "instead, sums by the last workgroup": Forms(True, True, True, True, last_sums=True),
+    "and the head in two dispatches": Forms(True, True, True),
+    "and the optimizer finishes gradients": Forms(True, True, True, True),
 }
-PLANNED_FOR = [("mlp", 32), ("mlp", 256), ("cnn", 32), ("cnn", 256), ("cnn", 1024)]
+ADDED_FOR = [("mlp", 32), ("mlp", 256), ("cnn", 32), ("cnn", 256), ("cnn", 1024)]
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -372,17 +379,17 @@ def compared(figures: Iterable[Figure], counted: str) -> str:
     return table(["", counted, "measured, us", "predicted, us", "error"], rows)
 
 
-def planned(adapter: Adapter) -> str:
-    """Steps with the forms that are planned, in microseconds and images/s."""
+def added(adapter: Adapter) -> str:
+    """Steps with the candidates, in microseconds and images/s."""
     rows = []
-    for name, forms in PLANNED.items():
+    for name, forms in ADDED.items():
         cells = []
-        for model, n in PLANNED_FOR:
+        for model, n in ADDED_FOR:
             dispatches = step(model, n, "train", best_tiles(adapter, model, n, forms), forms)
             us = step_us(adapter, dispatches)
             cells.append(f"{len(dispatches)}: {us:.0f} us, {1e6 * n / us:,.0f}/s")
         rows.append([name, *cells])
-    return table(["dispatches: us per step, images/s", *(f"{model}, {n}" for model, n in PLANNED_FOR)], rows)
+    return table(["dispatches: us per step, images/s", *(f"{model}, {n}" for model, n in ADDED_FOR)], rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -397,7 +404,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(", ".join(f"{f.name} = {value:.4g}" for f, value in zip(fields(adapter), astuple(adapter))), end="\n\n")
     print(compared(kernels(adapter, profile), "workgroups"), end="\n\n")
     print(compared(steps(adapter, bench), "dispatches"), end="\n\n")
-    print(planned(adapter))
+    print(added(adapter))
 
 
 if __name__ == "__main__":

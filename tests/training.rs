@@ -440,7 +440,7 @@ fn few_dispatches_train_the_same() {
     for (model, cases) in [
         (
             Model::mlp(),
-            [(head, "head_backward_w", 6), (fused, "adam_step_pending", 3), (small, "adam_step_pending", 3)],
+            [(head, "head_backward_w", 5), (fused, "adam_step_pending", 3), (small, "adam_step_pending", 3)],
         ),
         (
             Model::cnn(),

@@ -135,10 +135,11 @@ pub struct SharedTiles {
     /// Whether four values are loaded at a time where channels come in fours. The sums are the same.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub loads_by_4: bool,
-    /// Whether the end of a model whose last hidden layer is dense is computed in two dispatches ([`head`]). Its sums are added in another order.
+    /// Whether the end of a model whose last hidden layer is dense is computed in two dispatches ([`head`]), and such a layer gathers the images if it
+    /// reads them. Sums are added in another order.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub head: bool,
-    /// With `head`: whether Adam finishes the gradients itself ([`Pending`]), and a hidden layer that reads the images gathers them.
+    /// With `head`: whether Adam finishes the gradients ([`Pending`]). Sums are added in another order.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fused_update: bool,
 }

@@ -78,7 +78,7 @@ impl Head {
             tensors[id] = part.slice(tensors[id].name().to_string(), 0, part.shape());
         }
         let reads_images = first == 0 && at[0].reads[0] == program.images && !config.changes_images();
-        let gathers = unfinished.is_some() && reads_images && dense::gathers(&hidden);
+        let gathers = reads_images && dense::gathers(&hidden);
         Ok(Some(Head { instructions: first..end, hidden, classes, rows, unfinished, gathers }))
     }
 
