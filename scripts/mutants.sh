@@ -3,8 +3,9 @@
 #
 #   sh scripts/mutants.sh PART/PARTS [FOLDER]      0/40: every fortieth mistake, 1/40: the one after each; FOLDER is target/mutants by default
 #
-# The quick tests run for each mistake, then the other tests that take a second or two for those that are left, then all tests. What is left
-# at the end is in FOLDER/missed.txt; what is not in docs/mutants.md either is a missing test. All 8,900 mistakes would take days.
+# The quick tests run for each mistake, then, for those that are left, the tests whose names have a word of the file's path, then the other tests
+# that take a second or two, then all tests. What is left at the end is in FOLDER/missed.txt; what is not in docs/mutants.md either is a missing
+# test. All 11,600 mistakes would take days.
 #
 # Needs `cargo install --locked cargo-mutants`; .cargo/mutants.toml has its options.
 set -eu
@@ -37,11 +38,27 @@ try() {
     cp "$folder/$stage/mutants.out/missed.txt" "$folder/missed.txt"
 }
 
+# Tries the mistakes of each file that are left with the tests that are about it: of src/photo/garment.rs, those named photo or garment.
+try_near() {
+    cp "$folder/missed.txt" "$folder/missed-by-quick.txt"
+    : >"$folder/missed-by-near.txt"
+    cut -d: -f1 "$folder/missed-by-quick.txt" | sort -u >"$folder/files.txt"
+    while read -r file; do
+        grep "^$file:" "$folder/missed-by-quick.txt" >"$folder/of-file.txt"
+        words=$(printf '%s' "${file#src/}" | sed 's/\.rs$//; s|/mod$||; s|/| |g')
+        # shellcheck disable=SC2086 # several words
+        try "near-$(printf '%s' "$words" | tr ' ' -)" "$folder/of-file.txt" --baseline skip --timeout 900 -- -- $words </dev/null
+        cat "$folder/missed.txt" >>"$folder/missed-by-near.txt"
+    done <"$folder/files.txt"
+    cp "$folder/missed-by-near.txt" "$folder/missed.txt"
+}
+
 rm -rf "$folder"
 mkdir -p "$folder"
 cargo mutants --list --colors never >"$folder/all.txt"
 awk -v part="${1%/*}" -v parts="${1#*/}" 'NR % parts == part' "$folder/all.txt" >"$folder/tried.txt"
 try quick "$folder/tried.txt" -- quick
+try_near
 try short "$folder/missed.txt" --baseline skip --timeout 900 -- -- --skip conv2d --skip dense --skip checkpoints --skip cli:: --skip faults \
     --skip crash_points --skip photo --skip training --skip native --skip bench --skip autotune --skip power_loss --skip _page \
     --skip output --skip examples --skip mutants --skip quick

@@ -79,7 +79,34 @@ fn every_shader_can_be_written_for_vulkan() {
         let words = spv::write_vec(module, info, &spv::Options::default(), Some(&options))
             .unwrap_or_else(|error| panic!("{}: {error}", spec.entry));
         assert_eq!(words[0], 0x0723_0203, "{}", spec.entry);
+        // For docs/performance.md.
+        if std::env::var_os("FMNIST_COUNT_INSTRUCTIONS").is_some() {
+            println!("{}: {:?}", spec.entry, counts(&words));
+        }
     });
+}
+
+/// Returns the numbers of instructions in the functions of a SPIR-V module: all, loads and stores, multiplications and additions of numbers.
+fn counts(words: &[u32]) -> [usize; 3] {
+    const HEADER: usize = 5;
+    const FUNCTION: u32 = 54;
+    let (mut at, mut opcodes) = (HEADER, Vec::new());
+    while let Some(word) = words.get(at) {
+        opcodes.push(word & 0xffff);
+        at += (word >> 16).max(1) as usize;
+    }
+    let of_functions = opcodes.split_off(opcodes.iter().position(|&code| code == FUNCTION).unwrap_or(0));
+    let count = |of: &[u32]| of_functions.iter().filter(|code| of.contains(code)).count();
+    // OpLoad, OpStore; OpFAdd, OpFSub, OpFMul and those of vectors and matrices.
+    [of_functions.len(), count(&[61, 62]), count(&[129, 131, 133, 142, 143, 144, 145, 146])]
+}
+
+#[test]
+fn instructions_are_counted() {
+    // A function with a load, a product of a vector and a number, and a store, after a name of three words.
+    let words = [0x0723_0203, 0, 0, 0, 0, 3 << 16 | 5, 0, 0, 5 << 16 | 54, 0, 0, 0, 0, 4 << 16 | 61, 0, 0, 0];
+    let words = [&words[..], &[5 << 16 | 142, 0, 0, 0, 0, 3 << 16 | 62, 0, 0, 1 << 16 | 56]].concat();
+    assert_eq!(counts(&words), [5, 2, 1]);
 }
 
 #[test]
