@@ -21,6 +21,7 @@ pub fn bias_forward<T: Real>(d: &BiasDims, x: &[T], b: &[T], y: &mut [T]) {
 }
 
 /// Computes the gradient of the bias: the column sums. Shapes: dy `[N, O]`, db `[O]`.
+#[inline(never)]
 pub fn bias_backward_b<T: Real>(d: &BiasDims, dy: &[T], db: &mut [T]) {
     db.fill(T::ZERO);
     for n in 0..d.n {

@@ -1,4 +1,6 @@
 //! Fully connected layer: `y[n,o] = b[o] + sum over i of x[n,i] * w[i,o]`. Source: keras.layers.Dense.
+//!
+//! Like other loops that several proofs call, these are never inlined: every copy is a part of what visitors of the page download.
 
 use super::real::Real;
 
@@ -14,6 +16,7 @@ pub struct DenseDims {
 }
 
 /// Computes `y = x w + b`. Shapes: x `[N, I]`, w `[I, O]`, b `[O]`, y `[N, O]`.
+#[inline(never)]
 pub fn dense_forward<T: Real>(d: &DenseDims, x: &[T], w: &[T], b: &[T], y: &mut [T]) {
     for n in 0..d.n {
         let row = &mut y[n * d.o..(n + 1) * d.o];
@@ -27,6 +30,7 @@ pub fn dense_forward<T: Real>(d: &DenseDims, x: &[T], w: &[T], b: &[T], y: &mut 
 }
 
 /// Computes the gradient of the input, `dy w^T`. Shapes: w `[I, O]`, dy `[N, O]`, dx `[N, I]`.
+#[inline(never)]
 pub fn dense_backward_x<T: Real>(d: &DenseDims, w: &[T], dy: &[T], dx: &mut [T]) {
     for n in 0..d.n {
         for i in 0..d.i {
@@ -40,6 +44,7 @@ pub fn dense_backward_x<T: Real>(d: &DenseDims, w: &[T], dy: &[T], dx: &mut [T])
 }
 
 /// Computes the gradient of the weights, `x^T dy`. Shapes: x `[N, I]`, dy `[N, O]`, dw `[I, O]`.
+#[inline(never)]
 pub fn dense_backward_w<T: Real>(d: &DenseDims, x: &[T], dy: &[T], dw: &mut [T]) {
     dw.fill(T::ZERO);
     for n in 0..d.n {

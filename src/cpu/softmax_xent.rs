@@ -30,6 +30,7 @@ fn row_parts<T: Real>(x: &[T]) -> (usize, T) {
 /// Computes the probabilities, loss and correct flag of each row.
 ///
 /// Shapes: logits x and probabilities `[N, C]`; labels, loss and correct `[N]`.
+#[inline(never)]
 pub fn softmax_xent_forward<T: Real>(
     d: &SoftmaxXentDims,
     x: &[T],
@@ -149,6 +150,7 @@ pub fn softmax_xent_totals<T: Real>(n_valid: usize, loss: &[T], correct: &[u32])
 /// Computes the gradient of the mean loss over the first `n_valid` rows; zero in the rows after them.
 ///
 /// Shapes: logits x and dx `[N, C]`, labels `[N]`.
+#[inline(never)]
 pub fn softmax_xent_backward_x<T: Real>(d: &SoftmaxXentDims, x: &[T], labels: &[u32], n_valid: usize, dx: &mut [T]) {
     dx.fill(T::ZERO);
     for n in 0..n_valid.min(d.n) {
