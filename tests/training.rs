@@ -2,12 +2,13 @@ use crate::support::fixture::{self, Fixture, worst_error};
 use crate::support::{genuine_data, gpu};
 use fmnist_gpu::data::{Split, fashion_mnist, synthetic};
 use fmnist_gpu::engine::{
-    Batch, Engine, EngineError, Epoch, GpuEngine, NativeEngine, Optimizer, ReferenceEngine, StepConfig, Totals,
+    Batch, Engine, EngineError, Epoch, Factors, GpuEngine, NativeEngine, Optimizer, ReferenceEngine, StepConfig, Totals,
 };
 use fmnist_gpu::gpu::{Gpu, GpuOptions, Tiling};
 use fmnist_gpu::model::{Model, initial_parameters, permutation};
 use fmnist_gpu::ops::SharedTiles;
 use fmnist_gpu::ops::adam::AdamConfig;
+use fmnist_gpu::ops::average::AverageConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
 use fmnist_gpu::train::{Event, Outcome, Position, TrainOptions, train};
 use pollster::FutureExt as _;
@@ -429,48 +430,101 @@ fn loads_of_four_values_change_no_bit() {
     assert!(difference < 1e-4, "{difference}");
 }
 
-/// The end of the model in two dispatches instead of four, and the optimizer that finishes the gradients: the same training within rounding, losses,
-/// correct predictions and a short last batch included.
+/// Trains for an epoch of three batches, the last of them short. Returns the entry points of a step, the totals, and the last logits, the last
+/// gradients and the parameters.
+fn trained_with(
+    gpu: &Gpu,
+    model: &Model,
+    tiles: SharedTiles,
+    config: &StepConfig,
+) -> (Vec<&'static str>, Totals, [Vec<f32>; 3]) {
+    let engine = GpuEngine::new(gpu, model, &initial(model, 1)).unwrap().with_tiles(tiles);
+    let mut engine = engine.and_training(&made_data(20), 8, config.clone()).block_on().unwrap();
+    let entries = engine.steps().unwrap().dispatches().iter().map(|dispatch| dispatch.entry).collect();
+    let rates = (1..=3).map(|step| config.rates(step, 3)).collect();
+    let epoch = Epoch { order: (0..20).collect(), rates, ..Epoch::default() };
+    let totals = engine.train_epoch(&epoch, &mut go).block_on().unwrap();
+    let logits = engine.last_logits().block_on().unwrap();
+    let gradients = engine.last_gradients().block_on().unwrap().concat();
+    (entries, totals, [logits, gradients, engine.parameters().block_on().unwrap().concat()])
+}
+
+/// The end of the model in two dispatches instead of four, and the optimizer that finishes the gradients: the same training within rounding, losses
+/// and correct predictions included. Each model comes with the entry points that a step must have, and with those that it must not.
 #[test]
 fn few_dispatches_train_the_same() {
     let shared = Gpu::open(&GpuOptions { tiling: Some(Tiling::Shared), ..GpuOptions::default() }).block_on().unwrap();
     let head = SharedTiles { head: true, ..SharedTiles::default() };
     let fused = SharedTiles { fused_update: true, ..head };
     let small = SharedTiles { small_filters: true, loads_by_4: true, workgroups: 64, ..fused };
-    for (model, cases) in [
+    let model = |layers: &str| -> Model {
+        let hidden = "{ type = \"dense\", units = 12, activation = \"relu\" }, { type = \"dense\", units = 10 }";
+        toml::from_str(&format!("name = \"made\"\nlayer = [{layers} {hidden}]")).unwrap()
+    };
+    let conv = |more: &str| {
+        format!("{{ type = \"conv2d\", kernel_size = 3, {more} }}, {{ type = \"maxpool2d\", pool_size = 4 }},")
+    };
+    let flatten = "{ type = \"flatten\" },";
+    let odd: Model = toml::from_str(
+        "name = \"odd\"\nlayer = [{ type = \"flatten\" }, { type = \"dense\", units = 7, activation = \"relu\" }, { type = \"dense\", units = 10 }]",
+    )
+    .unwrap();
+    let (pending, of_classes, gather) = ("adam_step_pending", "head_backward_w", "batch_gather");
+    let (sum, of_hidden) = ("conv2d_backward_w_sum", "dense_backward_w_shared");
+    let plain = StepConfig::from(&ADAM);
+    let recipe = StepConfig {
+        weight_decay: 0.1,
+        factors: Factors { bias: 2.0, scale: 1.0, shift: 1.0 },
+        average: Some(AverageConfig::Ema { decay: 0.5 }),
+        ..plain.clone()
+    };
+    let clipped = StepConfig { clip_norm: Some(0.01), ..plain.clone() };
+    let momentum = StepConfig::from(&Optimizer::Sgd(SgdConfig { learning_rate: 0.01, ..SgdConfig::default() }));
+    let cases: [(Model, SharedTiles, &StepConfig, usize, &[&str], &[&str]); 14] = [
+        (Model::mlp(), head, &plain, 5, &[of_classes, of_hidden], &[gather]),
+        (Model::mlp(), fused, &plain, 3, &[pending], &[gather, of_hidden]),
+        (Model::mlp(), small, &recipe, 4, &[pending], &[gather, of_hidden]),
+        (Model::mlp(), fused, &clipped, 7, &[of_classes, "adam_step"], &[gather, pending]),
+        (Model::mlp(), fused, &momentum, 5, &[of_classes, "sgd_step"], &[gather, pending]),
+        (Model::cnn(), head, &plain, 12, &[of_classes, sum, gather], &[]),
+        (Model::cnn(), fused, &plain, 9, &[pending, gather], &[sum, of_classes]),
+        (Model::cnn(), small, &recipe, 10, &[pending, gather], &[sum, of_classes]),
+        // Neither gathers nor finishes a layer whose units are not multiples of four.
+        (odd, fused, &plain, 5, &[pending, gather, of_hidden], &[of_classes]),
+        // Filters that are not multiples of four, or not trained: the latter leaves a hidden layer that reads a buffer.
+        (model(&(conv("filters = 5") + flatten)), fused, &plain, 10, &[pending, sum], &[of_classes]),
+        (model(&(conv("filters = 4, trainable = false") + flatten)), fused, &plain, 6, &[pending], &[sum, of_hidden]),
+        (model(&(conv("filters = 4, trainable = \"bias\"") + flatten)), fused, &plain, 10, &[pending], &[of_classes]),
+        // What is dropped in the backward pass follows from the number of batches done.
         (
-            Model::mlp(),
-            [(head, "head_backward_w", 5), (fused, "adam_step_pending", 3), (small, "adam_step_pending", 3)],
+            model(&(conv("filters = 4") + flatten + "{ type = \"dropout\", rate = 0.5 },")),
+            fused,
+            &plain,
+            14,
+            &[of_classes, "adam_step"],
+            &[pending],
         ),
         (
-            Model::cnn(),
-            [(head, "head_backward_w", 12), (fused, "adam_step_pending", 9), (small, "adam_step_pending", 9)],
+            model(&(flatten.to_string() + "{ type = \"dropout\", rate = 0.5 },")),
+            fused,
+            &plain,
+            6,
+            &[pending, gather],
+            &[],
         ),
-    ] {
-        let data = made_data(20);
-        let trained = |tiles: SharedTiles| {
-            let engine = GpuEngine::new(&shared, &model, &initial(&model, 1)).unwrap().with_tiles(tiles);
-            let mut engine = engine.and_training(&data, 8, &ADAM).block_on().unwrap();
-            let entries: Vec<_> = engine.steps().unwrap().dispatches().iter().map(|dispatch| dispatch.entry).collect();
-            let totals = engine.train_epoch(&epoch(20, 8, &ADAM, 1), &mut go).block_on().unwrap();
-            let values = [
-                engine.last_logits().block_on().unwrap(),
-                engine.last_gradients().block_on().unwrap().concat(),
-                engine.parameters().block_on().unwrap().concat(),
-            ];
-            (entries, totals, values)
-        };
-        let (_, plain_totals, plain) = trained(SharedTiles::default());
-        for (tiles, entry, most) in cases {
-            let (entries, totals, values) = trained(tiles);
-            assert!(entries.contains(&"head_rows") && entries.contains(&entry), "{entries:?}");
-            assert!(entries.len() <= most, "{}: {entries:?}", entries.len());
-            assert_eq!((totals.samples, totals.batches, totals.correct), (20, 3, plain_totals.correct));
-            assert!((totals.loss - plain_totals.loss).abs() < 1e-4 * plain_totals.loss, "{totals:?}, {plain_totals:?}");
-            for (values, plain) in values.iter().zip(&plain) {
-                let difference = values.iter().zip(plain).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-                assert!(values.len() == plain.len() && difference < 1e-4, "{}, {tiles:?}: {difference}", model.name);
-            }
+    ];
+    for (model, tiles, config, most, present, absent) in cases {
+        let (_, plain_totals, plain) = trained_with(&shared, &model, SharedTiles::default(), config);
+        let (entries, totals, values) = trained_with(&shared, &model, tiles, config);
+        let case = format!("{}, {tiles:?}: {entries:?}", model.name);
+        assert!(entries.contains(&"head_rows") && entries.len() <= most, "{} {case}", entries.len());
+        assert!(present.iter().all(|entry| entries.contains(entry)), "{case}");
+        assert!(absent.iter().all(|entry| !entries.contains(entry)), "{case}");
+        assert_eq!((totals.samples, totals.batches, totals.correct), (20, 3, plain_totals.correct), "{case}");
+        assert!((totals.loss - plain_totals.loss).abs() < 1e-4 * plain_totals.loss, "{totals:?}, {plain_totals:?}");
+        for (values, plain) in values.iter().zip(&plain) {
+            let difference = values.iter().zip(plain).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(values.len() == plain.len() && difference < 1e-4, "{difference}, {case}");
         }
     }
 }
