@@ -122,8 +122,32 @@ fn plots_are_whole_with_names_of_any_kind() {
         assert_eq!(root.attribute("role"), Some("img"));
         assert!(!svg.contains("<script"), "{svg}");
         assert!(root.children().any(|n| n.has_tag_name("desc") || n.tag_name().name() == "desc"));
+        assert_inside(root);
     }
     assert_eq!(escape("<a href='x'>&\"\u{1}"), "&lt;a href=&#39;x&#39;&gt;&amp;&quot; ");
+}
+
+/// Nothing is drawn outside of a picture: no corner of a shape, and no text is placed there.
+fn assert_inside(root: roxmltree::Node<'_, '_>) {
+    let number = |node: roxmltree::Node<'_, '_>, name: &str| node.attribute(name)?.parse::<f64>().ok();
+    for node in root.descendants().skip(1) {
+        for (axis, limit) in
+            [["x", "cx", "x1", "x2", "width"], ["y", "cy", "y1", "y2", "height"]].iter().zip(["width", "height"])
+        {
+            let limit = number(root, limit).unwrap();
+            let extent = number(node, axis[4]).or(number(node, "r")).unwrap_or(0.0);
+            for at in axis[..4].iter().filter_map(|name| number(node, name)) {
+                assert!(at >= 0.0 && at + extent <= limit, "{at} and {extent} of {limit}: {node:?}");
+            }
+        }
+        let points =
+            node.attribute("points").unwrap_or_default().split_whitespace().filter_map(|point| point.split_once(','));
+        for (x, y) in points {
+            let [x, y]: [f64; 2] = [x, y].map(|number| number.parse().unwrap());
+            let [width, height] = ["width", "height"].map(|name| number(root, name).unwrap());
+            assert!((0.0..=width).contains(&x) && (0.0..=height).contains(&y), "{x}, {y} of {width}, {height}");
+        }
+    }
 }
 
 /// In the legend, a dashed line has gaps beside its dot, and a solid line has none.

@@ -480,7 +480,8 @@ fn few_dispatches_train_the_same() {
     };
     let clipped = StepConfig { clip_norm: Some(0.01), ..plain.clone() };
     let momentum = StepConfig::from(&Optimizer::Sgd(SgdConfig { learning_rate: 0.01, ..SgdConfig::default() }));
-    let cases: [(Model, SharedTiles, &StepConfig, usize, &[&str], &[&str]); 14] = [
+    type Case<'a> = (Model, SharedTiles, &'a StepConfig, usize, &'a [&'a str], &'a [&'a str]);
+    let cases: [Case<'_>; 14] = [
         (Model::mlp(), head, &plain, 5, &[of_classes, of_hidden], &[gather]),
         (Model::mlp(), fused, &plain, 3, &[pending], &[gather, of_hidden]),
         (Model::mlp(), small, &recipe, 4, &[pending], &[gather, of_hidden]),

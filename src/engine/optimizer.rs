@@ -5,7 +5,7 @@ use crate::cpu::step::Step;
 use crate::gpu::{GpuError, PlanBuilder, Tensor};
 use crate::ops::adam::AdamConfig;
 use crate::ops::sgd::SgdConfig;
-use crate::ops::{Groups, Pending, adam, sgd};
+use crate::ops::{Groups, adam, sgd};
 use serde::{Deserialize, Serialize};
 
 /// An optimizer with its settings.
@@ -53,6 +53,14 @@ impl Optimizer {
         }
     }
 
+    /// The settings of Adam, with or without decay.
+    pub(super) fn adam(&self) -> Option<&AdamConfig> {
+        match self {
+            Optimizer::Adam(config) | Optimizer::AdamW(config) => Some(config),
+            Optimizer::Sgd(_) => None,
+        }
+    }
+
     /// Records a step of all trained parameters, given gradients and parameters, what is kept in the order of [`Optimizer::slots`], and the rates,
     /// the progress and the factor of the gradients.
     pub(super) fn record(
@@ -72,23 +80,6 @@ impl Optimizer {
             }
             _ => self.unreachable(slots.len()),
         }
-    }
-
-    /// Records a step of Adam that first finishes the gradients and ends the batch, as [`adam::record_pending`].
-    pub(super) fn record_pending(
-        &self,
-        plan: &mut PlanBuilder,
-        groups: &Groups,
-        of: &Pending,
-        [g, w]: [&Tensor; 2],
-        slots: &[&Tensor],
-        [rates, pending, inputs]: [&Tensor; 3],
-        (totals, at): (&Tensor, [usize; 2]),
-    ) -> Result<(), GpuError> {
-        let (Optimizer::Adam(config) | Optimizer::AdamW(config), &[m, v]) = (self, slots) else {
-            unreachable!("{self:?} does not finish gradients")
-        };
-        adam::record_pending(plan, config, groups, of, [g, w, m, v, rates, pending, inputs, totals], at)
     }
 
     /// Makes a step of one parameter by the plain loops.

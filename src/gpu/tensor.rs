@@ -61,7 +61,7 @@ impl Tensor {
     }
 
     /// Returns a tensor of integers as one of numbers: the same bits.
-    pub(crate) fn as_floats(self) -> Tensor {
+    pub(crate) fn into_floats(self) -> Tensor {
         Tensor { element: Element::F32, ..self }
     }
 

@@ -75,7 +75,7 @@ pub fn record_pending(
     constants.extend([("BATCH_LOSS_AT", slots[0] as f64), ("BATCH_CORRECT_AT", slots[1] as f64)]);
     let inputs_len = of.hidden.map_or(inputs.len(), |(_, inputs)| of.head.n * inputs);
     let parameters = [(g, len), (w, len), (m, len), (v, len)];
-    let others = [(rates, rates.len()), (pending, of.len()), (inputs, inputs_len), (totals, totals.len())];
+    let others = [(rates, rates.len()), (pending, of.room()), (inputs, inputs_len), (totals, totals.len())];
     let workgroups = workgroups_linear(len.div_ceil(4 * 64) + 1, 1);
     push(plan, &STEP_PENDING, &constants, workgroups, &[parameters, others].concat())
 }

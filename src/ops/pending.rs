@@ -35,7 +35,7 @@ pub struct Pending {
 
 impl Pending {
     /// Returns the number of elements of the tensor of all parts and rows.
-    pub fn len(&self) -> usize {
+    pub fn room(&self) -> usize {
         self.parts_at(self.filters.len())
     }
 

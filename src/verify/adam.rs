@@ -156,7 +156,7 @@ pub fn verify_pending(
         filters: filters.iter().zip(w_filters).zip(b_filters).map(of_filter).collect(),
     };
     // What the kernel has no use for is not a number.
-    let mut content = vec![f32::NAN; pending.len()];
+    let mut content = vec![f32::NAN; pending.room()];
     let correct: Vec<f32> = (0..n).map(|n| if n % 3 == 1 { 0.0 } else { 1.0 }).collect();
     let [at_hidden, _, at_dlogits, at_dhidden, at_loss, at_correct, at_batch, _] = HeadRows::starts(head);
     let rows = [

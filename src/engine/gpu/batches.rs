@@ -118,7 +118,7 @@ impl Feed {
             batch_labels: tensor("batch_labels", n, Element::U32)?,
             random: tensor("random", RANDOM_WORDS, Element::U32)?,
             mixes,
-            batch_loss: batch_loss.clone().as_floats(),
+            batch_loss: batch_loss.clone().into_floats(),
             batch_correct: batch_correct.clone(),
             all_totals,
         })

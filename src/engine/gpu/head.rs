@@ -5,7 +5,7 @@ use super::batches::Feed;
 use super::program::Arena;
 use crate::cpu::dense::DenseDims;
 use crate::engine::operations::OnGpu;
-use crate::engine::{EngineError, Optimizer, StepConfig};
+use crate::engine::{EngineError, StepConfig};
 use crate::gpu::{Element, Gpu, GpuError, PlanBuilder, Tensor, Tiling};
 use crate::lower::{Conv2d, Dense, Id, Instruction, Op, Program, SoftmaxXent};
 use crate::ops::head::{HeadDims, HeadRows, record_backward_w, record_rows, suits};
@@ -61,7 +61,7 @@ impl Head {
         let at = &program.instructions[first..];
         let (rows, unfinished) = match unfinished {
             Some((of, filters)) => {
-                let whole = gpu.tensor("pending", &[of.len()], Element::F32)?;
+                let whole = gpu.tensor("pending", &[of.room()], Element::F32)?;
                 let table = of.table();
                 gpu.write(&whole.slice("table", 0, &[table.len()]), &table);
                 let part = |(i, dw): (usize, &Id)| [tensors[dw.0].clone(), of.parts(&whole, i)];
@@ -132,11 +132,10 @@ fn pending(
     config: &StepConfig,
     gradients: &Arena,
 ) -> Option<(Pending, Vec<Id>)> {
-    let is_adam = matches!(config.optimizer, Optimizer::Adam(_) | Optimizer::AdamW(_));
     let after = &program.instructions[first + 4..];
     // The batch is done only when the optimizer has run, and what is drawn for a dropout follows from the number of batches.
     let draws = after.iter().any(|instruction| matches!(instruction.op, Op::Dropout(_)));
-    if !tiles.fused_update || !is_adam || config.clip_norm.is_some() || draws {
+    if !tiles.fused_update || config.optimizer.adam().is_none() || config.clip_norm.is_some() || draws {
         return None;
     }
     // Where the gradients of weight and bias are among those of all parameters; none if one of them is not trained.

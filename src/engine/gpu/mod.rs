@@ -21,7 +21,7 @@ use crate::gpu::{Element, Gpu, Plan, PlanBuilder, Tensor};
 use crate::lower::{Mode, Program, lower};
 use crate::model::{Model, Parameter};
 use crate::ops::softmax_xent::SoftTensors;
-use crate::ops::{Groups, SharedTiles, average, clip};
+use crate::ops::{Groups, SharedTiles, adam, average, clip};
 use batches::Feed;
 use head::{Head, Unfinished};
 use program::{Arena, GpuFusion};
@@ -194,13 +194,12 @@ impl GpuEngine {
             clip: config.clip_norm.is_some(),
         };
         let slots: Vec<&Tensor> = slots.iter().map(|arena| &arena.whole).collect();
-        match unfinished {
-            Some(of) => {
-                let Unfinished { of, whole, inputs, .. } = of;
-                let totals = (&feed.all_totals, feed.slots());
-                config.optimizer.record_pending(plan, &groups, of, [g, w], &slots, [rates, whole, inputs], totals)?;
+        match (unfinished, config.optimizer.adam(), &slots[..]) {
+            (Some(Unfinished { of, whole, inputs, .. }), Some(adam), &[m, v]) => {
+                let tensors = [g, w, m, v, rates, whole, inputs, &feed.all_totals];
+                adam::record_pending(plan, adam, &groups, of, tensors, feed.slots())?;
             }
-            None => config.optimizer.record(plan, &groups, [g, w], &slots, [rates, &feed.progress, clip])?,
+            _ => config.optimizer.record(plan, &groups, [g, w], &slots, [rates, &feed.progress, clip])?,
         }
         if let (Some(config), Some(averages)) = (&config.average, averages) {
             average::record(plan, config, [&self.parameters.whole, &averages.whole, rates, &feed.progress])?;
