@@ -142,8 +142,6 @@ fn finished(index: u32) -> vec4<f32> {
 }
 
 const LANES = 64u;
-var<workgroup> tile_loss: array<f32, LANES>;
-var<workgroup> tile_correct: array<u32, LANES>;
 
 // The workgroup after those of the parameters adds up loss and correct predictions.
 @compute @workgroup_size(LANES)
@@ -174,16 +172,7 @@ fn finish_batch(batch: u32, lane: u32) {
         loss += row_value(LOSS_AT + n);
         correct += u32(row_value(CORRECT_AT + n));
     }
-    tile_loss[lane] = loss;
-    tile_correct[lane] = correct;
-    workgroupBarrier();
-    for (var half = LANES / 2u; half > 0u; half /= 2u) {
-        if (lane < half) {
-            tile_loss[lane] += tile_loss[lane + half];
-            tile_correct[lane] += tile_correct[lane + half];
-        }
-        workgroupBarrier();
-    }
+    add_lanes(loss, correct, lane);
     if (lane != 0u) { return; }
     totals[BATCH_LOSS_AT + batch] = bitcast<u32>(tile_loss[0]);
     totals[BATCH_CORRECT_AT + batch] = tile_correct[0];

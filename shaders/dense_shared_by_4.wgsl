@@ -95,6 +95,14 @@ fn dense_forward_shared_by_4(
     }
 }
 
+fn store_part(part: u32, first_row: u32, first_column: u32, lane: u32, sums: ptr<function, Sums>) {
+    let o = first_column + lane % COLUMN_QUADS * 4u;
+    for (var r = 0u; r < ROWS_EACH; r++) {
+        let n = first_row + sum_row(lane / COLUMN_QUADS, r);
+        if (n < N && o < O) { y_parts_by_4[((part * N + n) * O + o) / 4u] = (*sums)[r]; }
+    }
+}
+
 @compute @workgroup_size(256)
 fn dense_forward_shared_by_4_parts(
     @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32
@@ -107,11 +115,7 @@ fn dense_forward_shared_by_4_parts(
     var sums: Sums;
     forward_sums(first_row, first_column, first, min(first + INPUTS_PER_PART, I), lane, &sums);
     if (first >= I) { return; }
-    let o = first_column + lane % COLUMN_QUADS * 4u;
-    for (var r = 0u; r < ROWS_EACH; r++) {
-        let n = first_row + sum_row(lane / COLUMN_QUADS, r);
-        if (n < N && o < O) { y_parts_by_4[((part * N + n) * O + o) / 4u] = sums[r]; }
-    }
+    store_part(part, first_row, first_column, lane, &sums);
 }
 
 // A row of the batch: its sample, or no valid one past the end of the epoch.
@@ -166,11 +170,7 @@ fn dense_forward_shared_by_4_gathered_parts(
         workgroupBarrier();
     }
     if (first >= I) { return; }
-    let o = first_column + lane % COLUMN_QUADS * 4u;
-    for (var r = 0u; r < ROWS_EACH; r++) {
-        let n = first_row + sum_row(lane / COLUMN_QUADS, r);
-        if (n < N && o < O) { y_parts_by_4[((part * N + n) * O + o) / 4u] = sums[r]; }
-    }
+    store_part(part, first_row, first_column, lane, &sums);
     let n = first_row + lane;
     if (part > 0u || first_column > 0u || lane >= tile_rows() || n >= N) { return; }
     let row = picked(n);

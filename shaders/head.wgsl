@@ -45,7 +45,6 @@ var<workgroup> hidden: array<f32, MOST_HIDDEN>;
 var<workgroup> scores: array<f32, MOST_CLASSES>;
 var<workgroup> gradients: array<f32, MOST_CLASSES>;
 var<workgroup> partial: array<f32, LANES>;
-var<workgroup> partial_correct: array<u32, LANES>;
 
 @compute @workgroup_size(LANES)
 fn head_rows(
@@ -149,19 +148,10 @@ fn finish_batch(lane: u32) {
         loss += rows[LOSS_AT + n];
         correct += u32(rows[CORRECT_AT + n]);
     }
-    partial[lane] = loss;
-    partial_correct[lane] = correct;
-    workgroupBarrier();
-    for (var half = LANES / 2u; half > 0u; half /= 2u) {
-        if (lane < half) {
-            partial[lane] += partial[lane + half];
-            partial_correct[lane] += partial_correct[lane + half];
-        }
-        workgroupBarrier();
-    }
+    add_lanes(loss, correct, lane);
     if (lane != 0u) { return; }
     let batch = progress_out[0];
-    batch_loss[batch] = partial[0];
-    batch_correct[batch] = partial_correct[0];
+    batch_loss[batch] = tile_loss[0];
+    batch_correct[batch] = tile_correct[0];
     progress_out[0] = batch + 1u;
 }

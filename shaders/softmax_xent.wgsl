@@ -41,8 +41,6 @@ override MIXES: bool = false;    // whether each image is mixed with the next on
 @group(0) @binding(8) var<storage, read> rates: array<vec4<f32>>;           // [batches of the epoch] the share of the own label, and numbers of others
 
 const LANES = 256u;
-var<workgroup> tile_loss: array<f32, LANES>;
-var<workgroup> tile_correct: array<u32, LANES>;
 
 struct Row { highest: f32, highest_at: u32, sum: f32 }
 
@@ -73,16 +71,7 @@ fn add_row(totals: ptr<function, Totals>, n: u32, row: Row) {
 
 // Writes the sums of all lanes into the batch's slot, and advances to the next batch.
 fn finish_batch(totals: Totals, lane: u32) {
-    tile_loss[lane] = totals.loss;
-    tile_correct[lane] = totals.correct;
-    workgroupBarrier();
-    for (var half = LANES / 2u; half > 0u; half /= 2u) {
-        if (lane < half) {
-            tile_loss[lane] += tile_loss[lane + half];
-            tile_correct[lane] += tile_correct[lane + half];
-        }
-        workgroupBarrier();
-    }
+    add_lanes(totals.loss, totals.correct, lane);
     if (lane != 0u) { return; }
     let batch = progress[0];
     batch_loss[batch] = tile_loss[0];

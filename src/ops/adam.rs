@@ -5,7 +5,8 @@ use crate::gpu::{Constant, GpuError, KernelSpec, PlanBuilder, Tensor, read, work
 
 pub use crate::cpu::adam::AdamConfig;
 
-const SHADER: Shader = Shader { op: "adam", source: shader_text!("adam.wgsl") };
+const SHADER: Shader =
+    Shader { op: "adam", source: concat!(shader_text!("adam.wgsl"), shader_text!("parts/totals.wgsl")) };
 
 /// Updates all parameters by one step.
 pub static STEP: KernelSpec = SHADER.kernel(

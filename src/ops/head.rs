@@ -9,7 +9,8 @@ use crate::gpu::{GpuError, KernelSpec, PlanBuilder, Tensor, read, workgroups_lin
 
 pub use crate::cpu::head::HeadDims;
 
-const SHADER: Shader = Shader { op: "head", source: shader_text!("head.wgsl") };
+const SHADER: Shader =
+    Shader { op: "head", source: concat!(shader_text!("head.wgsl"), shader_text!("parts/totals.wgsl")) };
 
 /// Everything that needs no other row: forward pass, loss, gradients of logits and hidden sums.
 pub static ROWS: KernelSpec = SHADER.kernel(

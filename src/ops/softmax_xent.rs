@@ -5,7 +5,10 @@ use crate::gpu::{GpuError, KernelSpec, PlanBuilder, Tensor, read, write};
 
 pub use crate::cpu::softmax_xent::{SoftTargets, SoftmaxXentDims};
 
-const SHADER: Shader = Shader { op: "softmax_xent", source: shader_text!("softmax_xent.wgsl") };
+const SHADER: Shader = Shader {
+    op: "softmax_xent",
+    source: concat!(shader_text!("softmax_xent.wgsl"), shader_text!("parts/totals.wgsl")),
+};
 
 /// The probabilities, and the batch's loss and number of correct predictions, for evaluation and prediction.
 pub static FORWARD: KernelSpec = SHADER.kernel(
