@@ -104,6 +104,8 @@ mod fuzz;
 mod import;
 /// The user's own photos: decoding, processing, and doubtful results.
 mod photo;
+/// Plots, pictures, pages and texts compared with what is recorded.
+mod recorded;
 /// The charts and image grids.
 mod report;
 /// The report and the comparison: figures, plots, pages, and how a browser displays them.

@@ -133,6 +133,8 @@ fn a_verdict_without_a_comparison_does_not_pass() {
         comparisons: 0,
         elements: 0,
         worst_ratio: 0.0,
+        bounds: 0.0,
+        magnitudes: 0.0,
         failures: Vec::new(),
     };
     assert!(!verdict.passed());

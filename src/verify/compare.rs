@@ -62,12 +62,16 @@ impl Bounded {
 }
 
 /// The result of comparing two tensors.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Comparison {
     /// The largest error as a fraction of its bound; infinite if something is NaN or the lengths differ.
     pub worst_ratio: f64,
     /// Number of elements outside their bound.
     pub n_failed: usize,
+    /// The sum of the bounds.
+    pub bounds: f64,
+    /// The sum of the magnitudes of what was expected.
+    pub magnitudes: f64,
     /// Describes the worst of them.
     worst: String,
 }
@@ -91,8 +95,10 @@ pub fn compare(actual: &[f32], expected: &[f64], bound: &[f64]) -> Comparison {
     if actual.len() != expected.len() || bound.len() != expected.len() {
         return wrong_length(actual.len(), expected.len());
     }
-    let mut result = Comparison { worst_ratio: 0.0, n_failed: 0, worst: String::new() };
+    let mut result = Comparison::default();
     for (i, ((&actual, &expected), &bound)) in actual.iter().zip(expected).zip(bound).enumerate() {
+        result.bounds += bound;
+        result.magnitudes += expected.abs();
         let error = (f64::from(actual) - expected).abs();
         // Written so that NaN in either value, or in the bound, counts as a failure.
         let within = error <= bound;
@@ -122,11 +128,12 @@ pub fn compare_exact(actual: &[u32], expected: &[u32]) -> Comparison {
     }
     let wrong: Vec<usize> = (0..actual.len()).filter(|&i| actual[i] != expected[i]).collect();
     match wrong.first() {
-        None => Comparison { worst_ratio: 0.0, n_failed: 0, worst: String::new() },
+        None => Comparison::default(),
         Some(&i) => Comparison {
             worst_ratio: f64::INFINITY,
             n_failed: wrong.len(),
             worst: format!("element {i} is {}, expected {}", actual[i], expected[i]),
+            ..Comparison::default()
         },
     }
 }
@@ -136,5 +143,6 @@ fn wrong_length(actual: usize, expected: usize) -> Comparison {
         worst_ratio: f64::INFINITY,
         n_failed: actual.abs_diff(expected).max(1),
         worst: format!("{}, expected {expected}", count(actual, "element")),
+        ..Comparison::default()
     }
 }

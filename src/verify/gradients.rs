@@ -22,7 +22,9 @@ pub fn check(
     gradient: &[f64],
     loss: &mut dyn FnMut(&[f64]) -> f64,
 ) -> Verdict {
-    let mut verdict = Verdict { kernel, comparisons: 1, elements: x.len(), worst_ratio: 0.0, failures: Vec::new() };
+    let (worst_ratio, bounds, magnitudes) = (0.0, 0.0, 0.0);
+    let (elements, failures) = (x.len(), Vec::new());
+    let mut verdict = Verdict { kernel, comparisons: 1, elements, worst_ratio, bounds, magnitudes, failures };
     let mut moved = x.to_vec();
     for i in 0..x.len() {
         moved[i] = x[i] + H;
@@ -31,7 +33,10 @@ pub fn check(
         let below = loss(&moved);
         moved[i] = x[i];
         let difference = (above - below) / (2.0 * H);
-        let ratio = (gradient[i] - difference).abs() / (TOLERANCE * (1.0 + difference.abs()));
+        let bound = TOLERANCE * (1.0 + difference.abs());
+        verdict.bounds += bound;
+        verdict.magnitudes += difference.abs();
+        let ratio = (gradient[i] - difference).abs() / bound;
         // NaN is a failure, and its ratio is infinite.
         let ratio = if ratio.is_nan() { f64::INFINITY } else { ratio };
         if ratio > 1.0 {

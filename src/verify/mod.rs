@@ -119,6 +119,10 @@ pub struct Verdict {
     pub elements: usize,
     /// The largest error as a fraction of its bound; above 1 the kernel is wrong. Infinite if a value is NaN.
     pub worst_ratio: f64,
+    /// The sum of the bounds of all floating-point numbers: the smaller it is beside the magnitudes, the stricter is the comparison.
+    pub bounds: f64,
+    /// The sum of the magnitudes of these numbers.
+    pub magnitudes: f64,
     /// Describes the failures; empty if there are none.
     pub failures: Vec<String>,
 }
@@ -132,8 +136,9 @@ impl Verdict {
     /// Returns the verdict of one comparison.
     fn of(kernel: &'static str, case: &str, elements: usize, comparison: &Comparison) -> Verdict {
         let failure = (!comparison.passed()).then(|| format!("{case}: {comparison}"));
-        let (worst_ratio, failures) = (comparison.worst_ratio, failure.into_iter().collect());
-        Verdict { kernel, comparisons: 1, elements, worst_ratio, failures }
+        let Comparison { worst_ratio, bounds, magnitudes, .. } = *comparison;
+        let failures = failure.into_iter().collect();
+        Verdict { kernel, comparisons: 1, elements, worst_ratio, bounds, magnitudes, failures }
     }
 
     /// Adds this to `verdicts`, which has one per kernel.
@@ -142,6 +147,8 @@ impl Verdict {
         same.comparisons += self.comparisons;
         same.elements += self.elements;
         same.worst_ratio = same.worst_ratio.max(self.worst_ratio);
+        same.bounds += self.bounds;
+        same.magnitudes += self.magnitudes;
         same.failures.extend(self.failures);
     }
 }
@@ -342,7 +349,9 @@ impl Recorded {
                 let failure =
                     format!("{case}: wrote past the end of `{name}` of {}, at {}", count(*len, "element"), len + at);
                 let (worst_ratio, failures) = (f64::INFINITY, vec![failure]);
-                Verdict { kernel, comparisons: 0, elements: 0, worst_ratio, failures }.add_to(verdicts);
+                let [bounds, magnitudes] = [0.0; 2];
+                Verdict { kernel, comparisons: 0, elements: 0, worst_ratio, bounds, magnitudes, failures }
+                    .add_to(verdicts);
             }
         }
         Ok(())
