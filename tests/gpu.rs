@@ -34,6 +34,7 @@ fn a_dispatch_with_wrong_tensors_is_refused_with_names_and_numbers() {
     // A buffer that is read and written by one dispatch, in one range or in two.
     assert!(message(record(&[("x", &x, 8), ("y", &x, 8)])).contains("share a buffer"));
     let both = gpu.tensor("both", &[128], Element::F32).unwrap();
+    assert_eq!((both.name(), both.slice("first", 0, &[8]).name()), ("both", "first"));
     let (first, second) = (both.slice("first", 0, &[8]), both.slice("second", 64, &[8]));
     assert!(message(record(&[("x", &first, 8), ("y", &second, 8)])).contains("share a buffer"));
 }

@@ -34,6 +34,8 @@ mod softmax_xent;
 
 /// Speeds, peaks and timings: whether they are measured, not how high they are.
 mod bench;
+/// How much the comparisons allow.
+mod bounds;
 /// The mirrors compared with finite differences and examples computed by hand.
 mod gradients;
 /// Proof that the proofs can fail.
