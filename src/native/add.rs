@@ -1,10 +1,10 @@
 //! The sum of two tensors; the results have the same bits as [`crate::cpu::add`].
 
-use super::vectorized;
+use super::vectorized_loop;
 
 /// Computes `y = x1 + x2`, for any shape; x1 and x2 may be the same tensor.
 pub fn add_forward(x1: &[f32], x2: &[f32], y: &mut [f32]) {
-    vectorized(
+    vectorized_loop(
         #[inline(always)]
         || {
             for ((y, &x1), &x2) in y.iter_mut().zip(x1).zip(x2) {

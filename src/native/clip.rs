@@ -1,6 +1,6 @@
 //! Clipping of the gradients; see [`crate::cpu::clip`].
 
-use super::vectorized;
+use super::vectorized_loop;
 use crate::cpu::clip::limit;
 
 /// Sums that are added up at the same time, one per lane of two of the widest registers: every instruction set adds in the same order.
@@ -9,7 +9,7 @@ const SUMS: usize = 16;
 /// Returns the sum of the squares of some gradients, in double precision.
 pub fn squared_norm(g: &[f32]) -> f64 {
     let mut sums = [0.0; SUMS];
-    vectorized(
+    vectorized_loop(
         #[inline(always)]
         || {
             let (chunks, rest) = g.as_chunks::<SUMS>();

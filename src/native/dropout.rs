@@ -2,7 +2,7 @@
 //!
 //! The draws are integer arithmetic on many counters at once, which vectorizes.
 
-use super::vectorized;
+use super::vectorized_loop;
 use crate::cpu::dropout::Dropping;
 use crate::cpu::philox::{MULTIPLIERS, ROUNDS, Random, WEYL};
 
@@ -38,7 +38,7 @@ fn draw(random: Random, stream: u32, first: u32) -> [u32; ELEMENTS] {
 /// Computes y: 0, or x / (1 - rate). The first element is the element `first` of the batch.
 pub fn dropout_forward(d: &Dropping, random: Random, first: usize, x: &[f32], y: &mut [f32]) {
     let (threshold, scale) = (d.threshold(), d.scale() as f32);
-    vectorized(
+    vectorized_loop(
         #[inline(always)]
         || {
             // The first draw may be for elements of the row before.

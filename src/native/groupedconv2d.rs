@@ -19,7 +19,7 @@
 )]
 
 use super::conv2d_direct::{constant_len, relu as positive};
-use super::{Aligned, lanes, vectorized};
+use super::{Aligned, lanes, vectorized, vectorized_loop};
 use crate::cpu::groupedconv2d::GroupedConv2dDims;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -357,7 +357,7 @@ pub fn groupedconv2d_backward_b(d: &GroupedConv2dDims, dy: &[f32], db: &mut [f32
     let (o, y_len) = (d.conv.o, d.conv.ho * d.conv.wo * d.conv.o);
     let sums = sum_groups(d, o, |images, sums| {
         let dy = &dy[images.start * y_len..images.end * y_len];
-        vectorized(
+        vectorized_loop(
             #[inline(always)]
             || {
                 for dy in dy.chunks_exact(o) {

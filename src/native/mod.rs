@@ -3,16 +3,16 @@
 //! Each function has the same name as the plain loop in [`crate::cpu`] that it replaces, and takes its tensors in the same
 //! order and layout. The plain loops are the specification; both are tested with the same error bounds. Each call
 //! processes some rows of a batch in the calling thread; the engine ([`crate::engine::NativeEngine`]) assigns each thread
-//! its own rows. Only the sums of a batch normalization are over the whole batch, in all threads of the pool.
+//! its own rows. Only a batch normalization adds up the whole batch, from the sums of each image.
 //!
 //! | operation | implementation |
 //! |---|---|
 //! | convolution, dense layers | in tiles of sums in vector registers ([`conv2d`], [`dense`]); as matrix products for shapes that do not allow it |
 //! | gradients of a convolution | in tiles too; after a max pooling, which leaves one position per window with a gradient, a quarter of the sums |
-//! | 3x3 convolutions | forward, and their gradients where few are zero, by Winograd's algorithm: 16 products instead of 36 |
+//! | 3x3 convolutions | forward, and their gradients where few are zero, by Winograd's algorithm: a quarter to a half of the products |
 //! | other matrix products | the crate `matrixmultiply`: AVX-512, AVX2 with FMA, or NEON, whichever the CPU has |
 //! | grouped and depthwise convolution | sums of products of vectors of channels ([`groupedconv2d`]) |
-//! | batch normalization | sums over fixed groups of images, in double precision, with all threads ([`batchnorm`]) |
+//! | batch normalization | sums of each image while it is in the cache, then of the images, in double precision; a GELU after it with it ([`batchnorm`]) |
 //! | GELU, SiLU | an exponential that vectorizes ([`gelu`], [`silu`]) |
 //! | dropout | sixteen draws at a time ([`dropout`]) |
 //! | pooling | all channels of a cell at once ([`pool2d`]) |
@@ -31,7 +31,7 @@ mod conv2d_direct;
 mod conv2d_patches;
 mod conv2d_pooled;
 mod conv2d_tiles;
-mod conv2d_winograd;
+pub(crate) mod conv2d_winograd;
 pub mod dense;
 mod dense_direct;
 pub mod dropout;
@@ -122,6 +122,24 @@ fn vectorized<W: WithSimd>(work: W) -> W::Output {
     Simd::vectorize(pulp::wasm::Simd128::try_new().expect("the module was compiled for it"), work)
 }
 
+/// Runs a loop compiled for that instruction set.
+///
+/// A closure that is called as a `FnOnce` is called through another function, which is compiled for no instruction set in particular and
+/// contains the loop; if it is long, it stays a function, and the loop runs in vectors of four numbers.
+#[inline(always)]
+fn vectorized_loop<R>(work: impl FnMut() -> R) -> R {
+    struct Loop<F>(F);
+    impl<R, F: FnMut() -> R> WithSimd for Loop<F> {
+        type Output = R;
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(mut self, _: S) -> R {
+            (self.0)()
+        }
+    }
+    vectorized(Loop(work))
+}
+
 /// Returns the number of single-precision numbers per vector register: 16 with AVX-512, 8 with AVX2, 4 with NEON or in a browser, 1
 /// without any of these.
 pub fn lanes() -> usize {
@@ -157,7 +175,7 @@ pub fn instruction_set() -> &'static str {
 
 /// Sets dx to zero where x is not above zero: the gradient of a ReLU whose output is x.
 pub fn mask(x: &[f32], dx: &mut [f32]) {
-    vectorized(
+    vectorized_loop(
         #[inline(always)]
         || {
             for (dx, &x) in dx.iter_mut().zip(x) {

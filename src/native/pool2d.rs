@@ -3,7 +3,7 @@
 //! The plain loops finish one channel after the other, whose cells are far apart in memory. Here a window is read cell by cell,
 //! all channels of a cell at once.
 
-use super::vectorized;
+use super::vectorized_loop;
 use crate::cpu::pool2d::Pool2dDims;
 use std::ops::Range;
 
@@ -48,7 +48,7 @@ impl Window {
 
 /// Computes max pooling, with the position of each maximum in its image. Shapes: x `[N, H, W, C]`, y and argmax `[N, HO, WO, C]`.
 pub fn pool2d_max_forward(d: &Pool2dDims, x: &[f32], y: &mut [f32], argmax: &mut [u32]) {
-    vectorized(
+    vectorized_loop(
         #[inline(always)]
         || {
             for window in windows(d) {
@@ -104,7 +104,7 @@ pub fn pool2d_sum_backward_x(d: &Pool2dDims, dy: &[f32], dx: &mut [f32]) {
 }
 
 fn mean_forward(d: &Pool2dDims, divisor: fn(&Window) -> f32, x: &[f32], y: &mut [f32]) {
-    vectorized(
+    vectorized_loop(
         #[inline(always)]
         || {
             for window in windows(d) {
@@ -125,7 +125,7 @@ fn mean_forward(d: &Pool2dDims, divisor: fn(&Window) -> f32, x: &[f32], y: &mut 
 }
 
 fn mean_backward_x(d: &Pool2dDims, divisor: fn(&Window) -> f32, dy: &[f32], dx: &mut [f32]) {
-    vectorized(
+    vectorized_loop(
         #[inline(always)]
         || {
             dx.fill(0.0);

@@ -1,11 +1,11 @@
 //! A fixed factor; the results have the same bits as [`crate::cpu::scale`].
 
-use super::vectorized;
+use super::vectorized_loop;
 
 /// Computes `y = factor * x`, for any shape.
 pub fn scale_forward(factor: f64, x: &[f32], y: &mut [f32]) {
     let factor = factor as f32;
-    vectorized(
+    vectorized_loop(
         #[inline(always)]
         || {
             for (y, &x) in y.iter_mut().zip(x) {

@@ -1,12 +1,12 @@
 //! The sigmoid linear unit; see [`crate::cpu::silu`].
 
 use super::exp::exp;
-use super::vectorized;
+use super::vectorized_loop;
 use crate::cpu::silu::FAR;
 
 /// Computes `y = x / (1 + exp(-x))`, for any shape.
 pub fn silu_forward(x: &[f32], y: &mut [f32]) {
-    vectorized(
+    vectorized_loop(
         #[inline(always)]
         || {
             for (y, &x) in y.iter_mut().zip(x) {
@@ -19,7 +19,7 @@ pub fn silu_forward(x: &[f32], y: &mut [f32]) {
 
 /// Computes the gradient dx of the input x, for any shape.
 pub fn silu_backward_x(x: &[f32], dy: &[f32], dx: &mut [f32]) {
-    vectorized(
+    vectorized_loop(
         #[inline(always)]
         || {
             for ((dx, &dy), &x) in dx.iter_mut().zip(dy).zip(x) {
