@@ -8,7 +8,8 @@
 use super::conv2d_direct::{self, Forward};
 use super::conv2d_pooled::{self, BackwardW, BackwardX, Entry, FilterSums};
 use super::conv2d_tiles::{self as tiles, Windows};
-use super::{Aligned, lanes, vectorized};
+use super::conv2d_winograd::AddFilter;
+use super::{Aligned, lanes, vectorized, vectorized_loop};
 use crate::cpu::conv2d::Conv2dDims;
 use crate::cpu::pool2d::Pool2dDims;
 
@@ -59,6 +60,8 @@ pub struct Scratch {
     pub(super) rows: Aligned<f32>,
     /// What Winograd's algorithm writes between its steps.
     transformed: Aligned<f32>,
+    /// The sums of the gradient of its transformed filter.
+    filter_sums: Aligned<f32>,
     entries: Vec<Entry>,
     counts: Vec<usize>,
 }
@@ -75,25 +78,22 @@ impl Scratch {
             for windows in conv.windows.iter().chain(&conv.dx_windows) {
                 scratch.padded.grow(windows.framed_len());
                 scratch.transformed.grow(windows.transformed_len());
+                scratch.filter_sums.grow(windows.filter_sums_len());
             }
             if conv.windows.is_none() || conv.tiles_backward().is_none() {
                 scratch.patches.grow(conv.band() * d.wo * d.terms());
             }
             if let Some(pool) = &conv.pool {
                 let (places, cells) = (pool.kh * pool.kw, pool.ho * pool.wo);
-                let windows = conv.windows.as_ref();
-                scratch.rows.grow(windows.map_or(1, |windows| windows.images) * d.y_len());
-                scratch.rows.grow(windows.map_or(0, Windows::rows_len));
-                grow(&mut scratch.entries, (places * d.o).max(cells + 1));
-                grow(&mut scratch.counts, places);
+                let windows = conv.windows.as_ref().map(|windows| (windows.images, windows.rows_len()));
+                scratch.rows.grow(windows.map_or(d.y_len(), |(images, rows)| rows.max(images * d.y_len())));
+                let entries = scratch.entries.len().max(places * d.o).max(cells + 1);
+                scratch.entries.resize(entries, Entry::default());
+                scratch.counts.resize(scratch.counts.len().max(places), 0);
             }
         }
         scratch
     }
-}
-
-fn grow<T: Clone + Default>(values: &mut Vec<T>, len: usize) {
-    values.resize(values.len().max(len), T::default());
 }
 
 /// A filter in the order in which the loops read it; rebuilt when the filter changes.
@@ -120,15 +120,15 @@ impl Conv2d {
         let mut conv = Conv2d { d, relu, pool, direct, windows, dx_windows, pooled, needs_dx, pixel_of, place_of };
         if algorithm == Algorithm::Fastest {
             conv.pooled = conv2d_pooled::plan(&conv, needs_dx, lanes());
-            conv.windows = Windows::new(&d, lanes());
-            // Its tiles are windows of 2x2 positions.
+            conv.windows = Windows::new(&d, pool.is_some(), lanes());
+            // Its tiles are whole windows of 2x2 positions.
             if let Some(windows) = &mut conv.windows
                 && pool.is_some_and(|pool| [pool.kh, pool.kw] != [2, 2])
             {
                 windows.winograd = None;
             }
             // Fewer products are faster than fewer passes over the data.
-            if !conv.windows.as_ref().is_some_and(Windows::is_winograd) {
+            if !conv.windows.as_ref().is_some_and(|windows| windows.winograd.is_some()) {
                 conv.direct = conv2d_direct::block(&conv, lanes());
             }
             // A ReLU leaves so few gradients after a pooling that it is faster to skip the others.
@@ -159,7 +159,7 @@ impl Conv2d {
 
     /// Describes in words how the forward pass and the backward pass are computed.
     pub fn describe(&self) -> [&'static str; 2] {
-        let in_tiles = |windows: &Windows| if windows.is_winograd() { "Winograd" } else { "tiles" };
+        let in_tiles = |windows: &Windows| if windows.winograd.is_some() { "Winograd" } else { "tiles" };
         let forward = match (self.direct, &self.windows) {
             (Some(_), _) => "direct",
             (None, Some(windows)) => in_tiles(windows),
@@ -175,12 +175,12 @@ impl Conv2d {
         [forward, backward]
     }
 
-    /// Whether y, dx and dw are computed by Winograd's algorithm, which has a bound of its own.
-    pub(crate) fn winograd(&self) -> [bool; 3] {
-        let is_winograd = |windows: Option<&Windows>| windows.is_some_and(Windows::is_winograd);
+    /// Returns the sides of the tiles with which y, dx and dw are computed by Winograd's algorithm, which has bounds of its own.
+    pub(crate) fn winograd(&self) -> [Option<usize>; 3] {
+        let side = |windows: Option<&Windows>| Some(windows?.winograd.as_ref()?.side);
         let forward = self.windows.as_ref().filter(|_| self.direct.is_none());
         let dw = self.tiles_backward().filter(|_| self.pooled.is_none());
-        [forward, self.dx_windows.as_ref(), dw].map(is_winograd)
+        [forward, self.dx_windows.as_ref(), dw].map(side)
     }
 
     /// Returns the number of output values per image.
@@ -301,6 +301,9 @@ impl Conv2d {
         let tiles = self.tiles_backward().filter(|_| self.pooled.is_none());
         let windows = if self.pooled.is_some() { self.dx_windows.as_ref() } else { tiles };
         let at_once = windows.map_or(1, |windows| windows.images);
+        let winograd = tiles.and_then(|windows| windows.winograd.as_ref()).filter(|_| sums.is_some());
+        let sums_len = winograd.map_or(0, |winograd| winograd.filter_sums_len(d));
+        scratch.filter_sums[..sums_len].fill(0.0);
         let mut dx = dx.map(|dx| dx.chunks_mut(at_once * d.x_len()));
         let images = x.chunks(at_once * d.x_len()).zip(dy.chunks(at_once * y_len));
         for (i, (x, dy)) in images.enumerate() {
@@ -314,6 +317,9 @@ impl Conv2d {
                 }
                 (None, None) => self.backward_by_patches(masked, [x, w, dy], argmax, sums, dx, scratch),
             }
+        }
+        if let (Some(winograd), Some([dw, _])) = (winograd, sums) {
+            vectorized(AddFilter { winograd, sums: &scratch.filter_sums[..sums_len], dw });
         }
     }
 
@@ -364,10 +370,14 @@ impl Conv2d {
         dx: Option<&mut [f32]>,
         scratch: &mut Scratch,
     ) {
-        let Scratch { padded, rows, transformed, .. } = scratch;
+        let Scratch { padded, rows, transformed, filter_sums, .. } = scratch;
         let dy = self.unpooled(dy, argmax, rows);
         if let Some([dw, db]) = sums {
             let framed = windows.frame(x, padded);
+            let dw = match &windows.winograd {
+                Some(winograd) => &mut filter_sums[..winograd.filter_sums_len(&self.d)],
+                None => dw,
+            };
             vectorized(tiles::BackwardW { windows, framed, dy, dw, db, transformed });
         }
         if let (Some(dx), Some(windows)) = (dx, &self.dx_windows) {
@@ -466,7 +476,7 @@ fn dx_by_tiles(
 fn unpool(pool: &Pool2dDims, dy: &[f32], argmax: &[u32], dx: &mut [f32]) {
     let c = pool.c;
     dx.fill(0.0);
-    vectorized(
+    vectorized_loop(
         #[inline(always)]
         || {
             for (cell, (dy, argmax)) in dy.chunks_exact(c).zip(argmax.chunks_exact(c)).enumerate() {

@@ -44,22 +44,24 @@ pub(super) struct Windows {
 }
 
 impl Windows {
-    /// Returns `None` if a vector has more lanes than there are output channels, or only one.
-    pub(super) fn new(d: &Conv2dDims, lanes: usize) -> Option<Self> {
+    /// Returns `None` if a vector has more lanes than there are output channels, or only one; `pooled` says whether a max pooling of 2x2
+    /// windows is taken of the output, as in [`Forward::pool`].
+    pub(super) fn new(d: &Conv2dDims, pooled: bool, lanes: usize) -> Option<Self> {
         if lanes < 4 || d.o < lanes {
             return None;
         }
         // As `with_tile` has them.
         let most = if lanes == 4 && !cfg!(target_arch = "wasm32") { 4 } else { 2 };
         let vectors = if d.o >= most * lanes { most } else { 1 };
-        // Framed images that fit into the L2 cache beside their gradients.
+        // Framed images that fit into the L2 cache beside their gradients; a power of two, as the number of rows of a share is.
         const NEAR: usize = 1 << 15;
-        let images = (NEAR / frame_len(d)).clamp(1, 16);
+        let winograd = Winograd::new(d, pooled, lanes);
+        let least = winograd.as_ref().map_or(1, |winograd| winograd.least_images(d));
+        let images = (NEAR / frame_len(d)).clamp(least, 16).next_power_of_two();
         let row = d.stride_h * frame_width(d) * d.c;
         let start = |image: usize, i: usize, j: usize| image * frame_len(d) + i * row + j * d.stride_w * d.c;
         let positions = |image| (0..d.ho * d.wo).map(move |at| start(image, at / d.wo, at % d.wo) as u32);
         let starts = (0..images).flat_map(positions).collect();
-        let winograd = Winograd::new(d, images, lanes);
         Some(Windows { d: *d, images, starts, vectors, block: vectors * lanes, winograd })
     }
 
@@ -68,13 +70,16 @@ impl Windows {
         let unpadded = (d.kh - 1).checked_sub(d.pad_top).zip((d.kw - 1).checked_sub(d.pad_left));
         let (pad_top, pad_left) = unpadded.filter(|_| [d.stride_h, d.stride_w] == [1, 1])?;
         let (h, w, c, ho, wo, o) = (d.ho, d.wo, d.o, d.h, d.w, d.c);
-        Self::new(&Conv2dDims { h, w, c, ho, wo, o, pad_top, pad_left, ..*d }, lanes)
+        Self::new(&Conv2dDims { h, w, c, ho, wo, o, pad_top, pad_left, ..*d }, false, lanes)
     }
 
     /// Reduces the number of images that are computed together.
     pub(super) fn limit(&mut self, images: usize) {
         self.images = images;
         self.starts.truncate(images * self.d.ho * self.d.wo);
+        if let Some(winograd) = &mut self.winograd {
+            winograd.list(&self.d, images);
+        }
     }
 
     /// Returns the length of the framed images that are computed together; 0 if the images need no frame.
@@ -82,14 +87,14 @@ impl Windows {
         if self.is_framed() { self.images * frame_len(&self.d) } else { 0 }
     }
 
-    /// Whether these windows are computed by Winograd's algorithm.
-    pub(super) fn is_winograd(&self) -> bool {
-        self.winograd.is_some()
-    }
-
     /// Returns the length of what Winograd's algorithm writes between its steps.
     pub(super) fn transformed_len(&self) -> usize {
         self.winograd.as_ref().map_or(0, |winograd| winograd.room(&self.d))
+    }
+
+    /// Returns the number of sums of the gradient of its transformed filter.
+    pub(super) fn filter_sums_len(&self) -> usize {
+        self.winograd.as_ref().map_or(0, |winograd| winograd.filter_sums_len(&self.d))
     }
 
     /// Returns the length of the sums of these images, one block of channels wide.
@@ -128,8 +133,8 @@ impl Windows {
 
     /// Packs a filter as `[blocks, KH, KW, C, block]`, or transformed; `value` returns the one for a term and an output channel.
     fn pack(&self, packed: &mut Aligned<f32>, value: impl Fn(usize, usize) -> f32) {
-        if self.is_winograd() {
-            return conv2d_winograd::pack(self, packed, value);
+        if let Some(winograd) = &self.winograd {
+            return conv2d_winograd::pack(self, winograd, packed, value);
         }
         packed.grow(self.packed_len());
         let panels = packed.chunks_exact_mut(self.d.terms() * self.block);
@@ -233,7 +238,9 @@ impl WithSimd for Forward<'_> {
 
 #[inline(always)]
 fn forward<S: Simd, const R: usize, const V: usize>(simd: S, product: Forward<'_>) {
-    if let Some(winograd) = &product.windows.winograd {
+    if let Some(winograd) = &product.windows.winograd
+        && S::F32_LANES >= 4
+    {
         return conv2d_winograd::forward::<S, R, V>(simd, winograd, product);
     }
     let Forward { windows, framed, packed, b, relu, pool, y, argmax, rows, .. } = product;
@@ -241,11 +248,13 @@ fn forward<S: Simd, const R: usize, const V: usize>(simd: S, product: Forward<'_
     let starts = &windows.starts[..framed.len() / frame_len(d) * d.ho * d.wo];
     for (first, packed) in windows.blocks().zip(packed.chunks_exact(d.terms() * block)) {
         let bias = b.map_or([simd.splat_f32s(0.0); V], |b| vectors::<S, V>(&b[first..first + block]));
-        let tiles = Tiles { d, framed, filter: S::as_simd_f32s(packed).0.as_chunks::<V>().0, bias, relu };
+        let filter = S::as_simd_f32s(packed).0.as_chunks::<V>().0;
+        let [runs, run, row] = [d.kh, d.kw * d.c, frame_width(d) * d.c];
+        let tiles = Tiles { runs, run, row, framed, filter, bias, relu };
         match pool {
-            None => convolve::<S, R, V>(simd, &tiles, starts, &mut y[first..], d.o),
+            None => convolve::<S, R, V>(simd, &tiles, starts, &mut y[first..], [d.o, S::F32_LANES]),
             Some(pool) => {
-                convolve::<S, R, V>(simd, &tiles, starts, rows, block);
+                convolve::<S, R, V>(simd, &tiles, starts, rows, [block, S::F32_LANES]);
                 take_maxima::<S, V>(simd, pool, d, rows, [first, d.o], y, argmax);
             }
         }
@@ -254,31 +263,37 @@ fn forward<S: Simd, const R: usize, const V: usize>(simd: S, product: Forward<'_
 
 /// What the tiles of one block of channels have in common.
 pub(super) struct Tiles<'a, S: Simd, const V: usize> {
-    pub(super) d: &'a Conv2dDims,
+    /// The runs of values of a window.
+    pub(super) runs: usize,
+    /// The length of a run.
+    pub(super) run: usize,
+    /// The distance of two runs.
+    pub(super) row: usize,
     pub(super) framed: &'a [f32],
     pub(super) filter: &'a [[S::f32s; V]],
     pub(super) bias: [S::f32s; V],
     pub(super) relu: bool,
 }
 
-/// Computes all positions, one block of channels wide; they are `stride` apart in `out`.
+/// Computes all positions, one block of channels wide. In `out`, two positions are `strides[0]` apart, and two vectors of a position `strides[1]`.
 #[inline(always)]
 pub(super) fn convolve<S: Simd, const R: usize, const V: usize>(
     simd: S,
     tiles: &Tiles<'_, S, V>,
     starts: &[u32],
     out: &mut [f32],
-    stride: usize,
+    strides: [usize; 2],
 ) {
     if starts.len() < R {
         for (at, start) in starts.iter().enumerate() {
-            convolve_tile::<S, 1, V>(simd, tiles, &[*start], &mut out[at * stride..], stride);
+            convolve_tile::<S, 1, V>(simd, tiles, &[*start], &mut out[at * strides[0]..], strides);
         }
         return;
     }
     for at in (0..starts.len()).step_by(R) {
         let at = at.min(starts.len() - R);
-        convolve_tile::<S, R, V>(simd, tiles, constant_len(&starts[at..at + R]), &mut out[at * stride..], stride);
+        let (starts, out) = (constant_len(&starts[at..at + R]), &mut out[at * strides[0]..]);
+        convolve_tile::<S, R, V>(simd, tiles, starts, out, strides);
     }
 }
 
@@ -288,12 +303,11 @@ fn convolve_tile<S: Simd, const R: usize, const V: usize>(
     tiles: &Tiles<'_, S, V>,
     starts: &[u32; R],
     out: &mut [f32],
-    stride: usize,
+    [stride, vector_stride]: [usize; 2],
 ) {
-    let Tiles { d, framed, filter, bias, relu: with_relu } = tiles;
-    let (run, row) = (d.kw * d.c, frame_width(d) * d.c);
-    let mut sums = [*bias; R];
-    for p in 0..d.kh {
+    let &Tiles { runs, run, row, framed, filter, bias, relu: with_relu } = tiles;
+    let mut sums = [bias; R];
+    for p in 0..runs {
         let mut x: [&[f32]; R] = [&[]; R];
         for r in 0..R {
             x[r] = &framed[starts[r] as usize + p * row..][..run];
@@ -317,16 +331,16 @@ fn convolve_tile<S: Simd, const R: usize, const V: usize>(
     }
     // Constant indices, here and below: an array indexed by a variable anywhere is kept in memory everywhere.
     for r in 0..R {
-        let out = S::as_mut_simd_f32s(&mut out[r * stride..][..S::F32_LANES * V]).0;
         for v in 0..V {
-            out[v] = if *with_relu { relu(simd, sums[r][v]) } else { sums[r][v] };
+            let out = S::as_mut_simd_f32s(&mut out[r * stride + v * vector_stride..][..S::F32_LANES]).0;
+            out[0] = if with_relu { relu(simd, sums[r][v]) } else { sums[r][v] };
         }
     }
 }
 
 /// Adds one product to each sum of a tile: nearly all the time is spent in this function.
 #[inline(always)]
-fn add_products<S: Simd, const R: usize, const V: usize>(
+pub(super) fn add_products<S: Simd, const R: usize, const V: usize>(
     simd: S,
     x: impl Fn(usize) -> f32,
     w: &[S::f32s; V],
@@ -374,7 +388,7 @@ pub(super) struct BackwardW<'a> {
     pub(super) framed: &'a [f32],
     /// `[images, HO, WO, O]`.
     pub(super) dy: &'a [f32],
-    /// Added to, `[KH, KW, C, O]`.
+    /// Added to, `[KH, KW, C, O]`; by Winograd's algorithm, the sums of the transformed filter.
     pub(super) dw: &'a mut [f32],
     /// Added to, `[O]`.
     pub(super) db: &'a mut [f32],
@@ -393,7 +407,9 @@ impl WithSimd for BackwardW<'_> {
 
 #[inline(always)]
 fn backward_w<S: Simd, const R: usize, const V: usize>(simd: S, product: BackwardW<'_>) {
-    if let Some(winograd) = &product.windows.winograd {
+    if let Some(winograd) = &product.windows.winograd
+        && S::F32_LANES >= 4
+    {
         return conv2d_winograd::backward_w::<S, V>(simd, winograd, product);
     }
     // Few enough that two cache lines for each of them stay in the L1 cache, while the tiles go through the filter.

@@ -7,9 +7,21 @@
 use super::Check;
 use crate::cpu::pool2d::{Pool2dDims, pool2d_max_backward_x, pool2d_max_forward};
 use crate::native::conv2d::{Algorithm, Conv2d, Packed, Scratch};
+use crate::native::conv2d_winograd::{Four, LARGER, Three, Transforms, Two, transposed};
 use crate::ops::conv2d::{Conv2dDims, Padding};
 use crate::verify::conv2d::{backward_w, backward_x, forward};
 use crate::verify::{Bounded, Breadth, compare, compare_exact};
+
+/// Calls a function with the transforms of a side.
+macro_rules! with_transforms {
+    ($side:expr, $function:ident($($arguments:expr),*)) => {
+        match $side {
+            3 if LARGER => $function::<Three, 3, 5>($($arguments),*),
+            4 if LARGER => $function::<Four, 4, 6>($($arguments),*),
+            _ => $function::<Two, 2, 4>($($arguments),*),
+        }
+    };
+}
 
 pub(in crate::verify) fn proof(check: &mut Check) {
     let everything = check.breadth == Breadth::Everything;
@@ -20,6 +32,8 @@ pub(in crate::verify) fn proof(check: &mut Check) {
         (2, [14, 14, 32], [3, 3], 64, [1, 1], Padding::Same),
         (1, [9, 17, 16], [3, 3], 32, [1, 1], Padding::Same),
         (2, [11, 6, 5], [2, 3], 7, [2, 1], Padding::Valid),
+        (2, [12, 8, 16], [3, 3], 32, [1, 1], Padding::Same),
+        (3, [6, 6, 32], [3, 3], 32, [1, 1], Padding::Same),
     ];
     if everything {
         convolutions.extend([
@@ -52,6 +66,11 @@ pub(in crate::verify) fn proof(check: &mut Check) {
             (2, [14, 8, 52], [3, 3], 37, [1, 1], Padding::Same),
             (9, [4, 4, 20], [3, 3], 24, [1, 1], Padding::Valid),
             (1, [2, 2, 33], [3, 3], 17, [1, 1], Padding::Same),
+            // Tiles of each size: 4x4 outputs, 3x3, and 2x2 after a pooling.
+            (3, [8, 12, 32], [3, 3], 48, [1, 1], Padding::Same),
+            (7, [6, 6, 64], [3, 3], 32, [1, 1], Padding::Same),
+            (2, [11, 17, 16], [3, 3], 16, [1, 1], Padding::Valid),
+            (1, [6, 10, 16], [3, 3], 32, [1, 1], Padding::Same),
         ]);
     }
     for (n, input, window, o, stride, padding) in convolutions {
@@ -98,15 +117,15 @@ fn forward_pass(check: &mut Check, case: &str, conv: &Conv2d, d: &Conv2dDims, [x
     let mut argmax = vec![u32::MAX; if conv.pool.is_some() { y.len() } else { 0 }];
     conv.forward([x, w, b], &packed, &mut y, &mut argmax, &mut scratch);
 
-    let [y_by_winograd, ..] = conv.winograd();
+    let [winograd, ..] = conv.winograd();
     let mut sums = forward(d, x, w, b);
-    if y_by_winograd {
-        sums = Bounded::sums(
-            sums.values,
-            &winograd_scale(d, x, Some(b), |tap, c, o| w[(tap * d.c + c) * d.o + o]),
-            d.c + 11,
-        );
+    if let Some(side) = winograd {
+        let w = |tap: usize, c: usize, o: usize| w[(tap * d.c + c) * d.o + o];
+        let (scale, terms) = with_transforms!(side, winograd_scale(d, x, Some(b), w));
+        sums = Bounded::sums(sums.values, &scale, terms);
     }
+    // The transforms of larger tiles have sixths.
+    let exact = exact && winograd.is_none_or(|side| side == 2);
     let mut sums = sums.then_relu(conv.relu);
     if exact {
         sums.bound.fill(0.0);
@@ -175,21 +194,23 @@ fn backward_pass(check: &mut Check, case: &str, conv: &Conv2d, d: &Conv2dDims, n
         }
         None => given.clone(),
     };
-    let [_, dx_by_winograd, dw_by_winograd] = conv.winograd();
+    let [_, winograd_dx, winograd_dw] = conv.winograd();
     let [mut expected_dw, expected_db] = backward_w(d, &x, &dy);
-    if dw_by_winograd {
-        expected_dw = Bounded::sums(expected_dw.values, &winograd_scale_w(d, &x, &dy), d.n * d.ho * d.wo + 16);
+    if let Some(side) = winograd_dw {
+        let (scale, terms) = with_transforms!(side, winograd_scale_w(d, &x, &dy));
+        expected_dw = Bounded::sums(expected_dw.values, &scale, terms);
     }
     check.bounded("native conv2d_backward_w", case, &dw, &expected_dw);
     check.bounded("native conv2d_backward_b", case, &db, &expected_db);
     if needs_dx {
         let mut expected = backward_x(d, &w, &dy);
-        if dx_by_winograd {
+        if let Some(side) = winograd_dx {
             // A convolution of dy by the turned filter.
             let (pad_top, pad_left) = (2 - d.pad_top, 2 - d.pad_left);
             let of_dy = Conv2dDims { h: d.ho, w: d.wo, c: d.o, ho: d.h, wo: d.w, o: d.c, pad_top, pad_left, ..*d };
-            let scale = winograd_scale(&of_dy, &dy, None, |tap, o, c| w[((8 - tap) * d.c + c) * d.o + o]);
-            expected = Bounded::sums(expected.values, &scale, d.o + 11);
+            let turned = |tap: usize, o: usize, c: usize| w[((8 - tap) * d.c + c) * d.o + o];
+            let (scale, terms) = with_transforms!(side, winograd_scale(&of_dy, &dy, None, turned));
+            expected = Bounded::sums(expected.values, &scale, terms);
         }
         let expected = expected.masked(true, &x);
         check.bounded("native conv2d_backward_x", case, &dx, &expected);
@@ -199,25 +220,28 @@ fn backward_pass(check: &mut Check, case: &str, conv: &Conv2d, d: &Conv2dDims, n
     }
 }
 
-/// A transform along one axis, on absolute values.
-type Transform<const N: usize, const M: usize> = fn([f64; N]) -> [f64; M];
+/// Applies the absolute values of a transform along both axes.
+fn along_both<const R: usize, const C: usize>(matrix: &[[f32; C]; R], values: &[[f64; C]; C]) -> [[f64; R]; R] {
+    let product = |p: usize, q: usize, i: usize, j: usize| {
+        f64::from(matrix[p][i]).abs() * f64::from(matrix[q][j]).abs() * values[i][j]
+    };
+    let value = |p: usize, q: usize| (0..C * C).map(|at| product(p, q, at / C, at % C)).sum();
+    std::array::from_fn(|p| std::array::from_fn(|q| value(p, q)))
+}
 
-const INPUTS: Transform<4, 4> = |[x0, x1, x2, x3]| [x0 + x2, x1 + x2, x1 + x2, x1 + x3];
-const FILTER: Transform<3, 4> = |[g0, g1, g2]| [g0, (g0 + g1 + g2) / 2.0, (g0 + g1 + g2) / 2.0, g2];
-const OUTPUTS: Transform<4, 2> = |[m0, m1, m2, m3]| [m0 + m1 + m2, m1 + m2 + m3];
-// Their transposes, but for the inputs.
-const FILTER_T: Transform<4, 3> = |[u0, u1, u2, u3]| [u0 + (u1 + u2) / 2.0, (u1 + u2) / 2.0, (u1 + u2) / 2.0 + u3];
-const OUTPUTS_T: Transform<2, 4> = |[y0, y1]| [y0, y0 + y1, y0 + y1, y1];
-
-/// Applies a transform along both axes.
-fn along_both<const N: usize, const M: usize>(transform: Transform<N, M>, values: [[f64; N]; N]) -> [[f64; M]; M] {
-    let rows = values.map(transform);
-    let columns: [[f64; M]; M] = std::array::from_fn(|j| transform(std::array::from_fn(|i| rows[i][j])));
-    std::array::from_fn(|i| std::array::from_fn(|j| columns[j][i]))
+/// Returns the roundoffs of a transform along both axes: of each sum, and of a product with a factor that is no power of two two, one of
+/// them for the factor itself.
+fn roundoffs<const R: usize, const C: usize>(matrix: &[[f32; C]; R]) -> usize {
+    let of_row = |row: &[f32; C]| {
+        let factors = row.iter().filter(|factor| **factor != 0.0);
+        let rounds = factors.clone().any(|factor| factor.to_bits() << 9 != 0);
+        factors.count() - 1 + if rounds { 2 } else { 0 }
+    };
+    2 * matrix.iter().map(of_row).max().unwrap_or(0)
 }
 
 /// The absolute values of the window of the tile at output `(i, j)`; outside of the image they are zero.
-fn window(d: &Conv2dDims, x: &[f32], [n, i, j, c]: [usize; 4]) -> [[f64; 4]; 4] {
+fn window<const T: usize>(d: &Conv2dDims, x: &[f32], [n, i, j, c]: [usize; 4]) -> [[f64; T]; T] {
     let pixel = |row: usize, column: usize| {
         let (row, column) = (row.checked_sub(d.pad_top)?, column.checked_sub(d.pad_left)?);
         (row < d.h && column < d.w).then(|| f64::from(x[((n * d.h + row) * d.w + column) * d.c + c]).abs())
@@ -225,40 +249,51 @@ fn window(d: &Conv2dDims, x: &[f32], [n, i, j, c]: [usize; 4]) -> [[f64; 4]; 4] 
     std::array::from_fn(|p| std::array::from_fn(|q| pixel(i + p, j + q).unwrap_or(0.0)))
 }
 
-/// The scale of the bound of y; `w` returns the filter's value for a tap, an input channel and an output channel.
-fn winograd_scale(d: &Conv2dDims, x: &[f32], b: Option<&[f32]>, w: impl Fn(usize, usize, usize) -> f32) -> Vec<f64> {
+/// The scale of the bound of y, and its roundoffs; `w` returns the filter's value for a tap, an input channel and an output channel.
+fn winograd_scale<X: Transforms<M, T>, const M: usize, const T: usize>(
+    d: &Conv2dDims,
+    x: &[f32],
+    b: Option<&[f32]>,
+    w: impl Fn(usize, usize, usize) -> f32,
+) -> (Vec<f64>, usize) {
     let filter = |c: usize, o: usize| {
         let tap = |p: usize, q: usize| f64::from(w(3 * p + q, c, o)).abs();
-        along_both(FILTER, std::array::from_fn(|p| std::array::from_fn(|q| tap(p, q))))
+        along_both(&X::FILTER, &std::array::from_fn(|p| std::array::from_fn(|q| tap(p, q))))
     };
-    let filters: Vec<_> = (0..d.c * d.o).map(|at| filter(at / d.o, at % d.o)).collect();
+    let filters: Vec<[[f64; T]; T]> = (0..d.c * d.o).map(|at| filter(at / d.o, at % d.o)).collect();
     let mut scale = vec![0.0; d.n * d.ho * d.wo * d.o];
-    for (n, i, j) in tiles(d) {
-        let inputs: Vec<_> = (0..d.c).map(|c| along_both(INPUTS, window(d, x, [n, i, j, c]))).collect();
+    for (n, i, j) in tiles(d, M) {
+        let inputs: Vec<_> = (0..d.c).map(|c| along_both(&X::INPUT, &window(d, x, [n, i, j, c]))).collect();
         for o in 0..d.o {
-            let mut products = [[0.0; 4]; 4];
+            let mut products = [[0.0; T]; T];
             for (c, inputs) in inputs.iter().enumerate() {
                 add_products(inputs, &filters[c * d.o + o], &mut products);
             }
             let bias = b.map_or(0.0, |b| f64::from(b[o]).abs());
-            for (k, y) in along_both(OUTPUTS, products).concat().into_iter().enumerate() {
-                scale[((n * d.ho + i + k / 2) * d.wo + j + k % 2) * d.o + o] = y + bias;
+            for (k, y) in along_both(&X::OUTPUT, &products).concat().into_iter().enumerate() {
+                scale[((n * d.ho + i + k / M) * d.wo + j + k % M) * d.o + o] = y + bias;
             }
         }
     }
-    scale
+    let bias = 1;
+    (scale, d.c + roundoffs(&X::INPUT) + roundoffs(&X::FILTER) + roundoffs(&X::OUTPUT) + bias)
 }
 
-/// The scale of the bound of dw.
-fn winograd_scale_w(d: &Conv2dDims, x: &[f32], dy: &[f32]) -> Vec<f64> {
-    let mut products = vec![[[0.0; 4]; 4]; d.c * d.o];
-    for (n, i, j) in tiles(d) {
+/// The scale of the bound of dw, and its roundoffs.
+fn winograd_scale_w<X: Transforms<M, T>, const M: usize, const T: usize>(
+    d: &Conv2dDims,
+    x: &[f32],
+    dy: &[f32],
+) -> (Vec<f64>, usize) {
+    let (output, filter) = (transposed(&X::OUTPUT), transposed(&X::FILTER));
+    let mut products = vec![[[0.0; T]; T]; d.c * d.o];
+    for (n, i, j) in tiles(d, M) {
         let gradient =
             |p: usize, q: usize, o: usize| f64::from(dy[((n * d.ho + i + p) * d.wo + j + q) * d.o + o]).abs();
         let gradients = |o: usize| std::array::from_fn(|p| std::array::from_fn(|q| gradient(p, q, o)));
-        let gradients: Vec<_> = (0..d.o).map(|o| along_both(OUTPUTS_T, gradients(o))).collect();
+        let gradients: Vec<_> = (0..d.o).map(|o| along_both(&output, &gradients(o))).collect();
         for c in 0..d.c {
-            let inputs = along_both(INPUTS, window(d, x, [n, i, j, c]));
+            let inputs = along_both(&X::INPUT, &window(d, x, [n, i, j, c]));
             for (gradients, products) in gradients.iter().zip(&mut products[c * d.o..]) {
                 add_products(&inputs, gradients, products);
             }
@@ -266,20 +301,22 @@ fn winograd_scale_w(d: &Conv2dDims, x: &[f32], dy: &[f32]) -> Vec<f64> {
     }
     let mut scale = vec![0.0; d.w_len()];
     for (at, products) in products.into_iter().enumerate() {
-        for (tap, dw) in along_both(FILTER_T, products).concat().into_iter().enumerate() {
+        for (tap, dw) in along_both(&filter, &products).concat().into_iter().enumerate() {
             scale[tap * d.c * d.o + at] = dw;
         }
     }
-    scale
+    // The sums of two parts, and of what was there before them.
+    let parts = 8;
+    (scale, d.n * d.ho * d.wo + roundoffs(&X::INPUT) + roundoffs(&output) + roundoffs(&filter) + parts)
 }
 
-/// The image and the first position of each tile.
-fn tiles(d: &Conv2dDims) -> impl Iterator<Item = (usize, usize, usize)> {
-    let (columns, per_image) = (d.wo / 2, d.ho * d.wo / 4);
-    (0..d.n * per_image).map(move |at| (at / per_image, at % per_image / columns * 2, at % columns * 2))
+/// The image and the first position of each tile of `side` outputs along an axis.
+fn tiles(d: &Conv2dDims, side: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    let (columns, per_image) = (d.wo / side, d.ho * d.wo / (side * side));
+    (0..d.n * per_image).map(move |at| (at / per_image, at % per_image / columns * side, at % columns * side))
 }
 
-fn add_products(a: &[[f64; 4]; 4], b: &[[f64; 4]; 4], sums: &mut [[f64; 4]; 4]) {
+fn add_products<const T: usize>(a: &[[f64; T]; T], b: &[[f64; T]; T], sums: &mut [[f64; T]; T]) {
     let pairs = a.iter().flatten().zip(b.iter().flatten());
     sums.iter_mut().flatten().zip(pairs).for_each(|(sum, (a, b))| *sum += a * b);
 }
