@@ -43,6 +43,12 @@ pub trait Fusion: fmt::Debug {
     /// computes the gradient of its input too.
     fn unpool(&self, conv: &Conv2dDims, pool: &Pool2dDims, needs_dx: bool) -> bool;
 
+    /// Whether a normalization by the statistics of a batch adds up each image while its rows are processed, so that only the sums of the images
+    /// are left for the whole batch, and whether it includes a GELU after it.
+    fn sums_by_image(&self) -> bool {
+        false
+    }
+
     /// Whether the gradients of weights are computed after all other instructions, so that what they read must stay until then.
     fn weights_last(&self) -> bool {
         false

@@ -201,12 +201,24 @@ pub enum BatchNorm {
     /// x -> moments, and the parameters running_mean and running_var are moved towards them: the batch's statistics. The number is the
     /// part of the running statistics that stays.
     Statistics(BatchNormDims, f64),
+    /// x -> images: of each image, what its statistics are computed from, if the engine adds up image by image.
+    Images(BatchNormDims),
+    /// images -> moments, and the parameters running_mean and running_var, as [`BatchNorm::Statistics`].
+    StatisticsOfImages(BatchNormDims, f64),
     /// running_mean, running_var -> moments.
     Moments,
     /// x, moments, scale, shift -> y. Also dy, moments without mean, scale, 0 -> dx, if the statistics are not those of x.
     Forward(BatchNormDims, f64),
+    /// x, moments, scale, shift -> y: the GELU of the normalization.
+    GeluForward(BatchNormDims, f64),
     /// x, moments, dy -> dscale, dshift.
     BackwardW(BatchNormDims, f64),
+    /// x, moments, dy -> images: of each image, what dscale and dshift are computed from.
+    BackwardImages(BatchNormDims),
+    /// x, moments, scale, shift, dy -> dz, images: the same behind a GELU; dz is the gradient of the normalization before it.
+    GeluBackwardImages(BatchNormDims, f64),
+    /// images, moments -> dscale, dshift.
+    BackwardWOfImages(BatchNormDims, f64),
     /// x, moments, scale, dscale, dshift, dy -> dx.
     BackwardX(BatchNormDims, f64),
     /// w, b, scale, shift, running_mean, running_var -> w, b: a convolution or dense layer that includes the normalization after it.
@@ -262,7 +274,13 @@ impl Op {
     /// Whether it needs the whole batch at once: all rows of what it reads must be there before it starts.
     pub fn meets(&self) -> bool {
         match self {
-            Op::BatchNorm(instruction) => matches!(instruction, BatchNorm::Statistics(..) | BatchNorm::BackwardW(..)),
+            Op::BatchNorm(instruction) => matches!(
+                instruction,
+                BatchNorm::Statistics(..)
+                    | BatchNorm::StatisticsOfImages(..)
+                    | BatchNorm::BackwardW(..)
+                    | BatchNorm::BackwardWOfImages(..)
+            ),
             Op::Conv2d(_) | Op::GroupedConv2d(_) | Op::Dense(_) | Op::MaxPool2d(_) | Op::MeanPool2d(_) => false,
             Op::Relu(_) | Op::Gelu(_) | Op::Add(_) | Op::SoftmaxXent(_) => false,
             Op::LeakyRelu(_) | Op::Silu(_) | Op::Scale(_) | Op::Dropout(_) => false,
@@ -342,7 +360,7 @@ impl Lowering<'_> {
             }
             Layer::BatchNorm { momentum, epsilon, trainable, .. } => {
                 let momentum = trainable.then_some(*momentum);
-                self.batchnorm(at, x, momentum, *epsilon)
+                return Ok(self.batchnorm(at, x, momentum, *epsilon));
             }
             Layer::Add {} => {
                 let mut sum = x;
@@ -374,24 +392,39 @@ impl Lowering<'_> {
     }
 
     /// Emits a normalization: by the batch's statistics in training, by the running ones in inference, and without `momentum`, because it is
-    /// not trained.
-    fn batchnorm(&mut self, at: At<'_>, x: Id, momentum: Option<f64>, epsilon: f64) -> Id {
+    /// not trained. Returns its output, and the index of the GELU that it includes.
+    fn batchnorm(&mut self, at: At<'_>, x: Id, momentum: Option<f64>, epsilon: f64) -> (Id, Vec<usize>) {
         let [scale, shift, mean, variance] = self.normalization(at);
         let (shape, c) = (at.shape(), at.channels());
         let positions = shape.output.iter().product::<usize>() / c.max(1);
         let d = BatchNormDims { n: self.program.batch, positions, c };
-        let moments = match momentum.filter(|_| self.mode != Mode::Infer) {
-            Some(momentum) => {
-                let moments = self.add(format!("{}.moments", shape.name), &[3, c], false, Place::UNASSIGNED);
-                let op = Op::BatchNorm(BatchNorm::Statistics(d, momentum));
-                self.emit(op, vec![x], vec![moments, mean, variance]);
-                moments
-            }
-            None => self.running(format!("{}.moments", shape.name), mean, variance),
+        let Some(momentum) = momentum.filter(|_| self.mode != Mode::Infer) else {
+            let moments = self.running(format!("{}.moments", shape.name), mean, variance);
+            let y = self.rows(format!("{}.y", shape.name), &shape.output);
+            self.emit(Op::BatchNorm(BatchNorm::Forward(d, epsilon)), vec![x, moments, scale, shift], vec![y]);
+            return (y, Vec::new());
         };
-        let y = self.rows(format!("{}.y", shape.name), &shape.output);
-        self.emit(Op::BatchNorm(BatchNorm::Forward(d, epsilon)), vec![x, moments, scale, shift], vec![y]);
-        y
+        let moments = self.add(format!("{}.moments", shape.name), &[3, c], false, Place::UNASSIGNED);
+        let by_image = self.sums_by_image();
+        let (op, of) = if by_image {
+            let images = self.rows(format!("{}.images", shape.name), &[3, c]);
+            self.emit(Op::BatchNorm(BatchNorm::Images(d)), vec![x], vec![images]);
+            (BatchNorm::StatisticsOfImages(d, momentum), images)
+        } else {
+            (BatchNorm::Statistics(d, momentum), x)
+        };
+        self.emit(Op::BatchNorm(op), vec![of], vec![moments, mean, variance]);
+        let gelu = at.only_reader().filter(|&i| by_image && at.layers[i].layer == Layer::Gelu {});
+        let op = if gelu.is_some() { BatchNorm::GeluForward(d, epsilon) } else { BatchNorm::Forward(d, epsilon) };
+        let last = gelu.map_or(shape, |i| &at.layers[i]);
+        let y = self.rows(format!("{}.y", last.name), &shape.output);
+        self.emit(Op::BatchNorm(op), vec![x, moments, scale, shift], vec![y]);
+        (y, gelu.into_iter().collect())
+    }
+
+    /// Whether a normalization by the batch's statistics adds up image by image.
+    fn sums_by_image(&self) -> bool {
+        self.fusion.is_some_and(|fusion| fusion.sums_by_image())
     }
 
     /// Emits moments of running statistics, which are computed once.
@@ -465,6 +498,33 @@ impl Lowering<'_> {
         self.weights(op, reads, instruction);
     }
 
+    /// The rule of a normalization, with the GELU after it if the instruction includes it.
+    fn batchnorm_rule(&mut self, instruction: &Instruction, d: BatchNormDims, epsilon: f64, dy: Id) {
+        let [x, moments, scale, shift] = [0, 1, 2, 3].map(|i| instruction.reads[i]);
+        if self.program.once.iter().any(|once| once.writes.contains(&moments)) {
+            return self.scaled(instruction, d, epsilon, dy);
+        }
+        let mut dz = dy;
+        let (op, reads) = if self.sums_by_image() {
+            let name = self.program.tensor(moments).name.replace(".moments", "");
+            let images = self.rows(format!("{name}.dimages"), &[2, d.c]);
+            if matches!(instruction.op, Op::BatchNorm(BatchNorm::GeluForward(..))) {
+                dz = self.rows_like(format!("{name}.dy"), x);
+                let op = BatchNorm::GeluBackwardImages(d, epsilon);
+                self.emit(Op::BatchNorm(op), vec![x, moments, scale, shift, dy], vec![dz, images]);
+            } else {
+                self.emit(Op::BatchNorm(BatchNorm::BackwardImages(d)), vec![x, moments, dy], vec![images]);
+            }
+            (BatchNorm::BackwardWOfImages(d, epsilon), vec![images, moments])
+        } else {
+            (BatchNorm::BackwardW(d, epsilon), vec![x, moments, dy])
+        };
+        let [dscale, dshift] = [scale, shift].map(|w| self.gradient_of(w));
+        self.emit(Op::BatchNorm(op), reads, vec![dscale, dshift]);
+        let reads = vec![x, moments, scale, dscale, dshift, dz];
+        self.input(Op::BatchNorm(BatchNorm::BackwardX(d, epsilon)), reads, x);
+    }
+
     /// The rule of each operation: given the gradient `dy` of what an instruction wrote, emits the instructions for the gradients of what it read.
     pub(super) fn rule(&mut self, instruction: &Instruction, dy: Id) {
         let x = instruction.reads[0];
@@ -504,19 +564,11 @@ impl Lowering<'_> {
                     self.reaches(x, dy);
                 }
             }
-            Op::BatchNorm(BatchNorm::Forward(d, epsilon)) => {
-                let [moments, scale, shift] = [instruction.reads[1], instruction.reads[2], instruction.reads[3]];
-                if self.program.once.iter().any(|once| once.writes.contains(&moments)) {
-                    return self.scaled(instruction, d, epsilon, dy);
-                }
-                let [dscale, dshift] = [scale, shift].map(|w| self.gradient_of(w));
-                let op = Op::BatchNorm(BatchNorm::BackwardW(d, epsilon));
-                self.emit(op, vec![x, moments, dy], vec![dscale, dshift]);
-                let reads = vec![x, moments, scale, dscale, dshift, dy];
-                self.input(Op::BatchNorm(BatchNorm::BackwardX(d, epsilon)), reads, x);
+            Op::BatchNorm(BatchNorm::Forward(d, epsilon) | BatchNorm::GeluForward(d, epsilon)) => {
+                self.batchnorm_rule(instruction, d, epsilon, dy);
             }
             // Its gradient is part of that of the normalization.
-            Op::BatchNorm(BatchNorm::Statistics(..)) => {}
+            Op::BatchNorm(BatchNorm::Statistics(..) | BatchNorm::Images(_) | BatchNorm::StatisticsOfImages(..)) => {}
             Op::Conv2d(Conv2d::Backward { .. })
             | Op::GroupedConv2d(GroupedConv2d::Backward { .. })
             | Op::Dense(Dense::Backward { .. })
@@ -529,7 +581,13 @@ impl Lowering<'_> {
             | Op::Scale(Scale::Backward(_))
             | Op::Dropout(Dropout::Backward(_))
             | Op::BatchNorm(
-                BatchNorm::Moments | BatchNorm::BackwardW(..) | BatchNorm::BackwardX(..) | BatchNorm::Fold(_),
+                BatchNorm::Moments
+                | BatchNorm::BackwardW(..)
+                | BatchNorm::BackwardImages(_)
+                | BatchNorm::GeluBackwardImages(..)
+                | BatchNorm::BackwardWOfImages(..)
+                | BatchNorm::BackwardX(..)
+                | BatchNorm::Fold(_),
             )
             | Op::SoftmaxXent(_) => unreachable!("{:?} is not a forward instruction of training", instruction.op),
         }

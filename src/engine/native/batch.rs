@@ -184,15 +184,17 @@ impl Share<'_> {
         let targets = whole.loss.map(|(loss, share)| loss.targets(partners, share));
         let answers = Answers { labels, targets, n_valid: whole.n, probabilities, loss, correct };
         let instruction = &native.program.instructions[i];
-        let buffer_of = |wanted: fn(&Tensor) -> bool, ids: &[Id]| {
-            ids.iter().map(|id| native.program.tensor(*id)).find(|tensor| wanted(tensor)).and_then(Tensor::buffer)
+        let buffers_of = |wanted: fn(&Tensor) -> bool, ids: &[Id]| {
+            let mut wanted = ids.iter().map(|id| native.program.tensor(*id)).filter(|tensor| wanted(tensor));
+            [wanted.next(), wanted.next()].map(|tensor| tensor.and_then(Tensor::buffer))
         };
         // What the instruction writes is taken out while it reads the rest, and put back.
-        let written = buffer_of(|tensor| tensor.by_row && !tensor.is_index, &instruction.writes);
-        let index = buffer_of(|tensor| tensor.is_index, &instruction.writes)
-            .or_else(|| buffer_of(|tensor| tensor.is_index, &instruction.reads));
+        let written = buffers_of(|tensor| tensor.by_row && !tensor.is_index, &instruction.writes);
+        let [writes_index, reads_index] =
+            [&instruction.writes, &instruction.reads].map(|ids| buffers_of(|tensor| tensor.is_index, ids)[0]);
+        let index = writes_index.or(reads_index);
         let conv = native.conv_of[i];
-        let mut y = written.map(|i| take(&mut rows.floats[i]));
+        let mut y = written.map(|i| i.map(|i| take(&mut rows.floats[i])).unwrap_or_default());
         let argmax = index.map(|i| take(&mut rows.indices[i])).unwrap_or_default();
         let sums = conv.map(|i| take(&mut rows.sums[i])).unwrap_or_default();
         {
@@ -206,12 +208,14 @@ impl Share<'_> {
             let convolving =
                 conv.map(|i| Convolving { conv: &native.convs[i], packed: &shared.packed[i], scratch, sums, group });
             let (first_row, random) = (*first, batch.random);
-            let (x, y, argmax) = (&x[..count], y.as_mut_slice(), &mut *argmax);
+            let (x, y, argmax) = (&x[..count], &mut y[..written.iter().flatten().count()], &mut *argmax);
             let on = Operands { n, first_row, random, x, y, argmax, answers };
             compute_native(instruction.op, on, convolving);
         }
-        if let (Some(i), Some(y)) = (written, y) {
-            rows.floats[i] = y;
+        for (i, y) in written.into_iter().zip(y) {
+            if let Some(i) = i {
+                rows.floats[i] = y;
+            }
         }
         if let Some(i) = index {
             rows.indices[i] = argmax;

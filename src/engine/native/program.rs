@@ -30,6 +30,10 @@ impl Fusion for NativeFusion {
         true
     }
 
+    fn sums_by_image(&self) -> bool {
+        true
+    }
+
     fn weights_last(&self) -> bool {
         true
     }
