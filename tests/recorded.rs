@@ -431,7 +431,7 @@ fn commands_stay_what_they_are() {
         }
         lines.push(format!("filter photo0.png --kernel {kernel} --device cpu --quiet --out {kernel}.png"));
     }
-    for format in ["onnx", "torch", "keras", "npz", "half", "html"] {
+    for format in ["onnx", "torch", "keras", "npz", "half"] {
         lines.push(format!("export second --format {format} --out second.{format}"));
     }
     for line in lines {
@@ -444,7 +444,7 @@ fn commands_stay_what_they_are() {
     for name in ImageFilter::NAMES {
         made.push((format!("{name}.png"), fs::read(place.path(&format!("{name}.png"))).unwrap()));
     }
-    for format in ["onnx", "torch", "keras", "npz", "half", "html"] {
+    for format in ["onnx", "torch", "keras", "npz", "half"] {
         made.push((format!("second.{format}"), fs::read(place.path(&format!("second.{format}"))).unwrap()));
     }
     compare("commands", made);
