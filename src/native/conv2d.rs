@@ -8,7 +8,7 @@
 use super::conv2d_direct::{self, Forward};
 use super::conv2d_pooled::{self, BackwardW, BackwardX, Entry, FilterSums};
 use super::conv2d_tiles::{self as tiles, Windows};
-use super::conv2d_winograd::AddFilter;
+use super::conv2d_transforms::AddFilter;
 use super::{Aligned, lanes, vectorized, vectorized_loop};
 use crate::cpu::conv2d::Conv2dDims;
 use crate::cpu::pool2d::Pool2dDims;
@@ -128,7 +128,7 @@ impl Conv2d {
                 windows.winograd = None;
             }
             // Fewer products are faster than fewer passes over the data.
-            if !conv.windows.as_ref().is_some_and(|windows| windows.winograd.is_some()) {
+            if conv.windows.as_ref().is_none_or(|windows| windows.winograd.is_none()) {
                 conv.direct = conv2d_direct::block(&conv, lanes());
             }
             // A ReLU leaves so few gradients after a pooling that it is faster to skip the others.
@@ -319,7 +319,7 @@ impl Conv2d {
             }
         }
         if let (Some(winograd), Some([dw, _])) = (winograd, sums) {
-            vectorized(AddFilter { winograd, sums: &scratch.filter_sums[..sums_len], dw });
+            vectorized(AddFilter { side: winograd.side, sums: &scratch.filter_sums[..sums_len], dw });
         }
     }
 

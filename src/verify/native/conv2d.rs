@@ -7,7 +7,7 @@
 use super::Check;
 use crate::cpu::pool2d::{Pool2dDims, pool2d_max_backward_x, pool2d_max_forward};
 use crate::native::conv2d::{Algorithm, Conv2d, Packed, Scratch};
-use crate::native::conv2d_winograd::{Four, LARGER, Three, Transforms, Two, transposed};
+use crate::native::conv2d_transforms::{Four, LARGER, Three, Transforms, Two, transposed};
 use crate::ops::conv2d::{Conv2dDims, Padding};
 use crate::verify::conv2d::{backward_w, backward_x, forward};
 use crate::verify::{Bounded, Breadth, compare, compare_exact};
