@@ -52,7 +52,7 @@ fn every_engine_trains_every_layer() {
 }
 
 /// The model that the commands train.
-const SMALL: &str = r#"
+pub const SMALL: &str = r#"
 name = "small"
 layer = [
     { type = "conv2d", filters = 4, kernel_size = 5, stride = 3, activation = "relu" },

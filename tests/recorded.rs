@@ -4,6 +4,7 @@
 //! change that is meant to change some of them, `FMNIST_RECORD=1 cargo test --release recorded` writes the digests again. What differs is in
 //! `target/tmp/recorded`, to be looked at first.
 
+use crate::quick::SMALL;
 use crate::support::program::Place;
 use fmnist_gpu::cpu::batch_gather::{Augment, Flip};
 use fmnist_gpu::cpu::philox::Random;
@@ -92,16 +93,6 @@ fn images(n: usize) -> Split {
     let pixels = numbers(784 * n, 9).iter().map(|&x| if x < 0.4 { 0 } else { (x * 255.0) as u8 }).collect();
     Split { images: pixels, labels: (0..n).map(|i| (i % 10) as u8).collect() }
 }
-
-const SMALL: &str = r#"
-name = "small"
-layer = [
-    { type = "conv2d", filters = 4, kernel_size = 5, stride = 3, activation = "relu" },
-    { type = "maxpool2d", pool_size = 2 },
-    { type = "flatten" },
-    { type = "dense", units = 10 },
-]
-"#;
 
 /// A run with a validation; `seed` changes what it learnt, `rate` its learning rate.
 fn run(name: &str, seed: u64, rate: f64, epochs: u64) -> Compared {

@@ -168,39 +168,47 @@ impl Normalization {
     }
 }
 
-/// Computes `y = (x - mean) / sqrt(variance + epsilon) * scale + shift` for some images.
-///
-/// Shapes: x and y `[N, P, C]`, moments `[3, C]`, scale and shift `[C]`.
-pub fn batchnorm_forward(d: &BatchNormDims, epsilon: f64, [x, moments, scale, shift]: [&[f32]; 4], y: &mut [f32]) {
+/// Computes `value` of each normalized element of some images; shapes as for [`batchnorm_forward`].
+#[inline(always)]
+fn forward(
+    d: &BatchNormDims,
+    epsilon: f64,
+    [x, moments, scale, shift]: [&[f32]; 4],
+    y: &mut [f32],
+    value: impl Fn(f32, f32) -> f32 + Copy,
+) {
     let normalization = Normalization::new(d, epsilon, [moments, scale, shift]);
     vectorized_loop(
         #[inline(always)]
-        || {
-            normalization.each(
-                [x, x],
-                y,
-                #[inline(always)]
-                |normalized, _| normalized,
-            );
-        },
+        || normalization.each([x, x], y, value),
+    );
+}
+
+/// Computes `y = (x - mean) / sqrt(variance + epsilon) * scale + shift` for some images.
+///
+/// Shapes: x and y `[N, P, C]`, moments `[3, C]`, scale and shift `[C]`.
+pub fn batchnorm_forward(d: &BatchNormDims, epsilon: f64, x: [&[f32]; 4], y: &mut [f32]) {
+    forward(
+        d,
+        epsilon,
+        x,
+        y,
+        #[inline(always)]
+        |normalized, _| normalized,
     );
 }
 
 /// Computes the GELU of what [`batchnorm_forward`] computes.
 ///
 /// Shapes: x and y `[N, P, C]`, moments `[3, C]`, scale and shift `[C]`.
-pub fn batchnorm_gelu_forward(d: &BatchNormDims, epsilon: f64, [x, moments, scale, shift]: [&[f32]; 4], y: &mut [f32]) {
-    let normalization = Normalization::new(d, epsilon, [moments, scale, shift]);
-    vectorized_loop(
+pub fn batchnorm_gelu_forward(d: &BatchNormDims, epsilon: f64, x: [&[f32]; 4], y: &mut [f32]) {
+    forward(
+        d,
+        epsilon,
+        x,
+        y,
         #[inline(always)]
-        || {
-            normalization.each(
-                [x, x],
-                y,
-                #[inline(always)]
-                |normalized, _| gelu(normalized),
-            );
-        },
+        |normalized, _| gelu(normalized),
     );
 }
 

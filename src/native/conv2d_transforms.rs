@@ -176,10 +176,13 @@ fn along_both<S: Simd, const R: usize, const C: usize>(
     y
 }
 
+/// The output channels of a block, at most.
+pub(super) const MOST: usize = 64;
+
 /// The transform of some filters, `block` output channels of one input channel.
 pub(super) struct Pack<'a> {
     pub(super) side: usize,
-    pub(super) filter: &'a [[f32; 64]; 9],
+    pub(super) filter: &'a [[f32; MOST]; 9],
     pub(super) block: usize,
     pub(super) to: &'a mut [f32],
     pub(super) of_frequency: usize,

@@ -27,7 +27,7 @@
 
 use super::conv2d_direct::constant_len;
 use super::conv2d_tiles::{BackwardW, Forward, Tiles, Windows, add_products, convolve, frame_len, frame_width, is_new};
-use super::conv2d_transforms::{LARGER, Pack, TransformDy, TransformSums, TransformX, vector};
+use super::conv2d_transforms::{LARGER, MOST, Pack, TransformDy, TransformSums, TransformX, vector};
 use super::{Aligned, registers, vectorized};
 use crate::cpu::conv2d::Conv2dDims;
 use pulp::Simd;
@@ -129,7 +129,6 @@ pub(super) fn pack(
     packed: &mut Aligned<f32>,
     value: impl Fn(usize, usize) -> f32,
 ) {
-    const MOST: usize = 64;
     let (c, block) = (windows.d.c, windows.block);
     let of_block = c * block;
     let of_frequency = windows.blocks().count() * of_block;

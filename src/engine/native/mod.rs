@@ -143,10 +143,9 @@ impl<'d> NativeEngine<'d> {
     /// # Errors
     /// The engine was not created for training, or the training set is smaller than a batch.
     pub fn time_step(&mut self, rounds: usize) -> Result<Vec<(String, Vec<f64>)>, EngineError> {
-        let NativeEngine { threads, parameters, scratch, training, .. } = self;
+        let NativeEngine { parameters, scratch, training, .. } = self;
         let training = training.as_mut().ok_or(EngineError::NoTraining)?;
-        // In the pool, so that sums over the whole batch use no other threads.
-        let mut timed_step = || threads.install(|| training.timed_step(parameters, scratch));
+        let mut timed_step = || training.timed_step(parameters, scratch);
         let mut times: Vec<_> = timed_step()?.into_iter().map(|(name, _)| (name, Vec::new())).collect();
         for _ in 0..rounds {
             for ((_, seconds), (_, of_round)) in times.iter_mut().zip(timed_step()?) {
