@@ -66,6 +66,87 @@ fn bench_measures_every_setting_that_was_asked_for() {
     assert!((mflop - 2e-6 * (3.0 * 101_632.0 - 100_352.0)).abs() < 1e-6, "{mflop}");
 }
 
+/// Returns the numbers in a text, in their order: `1.5 GB/s` and `32x` have one each.
+fn numbers(text: &str) -> Vec<f64> {
+    text.split(|c: char| !c.is_ascii_digit() && c != '.')
+        .filter_map(|word| word.trim_end_matches('.').parse().ok())
+        .collect()
+}
+
+/// Checks that two numbers of a table agree: as printed, each is off by up to half of its last place, `a` by `rounding`.
+#[track_caller]
+fn agree(a: f64, b: f64, rounding: f64) {
+    assert!((a - b).abs() <= rounding, "{a} and {b} differ by more than {rounding}");
+}
+
+/// The numbers that people read follow from each other.
+#[test]
+fn the_table_of_bench_adds_up() {
+    let (code, out, err) = run("bench --device cpu --threads 1 --model mlp --batch-size 16,40 --seconds 0.5");
+    assert_eq!(code, Some(0), "{err}");
+    let said: Vec<&str> = err.lines().filter(|line| line.contains("at batch size")).collect();
+    let settings = [
+        ("Training", "train", 16.0),
+        ("Inference", "inference", 16.0),
+        ("Training", "train", 40.0),
+        ("Inference", "inference", 40.0),
+    ];
+    assert_eq!(said, settings.map(|(what, _, batch)| format!("{what} at batch size {batch}")));
+
+    let lines: Vec<&str> = out.lines().collect();
+    assert!(lines[0].ends_with(", 1 thread"), "{out}");
+    let limits = numbers(lines[1]);
+    let [startup, device, upload, first] = numbers(lines[2])[..] else { panic!("{}", lines[2]) };
+    agree(startup, device + upload + first, 2.0);
+    let has_memory = usize::from(cfg!(target_os = "linux"));
+    let rows = &lines[4 + has_memory..];
+    assert_eq!(rows.len(), settings.len(), "{out}");
+    for (row, (_, mode, batch)) in rows.iter().zip(settings) {
+        assert_eq!(row.split_whitespace().take(2).collect::<Vec<_>>(), ["mlp", mode]);
+        let row = numbers(row);
+        let [of_batch, speed, slowest, fastest, step_ms, gflops, percent, dispatches, host_us] = row[..] else {
+            panic!("{row:?}")
+        };
+        assert!(of_batch == batch && slowest <= speed && speed <= fastest, "{row:?}");
+        assert_eq!([dispatches, host_us], [0.0, 0.0], "the native engine has no dispatches");
+        agree(step_ms, 1e3 * batch / speed, 0.006);
+        let mflop = if mode == "train" { 2e-6 * (3.0 * 101_632.0 - 100_352.0) } else { 2e-6 * 101_632.0 };
+        agree(gflops, speed * mflop * 1e-3, 0.051);
+        agree(percent, 100.0 * gflops / limits[0], 0.06 + 12.0 / limits[0]);
+    }
+}
+
+/// The same for a profile: each row with its share of the sum, and with a rate if the kernel is one of those whose multiply-adds count.
+#[test]
+fn the_table_of_profile_adds_up() {
+    gpu();
+    let (code, out, err) = run("profile --model mlp --batch-size 20 --steps 3");
+    assert_eq!(code, Some(0), "{err}");
+    let lines: Vec<&str> = out.lines().collect();
+    let [gflops, gb_per_second, launch] = numbers(lines[1])[..] else { panic!("{}", lines[1]) };
+    assert!(launch > 0.0);
+    assert!(lines[2].starts_with("A training step of mlp at batch size 20: "), "{out}");
+    let [_, step, dispatches, barriers, _] = numbers(lines[2])[..] else { panic!("{}", lines[2]) };
+    assert!(step > 0.0 && barriers < dispatches, "{out}");
+    let sum = numbers(lines[3]).pop().unwrap();
+    let (mut calls, mut median) = (0.0, 0.0);
+    for line in &lines[5..] {
+        let words: Vec<&str> = line.split_whitespace().skip(1).collect();
+        let number = |i: usize| words[i].trim_end_matches('%').parse::<f64>().unwrap();
+        calls += number(0);
+        median += number(1);
+        agree(number(2), 100.0 * number(1) / sum, 0.06 + 60.0 / sum);
+        assert_eq!(words[3] == "-", !line.starts_with("dense"), "{line}");
+        assert_eq!(words[4] == "-", words[3] == "-", "{line}");
+        if words[3] != "-" {
+            agree(number(4), 100.0 * number(3) / gflops, 0.06 + 12.0 / gflops);
+        }
+        agree(number(6), 100.0 * number(5) / gb_per_second, 0.06 + 12.0 / gb_per_second);
+    }
+    agree(calls, dispatches, 0.0);
+    agree(median, sum, 0.6 + 0.05 * lines.len() as f64);
+}
+
 #[test]
 fn bench_compares_with_and_without_run_time_checks() {
     gpu();
@@ -98,6 +179,10 @@ fn profile_accounts_for_every_dispatch_of_a_step() {
     assert!((share - 100.0).abs() < 1e-6);
     let sum: f64 = kernels.iter().map(|k| positive(k, "median_us")).sum();
     assert!((sum / positive(&report, "kernels_us") - 1.0).abs() < 1e-9);
+    // A byte and a float of each pixel.
+    let gather = kernels.iter().find(|k| k["kernel"] == "batch_gather").unwrap();
+    let bytes = 1e3 * positive(gather, "gb_per_second") * positive(gather, "median_us");
+    assert!((bytes / (5.0 * 20.0 * 784.0) - 1.0).abs() < 1e-9, "{bytes}");
     for key in ["step_us", "host_us_per_step", "peak_gflops", "peak_gb_per_second", "launch_us"] {
         positive(&report, key);
     }

@@ -87,6 +87,10 @@ fn filter_files_are_read_and_refused_with_line_and_column() {
     fails(&"z".repeat(100), &format!("`{}…`", "z".repeat(40)));
     fails("1 2\n3", "line 2 has 1 numbers, and the first row has 2");
     fails("# nothing", "0 x 0");
+    let largest = "1 ".repeat(MAX_FILTER_SIDE) + "\n";
+    let size = ImageFilter::parse("f", &largest.repeat(MAX_FILTER_SIDE)).unwrap().size;
+    assert_eq!(size, [MAX_FILTER_SIDE; 2]);
+    fails(&largest.repeat(MAX_FILTER_SIDE + 1), "31 x 31");
     fails(&"1 ".repeat(MAX_FILTER_SIDE + 1), "31 x 31");
     fails(&"1\n".repeat(MAX_FILTER_SIDE + 1), "31 x 31");
     assert!(matches!(own_dims([1, 9]), Err(FilterError::Dims(_))));

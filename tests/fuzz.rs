@@ -93,8 +93,16 @@ pub fn seeds_that_are_right_are_taken() {
         fmnist_gpu::photo::Photo::open(path).unwrap();
     }
     for name in ["run.zip", "checkpoint.zip", "weights-alone.zip"] {
-        use fmnist_gpu::run::{RunFiles, archive};
-        RunFiles::open(&archive::unpack(&read("archive", name)).unwrap()).unwrap();
+        use fmnist_gpu::run::{CONFIG_FILE, MAX_JSON_BYTES, RunFiles, archive};
+        let mut files = archive::unpack(&read("archive", name)).unwrap();
+        RunFiles::open(&files).unwrap();
+        // The largest file that is read, and one byte more.
+        if let Some((_, config)) = files.iter_mut().find(|(name, _)| name.ends_with(CONFIG_FILE)) {
+            config.resize(MAX_JSON_BYTES as usize, b' ');
+            RunFiles::open(&files).unwrap();
+            files.iter_mut().find(|(name, _)| name.ends_with(CONFIG_FILE)).unwrap().1.push(b' ');
+            assert!(RunFiles::open(&files).unwrap_err().to_string().contains("too large"));
+        }
     }
     let filter = String::from_utf8(read("filter", "edge")).unwrap();
     fmnist_gpu::photo::ImageFilter::parse("edge", &filter).unwrap();

@@ -366,6 +366,50 @@ fn whitened_patches_have_the_identity_as_covariance() {
     }
 }
 
+/// The same for images of several channels that are not square, and a window that is not either.
+#[test]
+fn windows_of_several_channels_are_whitened() {
+    const SHAPE: [usize; 3] = [6, 5, 3];
+    const WINDOW: [usize; 2] = [2, 3];
+    let mut model = model("{ type = \"conv2d\", filters = 8, kernel_size = [2, 3], init = \"whitening\" }");
+    model.input = SHAPE;
+    let [_, w, channels] = SHAPE;
+    // Noise, of which neighbours have a part in common.
+    let mut state = 1u32;
+    let mut noise = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 25) as u8
+    };
+    let mut images: Vec<u8> = (0..400 * SHAPE.iter().product::<usize>()).map(|_| noise()).collect();
+    (1..images.len()).for_each(|i| images[i] = images[i] / 2 + images[i - 1]);
+    let split = Split { labels: vec![0; 400], images };
+    let parameters = model.initial_parameters(&split, 3).unwrap();
+    let (weight, bias, filters) = (&parameters[0], &parameters[1], 8);
+    let (mut sums, mut windows) = ([[0.0; 4]; 4], 0.0);
+    for image in split.images.chunks(SHAPE.iter().product()) {
+        for (i, j) in (0..=SHAPE[0] - WINDOW[0]).flat_map(|i| (0..=w - WINDOW[1]).map(move |j| (i, j))) {
+            let y: Vec<f64> = (0..4)
+                .map(|o| {
+                    let x = |k: usize| {
+                        let (p, q) = (k / (WINDOW[1] * channels), k % (WINDOW[1] * channels));
+                        f64::from(image[((i + p) * w + j) * channels + q]) / 255.0
+                    };
+                    let products =
+                        weight.iter().skip(o).step_by(filters).enumerate().map(|(k, &w)| x(k) * f64::from(w));
+                    f64::from(bias[o]) + products.sum::<f64>()
+                })
+                .collect();
+            (0..16).for_each(|at| sums[at / 4][at % 4] += y[at / 4] * y[at % 4]);
+            windows += 1.0;
+        }
+    }
+    // The mean of a position need not be that of all pixels, so that the outputs have one; here it is small.
+    for at in 0..16 {
+        let (value, expected) = (sums[at / 4][at % 4] / windows, if at / 4 == at % 4 { 1.0 } else { 0.0 });
+        assert!((value - expected).abs() < 0.1, "{value} in row {} and column {}", at / 4, at % 4);
+    }
+}
+
 #[test]
 fn whitening_looks_at_the_first_images_and_takes_any() {
     let layers = "{ type = \"conv2d\", filters = 8, kernel_size = [2, 3], init = \"whitening\", trainable = \"bias\" }";

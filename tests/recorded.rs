@@ -171,6 +171,17 @@ fn plots_stay_what_they_are() {
             point("conv2d_backward_w", 1_010.0, 10.1, 0.1),
         ],
     };
+    // Labels have to go round each other, and some far away.
+    let near = |i: u32| {
+        let (gflops, gb_per_second) = match i {
+            // Below the notes at the roof.
+            0..4 => (5_400.0 - 40.0 * f64::from(i), 0.6),
+            4..6 => (0.2, 90.0 - f64::from(i)),
+            _ => (900.0 + 13.0 * f64::from(i % 4), 9.0 + 0.2 * f64::from(i)),
+        };
+        point(&format!("kernel_{i}"), gflops, gb_per_second, 20.0 - f64::from(i))
+    };
+    let crowded = Roofline { points: (0..16).map(near).collect(), ..roofline.clone() };
     let plots = [
         ("one_epoch.svg", draw_curves("Loss", "loss", &[curve("training", 0, false, vec![(1.0, 0.7)])])),
         (
@@ -201,6 +212,7 @@ fn plots_stay_what_they_are() {
             draw_bars("Kernels", "us", &[bar("conv2d_forward", 1234.5), bar("adam_step", 61.25), bar("a < b", 0.04)]),
         ),
         ("roofline.svg", draw_roofline(&roofline)),
+        ("crowded_roofline.svg", draw_roofline(&crowded)),
     ];
     compare("plots", plots.into_iter().map(|(name, svg)| text(name, svg.unwrap())).collect());
 }
@@ -234,7 +246,8 @@ fn grids_and_maps_stay_what_they_are() {
         let sheet = draw_filter(tile(30, 20, "before", None), &filter, tile(28, 18, "after", None)).unwrap();
         made.push(pixels(&format!("{name}.png"), &sheet));
     }
-    for model in [Model::mlp(), Model::cnn(), toml::from_str(SMALL).unwrap()] {
+    let wide = "name = \"wide\"\nlayer = [{ type = \"conv2d\", filters = 2, kernel_size = 12 }, { type = \"flatten\" }, { type = \"dense\", units = 10 }]";
+    for model in [Model::mlp(), Model::cnn(), toml::from_str(SMALL).unwrap(), toml::from_str(wide).unwrap()] {
         let parameters = initial_parameters(&model.parameters().unwrap(), 1);
         let first = filters(&model, &parameters).unwrap().unwrap();
         made.push(text(&format!("{}-filters.txt", model.name), format!("{}\n{}\n", first.title, first.description)));

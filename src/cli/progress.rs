@@ -145,7 +145,7 @@ impl<'a> Display<'a> {
         if !std::mem::replace(&mut self.has_begun, true) {
             log::debug!("first training step done");
         }
-        let left = self.batches.saturating_sub(totals.batches) as f64 * seconds / totals.batches.max(1) as f64;
+        let left = seconds_left(self.batches, totals, seconds);
         match (&self.bar, self.style) {
             (Some(bar), _) => {
                 // The window may have been resized in the meantime.
@@ -292,9 +292,23 @@ fn epoch_line(record: &EpochRecord, epochs: u64) -> String {
     )
 }
 
+/// The seconds that the rest of an epoch of so many batches takes, if it goes on as it did for `seconds`.
+fn seconds_left(batches: usize, totals: &Totals, seconds: f64) -> f64 {
+    batches.saturating_sub(totals.batches) as f64 * seconds / totals.batches.max(1) as f64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_time_left_is_that_of_the_batches_left() {
+        let after = |batches| seconds_left(40, &Totals { batches, ..Totals::default() }, 6.0);
+        assert_eq!(
+            [after(0), after(1), after(10), after(30), after(40), after(41)],
+            [240.0, 234.0, 18.0, 2.0, 0.0, 0.0]
+        );
+    }
 
     #[test]
     fn the_style_follows_the_surroundings() {
@@ -319,6 +333,8 @@ mod tests {
             let (_, message) = fitted(columns, &totals, 9999.9, 86_400.0);
             assert!(needed + message.len() <= columns, "{columns}: {message}");
         }
+        let (_, message) = fitted(110, &totals, 6.4, 12.0);
+        assert_eq!(message, "loss 0.3856, accuracy 0.7812, 50 images/s, 12 s left");
         let (template, message) = fitted(40, &totals, 1.0, 12.0);
         assert!(template.contains("wide_msg") && message.starts_with("loss 0.386, 12 s"), "{message}");
     }

@@ -95,3 +95,34 @@ fn table(report: &SelfTest) -> String {
     lines.push(format!("{verdict} on {} ({}), {:.1} s", report.device, report.driver, report.seconds));
     lines.join("\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn the_table_says_what_failed() {
+        let verdict = |kernel, worst_ratio, failures: usize| Verdict {
+            kernel,
+            comparisons: 9,
+            elements: 1234,
+            worst_ratio,
+            bounds: 1.0,
+            magnitudes: 1.0,
+            failures: (0..failures).map(|i| format!("case {i}")).collect(),
+        };
+        let of = |gradients| {
+            let kernels = vec![verdict("relu_forward", 0.25, 0), verdict("bias_forward", 2.5, 7)];
+            table(&SelfTest::new("a card".into(), "a driver".into(), Duration::from_millis(1250), kernels, gradients))
+        };
+        let text = of(vec![verdict("dense", 1.5, 1)]);
+        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[1], ["relu_forward", "1234", "0.2500", "ok"]);
+        assert_eq!(lines[2], ["bias_forward", "1234", "2.5000", "FAILED"]);
+        assert_eq!((lines[3].join(" "), lines[7].join(" ")), ("case 0".to_string(), "case 4".to_string()));
+        assert_eq!(lines[9], ["dense", "1234", "1.5000", "FAILED"], "no more than five cases are listed");
+        assert!(text.ends_with("\n2 FAILED on a card (a driver), 1.2 s"), "{text}");
+        assert!(of(vec![verdict("dense", 0.5, 0)]).ends_with("\n1 FAILED on a card (a driver), 1.2 s"));
+    }
+}

@@ -479,3 +479,22 @@ fn agent(options: &DownloadOptions, proxy: Option<Proxy>) -> Agent {
         .build()
         .into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As in curl: the host and those below it; with a dot in front, only those below.
+    #[test]
+    fn no_proxy_covers_the_hosts_below() {
+        let covers = |no_proxy: &str, host: &str| {
+            proxy("http://127.0.0.1:1", no_proxy).unwrap().is_no_proxy(&format!("http://{host}/").parse().unwrap())
+        };
+        let below = ["a.example.org", "a.b.example.org"];
+        for no_proxy in ["example.org", " x , example.org,"] {
+            assert!(covers(no_proxy, "example.org") && below.iter().all(|host| covers(no_proxy, host)), "{no_proxy}");
+        }
+        assert!(below.iter().all(|host| covers(".example.org", host)));
+        assert!(!covers("example.org", "anexample.org") && !covers("", "example.org"));
+    }
+}

@@ -88,3 +88,22 @@ fn median(values: &[f64]) -> f64 {
     sorted.sort_by(f64::total_cmp);
     sorted[sorted.len() / 2]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_has_the_medians_of_its_calls() {
+        let rounds: [(&str, &[f64]); 3] =
+            [("short", &[9e-6, 2e-6, 1e-6]), ("long", &[5e-6, 4e-6, 3e-6, 8e-6, 7e-6]), ("short", &[1e-6, 1e-6, 1e-6])];
+        let kernels = kernels(rounds.into_iter());
+        let names: Vec<&str> = kernels.iter().map(|k| k.kernel.as_str()).collect();
+        assert_eq!(names, ["long", "short"]);
+        for (kernel, (calls, median_us, percent)) in kernels.iter().zip([(1, 5.0, 62.5), (2, 3.0, 37.5)]) {
+            assert_eq!(kernel.calls, calls, "{kernel:?}");
+            assert!((kernel.median_us - median_us).abs() < 1e-9, "{kernel:?}");
+            assert!((kernel.percent_of_step - percent).abs() < 1e-9, "{kernel:?}");
+        }
+    }
+}

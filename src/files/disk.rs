@@ -166,3 +166,31 @@ pub(crate) fn temporary_files<'a>(prefix: &'a str, suffix: &'a str) -> tempfile:
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     builder
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Barrier;
+
+    /// Whoever creates a folder that others create at the same moment has it.
+    #[test]
+    fn several_may_create_a_folder_at_once() {
+        let place = tempfile::tempdir().unwrap();
+        let barrier = Barrier::new(4);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for round in 0..200 {
+                        let path = place.path().join(format!("{round}/a/b"));
+                        barrier.wait();
+                        create_folder(&path).unwrap();
+                        assert!(path.is_dir());
+                    }
+                });
+            }
+        });
+        let file = place.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(create_folder(&file).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    }
+}
