@@ -309,6 +309,7 @@ fn predictions_of_odd_arguments_are_predicted_or_explained() {
     fs::create_dir(place.path("photos")).unwrap();
     fs::copy(place.path("photo.png"), place.path("photos/a.png")).unwrap();
     fs::write(place.path("photos/._a.png"), "attributes").unwrap();
+    fs::write(place.path("photos/notes.txt"), "no image").unwrap();
     place.run("predict run photos --device cpu").exits(0);
     #[cfg(unix)]
     {

@@ -93,15 +93,15 @@ pub fn seeds_that_are_right_are_taken() {
         fmnist_gpu::photo::Photo::open(path).unwrap();
     }
     for name in ["run.zip", "checkpoint.zip", "weights-alone.zip"] {
-        use fmnist_gpu::run::{CONFIG_FILE, MAX_JSON_BYTES, RunFiles, archive};
+        use fmnist_gpu::run::{MAX_JSON_BYTES, RunFiles, SUMMARY_FILE, archive};
         let mut files = archive::unpack(&read("archive", name)).unwrap();
         RunFiles::open(&files).unwrap();
         // The largest file that is read, and one byte more.
-        if let Some((_, config)) = files.iter_mut().find(|(name, _)| name.ends_with(CONFIG_FILE)) {
-            config.resize(MAX_JSON_BYTES as usize, b' ');
-            RunFiles::open(&files).unwrap();
-            files.iter_mut().find(|(name, _)| name.ends_with(CONFIG_FILE)).unwrap().1.push(b' ');
-            assert!(RunFiles::open(&files).unwrap_err().to_string().contains("too large"));
+        let summary = files.keys().find(|path| path.ends_with(SUMMARY_FILE)).cloned();
+        assert_eq!(summary.is_some(), name != "weights-alone.zip");
+        for (bytes, is_read) in summary.iter().flat_map(|_| [(MAX_JSON_BYTES, true), (MAX_JSON_BYTES + 1, false)]) {
+            files.get_mut(summary.as_ref().unwrap()).unwrap().resize(bytes as usize, b' ');
+            assert_eq!(RunFiles::open(&files).is_ok(), is_read, "{bytes} bytes");
         }
     }
     let filter = String::from_utf8(read("filter", "edge")).unwrap();

@@ -496,3 +496,27 @@ fn a_name_that_is_a_path_or_moves_the_cursor_is_refused() {
         load(&text.replace(name, "plain \u{e9} name")).unwrap();
     }
 }
+
+/// The name of a layer is part of names in files and of Python code, and `input` means the images.
+#[test]
+fn names_of_layers_are_words_and_not_that_of_the_images() {
+    let of = |name: &str| {
+        format!(
+            "name = \"x\"\nlayer = [{{ type = \"flatten\" }}, {{ type = \"dense\", units = 10, name = \"{name}\" }}]"
+        )
+    };
+    for name in ["a", "Input", "dense_7", &"x".repeat(64)] {
+        load(&of(name)).unwrap();
+    }
+    for (name, part) in [
+        ("input", "`name` is input, which stands for the images"),
+        ("", "use a letter followed by at most 63"),
+        ("7th", "`name` is `7th`"),
+        ("_a", "`name` is `_a`"),
+        ("a b", "`name` is `a b`"),
+        (&"x".repeat(65), "use a letter followed by at most 63"),
+    ] {
+        let error = load(&of(name)).unwrap_err().to_string();
+        assert!(error.contains("layer 2 (dense)") && error.contains(part), "{error}");
+    }
+}

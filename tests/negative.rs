@@ -47,7 +47,9 @@ fn another_length_fails() {
 #[test]
 fn unequal_integers_fail() {
     assert!(compare_exact(&[1, 2, 3], &[1, 2, 3]).passed());
-    assert!(!compare_exact(&[1, 2, 3], &[1, 2, 4]).passed());
+    let wrong = compare_exact(&[1, 2, 3, 7], &[1, 5, 4, 7]);
+    assert!(!wrong.passed() && wrong.worst_ratio == f64::INFINITY);
+    assert_eq!(wrong.to_string(), "2 wrong, worst: element 1 is 2, expected 5");
 }
 
 /// Kernels that double their input, wrong in several ways.

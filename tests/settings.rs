@@ -260,6 +260,14 @@ fn an_edited_copy_is_repeated_from_its_file() {
         let command = page.split("<code>fmnist-gpu train ").nth(1).unwrap().split("</code>").next().unwrap();
         assert!(command.contains(expected), "{command}");
     }
+    // What a built-in model says itself is not said again.
+    let line = "train --model fast --dataset synthetic --train-limit 32 --epochs 0 --device cpu --quiet --out c";
+    place.run(line).exits(0);
+    let page = fs::read_to_string(place.path("c/report.html")).unwrap();
+    let command = page.split("<code>fmnist-gpu train ").nth(1).unwrap().split("</code>").next().unwrap();
+    for said in ["--schedule", "--weight-decay", "--flip", "--views"] {
+        assert!(!command.contains(said), "{command}");
+    }
 }
 
 /// Runs of version 0.1 held out the last images, and are resumed that way.
