@@ -40,7 +40,7 @@ CARGO += [f"--config=profile.release.package.fmnist-gpu.{setting}" for setting i
 SKIPPED = ("page::", "web::", "report_page::", "examples::", "sweeps::", "registry::", "crash_points::", "mutants::", "shaders::")
 # Seconds for one test, and for all tests of one mistake.
 LONGEST_TEST, LONGEST_MISTAKE = 240, 60
-# A switch that writes down which mistakes were reached.
+# The value of FMNIST_MUTANT that writes down which mistakes are reached, instead of switching one on.
 REACHED = "reached"
 
 SWITCH = """

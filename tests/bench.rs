@@ -66,14 +66,14 @@ fn bench_measures_every_setting_that_was_asked_for() {
     assert!((mflop - 2e-6 * (3.0 * 101_632.0 - 100_352.0)).abs() < 1e-6, "{mflop}");
 }
 
-/// Returns the numbers in a text, in their order: `1.5 GB/s` and `32x` have one each.
+/// Returns the numbers in a text, in their order.
 fn numbers(text: &str) -> Vec<f64> {
     text.split(|c: char| !c.is_ascii_digit() && c != '.')
         .filter_map(|word| word.trim_end_matches('.').parse().ok())
         .collect()
 }
 
-/// Checks that two numbers of a table agree: as printed, each is off by up to half of its last place, `a` by `rounding`.
+/// Checks that two numbers differ by no more than the rounding of what was printed explains.
 #[track_caller]
 fn agree(a: f64, b: f64, rounding: f64) {
     assert!((a - b).abs() <= rounding, "{a} and {b} differ by more than {rounding}");

@@ -48,10 +48,12 @@ fn assert_as_recorded(prefix: &str, verdicts: Vec<Verdict>) {
     let of = |of: Verdict| (format!("{prefix}: {}", of.kernel), (of.elements as u64, of.bounds, of.magnitudes));
     let sums: Sums = verdicts.into_iter().map(of).collect();
     let mut recorded = recorded(&sums);
-    recorded.retain(|name, _| name.starts_with(&format!("{prefix}: ")));
-    if recorded.is_empty() {
+    // Loops for instruction sets that nobody recorded cannot be compared.
+    let of_set = format!("{}: ", instruction_set());
+    if prefix != "gradient" && !recorded.keys().any(|name| name.starts_with(&of_set)) {
         return println!("{prefix}: nobody recorded this instruction set");
     }
+    recorded.retain(|name, _| name.starts_with(&format!("{prefix}: ")));
     assert_eq!(sums.keys().collect::<Vec<_>>(), recorded.keys().collect::<Vec<_>>(), "others are compared");
     for (name, &(elements, bounds, magnitudes)) in &sums {
         let expected = recorded[name];
