@@ -12,7 +12,7 @@ What does not compile in this form is left out: mistakes in constants, and most 
 Everything is in target/mutants-at-once: `mistakes.json`, `left_out.json`, `reach.json`, and `sample-SEED.json` with the test that found each
 mistake. What is left and is not in docs/mutants.md is a missing test. Pages are not tried: the tests in browsers run another program.
 
-Needs `cargo install --locked cargo-mutants` and `pip install tree-sitter tree-sitter-rust`. Two cores take some 15 minutes for `plant`, 25
+Needs the page (`sh web/build.sh`), `cargo install --locked cargo-mutants` and `pip install tree-sitter tree-sitter-rust`. Two cores take some 15 minutes for `plant`, 25
 for `reach`, and 20 for `hunt` with 350 mistakes.
 """
 
@@ -37,7 +37,7 @@ BUILT = FOLDER / "built"
 CARGO = ["--release", "--locked", "--config=profile.release.lto=false"]
 CARGO += [f"--config=profile.release.package.fmnist-gpu.{setting}" for setting in ("opt-level=1", "codegen-units=64")]
 # Browsers, fixed texts, and programs that are built or killed: they take long, and find nothing that the others do not.
-SKIPPED = ("page::", "web::", "report_page::", "examples::", "sweeps::", "registry::", "crash_points::", "mutants::", "shaders::")
+SKIPPED = ("page::", "report_page::", "examples::", "sweeps::", "registry::", "crash_points::", "mutants::", "shaders::")
 # Seconds for one test, and for all tests of one mistake.
 LONGEST_TEST, LONGEST_MISTAKE = 240, 60
 # The value of FMNIST_MUTANT that writes down which mistakes are reached, instead of switching one on.
@@ -283,6 +283,7 @@ def plant():
     for file in filter(None, files):
         (TREE / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / file, TREE / file)
+    shutil.copytree(ROOT / "web/dist", TREE / "web/dist", dirs_exist_ok=True)
     write("mistakes.json", mistakes)
     left_out = set()
     while True:

@@ -1,6 +1,7 @@
 use crate::support::gpu;
-use fmnist_gpu::gpu::{KernelSpec, bind, read, workgroups_linear, write};
-use fmnist_gpu::verify::{Bounded, Verifier, compare, compare_exact, sum_bound};
+use fmnist_gpu::gpu::{Gpu, GpuOptions, KernelSpec, Tiling, bind, read, workgroups_linear, write};
+use fmnist_gpu::ops::{Form, SharedTiles};
+use fmnist_gpu::verify::{Bounded, Breadth, Verifier, compare, compare_exact, sum_bound};
 use pollster::FutureExt as _;
 
 fn within(values: &[f64]) -> (Vec<f32>, Vec<f64>) {
@@ -126,6 +127,63 @@ fn a_write_past_the_end_of_an_output_fails() {
     let verdict = &verifier.verdicts().block_on().unwrap()[0];
     assert!(!verdict.passed());
     assert!(verdict.failures[0].contains("past the end"), "{:?}", verdict.failures);
+}
+
+/// What one dispatch of an operation hands to another is watched as well.
+#[test]
+fn a_write_past_the_end_of_a_scratch_tensor_fails() {
+    let mut verifier = Verifier::new(gpu(), 14);
+    let mut run = verifier.run();
+    let (tx, ty) = (run.input(&[1.0; 100]).unwrap(), run.output(80).unwrap());
+    let scratch = run.plan.scratch("between", &[90]).unwrap();
+    let past = run.with_guard_cells(&scratch, 10);
+    let first = [bind("x", &tx, 100), bind("y", &past, 100)];
+    run.plan.push(&RIGHT, &[("LEN", 100.0)], workgroups_linear(100, 64), &first).unwrap();
+    let second = [bind("x", &scratch, 90), bind("y", &ty, 80)];
+    run.plan.push(&RIGHT, &[("LEN", 80.0)], workgroups_linear(80, 64), &second).unwrap();
+    run.check("right", "scratch", &[(&ty, &Bounded::sums(vec![4.0; 80], &[4.0; 80], 1))], &[]);
+    let [failure] = &verifier.verdicts().block_on().unwrap()[0].failures[..] else { panic!("one failure is expected") };
+    assert!(failure.contains("past the end") && failure.contains("90"), "{failure}");
+}
+
+/// Which forms of a heavy kernel are compared, on devices that train with each of them.
+#[test]
+fn as_many_forms_are_compared_as_are_asked_for() {
+    let changes = &[(|tiles| SharedTiles { loads_by_4: true, ..tiles }) as fn(SharedTiles) -> SharedTiles];
+    let loads_by_4 = Form::Shared(SharedTiles { loads_by_4: true, ..SharedTiles::default() });
+    for tiling in [Tiling::Plain, Tiling::Subgroup, Tiling::Shared] {
+        let options = GpuOptions { tiling: Some(tiling), ..GpuOptions::default() };
+        // Not every adapter has subgroups.
+        let Ok(gpu) = Gpu::open(&options).block_on() else { continue };
+        let verifier = Verifier::new(&gpu, 15);
+        let shared = Form::Shared(SharedTiles::default());
+        let subgroup = gpu.lanes().map(Form::Subgroup);
+        let own = match tiling {
+            Tiling::Plain => Form::Plain,
+            Tiling::Subgroup => subgroup.unwrap_or(Form::Plain),
+            Tiling::Shared => shared,
+        };
+        // 64 columns: shared tiles of two heights.
+        let forms = |breadth| verifier.forms(breadth, 64, &[64], &[]);
+        let every = forms(Breadth::EveryForm);
+        assert_eq!(every, Form::all(&gpu, 64, &[64]), "{tiling:?}");
+        assert!(every.len() >= 3 && forms(Breadth::Everything) == every, "{tiling:?}: {every:?}");
+        assert_eq!(forms(Breadth::AsTrained), [own], "{tiling:?}");
+        let tall = every.iter().copied().find(|form| matches!(form, Form::Shared(_)) && *form != shared);
+        let wanted = |breadth: Breadth| -> Vec<Form> {
+            let is_wanted = |form: &Form| match breadth {
+                Breadth::Forms => [Some(Form::Plain), Some(shared), subgroup].contains(&Some(*form)),
+                _ => [Form::Plain, own].contains(form),
+            };
+            let may_train = |form: &Form| is_wanted(form) || own == shared && Some(*form) == tall;
+            every.iter().copied().filter(may_train).collect()
+        };
+        assert_eq!(forms(Breadth::Forms), wanted(Breadth::Forms), "{tiling:?}");
+        assert_eq!(forms(Breadth::OwnForms), wanted(Breadth::OwnForms), "{tiling:?}");
+        // Each change is one more form for each shared one.
+        let changed = verifier.forms(Breadth::OwnForms, 32, &[64], changes);
+        assert_eq!(changed.contains(&loads_by_4), own == shared, "{tiling:?}: {changed:?}");
+    }
 }
 
 #[test]

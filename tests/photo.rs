@@ -276,6 +276,12 @@ fn every_format_is_read_and_invalid_files_are_refused() {
     close(&prepare(&Photo::decode(&whole, "whole").unwrap(), Invert::Auto), &expected, 3.0);
     let cut = whole[..whole.len() - 6].to_vec();
     assert!(Photo::decode(&cut, "half").is_err(), "the end of the preview was mistaken for that of the image");
+    // A stray byte between two segments is damage; that nothing follows says nothing about the file's end.
+    let second = 4 + usize::from(u16::from_be_bytes([jpeg[4], jpeg[5]]));
+    assert_eq!(jpeg[second], 0xff, "the second segment");
+    let damaged = [&jpeg[..second], &[0], &jpeg[second..jpeg.len() - 2]].concat();
+    let reason = Photo::decode(&damaged, "damaged").err().map_or(String::new(), |error| error.to_string());
+    assert!(!reason.contains("ends after"), "{reason}");
     let png = encoded(&image, ImageFormat::Png);
     // A PNG of a few bytes that announces 100,000 x 100,000 pixels.
     let mut huge = png[..33].to_vec();

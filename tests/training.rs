@@ -515,7 +515,8 @@ fn few_dispatches_train_the_same() {
         ),
     ];
     for (model, tiles, config, most, present, absent) in cases {
-        let (_, plain_totals, plain) = trained_with(&shared, &model, SharedTiles::default(), config);
+        let (entries, plain_totals, plain) = trained_with(&shared, &model, SharedTiles::default(), config);
+        assert!(!entries.contains(&"head_rows"), "{}: {entries:?}", model.name);
         let (entries, totals, values) = trained_with(&shared, &model, tiles, config);
         let case = format!("{}, {tiles:?}: {entries:?}", model.name);
         assert!(entries.contains(&"head_rows") && entries.len() <= most, "{} {case}", entries.len());
@@ -531,6 +532,18 @@ fn few_dispatches_train_the_same() {
 }
 
 /// The design allows 25 dispatches per step.
+/// The kernels of the head are written for tiles in workgroup memory.
+#[test]
+fn devices_with_other_tiles_compute_the_head_as_instructions() {
+    let plain = Gpu::open(&GpuOptions { tiling: Some(Tiling::Plain), ..GpuOptions::default() }).block_on().unwrap();
+    let tiles = SharedTiles { head: true, ..SharedTiles::default() };
+    let (entries, ..) = trained_with(&plain, &Model::mlp(), tiles, &StepConfig::from(&ADAM));
+    assert!(
+        !entries.contains(&"head_rows") && entries.iter().any(|entry| entry.starts_with("softmax_xent")),
+        "{entries:?}"
+    );
+}
+
 #[test]
 fn a_step_of_the_cnn_is_few_dispatches() {
     let model = Model::cnn();

@@ -89,7 +89,7 @@ fn the_page_is_served_to_this_machine_with_its_runs_and_nothing_else() {
         return;
     }
     let line = "train --model mlp --dataset synthetic --train-limit 100 --epochs 1 --device cpu --no-report --out";
-    place.run(&format!("{line} runs/my-run")).exits(0);
+    place.run(&format!("{line} runs/50%-déjà")).exits(0);
     std::fs::write(place.path("secret"), "not to be served").unwrap();
     let served = Served::start(&place);
     let path = |name: &str| format!("{}{name}", served.base);
@@ -104,8 +104,8 @@ fn the_page_is_served_to_this_machine_with_its_runs_and_nothing_else() {
         assert!(status == 200 && head.contains(&format!("content-type: {kind}")) && !body.is_empty(), "{name}: {head}");
     }
     assert!(String::from_utf8(served.get(&path("")).2).unwrap().contains("data-runs=\"runs.json\""));
-    assert_eq!(served.get(&path("runs.json")).2, br#"["my-run"]"#);
-    let run = archive::unpack(&served.get(&path("runs/my-run.zip")).2).unwrap();
+    assert_eq!(served.get(&path("runs.json")).2, "[\"50%-déjà\"]".as_bytes());
+    let run = archive::unpack(&served.get(&path("runs/50%25-d%C3%A9j%C3%A0.zip")).2).unwrap();
     let run = RunFiles::open(&run).unwrap();
     assert_eq!((run.model.name.as_str(), run.history.len()), ("mlp", 1));
     assert_eq!(run.checkpoint.unwrap().position.history.len(), 1);
@@ -115,7 +115,7 @@ fn the_page_is_served_to_this_machine_with_its_runs_and_nothing_else() {
         "../secret",
         "%2e%2e/secret",
         "runs/../secret",
-        "runs/my-run/config.json",
+        "runs/50%25-d%C3%A9j%C3%A0/config.json",
         "runs/..%2fsecret.zip",
         "data/../secret",
         "runs/",

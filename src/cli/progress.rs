@@ -54,6 +54,13 @@ impl Style {
             (false, _) => Style::Lines(Duration::from_secs(10)),
         }
     }
+
+    /// The line on an epoch of so many batches, if one is due so long after the last; when all are done, the epoch's own line follows.
+    fn line(self, since_last: Duration, batches: usize, totals: &Totals, seconds: f64) -> Option<String> {
+        let is_due = matches!(self, Style::Lines(every) if since_last >= every) && totals.batches < batches;
+        let left = seconds_left(batches, totals, seconds);
+        is_due.then(|| format!("{}/{batches}: {}, {left:.0} s left", totals.batches, state(totals, seconds)))
+    }
 }
 
 impl<'a> Display<'a> {
@@ -145,24 +152,16 @@ impl<'a> Display<'a> {
         if !std::mem::replace(&mut self.has_begun, true) {
             log::debug!("first training step done");
         }
-        let left = seconds_left(self.batches, totals, seconds);
-        match (&self.bar, self.style) {
-            (Some(bar), _) => {
-                // The window may have been resized in the meantime.
-                let (template, message) = fitted(usize::from(terminal::columns()), totals, seconds, left);
-                bar.set_style(style(template));
-                bar.set_message(message);
-                bar.set_position(totals.batches as u64);
-            }
-            (None, Style::Lines(every)) if self.last_line.elapsed() >= every && totals.batches < self.batches => {
-                self.last_line = Instant::now();
-                let state = state(totals, seconds);
-                terminal::say(format_args!(
-                    "Epoch {epoch}/{} {}/{}: {state}, {left:.0} s left",
-                    self.session.config.epochs, totals.batches, self.batches
-                ));
-            }
-            _ => {}
+        if let Some(bar) = &self.bar {
+            let left = seconds_left(self.batches, totals, seconds);
+            // The window may have been resized in the meantime.
+            let (template, message) = fitted(usize::from(terminal::columns()), totals, seconds, left);
+            bar.set_style(style(template));
+            bar.set_message(message);
+            bar.set_position(totals.batches as u64);
+        } else if let Some(line) = self.style.line(self.last_line.elapsed(), self.batches, totals, seconds) {
+            self.last_line = Instant::now();
+            terminal::say(format_args!("Epoch {epoch}/{} {line}", self.session.config.epochs));
         }
     }
 
@@ -324,6 +323,20 @@ mod tests {
         assert_eq!(with(false, false, &[("TERM", "xterm")]), lines(10));
         assert_eq!(with(false, true, &[("CI", "true")]), lines(30));
         assert_eq!(with(false, true, &[("CI", "false"), ("TERM", "xterm")]), Style::Bar);
+    }
+
+    #[test]
+    fn a_line_is_due_after_its_interval_and_before_the_epoch_is_done() {
+        let line = |style: Style, since_last, batches| {
+            let totals = Totals { loss: 123.4, correct: 250, samples: 320, batches };
+            style.line(Duration::from_secs_f64(since_last), 20, &totals, 6.4)
+        };
+        let every_ten = Style::Lines(Duration::from_secs(10));
+        let expected = Some("10/20: loss 0.3856, accuracy 0.7812, 50 images/s, 6 s left");
+        assert_eq!(line(every_ten, 10.0, 10).as_deref(), expected);
+        assert!(line(every_ten, 11.0, 19).is_some());
+        assert_eq!([line(every_ten, 9.9, 10), line(every_ten, 11.0, 20)], [None, None]);
+        assert_eq!([line(Style::Nothing, 11.0, 10), line(Style::Bar, 11.0, 10)], [None, None]);
     }
 
     #[test]

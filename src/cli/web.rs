@@ -13,6 +13,7 @@ use fmnist_gpu::run::{MODEL_FILE, RUN_FILES};
 use oxhttp::Server;
 use oxhttp::model::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use oxhttp::model::{Body, Method, Request, Response, StatusCode};
+use percent_encoding::percent_decode_str;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -144,8 +145,8 @@ impl Site {
             let path = self.data.as_ref()?.join(known.find(|known| known == file)?);
             return plain("application/gzip", read_bounded(&path, MAX_BYTES).ok()?);
         }
-        let wanted = name.strip_prefix("runs/")?.strip_suffix(".zip")?;
-        let (name, path) = self.runs().into_iter().find(|(name, _)| escaped(name) == wanted)?;
+        let wanted = percent_decode_str(name.strip_prefix("runs/")?.strip_suffix(".zip")?).decode_utf8().ok()?;
+        let (name, path) = self.runs().into_iter().find(|(name, _)| *name == wanted)?;
         plain("application/zip", packed(&name, &path)?)
     }
 
@@ -157,16 +158,6 @@ impl Site {
         runs.sort();
         runs
     }
-}
-
-/// A name as a browser writes it in an address (`encodeURIComponent`).
-fn escaped(name: &str) -> String {
-    let byte = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => char::from(byte).to_string(),
-        b'-' | b'_' | b'.' | b'!' | b'~' | b'*' | b'\'' | b'(' | b')' => char::from(byte).to_string(),
-        _ => format!("%{byte:02X}"),
-    };
-    name.bytes().map(byte).collect()
 }
 
 /// The files of a run and its newest checkpoint as a zip archive.

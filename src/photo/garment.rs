@@ -191,11 +191,9 @@ impl Work {
         (0..self.width * self.height).filter(is_border)
     }
 
-    /// Returns the position relative to the centre, -1 to 1 along the longer side.
+    /// Returns the column and the row of a pixel.
     fn position(&self, i: usize) -> [f64; 2] {
-        let half = self.width.max(self.height) as f64 / 2.0;
-        let from_centre = |at: usize, length: usize| (at as f64 + 0.5 - length as f64 / 2.0) / half;
-        [from_centre(i % self.width, self.width), from_centre(i / self.width, self.height)]
+        [i % self.width, i / self.width].map(|at| at as f64)
     }
 
     /// Returns each pixel's colour difference from the background, 0 to 1; for a cut-out, its opacity.
@@ -234,7 +232,7 @@ fn luma([r, g, b]: [f32; 3]) -> f32 {
 
 /// The colour of the background: one plane per channel, so that light may fall off to one side.
 struct Background {
-    /// For each channel: value at the centre, slope across, slope down.
+    /// For each channel: value at the top left, change per column, change per row.
     planes: [[f64; 3]; 3],
     /// Standard deviation of the retained border pixels from the planes.
     deviation: f32,
@@ -304,7 +302,7 @@ fn plane(points: impl Iterator<Item = ([f64; 2], f64)>) -> Option<[f64; 3]> {
             + m[0][2] * (m[1][0] * m[2][1] - m[1][1] * m[2][0])
     };
     let whole = determinant(a);
-    if whole.abs() < 1e-9 * a[0][0].powi(3) {
+    if whole.abs() <= 1e-9 * a[0][0] * a[1][1] * a[2][2] {
         return None;
     }
     // Cramer's rule.
