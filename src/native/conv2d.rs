@@ -9,6 +9,7 @@ use super::conv2d_direct::{self, Forward};
 use super::conv2d_pooled::{self, BackwardW, BackwardX, Entry, FilterSums};
 use super::conv2d_tiles::{self as tiles, Windows};
 use super::conv2d_transforms::AddFilter;
+use super::conv2d_winograd::Winograd;
 use super::{Aligned, lanes, vectorized, vectorized_loop};
 use crate::cpu::conv2d::Conv2dDims;
 use crate::cpu::pool2d::Pool2dDims;
@@ -120,13 +121,10 @@ impl Conv2d {
         let mut conv = Conv2d { d, relu, pool, direct, windows, dx_windows, pooled, needs_dx, pixel_of, place_of };
         if algorithm == Algorithm::Fastest {
             conv.pooled = conv2d_pooled::plan(&conv, needs_dx, lanes());
-            conv.windows = Windows::new(&d, pool.is_some(), lanes());
             // Its tiles are whole windows of 2x2 positions.
-            if let Some(windows) = &mut conv.windows
-                && pool.is_some_and(|pool| [pool.kh, pool.kw] != [2, 2])
-            {
-                windows.winograd = None;
-            }
+            let takes_pool = pool.is_none_or(|pool| [pool.kh, pool.kw] == [2, 2]);
+            let winograd = if takes_pool { Winograd::new(&d, pool.is_some(), lanes()) } else { None };
+            conv.windows = Windows::new(&d, winograd, lanes());
             // Fewer products are faster than fewer passes over the data.
             if conv.windows.as_ref().is_none_or(|windows| windows.winograd.is_none()) {
                 conv.direct = conv2d_direct::block(&conv, lanes());

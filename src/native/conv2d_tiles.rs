@@ -44,9 +44,8 @@ pub(super) struct Windows {
 }
 
 impl Windows {
-    /// Returns `None` if a vector has more lanes than there are output channels, or only one; `pooled` says whether a max pooling of 2x2
-    /// windows is taken of the output, as in [`Forward::pool`].
-    pub(super) fn new(d: &Conv2dDims, pooled: bool, lanes: usize) -> Option<Self> {
+    /// Returns `None` if a vector has more lanes than there are output channels, or only one.
+    pub(super) fn new(d: &Conv2dDims, winograd: Option<Winograd>, lanes: usize) -> Option<Self> {
         if lanes < 4 || d.o < lanes {
             return None;
         }
@@ -55,9 +54,8 @@ impl Windows {
         let vectors = if d.o >= most * lanes { most } else { 1 };
         // Framed images that fit into the L2 cache beside their gradients; a power of two, as the number of rows of a share is.
         const NEAR: usize = 1 << 15;
-        let winograd = Winograd::new(d, pooled, lanes);
         let least = winograd.as_ref().map_or(1, |winograd| winograd.least_images(d));
-        let images = (NEAR / frame_len(d)).clamp(least, 16).next_power_of_two();
+        let images = (NEAR / frame_len(d)).min(16).max(least).next_power_of_two();
         let row = d.stride_h * frame_width(d) * d.c;
         let start = |image: usize, i: usize, j: usize| image * frame_len(d) + i * row + j * d.stride_w * d.c;
         let positions = |image| (0..d.ho * d.wo).map(move |at| start(image, at / d.wo, at % d.wo) as u32);
@@ -70,7 +68,8 @@ impl Windows {
         let unpadded = (d.kh - 1).checked_sub(d.pad_top).zip((d.kw - 1).checked_sub(d.pad_left));
         let (pad_top, pad_left) = unpadded.filter(|_| [d.stride_h, d.stride_w] == [1, 1])?;
         let (h, w, c, ho, wo, o) = (d.ho, d.wo, d.o, d.h, d.w, d.c);
-        Self::new(&Conv2dDims { h, w, c, ho, wo, o, pad_top, pad_left, ..*d }, false, lanes)
+        let of_dy = Conv2dDims { h, w, c, ho, wo, o, pad_top, pad_left, ..*d };
+        Self::new(&of_dy, Winograd::of_gradient(&of_dy, lanes), lanes)
     }
 
     /// Reduces the number of images that are computed together.

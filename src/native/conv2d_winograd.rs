@@ -46,45 +46,58 @@ pub(super) struct Winograd {
 }
 
 impl Winograd {
-    /// Returns `None` if this module cannot compute the convolution, or not well; `pooled` says whether a max pooling of 2x2 windows follows.
+    /// Plans y and dw, with tiles side by side. Returns `None` if this module cannot compute them, or not well; `pooled` says whether a max
+    /// pooling of 2x2 windows follows.
     pub(super) fn new(d: &Conv2dDims, pooled: bool, lanes: usize) -> Option<Self> {
+        // Whole pooling windows in a tile.
+        let fits = |side| d.ho.is_multiple_of(side) && d.wo.is_multiple_of(side) && !(side == 3 && pooled);
+        let side = Self::sides(d, lanes).find(|&side| fits(side))?;
+        Some(Self::with_side(side, d))
+    }
+
+    /// Plans dx; `d` is the convolution of dy. The last tile of a row or column starts where it just fits, and computes some outputs again.
+    pub(super) fn of_gradient(d: &Conv2dDims, lanes: usize) -> Option<Self> {
+        let products = |side: usize| d.ho.div_ceil(side) * d.wo.div_ceil(side) * (side + 2) * (side + 2);
+        let fits = |side| side <= d.ho.min(d.wo) && 2 * products(side) <= 9 * d.ho * d.wo;
+        let side = Self::sides(d, lanes).filter(|&side| fits(side)).min_by_key(|&side| products(side))?;
+        Some(Self::with_side(side, d))
+    }
+
+    /// Returns the sides of tiles that suit a convolution, the largest first.
+    fn sides(d: &Conv2dDims, lanes: usize) -> impl Iterator<Item = usize> {
         // A larger transformed filter would be read from beyond the L2 cache for every few tiles.
         const FILTER: usize = 420_000;
-        let fits = |side: usize| {
-            let is_near = (side + 2) * (side + 2) * d.c * d.o <= FILTER;
-            d.ho.is_multiple_of(side) && d.wo.is_multiple_of(side) && (side == 2 || is_near)
-        };
-        // Whole pooling windows in a tile; and tiles enough per image to fill one of sums.
-        let side = [4, 3, 2].into_iter().filter(|&side| side == 2 || LARGER).find(|&side| match side {
-            3 => fits(side) && !pooled && d.ho * d.wo >= 36,
-            _ => fits(side),
-        })?;
         let suits = [d.kh, d.kw, d.stride_h, d.stride_w] == [3, 3, 1, 1]
             && d.c.is_multiple_of(lanes)
             && d.o.is_multiple_of(lanes);
-        if !suits {
-            return None;
-        }
+        let channels = d.c * d.o;
+        let is_near = move |side| (side + 2) * (side + 2) * channels <= FILTER;
+        [4, 3, 2].into_iter().filter(move |&side| suits && (side == 2 || LARGER && is_near(side)))
+    }
+
+    /// Plans tiles of `side` by `side` outputs.
+    fn with_side(side: usize, d: &Conv2dDims) -> Self {
         let mut winograd = Winograd { side, tiles: Vec::new(), at_once: 0, starts: Vec::new() };
         // As many as leave both transformed tensors in an L2 cache of 1 MB; a multiple of the rows of a tile of sums.
         const VALUES: usize = 196_608;
         winograd.at_once = (VALUES / (winograd.frequencies() * (d.c + d.o)) / 12 * 12).max(72);
         winograd.starts = (0..winograd.at_once).map(|tile| (tile * winograd.tile_len(d.c)) as u32).collect();
-        Some(winograd)
+        winograd
     }
 
-    /// Returns the number of images that have tiles enough to read the transformed filter for, at most 16.
+    /// Returns the number of images that have tiles enough to read the transformed filter for, at most those of a share.
     pub(super) fn least_images(&self, d: &Conv2dDims) -> usize {
         const TILES: usize = 48;
-        TILES.div_ceil(self.tiles_per_image(d)).min(16)
+        const SHARE: usize = 32;
+        TILES.div_ceil(self.tiles_per_image(d)).min(SHARE)
     }
 
     /// Lists the tiles of some images.
     pub(super) fn list(&mut self, d: &Conv2dDims, images: usize) {
-        let (side, columns, per_image) = (self.side, d.wo / self.side, self.tiles_per_image(d));
+        let (side, columns, per_image) = (self.side, d.wo.div_ceil(self.side), self.tiles_per_image(d));
         let tile = |at: usize| {
             let (image, tile) = (at / per_image, at % per_image);
-            let (i, j) = (tile / columns * side, tile % columns * side);
+            let (i, j) = ((tile / columns * side).min(d.ho - side), (tile % columns * side).min(d.wo - side));
             let window = image * frame_len(d) + (i * frame_width(d) + j) * d.c;
             [window as u32, ((image * d.ho + i) * d.wo + j) as u32]
         };
@@ -107,7 +120,7 @@ impl Winograd {
     }
 
     fn tiles_per_image(&self, d: &Conv2dDims) -> usize {
-        d.ho * d.wo / (self.side * self.side)
+        d.ho.div_ceil(self.side) * d.wo.div_ceil(self.side)
     }
 
     /// Returns the number of products per tile and channel.

@@ -70,6 +70,7 @@ pub(in crate::verify) fn proof(check: &mut Check) {
             (3, [8, 12, 32], [3, 3], 48, [1, 1], Padding::Same),
             (7, [6, 6, 64], [3, 3], 32, [1, 1], Padding::Same),
             (2, [11, 17, 16], [3, 3], 16, [1, 1], Padding::Valid),
+            (5, [7, 7, 32], [3, 3], 32, [1, 1], Padding::Same),
             (1, [6, 10, 16], [3, 3], 32, [1, 1], Padding::Same),
         ]);
     }
@@ -262,7 +263,7 @@ fn winograd_scale<X: Transforms<M, T>, const M: usize, const T: usize>(
     };
     let filters: Vec<[[f64; T]; T]> = (0..d.c * d.o).map(|at| filter(at / d.o, at % d.o)).collect();
     let mut scale = vec![0.0; d.n * d.ho * d.wo * d.o];
-    for (n, i, j) in tiles(d, M) {
+    for (n, (i, j)) in tiles(d, M) {
         let inputs: Vec<_> = (0..d.c).map(|c| along_both(&X::INPUT, &window(d, x, [n, i, j, c]))).collect();
         for o in 0..d.o {
             let mut products = [[0.0; T]; T];
@@ -287,7 +288,7 @@ fn winograd_scale_w<X: Transforms<M, T>, const M: usize, const T: usize>(
 ) -> (Vec<f64>, usize) {
     let (output, filter) = (transposed(&X::OUTPUT), transposed(&X::FILTER));
     let mut products = vec![[[0.0; T]; T]; d.c * d.o];
-    for (n, i, j) in tiles(d, M) {
+    for (n, (i, j)) in tiles(d, M) {
         let gradient =
             |p: usize, q: usize, o: usize| f64::from(dy[((n * d.ho + i + p) * d.wo + j + q) * d.o + o]).abs();
         let gradients = |o: usize| std::array::from_fn(|p| std::array::from_fn(|q| gradient(p, q, o)));
@@ -311,9 +312,12 @@ fn winograd_scale_w<X: Transforms<M, T>, const M: usize, const T: usize>(
 }
 
 /// The image and the first position of each tile of `side` outputs along an axis.
-fn tiles(d: &Conv2dDims, side: usize) -> impl Iterator<Item = (usize, usize, usize)> {
-    let (columns, per_image) = (d.wo / side, d.ho * d.wo / (side * side));
-    (0..d.n * per_image).map(move |at| (at / per_image, at % per_image / columns * side, at % columns * side))
+fn tiles(d: &Conv2dDims, side: usize) -> impl Iterator<Item = (usize, (usize, usize))> {
+    let [rows, columns] = [d.ho, d.wo].map(|length| length.div_ceil(side));
+    // The last of a row or column starts where it just fits.
+    let start = move |tile: usize, length: usize| (tile * side).min(length - side);
+    let position = move |at: usize| (start(at / columns % rows, d.ho), start(at % columns, d.wo));
+    (0..d.n * rows * columns).map(move |at| (at / (rows * columns), position(at)))
 }
 
 fn add_products<const T: usize>(a: &[[f64; T]; T], b: &[[f64; T]; T], sums: &mut [[f64; T]; T]) {
