@@ -226,20 +226,20 @@ class Planter:
         return name + b": if " + switch + b" { " + base + b" } else { " + value + b" }"
 
 
-def plant_all(mistakes, left_out, parser):
+def plant_all(sources, mistakes, left_out, parser):
     """Writes the copy of the source with all mistakes but those that are left out, and returns which have no form with a switch."""
     of_file = collections.defaultdict(list)
     for mistake in mistakes:
         of_file[mistake["file"]].append(mistake)
     without_form = set()
     for file, of_this in of_file.items():
-        source = (ROOT / file).read_bytes()
+        source = sources[file]
         call = "fmnist_gpu::mutant" if file.startswith(("src/cli/", "src/main.rs")) else "crate::mutant"
         planter = Planter(source, [mistake for mistake in of_this if mistake["id"] not in left_out], call, parser)
         (TREE / file).write_bytes(planter.planted())
         without_form |= planter.left_out
     switch = SWITCH.replace("COUNT", str(len(mistakes)))
-    (TREE / "src/lib.rs").write_text((ROOT / "src/lib.rs").read_text() + switch)
+    (TREE / "src/lib.rs").write_bytes(sources["src/lib.rs"] + switch.encode())
     return without_form
 
 
@@ -280,6 +280,8 @@ def plant():
     listed = subprocess.run(["cargo", "mutants", "--list", "--json"], cwd=ROOT, check=True, capture_output=True, text=True)
     mistakes = [dict(mistake, id=id) for id, mistake in enumerate(json.loads(listed.stdout))]
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\n")
+    # The source as it is now: what is edited meanwhile does not matter.
+    sources = {file: (ROOT / file).read_bytes() for file in files if file.startswith("src/")}
     for file in filter(None, files):
         (TREE / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / file, TREE / file)
@@ -287,7 +289,7 @@ def plant():
     write("mistakes.json", mistakes)
     left_out = set()
     while True:
-        without_form = plant_all(mistakes, left_out, parser)
+        without_form = plant_all(sources, mistakes, left_out, parser)
         checked = cargo("check", "--lib", "--bins", "--message-format=json", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         if checked.returncode == 0:
             break

@@ -10,7 +10,7 @@ use fmnist_gpu::ops::SharedTiles;
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::average::AverageConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
-use fmnist_gpu::train::{Event, Outcome, Position, TrainOptions, train};
+use fmnist_gpu::train::{EpochRecord, Event, Outcome, Position, TrainOptions, train};
 use pollster::FutureExt as _;
 use std::ops::ControlFlow;
 use std::sync::atomic::AtomicBool;
@@ -558,6 +558,18 @@ fn a_step_of_the_cnn_is_few_dispatches() {
         assert!(entries.len() <= most, "{}: {entries:?}", entries.len());
         assert_eq!(entries.last(), Some(&"adam_step"));
     }
+}
+
+#[test]
+fn a_position_counts_steps_and_images() {
+    let done = Totals { batches: 3, samples: 96, ..Totals::default() };
+    let record: EpochRecord = serde_json::from_str(
+        "{\"epoch\": 1, \"loss\": 1.0, \"accuracy\": 0.5, \"seconds\": 2.0, \"images_per_second\": 50.0}",
+    )
+    .unwrap();
+    let position = Position { history: vec![record.clone(), record], done, seconds: 0.5, ..Position::default() };
+    assert_eq!((position.epoch(), position.steps(4), position.images(100)), (3, 11, 296));
+    assert_eq!(position.total_seconds(), 4.5);
 }
 
 #[test]

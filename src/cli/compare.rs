@@ -287,3 +287,19 @@ fn text_plot(curves: &[Curve], width: usize) -> String {
     lines.push(format!("{}  {}", " ".repeat(LABEL), legend.join("   ")));
     lines.join("\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_curve_that_stays_level_is_in_the_middle() {
+        let points = vec![(1.0, 0.5), (2.0, 0.5), (3.0, 0.5)];
+        let curve = Curve { name: "level".to_string(), colour: 0, dashed: false, points };
+        let text = text_plot(&[curve], 40);
+        let drawn: Vec<usize> =
+            text.lines().enumerate().filter(|(_, line)| line.contains('A')).map(|(i, _)| i).collect();
+        // The second is the legend.
+        assert_eq!(drawn, [6, 14], "{text}");
+    }
+}

@@ -176,3 +176,25 @@ fn prepare(args: &TrainArgs, global: &Global) -> Result<(RunFolder, Plan)> {
     let plan = Plan::resume(found.config, start, args.model.as_deref(), given).map_err(of_plan)?;
     Ok((folder, plan))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: TrainArgs,
+    }
+
+    #[test]
+    fn an_interval_of_checkpoints_is_in_minutes() {
+        let options =
+            |value: &str| Line::parse_from(["train", &format!("--checkpoint-minutes={value}")]).args.options();
+        assert_eq!(options("1.5").unwrap().checkpoint_interval, Some(Duration::from_secs(90)));
+        for bad in ["0", "-1", "nan", "inf"] {
+            assert!(options(bad).unwrap_err().to_string().contains("--checkpoint-minutes is"), "{bad}");
+        }
+    }
+}

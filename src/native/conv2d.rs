@@ -473,7 +473,9 @@ fn dx_by_tiles(
 /// Places the gradient of the maxima of one image at their positions; it is 0 at all others.
 fn unpool(pool: &Pool2dDims, dy: &[f32], argmax: &[u32], dx: &mut [f32]) {
     let c = pool.c;
-    dx.fill(0.0);
+    if [pool.ho * pool.kh, pool.wo * pool.kw] != [pool.h, pool.w] {
+        dx.fill(0.0);
+    }
     vectorized_loop(
         #[inline(always)]
         || {

@@ -1,24 +1,50 @@
 //! Fully connected layer; see [`crate::cpu::dense`].
 
 use super::dense_direct::{self, BackwardW, BackwardX, Forward};
-use super::{Matrix, lanes, matmul, vectorized};
+use super::{Matrix, lanes, matmul, vectorized, vectorized_loop};
 use crate::cpu::dense::DenseDims;
+use std::ops::Range;
 
-/// Computes `y = x w + b`, followed by ReLU if `relu`. Shapes: x `[N, I]`, w `[I, O]`, b `[O]`, y `[N, O]`.
-pub fn dense_forward(d: &DenseDims, relu: bool, x: &[f32], w: &[f32], b: &[f32], y: &mut [f32]) {
+/// Computes `y = x w + b`, followed by ReLU if `with_relu`. Shapes: x `[N, I]`, w `[I, O]`, b `[O]`, y `[N, O]`.
+pub fn dense_forward(d: &DenseDims, with_relu: bool, x: &[f32], w: &[f32], b: &[f32], y: &mut [f32]) {
     if dense_direct::suits(d, lanes()) {
-        vectorized(Forward { d, relu, x, w, b, y });
+        vectorized(Forward { d, relu: with_relu, x, w, b, y });
         return;
     }
     for row in y.chunks_exact_mut(d.o) {
         row.copy_from_slice(b);
     }
     matmul(Matrix::new(x, d.n, d.i), Matrix::new(w, d.i, d.o), true, y);
-    if relu {
-        for y in y {
-            *y = if *y > 0.0 { *y } else { 0.0 };
-        }
+    if with_relu {
+        relu(y);
     }
+}
+
+/// Computes the products `y` of some inputs and their weights. Shapes: x `[N, I]`, w `[I, O]`, y `[N, O]`.
+pub fn dense_products(d: &DenseDims, inputs: Range<usize>, x: &[f32], w: &[f32], y: &mut [f32]) {
+    let of_inputs = &w[inputs.start * d.o..inputs.end * d.o];
+    if dense_direct::suits(d, lanes()) {
+        vectorized(Forward { d, relu: false, x: &x[inputs.start..], w: of_inputs, b: &[], y });
+    } else {
+        let x = Matrix::new(x, d.n, d.i).columns(inputs.start, inputs.len());
+        matmul(x, Matrix::new(of_inputs, inputs.len(), d.o), false, y);
+    }
+}
+
+/// Adds the products of some inputs to those of others.
+pub fn add_products(products: &[f32], y: &mut [f32]) {
+    vectorized_loop(
+        #[inline(always)]
+        || y.iter_mut().zip(products).for_each(|(y, product)| *y += product),
+    );
+}
+
+/// Sets what is not above zero to zero.
+pub fn relu(y: &mut [f32]) {
+    vectorized_loop(
+        #[inline(always)]
+        || y.iter_mut().for_each(|y| *y = if *y > 0.0 { *y } else { 0.0 }),
+    );
 }
 
 /// Computes the gradient of the input, `dy w^T`. If `masked` (x is the output of a ReLU), it is zero where x is not

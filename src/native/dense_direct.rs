@@ -26,7 +26,9 @@ pub(super) struct Forward<'a> {
     pub(super) d: &'a DenseDims,
     pub(super) relu: bool,
     pub(super) x: &'a [f32],
+    /// Of all inputs, or of as many as are multiplied.
     pub(super) w: &'a [f32],
+    /// Empty if there is none.
     pub(super) b: &'a [f32],
     pub(super) y: &'a mut [f32],
 }
@@ -59,10 +61,12 @@ fn forward_tile<S: Simd, const R: usize>(simd: S, layer: &mut Forward<'_>, row: 
     let block = 2 * S::F32_LANES;
     let mut x: [&[f32]; R] = [&[]; R];
     for r in 0..R {
-        x[r] = &layer.x[(row + r) * i..][..i];
+        x[r] = &layer.x[(row + r) * i..][..layer.w.len() / o];
     }
-    let mut sums = [vectors::<S, 2>(&layer.b[first..first + block]); R];
-    for (k, w) in layer.w.chunks_exact(o).enumerate().take(i) {
+    let zero = simd.splat_f32s(0.0);
+    let bias = if layer.b.is_empty() { [zero; 2] } else { vectors::<S, 2>(&layer.b[first..first + block]) };
+    let mut sums = [bias; R];
+    for (k, w) in layer.w.chunks_exact(o).enumerate() {
         let w = vectors::<S, 2>(&w[first..first + block]);
         for r in 0..R {
             let x = simd.splat_f32s(x[r][k]);

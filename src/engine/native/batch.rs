@@ -1,5 +1,6 @@
 //! The work that the threads of the native engine divide among them: first the rows of a batch, then the parameters.
 
+use super::inputs::ByInputs;
 use super::program::{NativeProgram, Owned, Rows, Shared, zeros};
 use crate::cpu::batch_gather::Augmented;
 use crate::cpu::philox::Random;
@@ -25,6 +26,8 @@ pub(super) struct BatchBuffers {
     pub(super) correct: Aligned<u32>,
     /// Rows per group: each group has its own sums of the convolutions' gradients.
     pub(super) group: usize,
+    /// The first layer, if it is divided by its inputs.
+    pub(super) by_inputs: Option<ByInputs>,
 }
 
 /// The samples of a batch, and what is drawn for it.
@@ -58,6 +61,7 @@ pub(super) struct Share<'a> {
     pub(super) loss: &'a mut [f32],
     pub(super) correct: &'a mut [u32],
     group: usize,
+    by_inputs: Option<&'a ByInputs>,
 }
 
 /// What the loss of a row takes from the whole batch.
@@ -96,6 +100,7 @@ impl BatchBuffers {
             loss: zeros(n)?,
             correct: zeros(n)?,
             group,
+            by_inputs: None,
         })
     }
 
@@ -106,6 +111,12 @@ impl BatchBuffers {
             let label = |row: usize| u32::from(split.labels[order[row] as usize]);
             self.partners.extend((0..order.len()).map(|row| label(partner(row, order.len()))));
         }
+    }
+
+    /// The images, and the first layer, which is divided by its inputs.
+    pub(super) fn first_layer(&mut self) -> (&[f32], &mut ByInputs) {
+        let images = self.tensors.floats.last().expect("the last is for the images");
+        (images, self.by_inputs.as_mut().expect("there is a phase for it"))
     }
 
     /// Divides the samples of a batch into shares of `rows`.
@@ -121,12 +132,25 @@ impl BatchBuffers {
         let tensors = program.split(&mut self.tensors, n, rows, group);
         let labels = self.labels[..n].chunks_mut(rows).zip(self.probabilities.chunks_mut(rows * classes));
         let results = self.loss[..n].chunks_mut(rows).zip(self.correct[..n].chunks_mut(rows));
+        let by_inputs = self.by_inputs.as_ref();
         let partners = self.partners.chunks(rows).chain(std::iter::repeat(&[][..]));
         let shares = order.chunks(rows).zip(tensors).zip(labels.zip(partners)).zip(results).enumerate();
         let shares = shares.map(|(i, (((order, tensors), ((labels, probabilities), partners)), (loss, correct)))| {
             let probabilities = &mut probabilities[..order.len() * classes];
             let first = i * rows;
-            Share { order, batch, first, rows: tensors, labels, partners, probabilities, loss, correct, group }
+            Share {
+                order,
+                batch,
+                first,
+                rows: tensors,
+                labels,
+                partners,
+                probabilities,
+                loss,
+                correct,
+                group,
+                by_inputs,
+            }
         });
         shares.collect()
     }
@@ -175,9 +199,21 @@ impl Share<'_> {
         }
     }
 
+    /// Computes the output of a layer that is divided by its inputs, the first instruction of the program.
+    fn add_up(&mut self, by_inputs: &ByInputs, shared: Shared<'_>) {
+        let [bias, output] = by_inputs.tensors;
+        let buffer = shared.program.program.tensor(output).buffer().expect("it is of this batch");
+        let y = take(&mut self.rows.floats[buffer]);
+        by_inputs.add_up(self.first, shared.read(bias, &self.rows.floats), y);
+        self.rows.floats[buffer] = y;
+    }
+
     /// Runs instruction `i` of the program.
     pub(super) fn run(&mut self, i: usize, shared: Shared<'_>, whole: Whole<'_>, scratch: &mut Scratch) {
-        let Share { order, batch, first, rows, labels, partners, probabilities, loss, correct, group } = self;
+        if let Some(by_inputs) = self.by_inputs.filter(|_| i == 0) {
+            return self.add_up(by_inputs, shared);
+        }
+        let Share { order, batch, first, rows, labels, partners, probabilities, loss, correct, group, .. } = self;
         let (native, n, group) = (shared.program, order.len(), *group);
         let labels: &[u32] = labels;
         let partners = if partners.is_empty() { labels } else { partners };

@@ -6,6 +6,7 @@
 //! so any number gives the same bits.
 
 mod batch;
+mod inputs;
 mod program;
 mod times;
 mod training;
@@ -23,6 +24,7 @@ use crate::native::conv2d::{Algorithm, Scratch};
 use crate::native::{Aligned, peak};
 use crate::threads::Pool;
 use batch::{BatchBuffers, Share, Whole, totals};
+use inputs::ByInputs;
 use program::{Prepared, zeros};
 use rayon::prelude::*;
 use std::ops::ControlFlow;
@@ -133,7 +135,8 @@ impl<'d> NativeEngine<'d> {
             let both = prepared.program.convs.iter().chain(&self.inference.program.convs);
             *scratch = Mutex::new(Scratch::new(both));
         }
-        let batch = BatchBuffers::new(&prepared.program, batch_size, group_of(batch_size))?;
+        let mut batch = BatchBuffers::new(&prepared.program, batch_size, group_of(batch_size))?;
+        batch.by_inputs = ByInputs::new(&mut prepared.program, batch_size)?;
         prepared.prepare(&mut self.parameters);
         Ok((prepared, batch))
     }

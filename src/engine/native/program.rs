@@ -2,7 +2,8 @@
 //!
 //! Most instructions compute each row from the same row of other tensors, so a thread takes some rows through all of them (a phase of rows). An
 //! instruction that looks at the whole batch is a phase of its own: the threads meet before it and after it. The gradients of weights are
-//! computed at the very end, each thread taking some of the weights over all rows.
+//! computed at the very end, each thread taking some of the weights over all rows. In small batches, a first layer that is dense is divided
+//! like its weights, too.
 
 use crate::cpu::conv2d::Conv2dDims;
 use crate::cpu::philox::Random;
@@ -49,6 +50,8 @@ pub(super) enum Phase {
     Rows(Range<usize>),
     /// This instruction, on the whole batch.
     Batch(usize),
+    /// The products of the first layer, on some of its inputs in each thread: see [`super::inputs`].
+    Inputs,
 }
 
 /// A program and its convolutions.

@@ -93,6 +93,11 @@ impl Training<'_> {
                     let step = &program.program.instructions[*step];
                     program.run_whole(step, n, &batch.tensors.floats, [parameters, gradients, whole]);
                 }
+                Phase::Inputs => {
+                    let (x, layer) = batch.first_layer();
+                    let w = &parameters[layer.weights];
+                    layer.parts.par_iter_mut().with_max_len(1).for_each(|part| part.multiply(n, x, w));
+                }
             }
         }
     }
@@ -159,6 +164,13 @@ impl Training<'_> {
                     let step = &program.program.instructions[*i];
                     program.run_whole(step, n, &batch.tensors.floats, [parameters, gradients, whole]);
                     note(name_of(*i));
+                    continue;
+                }
+                Phase::Inputs => {
+                    let (x, layer) = batch.first_layer();
+                    let w = &parameters[layer.weights];
+                    layer.parts.iter_mut().for_each(|part| part.multiply(n, x, w));
+                    note(name_of(0));
                     continue;
                 }
                 Phase::Rows(steps) => steps,

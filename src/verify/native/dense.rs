@@ -28,7 +28,20 @@ pub(in crate::verify) fn proof(check: &mut Check) {
         for relu in [false, true] {
             let mut y = vec![f32::NAN; d.n * d.o];
             fast::dense_forward(&d, relu, &x, &w, &b, &mut y);
-            check.bounded("native dense_forward", &case, &y, &forward(&d, &x, &w, &b).then_relu(relu));
+            let expected = forward(&d, &x, &w, &b).then_relu(relu);
+            check.bounded("native dense_forward", &case, &y, &expected);
+            // Divided by its inputs.
+            y.chunks_exact_mut(d.o).for_each(|row| row.copy_from_slice(&b));
+            for part in 0..3 {
+                let inputs = part * d.i / 3..(part + 1) * d.i / 3;
+                let mut products = vec![f32::NAN; d.n * d.o];
+                fast::dense_products(&d, inputs, &x, &w, &mut products);
+                fast::add_products(&products, &mut y);
+            }
+            if relu {
+                fast::relu(&mut y);
+            }
+            check.bounded("native dense_forward", &format!("{case}, by inputs"), &y, &expected);
         }
         for masked in [false, true] {
             let mut dx = vec![f32::NAN; d.n * d.i];
