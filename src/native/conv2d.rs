@@ -175,7 +175,7 @@ impl Conv2d {
 
     /// Returns the sides of the tiles with which y, dx and dw are computed by Winograd's algorithm, which has bounds of its own.
     pub(crate) fn winograd(&self) -> [Option<usize>; 3] {
-        let side = |windows: Option<&Windows>| Some(windows?.winograd.as_ref()?.side);
+        let side = |windows: Option<&Windows>| Some(windows?.winograd.as_ref()?.side());
         let forward = self.windows.as_ref().filter(|_| self.direct.is_none());
         let dw = self.tiles_backward().filter(|_| self.pooled.is_none());
         [forward, self.dx_windows.as_ref(), dw].map(side)
@@ -317,7 +317,7 @@ impl Conv2d {
             }
         }
         if let (Some(winograd), Some([dw, _])) = (winograd, sums) {
-            vectorized(AddFilter { side: winograd.side, sums: &scratch.filter_sums[..sums_len], dw });
+            vectorized(AddFilter { side: winograd.side(), sums: &scratch.filter_sums[..sums_len], dw });
         }
     }
 

@@ -35,8 +35,7 @@ use pulp::Simd;
 /// The tiles of the output of some images.
 #[derive(Debug)]
 pub(super) struct Winograd {
-    /// The number of outputs of a tile along an axis.
-    pub(super) side: usize,
+    side: usize,
     /// The offset of each tile's window in the framed images, and the tile's first position in the output.
     tiles: Vec<[u32; 2]>,
     /// Tiles that are transformed together.
@@ -94,7 +93,7 @@ impl Winograd {
 
     /// Lists the tiles of some images.
     pub(super) fn list(&mut self, d: &Conv2dDims, images: usize) {
-        let (side, columns, per_image) = (self.side, d.wo.div_ceil(self.side), self.tiles_per_image(d));
+        let (side, columns, per_image) = (self.side(), d.wo.div_ceil(self.side()), self.tiles_per_image(d));
         let tile = |at: usize| {
             let (image, tile) = (at / per_image, at % per_image);
             let (i, j) = ((tile / columns * side).min(d.ho - side), (tile % columns * side).min(d.wo - side));
@@ -120,12 +119,17 @@ impl Winograd {
     }
 
     fn tiles_per_image(&self, d: &Conv2dDims) -> usize {
-        d.ho.div_ceil(self.side) * d.wo.div_ceil(self.side)
+        d.ho.div_ceil(self.side()) * d.wo.div_ceil(self.side())
+    }
+
+    /// Returns the number of outputs of a tile along an axis: where there is one size, the compiler knows it.
+    pub(super) fn side(&self) -> usize {
+        if LARGER { self.side } else { 2 }
     }
 
     /// Returns the number of products per tile and channel.
     fn frequencies(&self) -> usize {
-        (self.side + 2) * (self.side + 2)
+        (self.side() + 2) * (self.side() + 2)
     }
 
     /// Returns the distance of two tiles of a transformed tensor. A cache line lies between them, since powers of two would put the same
@@ -153,7 +157,7 @@ pub(super) fn pack(
                 of_tap[..block].iter_mut().enumerate().for_each(|(i, to)| *to = value(tap * c + channel, first + i));
             }
             let to = &mut packed[i_block * of_block + channel * block..];
-            vectorized(Pack { side: winograd.side, filter: &filter, block, to, of_frequency });
+            vectorized(Pack { side: winograd.side(), filter: &filter, block, to, of_frequency });
         }
     }
 }
@@ -168,7 +172,7 @@ pub(super) fn forward<S: Simd, const R: usize, const V: usize>(simd: S, winograd
     let [of_x, of_y] = [c, o].map(|channels| winograd.tile_len(channels));
     let (x, sums) = std::mem::take(&mut product.transformed).split_at_mut(winograd.at_once * of_x);
     for tiles in winograd.of(d, framed).chunks(winograd.at_once) {
-        let side = winograd.side;
+        let side = winograd.side();
         simd.vectorize(TransformX { side, d, framed, tiles, of_tile: of_x, to: &mut *x });
         for (frequency, packed) in packed.chunks_exact(of_frequency).enumerate() {
             let framed = &x[frequency * lanes..];
@@ -195,7 +199,7 @@ pub(super) fn backward_w<S: Simd, const V: usize>(simd: S, winograd: &Winograd, 
     let (x, of_y) = transformed.split_at_mut(winograd.at_once * of_x);
     // Few enough that a frequency of both stays in the L1 cache, while the products go through the filter.
     for tiles in winograd.of(d, framed).chunks(winograd.at_once / 3) {
-        let (side, to_x, to_dy) = (winograd.side, &mut *x, &mut *of_y);
+        let (side, to_x, to_dy) = (winograd.side(), &mut *x, &mut *of_y);
         simd.vectorize(TransformX { side, d, framed, tiles, of_tile: of_x, to: to_x });
         simd.vectorize(TransformDy { side, d, dy, tiles, of_tile: of_dy, to: to_dy });
         for (frequency, of_filter) in of_filter.chunks_exact_mut(c * o).enumerate() {

@@ -8,8 +8,7 @@ use std::ops::Range;
 /// Computes `y = x w + b`, followed by ReLU if `with_relu`. Shapes: x `[N, I]`, w `[I, O]`, b `[O]`, y `[N, O]`.
 pub fn dense_forward(d: &DenseDims, with_relu: bool, x: &[f32], w: &[f32], b: &[f32], y: &mut [f32]) {
     if dense_direct::suits(d, lanes()) {
-        vectorized(Forward { d, relu: with_relu, x, w, b, y });
-        return;
+        return in_tiles(Forward { d, relu: with_relu, x, w, b, y });
     }
     for row in y.chunks_exact_mut(d.o) {
         row.copy_from_slice(b);
@@ -24,11 +23,17 @@ pub fn dense_forward(d: &DenseDims, with_relu: bool, x: &[f32], w: &[f32], b: &[
 pub fn dense_products(d: &DenseDims, inputs: Range<usize>, x: &[f32], w: &[f32], y: &mut [f32]) {
     let of_inputs = &w[inputs.start * d.o..inputs.end * d.o];
     if dense_direct::suits(d, lanes()) {
-        vectorized(Forward { d, relu: false, x: &x[inputs.start..], w: of_inputs, b: &[], y });
+        in_tiles(Forward { d, relu: false, x: &x[inputs.start..], w: of_inputs, b: &[], y });
     } else {
         let x = Matrix::new(x, d.n, d.i).columns(inputs.start, inputs.len());
         matmul(x, Matrix::new(of_inputs, inputs.len(), d.o), false, y);
     }
+}
+
+/// One function for both: the module of the page has to be small.
+#[inline(never)]
+fn in_tiles(forward: Forward<'_>) {
+    vectorized(forward);
 }
 
 /// Adds the products of some inputs to those of others.

@@ -1,6 +1,6 @@
 //! The work that the threads of the native engine divide among them: first the rows of a batch, then the parameters.
 
-use super::inputs::ByInputs;
+use super::inputs::{self, ByInputs};
 use super::program::{NativeProgram, Owned, Rows, Shared, zeros};
 use crate::cpu::batch_gather::Augmented;
 use crate::cpu::philox::Random;
@@ -210,7 +210,7 @@ impl Share<'_> {
 
     /// Runs instruction `i` of the program.
     pub(super) fn run(&mut self, i: usize, shared: Shared<'_>, whole: Whole<'_>, scratch: &mut Scratch) {
-        if let Some(by_inputs) = self.by_inputs.filter(|_| i == 0) {
+        if let Some(by_inputs) = self.by_inputs.filter(|_| inputs::IS_USED && i == 0) {
             return self.add_up(by_inputs, shared);
         }
         let Share { order, batch, first, rows, labels, partners, probabilities, loss, correct, group, .. } = self;

@@ -12,6 +12,9 @@ use crate::lower::{Dense, Id, Op, Place};
 use crate::native::{Aligned, dense};
 use std::ops::Range;
 
+/// Whether a layer is ever divided so. A browser has one thread, and the page's module has to be small.
+pub(super) const IS_USED: bool = !cfg!(target_family = "wasm");
+
 /// The layer with its parts.
 #[derive(Debug)]
 pub(super) struct ByInputs {
@@ -45,7 +48,7 @@ impl ByInputs {
         };
         let Place::Parameter(weights) = program.tensor(w).place else { return Ok(None) };
         // The products must not be more than the weights.
-        if x != program.images || PARTS * n > d.i {
+        if !IS_USED || x != program.images || PARTS * n > d.i {
             return Ok(None);
         }
         let part = |i: usize| {

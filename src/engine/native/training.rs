@@ -1,6 +1,7 @@
 //! A training step of the native engine in its two parts, and the search for numbers that are not finite.
 
 use super::batch::{BatchBuffers, Samples, Whole, slices};
+use super::inputs;
 use super::program::{Phase, Prepared, Shared};
 use crate::clock::Instant;
 use crate::data::Split;
@@ -93,11 +94,12 @@ impl Training<'_> {
                     let step = &program.program.instructions[*step];
                     program.run_whole(step, n, &batch.tensors.floats, [parameters, gradients, whole]);
                 }
-                Phase::Inputs => {
+                Phase::Inputs if inputs::IS_USED => {
                     let (x, layer) = batch.first_layer();
                     let w = &parameters[layer.weights];
                     layer.parts.par_iter_mut().with_max_len(1).for_each(|part| part.multiply(n, x, w));
                 }
+                Phase::Inputs => {}
             }
         }
     }
@@ -166,13 +168,14 @@ impl Training<'_> {
                     note(name_of(*i));
                     continue;
                 }
-                Phase::Inputs => {
+                Phase::Inputs if inputs::IS_USED => {
                     let (x, layer) = batch.first_layer();
                     let w = &parameters[layer.weights];
                     layer.parts.iter_mut().for_each(|part| part.multiply(n, x, w));
                     note(name_of(0));
                     continue;
                 }
+                Phase::Inputs => continue,
                 Phase::Rows(steps) => steps,
             };
             let shared = Shared { program, parameters, gradients, whole, packed };

@@ -30,7 +30,10 @@ pub(in crate::verify) fn proof(check: &mut Check) {
             fast::dense_forward(&d, relu, &x, &w, &b, &mut y);
             let expected = forward(&d, &x, &w, &b).then_relu(relu);
             check.bounded("native dense_forward", &case, &y, &expected);
-            // Divided by its inputs.
+            // Divided by its inputs, as layers are where there are threads.
+            if cfg!(target_family = "wasm") {
+                continue;
+            }
             y.chunks_exact_mut(d.o).for_each(|row| row.copy_from_slice(&b));
             for part in 0..3 {
                 let inputs = part * d.i / 3..(part + 1) * d.i / 3;
