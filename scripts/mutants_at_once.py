@@ -12,8 +12,8 @@ What does not compile in this form is left out: mistakes in constants, and most 
 Everything is in target/mutants-at-once: `mistakes.json`, `left_out.json`, `reach.json`, and `sample-SEED.json` with the test that found each
 mistake. What is left and is not in docs/mutants.md is a missing test. Pages are not tried: the tests in browsers run another program.
 
-Needs the page (`sh web/build.sh`), `cargo install --locked cargo-mutants` and `pip install tree-sitter tree-sitter-rust`. Two cores take some 15 minutes for `plant`, 25
-for `reach`, and 20 for `hunt` with 350 mistakes.
+Needs the page (`sh web/build.sh`), `cargo install --locked cargo-mutants` and `pip install tree-sitter tree-sitter-rust`. Two cores take some
+15 minutes for `plant`, 25 for `reach`, and 20 for `hunt` with 350 mistakes.
 """
 
 import collections
