@@ -35,6 +35,7 @@ use pulp::Simd;
 /// The tiles of the output of some images.
 #[derive(Debug)]
 pub(super) struct Winograd {
+    /// See [`Winograd::side`], which is what to read.
     side: usize,
     /// The offset of each tile's window in the framed images, and the tile's first position in the output.
     tiles: Vec<[u32; 2]>,
