@@ -8,7 +8,7 @@ use fmnist_gpu::cpu::batch_gather::{Augment, Augmented, Flip, Mix, batch_gather_
 use fmnist_gpu::cpu::philox::Random;
 use fmnist_gpu::data::{Dataset, DatasetKind, FASHION_MNIST, Split, synthetic};
 use fmnist_gpu::engine::{Engine, Epoch, Mixing, Optimizer, Rates, ReferenceEngine, State, StepConfig};
-use fmnist_gpu::model::{Layer, Model, ModelFile};
+use fmnist_gpu::model::{Layer, Model, ModelFile, initial_parameters};
 use fmnist_gpu::native::batch_gather as native;
 use fmnist_gpu::ops::SharedTiles;
 use fmnist_gpu::ops::sgd::SgdConfig;
@@ -187,6 +187,35 @@ fn shares_have_their_distribution() {
             "alpha {alpha}: {variance}"
         );
         assert!(shares.iter().all(|share| (0.0..=1.0).contains(share)));
+    }
+}
+
+/// Seeds and steps count with all of their bits.
+#[test]
+fn mixtures_differ_by_the_high_bits_of_seed_and_step() {
+    let share = |seed, step| Mixing { mixup: 1.0, cutmix: 0.0 }.draw(seed, step, [28, 28, 1]).unwrap().kept;
+    let high = 1 << 32;
+    let shares = [share(5, 1), share(5 + high, 1), share(5, 1 + high), share(5 + high, 1 + high)];
+    for (i, share) in shares.iter().enumerate() {
+        assert!(!shares[i + 1..].contains(share), "{shares:?}");
+    }
+}
+
+/// The gradients of a batch outside of training are those of images that are not mixed, also of a model that mixes when it trains.
+#[test]
+fn gradients_of_a_batch_do_not_mix() {
+    let model = Model::mlp();
+    let parameters = initial_parameters(&model.parameters().unwrap(), 2);
+    let images = (0..4 * 784).map(|i| (i * 7 % 256) as u8).collect();
+    let split = Split { images, labels: vec![3, 1, 4, 8] };
+    let gradients = |mixing: Mixing| {
+        let config = StepConfig { mixing, ..StepConfig::default() };
+        let engine = ReferenceEngine::<f64>::new(&model, &parameters, &split, 4, config).unwrap();
+        engine.gradients(&ReferenceEngine::batch(&split, &[0, 1, 2, 3], 0, 4)).unwrap().gradients
+    };
+    let (plain, mixing) = (gradients(Mixing::default()), gradients(Mixing { mixup: 1.0, cutmix: 0.0 }));
+    for (plain, mixing) in plain.iter().flatten().zip(mixing.iter().flatten()) {
+        assert!((plain - mixing).abs() <= 1e-12 * (1.0 + plain.abs()), "{plain}, {mixing}");
     }
 }
 

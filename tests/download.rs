@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -502,6 +503,33 @@ fn partial_files_are_removed_unless_a_running_process_writes_them() {
     assert!(!listing(folder.path()).contains(&locked));
 }
 
+/// A partial file that cannot be locked, here because it is a program that runs, is removed once it is a day old.
+#[test]
+#[cfg(target_os = "linux")]
+fn partial_files_that_cannot_be_locked_are_removed_by_their_age() {
+    let set = SmallSet::new();
+    let server = Server::start(&set, Manner::Right, 0);
+    let folder = TempDir::new().unwrap();
+    let day = Duration::from_secs(24 * 60 * 60);
+    let names = ["1-abc", "2-abc"].map(|end| format!("{FIRST}.part-{end}"));
+    let mut running = Vec::new();
+    for (name, age) in names.iter().zip([2 * day, Duration::ZERO]) {
+        let path = folder.path().join(name);
+        fs::copy("/bin/sleep", &path).unwrap();
+        fs::File::options().write(true).open(&path).unwrap().set_modified(SystemTime::now() - age).unwrap();
+        // Another test may be between its fork and its exec, with the file still open for writing.
+        let start = || Command::new(&path).arg("600").spawn().ok();
+        running.push(std::iter::repeat_with(start).take(1000).flatten().next().expect("a copy of sleep starts"));
+    }
+    load_with_events(&from_mirrors(&set, folder.path(), &[&server])).0.unwrap();
+    let found = listing(folder.path());
+    for mut program in running {
+        program.kill().unwrap();
+        program.wait().unwrap();
+    }
+    assert!(!found.contains(&names[0]) && found.contains(&names[1]), "{found:?}");
+}
+
 /// Two simultaneous downloads into the same folder: the second one does not touch the partial file of the first.
 #[test]
 fn a_download_in_progress_keeps_its_partial_file() {
@@ -557,7 +585,7 @@ fn the_run_after_a_killed_one_removes_its_partial_file() {
     let cache = place.path("cache/fmnist-gpu");
     let mut command = place.command("samples --dataset fashion-mnist");
     command.env("http_proxy", format!("http://{address}")).env("XDG_CACHE_HOME", place.path("cache"));
-    let mut child = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let size = |name: &String| fs::metadata(cache.join(name)).map_or(0, |metadata| metadata.len());
     let start = Instant::now();
     while !listing(&cache).iter().any(|name| name.contains(".part-") && size(name) > 0) {

@@ -134,6 +134,11 @@ fn the_command_draws_and_refuses() {
     fs::write(place.path("own.txt"), "0 1 0\n1 -4 1\n0 1 0\n").unwrap();
     place.run("filter b.png --kernel own.txt --quiet").exits(0);
     assert!(place.path("filter-own.png").exists());
+    // A photo is scaled down to what can be drawn, and only a larger one.
+    image::GrayImage::from_pixel(4096, 16, image::Luma([200])).save(place.path("wide.png")).unwrap();
+    let ran = place.run("filter wide.png --kernel blur").exits(0);
+    assert!(ran.err.contains("wide.png: scaled down from 4096 x 16 to 2048 x 8"), "{}", ran.err);
+    assert!(!place.run("filter b.png --kernel blur --force").exits(0).err.contains("scaled down"));
     fs::write(place.path("bad.txt"), "1 2\n3 four\n").unwrap();
     place.run("filter b.png --kernel bad.txt").exits(2).says(&["bad.txt", "line 2, number 2: `four`"]);
     place.run("filter b.png --kernel unknown").exits(2).says(&["unknown", "sharpen"]);

@@ -39,6 +39,34 @@ fn a_dispatch_with_wrong_tensors_is_refused_with_names_and_numbers() {
     assert!(message(record(&[("x", &first, 8), ("y", &second, 8)])).contains("share a buffer"));
 }
 
+static TWO_WRITES: KernelSpec = KernelSpec {
+    op: "two_writes",
+    entry: "two_writes_forward",
+    source: "@group(0) @binding(0) var<storage, read_write> x: array<f32>;
+             @group(0) @binding(1) var<storage, read_write> y: array<f32>;
+             @compute @workgroup_size(64) fn two_writes_forward(@builtin(global_invocation_id) id: vec3<u32>) {
+                 x[id.x] = 1.0;
+                 y[id.x] = 2.0;
+             }",
+    bindings: &[write(0, "x"), write(1, "y")],
+};
+
+/// One dispatch may write two ranges of a buffer that touch each other, in either order, but not two that overlap.
+#[test]
+fn ranges_side_by_side_are_written_at_once() {
+    let gpu = gpu();
+    let both = gpu.tensor("both", &[128], Element::F32).unwrap();
+    let [first, second, middle] = [0, 64, 32].map(|at| both.slice("half", at, &[64]));
+    let push = |x, y| {
+        let tensors = [bind("x", x, 64), bind("y", y, 64)];
+        PlanBuilder::new(gpu).push(&TWO_WRITES, &[], [1, 1, 1], &tensors)
+    };
+    push(&first, &second).unwrap();
+    push(&second, &first).unwrap();
+    assert!(message(push(&first, &middle)).contains("share a buffer"));
+    assert!(message(push(&middle, &first)).contains("share a buffer"));
+}
+
 #[test]
 fn too_many_workgroups_are_refused() {
     let gpu = gpu();

@@ -287,6 +287,13 @@ fn every_format_is_read_and_invalid_files_are_refused() {
     let mut huge = png[..33].to_vec();
     huge[16..24].copy_from_slice(&[0, 1, 0x86, 0xa0, 0, 1, 0x86, 0xa0]);
     assert!(Photo::decode(&huge, "huge.png").is_err());
+    // A bitmap without columns, and one without rows.
+    for at in [18, 22] {
+        let mut nothing = encoded(&image, ImageFormat::Bmp);
+        nothing[at..at + 4].fill(0);
+        let error = Photo::decode(&nothing, "nothing.bmp").unwrap_err().to_string();
+        assert!(error.starts_with("nothing.bmp: the image cannot be decoded"), "{error}");
+    }
     let endless = Photo::read(std::io::repeat(7), "endless").unwrap_err().to_string();
     assert!(endless.contains(&format!("{} MiB", MAX_FILE_BYTES >> 20)), "{endless}");
     // 16 bits, grey, and grey with opacity are all converted to 8-bit RGBA.
@@ -352,8 +359,9 @@ fn unsupported_formats_are_named() {
         assert!(error.starts_with(&format!("photo: {format} images cannot be read; convert it to")), "{error}");
         assert!(error.contains(advice), "{error}");
     }
-    // A video, and a file that ends inside its brands.
-    for bytes in [with_brands(&[*b"isom", *b"mp42"]), with_brands(&[*b"heic"])[..10].to_vec()] {
+    // A video, a file that ends inside its brands, and a sound that is cut off.
+    let sound = b"RIFF\xff\xff\0\0WAVEfmt \xff\xff\0\0".to_vec();
+    for bytes in [with_brands(&[*b"isom", *b"mp42"]), with_brands(&[*b"heic"])[..10].to_vec(), sound] {
         assert!(matches!(Photo::decode(&bytes, "photo"), Err(PhotoError::Format { .. })));
     }
 }
@@ -460,6 +468,12 @@ fn images_unlike_a_garment_are_flagged_as_doubtful() {
     for (name, image) in images {
         let garment = prepare(&image, Invert::Auto);
         assert!(!garment.doubts.is_empty(), "{name}: distance {:.2}", distance(&garment.image));
+        assert_eq!(garment.doubts.contains(&Doubt::BusyGround), name == "noise", "{name}: {:?}", garment.doubts);
+    }
+    // One in 500 pixels is the least: smaller things are no garment.
+    for (side, is_empty) in [(12, true), (16, false)] {
+        let spot = made(&mut |x, y| if x.max(y) < 150 + side && x.min(y) >= 150 { 30 } else { 250 });
+        assert_eq!(prepare(&spot, Invert::Auto).doubts == [Doubt::Empty], is_empty, "{side} x {side} pixels");
     }
     for (name, outlines) in [("a T-shirt", T_SHIRT), ("a boot", BOOT), ("a bag", BAG)] {
         let garment = prepare(&photo(&draw(outlines, ON_WHITE)), Invert::Auto);

@@ -292,11 +292,45 @@ fn text_plot(curves: &[Curve], width: usize) -> String {
 mod tests {
     use super::*;
 
+    fn curve(name: &str, colour: usize, dashed: bool, points: &[(f64, f64)]) -> Curve {
+        Curve { name: name.to_string(), colour, dashed, points: points.to_vec() }
+    }
+
+    #[test]
+    fn curves_are_drawn_with_their_points_and_the_lines_between_them() {
+        let first = [(1.0, 0.5), (2.0, 0.75), (3.0, 0.875), (4.0, 1.0)];
+        let validation = [(1.0, 0.5), (2.0, 0.625), (3.0, 0.75), (4.0, 0.625)];
+        let second = [(2.0, 0.25), (4.0, 0.75)];
+        let curves = [
+            curve("first", 0, false, &first),
+            curve("first", 0, true, &validation),
+            curve("second", 1, false, &second),
+        ];
+        assert_eq!(
+            text_plot(&curves, 40).lines().collect::<Vec<_>>(),
+            [
+                "  1.0000 |                          ..A",
+                "         |                     .....",
+                "         |                ...A.",
+                "  0.7955 |          ......",
+                "         |       ..A     ....v....  ..B",
+                "         |     ..   .....         ....",
+                "  0.5909 |   ......v           ...    v",
+                "         |*....              ..",
+                "         |                ...",
+                "  0.3864 |             ...",
+                "         |           ..",
+                "  0.2500 |         B.",
+                "         +-----------------------------",
+                "          1                     epoch 4",
+                "          A: first   B: second",
+            ]
+        );
+    }
+
     #[test]
     fn a_curve_that_stays_level_is_in_the_middle() {
-        let points = vec![(1.0, 0.5), (2.0, 0.5), (3.0, 0.5)];
-        let curve = Curve { name: "level".to_string(), colour: 0, dashed: false, points };
-        let text = text_plot(&[curve], 40);
+        let text = text_plot(&[curve("level", 0, false, &[(1.0, 0.5), (2.0, 0.5), (3.0, 0.5)])], 40);
         let drawn: Vec<usize> =
             text.lines().enumerate().filter(|(_, line)| line.contains('A')).map(|(i, _)| i).collect();
         // The second is the legend.

@@ -3,7 +3,7 @@
 //! A layer reads the layer before it unless its `input` or `inputs` name others. Only earlier layers can be named, so there are no
 //! circles, and every output but the last must be read by some layer.
 
-use super::{Activation, Layer, MAX_NAME, Model, ModelError, Parameter, whitening};
+use super::{Activation, Layer, Model, ModelError, Parameter, whitening};
 use crate::text::shortened;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -218,7 +218,7 @@ fn checked_name(name: &str) -> Result<&str, String> {
     let fine = name.chars().all(is_word) && name.starts_with(|c: char| c.is_ascii_alphabetic());
     match name {
         INPUT_NAME => Err(format!("`name` is {INPUT_NAME}, which stands for the images; use another one")),
-        _ if fine && name.len() <= MAX_LAYER_NAME && name.len() < MAX_NAME => Ok(name),
+        _ if fine && name.len() <= MAX_LAYER_NAME => Ok(name),
         _ => {
             let shown = shortened(name, MAX_LAYER_NAME).escape_debug().to_string();
             Err(format!(

@@ -166,11 +166,11 @@ impl Photo {
         let fail = |error| PhotoError::decode(name, error);
         let mut decoder = reader.into_decoder().map_err(fail)?;
         let (width, height) = decoder.dimensions();
-        if width == 0 || height == 0 {
+        let rgba_bytes = 4 * u64::from(width) * u64::from(height);
+        if rgba_bytes == 0 {
             return Err(PhotoError::decode(name, format!("it has {width} x {height} pixels")));
         }
         // The crate applies the limits only to a decoder's working memory: a header of 60 bytes can request 8 GiB of pixels.
-        let rgba_bytes = 4 * u64::from(width) * u64::from(height);
         let bytes = decoder.total_bytes().max(rgba_bytes);
         if bytes > MAX_BYTES {
             let reason =

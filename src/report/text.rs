@@ -113,3 +113,23 @@ impl Typesetter {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is cut off keeps as many characters as fit before the `…`.
+    #[test]
+    fn a_line_that_is_too_wide_keeps_what_fits() {
+        let typesetter = Typesetter::new(14.0);
+        let line = "Sneakers_and_ankle_boots";
+        for max_width in [20.0, 60.0, 100.0, 150.0] {
+            let found = typesetter.shortened(line.to_string(), max_width);
+            let kept = found.strip_suffix(ELLIPSIS).expect("it is cut off");
+            let longer = format!("{}{ELLIPSIS}", &line[..=kept.len()]);
+            assert!(line.starts_with(kept) && typesetter.width(&found) <= max_width + 1.0, "{found} in {max_width}");
+            assert!(typesetter.width(&longer) > max_width - 1.0, "{longer} fits in {max_width}");
+        }
+        assert_eq!(typesetter.shortened(line.to_string(), 400.0), line);
+    }
+}

@@ -57,7 +57,7 @@ impl Arena {
         let (whole, parts) = gpu.arena(name, Element::F32, &parts)?;
         let order = (0..parameters.len()).map(|i| in_order.iter().position(|(index, _)| *index == i)).collect();
         let starts = n_before.map(|n| match parts.get(n) {
-            Some(part) => part.first_element() - whole.first_element(),
+            Some(part) => part.first_element(),
             None => whole.len(),
         });
         Ok(Arena { whole, parts, order, starts })
@@ -78,15 +78,10 @@ impl Arena {
         self.order.iter().flatten().map(|at| &self.parts[*at])
     }
 
-    /// Returns where a part starts in the whole.
-    fn first(&self, part: &Tensor) -> usize {
-        part.first_element() - self.whole.first_element()
-    }
-
     /// Returns the name of the part that contains the element `index` of the whole, and the index within it.
     pub(super) fn part_at(&self, index: usize) -> (String, usize) {
         // The parts are in order: the last one that starts at or before the index contains it.
-        let mut parts = self.parts.iter().map(|part| (part, self.first(part)));
+        let mut parts = self.parts.iter().map(|part| (part, part.first_element()));
         let part = parts.rfind(|(_, first)| *first <= index);
         part.map_or((self.whole.name().to_string(), index), |(part, first)| (part.name().to_string(), index - first))
     }
@@ -94,7 +89,7 @@ impl Arena {
     /// Reads all parts back, together: a wait may take a tenth of a second in a browser.
     pub(super) async fn read(&self, gpu: &Gpu) -> Result<Vec<Vec<f32>>, EngineError> {
         let whole = gpu.read(&self.whole).await?;
-        Ok(self.in_order().map(|part| whole[self.first(part)..][..part.len()].to_vec()).collect())
+        Ok(self.in_order().map(|part| whole[part.first_element()..][..part.len()].to_vec()).collect())
     }
 
     /// Writes `values` into the parts.
