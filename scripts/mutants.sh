@@ -5,7 +5,7 @@
 #
 # The quick tests run for each mistake, then, for those that are left, the tests whose names have a word of the file's path, then the other tests
 # that take a second or two, then all tests. What is left at the end is in FOLDER/missed.txt; what is not in docs/mutants.md either is a missing
-# test. All 11,600 mistakes would take days.
+# test. All 12,000 mistakes would take days.
 #
 # Needs `cargo install --locked cargo-mutants`; .cargo/mutants.toml has its options.
 set -eu
