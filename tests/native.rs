@@ -11,10 +11,11 @@ use fmnist_gpu::native::lanes;
 use fmnist_gpu::ops::adam::AdamConfig;
 use fmnist_gpu::ops::sgd::SgdConfig;
 use fmnist_gpu::train::{Position, TrainOptions, train};
-use fmnist_gpu::verify::{Breadth, native};
+use fmnist_gpu::verify::{Breadth, Verdict, native};
 use pollster::FutureExt as _;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::LazyLock;
 use std::sync::atomic::AtomicBool;
 
 const ADAM: Optimizer = Optimizer::Adam(AdamConfig { learning_rate: 1e-3, beta_1: 0.9, beta_2: 0.999, epsilon: 1e-7 });
@@ -140,10 +141,13 @@ fn every_layer() -> Model {
     loaded(EVERY_LAYER)
 }
 
+/// What the proofs of all forms of the native loops found: they take long, and two tests look at them.
+pub static ALL_FORMS: LazyLock<Vec<Verdict>> = LazyLock::new(|| native::check_all(0, Breadth::Everything));
+
 /// Compares every loop of the native engine with the plain one in double precision, under the shaders' bounds.
 #[test]
 fn every_loop_equals_its_mirror() {
-    for verdict in native::check_all(11, Breadth::Everything) {
+    for verdict in &*ALL_FORMS {
         assert!(verdict.passed(), "{}: {:#?}", verdict.kernel, &verdict.failures[..verdict.failures.len().min(5)]);
     }
 }
