@@ -507,6 +507,7 @@ fn partial_files_are_removed_unless_a_running_process_writes_them() {
 #[test]
 #[cfg(target_os = "linux")]
 fn partial_files_that_cannot_be_locked_are_removed_by_their_age() {
+    use std::os::unix::process::CommandExt as _;
     let set = SmallSet::new();
     let server = Server::start(&set, Manner::Right, 0);
     let folder = TempDir::new().unwrap();
@@ -517,8 +518,9 @@ fn partial_files_that_cannot_be_locked_are_removed_by_their_age() {
         let path = folder.path().join(name);
         fs::copy("/bin/sleep", &path).unwrap();
         fs::File::options().write(true).open(&path).unwrap().set_modified(SystemTime::now() - age).unwrap();
-        // Another test may be between its fork and its exec, with the file still open for writing.
-        let start = || Command::new(&path).arg("600").spawn().ok();
+        // Where one program has many names, it goes by the one it is called by. Another test may be between its fork and its exec, with the
+        // file still open for writing.
+        let start = || Command::new(&path).arg0("sleep").arg("600").spawn().ok();
         running.push(std::iter::repeat_with(start).take(1000).flatten().next().expect("a copy of sleep starts"));
     }
     load_with_events(&from_mirrors(&set, folder.path(), &[&server])).0.unwrap();
