@@ -31,6 +31,7 @@ impl Fusion for GpuFusion {
 /// [`Factors::ROLES`], then the others.
 #[derive(Debug)]
 pub(super) struct Arena {
+    /// The whole buffer, so that a part starts here where it starts in the buffer.
     pub(super) whole: Tensor,
     /// In the order of the buffer.
     parts: Vec<Tensor>,
